@@ -1,0 +1,77 @@
+"""graphengine: a node-graph engine for image generation. Typed functions as nodes, graphs as data, a shared memory."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphengine.cache import DiskStore, Store
+    from graphengine.context import INERT, Context
+    from graphengine.errors import (
+        Cancelled,
+        FileError,
+        GraphEngineError,
+        Lost,
+        ModelError,
+        NodeDefinitionError,
+        NodeError,
+        PackError,
+        Problem,
+        Where,
+        WorkflowError,
+    )
+    from graphengine.events import Event, Kind, Reuse
+    from graphengine.executor import Cancellation
+    from graphengine.flow import collect, each, when
+    from graphengine.graph import Graph, Input, Link, Node, Ref
+    from graphengine.definition import Choices, Doc, File, Lazy, Multiline, NodeDef, Range, Socket, Uses, node
+    from graphengine.pack import Pack
+    from graphengine.evaluate import Result, run
+    from graphengine.runner import Call, Runner, ThreadRunner
+    from graphengine.types import SocketType, View, register_type
+    from graphengine.workflow import load, loads, save
+
+_HOMES = {
+    "cache": ("DiskStore", "Store"),
+    "context": ("INERT", "Context"),
+    "errors": (
+        "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
+        "PackError", "Problem", "Where", "WorkflowError",
+    ),
+    "events": ("Event", "Kind", "Reuse"),
+    "executor": ("Cancellation",),
+    "flow": ("collect", "each", "when"),
+    "graph": ("Graph", "Input", "Link", "Node", "Ref"),
+    "definition": ("Choices", "Doc", "File", "Lazy", "Multiline", "NodeDef", "Range", "Socket", "Uses", "node"),
+    "pack": ("Pack",),
+    "evaluate": ("Result", "run"),
+    "runner": ("Call", "Runner", "ThreadRunner"),
+    "types": ("SocketType", "View", "register_type"),
+    "workflow": ("load", "loads", "save"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "INERT", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Event", "File",
+    "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
+    "Node", "NodeDef", "NodeDefinitionError", "NodeError", "Pack", "PackError", "Problem", "Range", "Ref", "Result",
+    "Reuse", "Runner", "Socket", "SocketType", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",
+    "collect", "each", "load", "loads", "node", "register_type", "run", "save", "when",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when they are first used, so that `import graphengine` costs next to nothing.
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'graphengine' has no attribute {name!r}")
+    # A submodule of the same name (say `graphengine.graph`) must not hide the function.
+    value = getattr(importlib.import_module(f"graphengine.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,90 @@
+"""Memory, disk and the keys being computed, as one: what the executor asks before it computes anything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from graphengine.cache.disk import DiskStore
+from graphengine.cache.flight import Flight, Wanter
+from graphengine.cache.memory import NOTHING, Entry, Memory
+from graphengine.errors import Cancelled, Lost
+
+WORTH_WRITING = 0.002
+"""Seconds; what took less to compute is computed again sooner than read from a disk."""
+
+class Store:
+    """Single flight over memory and disk.
+
+    A key being computed is reserved, whoever else needs it joins. `reserve`, `land` and `leave` are the whole
+    interface to reservations; here they serve the threads of one process.
+    """
+
+    def __init__(self, memory: int = 2 << 30, disk: DiskStore | None = None) -> None:
+        self.memory = Memory(memory)
+        self.disk = disk
+        self.flights: dict[bytes, Flight] = {}
+        self.lock: threading.Lock = self.memory.lock
+
+    def find(self, key: bytes) -> tuple[Entry, bool] | None:
+        """A remembered value and whether it came from the disk."""
+        entry = self.memory.get(key)
+        if entry is not None:
+            return entry, False
+        if self.disk is not None and (entry := self.disk.get(key)) is not None:
+            with self.lock:
+                self.memory.put(key, entry)
+            return entry, True
+        return None
+
+    def reserve(self, key: bytes, who: Wanter, task: Any) -> Entry | Flight | None:
+        """A value that came meanwhile; or a new flight, which the caller must compute and `land`; or None: somebody
+        computes it already, and `who.landed(task, ...)` is called when that ends."""
+        with self.lock:
+            entry = self.memory.get(key)
+            if entry is not None:
+                return entry
+            flight = self.flights.get(key)
+            if flight is None:
+                flight = self.flights[key] = Flight(key, who, task)
+                return flight
+            flight.joined.append((who, task))
+            if not flight.cancelled:  # else whoever comes now begins anew when it has ended
+                flight.wanted_by[who] = task
+            return None
+
+    def land(
+        self, flight: Flight, outcome: Any, made: Mapping[str, Any] = NOTHING, cost: float = 0.0, keep: str = "disk"
+    ) -> Entry | BaseException:
+        """End a flight with a value or an exception. Values are remembered, exceptions go to who waits now."""
+        key = flight.key
+        result = outcome if isinstance(outcome, BaseException) else Entry(outcome, made, cost)
+        if key is None:
+            return result
+        with self.lock:
+            if keep != "never" and type(result) is Entry:
+                self.memory.put(key, result)
+            del self.flights[key]
+        if flight.joined:
+            told = Lost("who computed it was cancelled") if isinstance(result, Cancelled | MemoryError) else result
+            for who, task in flight.joined:
+                who.landed(task, told)
+        if cost >= WORTH_WRITING and keep == "disk" and self.disk is not None and type(result) is Entry:
+            self.disk.put(key, result)
+        return result
+
+    def leave(self, key: bytes, who: Wanter) -> None:
+        """No longer want a key; when the last has left, its computation is cancelled."""
+        with self.lock:
+            flight = self.flights.get(key)
+            if flight is not None and who in flight.wanted_by:
+                del flight.wanted_by[who]
+                if not flight.wanted_by:
+                    flight.cancelled = True
+
+    def clear(self) -> None:
+        """Forget all values, in memory and on disk."""
+        self.memory.clear()
+        if self.disk is not None:
+            self.disk.clear()

@@ -1,0 +1,390 @@
+"""A node is a plain function with annotations: name, sockets, defaults, limits, help and version come from it.
+
+Called outside a graph it is an ordinary call; called while a graph is being built it adds a node to that graph and
+returns a `Ref`, which type checkers see as the declared return type.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from graphengine.context import Context
+from graphengine.errors import NodeDefinitionError
+from graphengine.types import has_variables, is_named_tuple, is_reference, strip, type_name, value_fits
+
+if TYPE_CHECKING:
+    from graphengine.pack import Pack
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Cache = Literal["disk", "memory", "never"]
+On = Literal["here", "thread", "device"]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Limits of a number, both inclusive; `step` is a hint for editors, not a limit."""
+
+    min: float | None = None
+    max: float | None = None
+    step: float | None = None
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Choices:
+    """The values that a socket takes: given one by one, or by a function that is asked when they are needed."""
+
+    of: tuple[Any, ...] | Callable[[], Iterable[Any]]
+
+    def __init__(self, *of: Any) -> None:
+        object.__setattr__(self, "of", of[0] if len(of) == 1 and callable(of[0]) else of)
+
+    def values(self) -> tuple[Any, ...]:
+        return tuple(self.of()) if callable(self.of) else self.of
+
+
+@dataclass(frozen=True, slots=True)
+class Multiline:
+    """A text that editors show in several lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """Help for one socket."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """An input of an expanding node that arrives as a reference to pass on: it is computed only if it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """The part of a reference that a node uses: only this part's digest enters the node's key."""
+
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A path, resolved and checked by the engine before the node sees it.
+
+    Args:
+        kind: What the file holds, for editors (`image`, `weights`, ...).
+        write: The node writes there: the file need not exist and its content is no part of the key.
+        names: What is no existing path may also be a name (a hub id, `tiny`) and is handed on as it is. The content
+            is no part of the key: meant for nodes that make references, whose digests hold it.
+    """
+
+    kind: str = "file"
+    write: bool = False
+    names: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One input of a node."""
+
+    name: str
+    type: Any
+    required: bool = True
+    default: Any = None
+    doc: str = ""
+    range: Range | None = None
+    choices: Choices | None = None
+    multiline: bool = False
+    lazy: bool = False
+    uses: str | None = None
+    file: File | None = None
+
+    def complaint(self, value: Any) -> tuple[str, str, str] | None:
+        """What is wrong with a literal: (kind of problem, expected, found), or None."""
+        if not value_fits(value, self.type):
+            return "wrong type", type_name(self.type), f"{value!r:.80} ({type_name(type(value))})"
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                return "not a number", "a finite number", repr(number)
+            if self.range is not None and isinstance(number, int | float) and not isinstance(number, bool):
+                low, high = self.range.min, self.range.max
+                if (low is not None and number < low) or (high is not None and number > high):
+                    return "out of range", f"{_bound(low, '-∞')}..{_bound(high, '∞')}", repr(number)
+        if self.choices is not None and value is not None:
+            known = self.choices.values()
+            if value not in known:
+                return "not a choice", f"one of {', '.join(map(str, known))}", repr(value)
+        return None
+
+
+def _bound(limit: float | None, none: str) -> str:
+    return none if limit is None else f"{limit:g}" if abs(limit) < 1e6 else str(limit)
+
+
+class NodeDef(Generic[P, R]):
+    """A node's definition: the function and everything that was read off it.
+
+    Attributes:
+        name, pack: Together the full name `pack.name`, which keys and saved documents hold.
+        version: The declared version, or None: then the code's hash stands for it.
+        cache: Where results may be remembered: on disk (and in memory), in memory, or never.
+        on: Where it runs: `here` (in the thread that drives the run), `thread` (waits for something, so on a
+            thread of its own), `device` (needs the device).
+        output: It acts (saves, shows) whenever the whole graph runs or it is wanted; never merged or remembered.
+        expand: Its body builds a graph and returns a value or a reference.
+        batch: Names of the inputs that `many` takes as lists.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        version: int | None = None,
+        cache: Cache = "disk",
+        on: On = "here",
+        output: bool = False,
+        expand: bool = False,
+        batch: Sequence[str] = (),
+    ) -> None:
+        if inspect.iscoroutinefunction(fn):
+            raise NodeDefinitionError(
+                f"{fn.__name__}: there are no async nodes; a node that waits is a plain function with on='thread'"
+            )
+        self.fn = fn
+        self.name = name or fn.__name__
+        if not re.fullmatch(r"[^\W\d]\w*", self.name):
+            raise NodeDefinitionError(f"{self.name!r} is no name for a node; give one: @node(name='...')")
+        self.version, self.cache, self.on, self.output, self.expand = version, cache, on, output, expand
+        self.batch = tuple(batch)
+        self.many_fn: Callable[..., Sequence[Any]] | None = None
+        self.group_fn: Callable[..., Any] | None = None
+        self.check_fn: Callable[..., Iterable[str]] | None = None
+        self.fingerprint_fn: Callable[..., Any] | None = None
+        self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        functools.update_wrapper(self, fn)
+
+    @functools.cached_property
+    def module_pack(self) -> Pack:
+        """The pack whose module defines it."""
+        from graphengine.pack import pack_of
+
+        return pack_of(self.fn.__module__)
+
+    @property
+    def pack(self) -> str:
+        return self.module_pack.name
+
+    @functools.cached_property
+    def full_name(self) -> str:
+        return f"{self.pack}.{self.name}"
+
+    @property
+    def doc(self) -> str:
+        return inspect.cleandoc(self.fn.__doc__ or "")
+
+    def __repr__(self) -> str:
+        return f"<node {self.full_name}>"
+
+    # --- what the signature says; read when it is first needed, so that an import costs little -------------------
+
+    @functools.cached_property
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(self.fn, include_extras=True)
+        except Exception as error:
+            raise NodeDefinitionError(
+                f"{self.full_name}: an annotation cannot be read ({error}); types must be importable at run time, "
+                "not only under TYPE_CHECKING or inside a function"
+            ) from None
+
+    @functools.cached_property
+    def sockets(self) -> dict[str, Socket]:
+        """The inputs by name, in the function's order."""
+        found: dict[str, Socket] = {}
+        for parameter in inspect.signature(self.fn).parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise NodeDefinitionError(f"{self.full_name}: a node has no *args or **kwargs; use a list")
+            if parameter.name not in self._hints:
+                raise NodeDefinitionError(
+                    f"{self.full_name}: the parameter {parameter.name} has no annotation; add one"
+                )
+            if strip(self._hints[parameter.name]) is not Context:
+                found[parameter.name] = self._socket(parameter, self._hints[parameter.name])
+        for name in self.batch:
+            if name not in found:
+                raise NodeDefinitionError(f"{self.full_name}: batch names {name}, which is no input")
+        return found
+
+    def _socket(self, parameter: inspect.Parameter, hint: Any) -> Socket:
+        required = parameter.default is parameter.empty
+        extras: dict[str, Any] = {}
+        for item in getattr(hint, "__metadata__", ()):
+            match item:
+                case Range():
+                    extras["range"] = item
+                case Choices():
+                    extras["choices"] = item
+                case Multiline():
+                    extras["multiline"] = True
+                case Lazy():
+                    extras["lazy"] = True
+                case Doc():
+                    extras["doc"] = item.text
+                case Uses():
+                    extras["uses"] = item.part
+                case File():
+                    extras["file"] = item
+        if extras.get("lazy") and not self.expand:
+            raise NodeDefinitionError(f"{self.full_name}: only expanding nodes have lazy inputs ({parameter.name})")
+        return Socket(parameter.name, strip(hint), required, None if required else parameter.default, **extras)
+
+    @functools.cached_property
+    def context_parameter(self) -> str | None:
+        """The name of the parameter that takes the run's context, if there is one."""
+        return next((name for name, hint in self._hints.items() if name != "return" and strip(hint) is Context), None)
+
+    @functools.cached_property
+    def result(self) -> Any:
+        """The annotated return type."""
+        if "return" not in self._hints:
+            raise NodeDefinitionError(f"{self.full_name}: the return type has no annotation; add one")
+        return strip(self._hints["return"])
+
+    @functools.cached_property
+    def outputs(self) -> dict[str, Any]:
+        """Output sockets by name; a single output is called ''."""
+        if is_named_tuple(self.result):
+            return {name: strip(hint) for name, hint in typing.get_type_hints(self.result).items()}
+        return {"": self.result}
+
+    @functools.cached_property
+    def is_generic(self) -> bool:
+        """Whether the type of its result depends on what is linked to it."""
+        return any(has_variables(t) for t in (self.result, *self.outputs.values()))
+
+    @functools.cached_property
+    def makes_reference(self) -> bool:
+        """Whether every output is a reference to weights, which is evaluated first in every run."""
+        return not self.expand and all(is_reference(t) for t in self.outputs.values())
+
+    @functools.cached_property
+    def is_plain(self) -> bool:
+        """Whether a key is all that is to be known before it is computed: it has no files, makes no references, is
+        remembered and does not expand."""
+        return not (
+            self.expand or self.output or self.cache == "never" or self.files or self.fingerprint_fn is not None
+            or self.makes_reference
+        )
+
+    @functools.cached_property
+    def files(self) -> dict[str, File]:
+        """The file rules of the inputs that are paths."""
+        return {name: socket.file for name, socket in self.sockets.items() if socket.file is not None}
+
+    # --- the functions that stand beside it -----------------------------------------------------------------------
+
+    def many(self, fn: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+        """Register the batched form.
+
+        It takes the same parameters, lists for those named in `batch` and, where the node has a context, a list of
+        contexts; it returns for each item, in order, a value or an exception.
+        """
+        if not self.batch:
+            raise NodeDefinitionError(f"{self.full_name}: a batched form needs @node(batch=('name', ...))")
+        self.many_fn = fn
+        return fn
+
+    def group(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Register a function of the inputs whose value must agree within one batch (a prompt's length)."""
+        self.group_fn = fn
+        return fn
+
+    def check(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
+        """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong."""
+        self.check_fn = fn
+        return fn
+
+    def fingerprint(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Register a function of the inputs that says, at each run, what else the result depends on."""
+        self.fingerprint_fn = fn
+        return fn
+
+    def migration(
+        self, version: int
+    ) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Callable[[dict[str, Any]], dict[str, Any]]]:
+        """Register how inputs written for `version` are rewritten for the version after it.
+
+        The function takes and returns a dictionary from socket names to what stands there (a literal or a link).
+        """
+
+        def register(fn: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+            self.migrations[version] = fn
+            return fn
+
+        return register
+
+    # --- calling --------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        from graphengine.graph import building
+
+        graph = building()
+        if graph is None:
+            return self.fn(*args, **kwargs)
+        return typing.cast(R, graph.call(self, args, kwargs))
+
+    def named(self, id: str) -> Callable[P, R]:
+        """The same node, added under this id: `encode_prompt.named("negative")(model, "blurry")`."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            from graphengine.graph import building
+
+            graph = building()
+            if graph is None:
+                return self.fn(*args, **kwargs)
+            return typing.cast(R, graph.call(self, args, kwargs, id=id))
+
+        return call
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by socket name; TypeError as a function call would raise it."""
+        bound = inspect.signature(self.fn).bind_partial(*args, **kwargs).arguments
+        bound.pop(self.context_parameter or "", None)
+        return dict(bound)
+
+
+@overload
+def node(fn: Callable[P, R], /) -> NodeDef[P, R]: ...
+
+
+@overload
+def node(
+    *,
+    name: str | None = None,
+    version: int | None = None,
+    cache: Cache = "disk",
+    on: On = "here",
+    output: bool = False,
+    expand: bool = False,
+    batch: Sequence[str] = (),
+) -> Callable[[Callable[P, R]], NodeDef[P, R]]: ...
+
+
+def node(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a node of an annotated function; see `NodeDef` for the options.
+
+    Raises:
+        NodeDefinitionError: The function cannot be a node; a missing annotation is reported when it is first used.
+    """
+    if fn is not None:
+        return NodeDef(fn)
+    return lambda function: NodeDef(function, **options)

@@ -1,0 +1,160 @@
+"""What can go wrong, as values and as one tree of exceptions.
+
+    GraphEngineError
+    ├── WorkflowError     a graph or a workflow file cannot be run: holds every Problem found
+    ├── NodeError         a node raised while it ran: names node, type and inputs, keeps the cause
+    ├── NodeDefinitionError   a function cannot be a node
+    ├── PackError         a node pack cannot be loaded
+    ├── ModelError        weights are missing, damaged or of the wrong kind
+    ├── FileError         a file is missing, damaged or outside the allowed folders
+    ├── Cancelled         the run was cancelled
+    └── Lost              what computed a value went away before it ended; another may take over
+
+A message says what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+__all__ = [
+    "Cancelled",
+    "FileError",
+    "GraphEngineError",
+    "Lost",
+    "ModelError",
+    "NodeDefinitionError",
+    "NodeError",
+    "PackError",
+    "Problem",
+    "Where",
+    "WorkflowError",
+    "nearest",
+]
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A place: a line of a file, a node, one of its sockets; what is not known is None."""
+
+    file: str | None = None
+    line: int | None = None
+    node: str | None = None
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file or ""
+        if self.line is not None:
+            place += f":{self.line}" if place else f"line {self.line}"
+        port = ".".join(part for part in (self.node, self.socket) if part)
+        return ": ".join(part for part in (place, port) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a graph or a file: where, what, and what to do about it.
+
+    `kind` is a short fixed name (`unknown node`, `type mismatch`, ...) for programs;
+    `expected`, `found` and `nearest` hold the parts of the sentence where they apply.
+    """
+
+    kind: str
+    what: str
+    where: Where = Where()
+    hint: str = ""
+    expected: str | None = None
+    found: str | None = None
+    nearest: tuple[str, ...] = ()
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        place = str(self.where)
+        text = f"{place}: {self.what}" if place else self.what
+        if self.nearest:
+            text += f"; did you mean {' or '.join(self.nearest)}?"
+        if self.hint:
+            text += f" ({self.hint})"
+        return f"warning: {text}" if self.severity == "warning" else text
+
+    def at(self, **place: Any) -> Problem:
+        """The same problem at a better known place."""
+        return replace(self, where=replace(self.where, **place))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: only what is known."""
+        where = {name: getattr(self.where, name) for name in Where.__dataclass_fields__}
+        items = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "where"}
+        items["nearest"] = list(self.nearest)
+        return {"where": {k: v for k, v in where.items() if v is not None}} | {
+            k: v for k, v in items.items() if v not in (None, "", [])
+        }
+
+
+def nearest(name: str, known: Iterable[str], count: int = 2) -> tuple[str, ...]:
+    """The known names that look most like this one, best first."""
+    return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.6))
+
+
+class GraphEngineError(Exception):
+    """Everything that graphengine raises on purpose."""
+
+
+class WorkflowError(GraphEngineError):
+    """A graph or a workflow file cannot be run. `problems` holds all that was found, warnings too."""
+
+    def __init__(self, problems: Iterable[Problem] | Problem | str) -> None:
+        if isinstance(problems, str):
+            problems = Problem("workflow", problems)
+        self.problems: list[Problem] = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class NodeError(GraphEngineError):
+    """A node raised while it ran. `__cause__` is what it raised."""
+
+    def __init__(self, node: str, type: str, inputs: Mapping[str, Any], cause: BaseException) -> None:
+        self.node, self.type = node, type
+        self.inputs = {name: shorten(value) for name, value in inputs.items()}
+        self.__cause__ = cause
+        given = ", ".join(f"{name}={text}" for name, text in self.inputs.items())
+        kind = "" if isinstance(cause, GraphEngineError) else f"{cause.__class__.__name__}: "
+        super().__init__(f"node {node} ({type}) failed: {kind}{cause}\n  with {given or 'no inputs'}")
+
+
+class NodeDefinitionError(GraphEngineError):
+    """A function cannot be made a node: an annotation is missing or cannot be read."""
+
+
+class PackError(GraphEngineError):
+    """A node pack cannot be loaded. `pack` is its name."""
+
+    def __init__(self, pack: str, message: str) -> None:
+        self.pack = pack
+        super().__init__(f"node pack {pack}: {message}")
+
+
+class ModelError(GraphEngineError):
+    """Weights are missing, damaged or of the wrong kind."""
+
+
+class FileError(GraphEngineError):
+    """A file is missing, damaged, absurdly large or outside the allowed folders."""
+
+
+class Cancelled(GraphEngineError):
+    """The run was cancelled before it ended."""
+
+
+class Lost(GraphEngineError):
+    """What computed a value went away (a worker that died, memory that ran out): not the node's failure."""
+
+
+def shorten(value: Any, length: int = 80) -> str:
+    """A value in at most `length` characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 1]}…"

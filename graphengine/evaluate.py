@@ -1,0 +1,232 @@
+"""Running graphs: `run(graph, want, inputs)`, with a memory that everything in this process shares."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphengine.cache import Store
+from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.events import Listener, Reuse
+from graphengine.executor import Cancellation, Drive
+from graphengine.graph import INPUTS, Graph, Link
+from graphengine.keys import canonical, digest
+from graphengine.definition import NodeDef
+from graphengine.pack import environment, pack_of
+from graphengine.plan import Plan
+from graphengine.runner import Runner, ThreadRunner
+from graphengine.task import Const, Task, constant
+from graphengine.types import coerce
+from graphengine.validate import node_problems
+
+IDLE_PLANS = 4
+"""How many plans a graph keeps for later runs."""
+
+
+@functools.cache
+def shared_store() -> Store:
+    """The memory of this process."""
+    return Store()
+
+
+@functools.cache
+def shared_runner() -> Runner:
+    """The threads of this process: one call that needs the device at a time."""
+    return ThreadRunner()
+
+
+@dataclass
+class Result(Mapping[str, Any]):
+    """What a run gave: its outputs by name, as a mapping.
+
+    Attributes:
+        outputs: The wanted values by name.
+        made: By name, how each was made.
+        reuse: By node, how its value came.
+        seconds: By node that was computed, how long it took.
+        elapsed: Seconds of the whole run.
+    """
+
+    outputs: dict[str, Any]
+    made: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    reuse: dict[str, Reuse] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    elapsed: float = 0.0
+
+    def __getitem__(self, name: str) -> Any:
+        return self.outputs[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.outputs)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+
+def run(
+    graph: Graph,
+    want: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    store: Store | None = None,
+    runner: Runner | None = None,
+    listeners: Sequence[Listener] = (),
+    device: str | None = None,
+    exact: bool = False,
+    roots: Sequence[str | Path] | None = None,
+    base: str | Path | None = None,
+    cancellation: Cancellation | None = None,
+    limit: int = 100_000,
+) -> Result:
+    """Evaluate what is wanted of a graph.
+
+    Args:
+        want: A reference, an output's name, a node's id, or a list of these. None: all declared outputs (or, where
+            none are declared, what nobody takes anything from) and the nodes that act, such as those that save.
+        inputs: Values of the declared inputs.
+        store: The memory; by default this process's, in memory only.
+        runner: Where nodes that need the device are computed; by default on this process's threads.
+        listeners: Told of every event, on whichever thread it happens.
+        device: Where nodes compute, as torch writes it; by default as their pack says.
+        exact: Share values only with runs that compute in the very same way, and join no calls.
+        roots: Folders that file parameters may not leave; None allows all.
+        base: Where relative paths among `inputs` start; by default the current folder. Those in a workflow file
+            start in its folder.
+        cancellation: Asks the run to stop.
+        limit: How many expansions (loops, subgraphs, maps) are allowed.
+
+    Raises:
+        WorkflowError: The graph or the inputs are wrong; holds all problems.
+        NodeError: A node raised.
+        Cancelled: It was cancelled.
+    """
+    start = time.perf_counter()
+    bound = bind_inputs(graph, inputs or {}, base)
+    check_changes(graph)
+    names, links, extra = wanted_links(graph, want)
+    plan = take_plan(graph, bound, roots, salt_of(graph) if exact else None)
+    drive = Drive(
+        store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit
+    )
+    goals = drive.run(plan, [*links, *extra])
+    if len(graph.idle_plans) < IDLE_PLANS:
+        graph.idle_plans.append(plan)
+    return _result(names, goals, drive, time.perf_counter() - start)
+
+
+def _result(names: list[str], goals: list[Task], drive: Drive, elapsed: float) -> Result:
+    wanted = dict(zip(names, goals, strict=False))
+    return Result(
+        {name: goal.value for name, goal in wanted.items()},
+        {name: goal.made for name, goal in wanted.items()},
+        drive.reuse,
+        drive.seconds,
+        elapsed,
+    )
+
+
+def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[Link]]:
+    """Names and links of what is wanted, and links of the nodes that act besides."""
+    if want is not None:
+        wants = list(want) if isinstance(want, list | tuple) else [want]
+        links = [graph.link(w) for w in wants]
+        return [f"{n}:{link}" for n, link in enumerate(links)], links, []
+    acting = [id for id, node in graph.nodes.items() if isinstance(node.kind, NodeDef) and node.kind.output]
+    if graph.outputs:
+        return list(graph.outputs), list(graph.outputs.values()), [Link(id) for id in acting]
+    ids = list(dict.fromkeys([*graph.leaves(), *acting]))
+    return ids, [Link(id) for id in ids], []
+
+
+def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
+    """The declared inputs with their values, given or default.
+
+    Raises:
+        WorkflowError: One is unknown, missing or not what it is declared as; holds all such problems.
+    """
+    problems = []
+    for name in inputs:
+        if name not in graph.inputs:
+            near = nearest(name, graph.inputs)
+            hint = "" if near else f"it has {', '.join(graph.inputs) or 'none'}"
+            problems.append(
+                Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
+                        nearest=near, hint=hint)
+            )
+    start = Path(base).absolute() if base is not None else Path.cwd()
+    bound: dict[str, Const] = {}
+    for name, declared in graph.inputs.items():
+        if name in inputs:
+            value, here = inputs[name], start
+        elif declared.required:
+            problems.append(
+                Problem("missing input", f"{graph.name} needs the input {name}", Where(node=INPUTS, socket=name),
+                        hint=declared.help)
+            )
+            continue
+        else:
+            value, here = declared.default, folder_of(graph)
+        if complaint := declared.socket().complaint(value):
+            kind, expected, found = complaint
+            problems.append(
+                Problem(kind, f"{found} is {'outside' if kind == 'out of range' else 'not'} {expected}",
+                        Where(node=INPUTS, socket=name), expected=expected, found=found)
+            )
+        bound[name] = constant(coerce(value, declared.type), here)
+    if problems:
+        raise WorkflowError(problems)
+    return bound
+
+
+def folder_of(graph: Graph) -> Path:
+    """Where relative paths in a graph start."""
+    return graph.file.absolute().parent if graph.file is not None else Path.cwd()
+
+
+def check_changes(graph: Graph) -> None:
+    """Check what was not checked since it last changed; raise with all problems if something is wrong."""
+    unchecked = graph.unchecked
+    if not unchecked and not graph.problems_at_load:
+        return
+    wrong = graph.problems_at_load or any(
+        p.severity == "error" for id in unchecked if id in graph.nodes for p in node_problems(graph, id)
+    )
+    if wrong or not graph.checked:
+        graph.check()
+    graph.checked = True
+    unchecked.clear()
+
+
+def take_plan(
+    graph: Graph, inputs: Mapping[str, Const], roots: Sequence[str | Path] | None, salt: Any = None
+) -> Plan:
+    """A plan of the graph that no other run is using, brought up to date."""
+    try:
+        plan: Plan = graph.idle_plans.pop()
+    except IndexError:
+        plan = Plan(graph)
+    allowed = None if roots is None else [Path(root).absolute() for root in roots]
+    plan.sync(inputs, folder_of(graph), allowed, salt)
+    return plan
+
+
+def salt_of(graph: Graph) -> bytes:
+    """How this process computes: what exact runs share only with their like."""
+    packs = {pack_of(module) for module in _modules(graph)}
+    return digest(("exact", canonical(environment(sorted(packs, key=lambda p: p.name)))))
+
+
+def _modules(graph: Graph) -> set[str]:
+    found: set[str] = set()
+    stack = [graph]
+    while stack:
+        for node in stack.pop().nodes.values():
+            if isinstance(node.kind, Graph):
+                stack.append(node.kind)
+            elif isinstance(node.kind, NodeDef):
+                found.add(node.kind.fn.__module__)
+    return found

@@ -1,0 +1,76 @@
+"""Everything that happens in a run is an event; progress bars, callbacks, logs and traces read this one stream."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Kind(enum.StrEnum):
+    """What an event tells."""
+
+    RUN_STARTED = "run_started"
+    NODE_STARTED = "node_started"
+    PROGRESS = "progress"
+    PREVIEW = "preview"
+    NODE_FINISHED = "node_finished"
+    NODE_FAILED = "node_failed"
+    RUN_FINISHED = "run_finished"
+    RUN_FAILED = "run_failed"
+
+
+class Reuse(enum.StrEnum):
+    """Why a node did or did not run."""
+
+    COMPUTED = "computed"
+    MEMORY = "memory"
+    DISK = "disk"
+    JOINED = "joined"
+
+
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: What.
+        run: The run's number in this process.
+        node, type: The node's id and full name; '' for events of the run.
+        reuse: With `node_finished`: how the value came.
+        step, total: With `progress`.
+        value: With `node_finished` and `preview`: the value itself, which `as_dict` leaves out.
+        seconds: With `node_finished` of a computed value and `run_finished`: how long it took.
+        error: With `node_failed` and `run_failed`: the message.
+        time: Seconds since the epoch.
+    """
+
+    __slots__ = ("error", "kind", "node", "reuse", "run", "seconds", "step", "time", "total", "type", "value")
+
+    def __init__(
+        self,
+        kind: Kind,
+        run: int,
+        node: str = "",
+        type: str = "",
+        reuse: Reuse | None = None,
+        seconds: float | None = None,
+        value: Any = None,
+        step: int | None = None,
+        total: int | None = None,
+        error: str | None = None,
+    ) -> None:
+        self.kind, self.run, self.node, self.type, self.reuse = kind, run, node, type, reuse
+        self.seconds, self.value, self.step, self.total, self.error = seconds, value, step, total, error
+        self.time = time.time()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: only what is known, without the value."""
+        items = {name: getattr(self, name) for name in sorted(self.__slots__) if name != "value"}
+        return {name: value for name, value in items.items() if value is not None and value != ""}
+
+    def __repr__(self) -> str:
+        return f"<{' '.join(str(v) for v in (self.kind, self.node, self.reuse or '', self.step or '') if v)}>"
+
+
+Listener = Callable[[Event], None]

@@ -1,0 +1,350 @@
+"""Expansion: nodes whose body builds a graph, workflows used as nodes, and nodes mapped over lists.
+
+What an expanding task's outputs became is written into it; whoever is linked to it follows. No level of an expansion
+holds a thread or a stack frame.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from graphengine.errors import NodeError, Problem, Where, WorkflowError
+from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node, Ref
+from graphengine.keys import digest, identity
+from graphengine.definition import NodeDef
+from graphengine.plan import Plan, is_default, literal
+from graphengine.task import (
+    DONE,
+    KEY,
+    Const,
+    Many,
+    Port,
+    Source,
+    Task,
+    constant,
+    follow,
+    is_volatile,
+    tasks_of,
+    token_of,
+    value_of,
+)
+from graphengine.types import is_named_tuple, socket_type
+
+_serials = itertools.count(1)
+
+
+class Waits(Protocol):
+    """What an expansion asks of the drive: to be called again when a key or a value has come."""
+
+    plan: Plan
+
+    def need_key(self, task: Task, waiter: Task) -> None: ...
+
+    def need_value(self, task: Task, waiter: Task) -> None: ...
+
+
+class Expander:
+    """Expands tasks of one run; at most `limit` of them, so that an endless recursion ends with an error."""
+
+    def __init__(self, drive: Waits, limit: int) -> None:
+        self.drive, self.limit = drive, limit
+        self.count = 0
+        self._same: WeakValueDictionary[bytes, Task] = WeakValueDictionary()
+
+    # --- wiring: a node's arguments as sources ----------------------------------------------------------------------
+
+    def source(self, plan: Plan, tasks: dict[str, Task], link: Link) -> Source:
+        """What a link of the run's own graph brings."""
+        if link.node == INPUTS or link.node == VALUES:
+            return plan.const(link)
+        return Port(tasks[link.node], link.port)
+
+    def wire(self, plan: Plan, tasks: dict[str, Task], task: Task) -> None:
+        """Give a task of the run's own graph its sources. Where its key is known, its literals are known too."""
+        node = task.node
+        assert node is not None
+        if task.key is None:
+            scope = {link: self.source(plan, tasks, link) for _, link in node.sources()}
+            self._wire(task, scope, plan)
+            return
+        for name, link in node.links:
+            if link.node in tasks:
+                task.links.append((name, Port(tasks[link.node], link.port)))
+        for name, items in node.lists:
+            task.links.append((name, Many([self._item(plan, tasks, item) for item in items])))
+
+    def _item(self, plan: Plan, tasks: dict[str, Task], item: Any) -> Source:
+        if type(item) is Link:
+            return self.source(plan, tasks, item)
+        if type(item) is list:
+            return Many([self._item(plan, tasks, i) for i in item])
+        return constant(item)
+
+    def _wire(self, task: Task, scope: dict[Link, Source], plan: Plan) -> None:
+        """Give any task its sources; literals become values of plain nodes and sources of expanding ones."""
+        node = task.node
+        assert node is not None
+        kind = node.kind
+        plain = isinstance(kind, NodeDef) and not kind.expand and not node.each
+        for name, value in node.args.items():
+            source = _sources(value, scope)
+            if type(source) is Const and name in node.sockets:
+                if is_default(node.sockets[name], source.value):
+                    continue
+                if plain and source.key is None and not source.volatile:
+                    assert isinstance(kind, NodeDef)
+                    try:
+                        task.values[name], token = literal(
+                            node.sockets[name], source.value, source.base or plan.base, plan.roots,
+                            not kind.makes_reference,
+                        )
+                    except Exception as error:
+                        raise NodeError(task.id, node.type, node.literals, error) from error
+                    task.tokens = {**(task.tokens or {}), name: token}
+                    continue
+            task.links.append((name, source))
+
+    # --- expanding --------------------------------------------------------------------------------------------------
+
+    def expand(self, task: Task) -> bool:
+        """Expand a task; False if it must wait first."""
+        node = task.node
+        assert node is not None
+        task.links = [(name, follow(source)) for name, source in task.links]
+        if node.each:
+            return self._map(task, node)
+        if isinstance(node.kind, Graph):
+            self._counted(task)
+            self._inline(task, node.kind)
+            return True
+        assert isinstance(node.kind, NodeDef)
+        return self._call(task, node.kind)
+
+    def _counted(self, task: Task) -> None:
+        self.count += 1
+        if self.count > self.limit:
+            raise WorkflowError(
+                Problem(
+                    "endless expansion", f"more than {self.limit:,} expansions", Where(node=task.id),
+                    hint="a recursion that never ends? else raise the run's limit",
+                )
+            )
+
+    def _ready(self, task: Task, names: Sequence[str] | None) -> bool:
+        """Wait for the values of these inputs (None: only for what they are)."""
+        for n, (name, source) in enumerate(task.links):
+            task.links[n] = (name, source := follow(source))
+            if names is not None and name not in names:
+                continue
+            for before in tasks_of(source):
+                if before.stage == KEY:
+                    self.drive.need_key(before, task)
+                elif before.stage != DONE:
+                    self.drive.need_value(before, task)
+        return not task.pending
+
+    # a workflow used as a node
+
+    def _inline(self, task: Task, graph: Graph) -> None:
+        scope: dict[Link, Source] = {}
+        given = dict(task.links)
+        base = graph.file.parent if graph.file is not None else None
+        for name, declared in graph.inputs.items():
+            source = given.get(name)
+            if source is None or (type(source) is Const and source.value is None and declared.default is not None):
+                source = constant(declared.default, base)
+            scope[Link(INPUTS, name)] = source
+        for name, value in graph.values.items():
+            scope[Link(VALUES, name)] = constant(value, base)
+        links = list(graph.outputs.values())
+        self._instantiate(graph, scope, links, task)
+        task.became = {name: scope[link] for name, link in graph.outputs.items()}
+        task.links = []
+
+    def _instantiate(self, graph: Graph, scope: dict[Link, Source], links: list[Link], outer: Task) -> None:
+        """Make tasks for what the links need, and add to `scope` what each link of the graph brings."""
+        root, depth = outer.id.partition("#")[0], int(outer.id.partition("#")[2] or 0)
+        inside = outer.outer is not None
+        prefix = root.rpartition("/")[0] if inside and isinstance(outer.node and outer.node.kind, NodeDef) else root
+        suffix = f"#{depth + 1}" if inside else ""
+        tasks: dict[str, Task] = {}
+        stack = [link.node for link in links]
+        while stack:
+            id = stack.pop()
+            if id in tasks or id not in graph.nodes:
+                continue
+            made = tasks[id] = Task(f"{prefix}/{id}{suffix}", graph.nodes[id], [], {})
+            made.outer = outer
+            stack.extend(link.node for _, link in graph.nodes[id].sources())
+        for id, made in tasks.items():
+            for _, link in graph.nodes[id].sources():
+                if link not in scope:
+                    scope[link] = Port(tasks[link.node], link.port)
+            self._wire(made, scope, self.drive.plan)
+        for link in links:
+            if link not in scope:
+                scope[link] = Port(tasks[link.node], link.port)
+
+    # a node whose body builds a graph
+
+    def _call(self, task: Task, kind: NodeDef[..., Any]) -> bool:
+        eager = [name for name, _ in task.links if not kind.sockets[name].lazy]
+        if not self._ready(task, eager):
+            return False
+        self._counted(task)
+        if self._is_known(task, kind):
+            return True
+        part = Graph(kind.name)
+        scope: dict[Link, Source] = {}
+        arguments: dict[str, Any] = {}
+        for name, source in task.links:
+            socket = kind.sockets[name]
+            if is_default(socket, source.value) if type(source) is Const else False:
+                continue
+            scope[Link(INPUTS, name)] = source
+            part.inputs[name] = Input(name, socket.type)
+            if socket.lazy:
+                arguments[name] = Ref(part, Link(INPUTS, name), socket.type)
+            else:
+                value = arguments[name] = value_of(source)
+                if type(value) not in _SHARED:
+                    part.hold(name, value)
+        try:
+            with part:
+                result = kind.fn(**arguments)
+            found = {name: part.argument(r) for name, r in _results(result).items()}
+        except WorkflowError as error:
+            raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]) \
+                from error
+        except Exception as error:
+            raise NodeError(task.id, kind.full_name, arguments, error) from error
+        links = [link for value in found.values() for link in _links(value)]
+        self._instantiate(part, scope, links, task)
+        task.became = {name: _sources(value, scope) for name, value in found.items()}
+        task.links = []
+        return True
+
+    def _is_known(self, task: Task, kind: NodeDef[..., Any]) -> bool:
+        """Whether an expansion of the same inputs exists in this run; its outputs are then this one's too."""
+        tokens = []
+        for name, source in task.links:
+            if is_volatile(source):
+                return False
+            tokens.append((name, _lazy_token(source) if kind.sockets[name].lazy else token_of(source)))
+        key = digest((identity(kind), tokens))
+        other = self._same.get(key)
+        if other is None or other.became is None:
+            self._same[key] = task
+            return False
+        outer = task.outer
+        while outer is not None:
+            if outer is other:
+                raise WorkflowError(
+                    Problem("needs itself", f"{kind.full_name} needs its own result", Where(node=other.id),
+                            hint="a recursion must change its inputs")
+                )
+            outer = outer.outer
+        task.became = {name: follow(source) for name, source in other.became.items()}
+        task.links = []
+        return True
+
+    # a node mapped over lists
+
+    def _map(self, task: Task, node: Node) -> bool:
+        if not self._ready_lists(task, node):
+            return False
+        self._counted(task)
+        given = dict(task.links)
+        lists = {name: _items(given[name], node, name) for name in node.each}
+        lengths = {name: len(items) for name, items in lists.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise WorkflowError(
+                Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}",
+                        Where(node=task.id))
+            )
+        single = Node(node.kind, node.args)
+        children = []
+        for n in range(next(iter(lengths.values()), 0)):
+            child = Task(f"{task.id}[{n}]", single, [], {})
+            child.outer = task
+            scope = {name: lists[name][n] if name in lists else source for name, source in given.items()}
+            self._wire_sources(child, scope)
+            children.append(child)
+        task.children, task.links = children, []
+        return True
+
+    def _ready_lists(self, task: Task, node: Node) -> bool:
+        for n, (name, source) in enumerate(task.links):
+            task.links[n] = (name, source := follow(source))
+            if name in node.each and type(source) is Port:
+                if source.task.stage == KEY:
+                    self.drive.need_key(source.task, task)
+                elif source.task.stage != DONE:
+                    self.drive.need_value(source.task, task)
+        return not task.pending
+
+    def _wire_sources(self, task: Task, scope: dict[str, Source]) -> None:
+        links = {name: Link(INPUTS, name) for name in scope}
+        node = task.node
+        assert node is not None
+        task.node = Node(node.kind, links)
+        self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
+
+
+_SHARED = frozenset({int, bool, float, str, type(None), bytes})
+"""Values that are keyed by their content wherever they come from."""
+
+
+def _sources(value: Any, scope: dict[Link, Source]) -> Source:
+    if type(value) is Link:
+        return scope[value]
+    if type(value) is list and any(True for _ in _links(value)):
+        return Many([_sources(v, scope) for v in value])
+    return constant(value)
+
+
+def _links(value: Any) -> list[Link]:
+    if type(value) is Link:
+        return [value]
+    return [link for v in value for link in _links(v)] if type(value) is list else []
+
+
+def _results(result: Any) -> dict[str, Any]:
+    """What a body returned, by port."""
+    return dict(result._asdict()) if is_named_tuple(type(result)) else {"": result}
+
+
+def _lazy_token(source: Source) -> Any:
+    """A lazy input is told by where it comes from: its key must not be asked for, it could need another expansion."""
+    if type(source) is Port:
+        if not source.task.serial:
+            source.task.serial = next(_serials)
+        return ("task", source.task.serial, source.port)
+    if type(source) is Many:
+        return ("list", *[_lazy_token(follow(item)) for item in source.items])
+    return source.token(None)
+
+
+def _items(source: Source, node: Node, name: str) -> list[Source]:
+    """The items of a mapped list, each with its own key where it has one."""
+    if type(source) is Many:
+        return source.items
+    values = value_of(source)
+    if not isinstance(values, list | tuple):
+        raise WorkflowError(Problem("type mismatch", f"{name} is mapped over, so it must be a list, not {values!r:.60}"))
+    if type(source) is Const and source.key is None:
+        return [constant(v, source.base) for v in values]
+    whole, volatile = token_of(source), is_volatile(source)
+    items: list[Source] = []
+    for n, value in enumerate(values):
+        kind = socket_type(type(value))
+        if kind is not None and kind.digest is not None:
+            items.append(constant(value))
+        else:
+            items.append(Const(value, ("item", whole, n), volatile=volatile))
+    return items
+

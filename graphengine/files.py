@@ -1,0 +1,135 @@
+"""Paths that nodes are given: where they start, which are allowed, and what their content's fingerprint is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphengine.errors import FileError, nearest
+from graphengine.definition import File
+
+REMEMBERED = 4 << 20
+"""Files of at least this many bytes have their hash remembered between processes."""
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie: GRAPHENGINE_CACHE, else `graphengine` in the user's cache folder."""
+    given = os.environ.get("GRAPHENGINE_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphengine"
+
+
+def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | None = None) -> str | Path:
+    """The absolute path of a file parameter; a name where the rule allows names and no such path exists.
+
+    Args:
+        base: Where relative paths start.
+        roots: Folders that paths may not leave; None allows all.
+
+    Raises:
+        FileError: The path does not exist, or leaves the allowed folders.
+    """
+    text = os.fspath(value)
+    if "\0" in text or len(text) > 4096:
+        raise FileError(f"{text[:60]!r} is no path")
+    path = Path(os.path.expanduser(text)) if roots is None else Path(text)
+    path = Path(os.path.normpath(base / path))
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror or error}") from None
+    if rule.names and not exists and not _looks_like_path(text):
+        return text
+    if roots is not None:
+        real = path.resolve()
+        if not any(real.is_relative_to(root.resolve()) for root in roots):
+            allowed = ", ".join(map(str, roots)) or "none"
+            raise FileError(f"{text} lies outside the allowed folders ({allowed})")
+    if not exists and not rule.write:
+        near = nearest(path.name, _names(path.parent))
+        advice = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise FileError(f"there is no file or folder {path}{advice}")
+    return path
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~", os.sep)) or text.endswith((".safetensors", ".ckpt", ".pt", ".bin", "/"))
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return os.listdir(folder)
+    return []
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+_known: dict[str, tuple[tuple[int, int, int], str]] = {}
+_lock = threading.Lock()
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file's content; of a folder, a hash over the names and contents in it.
+
+    The hash of a large file is remembered by path, size, inode and time of change, in memory and on disk, so that a
+    checkpoint is read once per machine.
+
+    Raises:
+        FileError: It cannot be read.
+    """
+    try:
+        if path.is_dir():
+            digest = hashlib.sha256()
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                digest.update(f"{file.relative_to(path).as_posix()}\0{fingerprint(file)}\n".encode())
+            return digest.hexdigest()
+        return _of_file(path)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _of_file(path: Path) -> str:
+    name = os.path.realpath(path)
+    stat = os.stat(name)
+    state = (stat.st_size, stat.st_ino, stat.st_ctime_ns)
+    known = _known.get(name)
+    if known is not None and known[0] == state:
+        return known[1]
+    large = stat.st_size >= REMEMBERED
+    digest = _remembered(name, state) if large else None
+    if digest is None:
+        with open(name, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if large:
+            _remember(name, state, digest)
+    with _lock:
+        _known[name] = (state, digest)
+    return digest
+
+
+def _open() -> sqlite3.Connection:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    base = sqlite3.connect(folder / "hashes.sqlite", timeout=5)
+    base.execute("create table if not exists hashes (path text primary key, size, inode, changed, digest text)")
+    return base
+
+
+def _remembered(name: str, state: tuple[int, int, int]) -> str | None:
+    # A memory that cannot be opened or is damaged is no memory: the file is read again.
+    with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(_open()) as base:
+        row = base.execute("select size, inode, changed, digest from hashes where path = ?", (name,)).fetchone()
+        if row is not None and tuple(row[:3]) == state and isinstance(row[3], str) and len(row[3]) == 64:
+            return str(row[3])
+    return None
+
+
+def _remember(name: str, state: tuple[int, int, int], digest: str) -> None:
+    with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(_open()) as base, base:
+        base.execute("insert or replace into hashes values (?, ?, ?, ?, ?)", (name, *state, digest))

@@ -1,0 +1,100 @@
+"""Nodes for the flow of a graph: a condition, and mapping over lists. Both work outside graphs as plain calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar, cast, overload
+
+from graphengine.errors import WorkflowError
+from graphengine.graph import INPUTS, Graph, Input, Link, Ref, building
+from graphengine.definition import Lazy, NodeDef, node
+from graphengine.pack import Pack
+
+__pack__ = Pack("flow", distribution="graphengine")
+
+T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
+
+
+@node(version=1, expand=True)
+def when(condition: bool, then: Annotated[T, Lazy()], otherwise: Annotated[T, Lazy()]) -> T:
+    """One of two inputs, by a condition; the other is not computed."""
+    return then if condition else otherwise
+
+
+@node(version=1)
+def collect(items: list[T]) -> list[T]:
+    """Several values as one list."""
+    return items
+
+
+@overload
+def each(items: list[T], body: Callable[[T], R], /) -> list[R]: ...
+
+
+@overload
+def each(items: tuple[list[A], list[B]], body: Callable[[A, B], R], /) -> list[R]: ...
+
+
+def each(items: Any, body: Callable[..., R], /) -> list[R]:
+    """Call `body` for each item of a list (of several lists in step: `each((a, b), body)`).
+
+    Outside a graph it is a list comprehension. Inside one it adds a mapped node: `body` is called once, with
+    references, and what it builds is computed for each item. Items that are literals, references or links keep
+    their own keys.
+    """
+    lists = items if isinstance(items, tuple) else (items,)
+    graph = building()
+    if graph is None:
+        return [body(*row) for row in zip(*lists, strict=True)]
+    part = Graph(getattr(body, "__name__", "").strip("<>") or "each")
+    part._parent = graph
+    names = ["item"] if len(lists) == 1 else [f"item_{n + 1}" for n in range(len(lists))]
+    for name, values in zip(names, lists, strict=True):
+        part.inputs[name] = Input(name, _item_type(values))
+    with part:
+        made = body(*(Ref(part, Link(INPUTS, name), part.inputs[name].type) for name in names))
+    if not isinstance(made, Ref):
+        raise WorkflowError(f"the body of each must return a node's output, not {made!r:.60}")
+    part.output("result", made)
+    captured = {name: Ref(graph, link, part.inputs[name].type) for link, name in part._captured.items()}
+    args = dict(zip(names, lists, strict=True)) | captured
+    single = _single_call(part, names)
+    if single is None:
+        return cast("list[R]", _mapped(graph, part, names, args))
+    kind, sockets, literals = single
+    named = {socket: args[name] for socket, name in sockets.items()}
+    return cast("list[R]", _mapped(graph, kind, [s for s, n in sockets.items() if n in names], named | literals))
+
+
+def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:
+    """If a body is one call over its inputs: the node, its inputs by socket, and its literals."""
+    if len(part.nodes) != 1 or part.outputs["result"].port:
+        return None
+    ((id, call),) = part.nodes.items()
+    plain = all(link.node == INPUTS for _, link in call.links) and not call.lists and not call.each
+    used = [link.port for _, link in call.links]
+    if not plain or isinstance(call.kind, str | Graph) or part.outputs["result"].node != id or set(names) - set(used):
+        return None
+    return call.kind, {socket: link.port for socket, link in call.links}, call.literals
+
+
+def _mapped(graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args: dict[str, Any]) -> Ref:
+    from graphengine.validate import node_problems
+
+    ref = graph.add(kind, each=each, **args)
+    errors = [p for p in node_problems(graph, ref._link.node) if p.severity == "error"]
+    if errors:
+        graph.remove(ref._link.node)
+        raise WorkflowError(errors)
+    return ref
+
+
+def _item_type(values: Any) -> Any:
+    from graphengine.validate import common_type, item_type
+
+    if isinstance(values, Ref):
+        return item_type(values._type)
+    return common_type([v._type if isinstance(v, Ref) else type(v) for v in values])

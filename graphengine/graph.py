@@ -1,0 +1,602 @@
+"""A graph as data: nodes, links between them, declared inputs and outputs.
+
+It is built by calling nodes inside `with Graph() as g:`, or by `add`, `connect`, `set`, `replace` and `merge`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.definition import Choices, NodeDef, Range, Socket
+from graphengine.types import is_named_tuple, type_name
+
+if TYPE_CHECKING:
+    import networkx
+
+T = TypeVar("T")
+
+_building: contextvars.ContextVar[tuple[Graph, ...]] = contextvars.ContextVar("graphengine_building", default=())
+
+
+def building() -> Graph | None:
+    """The innermost graph that is being built in this thread."""
+    stack = _building.get()
+    return stack[-1] if stack else None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a value comes from: a node's output, `inputs.NAME` or `values.NAME`.
+
+    An empty port is the node's only output, or the whole tuple of several.
+    """
+
+    node: str
+    port: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.port}" if self.port else self.node
+
+
+INPUTS, VALUES = "inputs", "values"
+
+
+class Node:
+    """One node of a graph: what it calls, with which arguments. Never changed; a change makes a new one.
+
+    Attributes:
+        kind: The node's definition, a whole graph that is used as a node, or the name of a node that is not known.
+        args: By socket: a `Link`, a list with links in it, or a literal.
+        each: The sockets over whose lists the node is mapped.
+        version: The version of the definition that a file was written for.
+        workflow: The path, as written, of the workflow file that `kind` was read from.
+        ui: Positions and notes of editors; no part of any key.
+        links, lists, literals: The arguments by what they are.
+        before: The ids of the nodes it takes something from.
+        bound: The links to declared inputs and values.
+    """
+
+    __slots__ = ("args", "before", "bound", "each", "kind", "links", "lists", "literals", "ui", "version", "workflow")
+
+    def __init__(
+        self,
+        kind: NodeDef[..., Any] | Graph | str,
+        args: Mapping[str, Any],
+        each: Sequence[str] = (),
+        version: int | None = None,
+        workflow: str | None = None,
+        ui: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.kind, self.args, self.each = kind, dict(args), tuple(each)
+        self.version, self.workflow, self.ui = version, workflow, dict(ui or {})
+        self.links: list[tuple[str, Link]] = []
+        self.lists: list[tuple[str, list[Any]]] = []
+        self.literals: dict[str, Any] = {}
+        self.before: list[str] = []
+        self.bound: list[tuple[str, Link]] = []
+        for name, value in self.args.items():
+            if type(value) is Link:
+                if value.node == INPUTS or value.node == VALUES:
+                    self.bound.append((name, value))
+                else:
+                    self.before.append(value.node)
+                self.links.append((name, value))
+            elif type(value) is list and has_links(value):
+                self.lists.append((name, value))
+                self.before += [link.node for link in links_in(value) if link.node not in (INPUTS, VALUES)]
+            else:
+                self.literals[name] = value
+
+    @property
+    def type(self) -> str:
+        """The full name of what it calls."""
+        if isinstance(self.kind, Graph):
+            return self.workflow or self.kind.title or "workflow"
+        return self.kind if isinstance(self.kind, str) else self.kind.full_name
+
+    @property
+    def sockets(self) -> Mapping[str, Socket]:
+        """Its inputs; none for an unknown node."""
+        return {} if isinstance(self.kind, str) else self.kind.sockets
+
+    def sources(self) -> Iterator[tuple[str, Link]]:
+        """All links that come in, those inside lists too."""
+        yield from self.links
+        for name, values in self.lists:
+            for link in links_in(values):
+                yield name, link
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.args}>"
+
+
+def has_links(values: list[Any]) -> bool:
+    return any(type(v) is Link or (type(v) is list and has_links(v)) for v in values)
+
+
+def links_in(values: list[Any]) -> Iterator[Link]:
+    for value in values:
+        if type(value) is Link:
+            yield value
+        elif type(value) is list:
+            yield from links_in(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A declared input of a graph, which makes it callable as a function."""
+
+    name: str
+    type: Any
+    required: bool = True
+    default: Any = None
+    help: str = ""
+    range: Range | None = None
+    choices: Choices | None = None
+
+    def socket(self) -> Socket:
+        # A null stands for the default of whatever it is linked to.
+        kind = self.type if self.required else self.type | None if self.type is not Any else Any
+        return Socket(self.name, kind, self.required, self.default, self.help, self.range, self.choices, lazy=True)
+
+
+class Ref:
+    """The promise of a node's output, given instead of a value while a graph is being built."""
+
+    __slots__ = ("_graph", "_link", "_type")
+
+    def __init__(self, graph: Graph, link: Link, type: Any) -> None:
+        self._graph, self._link, self._type = graph, link, type
+
+    def __repr__(self) -> str:
+        return f"<promise of {type_name(self._type)} from {self._link}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if is_named_tuple(self._type) and name in self._type._fields and not self._link.port:
+            return Ref(self._graph, Link(self._link.node, name), self._graph.output_type(Link(self._link.node, name)))
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(self._sentence(f"it has no attribute {name} yet"))
+
+    def __iter__(self) -> Iterator[Any]:
+        if not is_named_tuple(self._type) or self._link.port:
+            raise TypeError(self._sentence("map over it with each(items, body)"))
+        return iter([getattr(self, name) for name in self._type._fields])
+
+    def _sentence(self, advice: str) -> str:
+        return (
+            f"{self._link} is a promise of {type_name(self._type)}, not a value: "
+            f"{advice}; use it as the input of another node, or run the graph and take its value"
+        )
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError(self._sentence("it cannot be computed with while the graph is being built"))
+
+    __bool__ = __len__ = __int__ = __float__ = __index__ = __contains__ = __getitem__ = __call__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __matmul__ = _refuse
+
+
+class Graph:
+    """Nodes and links, with declared inputs and outputs; a workflow file is one of these.
+
+    Attributes:
+        nodes: By id.
+        inputs, outputs: What makes it callable: `graph(prompt="...")`.
+        values: Literals that JSON cannot hold, linked as `values.NAME`.
+        title, description: For people.
+        file: The workflow file it was read from; relative paths start in its folder.
+        lines: Line numbers in that file by path (`("nodes", "model", "with", "source")`).
+        problems_at_load: What was wrong with the file but does not keep it from being a graph.
+    """
+
+    def __init__(self, title: str = "", description: str = "") -> None:
+        self.title, self.description = title, description
+        self.nodes: dict[str, Node] = {}
+        self.inputs: dict[str, Input] = {}
+        self.outputs: dict[str, Link] = {}
+        self.values: dict[str, Any] = {}
+        self.ui: dict[str, Any] = {}
+        self.file: Path | None = None
+        self.lines: Mapping[tuple[Any, ...], int] = {}
+        self.problems_at_load: list[Problem] = []
+        self._counts: dict[str, int] = {}
+        self._types: dict[str, dict[str, Any]] = {}
+        self._parent: Graph | None = None
+        self._captured: dict[Link, str] = {}
+        self._held: dict[int, tuple[Any, str]] = {}
+        self.changes: list[str] = []
+        self.unchecked: dict[str, None] = {}
+        self.checked = True
+        self.idle_plans: list[Any] = []
+
+    # --- building by calling --------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Graph:
+        _building.set((*_building.get(), self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _building.set(_building.get()[:-1])
+
+    def call(
+        self, kind: NodeDef[..., Any] | Graph, args: Sequence[Any], kwargs: Mapping[str, Any], id: str | None = None
+    ) -> Ref:
+        """Add a node by a call; a wrong argument raises at once and adds nothing."""
+        from graphengine.validate import node_problems
+
+        bound = kind.bind(args, kwargs)
+        ref = self.add(kind, id, **bound)
+        errors = [p for p in node_problems(self, ref._link.node) if p.severity == "error"]
+        if errors:
+            self.remove(ref._link.node)
+            raise WorkflowError(errors)
+        self.unchecked.pop(ref._link.node, None)
+        return ref
+
+    def input(
+        self,
+        name: str,
+        type: type[T],
+        default: Any = ...,
+        help: str = "",
+        range: Range | None = None,
+        choices: Choices | None = None,
+    ) -> T:
+        """Declare an input and return a reference to it; without a default it must be given."""
+        required = default is ...
+        self.inputs[name] = Input(name, type, required, None if required else default, help, range, choices)
+        self.changes.append(INPUTS)
+        self.unchecked[INPUTS] = None
+        self.checked = False
+        return cast(T, Ref(self, Link(INPUTS, name), self.input_type(name)))
+
+    def output(self, name: str, value: Any) -> None:
+        """Declare an output."""
+        link = self.argument(value)
+        if type(link) is not Link:
+            raise WorkflowError(f"the output {name} must be a node's output, not {value!r:.60}")
+        self.outputs[name] = link
+
+    def argument(self, value: Any) -> Any:
+        """A call's argument as nodes hold it: references become links, those of outer graphs are captured."""
+        if type(value) is Ref:
+            return value._link if value._graph is self else self._capture(value)
+        if type(value) in (list, tuple) and value and not is_named_tuple(type(value)):
+            return [self.argument(v) for v in value]
+        held = self._held.get(id(value))
+        if held is not None and held[0] is value:
+            return Link(INPUTS, held[1])
+        return value
+
+    def _capture(self, ref: Ref) -> Link:
+        if self._parent is None:
+            raise WorkflowError(
+                f"{ref._link} belongs to another graph; declare an input of this graph, or use `merge`"
+            )
+        outer = self._parent.argument(ref)
+        name = self._captured.get(outer)
+        if name is None:
+            name = self._free_name(str(outer).replace(".", "_"), self.inputs)
+            self._captured[outer] = name
+            self.inputs[name] = Input(name, ref._type)
+        return Link(INPUTS, name)
+
+    def hold(self, name: str, value: Any) -> Ref:
+        """Take a value in under an input's name: used as an argument, it keeps where it came from (expansions)."""
+        self._held[id(value)] = (value, name)
+        return Ref(self, Link(INPUTS, name), self.inputs[name].type)
+
+    # --- the same as data -----------------------------------------------------------------------------------------
+
+    def add(
+        self, kind: NodeDef[..., Any] | Graph | str, id: str | None = None, *, each: Sequence[str] = (), **args: Any
+    ) -> Ref:
+        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node."""
+        if isinstance(kind, str):
+            from graphengine.pack import find
+
+            kind = find(kind) or kind
+        name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
+        if id is None:
+            id = self._free_name(re.sub(r"\W", "_", name), self.nodes)
+        elif problem := bad_id(id) or ("it is there already" if id in self.nodes else ""):
+            raise WorkflowError(Problem("duplicate id" if id in self.nodes else "bad id", problem, Where(node=id)))
+        self._put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each))
+        return self[id]
+
+    def connect(self, id: str, socket: str, source: Ref | Link | str) -> None:
+        """Link a socket of a node to an output (`"model"`, `"split.left"`, `"inputs.prompt"`)."""
+        if isinstance(source, str):
+            source = Link(*source.split(".", 1)) if "." in source else Link(source)
+        self.set(id, socket, source)
+
+    def set(self, id: str, socket: str, value: Any) -> None:
+        """Give a socket of a node a literal (or a link)."""
+        node = self._node(id)
+        args = {**node.args, socket: self.argument(value)}
+        self._put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
+
+    def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, **args: Any) -> None:
+        """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
+        new node has such a socket."""
+        if isinstance(kind, str):
+            from graphengine.pack import find
+
+            kind = find(kind) or kind
+        old = self._node(id)
+        sockets = {} if isinstance(kind, str) else kind.sockets
+        kept = {name: value for name, value in old.args.items() if name in sockets}
+        self._put(id, Node(kind, kept | {k: self.argument(v) for k, v in args.items()}, old.each, ui=old.ui))
+
+    def remove(self, id: str) -> None:
+        """Take a node out; links to it are left dangling and reported by `problems()`."""
+        self._node(id)
+        del self.nodes[id]
+        self._types.clear()
+        self.changes.append(id)
+        self.checked = False
+        self.unchecked[id] = None
+
+    def merge(self, other: Graph, prefix: str = "") -> dict[str, str]:
+        """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
+
+        An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
+        left out.
+        """
+        ids: dict[str, str] = {}
+        for id in other.nodes:
+            ids[id] = self._free_name(prefix + id, {**self.nodes, **dict.fromkeys(ids.values())})
+        values = {name: self._free_name(prefix + name, self.values) for name in other.values}
+
+        def renamed(link: Link) -> Link:
+            if link.node == VALUES:
+                return Link(VALUES, values.get(link.port, link.port))
+            return Link(ids.get(link.node, link.node), link.port)
+
+        for name, value in other.values.items():
+            self.values[values[name]] = value
+        for name, declared in other.inputs.items():
+            self.inputs.setdefault(name, declared)
+        for id, node in other.nodes.items():
+            args = {name: map_links(value, renamed) for name, value in node.args.items()}
+            self._put(ids[id], Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
+        for name, link in other.outputs.items():
+            self.outputs.setdefault(name, renamed(link))
+        return ids
+
+    def subgraph(self, *want: Ref | Link | str) -> Graph:
+        """A new graph with only what the wanted nodes or outputs need."""
+        links = [self.link(w) for w in want]
+        keep, stack = set[str](), [link.node for link in links]
+        while stack:
+            id = stack.pop()
+            if id in self.nodes and id not in keep:
+                keep.add(id)
+                stack.extend(link.node for _, link in self.nodes[id].sources())
+        part = Graph(self.title, self.description)
+        part.file, part.ui = self.file, dict(self.ui)
+        used = {link for id in keep for _, link in self.nodes[id].sources()} | set(links)
+        part.inputs = {n: i for n, i in self.inputs.items() if Link(INPUTS, n) in used}
+        part.values = {n: v for n, v in self.values.items() if Link(VALUES, n) in used}
+        for id, node in self.nodes.items():
+            if id in keep:
+                part._put(id, node)
+        part.outputs = {n: link for n, link in self.outputs.items() if link in links or link.node in keep}
+        return part
+
+    def copy(self) -> Graph:
+        """An independent copy; nodes, which never change, are shared."""
+        twin = Graph(self.title, self.description)
+        twin.merge(self)
+        twin.inputs, twin.outputs, twin.values = dict(self.inputs), dict(self.outputs), dict(self.values)
+        twin.ui, twin.file, twin.lines = dict(self.ui), self.file, self.lines
+        twin.problems_at_load = list(self.problems_at_load)
+        return twin
+
+    def _node(self, id: str) -> Node:
+        if id not in self.nodes:
+            from graphengine.errors import nearest
+
+            raise WorkflowError(
+                Problem("unknown node", f"the graph has no node {id}", Where(node=id), nearest=nearest(id, self.nodes))
+            )
+        return self.nodes[id]
+
+    def _put(self, id: str, node: Node) -> None:
+        old = self.nodes.get(id)
+        if old is not None:
+            self._types.clear()  # what generic nodes after it make may change
+            if old.kind is not node.kind or old.each != node.each or isinstance(old.kind, Graph | str):
+                self.checked = False
+            elif isinstance(old.kind, NodeDef) and old.kind.is_generic:
+                self.checked = False
+            elif node.links != old.links or node.lists != old.lists:
+                self.checked = False  # a new link could close a cycle
+        self.nodes[id] = node
+        self.changes.append(id)
+        self.unchecked[id] = None
+
+    def _free_name(self, name: str, taken: Mapping[str, Any]) -> str:
+        if name not in taken and name not in (INPUTS, VALUES):
+            return name
+        count = self._counts.get(name, 1)
+        while True:
+            count += 1
+            if f"{name}_{count}" not in taken:
+                self._counts[name] = count
+                return f"{name}_{count}"
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, id: str) -> Ref:
+        self._node(id)
+        return Ref(self, Link(id), self.output_type(Link(id)))
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.nodes
+
+    def link(self, want: Ref | Link | str | Any) -> Link:
+        """The link that a reference, a link, a declared output's name or a node's id stands for."""
+        if isinstance(want, Ref):
+            if want._graph is not self:
+                raise WorkflowError(f"{want._link} belongs to another graph")
+            return want._link
+        if isinstance(want, Link):
+            return want
+        if want in self.outputs:
+            return self.outputs[want]
+        node, _, port = str(want).partition(".")
+        self._node(node)
+        return Link(node, port)
+
+    def input_type(self, name: str) -> Any:
+        """The type that a link to a declared input has: what may be null is so."""
+        declared = self.inputs[name]
+        return declared.type if declared.required or declared.default is not None else declared.type | None \
+            if declared.type is not Any else Any
+
+    def output_type(self, link: Link) -> Any:
+        """The type of what a link brings; Any where that cannot be known."""
+        from graphengine.validate import output_types
+
+        if link.node == INPUTS:
+            return self.input_type(link.port) if link.port in self.inputs else Any
+        if link.node == VALUES:
+            return type(self.values[link.port]) if link.port in self.values else Any
+        return output_types(self, link.node).get(link.port, Any)
+
+    def consumers(self) -> dict[str, list[str]]:
+        """For each node the ids of those that take something from it."""
+        found: dict[str, list[str]] = {id: [] for id in self.nodes}
+        for id, node in self.nodes.items():
+            for source in dict.fromkeys(link.node for _, link in node.sources()):
+                found.setdefault(source, []).append(id)
+        return found
+
+    def leaves(self) -> list[str]:
+        """Nodes that nobody takes anything from."""
+        used = {link.node for node in self.nodes.values() for _, link in node.sources()}
+        return [id for id in self.nodes if id not in used]
+
+    def networkx(self) -> networkx.MultiDiGraph[str]:
+        """The graph for networkx: nodes carry `node`, edges `source` (a port) and `socket`."""
+        import networkx
+
+        view: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
+        for id, node in self.nodes.items():
+            view.add_node(id, node=node)
+        for id, node in self.nodes.items():
+            for socket, link in node.sources():
+                if link.node in self.nodes:
+                    view.add_edge(link.node, id, source=link.port, socket=socket)
+        return view
+
+    # --- as a node, and as a function -----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.title or "workflow"
+
+    @property
+    def sockets(self) -> dict[str, Socket]:
+        """Its declared inputs, as a node's."""
+        return {name: declared.socket() for name, declared in self.inputs.items()}
+
+    @property
+    def outputs_types(self) -> dict[str, Any]:
+        """The types of its declared outputs."""
+        return {name: self.output_type(link) for name, link in self.outputs.items()}
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by input name, as a call gives them."""
+        if len(args) > len(self.inputs):
+            raise TypeError(f"{self.name} takes {len(self.inputs)} inputs, {len(args)} were given")
+        return dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run with these inputs and return the output (several: a dictionary); inside a graph, add it as a node."""
+        graph = building()
+        if graph is not None and graph is not self:
+            return graph.call(self, args, kwargs)
+        from graphengine.evaluate import run
+
+        result = run(self, inputs=self.bind(args, kwargs))
+        return next(iter(result.values())) if len(result) == 1 else dict(result)
+
+    def run(self, want: Any = None, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """Run and return the value of `want`, a list for a list, or with none the outputs by name.
+
+        Options are those of `graphengine.run`.
+        """
+        from graphengine.evaluate import run
+
+        result = run(self, want=want, inputs=inputs or {}, **options)
+        if want is None:
+            return dict(result)
+        return list(result.values()) if isinstance(want, list | tuple) else next(iter(result.values()))
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with it, warnings too."""
+        from graphengine.validate import problems
+
+        return problems(self)
+
+    def check(self) -> None:
+        """Raise a `WorkflowError` with all problems if any of them is an error."""
+        found = self.problems()
+        if any(p.severity == "error" for p in found):
+            raise WorkflowError(found)
+
+    # --- equality by content --------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """A hash of what the graph says: not of ids, positions, titles or paths' folders."""
+        from graphengine.keys import graph_key
+
+        return graph_key(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and (self is other or self.key == other.key)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.title or ''} of {len(self.nodes)} nodes>".replace("  ", " ")
+
+    def _repr_html_(self) -> str:
+        from graphengine.draw import svg
+
+        return svg(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph as a workflow file, YAML or JSON by the name's ending."""
+        from graphengine.workflow import save
+
+        save(self, path)
+
+
+def bad_id(id: str) -> str:
+    """Why a text cannot be a node's id, or ''."""
+    if id in (INPUTS, VALUES):
+        return f"{id} is a reserved name"
+    if not isinstance(id, str) or not id or re.search(r"[.\s/\\\x00-\x1f]", id):
+        return "an id is a text without dots, slashes and spaces"
+    return ""
+
+
+def map_links(value: Any, change: Callable[[Link], Any]) -> Any:
+    """An argument with each of its links changed."""
+    if type(value) is Link:
+        return change(value)
+    if type(value) is list:
+        return [map_links(v, change) for v in value]
+    return value

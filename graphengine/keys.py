@@ -1,0 +1,166 @@
+"""Keys: a Merkle hash of what a value is made of, by which values are found again.
+
+A node's key holds its full name, its version (declared, else a hash of its code), the state of its pack, its literals
+in canonical form, the keys of the outputs linked to it and the fingerprints of its files; never ids, positions,
+titles or paths. The canonical form of everything is a tuple of plain Python values, and the hash is taken of its
+`repr`, which is the same for equal tuples only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from graphengine.definition import NodeDef
+from graphengine.types import socket_type
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph, Node
+
+PLAIN = frozenset({int, str, float, bool, type(None), bytes})
+
+
+class NotData(TypeError):
+    """A literal that has no canonical form; what is computed from it is not remembered."""
+
+
+def digest(canonical: Any) -> bytes:
+    """The hash of a canonical form."""
+    return blake2b(repr(canonical).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def canonical(value: Any, part: str | None = None) -> Any:
+    """The canonical form of a literal; of a reference to weights, that of one part of it.
+
+    Raises:
+        NotData: It has none (a function, an open file, an object of an unknown class).
+    """
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is list or kind is tuple:
+        return ("list", *[canonical(v, part) for v in value])
+    if kind is dict:
+        items = [(canonical(k), canonical(v, part)) for k, v in value.items()]
+        return ("dict", *sorted(items, key=repr))
+    if isinstance(value, enum.Enum):
+        return ("enum", kind.__qualname__, canonical(value.value))
+    if isinstance(value, PurePath):
+        return ("path", str(value))
+    registered = socket_type(kind)
+    if registered is not None and registered.digest is not None:
+        return ("reference", registered.name, registered.digest(value, part))
+    if registered is not None and registered.encode is not None:
+        return ("value", registered.name, blake2b(registered.encode(value), digest_size=16).digest())
+    if isinstance(value, tuple):
+        return ("list", *[canonical(v, part) for v in value])
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [(f.name, canonical(getattr(value, f.name))) for f in dataclasses.fields(value)]
+        return ("fields", kind.__qualname__, *fields)
+    if hasattr(value, "tobytes") and hasattr(value, "dtype") and hasattr(value, "shape"):
+        content = blake2b(value.tobytes(), digest_size=16).digest()
+        return ("array", str(value.dtype), tuple(value.shape), content)
+    raise NotData(f"{kind.__name__} is no data")
+
+
+@functools.cache
+def identity(definition: NodeDef[..., Any]) -> bytes:
+    """What of a key comes from the node itself: its name, its version or code, the state of its pack."""
+    from graphengine.pack import stamp
+
+    version = definition.version if definition.version is not None else code_hash(definition.fn)
+    return digest((definition.full_name, version, stamp(definition.module_pack)))
+
+
+def code_hash(function: Any) -> bytes:
+    """A hash of a function's code, its constants, defaults and the data it closes over."""
+    cells = [_constant(cell.cell_contents) for cell in function.__closure__ or ()]
+    return digest((_code(function.__code__), _constant(function.__defaults__), _constant(function.__kwdefaults__), cells))
+
+
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    return (code.co_code, code.co_names, code.co_varnames, tuple(_constant(c) for c in code.co_consts))
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))
+    try:
+        return canonical(value)
+    except NotData:  # another function or an object: only its name can be told
+        return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+@functools.cache
+def _template(definition: NodeDef[..., Any], salt: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+    """What all keys of a node begin with, and the tokens of its defaults."""
+    defaults = [(name, canonical(socket.default)) for name, socket in definition.sockets.items()]
+    return digest((identity(definition), salt)), defaults
+
+
+def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
+    """The key of a call from the tokens of its inputs; what is not given stands as its default."""
+    prefix, defaults = _template(definition, salt)
+    get = tokens.get
+    text = repr([get(name, default) for name, default in defaults])
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        content = text.encode("utf-8", "surrogatepass")
+    return blake2b(prefix + content, digest_size=16).digest()
+
+
+def graph_key(graph: Graph) -> str:
+    """A hash of what a graph says: its nodes without their ids, its inputs and outputs by name."""
+    from graphengine.graph import INPUTS, VALUES, Link, map_links
+
+    known: dict[str, bytes] = {}
+
+    def token(link: Link) -> Any:
+        if link.node == VALUES:
+            return ("value", _constant(graph.values.get(link.port)))
+        if link.node == INPUTS:
+            return (INPUTS, link.port)
+        return (known.get(link.node, b"cycle" if link.node in graph.nodes else b"dangling"), link.port)
+
+    def of(node: Node) -> bytes:
+        name = graph_key(node.kind) if not isinstance(node.kind, str | NodeDef) else node.type
+        args = [(n, _links_or_constant(map_links(v, token))) for n, v in sorted(node.args.items())]
+        return digest((name, node.version, sorted(node.each), args))
+
+    for id in topological(graph):
+        known[id] = of(graph.nodes[id])
+    inputs = [(i.name, repr(i.type), i.required, _constant(i.default)) for i in graph.inputs.values()]
+    outputs = [(name, token(link)) for name, link in graph.outputs.items()]
+    return digest((sorted(known.values()), sorted(inputs, key=repr), sorted(outputs))).hex()
+
+
+def _links_or_constant(value: Any) -> Any:
+    if type(value) is list:
+        return [_links_or_constant(v) for v in value]
+    return value if type(value) is tuple else _constant(value)
+
+
+def topological(graph: Graph) -> list[str]:
+    """All ids, sources first; those on a cycle come in any order."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in graph.nodes:
+        stack = [(start, False)]
+        while stack:
+            id, entered = stack.pop()
+            if entered:
+                order.append(id)
+            elif id not in seen and id in graph.nodes:
+                seen.add(id)
+                stack.append((id, True))
+                stack.extend((link.node, False) for _, link in graph.nodes[id].sources())
+    return order

@@ -1,0 +1,286 @@
+"""The keys of a graph's nodes, kept from run to run: a second run asks only for what changed.
+
+Keys of plain nodes are known before anything runs. Those that depend on an expansion, on a path that comes through a
+link or on something that is never remembered are None here, and found as the run reaches them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphengine.errors import GraphEngineError, NodeError
+from graphengine.files import fingerprint, resolve
+from graphengine.graph import INPUTS, VALUES, Graph, Link, Node
+from graphengine.keys import PLAIN, NotData, canonical, node_key
+from graphengine.definition import NodeDef, Socket
+from graphengine.task import Const, constant
+from graphengine.types import coerce, value_fits
+
+
+def literal(
+    socket: Socket, value: Any, base: Path, roots: Sequence[Path] | None, hashed: bool = True
+) -> tuple[Any, Any]:
+    """A literal as the node takes it, and what it adds to the key; paths resolved and fingerprinted."""
+    rule = socket.file
+    if rule is not None and value is not None:
+        if isinstance(value, list | tuple):
+            pairs = [literal(socket, v, base, roots, hashed) for v in value]
+            return [v for v, _ in pairs], ("list", *[t for _, t in pairs])
+        path = resolve(value, rule, base, roots)
+        if rule.write or isinstance(path, str) or not hashed:
+            return path, ("path", str(path))
+        return path, ("file", fingerprint(path))
+    kind = type(value)
+    if kind is socket.type and kind in PLAIN:
+        return value, value
+    if kind is not socket.type:
+        value = coerce(value, socket.type)
+    return value, canonical(value, socket.uses)
+
+
+def is_default(socket: Socket, value: Any) -> bool:
+    """Whether a null that comes through a declared input stands for the parameter's own default."""
+    return value is None and not socket.required and not value_fits(None, socket.type)
+
+
+class Plan:
+    """What is known of one graph's keys for one set of inputs. Used by one run at a time.
+
+    Attributes:
+        keys: By id; None for what is found during the run.
+        values: By id the literals as the node takes them.
+        references: By id the value of each node that makes references, and the seconds that it took.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.keys: dict[str, bytes | None] = {}
+        self.tokens: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, dict[str, Any]] = {}
+        self.references: dict[str, tuple[Any, float]] = {}
+        self.users: dict[str, list[str]] = {}
+        self.inputs: dict[str, Const] = {}
+        self.constants: dict[str, Const] = {}
+        self.watched: dict[str, Any] = {}
+        self.position = 0
+        self.settings: tuple[Any, ...] = ()
+        self.base = Path()
+        self.roots: Sequence[Path] | None = None
+        self.salt: Any = None
+
+    def sync(self, inputs: Mapping[str, Const], base: Path, roots: Sequence[Path] | None, salt: Any) -> None:
+        """Bring it up to date with the graph, these inputs and the files as they are now."""
+        changes = self.graph.changes
+        changed = changes[self.position :]
+        self.position = len(changes)
+        settings = (base, None if roots is None else tuple(roots), salt)
+        if settings != self.settings or INPUTS in changed or VALUES in changed or len(changed) > len(self.keys):
+            self._forget_all()
+            changed = []
+        self.base, self.roots, self.salt, self.settings = base, roots, salt, settings
+        for id in changed:
+            self._forget(id)
+        for name, const in inputs.items():
+            old = self.inputs.get(name)
+            if old is None or old.token(None) != const.token(None) or old.base != const.base:
+                self._forget(f"{INPUTS}.{name}")
+        self.inputs = dict(inputs)
+        for id, seen in list(self.watched.items()):
+            if id in self.keys and self._state(id) != seen:
+                self._forget(id)
+
+    def _forget_all(self) -> None:
+        for known in (self.keys, self.tokens, self.values, self.references, self.users, self.watched, self.constants):
+            known.clear()
+
+    def _forget(self, id: str) -> None:
+        stack, seen = [id], {id}
+        while stack:
+            current = stack.pop()
+            for known in (self.keys, self.tokens, self.values, self.references, self.watched):
+                known.pop(current, None)
+            for user in self.users.pop(current, ()):
+                if user not in seen:
+                    seen.add(user)
+                    stack.append(user)
+
+    def _state(self, id: str) -> Any:
+        """What a node depends on besides the graph: its files, its own fingerprint, the weights it refers to."""
+        node = self.graph.nodes[id]
+        assert isinstance(node.kind, NodeDef)
+        try:
+            values, tokens = self.literals(node)
+            if node.kind.makes_reference:
+                self.references[id] = self._reference(id, node, values)
+                return canonical(self.references[id][0])
+            if node.kind.fingerprint_fn is not None:
+                tokens["*fingerprint"] = canonical(node.kind.fingerprint_fn(**values))
+        except (GraphEngineError, NotData):
+            return None  # it is told if the node is needed
+        return tokens
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    def assign(self, wanted: Iterable[str]) -> None:
+        """Find the keys of the wanted nodes and of all they need."""
+        nodes, keys = self.graph.nodes, self.keys
+        stack = [id for id in wanted if id not in keys]
+        while stack:
+            id = stack[-1]
+            if id in keys:
+                stack.pop()
+                continue
+            node, waiting = nodes[id], False
+            for source in node.before:
+                if source not in keys:
+                    stack.append(source)
+                    waiting = True
+            if not waiting:
+                stack.pop()
+                keys[id] = self._assign(id, node)
+
+    def _assign(self, id: str, node: Node) -> bytes | None:
+        users = self.users
+        for source in node.before:
+            if source in users:
+                users[source].append(id)
+            else:
+                users[source] = [id]
+        if node.bound or node.lists:
+            for _, link in node.sources():
+                if link.node == INPUTS:
+                    users.setdefault(str(link), []).append(id)
+        kind = node.kind
+        if type(kind) is not NodeDef or node.each or kind.expand or not self._is_static(node, kind):
+            return None
+        try:
+            values, tokens = self.literals(node)
+            for name, link in node.links:
+                if link.node != INPUTS and link.node != VALUES:
+                    tokens[name] = self._token(link, kind.sockets[name].uses)
+            for name, items in node.lists:
+                tokens[name] = self._list_token(items, kind.sockets[name].uses)
+        except NotData:
+            return None
+        except GraphEngineError as error:
+            raise NodeError(id, node.type, node.literals, error) from error
+        self.values[id] = values
+        if kind.is_plain:
+            if kind.many_fn is not None:
+                self.tokens[id] = tokens
+            return node_key(kind, tokens, self.salt)
+        return self._assign_special(id, node, kind, values, tokens)
+
+    def _is_static(self, node: Node, kind: NodeDef[..., Any]) -> bool:
+        """Whether the keys of all its sources are known, and none of its paths comes from a node."""
+        keys, references = self.keys, self.references
+        for source in node.before:
+            if keys[source] is None and source not in references:
+                return False
+        return not kind.files or not any(n in kind.files for n, link in node.links if link.node not in (INPUTS, VALUES))
+
+    def _assign_special(
+        self, id: str, node: Node, kind: NodeDef[..., Any], values: dict[str, Any], tokens: dict[str, Any]
+    ) -> bytes | None:
+        """Nodes that make references, act, are never remembered, or depend on what is not in the graph."""
+        if kind.makes_reference:
+            if not all(source in self.references for source in node.before):
+                return None
+            self.references[id] = self._reference(id, node, values)
+            self.watched[id] = canonical(self.references[id][0])
+            return None
+        if kind.cache == "never" or kind.output:
+            return None
+        salt = self.salt
+        if kind.fingerprint_fn is not None:
+            if node.before:
+                return None
+            tokens["*fingerprint"] = canonical(kind.fingerprint_fn(**values))
+            salt = (salt, tokens["*fingerprint"])
+        self.watched[id] = tokens
+        if kind.many_fn is not None:
+            self.tokens[id] = tokens
+        return node_key(kind, tokens, salt)
+
+    def literals(self, node: Node) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The inputs of a node that are literals here, declared inputs and values included, and their tokens."""
+        kind = node.kind
+        assert isinstance(kind, NodeDef)
+        values: dict[str, Any] = {}
+        tokens: dict[str, Any] = {}
+        if not node.literals and not node.bound:
+            return values, tokens
+        sockets, hashed = kind.sockets, not kind.makes_reference
+        for name, value in node.literals.items():
+            values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
+        for name, link in node.bound:
+            const = self.const(link)
+            socket = sockets[name]
+            if is_default(socket, const.value):
+                continue
+            if const.volatile:
+                raise NotData("a value of this process only")
+            values[name], tokens[name] = literal(socket, const.value, const.base or self.base, self.roots, hashed)
+        return values, tokens
+
+    def const(self, link: Link) -> Const:
+        """What a link to a declared input or a value brings."""
+        if link.node == INPUTS:
+            return self.inputs[link.port]
+        if link.port not in self.constants:
+            self.constants[link.port] = constant(self.graph.values[link.port])
+        return self.constants[link.port]
+
+    def _token(self, link: Link, part: str | None) -> Any:
+        key = self.keys.get(link.node)
+        if key is not None:
+            return (key, link.port) if link.port else key
+        known = self.references.get(link.node)
+        if known is not None:
+            value = known[0]
+            return canonical(getattr(value, link.port) if link.port else value, part)
+        return self.const(link).token(part)
+
+    def _list_token(self, items: list[Any], part: str | None) -> Any:
+        tokens = []
+        for item in items:
+            if type(item) is Link:
+                tokens.append(self._token(item, part))
+            elif type(item) is list:
+                tokens.append(self._list_token(item, part))
+            else:
+                tokens.append(canonical(item, part))
+        return ("list", *tokens)
+
+    def _reference(self, id: str, node: Node, values: Mapping[str, Any]) -> tuple[Any, float]:
+        kind = node.kind
+        assert isinstance(kind, NodeDef)
+        arguments = dict(values)
+        for name, link in node.links:
+            if link.node in self.references:
+                value = self.references[link.node][0]
+                arguments[name] = getattr(value, link.port) if link.port else value
+        for name, items in node.lists:
+            arguments[name] = self._list_value(items)
+        start = time.perf_counter()
+        try:
+            value = kind.fn(**arguments)
+        except Exception as error:
+            raise NodeError(id, node.type, arguments, error) from error
+        return value, time.perf_counter() - start
+
+    def _list_value(self, items: list[Any]) -> list[Any]:
+        found = []
+        for item in items:
+            if type(item) is Link:
+                if item.node in (INPUTS, VALUES):
+                    found.append(self.const(item).value)
+                else:
+                    value = self.references[item.node][0]
+                    found.append(getattr(value, item.port) if item.port else value)
+            else:
+                found.append(self._list_value(item) if type(item) is list else item)
+        return found

@@ -1,0 +1,149 @@
+"""Where ready calls are computed: on this process's threads. A worker pool stands behind the same interface."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from graphengine.context import Context
+from graphengine.errors import Cancelled
+from graphengine.definition import NodeDef
+
+
+class Call:
+    """A node, its inputs, and what to do with the outcome.
+
+    Attributes:
+        definition, inputs: What to call; the context is among neither.
+        key: The call's key.
+        tokens: What each input adds to the key; calls with equal tokens outside `batch` can be joined.
+        context: For the node's context parameter.
+        exact: Never join it with others.
+        landed: Told the outcome (a value or an exception), the seconds it took and with how many it was joined.
+    """
+
+    __slots__ = ("context", "definition", "exact", "inputs", "key", "landed", "tokens")
+
+    def __init__(
+        self,
+        definition: NodeDef[..., Any],
+        inputs: Mapping[str, Any],
+        key: bytes,
+        tokens: Mapping[str, Any],
+        context: Context,
+        exact: bool,
+        landed: Callable[[Any, float, int], None],
+    ) -> None:
+        self.definition, self.inputs, self.key, self.tokens = definition, inputs, key, tokens
+        self.context, self.exact, self.landed = context, exact, landed
+
+    def group(self) -> Any:
+        """Calls of equal groups may be computed together; None for one that may not."""
+        definition = self.definition
+        if definition.many_fn is None or self.exact:
+            return None
+        same = tuple((n, repr(self.tokens.get(n))) for n in definition.sockets if n not in definition.batch)
+        more = definition.group_fn(**self.inputs) if definition.group_fn is not None else None
+        return definition, same, more
+
+
+class Runner(Protocol):
+    """Takes ready calls of any number of runs and sees to it that each lands once."""
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls; they land on other threads."""
+
+    def close(self) -> None:
+        """Wait for what runs and take nothing more."""
+
+
+class ThreadRunner:
+    """Calls on threads of this process.
+
+    Args:
+        device_threads: How many calls of nodes that need the device run at once.
+        threads: How many calls of nodes that wait for something run at once.
+        batch: How many calls of one node with a batched form are joined at most; 1 joins none.
+    """
+
+    def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
+        self.batch = batch
+        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix="graphengine-device")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="graphengine-wait")
+        self._waiting: deque[Call] = deque()
+        self._lock = threading.Lock()
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls; a call made on one of the runner's own threads is computed there, else it could wait for ever."""
+        if threading.current_thread().name.startswith("graphengine-"):
+            for call in calls:
+                compute([call])
+            return
+        device = [call for call in calls if call.definition.on == "device"]
+        with self._lock:
+            self._waiting.extend(device)
+        for _ in device:
+            self._device.submit(self._work)
+        for call in calls:
+            if call.definition.on != "device":
+                self._threads.submit(compute, [call])
+
+    def _work(self) -> None:
+        with self._lock:
+            if not self._waiting:  # joined with an earlier one
+                return
+            calls = [self._waiting.popleft()]
+            group = calls[0].group() if self.batch > 1 else None
+            if group is not None:
+                for call in list(self._waiting):
+                    if len(calls) < self.batch and call.group() == group:
+                        self._waiting.remove(call)
+                        calls.append(call)
+        compute(calls)
+
+    def close(self) -> None:
+        self._device.shutdown()
+        self._threads.shutdown()
+
+
+def compute(calls: Sequence[Call]) -> None:
+    """Compute one call, or several of one group by the node's batched form, and land each."""
+    live = [call for call in calls if not call.context.cancelled]
+    for call in calls:
+        if call.context.cancelled:
+            call.landed(Cancelled("cancelled before it began"), 0.0, 1)
+    if not live:
+        return
+    definition, start = live[0].definition, time.perf_counter()
+    outcomes: Sequence[Any]
+    try:
+        if len(live) == 1:
+            arguments = dict(live[0].inputs)
+            if definition.context_parameter is not None:
+                arguments[definition.context_parameter] = live[0].context
+            outcomes = [definition.fn(**arguments)]
+        else:
+            outcomes = _many(definition, live)
+    except BaseException as error:
+        outcomes = [error] * len(live)
+    seconds = (time.perf_counter() - start) / len(live)
+    for call, outcome in zip(live, outcomes, strict=True):
+        call.landed(outcome, seconds, len(live))
+
+
+def _many(definition: NodeDef[..., Any], calls: Sequence[Call]) -> Sequence[Any]:
+    assert definition.many_fn is not None
+    arguments = dict(calls[0].inputs)
+    for name in definition.batch:
+        arguments[name] = [call.inputs.get(name, definition.sockets[name].default) for call in calls]
+    if definition.context_parameter is not None:
+        arguments[definition.context_parameter] = [call.context for call in calls]
+    outcomes = list(definition.many_fn(**arguments))
+    if len(outcomes) != len(calls):
+        error = RuntimeError(f"{definition.full_name}.many returned {len(outcomes)} results for {len(calls)} items")
+        return [error] * len(calls)
+    return outcomes

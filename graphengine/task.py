@@ -1,0 +1,188 @@
+"""One node in one run, and where its inputs come from.
+
+A value lives as long as a task that may still need it: tasks point to the tasks they take inputs from and let go of
+them when they have run, so that Python's own reference counting frees what nobody needs any more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from graphengine.cache import Entry
+from graphengine.cache.memory import NOTHING
+from graphengine.graph import Node
+from graphengine.keys import NotData, canonical
+
+KEY, LOOKUP, INPUTS, READY, RUNNING, DONE = range(6)
+"""The stages of a task: its key is not known yet; is it remembered?; which inputs are to be computed first?; it begins
+as soon as it waits for none; it is being computed; it has a value."""
+
+_serials = itertools.count()
+
+
+class Const:
+    """A value that is there: a literal, an input of the run, an item of a list."""
+
+    __slots__ = ("base", "key", "made", "value", "volatile")
+
+    def __init__(self, value: Any, key: Any = None, base: Any = None, volatile: bool = False) -> None:
+        self.value, self.key, self.base, self.volatile = value, key, base, volatile
+        self.made: Mapping[str, Any] = NOTHING
+
+    def token(self, part: str | None) -> Any:
+        """What it adds to the key of a node that uses this part of it."""
+        return self.key if self.key is not None else canonical(self.value, part)
+
+
+def constant(value: Any, base: Any = None) -> Const:
+    """A literal; one that is no data is volatile."""
+    found = Const(value, base=base)
+    try:
+        canonical(value)
+    except NotData:
+        found.key, found.volatile = ("volatile", next(_serials)), True
+    return found
+
+
+class Port:
+    """An output of a task."""
+
+    __slots__ = ("port", "task")
+
+    def __init__(self, task: Task, port: str = "") -> None:
+        self.task, self.port = task, port
+
+
+class Many:
+    """Several sources as one list."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: list[Source]) -> None:
+        self.items = items
+
+
+Source = Const | Port | Many
+
+
+class Task:
+    """One node in one run.
+
+    Attributes:
+        values: Inputs that are literals, as the node takes them.
+        tokens: What these add to the key.
+        links: Inputs that come from elsewhere.
+        became: For an expanding node that has been expanded: by port, what its outputs became.
+        children: For a mapped node: a task for each item.
+        pending: How many tasks it waits for.
+        outer: The expanding task whose expansion it is part of.
+    """
+
+    # Defaults stand in the class: a task of a small node should cost as little as the node.
+    key: bytes | None = None
+    tokens: dict[str, Any] | None = None
+    stage = KEY
+    pending = 0
+    wanted = volatile = False
+    waiters: list[Task] | None = None
+    key_waiters: list[Task] | None = None
+    entry: Entry | None = None
+    became: dict[str, Source] | None = None
+    children: list[Task] | None = None
+    outer: Task | None = None
+    value: Any = None
+    made: Mapping[str, Any] = NOTHING
+    serial = 0
+
+    def __init__(self, id: str, node: Node | None, links: list[tuple[str, Source]], values: dict[str, Any]) -> None:
+        self.id, self.node, self.links, self.values = id, node, links, values
+
+
+def follow(source: Source) -> Source:
+    """What a source stands for by now: an expanded task's output is that of what it became."""
+    while type(source) is Port:
+        task = source.task
+        if task.children is not None:
+            return Many([Port(child, source.port) for child in task.children])
+        if task.became is None:
+            return source
+        source = _became(task, source.port)
+    return source
+
+
+def _became(task: Task, port: str) -> Source:
+    assert task.became is not None
+    found = task.became.get(port)
+    if found is None:
+        whole = task.became.get("")
+        if whole is None:  # a workflow with one output, which the link did not name
+            return next(iter(task.became.values()))
+        whole = follow(whole)
+        if type(whole) is Port:
+            found = Port(whole.task, port)
+        elif type(whole) is Const:
+            found = Const(getattr(whole.value, port), (whole.token(None), port), volatile=whole.volatile)
+        else:
+            raise AssertionError("a list has no ports")
+        task.became[port] = found
+    return found
+
+
+def tasks_of(source: Source) -> Sequence[Task]:
+    """The tasks whose values a (followed) source is made of."""
+    if type(source) is Port:
+        return (source.task,)
+    if type(source) is Const:
+        return ()
+    found: list[Task] = []
+    for n, item in enumerate(source.items):  # type: ignore[union-attr]
+        source.items[n] = item = follow(item)  # type: ignore[union-attr]
+        found.extend(tasks_of(item))
+    return found
+
+
+def value_of(source: Source) -> Any:
+    """The value of a source whose tasks are done."""
+    if type(source) is Port:
+        value = source.task.value
+        return getattr(value, source.port) if source.port else value
+    return [value_of(item) for item in source.items] if type(source) is Many else source.value
+
+
+def token_of(source: Source, part: str | None = None) -> Any:
+    """What a source whose tasks are keyed adds to a key."""
+    if type(source) is Port:
+        task = source.task
+        if task.key is None:  # a reference to weights enters by its own digest
+            return canonical(value_of(source), part)
+        return (task.key, source.port) if source.port else task.key
+    if type(source) is Many:
+        return ("list", *[token_of(item, part) for item in source.items])
+    return source.token(part)
+
+
+def is_volatile(source: Source) -> bool:
+    """Whether a source is computed anew in each run."""
+    if type(source) is Port:
+        return source.task.volatile
+    return any(map(is_volatile, source.items)) if type(source) is Many else source.volatile
+
+
+def made_of(source: Source) -> Mapping[str, Any]:
+    """How a source's value was made."""
+    if type(source) is Port:
+        return source.task.made
+    if type(source) is Many:
+        return merge_made(map(made_of, source.items))
+    return source.made
+
+
+def merge_made(parts: Iterator[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """How a value was made that was made of others."""
+    found: dict[str, Any] = {}
+    for made in parts:
+        if made is not NOTHING:
+            found.update(made)
+    return found or NOTHING

@@ -1,0 +1,312 @@
+"""Socket types: which link is legal, what a type is called in files, and what a pack says about its types.
+
+Sockets are Python types. A source fits a target when it is that type, a subclass of it, or a member of its union
+(a union source fits when every member does); `int` fits `float`; nothing else is converted.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+T = TypeVar("T")
+
+Solved = dict[TypeVar, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A value as a person looks at it: a picture (PNG bytes) or a text."""
+
+    png: bytes | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SocketType(Generic[T]):
+    """What a pack says about one of its types; engine, CLI, report and service use only this.
+
+    Args:
+        type: The class of the values.
+        name: Its name in files and messages.
+        encode, decode: A lossless codec to bytes (safetensors, never pickle). Without one, values stay in memory.
+        size: Bytes that a value takes.
+        view: How a person sees a value.
+        save: Writes a value for a user: `save(value, path_without_suffix, text)` where `text` are the entries
+            that a picture carries; returns the written files.
+        digest: Only for references to weights: what a value adds to a key, or, with a part's name, what that
+            part adds (`digest(model, "vae")`).
+    """
+
+    type: type[T]
+    name: str
+    encode: Callable[[T], bytes] | None = None
+    decode: Callable[[bytes], T] | None = None
+    size: Callable[[T], int] | None = None
+    view: Callable[[T], View | list[View]] | None = None
+    save: Callable[[T, pathlib.Path, Mapping[str, str]], list[pathlib.Path]] | None = None
+    digest: Callable[[T, str | None], str] | None = None
+
+
+_BUILT_IN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "path": pathlib.Path,
+    "any": Any,
+    "null": type(None),
+    "dict": dict,
+}
+_registered: dict[type, SocketType[Any]] = {}
+_by_name: dict[str, SocketType[Any]] = {}
+
+
+def register_type(kind: SocketType[Any]) -> None:
+    """Make a type known. A second registration of a name by another class is an error."""
+    other = _by_name.get(kind.name)
+    if kind.name in _BUILT_IN or (other is not None and other.type.__qualname__ != kind.type.__qualname__):
+        raise ValueError(f"a socket type called {kind.name} is registered already")
+    _registered[kind.type] = _by_name[kind.name] = kind
+
+
+def socket_type(cls: type) -> SocketType[Any] | None:
+    """What was registered for a class or the nearest of its bases."""
+    found = _registered.get(cls)
+    if found is None:
+        for base in cls.__mro__[1:]:
+            if (found := _registered.get(base)) is not None:
+                break
+    return found
+
+
+def is_reference(annotation: Any) -> bool:
+    """Whether values of this type enter keys by their own digest."""
+    members = [m for m in union_members(annotation) if m is not type(None)]
+    return bool(members) and all(
+        isinstance(m, type) and (kind := socket_type(m)) is not None and kind.digest is not None for m in members
+    )
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(m for arg in get_args(annotation) for m in union_members(arg))
+    return (annotation,)
+
+
+def strip(annotation: Any) -> Any:
+    """An annotation without `Annotated` metadata."""
+    while get_origin(annotation) is typing.Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def is_named_tuple(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields")
+
+
+def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
+    """Whether a link from a socket of type `source` to one of type `target` is legal.
+
+    `solved` collects what the target's type variables were found to be; a variable met again must agree.
+    """
+    source, target = strip(source), strip(target)
+    if target is Any or target is object or source is Any or source is target:
+        return True
+    if isinstance(source, TypeVar):  # an unsolved variable promises nothing: the value is checked when it comes
+        return True
+    if isinstance(target, TypeVar):
+        return _solve(source, target, solved)
+    members = union_members(source)
+    if len(members) > 1:
+        return all(fits(m, target, solved) for m in members)
+    targets = union_members(target)
+    if len(targets) > 1:
+        plain = sorted(targets, key=lambda t: isinstance(t, TypeVar))  # a variable takes what nothing else does
+        return any(fits(source, t, solved) for t in plain)
+    if get_origin(target) is Literal:
+        return get_origin(source) is Literal and set(get_args(source)) <= set(get_args(target))
+    if get_origin(source) is Literal:
+        return all(fits(type(value), target, solved) for value in get_args(source))
+    return _fits_class(source, target, solved)
+
+
+def _solve(source: Any, target: TypeVar, solved: Solved | None) -> bool:
+    if target.__constraints__ and not any(fits(source, c) for c in target.__constraints__):
+        return False
+    if target.__bound__ is not None and not fits(source, target.__bound__):
+        return False
+    if solved is None:
+        return True
+    known = solved.get(target)
+    if known is None:
+        solved[target] = source
+    elif fits(known, source):  # the wider of the two
+        solved[target] = source
+    elif not fits(source, known):
+        # Two unrelated types: their union is what a type checker would infer as well.
+        solved[target] = Union[known, source]  # noqa: UP007 - built at run time
+    return True
+
+
+def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
+    source_class, target_class = get_origin(source) or source, get_origin(target) or target
+    if source_class is type(None) or target_class is type(None):
+        return source_class is target_class
+    if not isinstance(source_class, type) or not isinstance(target_class, type):
+        return bool(source == target)
+    if source_class is int and target_class is float:
+        return True
+    if source_class is bool and target_class in (int, float):
+        return False
+    if not issubclass(source_class, target_class):
+        return False
+    inner, wanted = get_args(source), get_args(target)
+    if not inner or not wanted or len(inner) != len(wanted):
+        return True
+    return all(fits(a, b, solved) for a, b in zip(inner, wanted, strict=True))
+
+
+def has_variables(annotation: Any) -> bool:
+    """Whether a type holds type variables."""
+    annotation = strip(annotation)
+    return isinstance(annotation, TypeVar) or any(has_variables(a) for a in get_args(annotation) if a is not ...)
+
+
+def substitute(annotation: Any, solved: Solved) -> Any:
+    """An annotation with its type variables replaced by what they were solved to be."""
+    annotation = strip(annotation)
+    if isinstance(annotation, TypeVar):
+        return solved.get(annotation, annotation)
+    if not solved or not has_variables(annotation):
+        return annotation
+    args = get_args(annotation)
+    new = tuple(substitute(a, solved) for a in args)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[new]  # noqa: UP007 - built at run time
+    origin = get_origin(annotation)
+    return origin[new if len(new) > 1 else new[0]] if hasattr(origin, "__class_getitem__") else annotation
+
+
+def type_name(annotation: Any) -> str:
+    """The name of a type as files and messages write it: `int`, `list[Image]`, `str | null`."""
+    annotation = strip(annotation)
+    members = union_members(annotation)
+    if len(members) > 1:
+        return " | ".join(type_name(m) for m in members)
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(value) for value in get_args(annotation))
+    if origin := get_origin(annotation):
+        inner = ", ".join("..." if a is ... else type_name(a) for a in get_args(annotation))
+        return f"{type_name(origin)}[{inner}]" if inner else type_name(origin)
+    if annotation is Any:
+        return "any"
+    if annotation in (None, type(None)):
+        return "null"
+    if annotation is pathlib.Path:
+        return "path"
+    if isinstance(annotation, type) and annotation in _registered:
+        return _registered[annotation].name
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def parse_type(text: str) -> Any:
+    """The type of a name such as `int`, `list[Image]` or `str | null`; ValueError says what is wrong with it."""
+    try:
+        tree = ast.parse(text.replace("None", "null").strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{text!r} is no type") from None
+    return _parse(tree, text)
+
+
+def _parse(tree: ast.expr, text: str) -> Any:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
+        return Union[_parse(tree.left, text), _parse(tree.right, text)]  # noqa: UP007 - built at run time
+    if isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name) and tree.value.id == "list":
+        return list[_parse(tree.slice, text)]  # type: ignore[misc]
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str | int):
+        return Literal[tree.value]
+    if isinstance(tree, ast.Name):
+        if tree.id == "list":
+            return list
+        if tree.id in _BUILT_IN:
+            return _BUILT_IN[tree.id]
+        if tree.id in _by_name:
+            return _by_name[tree.id].type
+        raise ValueError(f"no type is called {tree.id}; there are {', '.join(type_names())}")
+    raise ValueError(f"{text!r} is no type; write for example int, list[int] or Image | null")
+
+
+def type_names() -> list[str]:
+    """The names of all types that files may use."""
+    return [*_BUILT_IN, *sorted(_by_name)]
+
+
+def type_called(name: str) -> SocketType[Any] | None:
+    """What was registered under a name."""
+    return _by_name.get(name)
+
+
+def value_fits(value: Any, annotation: Any) -> bool:
+    """Whether a literal may stand where `annotation` is declared."""
+    annotation = strip(annotation)
+    if annotation is Any or annotation is object or isinstance(annotation, TypeVar):
+        return True
+    members = union_members(annotation)
+    if len(members) > 1:
+        return any(value_fits(value, m) for m in members)
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
+    if origin in (list, tuple):
+        args = get_args(annotation)
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and args and args[-1] is not ... and len(args) != len(value):
+            return False
+        return all(value_fits(v, args[0] if origin is list or args[-1] is ... else args[i])
+                   for i, v in enumerate(value)) if args else True
+    if origin is dict:
+        key_type, value_type = get_args(annotation)
+        return isinstance(value, dict) and all(
+            value_fits(k, key_type) and value_fits(v, value_type) for k, v in value.items()
+        )
+    if not isinstance(annotation, type):
+        return origin is not None and isinstance(value, origin)
+    if isinstance(value, bool):
+        return annotation is bool
+    if annotation is float:
+        return isinstance(value, int | float)
+    if issubclass(annotation, enum.Enum):
+        return isinstance(value, annotation) or value in [m.value for m in annotation]
+    if issubclass(annotation, pathlib.PurePath):
+        return isinstance(value, str | pathlib.PurePath)
+    return isinstance(value, annotation)
+
+
+def coerce(value: Any, annotation: Any) -> Any:
+    """A literal as the annotated class holds it: text to a path or an enum member, `1` to `1.0`, lists inside."""
+    annotation = strip(annotation)
+    if value is None or type(value) is annotation:
+        return value
+    members = union_members(annotation)
+    if len(members) > 1:
+        exact = [m for m in members if value_fits(value, m)]
+        return coerce(value, exact[0]) if exact and not any(type(value) is m for m in exact) else value
+    if get_origin(annotation) is list and isinstance(value, list | tuple):
+        (inner,) = get_args(annotation) or (Any,)
+        return [coerce(v, inner) for v in value]
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not isinstance(value, annotation):
+        return annotation(value)
+    if isinstance(annotation, type) and issubclass(annotation, pathlib.PurePath) and isinstance(value, str):
+        return annotation(value)
+    return value

@@ -1,0 +1,316 @@
+"""What is wrong with a graph, all of it at once and before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Union, get_args, get_origin
+
+from graphengine.errors import Problem, Where, nearest
+from graphengine.graph import INPUTS, VALUES, Graph, Link, Node, bad_id, links_in
+from graphengine.definition import NodeDef, Socket
+from graphengine.types import Solved, fits, strip, substitute, type_name, union_members
+
+MAX_DEPTH = 64
+"""How deep workflows may be used as nodes in one another."""
+
+
+def problems(graph: Graph, depth: int = 0) -> list[Problem]:
+    """Everything that is wrong with a graph and the graphs used as nodes in it; warnings too."""
+    found = list(graph.problems_at_load)
+    found += _declared(graph)
+    for id in graph.nodes:
+        found += node_problems(graph, id)
+    found += _cycles(graph)
+    for name, link in graph.outputs.items():
+        found += [_placed(graph, p, ("outputs", name)) for p in _dangling(graph, link, f"output {name}", "")]
+    for id, node in graph.nodes.items():
+        if isinstance(node.kind, Graph):
+            if depth >= MAX_DEPTH:
+                found.append(Problem("too deep", f"workflows are nested deeper than {MAX_DEPTH}", Where(node=id)))
+            else:
+                inner = problems(node.kind, depth + 1)
+                found += [p.at(node=f"{id}/{p.where.node}" if p.where.node else id) for p in inner]
+    return found
+
+
+def node_problems(graph: Graph, id: str) -> list[Problem]:
+    """What is wrong with one node: its name, its sockets, its literals and what is linked to it."""
+    return [_placed(graph, p, ("nodes", id)) for p in _node_problems(graph, id)]
+
+
+def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
+    node = graph.nodes[id]
+    if reason := bad_id(id):
+        yield Problem("bad id", reason, Where(node=id), found=id)
+    if isinstance(node.kind, str):
+        from graphengine.pack import why_not
+
+        sentence, near = why_not(node.kind)
+        yield Problem(
+            "unknown node", sentence, Where(node=id), found=node.kind, nearest=near,
+            hint="`graphengine nodes` lists them all",
+        )
+        for name, link in node.sources():
+            yield from _dangling(graph, link, id, name)
+        return
+    sockets = node.sockets
+    for name in node.args:
+        if name not in sockets:
+            near = nearest(name, sockets)
+            yield Problem(
+                "unknown socket", f"{node.type} has no input {name}", Where(node=id, socket=name), nearest=near,
+                hint="" if near else f"it has {', '.join(sockets) or 'none'}",
+            )
+    for name, socket in sockets.items():
+        if socket.required and name not in node.args:
+            yield Problem(
+                "missing input", f"{node.type} needs an input {name}", Where(node=id, socket=name),
+                expected=type_name(socket.type),
+            )
+    yield from _mapping(node, id)
+    solved: Solved = {}
+    for name, value in node.args.items():
+        if name in sockets:
+            yield from _argument(graph, id, node, sockets[name], value, solved)
+    if isinstance(node.kind, NodeDef) and node.kind.check_fn is not None and not node.each:
+        try:
+            complaints = list(node.kind.check_fn(node.literals))
+        except Exception:  # literals of wrong types, which are reported already
+            complaints = []
+        for sentence in complaints:
+            yield Problem("invalid", sentence, Where(node=id))
+
+
+def _argument(
+    graph: Graph, id: str, node: Node, socket: Socket, value: Any, solved: Solved
+) -> Iterator[Problem]:
+    where = Where(node=id, socket=socket.name)
+    if type(value) is Link or (type(value) is list and any(True for _ in links_in(value))):
+        dangling = [p for link in _links(value) for p in _dangling(graph, link, id, socket.name)]
+        if dangling:
+            yield from dangling
+            return
+        source = _type_of(graph, value)
+        if socket.name in node.each:
+            source = item_type(source)
+            if source is None:
+                yield Problem(
+                    "type mismatch", "it is mapped over, so it must be a list", where, expected="list",
+                    found=type_name(_type_of(graph, value)),
+                )
+                return
+        if type(value) is Link and value.node == INPUTS and not socket.required:
+            source = _without_none(source)  # null means the parameter's default
+        if not fits(source, socket.type, solved):
+            expected, found = type_name(socket.type), type_name(source)
+            origin = value if type(value) is Link else "the list"
+            yield Problem(
+                "type mismatch", f"wants {expected}, gets {found} from {origin}", where, expected=expected, found=found
+            )
+        return
+    values = [value]
+    if socket.name in node.each:
+        if not isinstance(value, list | tuple):
+            yield Problem("type mismatch", "it is mapped over, so it must be a list", where, expected="list",
+                          found=type_name(type(value)))
+            return
+        values = list(value)
+    for literal in values:
+        if complaint := socket.complaint(literal):
+            kind, expected, found = complaint
+            known = [str(v) for v in socket.choices.values()] if kind == "not a choice" and socket.choices else []
+            yield Problem(kind, f"{found} is not {expected}" if kind != "out of range" else
+                          f"{found} is outside {expected}", where, expected=expected, found=found,
+                          nearest=nearest(str(literal), known))
+            return
+        fits(type(literal), socket.type, solved)
+
+
+def _mapping(node: Node, id: str) -> Iterator[Problem]:
+    for name in node.each:
+        if name not in node.args:
+            known = nearest(name, node.args)
+            yield Problem("unknown socket", f"each names {name}, which is given nothing", Where(node=id, socket=name),
+                          nearest=known)
+    lengths = {name: len(node.args[name]) for name in node.each if isinstance(node.args.get(name), list)}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        yield Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}", Where(node=id))
+
+
+def _dangling(graph: Graph, link: Link, id: str, socket: str) -> Iterator[Problem]:
+    where = Where(node=id, socket=socket or None)
+    if link.node in (INPUTS, VALUES):
+        known = graph.inputs if link.node == INPUTS else graph.values
+        if link.port not in known:
+            yield Problem("dangling link", f"the graph has no {link}", where, found=str(link),
+                          nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, known)),
+                          hint=f"declare it under `{link.node}`")
+    elif link.node not in graph.nodes:
+        known_ids = [*graph.nodes, *(f"{INPUTS}.{n}" for n in graph.inputs)]
+        yield Problem("dangling link", f"there is no node {link.node}", where, found=str(link),
+                      nearest=nearest(link.node, known_ids))
+    else:
+        source = graph.nodes[link.node]
+        if isinstance(source.kind, str):
+            return
+        ports = source.kind.outputs
+        names = [name for name in ports if name]
+        if link.port and link.port not in ports:
+            hint = f"it has {', '.join(names)}" if names else f"it has one output: write {link.node}"
+            yield Problem("dangling link", f"{link.node} has no output {link.port}", where, found=str(link),
+                          nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, names)), hint=hint)
+        elif not link.port and isinstance(source.kind, Graph) and len(ports) > 1:
+            yield Problem("dangling link", f"{link.node} has several outputs", where, found=str(link),
+                          hint=f"write one of {', '.join(f'{link.node}.{n}' for n in names)}")
+
+
+def _declared(graph: Graph) -> Iterator[Problem]:
+    used = {link.port for node in graph.nodes.values() for _, link in node.sources() if link.node == INPUTS}
+    used |= {link.port for link in graph.outputs.values() if link.node == INPUTS}
+    for name, declared in graph.inputs.items():
+        where = Where(node=INPUTS, socket=name)
+        if not declared.required and (complaint := declared.socket().complaint(declared.default)):
+            kind, expected, found = complaint
+            problem = Problem(kind, f"its default {found} is not {expected}", where, expected=expected, found=found)
+            yield _placed(graph, problem, (INPUTS, name))
+        if name not in used:
+            problem = Problem("unused input", "nothing uses this input", where, severity="warning")
+            yield _placed(graph, problem, (INPUTS, name))
+
+
+def _cycles(graph: Graph) -> Iterator[Problem]:
+    """One problem for each cycle that a depth-first walk meets (Tarjan's colours, without recursion)."""
+    done: set[str] = set()
+    for start in graph.nodes:
+        if start in done:
+            continue
+        path: dict[str, None] = {}
+        stack: list[tuple[str, Iterator[str]]] = [(start, _before(graph, start))]
+        path[start] = None
+        while stack:
+            id, sources = stack[-1]
+            source = next(sources, None)
+            if source is None:
+                stack.pop()
+                del path[id]
+                done.add(id)
+            elif source in path:
+                ids = list(path)
+                ring = [*ids[ids.index(source) :], source]
+                yield _placed(
+                    graph, Problem("cycle", f"nodes need each other: {' <- '.join(ring)}", Where(node=source)),
+                    ("nodes", source),
+                )
+            elif source not in done:
+                path[source] = None
+                stack.append((source, _before(graph, source)))
+
+
+def _before(graph: Graph, id: str) -> Iterator[str]:
+    return iter(dict.fromkeys(link.node for _, link in graph.nodes[id].sources() if link.node in graph.nodes))
+
+
+def _placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
+    """The problem with its file and the nearest line that is known."""
+    place: dict[str, Any] = {}
+    if graph.file is not None and problem.where.file is None:
+        place["file"] = str(graph.file)
+    if problem.where.line is None and graph.lines:
+        socket = problem.where.socket
+        tries = [(*path, part, socket) for part in ("from", "with") if socket] + [path[:n] for n in (2, 1)]
+        place["line"] = next((graph.lines[t] for t in tries if t in graph.lines), None)
+    return problem.at(**place) if place else problem
+
+
+# --- types of outputs -------------------------------------------------------------------------------------------------
+
+
+def output_types(graph: Graph, id: str) -> dict[str, Any]:
+    """The types of a node's outputs by port ('' is the only one, or the whole tuple), generics solved."""
+    known = graph._types.get(id)
+    if known is not None:
+        return known
+    stack, open_ids = [id], set[str]()
+    while stack:
+        current = stack[-1]
+        node = graph.nodes.get(current)
+        if current in graph._types or node is None:
+            stack.pop()
+            continue
+        if current not in open_ids and _is_generic(node):
+            open_ids.add(current)
+            waiting = [s for s in _before(graph, current) if s not in graph._types and s not in open_ids]
+            if waiting:
+                stack.extend(waiting)
+                continue
+        graph._types[current] = _types(graph, node)
+        stack.pop()
+    return graph._types.get(id, {})
+
+
+def _is_generic(node: Node) -> bool:
+    return isinstance(node.kind, NodeDef) and node.kind.is_generic
+
+
+def _types(graph: Graph, node: Node) -> dict[str, Any]:
+    kind = node.kind
+    if isinstance(kind, str):
+        return {"": Any}
+    if isinstance(kind, NodeDef):
+        found = dict(kind.outputs)
+        found.setdefault("", kind.result)
+        if kind.is_generic:
+            solved: Solved = {}
+            for name, value in node.args.items():
+                if name in kind.sockets:
+                    source = _type_of(graph, value)
+                    if name in node.each:
+                        source = item_type(source) or Any
+                    fits(source, kind.sockets[name].type, solved)
+            found = {port: substitute(t, solved) for port, t in found.items()}
+    else:
+        found = kind.outputs_types
+        if len(found) == 1:
+            found[""] = next(iter(found.values()))
+    if node.each:
+        return {port: list[t] for port, t in found.items()}  # type: ignore[valid-type]
+    return found
+
+
+def _type_of(graph: Graph, value: Any) -> Any:
+    """The type of an argument: a link's, a list's by its items, a literal's."""
+    if type(value) is Link:
+        return graph._types[value.node].get(value.port, Any) if value.node in graph._types else graph.output_type(value)
+    if type(value) is list:
+        return list[common_type([_type_of(graph, v) for v in value])]  # type: ignore[misc]
+    return type(value)
+
+
+def common_type(types: Sequence[Any]) -> Any:
+    """One type that all of these fit: their union, or Any for none."""
+    kinds = list(dict.fromkeys(t for t in types if t is not Any))
+    if not kinds or len(kinds) == 1:
+        return kinds[0] if kinds else Any
+    return Union[tuple(kinds)]  # noqa: UP007 - built at run time
+
+
+def item_type(annotation: Any) -> Any:
+    """The type of a list's items; None where it is no list."""
+    annotation = strip(annotation)
+    if annotation is Any:
+        return Any
+    kinds = [t for t in union_members(annotation) if (get_origin(t) or t) is list]
+    if not kinds:
+        return None
+    return (get_args(kinds[0]) or (Any,))[0]
+
+
+def _without_none(annotation: Any) -> Any:
+    kinds = tuple(t for t in union_members(annotation) if t is not type(None))
+    return Union[kinds] if kinds else annotation
+
+
+def _links(value: Any) -> Iterator[Link]:
+    return iter([value]) if type(value) is Link else links_in(value)
+
