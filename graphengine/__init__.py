@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphengine.cache import DiskStore, Store
     from graphengine.context import INERT, Context
+    from graphengine.definition import Choices, Doc, File, Lazy, Multiline, NodeDef, Range, Socket, Uses, node
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
         Where,
         WorkflowError,
     )
+    from graphengine.evaluate import Result, run
     from graphengine.events import Event, Kind, Reuse
-    from graphengine.executor import Cancellation
     from graphengine.flow import collect, each, when
     from graphengine.graph import Graph, Input, Link, Node, Ref
-    from graphengine.definition import Choices, Doc, File, Lazy, Multiline, NodeDef, Range, Socket, Uses, node
+    from graphengine.launch import Cancellation
     from graphengine.pack import Pack
-    from graphengine.evaluate import Result, run
     from graphengine.runner import Call, Runner, ThreadRunner
     from graphengine.types import SocketType, View, register_type
     from graphengine.workflow import load, loads, save
@@ -40,7 +40,7 @@ _HOMES = {
         "PackError", "Problem", "Where", "WorkflowError",
     ),
     "events": ("Event", "Kind", "Reuse"),
-    "executor": ("Cancellation",),
+    "launch": ("Cancellation",),
     "flow": ("collect", "each", "when"),
     "graph": ("Graph", "Input", "Link", "Node", "Ref"),
     "definition": ("Choices", "Doc", "File", "Lazy", "Multiline", "NodeDef", "Range", "Socket", "Uses", "node"),

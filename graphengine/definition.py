@@ -355,11 +355,22 @@ class NodeDef(Generic[P, R]):
 
         return call
 
+    @functools.cached_property
+    def _parameters(self) -> tuple[list[str], frozenset[str]]:
+        """The names that arguments by position take, and all names."""
+        parameters = inspect.signature(self.fn).parameters.values()
+        return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY], frozenset(p.name for p in parameters)
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by socket name; TypeError as a function call would raise it."""
-        bound = inspect.signature(self.fn).bind_partial(*args, **kwargs).arguments
-        bound.pop(self.context_parameter or "", None)
-        return dict(bound)
+        by_position, names = self._parameters
+        bound = dict(zip(by_position, args, strict=False))
+        if len(args) > len(by_position) or not names.issuperset(kwargs) or not bound.keys().isdisjoint(kwargs):
+            inspect.signature(self.fn).bind_partial(*args, **kwargs)  # raises
+        bound.update(kwargs)
+        if self.context_parameter is not None:
+            bound.pop(self.context_parameter, None)
+        return bound
 
 
 @overload

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache import Store
+from graphengine.definition import NodeDef
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
-from graphengine.executor import Cancellation, Drive
+from graphengine.executor import Drive
 from graphengine.graph import INPUTS, Graph, Link
 from graphengine.keys import canonical, digest
-from graphengine.definition import NodeDef
-from graphengine.pack import environment, pack_of
+from graphengine.launch import Cancellation
+from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
@@ -66,6 +67,11 @@ class Result(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.outputs)
 
+    def _repr_html_(self) -> str:
+        from graphengine.report import result_html
+
+        return result_html(self)
+
 
 def run(
     graph: Graph,
@@ -110,7 +116,7 @@ def run(
     names, links, extra = wanted_links(graph, want)
     plan = take_plan(graph, bound, roots, salt_of(graph) if exact else None)
     drive = Drive(
-        store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit
+        store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
     )
     goals = drive.run(plan, [*links, *extra])
     if len(graph.idle_plans) < IDLE_PLANS:
@@ -216,8 +222,12 @@ def take_plan(
 
 def salt_of(graph: Graph) -> bytes:
     """How this process computes: what exact runs share only with their like."""
-    packs = {pack_of(module) for module in _modules(graph)}
-    return digest(("exact", canonical(environment(sorted(packs, key=lambda p: p.name)))))
+    return digest(("exact", canonical(environment(packs_of(graph)))))
+
+
+def packs_of(graph: Graph) -> list[Pack]:
+    """The packs whose nodes a graph uses, by name."""
+    return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
 
 
 def _modules(graph: Graph) -> set[str]:

@@ -8,24 +8,19 @@ the rest goes to the runner, many ready calls at once.
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from graphengine.cache import Entry, Flight, Store
-from graphengine.cache.memory import NOTHING
-from graphengine.context import Context
-from graphengine.errors import Cancelled, GraphEngineError, Lost, NodeError, Problem, WorkflowError
-from graphengine.events import Event, Kind, Listener, Reuse
+from graphengine.cache import Entry
+from graphengine.definition import NodeDef
+from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
+from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.graph import Link
 from graphengine.keys import canonical, node_key
-from graphengine.definition import NodeDef
-from graphengine.pack import environment
+from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
-from graphengine.runner import Call, Runner
 from graphengine.task import (
     DONE,
     INPUTS,
@@ -35,70 +30,34 @@ from graphengine.task import (
     RUNNING,
     Const,
     Many,
-    Port,
     Task,
     follow,
     is_volatile,
     made_of,
-    merge_made,
     tasks_of,
     token_of,
     value_of,
 )
 from graphengine.types import is_named_tuple
 
-_runs = itertools.count(1)
 _unique = itertools.count()
 
 
-class Cancellation:
-    """Asks a run to stop; from any thread, any number of times."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-        self._told: list[Callable[[], None]] = []
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        for tell in list(self._told):
-            tell()
-
-
-class Drive:
+class Drive(Launcher):
     """One run of one graph.
 
     Args:
-        store, runner: Shared with all other runs.
-        device: Where nodes compute; None is as their pack says.
-        exact: Share only with what was computed in the same way, and be joined with nothing.
         limit: How many expansions are allowed.
+        others: As for `Launcher`.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        runner: Runner,
-        listeners: Sequence[Listener] = (),
-        device: str | None = None,
-        exact: bool = False,
-        cancellation: Cancellation | None = None,
-        limit: int = 100_000,
-    ) -> None:
-        self.store, self.runner, self.device, self.exact = store, runner, device, exact
-        self.cancellation = cancellation or Cancellation()
-        self.number = next(_runs)
+    def __init__(self, *others: Any, limit: int = 100_000) -> None:
+        super().__init__(*others)
         self.reuse: dict[str, Reuse] = {}
         self.seconds: dict[str, float] = {}
-        self._listeners = list(listeners)
         self._agenda: list[Task] = []
-        self._ready: list[Task] = []
-        self._landed: queue.SimpleQueue[tuple[Task | None, Any]] = queue.SimpleQueue()
-        self._outstanding = 0
-        self._wants: dict[bytes, Task] = {}
-        self._alone: set[Flight] = set()
         self._expander = Expander(self, limit)
-        self._lock = threading.Lock()
-        self._disk = store.disk
+        self._disk = self.store.disk
 
     # --- the run --------------------------------------------------------------------------------------------------
 
@@ -106,7 +65,7 @@ class Drive:
         """Evaluate the wanted links of a plan's graph; returns for each a task that holds its value."""
         start = perf_counter()
         self.emit(Kind.RUN_STARTED)
-        self.cancellation._told.append(self._leave_all)
+        self.cancellation._told.append(self.leave_all)
         try:
             self.plan = plan
             plan.assign(link.node for link in links if link.node in plan.graph.nodes)
@@ -115,11 +74,11 @@ class Drive:
                 self._want(goal)
             self._loop(goals)
         except BaseException as error:
-            self._leave_all()
+            self.abandon()
             self.emit(Kind.RUN_FAILED, error=str(error) or type(error).__name__, seconds=perf_counter() - start)
             raise
         finally:
-            self.cancellation._told.remove(self._leave_all)
+            self.cancellation._told.remove(self.leave_all)
         self.emit(Kind.RUN_FINISHED, seconds=perf_counter() - start)
         return goals
 
@@ -129,7 +88,7 @@ class Drive:
 
     def _materialise(self, plan: Plan, links: Sequence[Link]) -> dict[str, Task]:
         """Tasks for the wanted nodes and what they need, no further than what is remembered already."""
-        keys, find = plan.keys, self.store.memory.entries.get
+        keys, nodes, values, find = plan.keys, plan.graph.nodes, plan.values, self.store.memory.entries.get
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
@@ -139,7 +98,7 @@ class Drive:
             if id in tasks:
                 continue
             key = keys[id]
-            node = plan.graph.nodes[id]
+            node = nodes[id]
             if key is None:
                 task = tasks[id] = Task(id, node, [], {})
                 reference = plan.references.get(id)
@@ -151,7 +110,7 @@ class Drive:
                 if known is not None:
                     tasks[id] = known
                     continue
-                task = merged[key] = tasks[id] = Task(id, node, [], plan.values[id])
+                task = merged[key] = tasks[id] = Task(id, node, [], values[id])
                 task.key, task.stage = key, LOOKUP
                 task.entry = find(key)
                 if task.entry is not None:
@@ -169,9 +128,9 @@ class Drive:
         for task in tasks:
             task.wanted, task.stage = True, READY
             for _, source in task.links:
-                for before in tasks_of(source):
+                for before in (source,) if type(source) is Task else tasks_of(source):
                     if before.entry is not None:
-                        self._finish(before, before.entry, Reuse.MEMORY)
+                        self.finish(before, before.entry, Reuse.MEMORY)
                     elif before.stage != DONE:
                         task.pending += 1
                         if before.waiters is None:
@@ -189,17 +148,17 @@ class Drive:
                 advance(agenda.pop())
             if cancellation.cancelled:
                 raise Cancelled("the run was cancelled")
-            if self._ready:
-                self._submit()
+            if self.ready:
+                self.submit()
             if all(goal.stage == DONE for goal in goals):
                 return
-            if not self._outstanding:
+            if not self.outstanding:
                 self._stalled(goals)
-            task, outcome = self._landed.get()
+            task, outcome = self.arrived.get()
             if task is None:
                 continue  # woken by a cancellation
-            self._outstanding -= 1
-            self._land(task, outcome)
+            self.outstanding -= 1
+            self.arrive(task, outcome)
 
     def _stalled(self, goals: list[Task]) -> None:
         raise WorkflowError(
@@ -257,10 +216,10 @@ class Drive:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
             task.links, task.stage = [], DONE
         elif task.node.kind.on == "here":  # type: ignore[union-attr]
-            self._compute(task, task.node.kind)  # type: ignore[arg-type]
+            self.compute(task, task.node.kind)  # type: ignore[arg-type]
         else:
             task.stage = RUNNING
-            self._ready.append(task)
+            self.ready.append(task)
 
     def _find_key(self, task: Task) -> bool:
         """Find out a task's key; False if it must wait for what its inputs are."""
@@ -290,7 +249,7 @@ class Drive:
         try:
             self._key(task, kind)
         except GraphEngineError as error:
-            self._failed(task, error)
+            self.fail(task, error)
         task.stage = LOOKUP
         if kind.makes_reference:
             self._refer(task, kind)
@@ -331,165 +290,28 @@ class Drive:
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> None:
         """Make a reference in place: what it is keyed by is its own digest."""
-        arguments = self._arguments(task)
+        arguments = self.arguments(task)
         start = perf_counter()
         try:
             value = kind.fn(**arguments)
         except Exception as error:
-            self._failed(task, error)
-        self._finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
+            self.fail(task, error)
+        self.finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
 
     def _look_up(self, task: Task) -> bool:
         entry = task.entry
         if entry is not None:
-            self._finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
+            self.finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
             return True
         if task.volatile or self._disk is None:
             return False  # what is in memory by now is found when the key is reserved
         found = self.store.find(task.key)  # type: ignore[arg-type]
         if found is None:
             return False
-        self._finish(task, found[0], Reuse.DISK if found[1] else Reuse.MEMORY)
+        self.finish(task, found[0], Reuse.DISK if found[1] else Reuse.MEMORY)
         return True
 
-    # --- computing ------------------------------------------------------------------------------------------------
-
-    def _arguments(self, task: Task) -> dict[str, Any]:
-        arguments = dict(task.values)
-        for name, source in task.links:
-            if type(source) is Port and not source.port:
-                arguments[name] = source.task.value
-            else:
-                arguments[name] = value_of(source)
-        return arguments
-
-    def _reserve(self, task: Task) -> Flight | None:
-        """A flight to compute; None if the value came meanwhile or somebody else computes it."""
-        assert task.key is not None
-        if task.volatile:
-            flight = Flight(None, self, task)
-            with self._lock:
-                self._alone.add(flight)
-            return flight
-        found = self.store.reserve(task.key, self, task)
-        if type(found) is Flight:
-            self._wants[task.key] = task
-            return found
-        task.stage = RUNNING
-        if found is None:
-            self._wants[task.key] = task
-            self._outstanding += 1
-        else:
-            self._finish(task, found, Reuse.MEMORY)  # type: ignore[arg-type]
-        return None
-
-    # what a flight says to who wants it; called on any thread
-
-    def landed(self, task: Task, outcome: Any) -> None:
-        self._landed.put((task, outcome))
-
-    def told(self, task: Task, kind: str, facts: dict[str, Any]) -> None:
-        if self._listeners:
-            self.emit(Kind(kind), task.id, task.node.type if task.node is not None else "", **facts)
-
-    def _compute(self, task: Task, kind: NodeDef[..., Any]) -> None:
-        """Compute in place."""
-        flight = self._reserve(task)
-        if flight is None:
-            return
-        made = NOTHING
-        arguments = dict(task.values)
-        for name, source in task.links:
-            if type(source) is Port and not source.port:
-                arguments[name] = source.task.value
-                if source.task.made is not NOTHING:
-                    made = {**made, **source.task.made}
-            else:
-                arguments[name] = value_of(source)
-                made = {**made, **made_of(source)}
-        context: RunContext | None = None
-        if self._listeners:
-            self.emit(Kind.NODE_STARTED, task.id, kind.full_name)
-        if kind.context_parameter is not None:
-            context = arguments[kind.context_parameter] = RunContext(self, task, flight, kind)
-        start = perf_counter()
-        try:
-            value = kind.fn(**arguments)
-        except BaseException as error:
-            self._settle(flight)
-            self.store.land(flight, error)
-            arguments.pop(kind.context_parameter or "", None)
-            self._failed(task, error, arguments)
-        cost = perf_counter() - start
-        if context is not None and context.facts:
-            made = {**made, **context.facts}
-        self._settle(flight)
-        entry = self.store.land(flight, value, made, cost, "never" if task.volatile else kind.cache)
-        self._finish(task, entry, Reuse.COMPUTED)  # type: ignore[arg-type]
-
-    def _submit(self) -> None:
-        """Hand all ready calls to the runner at once."""
-        ready, self._ready = self._ready, []
-        calls = []
-        for task in ready:
-            flight = self._reserve(task)
-            if flight is not None:
-                calls.append(self._call(task, flight))
-        self._outstanding += len(calls)
-        if calls:
-            self.runner.submit(calls)
-
-    def _call(self, task: Task, flight: Flight) -> Call:
-        assert task.node is not None
-        kind = task.node.kind
-        assert isinstance(kind, NodeDef)
-        assert task.key is not None
-        context = RunContext(self, task, flight, kind)
-        inherited = self._made(task)
-        keep = "never" if task.volatile else kind.cache
-
-        def landed(outcome: Any, seconds: float, together: int) -> None:
-            made = inherited
-            if not isinstance(outcome, BaseException):
-                made = {**inherited, **_facts_of(kind), **context.facts}
-                if together > 1:
-                    made["batch"] = together
-            entry = self.store.land(flight, outcome, made, seconds, keep)
-            self._landed.put((task, (flight, entry)))
-
-        self.emit(Kind.NODE_STARTED, task.id, kind.full_name)
-        tokens = task.tokens or self.plan.tokens.get(task.id, {})
-        return Call(kind, self._arguments(task), task.key, tokens, context, self.exact, landed)
-
-    def _made(self, task: Task) -> Mapping[str, Any]:
-        return merge_made(made_of(source) for _, source in task.links)
-
-    def _land(self, task: Task, outcome: Any) -> None:
-        """What a runner or another run computed has come."""
-        if isinstance(outcome, tuple):
-            flight, outcome = outcome
-            self._settle(flight)
-            reuse = Reuse.COMPUTED
-        else:
-            assert task.key is not None
-            self._wants.pop(task.key, None)
-            reuse = Reuse.JOINED
-        if isinstance(outcome, Lost) and reuse is Reuse.JOINED:
-            task.stage = LOOKUP  # it was not computed to its end: look again, and else compute it here
-            self._agenda.append(task)
-        elif isinstance(outcome, BaseException):
-            self._failed(task, outcome)
-        else:
-            self._finish(task, outcome, reuse)
-
-    def _settle(self, flight: Flight) -> None:
-        if flight.key is not None:
-            self._wants.pop(flight.key, None)
-        else:
-            with self._lock:
-                self._alone.discard(flight)
-
-    def _finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
+    def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
         value, node = entry.value, task.node
         if type(value) is tuple and is_named_tuple(node.kind.result):  # type: ignore[union-attr]
             value = node.kind.result(*value)  # type: ignore[union-attr]
@@ -498,80 +320,16 @@ class Drive:
         self.reuse[task.id] = reuse
         if reuse is Reuse.COMPUTED:
             self.seconds[task.id] = entry.cost
-        if self._listeners:
+        if self.listeners:
             seconds = entry.cost if reuse is Reuse.COMPUTED else None
-            self.emit(Kind.NODE_FINISHED, task.id, node.type if node else "", reuse=reuse, seconds=seconds, value=value)
+            type_ = node.kind.full_name  # type: ignore[union-attr]
+            event = Event(Kind.NODE_FINISHED, self.number, task.id, type_, reuse, seconds, value)
+            for listener in self.listeners:
+                listener(event)
         if task.waiters is not None:
             waiters, task.waiters = task.waiters, None
             self.wake(waiters)
 
-    def _failed(self, task: Task, error: BaseException, arguments: Mapping[str, Any] | None = None) -> None:
-        """End the run for an error of a node; what else was computed stays remembered."""
-        if isinstance(error, Cancelled) and self.cancellation.cancelled:
-            raise Cancelled("the run was cancelled") from error
-        if not isinstance(error, Exception):
-            raise error
-        type_ = task.node.type if task.node is not None else ""
-        if arguments is None:
-            arguments = dict(task.values) | {
-                name: value_of(s) for name, s in task.links if all(t.stage == DONE for t in tasks_of(s))
-            }
-        self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
-        if isinstance(error, WorkflowError):
-            raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems])
-        raise NodeError(task.id, type_, arguments, error) from error
-
-    def _leave_all(self) -> None:
-        """No longer want anything; computations that nobody else wants are cancelled."""
-        for key in list(self._wants):
-            self.store.leave(key, self)
-        with self._lock:
-            for flight in self._alone:
-                flight.cancelled = True
-        self._landed.put((None, None))
-
-    # --- what others are told ---------------------------------------------------------------------------------------
-
-    def emit(self, kind: Kind, node: str = "", type: str = "", **facts: Any) -> None:
-        if self._listeners:
-            event = Event(kind, self.number, node, type, **facts)
-            for listener in self._listeners:
-                listener(event)
-
-
-def _facts_of(kind: NodeDef[..., Any]) -> Mapping[str, Any]:
-    return environment([kind.module_pack]) if kind.on == "device" else NOTHING
-
-
-class RunContext(Context):
-    """The context of a call: it speaks for all who want its result."""
-
-    def __init__(self, drive: Drive, task: Task, flight: Flight, kind: NodeDef[..., Any]) -> None:
-        self._drive, self._flight, self._kind = drive, flight, kind
-        self.node, self.exact = task.id, drive.exact
-        self.made = {name: made_of(source) for name, source in task.links}
-        self.facts: dict[str, Any] = {}
-
-    @property
-    def device(self) -> str:  # type: ignore[override]
-        if self._drive.device is not None:
-            return self._drive.device
-        return str(environment([self._kind.module_pack]).get("device", "cpu"))
-
-    @property
-    def cancelled(self) -> bool:
-        return self._flight.cancelled
-
-    def check_cancelled(self) -> None:
-        if self._flight.cancelled:
-            raise Cancelled(f"{self.node} was cancelled")
-
-    def progress(self, step: int, total: int) -> None:
-        self.check_cancelled()
-        self._flight.tell("progress", {"step": step, "total": total})
-
-    def preview(self, value: Any) -> None:
-        self._flight.tell("preview", {"value": value})
-
-    def note(self, **facts: Any) -> None:
-        self.facts.update(facts)
+    def retry(self, task: Task) -> None:
+        task.stage = LOOKUP
+        self._agenda.append(task)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from graphengine.definition import NodeDef
 from graphengine.errors import NodeError, Problem, Where, WorkflowError
 from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node, Ref
 from graphengine.keys import digest, identity
-from graphengine.definition import NodeDef
 from graphengine.plan import Plan, is_default, literal
 from graphengine.task import (
     DONE,
@@ -27,6 +27,7 @@ from graphengine.task import (
     constant,
     follow,
     is_volatile,
+    output,
     tasks_of,
     token_of,
     value_of,
@@ -60,7 +61,7 @@ class Expander:
         """What a link of the run's own graph brings."""
         if link.node == INPUTS or link.node == VALUES:
             return plan.const(link)
-        return Port(tasks[link.node], link.port)
+        return output(tasks[link.node], link.port)
 
     def wire(self, plan: Plan, tasks: dict[str, Task], task: Task) -> None:
         """Give a task of the run's own graph its sources. Where its key is known, its literals are known too."""
@@ -70,9 +71,11 @@ class Expander:
             scope = {link: self.source(plan, tasks, link) for _, link in node.sources()}
             self._wire(task, scope, plan)
             return
-        for name, link in node.links:
-            if link.node in tasks:
-                task.links.append((name, Port(tasks[link.node], link.port)))
+        task.links = [
+            (name, Port(tasks[link.node], link.port) if link.port else tasks[link.node])
+            for name, link in node.links
+            if link.node in tasks
+        ]
         for name, items in node.lists:
             task.links.append((name, Many([self._item(plan, tasks, item) for item in items])))
 
@@ -182,11 +185,11 @@ class Expander:
         for id, made in tasks.items():
             for _, link in graph.nodes[id].sources():
                 if link not in scope:
-                    scope[link] = Port(tasks[link.node], link.port)
+                    scope[link] = output(tasks[link.node], link.port)
             self._wire(made, scope, self.drive.plan)
         for link in links:
             if link not in scope:
-                scope[link] = Port(tasks[link.node], link.port)
+                scope[link] = output(tasks[link.node], link.port)
 
     # a node whose body builds a graph
 
@@ -280,11 +283,12 @@ class Expander:
     def _ready_lists(self, task: Task, node: Node) -> bool:
         for n, (name, source) in enumerate(task.links):
             task.links[n] = (name, source := follow(source))
-            if name in node.each and type(source) is Port:
-                if source.task.stage == KEY:
-                    self.drive.need_key(source.task, task)
-                elif source.task.stage != DONE:
-                    self.drive.need_value(source.task, task)
+            if name in node.each and type(source) in (Task, Port):
+                for before in tasks_of(source):
+                    if before.stage == KEY:
+                        self.drive.need_key(before, task)
+                    elif before.stage != DONE:
+                        self.drive.need_value(before, task)
         return not task.pending
 
     def _wire_sources(self, task: Task, scope: dict[str, Source]) -> None:
@@ -320,10 +324,11 @@ def _results(result: Any) -> dict[str, Any]:
 
 def _lazy_token(source: Source) -> Any:
     """A lazy input is told by where it comes from: its key must not be asked for, it could need another expansion."""
-    if type(source) is Port:
-        if not source.task.serial:
-            source.task.serial = next(_serials)
-        return ("task", source.task.serial, source.port)
+    if type(source) is Task or type(source) is Port:
+        task, port = (source, "") if type(source) is Task else (source.task, source.port)
+        if not task.serial:
+            task.serial = next(_serials)
+        return ("task", task.serial, port)
     if type(source) is Many:
         return ("list", *[_lazy_token(follow(item)) for item in source.items])
     return source.token(None)
@@ -335,7 +340,8 @@ def _items(source: Source, node: Node, name: str) -> list[Source]:
         return source.items
     values = value_of(source)
     if not isinstance(values, list | tuple):
-        raise WorkflowError(Problem("type mismatch", f"{name} is mapped over, so it must be a list, not {values!r:.60}"))
+        sentence = f"{name} is mapped over, so it must be a list, not {values!r:.60}"
+        raise WorkflowError(Problem("type mismatch", sentence))
     if type(source) is Const and source.key is None:
         return [constant(v, source.base) for v in values]
     whole, volatile = token_of(source), is_volatile(source)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, cast, overload
 
+from graphengine.definition import Lazy, NodeDef, node
 from graphengine.errors import WorkflowError
 from graphengine.graph import INPUTS, Graph, Input, Link, Ref, building
-from graphengine.definition import Lazy, NodeDef, node
 from graphengine.pack import Pack
 
 __pack__ = Pack("flow", distribution="graphengine")

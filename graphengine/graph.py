@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.definition import Choices, NodeDef, Range, Socket
+from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.types import is_named_tuple, type_name
 
 if TYPE_CHECKING:
@@ -414,12 +414,10 @@ class Graph:
         old = self.nodes.get(id)
         if old is not None:
             self._types.clear()  # what generic nodes after it make may change
-            if old.kind is not node.kind or old.each != node.each or isinstance(old.kind, Graph | str):
+            # What others take from it may have changed, or a new link may close a cycle: then all is checked again.
+            same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
+            if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
                 self.checked = False
-            elif isinstance(old.kind, NodeDef) and old.kind.is_generic:
-                self.checked = False
-            elif node.links != old.links or node.lists != old.lists:
-                self.checked = False  # a new link could close a cycle
         self.nodes[id] = node
         self.changes.append(id)
         self.unchecked[id] = None

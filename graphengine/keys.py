@@ -32,7 +32,7 @@ class NotData(TypeError):
 
 def digest(canonical: Any) -> bytes:
     """The hash of a canonical form."""
-    return blake2b(repr(canonical).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return blake2b(repr(canonical).encode(), digest_size=16).digest()
 
 
 def canonical(value: Any, part: str | None = None) -> Any:
@@ -79,9 +79,51 @@ def identity(definition: NodeDef[..., Any]) -> bytes:
 
 
 def code_hash(function: Any) -> bytes:
-    """A hash of a function's code, its constants, defaults and the data it closes over."""
-    cells = [_constant(cell.cell_contents) for cell in function.__closure__ or ()]
-    return digest((_code(function.__code__), _constant(function.__defaults__), _constant(function.__kwdefaults__), cells))
+    """A hash of a function's code, constants, defaults, the data it closes over, and what it uses of its module."""
+    return digest(_function(function, set()))
+
+
+def _function(function: Any, seen: set[types.CodeType]) -> Any:
+    code = function.__code__
+    if code in seen:
+        return function.__qualname__
+    seen.add(code)
+    cells = [_used(cell.cell_contents, function, seen) for cell in function.__closure__ or () if _is_filled(cell)]
+    names = [(name, function.__globals__[name]) for name in sorted(_names(code)) if name in function.__globals__]
+    return (
+        _code(code),
+        _constant(function.__defaults__),
+        _constant(function.__kwdefaults__),
+        cells,
+        [(name, _used(value, function, seen)) for name, value in names],
+    )
+
+
+def _used(value: Any, by: Any, seen: set[types.CodeType]) -> Any:
+    """What something that a function uses adds to its hash: functions of its own module their code, constants their
+    value, everything else (which may change while the program runs) only its name."""
+    if isinstance(value, NodeDef):
+        if value.version is not None:
+            return (value.name, value.version)
+        value = value.fn
+    if isinstance(value, types.FunctionType) and value.__module__ == by.__module__:
+        return _function(value, seen)
+    if type(value) in PLAIN or isinstance(value, enum.Enum) or type(value) in (tuple, frozenset):
+        return _constant(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = [_names(c) for c in code.co_consts if isinstance(c, types.CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def _code(code: types.CodeType) -> tuple[Any, ...]:
@@ -100,22 +142,19 @@ def _constant(value: Any) -> Any:
 
 
 @functools.cache
-def _template(definition: NodeDef[..., Any], salt: Any) -> tuple[bytes, list[tuple[str, Any]]]:
-    """What all keys of a node begin with, and the tokens of its defaults."""
+def _template(definition: NodeDef[..., Any], salt: Any) -> tuple[Any, list[tuple[str, Any]]]:
+    """The hash that all keys of a node begin with, to be copied, and the tokens of its defaults."""
     defaults = [(name, canonical(socket.default)) for name, socket in definition.sockets.items()]
-    return digest((identity(definition), salt)), defaults
+    return blake2b(digest((identity(definition), salt)), digest_size=16), defaults
 
 
 def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
     """The key of a call from the tokens of its inputs; what is not given stands as its default."""
     prefix, defaults = _template(definition, salt)
-    get = tokens.get
-    text = repr([get(name, default) for name, default in defaults])
-    try:
-        content = text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        content = text.encode("utf-8", "surrogatepass")
-    return blake2b(prefix + content, digest_size=16).digest()
+    hash = prefix.copy()
+    # repr escapes lone surrogates, so this always encodes.
+    hash.update(repr([tokens.get(name, default) for name, default in defaults]).encode())
+    return hash.digest()  # type: ignore[no-any-return]
 
 
 def graph_key(graph: Graph) -> str:
@@ -138,7 +177,10 @@ def graph_key(graph: Graph) -> str:
 
     for id in topological(graph):
         known[id] = of(graph.nodes[id])
-    inputs = [(i.name, repr(i.type), i.required, _constant(i.default)) for i in graph.inputs.values()]
+    inputs = [
+        (i.name, repr(i.type), i.required, _constant(i.default), repr(i.range), i.choices and repr(i.choices.values()))
+        for i in graph.inputs.values()
+    ]
     outputs = [(name, token(link)) for name, link in graph.outputs.items()]
     return digest((sorted(known.values()), sorted(inputs, key=repr), sorted(outputs))).hex()
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from graphengine.errors import PackError, nearest
 from graphengine.definition import NodeDef
+from graphengine.errors import PackError, nearest
 
 GROUP = "graphengine.nodes"
 
@@ -36,12 +36,18 @@ class Pack:
         libraries: Further distributions whose versions decide results.
         environment: Says how this process computes (kind of device, threads, ...): it salts the keys of exact runs
             and stands beside each value that is made on a device.
+        preload: Names of modules that its nodes for a device import when they compute: the command line begins to
+            import them while it still reads and checks the workflow.
+        parameters: How other tools read the settings of a picture: given where a value comes from (see
+            `graphengine.metadata.Step`) and the value, the text of the PNG chunk `parameters`, or None.
     """
 
     name: str
     distribution: str | None = None
     libraries: tuple[str, ...] = ()
     environment: Callable[[], Mapping[str, Any]] | None = None
+    preload: tuple[str, ...] = ()
+    parameters: Callable[[Any, Any], str | None] | None = None
 
 
 @dataclass
@@ -63,6 +69,12 @@ def nodes() -> dict[str, NodeDef[..., Any]]:
     """All nodes of all packs that loaded, by full name."""
     _discover()
     return dict(_registry.nodes)
+
+
+def modules() -> list[ModuleType]:
+    """The top modules of all packs that loaded."""
+    _discover()
+    return list(_registry.packs.values())
 
 
 def failures() -> list[PackError]:
@@ -103,7 +115,8 @@ def load_folder(folder: str | Path) -> list[PackError]:
         name = f"{path.name}.{file.stem}" if file.stem != "__init__" else path.name
         try:
             spec = importlib.util.spec_from_file_location(f"graphengine_folder_pack.{name}", file)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             module.__dict__.setdefault("__pack__", Pack(path.name))
             sys.modules[spec.name] = module

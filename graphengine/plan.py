@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphengine.definition import NodeDef, Socket
 from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import INPUTS, VALUES, Graph, Link, Node
 from graphengine.keys import PLAIN, NotData, canonical, node_key
-from graphengine.definition import NodeDef, Socket
 from graphengine.task import Const, constant
 from graphengine.types import coerce, value_fits
 
@@ -44,6 +44,9 @@ def literal(
 def is_default(socket: Socket, value: Any) -> bool:
     """Whether a null that comes through a declared input stands for the parameter's own default."""
     return value is None and not socket.required and not value_fits(None, socket.type)
+
+
+_NO_LITERALS: dict[str, Any] = {}
 
 
 class Plan:
@@ -154,15 +157,24 @@ class Plan:
                 if link.node == INPUTS:
                     users.setdefault(str(link), []).append(id)
         kind = node.kind
-        if type(kind) is not NodeDef or node.each or kind.expand or not self._is_static(node, kind):
+        if type(kind) is not NodeDef or node.each or kind.expand:
             return None
         try:
-            values, tokens = self.literals(node)
+            values, tokens = self.literals(node) if node.literals or node.bound else (_NO_LITERALS, {})
             for name, link in node.links:
                 if link.node != INPUTS and link.node != VALUES:
-                    tokens[name] = self._token(link, kind.sockets[name].uses)
+                    key: Any = self.keys[link.node]
+                    if key is None:
+                        key = self._reference_token(link, kind.sockets[name].uses)
+                    elif link.port:
+                        key = (key, link.port)
+                    if key is None or name in kind.files:
+                        return None  # found during the run, as are paths that come from a node
+                    tokens[name] = key
             for name, items in node.lists:
                 tokens[name] = self._list_token(items, kind.sockets[name].uses)
+                if tokens[name] is None:
+                    return None
         except NotData:
             return None
         except GraphEngineError as error:
@@ -173,14 +185,6 @@ class Plan:
                 self.tokens[id] = tokens
             return node_key(kind, tokens, self.salt)
         return self._assign_special(id, node, kind, values, tokens)
-
-    def _is_static(self, node: Node, kind: NodeDef[..., Any]) -> bool:
-        """Whether the keys of all its sources are known, and none of its paths comes from a node."""
-        keys, references = self.keys, self.references
-        for source in node.before:
-            if keys[source] is None and source not in references:
-                return False
-        return not kind.files or not any(n in kind.files for n, link in node.links if link.node not in (INPUTS, VALUES))
 
     def _assign_special(
         self, id: str, node: Node, kind: NodeDef[..., Any], values: dict[str, Any], tokens: dict[str, Any]
@@ -234,25 +238,32 @@ class Plan:
             self.constants[link.port] = constant(self.graph.values[link.port])
         return self.constants[link.port]
 
-    def _token(self, link: Link, part: str | None) -> Any:
-        key = self.keys.get(link.node)
-        if key is not None:
-            return (key, link.port) if link.port else key
+    def _reference_token(self, link: Link, part: str | None) -> Any:
+        """What a link to a reference adds to a key; None if it is none, or not known before the run."""
         known = self.references.get(link.node)
-        if known is not None:
-            value = known[0]
-            return canonical(getattr(value, link.port) if link.port else value, part)
-        return self.const(link).token(part)
+        if known is None:
+            return None
+        return canonical(getattr(known[0], link.port) if link.port else known[0], part)
 
     def _list_token(self, items: list[Any], part: str | None) -> Any:
+        """What a list with links in it adds to a key; None if one of them is not known before the run."""
         tokens = []
         for item in items:
-            if type(item) is Link:
-                tokens.append(self._token(item, part))
-            elif type(item) is list:
-                tokens.append(self._list_token(item, part))
+            token: Any
+            if type(item) is list:
+                token = self._list_token(item, part)
+            elif type(item) is not Link:
+                token = canonical(item, part)
+                tokens.append(token)
+                continue
+            elif item.node == INPUTS or item.node == VALUES:
+                token = self.const(item).token(part)
             else:
-                tokens.append(canonical(item, part))
+                key = self.keys[item.node]
+                token = self._reference_token(item, part) if key is None else (key, item.port) if item.port else key
+            if token is None and not (type(item) is Link and item.node in (INPUTS, VALUES)):
+                return None
+            tokens.append(token)
         return ("list", *tokens)
 
     def _reference(self, id: str, node: Node, values: Mapping[str, Any]) -> tuple[Any, float]:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from graphengine.context import Context
-from graphengine.errors import Cancelled
 from graphengine.definition import NodeDef
+from graphengine.errors import Cancelled
 
 
 class Call:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 from graphengine.cache import Entry
 from graphengine.cache.memory import NOTHING
@@ -22,6 +22,7 @@ as soon as it waits for none; it is being computed; it has a value."""
 _serials = itertools.count()
 
 
+@final
 class Const:
     """A value that is there: a literal, an input of the run, an item of a list."""
 
@@ -46,15 +47,17 @@ def constant(value: Any, base: Any = None) -> Const:
     return found
 
 
+@final
 class Port:
-    """An output of a task."""
+    """One of several outputs of a task; the only output of a task is the task itself."""
 
     __slots__ = ("port", "task")
 
-    def __init__(self, task: Task, port: str = "") -> None:
+    def __init__(self, task: Task, port: str) -> None:
         self.task, self.port = task, port
 
 
+@final
 class Many:
     """Several sources as one list."""
 
@@ -64,16 +67,14 @@ class Many:
         self.items = items
 
 
-Source = Const | Port | Many
-
-
+@final
 class Task:
     """One node in one run.
 
     Attributes:
         values: Inputs that are literals, as the node takes them.
         tokens: What these add to the key.
-        links: Inputs that come from elsewhere.
+        links: Inputs that come from elsewhere, by name.
         became: For an expanding node that has been expanded: by port, what its outputs became.
         children: For a mapped node: a task for each item.
         pending: How many tasks it waits for.
@@ -100,16 +101,28 @@ class Task:
         self.id, self.node, self.links, self.values = id, node, links, values
 
 
+Source = Const | Task | Port | Many
+
+
+def output(task: Task, port: str) -> Source:
+    """An output of a task by its port."""
+    return Port(task, port) if port else task
+
+
 def follow(source: Source) -> Source:
     """What a source stands for by now: an expanded task's output is that of what it became."""
-    while type(source) is Port:
-        task = source.task
+    while True:
+        if type(source) is Task:
+            task, port = source, ""
+        elif type(source) is Port:
+            task, port = source.task, source.port
+        else:
+            return source
         if task.children is not None:
-            return Many([Port(child, source.port) for child in task.children])
+            return Many([output(child, port) for child in task.children])
         if task.became is None:
             return source
-        source = _became(task, source.port)
-    return source
+        source = _became(task, port)
 
 
 def _became(task: Task, port: str) -> Source:
@@ -120,44 +133,47 @@ def _became(task: Task, port: str) -> Source:
         if whole is None:  # a workflow with one output, which the link did not name
             return next(iter(task.became.values()))
         whole = follow(whole)
-        if type(whole) is Port:
-            found = Port(whole.task, port)
+        if type(whole) is Task:
+            found = Port(whole, port)
         elif type(whole) is Const:
             found = Const(getattr(whole.value, port), (whole.token(None), port), volatile=whole.volatile)
         else:
-            raise AssertionError("a list has no ports")
+            raise AssertionError("neither a list nor an output has ports")
         task.became[port] = found
     return found
 
 
 def tasks_of(source: Source) -> Sequence[Task]:
     """The tasks whose values a (followed) source is made of."""
+    if type(source) is Task:
+        return (source,)
     if type(source) is Port:
         return (source.task,)
     if type(source) is Const:
         return ()
     found: list[Task] = []
-    for n, item in enumerate(source.items):  # type: ignore[union-attr]
-        source.items[n] = item = follow(item)  # type: ignore[union-attr]
+    for n, item in enumerate(source.items):
+        source.items[n] = item = follow(item)
         found.extend(tasks_of(item))
     return found
 
 
 def value_of(source: Source) -> Any:
     """The value of a source whose tasks are done."""
+    if type(source) is Task:
+        return source.value
     if type(source) is Port:
-        value = source.task.value
-        return getattr(value, source.port) if source.port else value
+        return getattr(source.task.value, source.port)
     return [value_of(item) for item in source.items] if type(source) is Many else source.value
 
 
 def token_of(source: Source, part: str | None = None) -> Any:
     """What a source whose tasks are keyed adds to a key."""
+    if type(source) is Task:  # a reference to weights enters by its own digest
+        return source.key if source.key is not None else canonical(source.value, part)
     if type(source) is Port:
-        task = source.task
-        if task.key is None:  # a reference to weights enters by its own digest
-            return canonical(value_of(source), part)
-        return (task.key, source.port) if source.port else task.key
+        key = source.task.key
+        return (key, source.port) if key is not None else canonical(value_of(source), part)
     if type(source) is Many:
         return ("list", *[token_of(item, part) for item in source.items])
     return source.token(part)
@@ -165,6 +181,8 @@ def token_of(source: Source, part: str | None = None) -> Any:
 
 def is_volatile(source: Source) -> bool:
     """Whether a source is computed anew in each run."""
+    if type(source) is Task:
+        return source.volatile
     if type(source) is Port:
         return source.task.volatile
     return any(map(is_volatile, source.items)) if type(source) is Many else source.volatile
@@ -172,6 +190,8 @@ def is_volatile(source: Source) -> bool:
 
 def made_of(source: Source) -> Mapping[str, Any]:
     """How a source's value was made."""
+    if type(source) is Task:
+        return source.made
     if type(source) is Port:
         return source.task.made
     if type(source) is Many:

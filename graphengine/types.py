@@ -146,9 +146,7 @@ def _solve(source: Any, target: TypeVar, solved: Solved | None) -> bool:
     if solved is None:
         return True
     known = solved.get(target)
-    if known is None:
-        solved[target] = source
-    elif fits(known, source):  # the wider of the two
+    if known is None or fits(known, source):
         solved[target] = source
     elif not fits(source, known):
         # Two unrelated types: their union is what a type checker would infer as well.

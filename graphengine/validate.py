@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Union, get_args, get_origin
 
+from graphengine.definition import NodeDef, Socket
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import INPUTS, VALUES, Graph, Link, Node, bad_id, links_in
-from graphengine.definition import NodeDef, Socket
 from graphengine.types import Solved, fits, strip, substitute, type_name, union_members
 
 MAX_DEPTH = 64
@@ -308,7 +308,7 @@ def item_type(annotation: Any) -> Any:
 
 def _without_none(annotation: Any) -> Any:
     kinds = tuple(t for t in union_members(annotation) if t is not type(None))
-    return Union[kinds] if kinds else annotation
+    return Union[kinds] if kinds else annotation  # noqa: UP007 - built at run time
 
 
 def _links(value: Any) -> Iterator[Link]:

@@ -83,7 +83,7 @@ def _inline(item: Any, width: int, depth: int) -> str | None:
     # The document, and what stands directly in it, are blocks unless they hold nothing but values.
     if depth == 0 or (nested and (depth == 1 or len(inner) * 4 > width)) or len(inner) * 3 > width:
         return None
-    text = _flow(item, 2)
+    text = _flow(item, 3)
     return text if text is not None and len(text) <= width else None
 
 

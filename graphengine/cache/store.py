@@ -49,9 +49,7 @@ class Store:
             if flight is None:
                 flight = self.flights[key] = Flight(key, who, task)
                 return flight
-            flight.joined.append((who, task))
-            if not flight.cancelled:  # else whoever comes now begins anew when it has ended
-                flight.wanted_by[who] = task
+            flight.join(who, task)
             return None
 
     def land(
@@ -65,7 +63,8 @@ class Store:
         with self.lock:
             if keep != "never" and type(result) is Entry:
                 self.memory.put(key, result)
-            del self.flights[key]
+            if self.flights.get(key) is flight:
+                del self.flights[key]
         if flight.joined:
             told = Lost("who computed it was cancelled") if isinstance(result, Cancelled | MemoryError) else result
             for who, task in flight.joined:
@@ -78,10 +77,8 @@ class Store:
         """No longer want a key; when the last has left, its computation is cancelled."""
         with self.lock:
             flight = self.flights.get(key)
-            if flight is not None and who in flight.wanted_by:
-                del flight.wanted_by[who]
-                if not flight.wanted_by:
-                    flight.cancelled = True
+            if flight is not None:
+                flight.leave(who)
 
     def clear(self) -> None:
         """Forget all values, in memory and on disk."""

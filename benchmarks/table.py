@@ -1,0 +1,40 @@
+"""Medians of alternating runs, and the table that they are written as."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+
+
+def alternate(runs: int, *measures: Callable[[], float]) -> list[list[float]]:
+    """Call the measures in turn, `runs` times each; for each a list of what it returned.
+
+    They take turns, so that whatever else the machine does meets all of them alike.
+    """
+    found: list[list[float]] = [[] for _ in measures]
+    for run in range(runs):
+        order = range(len(measures)) if run % 2 == 0 else reversed(range(len(measures)))
+        for n in order:
+            found[n].append(measures[n]())
+    return found
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The ratio of the medians."""
+    return statistics.median(ours) / statistics.median(theirs)
+
+
+def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in Markdown."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row) + " |")
+
+
+def machine() -> str:
+    """What it was measured on."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"

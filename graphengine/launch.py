@@ -1,0 +1,288 @@
+"""Computing what a run has found ready: in place or by the runner, each key once, and told to all who want it."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, NoReturn
+
+from graphengine.cache import Entry, Flight, Store
+from graphengine.cache.memory import NOTHING
+from graphengine.context import Context
+from graphengine.definition import NodeDef
+from graphengine.errors import Cancelled, Lost, NodeError, WorkflowError
+from graphengine.events import Event, Kind, Listener, Reuse
+from graphengine.pack import environment
+from graphengine.plan import Plan
+from graphengine.runner import Call, Runner
+from graphengine.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of, value_of
+
+_runs = itertools.count(1)
+
+
+class Cancellation:
+    """Asks a run to stop; from any thread, any number of times."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._told: list[Callable[[], None]] = []
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        for tell in list(self._told):
+            tell()
+
+
+class Launcher(ABC):
+    """The half of a run that computes. The other half, which decides what is computed, is `executor.Drive`.
+
+    Args:
+        store, runner: Shared with all other runs.
+        listeners: Told of every event.
+        device: Where nodes compute; None is as their pack says.
+        exact: Be joined with nothing.
+        cancellation: Asks the run to stop.
+    """
+
+    plan: Plan
+
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        listeners: Sequence[Listener] = (),
+        device: str | None = None,
+        exact: bool = False,
+        cancellation: Cancellation | None = None,
+    ) -> None:
+        self.store, self.runner, self.device, self.exact = store, runner, device, exact
+        self.cancellation = cancellation or Cancellation()
+        self.number = next(_runs)
+        self.ready: list[Task] = []
+        self.outstanding = 0
+        self.arrived: queue.SimpleQueue[tuple[Task | None, Any]] = queue.SimpleQueue()
+        self.listeners = list(listeners)
+        self._wants: dict[bytes, Task] = {}
+        self._flying: dict[Flight, Task] = {}
+        self._here: Flight | None = None
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
+        """A task has its value."""
+
+    @abstractmethod
+    def retry(self, task: Task) -> None:
+        """What a task waited for was not computed to its end."""
+
+    def arguments(self, task: Task) -> dict[str, Any]:
+        arguments = dict(task.values)
+        for name, source in task.links:
+            arguments[name] = source.value if type(source) is Task else value_of(source)
+        return arguments
+
+    def _reserve(self, task: Task) -> Flight | None:
+        """A flight to compute; None if the value came meanwhile or somebody else computes it."""
+        if task.volatile:
+            return Flight(None, self, task)
+        key: bytes = task.key  # type: ignore[assignment]
+        found = self.store.reserve(key, self, task)
+        if type(found) is Flight:
+            return found
+        task.stage = RUNNING
+        if found is None:
+            self._wants[key] = task
+            self.outstanding += 1
+        else:
+            self.finish(task, found, Reuse.MEMORY)  # type: ignore[arg-type]
+        return None
+
+    # what a flight says to who wants it; called on any thread
+
+    def landed(self, task: Task, outcome: Any) -> None:
+        self.arrived.put((task, outcome))
+
+    def told(self, task: Task, kind: str, facts: dict[str, Any]) -> None:
+        if self.listeners:
+            self.emit(Kind(kind), task.id, task.node.type if task.node is not None else "", **facts)
+
+    def compute(self, task: Task, kind: NodeDef[..., Any]) -> None:
+        """Compute in place."""
+        flight = self._reserve(task)
+        if flight is None:
+            return
+        made = NOTHING
+        arguments = dict(task.values)
+        for name, source in task.links:
+            if type(source) is Task:
+                arguments[name] = source.value
+                if source.made is not NOTHING:
+                    made = {**made, **source.made}
+            else:
+                arguments[name] = value_of(source)
+                made = {**made, **made_of(source)}
+        context: RunContext | None = None
+        self._here = flight
+        for listener in self.listeners:
+            listener(Event(Kind.NODE_STARTED, self.number, task.id, kind.full_name))
+        if kind.context_parameter is not None:
+            context = arguments[kind.context_parameter] = RunContext(self, task, flight, kind)
+        start = perf_counter()
+        try:
+            value = kind.fn(**arguments)
+        except BaseException as error:
+            self.store.land(flight, error)
+            self._here = None
+            arguments.pop(kind.context_parameter or "", None)
+            self.fail(task, error, arguments)
+        cost = perf_counter() - start
+        if context is not None and context.facts:
+            made = {**made, **context.facts}
+        entry = self.store.land(flight, value, made, cost, "never" if task.volatile else kind.cache)
+        self._here = None
+        self.finish(task, entry, Reuse.COMPUTED)  # type: ignore[arg-type]
+
+    def submit(self) -> None:
+        """Hand all ready calls to the runner at once."""
+        ready, self.ready = self.ready, []
+        calls = []
+        for task in ready:
+            flight = self._reserve(task)
+            if flight is not None:
+                with self._lock:
+                    self._flying[flight] = task
+                calls.append(self._call(task, flight))
+        self.outstanding += len(calls)
+        if calls:
+            self.runner.submit(calls)
+
+    def _call(self, task: Task, flight: Flight) -> Call:
+        assert task.node is not None
+        kind = task.node.kind
+        assert isinstance(kind, NodeDef)
+        assert task.key is not None
+        context = RunContext(self, task, flight, kind)
+        inherited = self._made(task)
+        keep = "never" if task.volatile else kind.cache
+
+        def landed(outcome: Any, seconds: float, together: int) -> None:
+            made = inherited
+            if not isinstance(outcome, BaseException):
+                made = {**inherited, **_facts_of(kind), **context.facts}
+                if together > 1:
+                    made["batch"] = together
+            entry = self.store.land(flight, outcome, made, seconds, keep)
+            self.arrived.put((task, (flight, entry)))
+
+        self.emit(Kind.NODE_STARTED, task.id, kind.full_name)
+        tokens = task.tokens or self.plan.tokens.get(task.id, {})
+        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, landed)
+
+    def _made(self, task: Task) -> Mapping[str, Any]:
+        return merge_made(made_of(source) for _, source in task.links)
+
+    def arrive(self, task: Task, outcome: Any) -> None:
+        """What a runner or another run computed has come."""
+        if isinstance(outcome, tuple):
+            flight, outcome = outcome
+            with self._lock:
+                self._flying.pop(flight, None)
+            reuse = Reuse.COMPUTED
+        else:
+            assert task.key is not None
+            self._wants.pop(task.key, None)
+            reuse = Reuse.JOINED
+        if isinstance(outcome, Lost) and reuse is Reuse.JOINED:
+            self.retry(task)
+        elif isinstance(outcome, BaseException):
+            self.fail(task, outcome)
+        else:
+            self.finish(task, outcome, reuse)
+
+    def fail(self, task: Task, error: BaseException, arguments: Mapping[str, Any] | None = None) -> NoReturn:
+        """End the run for an error of a node; what else was computed stays remembered."""
+        if isinstance(error, Cancelled) and self.cancellation.cancelled:
+            raise Cancelled("the run was cancelled") from error
+        if not isinstance(error, Exception):
+            raise error
+        type_ = task.node.type if task.node is not None else ""
+        if arguments is None:
+            arguments = dict(task.values) | {
+                name: value_of(s) for name, s in task.links if all(t.stage == DONE for t in tasks_of(s))
+            }
+        self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
+        if isinstance(error, WorkflowError):
+            raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems])
+        raise NodeError(task.id, type_, arguments, error) from error
+
+    def leave_all(self) -> None:
+        """No longer want anything; computations that nobody else wants are cancelled. Called on any thread."""
+        for key in list(self._wants):
+            self.store.leave(key, self)
+        with self._lock:
+            flights = list(self._flying)
+        if self._here is not None:
+            flights.append(self._here)
+        for flight in flights:
+            if flight.key is None:
+                flight.cancelled = True
+            else:
+                self.store.leave(flight.key, self)
+        self.arrived.put((None, None))
+
+    def abandon(self) -> None:
+        """The run ends before its time: what it was computing in place will not be."""
+        self.leave_all()
+        if self._here is not None:
+            self.store.land(self._here, Cancelled("the run that computed it has ended"))
+            self._here = None
+
+    # --- what others are told ---------------------------------------------------------------------------------------
+
+    def emit(self, kind: Kind, node: str = "", type: str = "", **facts: Any) -> None:
+        if self.listeners:
+            event = Event(kind, self.number, node, type, **facts)
+            for listener in self.listeners:
+                listener(event)
+
+
+def _facts_of(kind: NodeDef[..., Any]) -> Mapping[str, Any]:
+    return environment([kind.module_pack]) if kind.on == "device" else NOTHING
+
+
+class RunContext(Context):
+    """The context of a call: it speaks for all who want its result."""
+
+    def __init__(self, launcher: Launcher, task: Task, flight: Flight, kind: NodeDef[..., Any]) -> None:
+        self._launcher, self._flight, self._kind = launcher, flight, kind
+        self.node, self.exact = task.id, launcher.exact
+        self.made = {name: made_of(source) for name, source in task.links}
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def device(self) -> str:  # type: ignore[override]
+        if self._launcher.device is not None:
+            return self._launcher.device
+        return str(environment([self._kind.module_pack]).get("device", "cpu"))
+
+    @property
+    def cancelled(self) -> bool:
+        return self._flight.cancelled
+
+    def check_cancelled(self) -> None:
+        if self._flight.cancelled:
+            raise Cancelled(f"{self.node} was cancelled")
+
+    def progress(self, step: int, total: int) -> None:
+        self.check_cancelled()
+        self._flight.tell("progress", {"step": step, "total": total})
+
+    def preview(self, value: Any) -> None:
+        self._flight.tell("preview", {"value": value})
+
+    def note(self, **facts: Any) -> None:
+        self.facts.update(facts)

@@ -1,0 +1,448 @@
+"""What a picture carries: the workflow, its inputs, the versions and the weights that it was made with.
+
+Files are told by name and SHA-256, never by folder: whoever gets a picture learns nothing of the machine it was made
+on, and `graphengine rerun` finds the files again wherever they lie.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphengine.definition import File, NodeDef
+from graphengine.errors import FileError, GraphEngineError
+from graphengine.evaluate import bind_inputs, folder_of, packs_of, take_plan
+from graphengine.files import fingerprint, resolve
+from graphengine.graph import INPUTS, Graph, Link, Node, has_links
+from graphengine.keys import topological
+from graphengine.pack import stamp
+from graphengine.types import coerce, socket_type
+
+FORMAT = 1
+MOST_HELD = 1 << 20
+"""Bytes of values that JSON cannot hold and that a picture carries nevertheless."""
+CHUNK = "graphengine"
+"""The name of the PNG text chunk that holds the record, as JSON."""
+PARAMETERS = "parameters"
+"""The name of the one that other tools read."""
+
+Position = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A call that a value comes from.
+
+    Attributes:
+        node: The full name of the node.
+        inputs: By socket, defaults too: what was given, another step for what was linked, or a list of such.
+        value: Of a node that makes references: the reference.
+    """
+
+    node: str
+    inputs: Mapping[str, Any]
+    value: Any = None
+
+
+def chunks(
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    output: str,
+    value: Any,
+    made: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    item: int | None = None,
+    exact: bool = False,
+) -> dict[str, str]:
+    """The text chunks of a picture that is written.
+
+    Args:
+        graph, inputs: What was run.
+        output: The output that the picture is: a declared output's name, or a node's id.
+        value: The picture.
+        made: How it was made (`Result.made[output]`).
+        base: Where relative paths among the inputs start; by default the current folder.
+        item: Its number, where the output is a list.
+        exact: Whether it was an exact run.
+    """
+    record = describe(graph, inputs, output, made, base=base, item=item, exact=exact)
+    found = {CHUNK: json.dumps(record, ensure_ascii=False, default=str)}
+    text = _parameters(graph, inputs, output, value, item)
+    if text:
+        found[PARAMETERS] = text
+    return found
+
+
+def describe(
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    output: str,
+    made: Mapping[str, Any],
+    *,
+    base: Path | None = None,
+    item: int | None = None,
+    exact: bool = False,
+) -> dict[str, Any]:
+    """The record of how a value was made, as JSON data."""
+    from graphengine.workflow import to_document
+
+    plain, given, files = without_folders(graph, inputs, base or Path.cwd())
+    held: dict[str, bytes] = {}
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "name": graph.file.stem if graph.file is not None else graph.name,
+        "workflow": to_document(plain, embed=True, pin=True, keep=held.__setitem__),
+        "inputs": given,
+        "output": output,
+        "files": files,
+        "weights": weights(graph, inputs, output, base),
+        "made": dict(made),
+        "versions": versions(graph),
+        "exact": exact,
+    }
+    if item is not None:
+        record["item"] = item
+    if held and sum(map(len, held.values())) <= MOST_HELD:
+        record["held"] = {digest: base64.b64encode(content).decode() for digest, content in held.items()}
+    return record
+
+
+def versions(graph: Graph) -> dict[str, Any]:
+    """What is installed here that decides what a graph makes."""
+    from graphengine import __version__
+
+    return {
+        "graphengine": __version__,
+        "python": platform.python_version(),
+        "packs": {pack.name: list(stamp(pack)) for pack in packs_of(graph)},
+    }
+
+
+def weights(
+    graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None = None
+) -> dict[str, dict[str, str]]:
+    """The references to weights that an output needs: by node the type, the name for people and the digest."""
+    plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
+    link = graph.link(output)
+    plan.assign([link.node] if link.node in graph.nodes else [])
+    graph.idle_plans.append(plan)
+    needed = graph.subgraph(link).nodes
+    found = {}
+    for id, (value, _) in plan.references.items():
+        kind = socket_type(type(value))
+        if id in needed and kind is not None and kind.digest is not None:
+            name = str(getattr(value, "source", ""))
+            found[id] = {"type": kind.name, "name": Path(name).name, "digest": kind.digest(value, None)}
+    return found
+
+
+def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a record and its inputs, with the files where they lie now.
+
+    Raises:
+        WorkflowError: It cannot be read, or needs a value that the picture does not carry.
+    """
+    from graphengine.workflow import from_document
+
+    held = {digest: base64.b64decode(content) for digest, content in (record.get("held") or {}).items()}
+    whole = {"workflow": record["workflow"], INPUTS: record["inputs"]}
+    whole = json.loads(json.dumps(whole))
+    for position, path in files.items():
+        _put(whole, position, str(path))
+    graph = from_document(whole["workflow"], name=f"{record.get('name', 'workflow')}.json", fetch=held.get)
+    return graph, whole[INPUTS]
+
+
+def _put(data: Any, position: Position, path: str) -> None:
+    *before, last = position
+    try:
+        for part in before:
+            data = data[part]
+        data[last] = path
+    except (KeyError, IndexError, TypeError):
+        raise FileError("the record of how it was made is damaged: it names a file that it does not use") from None
+
+
+# --- files by name and hash -------------------------------------------------------------------------------------------
+
+
+def file_rule(kind: NodeDef[..., Any] | Graph | str, socket: str) -> File | None:
+    """The file rule of a node's input; of a workflow's, that of what its declared input is linked to."""
+    if isinstance(kind, NodeDef):
+        return kind.files.get(socket)
+    if isinstance(kind, str):
+        return None
+    for node in kind.nodes.values():
+        for name, link in node.sources():
+            if link == Link(INPUTS, socket) and (rule := file_rule(node.kind, name)) is not None:
+                return rule
+    return None
+
+
+def without_folders(
+    graph: Graph, inputs: Mapping[str, Any], base: Path
+) -> tuple[Graph, dict[str, Any], list[dict[str, Any]]]:
+    """A copy of a graph and of its inputs in which files stand by name only, and what these files are."""
+    from graphengine.workflow_write import NoData, plain
+
+    files: list[dict[str, Any]] = []
+    given = {}
+    for name, value in inputs.items():
+        with contextlib.suppress(NoData):  # what is no data was given by a program, which has to give it again
+            given[name] = plain(_named(value, file_rule(graph, name), base, (INPUTS, name), files))
+    return _without_folders(graph, ("workflow",), files, set(given)), given, files
+
+
+def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]], given: set[str]) -> Graph:
+    base, twin = folder_of(graph), graph.copy()
+    twin.file = None
+    for name, declared in graph.inputs.items():
+        # A default that is not used is named only: its file need not exist.
+        at = () if name in given else (*place, INPUTS, name, "default")
+        default = _named(declared.default, file_rule(graph, name), base, at, files)
+        twin.inputs[name] = dataclasses.replace(declared, default=default)
+    for id, node in graph.nodes.items():
+        here = (*place, "nodes", id)
+        kind = node.kind
+        if isinstance(kind, Graph):
+            kind = _without_folders(kind, (*here, "workflow"), files, set(node.args))
+        args = {}
+        for name, value in node.args.items():
+            rule = file_rule(node.kind, name)
+            if rule is not None and isinstance(value, list) and has_links(value):
+                at = (*here, "from", name)
+                args[name] = [_named(v, rule, base, (*at, n, "value"), files) for n, v in enumerate(value)]
+            else:
+                args[name] = _named(value, rule, base, (*here, "with", name), files)
+        workflow = Path(node.workflow).name if node.workflow else None
+        twin.nodes[id] = Node(kind, args, node.each, node.version, workflow, node.ui)
+    return twin
+
+
+def _named(value: Any, rule: File | None, base: Path, place: Position, files: list[dict[str, Any]]) -> Any:
+    if isinstance(value, Path):
+        value = str(value)
+    if rule is None or value is None or type(value) is Link:
+        return value
+    if isinstance(value, list | tuple):
+        return [_named(item, rule, base, (*place, n) if place else (), files) for n, item in enumerate(value)]
+    if rule.write or not isinstance(value, str):
+        return Path(value).name if isinstance(value, str) else value
+    try:
+        path = resolve(value, rule, base)
+    except FileError:
+        return Path(value).name
+    if isinstance(path, str):
+        return path  # a name, as the rule allows
+    if place:
+        facts: dict[str, Any] = {"at": list(place), "name": path.name, "sha256": fingerprint(path)}
+        if path.is_file():
+            facts["size"] = path.stat().st_size
+        files.append(facts)
+    return path.name
+
+
+def locate(files: Iterable[Mapping[str, Any]], folders: Iterable[Path]) -> tuple[dict[Position, Path], list[str]]:
+    """Where files lie now: by position in the record a path; and sentences about those that are not found.
+
+    A file of that name is tried first, then every file of that size; what counts is the hash.
+    """
+    places = list(folders)
+    found: dict[Position, Path] = {}
+    missing: dict[str, None] = {}
+    known: dict[str, Path | None] = {}
+    for facts in files:
+        name, digest = Path(str(facts["name"])).name, str(facts["sha256"])
+        if digest not in known:
+            known[digest] = _find(name, digest, facts.get("size"), places)
+        path = known[digest]
+        if path is not None:
+            found[tuple(facts["at"])] = path
+        else:
+            searched = ", ".join(map(str, places))
+            missing[f"the file {name} (SHA-256 {digest[:12]}…) is not found in {searched}"] = None
+    return found, list(missing)
+
+
+MOST_FILES = 200_000
+"""Files that a search looks at."""
+
+
+def _find(name: str, digest: str, size: Any, folders: list[Path]) -> Path | None:
+    for path in _candidates(name, size, folders):
+        try:
+            if fingerprint(path) == digest:
+                return path
+        except GraphEngineError:
+            continue
+    return None
+
+
+def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        if (folder / name).exists():
+            yield folder / name
+    count = 0
+    for folder in folders:
+        for parent, names, entries in os.walk(folder):
+            if size is None:
+                if name in names:
+                    yield Path(parent, name)
+                continue
+            for entry in sorted(entries, key=lambda e: e != name):
+                count += 1
+                if count > MOST_FILES:
+                    return
+                try:
+                    if Path(parent, entry).stat().st_size == size:
+                        yield Path(parent, entry)
+                except OSError:
+                    continue
+
+
+# --- where a value comes from -----------------------------------------------------------------------------------------
+
+
+def steps(graph: Graph, inputs: Mapping[str, Any], output: str, item: int | None = None) -> Any:
+    """The calls that an output comes from: the last one, with those before it among its inputs.
+
+    Workflows used as nodes are gone into; of mapped nodes that call is told that the item comes from.
+    """
+    bound = {name: const.value for name, const in bind_inputs(graph, inputs).items()}
+    references = {id: value for plan in graph.idle_plans[-1:] for id, (value, _) in plan.references.items()}
+    return _steps(graph, bound, [graph.link(output)], item, references)[0]
+
+
+def _steps(
+    graph: Graph, inputs: Mapping[str, Any], links: list[Link], item: int | None, references: Mapping[str, Any]
+) -> list[Any]:
+    part = graph.subgraph(*links)
+    known: dict[str, Any] = {}
+
+    def of(value: Any) -> Any:
+        if type(value) is list:
+            return [of(v) for v in value]
+        if type(value) is not Link:
+            return value
+        if value.node == INPUTS:
+            return inputs.get(value.port)
+        source = known.get(value.node, graph.values.get(value.port))
+        if isinstance(source, dict):  # a workflow used as a node
+            return source.get(value.port or next(iter(source), ""))
+        return source
+
+    for id in topological(part):
+        node = graph.nodes[id]
+        given = {name: of(value) for name, value in node.args.items()}
+        for name in node.each:
+            if item is not None and isinstance(given.get(name), list) and item < len(given[name]):
+                given[name] = given[name][item]
+        sockets = node.sockets
+        # A null that comes through a declared input stands for the default of what it is linked to.
+        whole = {n: s.default for n, s in sockets.items()} | {n: v for n, v in given.items() if v is not None}
+        if isinstance(node.kind, Graph):
+            values = {name: coerce(whole.get(name), declared.type) for name, declared in node.kind.inputs.items()}
+            outputs = node.kind.outputs
+            found = _steps(node.kind, values, list(outputs.values()), item, {})
+            known[id] = dict(zip(outputs, found, strict=True))
+        else:
+            known[id] = Step(node.type, whole, references.get(id))
+    return [of(link) for link in links]
+
+
+def _parameters(graph: Graph, inputs: Mapping[str, Any], output: str, value: Any, item: int | None) -> str | None:
+    asked = [pack for pack in packs_of(graph) if pack.parameters is not None]
+    if not asked:
+        return None
+    source = steps(graph, inputs, output, item)
+    for pack in asked:
+        assert pack.parameters is not None
+        if isinstance(source, Step) and (text := pack.parameters(source, value)):
+            return text
+    return None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read(picture: Path) -> dict[str, Any]:
+    """The record that a picture carries.
+
+    Raises:
+        FileError: It is no picture, or carries no record that can be read.
+    """
+    import PIL
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(picture) as image:
+            text = image.info.get(CHUNK)
+    except PIL.UnidentifiedImageError:
+        raise FileError(f"{picture} is no picture") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FileError(f"{picture} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(text, str):
+        raise FileError(f"{picture} does not carry how it was made (it has no text chunk called {CHUNK})")
+    return parse(text, str(picture))
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """A record from its JSON text, checked for what `rerun` needs.
+
+    Raises:
+        FileError: It is damaged, or of a newer format.
+    """
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+            raise TypeError
+        newer = record["format"] > FORMAT
+        whole = (
+            isinstance(record["workflow"], dict) and isinstance(record["inputs"], dict)
+            and isinstance(record["output"], str) and isinstance(record["files"], list)
+            and all(isinstance(f["at"], list) and f["name"] and f["sha256"] for f in record["files"])
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise FileError(f"{name}: the record of how it was made is damaged") from None
+    if newer:
+        raise FileError(f"{name} was made by a newer graphengine (record format {record['format']}); update it")
+    if not whole:
+        raise FileError(f"{name}: the record of how it was made is damaged")
+    return record
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences about what is not now (`describe` of the same) as it was then."""
+    old, new = _facts(then), _facts(now)
+    return [
+        f"{name}: {_told(old.get(name))} then, {_told(new.get(name))} now"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    told = record.get("versions") or {}
+    facts |= {name: told.get(name) for name in ("graphengine", "python")}
+    for pack, parts in (told.get("packs") or {}).items():
+        for part in parts:
+            name, separator, version = str(part).partition("==")
+            facts[name if separator else f"the sources of pack {pack}"] = version if separator else name
+    for id, weights in (record.get("weights") or {}).items():
+        facts[f"the weights of {id} ({weights.get('name') or weights.get('type')})"] = weights.get("digest")
+    return facts | {name: value for name, value in (record.get("made") or {}).items() if name not in facts}
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else str(value)[:60]
+

@@ -1,0 +1,398 @@
+"""From a document (plain data, as YAML and JSON hold it) to a graph.
+
+What keeps a document from being read at all is raised at once; everything else that is wrong goes to the graph's
+`problems_at_load`, so that validation shows it together with what it finds itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from graphengine.definition import Choices, NodeDef, Range
+from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node
+from graphengine.types import parse_type, type_called
+
+FORMAT = 1
+"""The version of the document format that is written."""
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""By version, the function that rewrites a document of that version for the one after it."""
+MAX_FILES = 32
+"""How deep workflow files may use one another."""
+
+_TOP = ("version", "title", "description", "inputs", "values", "nodes", "outputs", "ui")
+_NODE = ("node", "workflow", "from", "with", "each", "ui")
+_INPUT = ("type", "default", "help", "min", "max", "step", "choices")
+_VALUE = ("type", "file", "digest", "value")
+_LONGEST_TYPE = 300
+
+Place = tuple[str | int, ...]
+Fetch = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a document may reach outside itself.
+
+    Attributes:
+        base: The folder where its relative paths start.
+        roots: Folders that no file may leave; None allows what lies beside and above.
+        fetch: Finds the bytes of a value by their SHA-256 digest.
+        chain: The files that are being read, outermost first.
+        known: Files that were read already.
+        open_file: Reads another workflow file.
+    """
+
+    base: Path
+    roots: tuple[Path, ...] | None = None
+    fetch: Fetch | None = None
+    chain: tuple[Path, ...] = ()
+    known: dict[Path, Graph] = field(default_factory=dict)
+    open_file: Callable[[Path, Reach], Graph] | None = None
+
+    def inside(self, file: Path) -> bool:
+        return self.roots is None or any(file.resolve().is_relative_to(root.resolve()) for root in self.roots)
+
+
+class Lines(Mapping[tuple[Any, ...], int]):
+    """The line numbers of what stands under one path of a document."""
+
+    def __init__(self, lines: Mapping[tuple[Any, ...], int], prefix: Place) -> None:
+        self._lines, self._prefix = lines, prefix
+
+    def __getitem__(self, path: tuple[Any, ...]) -> int:
+        return self._lines[(*self._prefix, *path)]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        size = len(self._prefix)
+        return (path[size:] for path in self._lines if path[:size] == self._prefix)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+
+def migrated(data: Any, place: Where) -> dict[str, Any]:
+    """A document in today's format.
+
+    Raises:
+        WorkflowError: It is no workflow, or of a version that is not known here.
+    """
+    if data is None:
+        raise WorkflowError(Problem("empty", "the file is empty", place, "a workflow begins with `version: 1`"))
+    if not isinstance(data, dict):
+        what = f"this is {'a list' if isinstance(data, list) else 'a single value'}, not a workflow"
+        raise WorkflowError(Problem("no workflow", what, place, "a workflow is a mapping with `version`, `nodes`, ..."))
+    version = data.get("version", FORMAT)
+    if type(version) is not int or version < 1:
+        raise WorkflowError(Problem("bad version", f"the format version {version!r:.40} is no number from 1 on",
+                                    place, f"this graphengine writes version {FORMAT}", found=f"{version!r:.40}"))
+    if version > FORMAT:
+        raise WorkflowError(Problem(
+            "newer version", f"the file has format version {version}, this graphengine reads up to {FORMAT}", place,
+            "update graphengine", expected=str(FORMAT), found=str(version)))
+    while version < FORMAT:
+        if version not in MIGRATIONS:
+            raise WorkflowError(Problem(
+                "old version", f"format version {version} cannot be brought to {FORMAT}", place,
+                expected=str(FORMAT), found=str(version)))
+        data = MIGRATIONS[version](data)
+        version += 1
+    return dict(data)
+
+
+class Reader:
+    """Reads one document in today's format, or one that stands inside another: `Reader(...).graph_of(data)`."""
+
+    def __init__(
+        self, lines: Mapping[tuple[Any, ...], int], file: Path | None, name: str | None, reach: Reach
+    ) -> None:
+        self.graph = Graph()
+        self.graph.file, self.graph.lines = file, lines
+        self.name, self.reach = name, reach
+
+    def problem(self, kind: str, what: str, path: Place, *, hint: str = "", near: tuple[str, ...] = ()) -> None:
+        node = path[1] if len(path) > 1 and path[0] == "nodes" else path[0] if path else None
+        socket = None
+        if len(path) > 3 and path[2] in ("from", "with"):
+            socket = str(path[3])
+        elif len(path) > 1 and path[0] != "nodes":
+            socket = str(path[1])
+        lines = self.graph.lines
+        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+        where = Where(self.name, line, None if node is None else str(node), socket)
+        self.graph.problems_at_load.append(Problem(kind, what, where, hint, nearest=near))
+
+    # --- parts of a document, and whether they are what they should be --------------------------------------------
+
+    def mapping(self, data: Mapping[str, Any], key: str, path: Place) -> dict[str, Any]:
+        """The mapping under a key; an empty one where nothing or something else stands there."""
+        value = data.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.problem("wrong type", f"`{key}` must be a mapping", (*path, key))
+            return {}
+        return value
+
+    def text(self, data: Mapping[str, Any], key: str, path: Place) -> str:
+        value = data.get(key)
+        if value is not None and not isinstance(value, str):
+            self.problem("wrong type", f"`{key}` must be a text", (*path, key))
+            return ""
+        return value or ""
+
+    def known_keys(self, data: Iterable[str], known: tuple[str, ...], path: Place, of: str) -> None:
+        for key in data:
+            if key not in known:
+                near = nearest(key, known)
+                hint = "" if near else f"{of} has {', '.join(known)}"
+                self.problem("unknown key", f"{of} has no key {key!r:.60}", (*path, key), hint=hint, near=near)
+
+    # --- the document ---------------------------------------------------------------------------------------------
+
+    def graph_of(self, data: dict[str, Any], inline: bool = False) -> Graph:
+        graph = self.graph
+        self.known_keys(data, _TOP, (), "a workflow")
+        if "version" not in data and not inline:
+            self.problem("no version", "the file does not say its format version", (),
+                         hint=f"write `version: {FORMAT}` first")
+        graph.title, graph.description = self.text(data, "title", ()), self.text(data, "description", ())
+        graph.ui = self.mapping(data, "ui", ())
+        for name, declared in self.mapping(data, "inputs", ()).items():
+            graph.inputs[name] = self.input(name, declared)
+        for name, value in self.mapping(data, "values", ()).items():
+            self.value(name, value)
+        for id, node in self.mapping(data, "nodes", ()).items():
+            graph.nodes[id] = self.node(id, node)
+        for name, source in self.mapping(data, "outputs", ()).items():
+            link = self.source(source, ("outputs", name))
+            if type(link) is Link:
+                graph.outputs[name] = link
+            elif link is not None:
+                self.problem("bad link", "an output comes from one node", ("outputs", name),
+                             hint="write its id, or id.port")
+        return graph
+
+    def input(self, name: str, declared: Any) -> Input:
+        path: Place = (INPUTS, name)
+        if not isinstance(declared, dict):
+            self.problem("wrong type", "an input is declared as a mapping", path,
+                         hint=f"write `{name}: {{type: str, default: ...}}`")
+            return Input(name, Any)
+        self.known_keys(declared, _INPUT, path, "an input")
+        kind: Any = Any
+        written = declared.get("type")
+        if "type" not in declared:
+            self.problem("no type", "the input does not say its type", path, hint="for example `type: int`")
+        elif not isinstance(written, str) or len(written) > _LONGEST_TYPE:
+            self.problem("unknown type", f"{written!r:.60} is no type", (*path, "type"))
+        else:
+            try:
+                kind = parse_type(written)
+            except ValueError as error:
+                self.problem("unknown type", str(error), (*path, "type"))
+        limits = {key: declared[key] for key in ("min", "max", "step") if declared.get(key) is not None}
+        for key in [k for k, v in limits.items() if isinstance(v, bool) or not isinstance(v, int | float)]:
+            self.problem("wrong type", f"`{key}` must be a number", (*path, key))
+            del limits[key]
+        choices = declared.get("choices")
+        if choices is not None and not isinstance(choices, list):
+            self.problem("wrong type", "`choices` must be a list", (*path, "choices"))
+            choices = None
+        return Input(
+            name, kind, "default" not in declared, declared.get("default"), self.text(declared, "help", path),
+            Range(**limits) if limits else None, None if choices is None else Choices(*choices),
+        )
+
+    def value(self, name: str, entry: Any) -> None:
+        path: Place = (VALUES, name)
+        if not isinstance(entry, dict):
+            self.problem("wrong type", "a value is a mapping of type, file and digest", path)
+            return
+        self.known_keys(entry, _VALUE, path, "a value")
+        if "value" in entry:
+            self.graph.values[name] = entry["value"]
+            return
+        kind = type_called(entry["type"]) if isinstance(entry.get("type"), str) else None
+        if kind is None or kind.decode is None:
+            self.problem("unknown type", f"{entry.get('type')!r:.60} is no type whose values lie in files", path)
+            return
+        try:
+            self.graph.values[name] = kind.decode(self.bytes_of(entry))
+        except WorkflowError as error:
+            self.problem("bad value", str(error.problems[0].what), path)
+        except Exception as error:  # a codec is a pack's code: whatever it raises, the file is the one to blame
+            self.problem("bad value", f"its file cannot be read as {kind.name}: {error}", path)
+
+    def bytes_of(self, entry: Mapping[str, Any]) -> bytes:
+        digest, name = entry.get("digest"), entry.get("file")
+        content: bytes | None = None
+        if not isinstance(digest, str):
+            raise WorkflowError("it has no digest (the SHA-256 of its file)")
+        if self.reach.fetch is not None:
+            content = self.reach.fetch(digest)
+        if content is None and isinstance(name, str):
+            file = self.reach.base / name
+            if not _stays_below(name) or not self.reach.inside(file):
+                raise WorkflowError(f"{name!r:.80} does not lie beside the workflow")
+            try:
+                content = file.read_bytes()
+            except (OSError, ValueError) as error:
+                raise WorkflowError(f"{name!r:.80} cannot be read: {error}") from None
+        if content is None:
+            raise WorkflowError(f"nothing here holds the value with the digest {digest:.80}")
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise WorkflowError("its file is not the one that was saved: the digests differ")
+        return content
+
+    # --- nodes ----------------------------------------------------------------------------------------------------
+
+    def node(self, id: str, data: Any) -> Node:
+        path: Place = ("nodes", id)
+        if not isinstance(data, dict):
+            self.problem("wrong type", "a node is a mapping", path, hint=f"write `{id}: {{node: NAME, with: ...}}`")
+            return Node("", {})
+        self.known_keys(data, _NODE, path, "a node")
+        args: dict[str, Any] = {}
+        links = self.mapping(data, "from", path)
+        for name, source in links.items():
+            found = self.source(source, (*path, "from", name))
+            if found is not None:
+                args[name] = found
+        for name, literal in self.mapping(data, "with", path).items():
+            if name in links:
+                self.problem("duplicate input", f"{name} stands under `from` and under `with`",
+                             (*path, "with", name), hint="keep one of them")
+            else:
+                args[name] = literal
+        each = data.get("each") or []
+        if not isinstance(each, list) or not all(isinstance(name, str) for name in each):
+            self.problem("wrong type", "`each` is a list of inputs", (*path, "each"))
+            each = []
+        ui = self.mapping(data, "ui", path)
+        if "workflow" in data:
+            if "node" in data:
+                self.problem("two kinds", "a node is a `node` or a `workflow`, not both", path)
+            kind, file = self.workflow(data["workflow"], (*path, "workflow"))
+            return Node(kind, args, each, None, file, ui)
+        if not isinstance(data.get("node"), str) or not data["node"]:
+            self.problem("no node", "it does not say which node it is", path, hint="write `node: NAME`")
+            return Node("", args, each, ui=ui)
+        return self.call(data["node"], args, each, ui, path)
+
+    def call(self, written: str, args: dict[str, Any], each: list[str], ui: dict[str, Any], path: Place) -> Node:
+        from graphengine.pack import find
+
+        name, at, digits = written.partition("@")
+        version = int(digits) if re.fullmatch(r"[0-9]{1,6}", digits) else None
+        if at and version is None:
+            self.problem("bad version", f"{written!r:.80} has no version number behind the @", (*path, "node"))
+        definition = find(name)
+        if definition is None:
+            return Node(name, args, each, version, ui=ui)
+        if version is not None and version != definition.version:
+            moved = self.moved(definition, version, args, path)
+            if moved is not None:
+                args, version = moved, definition.version
+        return Node(definition, args, each, version, ui=ui)
+
+    def moved(
+        self, definition: NodeDef[..., Any], version: int, args: dict[str, Any], path: Place
+    ) -> dict[str, Any] | None:
+        """The inputs as the installed version takes them; None, and a problem, where no way leads there."""
+        name, installed = definition.full_name, definition.version
+        told = f"the file was written for version {version} of {name}"
+        if installed is None:
+            self.problem("node version", f"{told}, but the installed one declares no version", (*path, "node"))
+            return None
+        if version > installed:
+            self.problem("node version", f"{told}, installed is version {installed}", (*path, "node"),
+                         hint="update the pack")
+            return None
+        for step in range(version, installed):
+            migration = definition.migrations.get(step)
+            if migration is None:
+                self.problem("node version", f"{told}, installed is version {installed}, and the pack has no "
+                             f"migration from version {step}", (*path, "node"))
+                return None
+            try:
+                args = dict(migration(dict(args)))
+            except Exception as error:  # a migration is a pack's code, and what it is given is a stranger's file
+                self.problem("node version", f"{told}; the migration from version {step} failed: {error!r:.200}",
+                             (*path, "node"))
+                return None
+        return args
+
+    def source(self, source: Any, path: Place) -> Any:
+        """What stands under `from`: a link, a list of links and literals, or None where it is neither."""
+        if isinstance(source, str):
+            node, _, port = source.partition(".")
+            if not node or (node in (INPUTS, VALUES) and not port) or source.endswith("."):
+                self.problem("bad link", f"{source!r:.60} is no link", path,
+                             hint="write a node's id, id.port, inputs.NAME or values.NAME")
+                return None
+            return Link(node, port)
+        if isinstance(source, list):
+            return [self.item(item, (*path, n)) for n, item in enumerate(source)]
+        self.problem("bad link", f"{source!r:.60} is no link", path, hint="values stand under `with`")
+        return None
+
+    def item(self, item: Any, path: Place) -> Any:
+        if isinstance(item, dict) and list(item) == ["value"]:
+            return item["value"]
+        if isinstance(item, str | list):
+            return self.source(item, path)
+        self.problem("bad link", f"{item!r:.60} is no link", path, hint="a value in a list stands as {value: ...}")
+        return None
+
+    # --- workflows used as nodes ----------------------------------------------------------------------------------
+
+    def workflow(self, given: Any, path: Place) -> tuple[Graph | str, str | None]:
+        """The graph of a `workflow:` key and the path that stood there; '' for one that cannot be read."""
+        if isinstance(given, dict):
+            inner = Reader(Lines(self.graph.lines, path), self.graph.file, self.name, self.reach)
+            return inner.graph_of(given, inline=True), None
+        if not isinstance(given, str) or not given:
+            self.problem("wrong type", "`workflow` is a path of a workflow file, or a workflow", path)
+            return "", None
+        reason = self.refused(given)
+        if reason or self.reach.open_file is None:
+            self.problem("bad workflow", f"{given!r:.120} {reason or 'cannot be opened here'}", path)
+            return "", given
+        file = (self.reach.base / given).resolve()
+        if file in self.reach.known:
+            return self.reach.known[file], given
+        try:
+            graph = self.reach.open_file(file, replace(self.reach, base=file.parent))
+        except WorkflowError as error:
+            self.problem("bad workflow", f"the workflow {given!r:.120} cannot be read", path)
+            self.graph.problems_at_load.extend(error.problems)
+            return "", given
+        self.reach.known[file] = graph
+        return graph, given
+
+    def refused(self, given: str) -> str:
+        if "\0" in given or PurePosixPath(given).is_absolute() or Path(given).is_absolute():
+            return "is an absolute path; write it relative to this file"
+        file = (self.reach.base / given).resolve()
+        if not self.reach.inside(file):
+            return "lies outside the allowed folders"
+        if file in self.reach.chain:
+            ring = [f.name for f in self.reach.chain[self.reach.chain.index(file) :]]
+            return f"uses itself: {' -> '.join([*ring, file.name])}"
+        if len(self.reach.chain) >= MAX_FILES:
+            return f"is nested deeper than {MAX_FILES} files"
+        return ""
+
+
+def _stays_below(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return "\0" not in name and not path.is_absolute() and ".." not in path.parts and not Path(name).is_absolute()
