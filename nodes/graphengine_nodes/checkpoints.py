@@ -1,0 +1,265 @@
+"""What lies on disk: which files a model's components are, whether they are whole, and their digests. No torch.
+
+A component is located by its digest: in this process from the node that made the reference, and between processes
+through a small file in the user's cache folder, so that whoever is sent a reference finds the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graphengine.errors import FileError, ModelError
+from graphengine.files import cache_folder, fingerprint
+from graphengine_nodes.types import digest_of
+
+TINY = Path(__file__).parent / "tiny"
+
+EMBEDDED = {
+    "tiny": TINY / "model",
+    "tiny-canny": TINY / "controlnet",
+    "tiny-blueprint": TINY / "lora" / "blueprint.safetensors",
+}
+"""Weights that are shipped with the pack, by the names that load nodes take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a component's bytes lie.
+
+    Attributes:
+        path: Its folder in diffusers layout, or a file: a whole checkpoint, or a LoRA.
+        component: For a whole checkpoint, which of its components.
+        config: For a whole checkpoint, the folder with the component's configuration.
+    """
+
+    path: Path
+    component: str = ""
+    config: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration lies."""
+        return self.path if self.config is None else self.config
+
+
+# --- finding what a user means ----------------------------------------------------------------------------------------
+
+
+def find(source: str | Path, what: str) -> Path:
+    """The folder or file of a source: an embedded name, a path, or a hub id.
+
+    Args:
+        what: `model`, `ControlNet` or `LoRA`, for messages.
+
+    Raises:
+        ModelError: There is no such thing, or no network to fetch it.
+    """
+    text = os.fspath(source)
+    if text in EMBEDDED and not isinstance(source, Path):
+        return EMBEDDED[text]
+    path = Path(text).expanduser()
+    if path.exists():
+        return path.absolute()
+    embedded = ", ".join(EMBEDDED)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
+        raise ModelError(
+            f"there is no {what} {text}; give a folder in diffusers layout, a .safetensors file, a hub id "
+            f"or one of the embedded {embedded}"
+        )
+    return _from_hub(text, what)
+
+
+SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+
+
+def _from_hub(name: str, what: str) -> Path:
+    """A repository's files, from the hub's cache on this machine or from the network."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    unwanted = ["*.msgpack", "*.onnx*", "*/openvino*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+    except Exception as error:  # the hub's errors have no common base that older versions know
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"there is no {what} {name}: it is no path on this machine and the hub did not give it "
+            f"({type(error).__name__}: {reason:.200}); without a network give a path, or one of the embedded "
+            f"{', '.join(EMBEDDED)}"
+        ) from None
+
+
+def name_of(source: str | Path) -> str:
+    """What people call a source: its name or hub id, never a folder of somebody's machine."""
+    path = Path(source)
+    return path.name if path.is_absolute() or path.exists() else os.fspath(source)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration file.
+
+    Raises:
+        ModelError: It is missing or no JSON object.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except OSError:
+        raise ModelError(f"{file} is missing; the model's folder is incomplete, copy it again") from None
+    except ValueError as error:
+        raise ModelError(f"{file} is damaged ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} should hold a JSON object")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files of one component's weights, and the variant (`fp16`) that their names hold."""
+
+    files: tuple[Path, ...]
+    variant: str | None = None
+
+
+def weight_files(folder: Path, stem: str) -> Weights:
+    """The weights of a component folder: safetensors, whole or in shards, the plain variant before others.
+
+    Args:
+        stem: `diffusion_pytorch_model` or, as transformers writes it, `model`.
+
+    Raises:
+        ModelError: There are none, only pickled ones, or they are cut short.
+    """
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    whole = re.compile(rf"{stem}(?:\.(\w+))?\.safetensors")
+    shards = re.compile(rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json")
+    found: list[Weights] = []
+    for name in names:
+        if match := whole.fullmatch(name):
+            found.append(Weights((folder / name,), match[1]))
+        elif match := shards.fullmatch(name):
+            parts = read_json(folder / name).get("weight_map", {})
+            found.append(Weights(tuple(folder / part for part in sorted(set(parts.values()))), match[1]))
+    if not found:
+        pickled = [name for name in names if Path(name).suffix in SUFFIXES]
+        if pickled:
+            raise ModelError(
+                f"{folder / pickled[0]} is a pickle, which can run code when it is read: it is not opened; "
+                "convert it to safetensors, or take the model's safetensors files"
+            )
+        raise ModelError(f"{folder} holds no {stem}.safetensors; the model's folder is incomplete, copy it again")
+    best = min(found, key=lambda w: (w.variant is not None, w.variant != "fp16", w.variant or ""))
+    for file in best.files:
+        read_header(file)
+    return best
+
+
+Header = dict[str, dict[str, Any]]
+
+
+def read_header(file: Path) -> Header:
+    """The names, types and shapes of the tensors in a safetensors file, which is checked to be whole.
+
+    Raises:
+        ModelError: It is missing, cut short or no safetensors file.
+    """
+    if file.suffix in SUFFIXES and file.suffix != ".safetensors":
+        raise ModelError(
+            f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
+        )
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {file}") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ModelError(f"{file} is no safetensors file (its header cannot be read); copy it again") from None
+    if size < 8 + length + end:
+        raise ModelError(f"{file} is cut short: {size} bytes of {8 + length + end}; copy it again")
+    return dict(header)
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+def component_files(location: Location, stem: str | None) -> list[Path]:
+    """The files that decide what a component is: its configuration and, where it has weights, those."""
+    configs = [p for p in sorted(location.folder.iterdir()) if p.suffix in (".json", ".txt", ".model")]
+    configs = [p for p in configs if ".index." not in p.name]
+    if stem is None:
+        return configs
+    files = [location.path] if location.config is not None else list(weight_files(location.path, stem).files)
+    return configs + files
+
+
+def component_digest(location: Location, stem: str | None) -> str:
+    """The digest of a component: of names and contents of its files, not of where they lie."""
+    try:
+        files = component_files(location, stem)
+        # A checkpoint's own name is nobody's business; the names of a folder's files say what they are.
+        named = [[file.name if file.parent == location.folder else "", fingerprint(file)] for file in files]
+    except (OSError, FileError) as error:
+        raise ModelError(f"{location.path} cannot be read: {error}") from None
+    return digest_of([location.component, named])
+
+
+# --- where digests lie ------------------------------------------------------------------------------------------------
+
+_locations: dict[str, Location] = {}
+
+
+def note(digest: str, location: Location) -> None:
+    """Remember where the bytes of a digest lie on this machine."""
+    if _locations.get(digest) == location:
+        return
+    _locations[digest] = location
+    facts = {name: str(value) for name, value in asdict(location).items() if value}
+    file = cache_folder() / "weights" / digest
+    try:
+        text = json.dumps(facts)
+        if file.is_file() and file.read_text("utf-8") == text:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{digest}.{os.getpid()}")
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, file)
+    except OSError:
+        pass  # Other processes will not find it; this one does.
+
+
+def locate(digest: str, what: str) -> Location:
+    """Where the bytes of a digest lie.
+
+    Raises:
+        ModelError: Nobody loaded them on this machine, or they are gone.
+    """
+    location = _locations.get(digest)
+    if location is None:
+        try:
+            facts = json.loads((cache_folder() / "weights" / digest).read_text("utf-8"))
+            config = Path(facts["config"]) if "config" in facts else None
+            location = Location(Path(facts["path"]), facts.get("component", ""), config)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ModelError(
+                f"the weights of {what} ({digest[:12]}) are not known on this machine; load them here once "
+                "(load_model, load_controlnet or load_lora) from a file or folder with the same content"
+            ) from None
+        _locations[digest] = location
+    if not location.path.exists():
+        raise ModelError(f"{location.path}, the weights of {what}, is gone; put it back or load another")
+    return location

@@ -1,0 +1,360 @@
+"""How the standard types are written to bytes, shown to a person, and saved for a user.
+
+Bytes are safetensors with JSON in the header: lossless, and nothing in them is ever executed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import FileError
+from graphengine.types import SocketType, View, register_type
+from graphengine_nodes.types import (
+    Conditioning,
+    Control,
+    ControlNet,
+    Image,
+    Latent,
+    LoRA,
+    Mask,
+    Model,
+    Posterior,
+)
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+
+
+def pack(tensors: Tensors, **facts: Any) -> bytes:
+    """Tensors and JSON facts as safetensors bytes.
+
+    The order in memory is kept as well: the last bits of a convolution depend on it.
+    """
+    from safetensors.torch import save
+
+    facts["channels_last"] = [name for name, tensor in tensors.items() if _is_channels_last(tensor)]
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"graphengine": json.dumps(facts)})
+
+
+def unpack(data: bytes) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and facts of `pack`."""
+    import torch
+    from safetensors.torch import load
+
+    length = int.from_bytes(data[:8], "little")
+    facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["graphengine"])
+    tensors = load(data)
+    for name in facts.pop("channels_last"):
+        tensors[name] = tensors[name].contiguous(memory_format=torch.channels_last)
+    return tensors, facts
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    import torch
+
+    return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _size(*tensors: torch.Tensor | None) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+# --- pictures for people ----------------------------------------------------------------------------------------------
+
+
+def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
+    """uint8 pictures of float [B, H, W, C] in 0..1, rounded as diffusers rounds them."""
+    import PIL.Image
+
+    array = (pixels.detach().cpu().float().numpy() * 255).round().clip(0, 255).astype("uint8")
+    return [PIL.Image.fromarray(picture) for picture in array]
+
+
+def png(picture: PIL.Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+    """PNG bytes with text chunks."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for name, value in (text or {}).items():
+        # iTXt takes every character; plain tEXt is what the oldest readers of `parameters` know.
+        (chunks.add_text if value.isascii() else chunks.add_itxt)(name, value)
+    target = io.BytesIO()
+    picture.save(target, "PNG", pnginfo=chunks)
+    return target.getvalue()
+
+
+def sheet_png(pixels: torch.Tensor) -> bytes:
+    """The pictures of a batch side by side, as one PNG."""
+    import torch
+
+    return png(to_pil(torch.cat(list(pixels), dim=1)[None])[0])
+
+
+def save_png(pixels: torch.Tensor, path: Path, text: Mapping[str, str]) -> list[Path]:
+    """Write one PNG for each picture: `path.png`, or `path_0.png`, `path_1.png`, ... for several.
+
+    Raises:
+        FileError: It cannot be written (no such folder, disk full); no half file is left.
+    """
+    pictures = to_pil(pixels)
+    names = [path.name] if len(pictures) == 1 else [f"{path.name}_{index}" for index in range(len(pictures))]
+    files = [path.with_name(f"{name}.png") for name in names]
+    for file, picture in zip(files, pictures, strict=True):
+        write_whole(file, png(picture, text))
+    return files
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
+        try:
+            with os.fdopen(handle, "wb") as target:
+                target.write(data)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def _umask() -> int:
+    # Reading the mask means setting it; a temporary file is 0600, a saved picture should be like any other file.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _views(pixels: torch.Tensor) -> list[View]:
+    return [View(png=png(picture)) for picture in to_pil(pixels)]
+
+
+def _latent_pixels(samples: torch.Tensor) -> torch.Tensor:
+    """A rough look at latents: their first three channels, each picture stretched to 0..1."""
+    import torch
+
+    rough = samples[:, :3].float()
+    rough = torch.nan_to_num(rough)
+    if rough.shape[1] < 3:
+        rough = rough[:, :1].expand(-1, 3, -1, -1)
+    low, high = rough.amin((1, 2, 3), keepdim=True), rough.amax((1, 2, 3), keepdim=True)
+    rough = (rough - low) / (high - low).clamp(min=1e-6)
+    return torch.nn.functional.interpolate(rough, scale_factor=8.0, mode="nearest").permute(0, 2, 3, 1)
+
+
+# --- codecs -----------------------------------------------------------------------------------------------------------
+
+
+def _decode_image(data: bytes) -> Image:
+    return Image(unpack(data)[0]["pixels"])
+
+
+def _decode_mask(data: bytes) -> Mask:
+    return Mask(unpack(data)[0]["values"])
+
+
+def _decode_posterior(data: bytes) -> Posterior:
+    tensors, facts = unpack(data)
+    return Posterior(tensors["mean"], tensors["logvar"], facts["family"], facts["scaling"])
+
+
+def _decode_latent(data: bytes) -> Latent:
+    tensors, facts = unpack(data)
+    return Latent(tensors["samples"], **facts)
+
+
+def _encode_conditioning(value: Conditioning) -> bytes:
+    tensors = {f"fallback.{name}": tensor for name, tensor in value.fallback.items()}
+    tensors["embeds"] = value.embeds
+    if value.pooled is not None:
+        tensors["pooled"] = value.pooled
+    # safetensors refuses two names for one piece of memory, which the absent prompt has.
+    return pack({name: tensor.clone() for name, tensor in tensors.items()}, family=value.family, absent=value.absent)
+
+
+def _decode_conditioning(data: bytes) -> Conditioning:
+    tensors, facts = unpack(data)
+    fallback = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith("fallback.")}
+    return Conditioning(tensors["embeds"], pooled=tensors.get("pooled"), fallback=fallback, **facts)
+
+
+def _encode_control(value: Control) -> bytes:
+    reference = asdict(value.controlnet)
+    return pack(
+        {"pixels": value.image.pixels}, controlnet=reference, scale=value.scale, start=value.start, end=value.end
+    )
+
+
+def _decode_control(data: bytes) -> Control:
+    tensors, facts = unpack(data)
+    return Control(ControlNet(**facts.pop("controlnet")), Image(tensors["pixels"]), **facts)
+
+
+def _encode_reference(value: Model | ControlNet | LoRA) -> bytes:
+    return json.dumps(asdict(value)).encode()
+
+
+def _pairs(items: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in items)
+
+
+def _decode_lora(data: bytes) -> LoRA:
+    return _lora(json.loads(data))
+
+
+def _lora(facts: dict[str, Any]) -> LoRA:
+    return LoRA(facts["weights"], tuple(facts["parts"]), facts["source"])
+
+
+def _decode_model(data: bytes) -> Model:
+    facts = json.loads(data)
+    return Model(
+        facts["family"],
+        _pairs(facts["components"]),
+        _pairs(facts["settings"]),
+        facts["precision"],
+        tuple((_lora(lora), scale) for lora, scale in facts["loras"]),
+        facts["source"],
+    )
+
+
+def _describe(value: Model | ControlNet | LoRA) -> View:
+    lines = [f"{type(value).__name__} {value.source}", f"digest {value.digest()}"]
+    if isinstance(value, Model):
+        lines[0] += f" ({value.family}{f', {value.precision}' if value.precision else ''})"
+        lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in value.loras]
+    return View(text="\n".join(lines))
+
+
+def _save_with(suffix: str, encode: Callable[[Any], bytes]) -> Callable[[Any, Path, Mapping[str, str]], list[Path]]:
+    def save(value: Any, path: Path, text: Mapping[str, str]) -> list[Path]:
+        file = path.with_name(path.name + suffix)
+        write_whole(file, encode(value))
+        return [file]
+
+    return save
+
+
+def _encode_image(value: Image) -> bytes:
+    return pack({"pixels": value.pixels})
+
+
+def _encode_mask(value: Mask) -> bytes:
+    return pack({"values": value.values})
+
+
+def _encode_posterior(value: Posterior) -> bytes:
+    return pack({"mean": value.mean, "logvar": value.logvar}, family=value.family, scaling=dict(value.scaling))
+
+
+def _encode_latent(value: Latent) -> bytes:
+    return pack({"samples": value.samples}, family=value.family, scale=value.scale, empty=value.empty)
+
+
+for _kind in (
+    SocketType(
+        Image,
+        "Image",
+        encode=_encode_image,
+        decode=_decode_image,
+        size=lambda value: _size(value.pixels),
+        view=lambda value: _views(value.pixels),
+        save=lambda value, path, text: save_png(value.pixels, path, text),
+    ),
+    SocketType(
+        Mask,
+        "Mask",
+        encode=_encode_mask,
+        decode=_decode_mask,
+        size=lambda value: _size(value.values),
+        view=lambda value: _views(value.values[..., None].expand(-1, -1, -1, 3)),
+        save=lambda value, path, text: save_png(value.values[..., None].expand(-1, -1, -1, 3), path, text),
+    ),
+    SocketType(
+        Posterior,
+        "Posterior",
+        encode=_encode_posterior,
+        decode=_decode_posterior,
+        size=lambda value: _size(value.mean, value.logvar),
+        view=lambda value: _views(_latent_pixels(value.mean)),
+        save=_save_with(".safetensors", _encode_posterior),
+    ),
+    SocketType(
+        Latent,
+        "Latent",
+        encode=_encode_latent,
+        decode=_decode_latent,
+        size=lambda value: _size(value.samples),
+        view=lambda value: _views(_latent_pixels(value.samples)),
+        save=_save_with(".safetensors", _encode_latent),
+    ),
+    SocketType(
+        Conditioning,
+        "Conditioning",
+        encode=_encode_conditioning,
+        decode=_decode_conditioning,
+        size=lambda value: _size(value.embeds, value.pooled, *value.fallback.values()),
+        view=lambda value: View(
+            text=f"{'the absent prompt' if value.absent else 'a prompt'} as {value.family} encodes it, "
+            f"{value.embeds.shape[1]} tokens of {value.embeds.shape[2]}"
+        ),
+        save=_save_with(".safetensors", _encode_conditioning),
+    ),
+    SocketType(
+        Control,
+        "Control",
+        encode=_encode_control,
+        decode=_decode_control,
+        size=lambda value: _size(value.image.pixels),
+        view=lambda value: _views(value.image.pixels),
+        save=_save_with(".safetensors", _encode_control),
+    ),
+    SocketType(
+        Model,
+        "Model",
+        encode=_encode_reference,
+        decode=_decode_model,
+        size=lambda value: 1000,
+        view=_describe,
+        save=_save_with(".json", _encode_reference),
+        digest=Model.digest,
+    ),
+    SocketType(
+        ControlNet,
+        "ControlNet",
+        encode=_encode_reference,
+        decode=lambda data: ControlNet(**json.loads(data)),
+        size=lambda value: 200,
+        view=_describe,
+        save=_save_with(".json", _encode_reference),
+        digest=ControlNet.digest,
+    ),
+    SocketType(
+        LoRA,
+        "LoRA",
+        encode=_encode_reference,
+        decode=_decode_lora,
+        size=lambda value: 200,
+        view=_describe,
+        save=_save_with(".json", _encode_reference),
+        digest=LoRA.digest,
+    ),
+):
+    register_type(_kind)

@@ -1,0 +1,115 @@
+"""Model families: each is one module that says how its models load, encode, sample and decode.
+
+Nodes never branch on the family. A new family is a new module in this folder with a `FAMILY` in it; nothing else is
+edited. Family modules import no torch at their top: loading a model's reference needs none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from graphengine.errors import ModelError
+from graphengine_nodes.checkpoints import Header, Location
+from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior
+
+if TYPE_CHECKING:
+    import torch
+
+Step = Callable[[int, int, "torch.Tensor"], None]
+"""Called after each step with the steps done, all steps, and the latents so far; may raise to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a sampler, everything resolved.
+
+    Attributes:
+        positive: One conditioning for each picture, or one for all.
+        negative: None for what each positive one has in the place of an absent prompt.
+        seeds: One for each picture that is made.
+        width, height: In pixels; None where a latent or an image decides.
+        latent: What to start from; None for noise alone.
+        image, mask: For inpainting: what to paint over, one or one for each picture, and where.
+    """
+
+    model: Model
+    positive: Sequence[Conditioning]
+    seeds: Sequence[int]
+    steps: int
+    guidance_scale: float
+    negative: Conditioning | None = None
+    guidance_rescale: float | None = None
+    scheduler: str | None = None
+    timestep_spacing: str | None = None
+    width: int | None = None
+    height: int | None = None
+    strength: float | None = None
+    latent: Posterior | Latent | None = None
+    control: Sequence[Control] = field(default_factory=tuple)
+    image: Image | None = None
+    mask: Mask | None = None
+
+
+class Family(Protocol):
+    """What a family module's `FAMILY` has."""
+
+    name: str
+    schedulers: Sequence[str]
+    """Names of the schedulers that it can use."""
+    parts: Mapping[str, Sequence[str]]
+    """The components that each part of a model consists of: text_encoder, denoiser, vae."""
+    stems: Mapping[str, str | None]
+    """The name of each component's weight files in diffusers layout; None where it has no weights."""
+
+    def owns_folder(self, index: Mapping[str, Any]) -> bool:
+        """Whether a diffusers folder with this model_index.json is one of the family's models."""
+
+    def owns_file(self, header: Header) -> bool:
+        """Whether a single-file checkpoint with these tensors is one of the family's models."""
+
+    def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
+        """Whether a ControlNet with this configuration steers the family's models."""
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """Default steps, size and guidance, and the shape of latents, from a folder's configuration files."""
+
+    def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
+        """Read one component (or `controlnet`) into memory, on the CPU."""
+
+    def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
+        """Put LoRAs (name, file, scale) into a module that nobody else uses."""
+
+    def encode_prompt(self, model: Model, prompt: str | None, clip_skip: int, device: str) -> Conditioning: ...
+
+    def encode_image(self, model: Model, image: Image, device: str) -> Posterior: ...
+
+    def sample(self, request: Request, device: str, step: Step) -> torch.Tensor:
+        """Denoise; the latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU."""
+
+    def decode(self, model: Model, latent: Latent, device: str) -> Image: ...
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """Every family by name."""
+    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+    found: list[Family] = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
+    return {family.name: family for family in found}
+
+
+def family(name: str) -> Family:
+    """A family by name.
+
+    Raises:
+        ModelError: No module knows it.
+    """
+    found = families().get(name)
+    if found is None:
+        raise ModelError(f"no module knows the model family {name!r}; known are {', '.join(families())}")
+    return found

@@ -1,0 +1,65 @@
+"""Pictures to latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from graphengine import INERT, Context, Doc, Range, Uses, node
+from graphengine_nodes.families import family
+from graphengine_nodes.types import Image, Latent, Model, Posterior
+
+Side = Annotated[int | None, Range(8, 8192, 8), Doc("In pixels; by default the model's own.")]
+
+
+def check_sides(inputs: dict[str, Any]) -> Iterator[str]:
+    """Say of literal sizes that they are no multiples of 8."""
+    for name in ("width", "height"):
+        value = inputs.get(name)
+        if isinstance(value, int) and value % 8:
+            yield f"{name} is {value}, but must be a multiple of 8 ({value // 8 * 8} or {value // 8 * 8 + 8})"
+
+
+@node(version=1)
+def empty_latent(
+    model: Annotated[Model, Uses("denoiser")],
+    width: Side = None,
+    height: Side = None,
+    count: Annotated[int, Range(1, 64, 1), Doc("Pictures to make.")] = 1,
+) -> Latent:
+    """A latent of a size and nothing in it: `sample` begins with noise alone, as without a latent."""
+    import torch
+
+    factor, channels = model.setting("factor"), model.setting("latent_channels")
+    width, height = width or model.setting("width"), height or model.setting("height")
+    if width % factor or height % factor:
+        raise ValueError(f"{width} x {height} cannot be made: sides must be multiples of {factor}")
+    return Latent(torch.zeros(count, channels, height // factor, width // factor), model.family, empty=True)
+
+
+empty_latent.check(check_sides)
+
+
+@node(version=1, on="device")
+def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Context = INERT) -> Posterior:
+    """Encode pictures for `sample(latent=...)`; each by itself.
+
+    Nothing is drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed encodes
+    nothing again.
+
+    Raises:
+        ValueError: The sides are no multiples of 8.
+    """
+    return family(model.family).encode_image(model, image, ctx.device)
+
+
+@node(version=1, on="device")
+def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
+    """Latents to pictures.
+
+    Raises:
+        ValueError: The latent is empty, or of another model family.
+    """
+    if latent.family != model.family:
+        raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
+    return family(model.family).decode(model, latent, ctx.device)
