@@ -226,7 +226,7 @@ def _differs(
         sources = " and ".join(links.get(name, ()))
         if was is None or now is None:
             found.append(f"{name} is {'given now' if was is None else 'not given any more'}")
-        elif now[0] is None and any(states.get(source) in ("runs", "always", "later") for source in links.get(name, ())):
+        elif now[0] is None and any(states.get(s) in ("runs", "always", "later") for s in links.get(name, ())):
             found.append(f"{name} comes from {sources}, which runs")
         elif was[0] != now[0]:
             if name == ITSELF:

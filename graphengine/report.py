@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from graphengine.events import Event, Kind, Reuse
-from graphengine.types import View, is_named_tuple, socket_type
+from graphengine.types import View, socket_type
 
 if TYPE_CHECKING:
     from graphengine.evaluate import Result
@@ -91,7 +91,7 @@ def views(value: Any) -> list[View]:
         shown = kind.view(value)
         return list(shown)[:MOST_ITEMS] if isinstance(shown, list) else [shown]
     if isinstance(value, list | tuple) and value and not all(isinstance(v, int | float | str | bool) for v in value):
-        names = type(value)._fields if is_named_tuple(type(value)) else None  # type: ignore[attr-defined]
+        names = getattr(type(value), "_fields", None)
         found: list[View] = []
         for n, item in enumerate(value[:MOST_ITEMS]):
             if names is not None:
@@ -156,7 +156,8 @@ def _inputs(graph: Graph, inputs: Mapping[str, Any]) -> str:
     for name, declared in graph.inputs.items():
         value = inputs.get(name, declared.default)
         shown = html.escape(str(value) if isinstance(value, str) else repr(value))[:MOST_TEXT]
-        rows.append(f"<tr><th>{html.escape(name)}</th><td>{shown}</td><td>{'' if name in inputs else 'default'}</td></tr>")
+        given = "" if name in inputs else "default"
+        rows.append(f"<tr><th>{html.escape(name)}</th><td>{shown}</td><td>{given}</td></tr>")
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -98,7 +98,7 @@ def _input() -> Schema:
         "type": "object",
         "properties": {
             "type": {"anyOf": [kinds, {"type": "string", "pattern": r"[\[|'\"]"}]},
-            "default": {"description": "Without a default the input must be given; null: what it is linked to decides."},
+            "default": {"description": "Without one it must be given; null: the default of what it is linked to."},
             "help": {"type": "string"},
             "min": number,
             "max": number,

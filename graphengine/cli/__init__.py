@@ -1,0 +1,34 @@
+"""The command line, `graphengine`: one module for each command, imported when that command is given.
+
+Exit codes: 0 done; 1 a node failed; 2 the workflow, an input or the command itself is wrong, nothing was run;
+3 a file or a model cannot be read or written; 130 cancelled; 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    from graphengine.cli.app import application
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        application(given)(args=given, prog_name="graphengine")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        code = 130
+    else:
+        code = 0
+    if code and any(thread.name == "graphengine-preload" and thread.is_alive() for thread in threading.enumerate()):
+        # Python cannot end well under a thread that is in the middle of an import; nothing else is under way.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

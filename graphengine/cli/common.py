@@ -1,0 +1,167 @@
+"""What all commands share: options, finding workflows and packs, telling errors."""
+
+from __future__ import annotations
+
+import functools
+import json as json_
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from graphengine.errors import (
+    Cancelled,
+    FileError,
+    GraphEngineError,
+    ModelError,
+    NodeError,
+    Problem,
+    WorkflowError,
+)
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph
+
+P = ParamSpec("P")
+
+OK, FAILED, WRONG, NO_FILE, CANCELLED, NO_READER = 0, 1, 2, 3, 130, 141
+
+Packs = Annotated[
+    list[Path] | None,
+    typer.Option("--packs", metavar="FOLDER", envvar="GRAPHENGINE_PACKS", help="A folder of .py files with nodes."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs on standard output.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Give a declared input a value; texts need no quotes."),
+]
+Workflow = Annotated[str, typer.Argument(metavar="FILE", help="A workflow file, or the name of a shipped workflow.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]
+Device = Annotated[str | None, typer.Option("--device", help="Where to compute: cpu, cuda:0, ...")]
+Roots = Annotated[
+    list[Path] | None, typer.Option("--root", metavar="FOLDER", help="Nodes read and write files only inside it.")
+]
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def guarded(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Make a command of a function that returns an exit code: its errors are told as sentences."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs) or OK
+            sys.stdout.flush()
+        except BaseException as error:
+            if isinstance(error, typer.Exit | SystemExit | GeneratorExit):
+                raise
+            code = tell(error, debug=bool(kwargs.get("debug")), as_json=bool(kwargs.get("json")))
+        raise typer.Exit(code)
+
+    return run
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that an error ends the process with."""
+    match error:
+        case KeyboardInterrupt() | Cancelled():
+            return CANCELLED
+        case BrokenPipeError():
+            return NO_READER
+        case NodeError():
+            return NO_FILE if isinstance(error.__cause__, FileError | ModelError) else FAILED
+        case FileError() | ModelError() | OSError():
+            return NO_FILE
+        case GraphEngineError():
+            return WRONG
+    return FAILED
+
+
+def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> int:
+    """Write an error for people on standard error (and as JSON on standard output); returns the exit code."""
+    code = exit_code(error)
+    if code == NO_READER:
+        leave_output()
+        return code
+    try:
+        if as_json:
+            found: dict[str, Any] = {"kind": "error", "code": code, "error": sentence(error)}
+            if isinstance(error, WorkflowError):
+                found["problems"] = [problem.as_dict() for problem in error.problems]
+            print(json_.dumps(found), flush=True)
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        if isinstance(error, WorkflowError):
+            print_problems(error.problems)
+        else:
+            print(sentence(error), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        leave_output()
+        return NO_READER
+    return code
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one sentence, without a traceback."""
+    if isinstance(error, KeyboardInterrupt | Cancelled):
+        return "cancelled"
+    if isinstance(error, GraphEngineError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror or error}"
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """One line for each problem on standard error."""
+    for problem in problems:
+        print(" ".join(str(problem).split("\n")), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def leave_output() -> None:
+    """Let what is still to be written to standard output go nowhere: its reader went away."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+# --- packs and workflows ----------------------------------------------------------------------------------------------
+
+
+def load_packs(folders: Iterable[Path] | None) -> None:
+    """Load the packs in these folders besides the installed ones; say which did not load."""
+    from graphengine import pack
+
+    for folder in folders or ():
+        pack.load_folder(folder)
+    for failure in pack.failures():
+        print(f"warning: {' '.join(str(failure).split())}", file=sys.stderr)
+
+
+def load_workflow(name: str, packs: Iterable[Path] | None = None) -> Graph:
+    """The graph of a workflow file, or of a shipped workflow's name.
+
+    Raises:
+        WorkflowError: There is no such file, or it cannot be read.
+    """
+    from graphengine.workflow import load
+
+    load_packs(packs)
+    return load(name)
+
+
+def workflow_name(graph: Graph) -> str:
+    """A name of a graph that file names can be made of."""
+    name = graph.file.stem if graph.file is not None else graph.name
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) or "workflow"

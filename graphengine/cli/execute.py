@@ -1,0 +1,155 @@
+"""Running a graph from the command line: heavy imports meanwhile, Ctrl-C, the store that is always on."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from graphengine.cache import DiskStore, Store
+from graphengine.definition import NodeDef
+from graphengine.launch import Cancellation
+from graphengine.files import cache_folder
+from graphengine.graph import Graph
+from graphengine.runner import Call, ThreadRunner
+
+if TYPE_CHECKING:
+    from graphengine.evaluate import Result
+
+
+def open_store(no_cache: bool) -> Store:
+    """The memory of a run, with the user's disk store behind it."""
+    return Store(disk=None if no_cache else DiskStore(cache_folder() / "store"))
+
+
+class Preload:
+    """Imports what nodes for a device will need, on a thread of its own, while the workflow is read and checked."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.names = list(dict.fromkeys(name for pack in _device_packs(graph) for name in pack.preload))
+        self._thread = threading.Thread(target=self._import, name="graphengine-preload", daemon=True)
+        if self.names:
+            self._thread.start()
+
+    def _import(self) -> None:
+        for name in self.names:
+            with contextlib.suppress(Exception):  # the node that needs it says what is wrong
+                importlib.import_module(name)
+
+    def wait(self, cancellation: Cancellation) -> None:
+        """Until all is imported: two threads that import what imports each other may see halves."""
+        while self.names and self._thread.is_alive() and not cancellation.cancelled:
+            self._thread.join(0.1)
+
+
+def _device_packs(graph: Graph) -> list[Any]:
+    packs: dict[Any, None] = {}
+    stack = [graph]
+    while stack:
+        for node in stack.pop().nodes.values():
+            if isinstance(node.kind, Graph):
+                stack.append(node.kind)
+            elif isinstance(node.kind, NodeDef) and node.kind.on == "device":
+                packs[node.kind.module_pack] = None
+    return list(packs)
+
+
+class PatientRunner(ThreadRunner):
+    """Begins to compute when the heavy imports have ended."""
+
+    def __init__(self, preload: Preload, cancellation: Cancellation) -> None:
+        super().__init__()
+        self.preload, self.cancellation = preload, cancellation
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        self.preload.wait(self.cancellation)
+        super().submit(calls)
+
+
+class Session:
+    """What the runs of one command share: the store, the threads, and the wish to stop.
+
+        with Session(graph, no_cache) as session:
+            result = session.run(graph, inputs)
+
+    Within it Ctrl-C and SIGTERM cancel, within a step; a second one ends the process at once.
+    """
+
+    def __init__(self, graph: Graph, no_cache: bool = False) -> None:
+        self.preload = Preload(graph)
+        self.store = open_store(no_cache)
+        self.cancellation = Cancellation()
+        self.runner = PatientRunner(self.preload, self.cancellation)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Session:
+        self._stack.enter_context(interruptible(self.cancellation))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._stack:
+            if kind is not None:
+                self.cancellation.cancel()
+                self.runner.close()  # the step that is under way
+
+    def run(self, graph: Graph, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
+        """Run with what the session shares; options are those of `graphengine.run`."""
+        from graphengine.evaluate import run
+
+        return run(
+            graph, want, inputs, store=self.store, runner=self.runner, cancellation=self.cancellation, **options
+        )
+
+
+@contextlib.contextmanager
+def interruptible(cancellation: Cancellation) -> Iterator[None]:
+    """Ctrl-C and SIGTERM cancel the run, within a step; a second one ends the process at once."""
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    count = 0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            os.write(2, b"cancelled\n")
+            os._exit(130)
+        # Cancelling takes locks that the interrupted thread may hold: it is done on another one.
+        asked.put(True)
+
+    def watch() -> None:
+        if asked.get():
+            cancellation.cancel()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    threading.Thread(target=watch, name="graphengine-interrupt", daemon=True).start()
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        asked.put(False)
+
+
+def needed(graph: Graph) -> int:
+    """How many nodes a run of the whole graph may need."""
+    from graphengine.evaluate import wanted_links
+
+    _, links, extra = wanted_links(graph, None)
+    return len(graph.subgraph(*links, *extra).nodes)
+
+
+def print_warnings(graph: Graph) -> None:
+    """Show the warnings of a graph that can be run, on standard error."""
+    for problem in graph.problems():
+        if problem.severity == "warning":
+            print(problem, file=sys.stderr)

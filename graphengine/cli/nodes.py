@@ -1,0 +1,121 @@
+"""`graphengine nodes`: which nodes there are, and what each of them takes and gives. Imports no torch."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
+from graphengine.errors import Problem, WorkflowError
+from graphengine.types import type_name
+
+if TYPE_CHECKING:
+    from graphengine.definition import NodeDef, Socket
+
+
+@guarded
+def command(
+    name: Annotated[str | None, typer.Argument(help="A node: its help, inputs and outputs.")] = None,
+    json: Json = False,
+    packs: Packs = None,
+    debug: Debug = False,
+) -> None:
+    """List all nodes, or show the help of one."""
+    from graphengine import pack
+
+    load_packs(packs)
+    if name is None:
+        found = dict(sorted(pack.nodes().items()))
+        if json:
+            print(json_.dumps([facts(definition) for definition in found.values()], indent=2, default=str))
+        else:
+            _table(found)
+        return
+    definition = pack.find(name)
+    if definition is None:
+        sentence, near = pack.why_not(name)
+        raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
+    print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition))
+
+
+def _table(found: dict[str, NodeDef[..., Any]]) -> None:
+    width = max((len(name) for name in found), default=0)
+    columns = _columns()
+    for name, definition in found.items():
+        line = f"{name:<{width}}  {first_line(definition)}".rstrip()
+        print(line if len(line) <= columns else f"{line[: columns - 1]}…")
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+
+
+def first_line(definition: NodeDef[..., Any]) -> str:
+    """The first sentence of a node's help."""
+    return definition.doc.partition("\n")[0]
+
+
+def help_of(definition: NodeDef[..., Any]) -> str:
+    """A node's help: its docstring, its inputs with limits and defaults, its outputs."""
+    version = f"@{definition.version}" if definition.version is not None else ""
+    lines = [f"{definition.full_name}{version}", "", definition.doc or "(no help)", "", "Inputs:"]
+    rows = [(socket.name, type_name(socket.type), _default(socket), _limits(socket)) for socket in
+            definition.sockets.values()]  # fmt: skip
+    lines += _aligned(rows) or ["  none"]
+    lines += ["", "Outputs:"]
+    lines += [f"  {name + ': ' if name else ''}{type_name(kind)}" for name, kind in definition.outputs.items()]
+    return "\n".join(lines)
+
+
+def _default(socket: Socket) -> str:
+    return "required" if socket.required else f"= {socket.default!r}"
+
+
+def _limits(socket: Socket) -> str:
+    parts = []
+    if socket.range is not None:
+        low, high = socket.range.min, socket.range.max
+        parts.append(f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}")
+    if socket.choices is not None:
+        parts.append(f"one of {', '.join(map(str, socket.choices.values()))}")
+    if socket.lazy:
+        parts.append("lazy")
+    if socket.file is not None:
+        parts.append(f"{socket.file.kind} to write" if socket.file.write else f"{socket.file.kind} path")
+    if socket.doc:
+        parts.append(socket.doc)
+    return "; ".join(parts)
+
+
+def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
+    a, b, c = (min(40, max((len(row[n]) for row in rows), default=0)) for n in range(3))
+    return [f"  {name:<{a}}  {kind:<{b}}  {default:<{c}}  {more}".rstrip() for name, kind, default, more in rows]
+
+
+def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
+    """A node as JSON data."""
+    inputs = []
+    for socket in definition.sockets.values():
+        told: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
+        if not socket.required:
+            told["default"] = socket.default
+        if socket.range is not None:
+            told["range"] = [socket.range.min, socket.range.max, socket.range.step]
+        if socket.choices is not None:
+            told["choices"] = list(socket.choices.values())
+        if socket.doc:
+            told["help"] = socket.doc
+        inputs.append(told)
+    outputs = [{"name": name, "type": type_name(kind)} for name, kind in definition.outputs.items()]
+    return {
+        "name": definition.full_name,
+        "version": definition.version,
+        "help": definition.doc,
+        "inputs": inputs,
+        "outputs": outputs,
+    }

@@ -1,0 +1,151 @@
+"""`graphengine rerun`: make a picture again from what it carries, and say what is not as it was."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import Debug, Device, Json, NoCache, Out, Packs, guarded, load_packs
+from graphengine.errors import FileError, Problem, Where, WorkflowError
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph
+
+
+@guarded
+def command(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE.png", help="A picture that graphengine wrote.")],
+    out: Out = Path("out"),
+    search: Annotated[
+        list[Path] | None, typer.Option("--search", metavar="FOLDER", help="Look here for files that it was made from.")
+    ] = None,
+    json: Json = False,
+    no_cache: NoCache = False,
+    packs: Packs = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Make a picture again, exactly, and say what differs from when it was made.
+
+    Files that it was made from are known by their content: they are looked for in the picture's folder, in the
+    current one and in those given with --search.
+    """
+    from graphengine import metadata
+
+    record = metadata.read(picture)
+    _threads_as_then(record)
+    load_packs(packs)
+    files, missing = metadata.locate(record["files"], [picture.absolute().parent, Path.cwd(), *(search or ())])
+    if missing:
+        raise FileError("\n".join(f"{sentence}; name its folder with --search" for sentence in missing))
+    graph, inputs = metadata.graph_of(record, files)
+    _refuse_writing(graph, record["output"])
+    graph.check()
+    told = _make(graph, inputs, record, picture, out, no_cache, device, json)
+    if json:
+        import json as json_
+
+        print(json_.dumps(told))
+
+
+def _threads_as_then(record: Mapping[str, Any]) -> None:
+    """Compute with as many threads as then, where nothing has been computed yet: sums come out the same."""
+    threads = (record.get("made") or {}).get("threads")
+    if isinstance(threads, int) and 0 < threads <= 4096 and "torch" not in sys.modules:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def _refuse_writing(graph: Graph, output: str) -> None:
+    """A picture may come from a stranger: what it is made of must not write files."""
+    from graphengine.definition import NodeDef
+    from graphengine.graph import Graph
+
+    stack = [graph.subgraph(output)]
+    while stack:
+        part = stack.pop()
+        for id, node in part.nodes.items():
+            if isinstance(node.kind, Graph):
+                stack.append(node.kind)
+            elif isinstance(node.kind, NodeDef) and (
+                node.kind.output or any(rule.write for rule in node.kind.files.values())
+            ):
+                raise WorkflowError(
+                    Problem("writes", f"{node.type} writes files, so it is not run again from a picture",
+                            Where(node=id), hint="run the workflow itself")
+                )
+
+
+def _make(
+    graph: Graph,
+    inputs: dict[str, Any],
+    record: Mapping[str, Any],
+    picture: Path,
+    out: Path,
+    no_cache: bool,
+    device: str | None,
+    as_json: bool,
+) -> dict[str, Any]:
+    from graphengine import metadata
+    from graphengine.cli.execute import Session
+    from graphengine.cli.outputs import Writer
+    from graphengine.cli.progress import Bars
+
+    output = record["output"]
+    with Session(graph, no_cache) as session:
+        writer = Writer(out, _file_stem(record))
+        with Bars(len(graph.subgraph(output).nodes), picture.name) as bars:
+            result = session.run(graph, inputs, [output], listeners=[bars], exact=True, device=device)
+    ((name, value),) = result.outputs.items()
+    item = record.get("item")
+    if item is not None and isinstance(value, list) and isinstance(item, int) and 0 <= item < len(value):
+        value = [value[item]]
+    made = result.made[name]
+    now = metadata.describe(graph, inputs, output, made, exact=True)
+    differs = metadata.differences(record, now)
+
+    def text(_: str, part: Any, number: int | None) -> dict[str, str]:
+        return metadata.chunks(graph, inputs, output, part, made, item=item if number == 0 else number, exact=True)
+
+    files, _ = writer.write(output, value, text)
+    same = compare(picture, files)
+    if not as_json:
+        for sentence in differs:
+            print(f"differs: {sentence}", file=sys.stderr)
+        if (record.get("made") or {}).get("batch", 1) != 1 and not same:
+            print(f"it was made in a batch of {record['made']['batch']}", file=sys.stderr)
+        for file in files:
+            print(file)
+        print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, files)}")
+    return {"kind": "rerun", "files": [str(file) for file in files], "same_pixels": same, "differs": differs}
+
+
+def _file_stem(record: Mapping[str, Any]) -> str:
+    name = str(record.get("name") or "workflow")
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:100]
+
+
+def compare(picture: Path, files: list[Path]) -> bool:
+    """Whether one of these pictures has the very pixels of the first."""
+    return any(_difference(picture, file) == 0 for file in files if file.suffix == ".png")
+
+
+def _how_much(picture: Path, files: list[Path]) -> str:
+    found = [d for file in files if file.suffix == ".png" and (d := _difference(picture, file)) is not None]
+    return f": they differ by up to {min(found)} of 255" if found else " (they are of another size)"
+
+
+def _difference(one: Path, other: Path) -> int | None:
+    """The largest difference of any channel of any pixel; None for pictures of two sizes."""
+    import PIL.Image
+    import PIL.ImageChops
+
+    with PIL.Image.open(one) as first, PIL.Image.open(other) as second:
+        if first.size != second.size or first.mode != second.mode:
+            return None
+        found = PIL.ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()
+        return max(int(high) for _, high in found)  # type: ignore[misc]

@@ -1,0 +1,131 @@
+"""`graphengine run`: make what a workflow declares as its outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import (
+    Debug,
+    Device,
+    Json,
+    NoCache,
+    Out,
+    Packs,
+    Roots,
+    Sets,
+    Workflow,
+    guarded,
+    load_workflow,
+    workflow_name,
+)
+
+if TYPE_CHECKING:
+    from graphengine.cli.outputs import Writer
+    from graphengine.evaluate import Result
+    from graphengine.graph import Graph
+
+
+@guarded
+def command(
+    file: Workflow,
+    set: Sets = None,
+    out: Out = Path("out"),
+    json: Json = False,
+    no_cache: NoCache = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.html", help="Write a page that shows the run.")
+    ] = None,
+    packs: Packs = None,
+    device: Device = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Use only values that were computed in the very same way.")
+    ] = False,
+    root: Roots = None,
+    debug: Debug = False,
+) -> int | None:
+    """Run a workflow and write its outputs, with how they were made inside each picture."""
+    graph = load_workflow(file, packs)
+    from graphengine.cli.execute import Session, needed, print_warnings
+
+    session = Session(graph, no_cache)  # it begins with the heavy imports
+    from graphengine.cli.outputs import Writer
+    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.cli.values import parse_sets
+
+    inputs = parse_sets(graph, set)
+    graph.check()
+    print_warnings(graph)
+    name = workflow_name(graph)
+    writer = Writer(out, name)
+    options: dict[str, Any] = {"device": device, "exact": exact, "roots": root}
+    with reporting(graph, inputs, report) as listeners:
+        if json:
+            with JsonLines(session.cancellation.cancel) as lines, lines.last_word(), session:
+                result = session.run(graph, inputs, listeners=[lines, *listeners], **options)
+                told = write_outputs(graph, inputs, result, writer, exact=exact, print_them=False)
+                lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
+        else:
+            with session:
+                with Bars(needed(graph), name) as bars:
+                    result = session.run(graph, inputs, listeners=[bars, *listeners], **options)
+                write_outputs(graph, inputs, result, writer, exact=exact)
+    if not no_cache:
+        from graphengine.files import cache_folder
+        from graphengine.history import record
+
+        record(graph, inputs, result, cache_folder(), root)
+    return None
+
+
+@contextlib.contextmanager
+def reporting(graph: Graph, inputs: dict[str, Any], file: Path | None) -> Iterator[list[Any]]:
+    """Listeners for a report, which is written at the end, also of a run that failed."""
+    if file is None:
+        yield []
+        return
+    from graphengine.cli.outputs import write_file
+    from graphengine.report import Recorder, page
+
+    recorder = Recorder()
+    try:
+        yield [recorder]
+    finally:
+        if recorder.nodes:
+            write_file(file, page(graph, recorder, inputs, workflow_name(graph)).encode("utf-8", "replace"))
+
+
+def write_outputs(
+    graph: Graph,
+    inputs: dict[str, Any],
+    result: Result,
+    writer: Writer,
+    *,
+    exact: bool = False,
+    print_them: bool = True,
+) -> dict[str, Any]:
+    """Write every output of a run; returns what was written, by output: files, or a plain value."""
+    from graphengine.metadata import chunks
+
+    told: dict[str, Any] = {}
+    for name, value in result.outputs.items():
+
+        def text(output: str, part: Any, item: int | None) -> dict[str, str]:
+            return chunks(graph, inputs, output, part, result.made[output], item=item, exact=exact)
+
+        files, values = writer.write(name, value, text)
+        told[name] = {}
+        if files:
+            told[name]["files"] = [str(file) for file in files]
+        if values:
+            told[name]["value"] = values[0] if len(values) == 1 else values
+        if print_them:
+            for file in files:
+                print(file)
+            for plain in values:
+                print(f"{name}: {plain}")
+    return told

@@ -1,0 +1,180 @@
+"""`graphengine sweep`: one workflow over several values of its inputs, and a sheet of all that came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import (
+    OK,
+    Debug,
+    Device,
+    Json,
+    NoCache,
+    Out,
+    Packs,
+    Roots,
+    Sets,
+    Workflow,
+    exit_code,
+    guarded,
+    load_workflow,
+    tell,
+    workflow_name,
+)
+from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
+
+if TYPE_CHECKING:
+    from graphengine.cli.outputs import Writer
+    from graphengine.cli.sheet import Cell
+    from graphengine.evaluate import Result
+    from graphengine.graph import Graph
+
+MOST_RUNS = 10_000
+
+
+@guarded
+def command(
+    file: Workflow,
+    over: Annotated[
+        list[str],
+        typer.Option("--over", metavar="NAME=VALUES", help="1..8, 1..9..2, 10,20, or a JSON list of texts."),
+    ],
+    set: Sets = None,
+    out: Out = Path("out"),
+    json: Json = False,
+    no_cache: NoCache = False,
+    packs: Packs = None,
+    device: Device = None,
+    root: Roots = None,
+    debug: Debug = False,
+) -> int:
+    """Run a workflow with every combination of values, and make a labelled sheet of the pictures.
+
+    What does not depend on what changes is computed once. The last --over changes fastest and makes the columns.
+    """
+    graph = load_workflow(file, packs)
+    from graphengine.cli.execute import Session, needed, print_warnings
+
+    session = Session(graph, no_cache)
+    from graphengine.cli.outputs import Writer
+    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.cli.values import parse_over, parse_sets
+    from graphengine.evaluate import bind_inputs
+
+    axes = parse_over(graph, over)
+    fixed = parse_sets(graph, set, whole=False)
+    if both := [name for name in axes if name in fixed]:
+        raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
+    runs = [dict(zip(axes, values, strict=True)) for values in _product(axes)]
+    graph.check()
+    for values in runs:
+        bind_inputs(graph, fixed | values)
+    print_warnings(graph)
+    name = workflow_name(graph)
+    writer = Writer(out, name)
+    options: dict[str, Any] = {"device": device, "roots": root}
+    cells: dict[str, list[Cell]] = {}
+    with contextlib.ExitStack() as stack:
+        lines = bars = None
+        if json:
+            lines = stack.enter_context(JsonLines(session.cancellation.cancel))
+            stack.enter_context(lines.last_word())
+        stack.enter_context(session)
+        if not json:
+            bars = stack.enter_context(Bars(needed(graph), name))
+        listener = lines or bars
+
+        def begin(number: int, label: str) -> None:
+            if bars is not None:
+                bars.next(f"{number + 1} of {len(runs)}: {label}")
+
+        def one(inputs: dict[str, Any]) -> Result:
+            return session.run(graph, inputs, listeners=[listener], **options)
+
+        code = _runs(graph, fixed, runs, one, begin, writer, cells, debug)
+        if bars is not None:
+            bars.__exit__(None, None, None)
+        files, sheets = list(writer.files), _sheets(cells, len(next(reversed(axes.values()))), len(axes), writer)
+        if lines is not None:
+            told = {"kind": "outputs", "files": [str(f) for f in files], "sheets": [str(f) for f in sheets]}
+            lines.write(told)
+    if not json:
+        for path in (*files, *sheets):
+            print(path)
+    return code
+
+
+def _product(axes: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    if count > MOST_RUNS:
+        raise WorkflowError(Problem("usage", f"these are {count:,} runs; {MOST_RUNS:,} are the most"))
+    return list(itertools.product(*axes.values()))
+
+
+def _runs(
+    graph: Graph,
+    fixed: dict[str, Any],
+    runs: list[dict[str, Any]],
+    one: Callable[[dict[str, Any]], Result],
+    begin: Callable[[int, str], None],
+    writer: Writer,
+    cells: dict[str, list[Cell]],
+    debug: bool,
+) -> int:
+    """Do all runs, one after another; one that fails is told and leaves an empty cell."""
+    from graphengine.cli.run import write_outputs
+    from graphengine.cli.sheet import Cell
+    from graphengine.report import views
+
+    code, failed = OK, 0
+    for number, values in enumerate(runs):
+        label = _label(values)
+        begin(number, label)
+        try:
+            result = one(fixed | values)
+        except (Cancelled, WorkflowError):
+            raise
+        except GraphEngineError as error:
+            code, failed = max(code, exit_code(error)), failed + 1
+            tell(error, debug)
+            for row in cells.values():
+                row.append(Cell(label, failed=True))
+            if failed == len(runs):
+                return code
+            continue
+        write_outputs(graph, fixed | values, result, writer, print_them=False)
+        for output, value in result.outputs.items():
+            row = cells.setdefault(output, [Cell(_label(v), failed=True) for v in runs[:number]])
+            row.append(Cell(label, views(value)))
+    return code
+
+
+def _label(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _sheets(cells: dict[str, list[Cell]], last: int, axes: int, writer: Writer) -> list[Path]:
+    from graphengine.cli.sheet import sheet
+
+    made: list[Path] = []
+    for output, row in cells.items():
+        picture = sheet(row, last if axes > 1 else None)
+        if picture is not None:
+            made += writer.save(f"{output}_sheet" if len(cells) > 1 else "sheet", picture, _save, {})
+    return made
+
+
+def _save(png: bytes, path: Path, _: Any) -> list[Path]:
+    file = path.with_suffix(".png")
+    file.write_bytes(png)
+    return [file]
+
+

@@ -1,0 +1,46 @@
+"""`graphengine validate`: everything that is wrong with workflow files, at once. Imports no torch."""
+
+from __future__ import annotations
+
+import json as json_
+from typing import Annotated
+
+import typer
+
+from graphengine.cli.common import OK, WRONG, Debug, Json, Packs, guarded, load_packs, print_problems
+from graphengine.errors import Problem, WorkflowError
+
+
+@guarded
+def command(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Workflow files, or names of shipped ones.")],
+    json: Json = False,
+    packs: Packs = None,
+    debug: Debug = False,
+) -> int:
+    """Check workflow files and show every problem with its line. Warnings are shown and change no exit code."""
+    load_packs(packs)
+    found = {file: problems_of(file) for file in files}
+    wrong = {file for file, problems in found.items() if any(p.severity == "error" for p in problems)}
+    if json:
+        told = [
+            {"file": file, "ok": file not in wrong, "problems": [p.as_dict() for p in problems]}
+            for file, problems in found.items()
+        ]
+        print(json_.dumps(told, indent=2))
+    else:
+        for file, problems in found.items():
+            print_problems(problems)
+            if file not in wrong:
+                print(f"{file}: ok")
+    return WRONG if wrong else OK
+
+
+def problems_of(file: str) -> list[Problem]:
+    """Everything that is wrong with a file, also where it cannot be read at all."""
+    from graphengine.workflow import load
+
+    try:
+        return load(file).problems()
+    except WorkflowError as error:
+        return error.problems

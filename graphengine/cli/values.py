@@ -1,0 +1,131 @@
+"""Values that are written on a command line: `--set name=value` and `--over name=values`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.graph import INPUTS, Input
+from graphengine.types import strip, value_fits
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph
+
+MOST = 10_000
+"""Values that one `--over` may stand for."""
+
+
+def parse_sets(graph: Graph, pairs: Iterable[str] | None, whole: bool = True) -> dict[str, Any]:
+    """The values of `--set name=value`, each read as its declared input's type says.
+
+    Args:
+        whole: These are all the values that a run gets: also say what is missing or does not fit.
+
+    Raises:
+        WorkflowError: Something is wrong with them; holds all such problems.
+    """
+    from graphengine.evaluate import bind_inputs
+
+    found: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for pair in pairs or ():
+        try:
+            declared, text = _split(graph, pair, "--set")
+            found[declared.name] = parse(text, declared)
+        except WorkflowError as error:
+            problems += error.problems
+    if whole:
+        try:
+            bind_inputs(graph, found)
+        except WorkflowError as error:
+            problems += error.problems
+    if problems:
+        raise WorkflowError(problems)
+    return found
+
+
+def parse(text: str, declared: Input) -> Any:
+    """A value by the rules of YAML 1.2, except that what may be a text is one, unless it is something else by type.
+
+    A `null` is null where the input may be null. What does not fit is returned as it was read: the run says so.
+    """
+    from graphengine import yaml12
+
+    annotation = strip(declared.type)
+    is_text = annotation is not Any and value_fits(text, annotation)
+    try:
+        value, _ = yaml12.load(text, f"--set {declared.name}")
+    except WorkflowError:
+        if is_text or annotation is Any:
+            return text
+        raise
+    if value is None:
+        nullable = not declared.required or value_fits(None, annotation)
+        return None if text.strip() and nullable else text if is_text else None
+    if not is_text or (not isinstance(value, str) and value_fits(value, annotation)):
+        return value
+    return text
+
+
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
+
+
+def parse_over(graph: Graph, axes: Iterable[str]) -> dict[str, list[Any]]:
+    """The values of `--over name=values`: `1..8`, `1..9..2`, `10,20`, or a JSON list.
+
+    Raises:
+        WorkflowError: An input is unknown, or values cannot be read; holds all such problems.
+    """
+    found: dict[str, list[Any]] = {}
+    problems: list[Problem] = []
+    for axis in axes:
+        try:
+            declared, text = _split(graph, axis, "--over")
+            found[declared.name] = _several(text, declared)
+        except WorkflowError as error:
+            problems += error.problems
+    if problems:
+        raise WorkflowError(problems)
+    return found
+
+
+def _several(text: str, declared: Input) -> list[Any]:
+    where = Where(node=INPUTS, socket=declared.name)
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise WorkflowError(Problem("bad list", f"{text:.60} is no JSON list ({error})", where)) from None
+    elif match := _RANGE.match(text):
+        first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+        if not step or abs(last - first) // step >= MOST:
+            raise WorkflowError(Problem("bad range", f"{text} is no range of at most {MOST:,} values", where))
+        values = list(range(first, last + 1, step)) if last >= first else list(range(first, last - 1, -step))
+    elif value_fits(text, strip(declared.type)) and "," in text:
+        raise WorkflowError(
+            Problem("bad list", "texts are written as a JSON list", where,
+                    hint=f"--over '{declared.name}={json.dumps([t.strip() for t in text.split(',')])}'")
+        )
+    else:
+        values = [parse(part.strip(), declared) for part in text.split(",")]
+    if not values or len(values) > MOST:
+        raise WorkflowError(Problem("bad list", f"{text:.60} holds {len(values):,} values", where))
+    return list(values)
+
+
+def _split(graph: Graph, pair: str, option: str) -> tuple[Input, str]:
+    name, separator, text = pair.partition("=")
+    if not separator or not name:
+        raise WorkflowError(Problem("usage", f"{option} takes name=value, not {pair!r:.60}"))
+    declared = graph.inputs.get(name)
+    if declared is None:
+        near = nearest(name, graph.inputs)
+        hint = "" if near else f"it has {', '.join(graph.inputs) or 'none'}"
+        raise WorkflowError(
+            Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
+                    nearest=near, hint=hint)
+        )
+    return declared, text
