@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from benchmarks.table import machine, show
 from graphengine import Graph, Store, collect, node
 from graphengine.events import Event
 from graphengine.graph import Ref
-
-from benchmarks.table import machine, show
 
 TIMES = 7
 SIZES = (100, 1_000, 10_000)
