@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from benchmarks.table import machine, show
 from graphengine import Graph, Store, collect, node
+from graphengine.elements import Ref
 from graphengine.events import Event
-from graphengine.graph import Ref
 
 TIMES = 7
 SIZES = (100, 1_000, 10_000)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from graphengine.cache import DiskStore, Store
     from graphengine.context import INERT, Context
     from graphengine.definition import Choices, Doc, File, Lazy, Multiline, NodeDef, Range, Socket, Uses, node
+    from graphengine.elements import Input, Link, Node, Ref
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from graphengine.evaluate import Result, run
     from graphengine.events import Event, Kind, Reuse
     from graphengine.flow import collect, each, when
-    from graphengine.graph import Graph, Input, Link, Node, Ref
+    from graphengine.graph import Graph
     from graphengine.launch import Cancellation
     from graphengine.pack import Pack
     from graphengine.runner import Call, Runner, ThreadRunner
@@ -42,7 +43,8 @@ _HOMES = {
     "events": ("Event", "Kind", "Reuse"),
     "launch": ("Cancellation",),
     "flow": ("collect", "each", "when"),
-    "graph": ("Graph", "Input", "Link", "Node", "Ref"),
+    "elements": ("Input", "Link", "Node", "Ref"),
+    "graph": ("Graph",),
     "definition": ("Choices", "Doc", "File", "Lazy", "Multiline", "NodeDef", "Range", "Socket", "Uses", "node"),
     "pack": ("Pack",),
     "evaluate": ("Result", "run"),

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.draw_layout import Layout, layout
-from graphengine.graph import INPUTS, VALUES, Graph, Link, Node, has_links
+from graphengine.elements import INPUTS, VALUES, Link, Node, has_links
+from graphengine.graph import Graph
 from graphengine.types import is_named_tuple, type_name
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -72,8 +73,8 @@ def _drawing(graph: Graph, notes: Mapping[str, str] | None, colours: Mapping[str
         return at[key]
 
     for name, declared in graph.inputs.items():
-        default = "needed" if declared.required else f"= {_short(declared.default)}"
-        box((INPUTS, name), _Box("input", name, type_name(declared.type), note=default))
+        default = "" if declared.required else f" = {_short(declared.default)}"
+        box((INPUTS, name), _Box("input", name, f"{type_name(declared.type)}{default}"))
     for name in graph.values:
         box((VALUES, name), _Box("value", name, _type(graph, Link(VALUES, name))))
     for id, node in graph.nodes.items():
@@ -142,7 +143,7 @@ def mermaid(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mappi
     lines = ["flowchart LR"]
     for number, box in enumerate(drawing.boxes):
         opening, closing = _SHAPES.get(box.kind, ("[", "]"))
-        texts = [_cut(box.title, 60), _cut(box.type, 60), _cut(box.note, 60) if box.kind not in ("input",) else ""]
+        texts = [_cut(box.title, 60), _cut(box.type, 60), _cut(box.note, 60)]
         label = "<br>".join(_for_mermaid(text) for text in texts if text)
         lines.append(f'  n{number}{opening}"{label}"{closing}')
     for edge in drawing.edges:
@@ -168,7 +169,7 @@ def dot(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mapping[s
         '  edge [fontname="sans-serif", fontsize=9];',
     ]  # fmt: skip
     for number, box in enumerate(drawing.boxes):
-        texts = [_cut(box.title, 60), _cut(box.type, 60), _cut(box.note, 60) if box.kind != "input" else ""]
+        texts = [_cut(box.title, 60), _cut(box.type, 60), _cut(box.note, 60)]
         label = "\\n".join(_for_dot(text) for text in texts if text)
         bad = box.kind in ("missing", "unknown")
         fill = box.colour or ("#fee2e2" if bad else "white" if box.kind == "node" else "#f1f5f9")
@@ -205,7 +206,7 @@ def svg(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mapping[s
         sizes,
         [(e.source, e.target, _out_y(drawing.boxes[e.source], e.port), _in_y(drawing.boxes[e.target], e.socket))
          for e in drawing.edges],
-        [_width(_cut(e.type, 22), SMALL) + 26 for e in drawing.edges],
+        [_room(edge) for edge in drawing.edges],
     )  # fmt: skip
     width, height = round(placed.width), round(placed.height)
     title = _x(_cut(graph.title, 80) or "workflow")
@@ -237,7 +238,7 @@ def _size(box: _Box) -> tuple[float, float]:
     ports = [_width(_cut(port), SMALL) + 14 for port in box.ports]
     widest = max([_width(text, round(size)) for text, size in lines] + rows + ports)
     if box.kind not in ("node", "unknown"):
-        return max(90.0, widest + 2 * PAD + 8), 22 + (ROW if box.type else 0) + (ROW if box.note else 4)
+        return max(90.0, widest + 2 * PAD + 8), 42.0 if box.type else 26.0
     return max(120.0, widest + 2 * PAD + 6), HEAD + (len(box.rows) + len(box.ports) + bool(box.note)) * ROW + 8
 
 
@@ -262,11 +263,19 @@ def _edge(edge: _Edge, placed: Layout, number: int) -> str:
     points = placed.routes[number]
     colour = RED if number in placed.backward else _colour(edge)
     dashed = ' stroke-dasharray="5 4"' if number in placed.backward else ""
-    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
-    for (x1, y1), (x2, y2) in itertools.pairwise(points):
-        bend = max(abs(x2 - x1) / 2, 24) if x2 > x1 else 60
-        path += f"C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
     x, y = points[-1]
+    # The last piece is straight, so that edges which arrive close together do not cross each other's labels.
+    points = [*points[:-1], (x - _room(edge), y)]
+    path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
+    if number in placed.backward:
+        (x1, y1), (middle, low), (x2, y2) = points
+        path += f"C{x1 + 60:.1f} {y1:.1f} {x1 + 60:.1f} {low:.1f} {middle:.1f} {low:.1f}"
+        path += f"C{x2 - 60:.1f} {low:.1f} {x2 - 60:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    else:
+        for (x1, y1), (x2, y2) in itertools.pairwise(points):
+            bend = max((x2 - x1) / 2, 24)
+            path += f"C{x1 + bend:.1f} {y1:.1f} {x2 - bend:.1f} {y2:.1f} {x2:.1f} {y2:.1f}"
+    path += f"H{x - 4:.1f}"
     head = f"M{x:.1f} {y:.1f}l-8 -4v8z"
     return (
         f'<g><path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-opacity=".75"{dashed}/>'
@@ -274,12 +283,16 @@ def _edge(edge: _Edge, placed: Layout, number: int) -> str:
     )
 
 
+def _room(edge: _Edge) -> float:
+    """How long an edge's last straight piece is: its label and the arrow stand there."""
+    return _width(_cut(edge.type, 22), SMALL - 1) + 20
+
+
 def _label(edge: _Edge, placed: Layout, number: int) -> str:
     text = _cut(edge.type, 22)
-    (x1, y1), (x2, y2) = placed.routes[number][-2:]
-    width = _width(text, SMALL - 1) + 6
-    # Where an edge ends it is alone; where it begins it may be one of many.
-    x, y = (x2 - 10 - width / 2, y2) if x2 - x1 > width + 20 else ((x1 + x2) / 2, (y1 + y2) / 2)
+    right, y = placed.routes[number][-1]
+    width = _room(edge) - 16
+    x = right - 11 - width / 2
     return (
         f'<g font-size="{SMALL - 1}"><rect x="{x - width / 2:.1f}" y="{y - 7:.1f}" width="{width:.1f}" height="14" '
         f'rx="7" fill="#f8fafc" fill-opacity=".92"/><text x="{x:.1f}" y="{y + 3.5:.1f}" text-anchor="middle" '
@@ -318,9 +331,9 @@ def _round_box(box: _Box, x: float, y: float, width: float, height: float) -> st
     fill, border = {
         "missing": ("#fee2e2", RED), "output": ("#dcfce7", "#16a34a"), "value": ("#fef9c3", "#ca8a04"),
     }.get(box.kind, ("#dbeafe", "#3b82f6"))  # fmt: skip
-    lines = [(box.title, INK, TITLE), (box.type, DIM, SMALL), (box.note, DIM, SMALL)]
+    lines = [(box.title, INK, TITLE), (box.type, DIM, SMALL)]
     shown = [line for line in lines if line[0]]
-    tip = _x(_cut(f"{box.kind} {box.text()} {box.note}", 400))
+    tip = _x(_cut(f"{box.kind} {box.text()}", 400))
     parts = [
         f'<g transform="translate({x:.1f} {y:.1f})"><title>{tip}</title>',
         f'<rect width="{width:.1f}" height="{height:.1f}" rx="{min(height / 2, 18):.1f}" fill="{fill}" '

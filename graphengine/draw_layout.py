@@ -14,7 +14,7 @@ LANE = 18.0
 """Height that a long edge takes between the boxes that it passes."""
 MOST_LANES = 4000
 """Beyond this many passings, long edges run straight."""
-SWEEPS = 6
+SWEEPS = 8
 
 Point = tuple[float, float]
 
@@ -50,12 +50,16 @@ def layout(
         columns[layer].append(item)
     links = [pair for chain in chains for pair in itertools.pairwise(chain)]
     before, after = _neighbours(len(layers), links)
-    _order(columns, before, after)
+    ports = _ports(edges, chains, heights)
+    _order(columns, before, after, ports)
     tops = _heights(columns, before, after, heights)
     lefts, widths = _lefts(columns, sizes, edges, labels, layers)
     found.corners = [(lefts[layers[n]] + (widths[layers[n]] - w) / 2, tops[n]) for n, (w, _) in enumerate(sizes)]
     for number, (source, target, leaves, arrives) in enumerate(edges):
         route = [(found.corners[source][0] + sizes[source][0], found.corners[source][1] + leaves)]
+        if number in found.backward:  # round below both boxes
+            low = max(tops[source] + heights[source], tops[target] + heights[target]) + 14
+            route.append(((route[0][0] + found.corners[target][0]) / 2, low))
         for lane in chains[number][1:-1]:
             left, middle = lefts[layers[lane]], tops[lane] + LANE / 2
             route += [(left, middle), (left + widths[layers[lane]], middle)]
@@ -138,8 +142,21 @@ def _lanes(
     return chains
 
 
-def _order(columns: list[list[int]], before: list[list[int]], after: list[list[int]]) -> None:
-    """Order each layer by the mean place of its neighbours, to and fro."""
+def _ports(
+    edges: Sequence[tuple[int, int, float, float]], chains: list[list[int]], heights: list[float]
+) -> dict[tuple[int, int], float]:
+    """How far down a box an edge leaves or arrives, 0 to 1, by neighbour and box; of several edges the last."""
+    found: dict[tuple[int, int], float] = {}
+    for (source, target, leaves, arrives), chain in zip(edges, chains, strict=True):
+        found[chain[1], source] = leaves / heights[source]
+        found[chain[-2], target] = arrives / heights[target]
+    return found
+
+
+def _order(
+    columns: list[list[int]], before: list[list[int]], after: list[list[int]], ports: dict[tuple[int, int], float]
+) -> None:
+    """Order each layer by the mean place of its neighbours' ports, to and fro."""
     place: dict[int, float] = {}
     for column in columns:
         place.update((item, float(n)) for n, item in enumerate(column))
@@ -148,7 +165,9 @@ def _order(columns: list[list[int]], before: list[list[int]], after: list[list[i
         near = before if forth else after
         for column in columns if forth else reversed(columns):
             wanted = {
-                item: sum(place[n] for n in near[item]) / len(near[item]) if near[item] else place[item]
+                item: sum(place[n] + ports.get((item, n), 0.5) for n in near[item]) / len(near[item])
+                if near[item]
+                else place[item] + 0.5
                 for item in column
             }
             column.sort(key=wanted.__getitem__)
@@ -207,7 +226,7 @@ def _lefts(
     widths = [max([sizes[item][0] for item in column if item < len(sizes)], default=20.0) for column in columns]
     room = [50.0] * len(columns)
     for number, (_, target, *_) in enumerate(edges):
-        room[layers[target]] = max(room[layers[target]], labels[number] + 34)
+        room[layers[target]] = max(room[layers[target]], labels[number] + 44)
     lefts, x = [], MARGIN
     for number, width in enumerate(widths):
         x += room[number] if number else 0.0

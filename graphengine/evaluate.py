@@ -11,10 +11,11 @@ from typing import Any
 
 from graphengine.cache import Store
 from graphengine.definition import NodeDef
+from graphengine.elements import INPUTS, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
-from graphengine.graph import INPUTS, Graph, Link
+from graphengine.graph import Graph
 from graphengine.keys import canonical, digest
 from graphengine.launch import Cancellation
 from graphengine.pack import Pack, environment, pack_of

@@ -14,10 +14,10 @@ from typing import Any
 
 from graphengine.cache import Entry
 from graphengine.definition import NodeDef
+from graphengine.elements import Link
 from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
-from graphengine.graph import Link
 from graphengine.keys import canonical, node_key
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal

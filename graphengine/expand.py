@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from graphengine.definition import NodeDef
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
 from graphengine.errors import NodeError, Problem, Where, WorkflowError
-from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node, Ref
+from graphengine.graph import Graph
 from graphengine.keys import digest, identity
 from graphengine.plan import Plan, is_default, literal
 from graphengine.task import (

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, cast, overload
 
 from graphengine.definition import Lazy, NodeDef, node
+from graphengine.elements import INPUTS, Input, Link, Ref
 from graphengine.errors import WorkflowError
-from graphengine.graph import INPUTS, Graph, Input, Link, Ref, building
+from graphengine.graph import Graph, building
 from graphengine.pack import Pack
 
 __pack__ = Pack("flow", distribution="graphengine")

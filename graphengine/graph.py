@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextvars
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from graphengine.definition import Choices, NodeDef, Range, Socket
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, map_links
 from graphengine.errors import Problem, Where, WorkflowError
-from graphengine.types import is_named_tuple, type_name
+from graphengine.types import is_named_tuple
 
 if TYPE_CHECKING:
     import networkx
@@ -28,160 +28,6 @@ def building() -> Graph | None:
     """The innermost graph that is being built in this thread."""
     stack = _building.get()
     return stack[-1] if stack else None
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Where a value comes from: a node's output, `inputs.NAME` or `values.NAME`.
-
-    An empty port is the node's only output, or the whole tuple of several.
-    """
-
-    node: str
-    port: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.node}.{self.port}" if self.port else self.node
-
-
-INPUTS, VALUES = "inputs", "values"
-
-
-class Node:
-    """One node of a graph: what it calls, with which arguments. Never changed; a change makes a new one.
-
-    Attributes:
-        kind: The node's definition, a whole graph that is used as a node, or the name of a node that is not known.
-        args: By socket: a `Link`, a list with links in it, or a literal.
-        each: The sockets over whose lists the node is mapped.
-        version: The version of the definition that a file was written for.
-        workflow: The path, as written, of the workflow file that `kind` was read from.
-        ui: Positions and notes of editors; no part of any key.
-        links, lists, literals: The arguments by what they are.
-        before: The ids of the nodes it takes something from.
-        bound: The links to declared inputs and values.
-    """
-
-    __slots__ = ("args", "before", "bound", "each", "kind", "links", "lists", "literals", "ui", "version", "workflow")
-
-    def __init__(
-        self,
-        kind: NodeDef[..., Any] | Graph | str,
-        args: Mapping[str, Any],
-        each: Sequence[str] = (),
-        version: int | None = None,
-        workflow: str | None = None,
-        ui: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.kind, self.args, self.each = kind, dict(args), tuple(each)
-        self.version, self.workflow, self.ui = version, workflow, dict(ui or {})
-        self.links: list[tuple[str, Link]] = []
-        self.lists: list[tuple[str, list[Any]]] = []
-        self.literals: dict[str, Any] = {}
-        self.before: list[str] = []
-        self.bound: list[tuple[str, Link]] = []
-        for name, value in self.args.items():
-            if type(value) is Link:
-                if value.node == INPUTS or value.node == VALUES:
-                    self.bound.append((name, value))
-                else:
-                    self.before.append(value.node)
-                self.links.append((name, value))
-            elif type(value) is list and has_links(value):
-                self.lists.append((name, value))
-                self.before += [link.node for link in links_in(value) if link.node not in (INPUTS, VALUES)]
-            else:
-                self.literals[name] = value
-
-    @property
-    def type(self) -> str:
-        """The full name of what it calls."""
-        if isinstance(self.kind, Graph):
-            return self.workflow or self.kind.title or "workflow"
-        return self.kind if isinstance(self.kind, str) else self.kind.full_name
-
-    @property
-    def sockets(self) -> Mapping[str, Socket]:
-        """Its inputs; none for an unknown node."""
-        return {} if isinstance(self.kind, str) else self.kind.sockets
-
-    def sources(self) -> Iterator[tuple[str, Link]]:
-        """All links that come in, those inside lists too."""
-        yield from self.links
-        for name, values in self.lists:
-            for link in links_in(values):
-                yield name, link
-
-    def __repr__(self) -> str:
-        return f"<{self.type} {self.args}>"
-
-
-def has_links(values: list[Any]) -> bool:
-    return any(type(v) is Link or (type(v) is list and has_links(v)) for v in values)
-
-
-def links_in(values: list[Any]) -> Iterator[Link]:
-    for value in values:
-        if type(value) is Link:
-            yield value
-        elif type(value) is list:
-            yield from links_in(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A declared input of a graph, which makes it callable as a function."""
-
-    name: str
-    type: Any
-    required: bool = True
-    default: Any = None
-    help: str = ""
-    range: Range | None = None
-    choices: Choices | None = None
-
-    def socket(self) -> Socket:
-        # A null stands for the default of whatever it is linked to.
-        kind = self.type if self.required else self.type | None if self.type is not Any else Any
-        return Socket(self.name, kind, self.required, self.default, self.help, self.range, self.choices, lazy=True)
-
-
-class Ref:
-    """The promise of a node's output, given instead of a value while a graph is being built."""
-
-    __slots__ = ("_graph", "_link", "_type")
-
-    def __init__(self, graph: Graph, link: Link, type: Any) -> None:
-        self._graph, self._link, self._type = graph, link, type
-
-    def __repr__(self) -> str:
-        return f"<promise of {type_name(self._type)} from {self._link}>"
-
-    def __getattr__(self, name: str) -> Any:
-        if is_named_tuple(self._type) and name in self._type._fields and not self._link.port:
-            return Ref(self._graph, Link(self._link.node, name), self._graph.output_type(Link(self._link.node, name)))
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise AttributeError(self._sentence(f"it has no attribute {name} yet"))
-
-    def __iter__(self) -> Iterator[Any]:
-        if not is_named_tuple(self._type) or self._link.port:
-            raise TypeError(self._sentence("map over it with each(items, body)"))
-        return iter([getattr(self, name) for name in self._type._fields])
-
-    def _sentence(self, advice: str) -> str:
-        return (
-            f"{self._link} is a promise of {type_name(self._type)}, not a value: "
-            f"{advice}; use it as the input of another node, or run the graph and take its value"
-        )
-
-    def _refuse(self, *_: Any) -> Any:
-        raise TypeError(self._sentence("it cannot be computed with while the graph is being built"))
-
-    __bool__ = __len__ = __int__ = __float__ = __index__ = __contains__ = __getitem__ = __call__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __abs__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __matmul__ = _refuse
 
 
 class Graph:
@@ -264,6 +110,9 @@ class Graph:
         if type(link) is not Link:
             raise WorkflowError(f"the output {name} must be a node's output, not {value!r:.60}")
         self.outputs[name] = link
+        if link.node not in self.nodes:
+            self.unchecked[INPUTS] = None
+            self.checked = False
 
     def argument(self, value: Any) -> Any:
         """A call's argument as nodes hold it: references become links, those of outer graphs are captured."""
@@ -352,8 +201,10 @@ class Graph:
         left out.
         """
         ids: dict[str, str] = {}
+        taken = dict.fromkeys(self.nodes)
         for id in other.nodes:
-            ids[id] = self._free_name(prefix + id, {**self.nodes, **dict.fromkeys(ids.values())})
+            ids[id] = self._free_name(prefix + id, taken)
+            taken[ids[id]] = None
         values = {name: self._free_name(prefix + name, self.values) for name in other.values}
 
         def renamed(link: Link) -> Link:
@@ -418,6 +269,8 @@ class Graph:
             same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
             if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
                 self.checked = False
+        elif any(link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)):
+            self.checked = False  # what it is linked to is to come, and may close a cycle
         self.nodes[id] = node
         self.changes.append(id)
         self.unchecked[id] = None
@@ -447,13 +300,18 @@ class Graph:
             if want._graph is not self:
                 raise WorkflowError(f"{want._link} belongs to another graph")
             return want._link
-        if isinstance(want, Link):
-            return want
-        if want in self.outputs:
-            return self.outputs[want]
-        node, _, port = str(want).partition(".")
-        self._node(node)
-        return Link(node, port)
+        if not isinstance(want, Link):
+            if want in self.outputs:
+                return self.outputs[want]
+            node, _, port = str(want).partition(".")
+            want = Link(node, port)
+        if want.node not in (INPUTS, VALUES):
+            self._node(want.node)
+        from graphengine.validate import link_problems
+
+        if problems := list(link_problems(self, want)):
+            raise WorkflowError(problems)
+        return want
 
     def input_type(self, name: str) -> Any:
         """The type that a link to a declared input has: what may be null is so."""
@@ -517,7 +375,10 @@ class Graph:
         """Arguments by input name, as a call gives them."""
         if len(args) > len(self.inputs):
             raise TypeError(f"{self.name} takes {len(self.inputs)} inputs, {len(args)} were given")
-        return dict(zip(self.inputs, args, strict=False)) | dict(kwargs)
+        given = dict(zip(self.inputs, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{self.name} got multiple values for {', '.join(sorted(twice))}")
+        return given | dict(kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run with these inputs and return the output (several: a dictionary); inside a graph, add it as a node."""
@@ -580,21 +441,3 @@ class Graph:
         from graphengine.workflow import save
 
         save(self, path)
-
-
-def bad_id(id: str) -> str:
-    """Why a text cannot be a node's id, or ''."""
-    if id in (INPUTS, VALUES):
-        return f"{id} is a reserved name"
-    if not isinstance(id, str) or not id or re.search(r"[.\s/\\\x00-\x1f]", id):
-        return "an id is a text without dots, slashes and spaces"
-    return ""
-
-
-def map_links(value: Any, change: Callable[[Link], Any]) -> Any:
-    """An argument with each of its links changed."""
-    if type(value) is Link:
-        return change(value)
-    if type(value) is list:
-        return [map_links(v, change) for v in value]
-    return value

@@ -16,9 +16,10 @@ from typing import Any, Literal
 from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.definition import NodeDef
+from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, shorten
 from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
-from graphengine.graph import INPUTS, VALUES, Graph, Link, Node
+from graphengine.graph import Graph
 from graphengine.keys import NotData, canonical, digest, identity, topological
 from graphengine.plan import Plan
 
@@ -226,7 +227,9 @@ def _differs(
         sources = " and ".join(links.get(name, ()))
         if was is None or now is None:
             found.append(f"{name} is {'given now' if was is None else 'not given any more'}")
-        elif now[0] is None and any(states.get(s) in ("runs", "always", "later") for s in links.get(name, ())):
+        elif (now[0] is None or was[0] != now[0]) and any(
+            states.get(source) in ("runs", "always", "later") for source in links.get(name, ())
+        ):
             found.append(f"{name} comes from {sources}, which runs")
         elif was[0] != now[0]:
             if name == ITSELF:

@@ -21,7 +21,8 @@ from graphengine.definition import NodeDef
 from graphengine.types import socket_type
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph, Node
+    from graphengine.elements import Node
+    from graphengine.graph import Graph
 
 PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 
@@ -159,7 +160,7 @@ def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any
 
 def graph_key(graph: Graph) -> str:
     """A hash of what a graph says: its nodes without their ids, its inputs and outputs by name."""
-    from graphengine.graph import INPUTS, VALUES, Link, map_links
+    from graphengine.elements import INPUTS, VALUES, Link, map_links
 
     known: dict[str, bytes] = {}
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.definition import File, NodeDef
+from graphengine.elements import INPUTS, Link, Node, has_links
 from graphengine.errors import FileError, GraphEngineError
 from graphengine.evaluate import bind_inputs, folder_of, packs_of, take_plan
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import INPUTS, Graph, Link, Node, has_links
+from graphengine.graph import Graph
 from graphengine.keys import topological
 from graphengine.pack import stamp
 from graphengine.types import coerce, socket_type
@@ -76,9 +77,13 @@ def chunks(
     """
     record = describe(graph, inputs, output, made, base=base, item=item, exact=exact)
     found = {CHUNK: json.dumps(record, ensure_ascii=False, default=str)}
-    text = _parameters(graph, inputs, output, value, item)
-    if text:
-        found[PARAMETERS] = text
+    asked = [pack for pack in packs_of(graph) if pack.parameters is not None]
+    source = steps(graph, inputs, output, item, base) if asked else None
+    for pack in asked:
+        assert pack.parameters is not None
+        if isinstance(source, Step) and (text := pack.parameters(source, value)):
+            found[PARAMETERS] = text
+            break
     return found
 
 
@@ -131,18 +136,22 @@ def weights(
     graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None = None
 ) -> dict[str, dict[str, str]]:
     """The references to weights that an output needs: by node the type, the name for people and the digest."""
-    plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
-    link = graph.link(output)
-    plan.assign([link.node] if link.node in graph.nodes else [])
-    graph.idle_plans.append(plan)
-    needed = graph.subgraph(link).nodes
     found = {}
-    for id, (value, _) in plan.references.items():
+    for id, value in _references(graph, inputs, output, base).items():
         kind = socket_type(type(value))
-        if id in needed and kind is not None and kind.digest is not None:
+        if kind is not None and kind.digest is not None:
             name = str(getattr(value, "source", ""))
             found[id] = {"type": kind.name, "name": Path(name).name, "digest": kind.digest(value, None)}
     return found
+
+
+def _references(graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
+    link = graph.link(output)
+    plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
+    plan.assign([link.node] if link.node in graph.nodes else [])
+    graph.idle_plans.append(plan)
+    needed = graph.subgraph(link).nodes
+    return {id: value for id, (value, _) in plan.references.items() if id in needed}
 
 
 def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[Graph, dict[str, Any]]:
@@ -312,14 +321,15 @@ def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
 # --- where a value comes from -----------------------------------------------------------------------------------------
 
 
-def steps(graph: Graph, inputs: Mapping[str, Any], output: str, item: int | None = None) -> Any:
+def steps(
+    graph: Graph, inputs: Mapping[str, Any], output: str, item: int | None = None, base: Path | None = None
+) -> Any:
     """The calls that an output comes from: the last one, with those before it among its inputs.
 
     Workflows used as nodes are gone into; of mapped nodes that call is told that the item comes from.
     """
-    bound = {name: const.value for name, const in bind_inputs(graph, inputs).items()}
-    references = {id: value for plan in graph.idle_plans[-1:] for id, (value, _) in plan.references.items()}
-    return _steps(graph, bound, [graph.link(output)], item, references)[0]
+    bound = {name: const.value for name, const in bind_inputs(graph, inputs, base).items()}
+    return _steps(graph, bound, [graph.link(output)], item, _references(graph, inputs, output, base))[0]
 
 
 def _steps(
@@ -357,18 +367,6 @@ def _steps(
         else:
             known[id] = Step(node.type, whole, references.get(id))
     return [of(link) for link in links]
-
-
-def _parameters(graph: Graph, inputs: Mapping[str, Any], output: str, value: Any, item: int | None) -> str | None:
-    asked = [pack for pack in packs_of(graph) if pack.parameters is not None]
-    if not asked:
-        return None
-    source = steps(graph, inputs, output, item)
-    for pack in asked:
-        assert pack.parameters is not None
-        if isinstance(source, Step) and (text := pack.parameters(source, value)):
-            return text
-    return None
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.definition import NodeDef, Socket
+from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import INPUTS, VALUES, Graph, Link, Node
+from graphengine.graph import Graph
 from graphengine.keys import PLAIN, NotData, canonical, node_key
 from graphengine.task import Const, constant
 from graphengine.types import coerce, value_fits

@@ -97,13 +97,19 @@ class ThreadRunner:
             if not self._waiting:  # joined with an earlier one
                 return
             calls = [self._waiting.popleft()]
-            group = calls[0].group() if self.batch > 1 else None
+            group = self._group(calls[0])
             if group is not None:
                 for call in list(self._waiting):
-                    if len(calls) < self.batch and call.group() == group:
+                    if len(calls) < self.batch and self._group(call) == group:
                         self._waiting.remove(call)
                         calls.append(call)
         compute(calls)
+
+    def _group(self, call: Call) -> Any:
+        try:
+            return call.group() if self.batch > 1 else None
+        except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
+            return None
 
     def close(self) -> None:
         self._device.shutdown()
@@ -128,6 +134,14 @@ def compute(calls: Sequence[Call]) -> None:
             outcomes = [definition.fn(**arguments)]
         else:
             outcomes = _many(definition, live)
+    except Cancelled as error:
+        cancelled = [call for call in live if call.context.cancelled]
+        if cancelled and len(cancelled) < len(live):  # whoever was cancelled is not the others' concern
+            for call in cancelled:
+                call.landed(error, 0.0, 1)
+            compute([call for call in live if call not in cancelled])
+            return
+        outcomes = [error] * len(live)
     except BaseException as error:
         outcomes = [error] * len(live)
     seconds = (time.perf_counter() - start) / len(live)

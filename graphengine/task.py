@@ -12,7 +12,7 @@ from typing import Any, final
 
 from graphengine.cache import Entry
 from graphengine.cache.memory import NOTHING
-from graphengine.graph import Node
+from graphengine.elements import Node
 from graphengine.keys import NotData, canonical
 
 KEY, LOOKUP, INPUTS, READY, RUNNING, DONE = range(6)

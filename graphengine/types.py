@@ -128,14 +128,20 @@ def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
     if len(members) > 1:
         return all(fits(m, target, solved) for m in members)
     targets = union_members(target)
+    if get_origin(source) is Literal:
+        return all(any(_literal_fits(value, t, solved) for t in targets) for value in get_args(source))
     if len(targets) > 1:
         plain = sorted(targets, key=lambda t: isinstance(t, TypeVar))  # a variable takes what nothing else does
         return any(fits(source, t, solved) for t in plain)
     if get_origin(target) is Literal:
-        return get_origin(source) is Literal and set(get_args(source)) <= set(get_args(target))
-    if get_origin(source) is Literal:
-        return all(fits(type(value), target, solved) for value in get_args(source))
+        return False
     return _fits_class(source, target, solved)
+
+
+def _literal_fits(value: Any, target: Any, solved: Solved | None) -> bool:
+    if get_origin(target) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(target))
+    return fits(type(value), target, solved)
 
 
 def _solve(source: Any, target: TypeVar, solved: Solved | None) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Union, get_args, get_origin
 
 from graphengine.definition import NodeDef, Socket
+from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
-from graphengine.graph import INPUTS, VALUES, Graph, Link, Node, bad_id, links_in
+from graphengine.graph import Graph
 from graphengine.types import Solved, fits, strip, substitute, type_name, union_members
 
 MAX_DEPTH = 64
@@ -136,6 +137,11 @@ def _mapping(node: Node, id: str) -> Iterator[Problem]:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         yield Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}", Where(node=id))
+
+
+def link_problems(graph: Graph, link: Link) -> Iterator[Problem]:
+    """What is wrong with a link that is wanted."""
+    yield from _dangling(graph, link, link.node, link.port)
 
 
 def _dangling(graph: Graph, link: Link, id: str, socket: str) -> Iterator[Problem]:

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from graphengine.definition import Choices, NodeDef, Range
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError, nearest
-from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node
+from graphengine.graph import Graph
 from graphengine.types import parse_type, type_called
 
 FORMAT = 1

@@ -12,8 +12,9 @@ from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin
 
 from graphengine.definition import NodeDef
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError
-from graphengine.graph import INPUTS, VALUES, Graph, Input, Link, Node
+from graphengine.graph import Graph
 from graphengine.types import SocketType, parse_type, socket_type, strip, type_name, union_members
 from graphengine.workflow_read import FORMAT
 

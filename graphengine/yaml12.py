@@ -21,7 +21,7 @@ Lines = dict[tuple[str | int, ...], int]
 MAX_SIZE = 10_000_000
 """Characters of a text that is read at all."""
 MAX_DEPTH = 64
-MAX_NODES = 1_000_000
+MAX_NODES = 500_000
 MAX_EXPANDED = 100_000
 """Nodes that all aliases of a text may stand for."""
 MAX_PROBLEMS = 50
@@ -171,7 +171,7 @@ class _Yaml(_Problems):
         rows = self.text.splitlines()
         row = rows[line - 1] if line is not None and line <= len(rows) else ""
         if "\t" in row[: len(row) - len(row.lstrip())] or "'\\t'" in what:
-            what, hint = "a tab indents this line", "YAML is indented with blanks"
+            self.stop(line, "syntax", "a tab indents this line", "YAML is indented with blanks")
         self.stop(line, "syntax", f"this is no YAML: {what}", hint)
 
     def _event(self, event: Any) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache.memory import Entry
-from graphengine.types import socket_type, type_called
+from graphengine.types import is_named_tuple, socket_type, type_called
 
 FORMAT = 1
 BUDGET = 10 << 30
@@ -29,6 +30,10 @@ KEPT_SECONDS = 3600.0
 
 class NotStorable(TypeError):
     """A value, or something in it, has no codec."""
+
+
+class UnknownType(LookupError):
+    """A value's type is of a pack that is not loaded here."""
 
 
 class DiskStore:
@@ -79,6 +84,8 @@ class DiskStore:
                 return None
             value = self._read(record["value"])
             entry = Entry(value, dict(record["made"]), float(record["cost"]))
+        except UnknownType:  # a pack's that is not loaded here: others may know it
+            return None
         except Exception:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -93,7 +100,7 @@ class DiskStore:
             tree = self._store(entry.value)
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
             self._write(self._key_file(key), json.dumps(record, default=str).encode())
-        except (NotStorable, OSError, ValueError):
+        except Exception:  # no codec, one that raises, a full disk: the value stays in memory only
             return False
         if self._written > self.budget // 20:
             self.evict()
@@ -103,8 +110,11 @@ class DiskStore:
         kind = type(value)
         if kind in (int, str, bool, type(None)) or (kind is float and math.isfinite(value)):
             return {"json": value}
-        if kind is list:
-            return {"list": [self._store(v) for v in value]}
+        if kind is list or kind is tuple:
+            return {kind.__name__: [self._store(v) for v in value]}
+        if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
+            items = [self._store(v) for v in value]
+            return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
         registered = socket_type(kind)
         if registered is not None and registered.type is kind and registered.encode is not None:
             content = registered.encode(value)
@@ -120,9 +130,16 @@ class DiskStore:
             return tree["json"]
         if "list" in tree:
             return [self._read(item) for item in tree["list"]]
+        if "named" in tree:
+            named = _class_called(*tree["named"])
+            if named is None:
+                raise UnknownType(tree["named"])
+            return named(*map(self._read, tree["tuple"]))
+        if "tuple" in tree:
+            return tuple(map(self._read, tree["tuple"]))
         registered = type_called(tree["type"])
         if registered is None or registered.decode is None:
-            raise ValueError("a type that is not known here")
+            raise UnknownType(tree["type"])
         content = self._blob_file(tree["blob"]).read_bytes()
         if hashlib.blake2b(content, digest_size=20).hexdigest() != tree["blob"]:
             with contextlib.suppress(OSError):
@@ -188,13 +205,14 @@ class DiskStore:
                     self._drop_old(entry.path, stat.st_mtime)
                 else:
                     sizes[Path(entry.path).parent.name + entry.name] = stat.st_size
-        kept, used = set[str](), 0
+        kept, used, freed = set[str](), 0, set[str]()
         for _, file, blobs, size in sorted(keys, key=lambda k: k[0], reverse=True):
             more = size + sum(sizes.get(b, 0) for b in set(blobs) - kept)
             if used + more <= self.budget:
                 kept.update(blobs)
                 used += more
             else:
+                freed.update(blobs)
                 with contextlib.suppress(OSError):
                     file.unlink()
         now = time.time()
@@ -202,7 +220,7 @@ class DiskStore:
             blob = self._blob_file(name)
             with contextlib.suppress(OSError):
                 # A blob just written may belong to a key that another process is about to write.
-                if now - blob.stat().st_mtime > 60 or used > self.budget:
+                if name in freed or now - blob.stat().st_mtime > 60:
                     blob.unlink()
         return used
 
@@ -235,5 +253,11 @@ class DiskStore:
 def _blobs(tree: Mapping[str, Any]) -> Iterator[str]:
     if "blob" in tree:
         yield tree["blob"]
-    for item in tree.get("list", ()):
+    for item in (*tree.get("list", ()), *tree.get("tuple", ())):
         yield from _blobs(item)
+
+
+def _class_called(module: str, name: str) -> Any:
+    """A named tuple of a module that is imported already; nothing is imported for what a file says."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found if is_named_tuple(found) else None

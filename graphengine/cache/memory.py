@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Mapping
@@ -91,7 +92,8 @@ def size_of(value: Any) -> int:
         return sys.getsizeof(value)
     registered = socket_type(kind)
     if registered is not None and registered.size is not None:
-        return registered.size(value)
+        with contextlib.suppress(Exception):  # a wrong size is no reason to lose a value
+            return registered.size(value)
     if isinstance(value, list | tuple):
         return sys.getsizeof(value) + sum(map(size_of, value))
     if isinstance(value, dict):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.cache import DiskStore, Store
 from graphengine.definition import NodeDef
-from graphengine.launch import Cancellation
 from graphengine.files import cache_folder
 from graphengine.graph import Graph
+from graphengine.launch import Cancellation
 from graphengine.runner import Call, ThreadRunner
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from graphengine.elements import INPUTS, Input
 from graphengine.errors import Problem, Where, WorkflowError, nearest
-from graphengine.graph import INPUTS, Input
 from graphengine.types import strip, value_fits
 
 if TYPE_CHECKING:
