@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from graphengine.plan import Plan
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
 from graphengine.types import coerce
-from graphengine.validate import node_problems
+from graphengine.validate import literal_problem, node_problems
 
 IDLE_PLANS = 4
 """How many plans a graph keeps for later runs."""
@@ -177,16 +177,28 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
             continue
         else:
             value, here = declared.default, folder_of(graph)
-        if complaint := declared.socket().complaint(value):
-            kind, expected, found = complaint
-            problems.append(
-                Problem(kind, f"{found} is {'outside' if kind == 'out of range' else 'not'} {expected}",
-                        Where(node=INPUTS, socket=name), expected=expected, found=found)
-            )
+        if (problem := literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))) is not None:
+            problems.append(problem)
         bound[name] = constant(coerce(value, declared.type), here)
+    if not problems and bound:
+        problems += _limits(graph, bound)
     if problems:
         raise WorkflowError(problems)
     return bound
+
+
+def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
+    """What the sockets that inputs are linked to do not take, whatever the inputs are declared as."""
+    found: dict[str, Problem] = {}
+    for id, socket_name, link in graph.bound_sockets():
+        const, node = bound.get(link.port), graph.nodes[id]
+        socket = node.sockets.get(socket_name)
+        if const is None or socket is None or const.value is None:
+            continue
+        for value in const.value if socket_name in node.each and isinstance(const.value, list) else [const.value]:
+            if (problem := literal_problem(socket, value, Where(node=INPUTS, socket=link.port))) is not None:
+                found.setdefault(link.port, replace(problem, hint=f"as {id}.{socket_name} takes it"))
+    return list(found.values())
 
 
 def folder_of(graph: Graph) -> Path:

@@ -92,7 +92,7 @@ class Drive(Launcher):
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
-        stack = [link.node for link in links if link.node in keys]
+        stack = [link.node for link in reversed(links) if link.node in keys]
         while stack:
             id = stack.pop()
             if id in tasks:
@@ -109,6 +109,7 @@ class Drive(Launcher):
                 known = merged.get(key)
                 if known is not None:
                     tasks[id] = known
+                    known.aliases = [*(known.aliases or ()), id]
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
                 task.key, task.stage = key, LOOKUP
@@ -150,6 +151,7 @@ class Drive(Launcher):
                 raise Cancelled("the run was cancelled")
             if self.ready:
                 self.submit()
+                continue
             if all(goal.stage == DONE for goal in goals):
                 return
             if not self.outstanding:
@@ -326,6 +328,10 @@ class Drive(Launcher):
             event = Event(Kind.NODE_FINISHED, self.number, task.id, type_, reuse, seconds, value)
             for listener in self.listeners:
                 listener(event)
+        if task.aliases is not None:
+            for alias in task.aliases:
+                self.reuse[alias] = Reuse.JOINED
+                self.emit(Kind.NODE_FINISHED, alias, node.type if node else "", reuse=Reuse.JOINED, value=value)
         if task.waiters is not None:
             waiters, task.waiters = task.waiters, None
             self.wake(waiters)

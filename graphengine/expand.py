@@ -16,7 +16,7 @@ from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
 from graphengine.errors import NodeError, Problem, Where, WorkflowError
 from graphengine.graph import Graph
 from graphengine.keys import digest, identity
-from graphengine.plan import Plan, is_default, literal
+from graphengine.plan import Plan, default_paths, is_default, literal
 from graphengine.task import (
     DONE,
     KEY,
@@ -93,7 +93,8 @@ class Expander:
         assert node is not None
         kind = node.kind
         plain = isinstance(kind, NodeDef) and not kind.expand and not node.each
-        for name, value in node.args.items():
+        paths = default_paths(kind, node.args) if isinstance(kind, NodeDef) and plain and kind.files else {}
+        for name, value in (node.args | paths).items():
             source = _sources(value, scope)
             if type(source) is Const and name in node.sockets:
                 if is_default(node.sockets[name], source.value):

@@ -59,6 +59,7 @@ class Graph:
         self._captured: dict[Link, str] = {}
         self._held: dict[int, tuple[Any, str]] = {}
         self.changes: list[str] = []
+        self._bound: tuple[int, list[tuple[str, str, Link]]] | None = None
         self.unchecked: dict[str, None] = {}
         self.checked = True
         self.idle_plans: list[Any] = []
@@ -269,8 +270,10 @@ class Graph:
             same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
             if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
                 self.checked = False
-        elif any(link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)):
-            self.checked = False  # what it is linked to is to come, and may close a cycle
+        elif isinstance(node.kind, Graph) or any(
+            link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)
+        ):
+            self.checked = False  # a graph in it may be wrong; what is linked to and still to come may close a cycle
         self.nodes[id] = node
         self.changes.append(id)
         self.unchecked[id] = None
@@ -336,6 +339,13 @@ class Graph:
             for source in dict.fromkeys(link.node for _, link in node.sources()):
                 found.setdefault(source, []).append(id)
         return found
+
+    def bound_sockets(self) -> list[tuple[str, str, Link]]:
+        """Node, socket and link of every link to a declared input."""
+        if self._bound is None or self._bound[0] != len(self.changes):
+            found = [(id, *pair) for id, node in self.nodes.items() for pair in node.bound if pair[1].node == INPUTS]
+            self._bound = len(self.changes), found
+        return self._bound[1]
 
     def leaves(self) -> list[str]:
         """Nodes that nobody takes anything from."""

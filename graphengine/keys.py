@@ -17,8 +17,8 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from graphengine.definition import NodeDef
-from graphengine.types import socket_type
+from graphengine.definition import NodeDef, Socket
+from graphengine.types import coerce, socket_type
 
 if TYPE_CHECKING:
     from graphengine.elements import Node
@@ -145,8 +145,15 @@ def _constant(value: Any) -> Any:
 @functools.cache
 def _template(definition: NodeDef[..., Any], salt: Any) -> tuple[Any, list[tuple[str, Any]]]:
     """The hash that all keys of a node begin with, to be copied, and the tokens of its defaults."""
-    defaults = [(name, canonical(socket.default)) for name, socket in definition.sockets.items()]
+    defaults = [(name, _default(socket)) for name, socket in definition.sockets.items()]
     return blake2b(digest((identity(definition), salt)), digest_size=16), defaults
+
+
+def _default(socket: Socket) -> Any:
+    try:
+        return canonical(coerce(socket.default, socket.type), socket.uses)
+    except NotData:  # it is the same object in every call of this process
+        return ("object", id(socket.default))
 
 
 def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
@@ -160,19 +167,37 @@ def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any
 
 def graph_key(graph: Graph) -> str:
     """A hash of what a graph says: its nodes without their ids, its inputs and outputs by name."""
+    from graphengine.graph import Graph
+
+    keys: dict[int, str] = {}
+    stack, entered = [graph], set[int]()
+    while stack:
+        current = stack[-1]
+        if hash(current) not in entered:  # the graphs that are used in it come first
+            entered.add(hash(current))
+            parts = [node.kind for node in current.nodes.values() if isinstance(node.kind, Graph)]
+            stack.extend(part for part in parts if hash(part) not in entered)
+            continue
+        stack.pop()
+        if hash(current) not in keys:
+            keys[hash(current)] = _graph_key(current, keys)
+    return keys[hash(graph)]
+
+
+def _graph_key(graph: Graph, keys: Mapping[int, str]) -> str:
     from graphengine.elements import INPUTS, VALUES, Link, map_links
 
     known: dict[str, bytes] = {}
 
     def token(link: Link) -> Any:
         if link.node == VALUES:
-            return ("value", _constant(graph.values.get(link.port)))
+            return _constant(graph.values.get(link.port))  # as the literal that it stands for
         if link.node == INPUTS:
             return (INPUTS, link.port)
         return (known.get(link.node, b"cycle" if link.node in graph.nodes else b"dangling"), link.port)
 
     def of(node: Node) -> bytes:
-        name = graph_key(node.kind) if not isinstance(node.kind, str | NodeDef) else node.type
+        name = keys.get(hash(node.kind), 'itself') if not isinstance(node.kind, str | NodeDef) else node.type
         args = [(n, _links_or_constant(map_links(v, token))) for n, v in sorted(node.args.items())]
         return digest((name, node.version, sorted(node.each), args))
 

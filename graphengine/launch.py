@@ -68,6 +68,7 @@ class Launcher(ABC):
         self.listeners = list(listeners)
         self._wants: dict[bytes, Task] = {}
         self._flying: dict[Flight, Task] = {}
+        self._unsent: list[Flight] = []
         self._here: Flight | None = None
         self._lock = threading.Lock()
 
@@ -127,6 +128,7 @@ class Launcher(ABC):
                 made = {**made, **made_of(source)}
         context: RunContext | None = None
         self._here = flight
+        self._go_on()
         for listener in self.listeners:
             listener(Event(Kind.NODE_STARTED, self.number, task.id, kind.full_name))
         if kind.context_parameter is not None:
@@ -155,10 +157,18 @@ class Launcher(ABC):
             if flight is not None:
                 with self._lock:
                     self._flying[flight] = task
+                self._unsent.append(flight)
                 calls.append(self._call(task, flight))
+        self._go_on()
         self.outstanding += len(calls)
         if calls:
             self.runner.submit(calls)
+            self._unsent = []
+
+    def _go_on(self) -> None:
+        """Raise if the run was cancelled just before what it computes was reserved."""
+        if self.cancellation.cancelled:
+            raise Cancelled("the run was cancelled")
 
     def _call(self, task: Task, flight: Flight) -> Call:
         assert task.node is not None
@@ -235,11 +245,11 @@ class Launcher(ABC):
         self.arrived.put((None, None))
 
     def abandon(self) -> None:
-        """The run ends before its time: what it was computing in place will not be."""
+        """The run ends before its time: what it reserved and did not hand on will not be computed."""
         self.leave_all()
-        if self._here is not None:
-            self.store.land(self._here, Cancelled("the run that computed it has ended"))
-            self._here = None
+        for flight in [*self._unsent, *([] if self._here is None else [self._here])]:
+            self.store.land(flight, Cancelled("the run that computed it has ended"))
+        self._here, self._unsent = None, []
 
     # --- what others are told ---------------------------------------------------------------------------------------
 

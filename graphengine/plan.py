@@ -47,6 +47,12 @@ def is_default(socket: Socket, value: Any) -> bool:
     return value is None and not socket.required and not value_fits(None, socket.type)
 
 
+def default_paths(kind: NodeDef[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The paths that a node takes because none was given: they are resolved like any other."""
+    defaults = {name: kind.sockets[name].default for name in kind.files if name not in given}
+    return {name: path for name, path in defaults.items() if path is not None}
+
+
 _NO_LITERALS: dict[str, Any] = {}
 
 
@@ -92,6 +98,10 @@ class Plan:
             if old is None or old.token(None) != const.token(None) or old.base != const.base:
                 self._forget(f"{INPUTS}.{name}")
         self.inputs = dict(inputs)
+        for name, const in list(self.constants.items()):
+            if self.graph.values.get(name) is not const.value:
+                del self.constants[name]
+                self._forget(f"{VALUES}.{name}")
         for id, seen in list(self.watched.items()):
             if id in self.keys and self._state(id) != seen:
                 self._forget(id)
@@ -155,13 +165,14 @@ class Plan:
                 users[source] = [id]
         if node.bound or node.lists:
             for _, link in node.sources():
-                if link.node == INPUTS:
+                if link.node == INPUTS or link.node == VALUES:
                     users.setdefault(str(link), []).append(id)
         kind = node.kind
         if type(kind) is not NodeDef or node.each or kind.expand:
             return None
         try:
-            values, tokens = self.literals(node) if node.literals or node.bound else (_NO_LITERALS, {})
+            given = node.literals or node.bound or kind.files
+            values, tokens = self.literals(node) if given else (_NO_LITERALS, {})
             for name, link in node.links:
                 if link.node != INPUTS and link.node != VALUES:
                     key: Any = self.keys[link.node]
@@ -216,10 +227,10 @@ class Plan:
         assert isinstance(kind, NodeDef)
         values: dict[str, Any] = {}
         tokens: dict[str, Any] = {}
-        if not node.literals and not node.bound:
-            return values, tokens
         sockets, hashed = kind.sockets, not kind.makes_reference
         for name, value in node.literals.items():
+            values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
+        for name, value in default_paths(kind, node.args).items() if kind.files else ():
             values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
         for name, link in node.bound:
             const = self.const(link)

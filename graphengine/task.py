@@ -78,6 +78,7 @@ class Task:
         became: For an expanding node that has been expanded: by port, what its outputs became.
         children: For a mapped node: a task for each item.
         pending: How many tasks it waits for.
+        aliases: Ids of further nodes that have the same key.
         outer: The expanding task whose expansion it is part of.
     """
 
@@ -93,6 +94,7 @@ class Task:
     became: dict[str, Source] | None = None
     children: list[Task] | None = None
     outer: Task | None = None
+    aliases: list[str] | None = None
     value: Any = None
     made: Mapping[str, Any] = NOTHING
     serial = 0

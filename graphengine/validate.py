@@ -11,12 +11,40 @@ from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
 from graphengine.types import Solved, fits, strip, substitute, type_name, union_members
 
-MAX_DEPTH = 64
-"""How deep workflows may be used as nodes in one another."""
+
+def problems(graph: Graph) -> list[Problem]:
+    """Everything that is wrong with a graph and the graphs used as nodes in it; warnings too.
+
+    A graph that is used in several places is told of at the first of them.
+    """
+    found: list[list[Problem]] = []
+    seen: set[int] = set()
+    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]], list[Problem]]] = []
+
+    def enter(id: str, part: Graph) -> None:
+        seen.add(hash(part))
+        found.append([])
+        inside = [(name, node.kind) for name, node in part.nodes.items() if isinstance(node.kind, Graph)]
+        stack.append((id, part, iter(inside), found[-1]))
+
+    enter("", graph)
+    while stack:
+        _, current, parts, told = stack[-1]
+        id, part = next(parts, ("", None))
+        if part is None:  # what is used in it is checked, and the types of its outputs are known
+            own = _own_problems(current)
+            place = "/".join([outer for outer, *_ in stack[1:]]) if own else ""
+            told += [p.at(node=f"{place}/{p.where.node}" if p.where.node else place) if place else p for p in own]
+            stack.pop()
+        elif hash(part) not in seen:
+            enter(id, part)
+        elif any(part is outer for _, outer, _, _ in stack):
+            place = "/".join([*(outer for outer, *_ in stack[1:]), id])
+            told.append(Problem("needs itself", f"the workflow {part.name} is used in itself", Where(node=place)))
+    return [problem for told in found for problem in told]
 
 
-def problems(graph: Graph, depth: int = 0) -> list[Problem]:
-    """Everything that is wrong with a graph and the graphs used as nodes in it; warnings too."""
+def _own_problems(graph: Graph) -> list[Problem]:
     found = list(graph.problems_at_load)
     found += _declared(graph)
     for id in graph.nodes:
@@ -24,13 +52,6 @@ def problems(graph: Graph, depth: int = 0) -> list[Problem]:
     found += _cycles(graph)
     for name, link in graph.outputs.items():
         found += [_placed(graph, p, ("outputs", name)) for p in _dangling(graph, link, f"output {name}", "")]
-    for id, node in graph.nodes.items():
-        if isinstance(node.kind, Graph):
-            if depth >= MAX_DEPTH:
-                found.append(Problem("too deep", f"workflows are nested deeper than {MAX_DEPTH}", Where(node=id)))
-            else:
-                inner = problems(node.kind, depth + 1)
-                found += [p.at(node=f"{id}/{p.where.node}" if p.where.node else id) for p in inner]
     return found
 
 
@@ -46,11 +67,12 @@ def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
     if isinstance(node.kind, str):
         from graphengine.pack import why_not
 
-        sentence, near = why_not(node.kind)
-        yield Problem(
-            "unknown node", sentence, Where(node=id), found=node.kind, nearest=near,
-            hint="`graphengine nodes` lists them all",
-        )
+        if node.kind:  # without a name, what is wrong is told among the problems at load
+            sentence, near = why_not(node.kind)
+            yield Problem(
+                "unknown node", sentence, Where(node=id), found=node.kind, nearest=near,
+                hint="`graphengine nodes` lists them all",
+            )
         for name, link in node.sources():
             yield from _dangling(graph, link, id, name)
         return
@@ -117,14 +139,21 @@ def _argument(
             return
         values = list(value)
     for literal in values:
-        if complaint := socket.complaint(literal):
-            kind, expected, found = complaint
-            known = [str(v) for v in socket.choices.values()] if kind == "not a choice" and socket.choices else []
-            yield Problem(kind, f"{found} is not {expected}" if kind != "out of range" else
-                          f"{found} is outside {expected}", where, expected=expected, found=found,
-                          nearest=nearest(str(literal), known))
+        if (problem := literal_problem(socket, literal, where)) is not None:
+            yield problem
             return
         fits(type(literal), socket.type, solved)
+
+
+def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
+    """What is wrong with a literal in a socket."""
+    complaint = socket.complaint(value)
+    if complaint is None:
+        return None
+    kind, expected, found = complaint
+    known = [str(v) for v in socket.choices.values()] if kind == "not a choice" and socket.choices else []
+    sentence = f"{found} is outside {expected}" if kind == "out of range" else f"{found} is not {expected}"
+    return Problem(kind, sentence, where, expected=expected, found=found, nearest=nearest(str(value), known))
 
 
 def _mapping(node: Node, id: str) -> Iterator[Problem]:
@@ -237,22 +266,31 @@ def output_types(graph: Graph, id: str) -> dict[str, Any]:
     known = graph._types.get(id)
     if known is not None:
         return known
-    stack, open_ids = [id], set[str]()
+    stack, entered = [(graph, id)], set[tuple[int, str]]()
     while stack:
-        current = stack[-1]
-        node = graph.nodes.get(current)
-        if current in graph._types or node is None:
+        owner, current = stack[-1]
+        node = owner.nodes.get(current)
+        if current in owner._types or node is None:
             stack.pop()
             continue
-        if current not in open_ids and _is_generic(node):
-            open_ids.add(current)
-            waiting = [s for s in _before(graph, current) if s not in graph._types and s not in open_ids]
-            if waiting:
+        if (hash(owner), current) not in entered:
+            entered.add((hash(owner), current))
+            before = [b for b in _needed(owner, current, node) if b[1] not in b[0]._types]
+            if waiting := [b for b in before if (hash(b[0]), b[1]) not in entered]:
                 stack.extend(waiting)
                 continue
-        graph._types[current] = _types(graph, node)
+        if isinstance(node.kind, Graph):
+            owner._types[current] = {"": Any}  # a graph that is used in itself asks for this again
+        owner._types[current] = _types(owner, node)
         stack.pop()
     return graph._types.get(id, {})
+
+
+def _needed(graph: Graph, id: str, node: Node) -> list[tuple[Graph, str]]:
+    """The nodes whose output types decide those of this one."""
+    if isinstance(node.kind, Graph):
+        return [(node.kind, link.node) for link in node.kind.outputs.values() if link.node in node.kind.nodes]
+    return [(graph, source) for source in _before(graph, id)] if _is_generic(node) else []
 
 
 def _is_generic(node: Node) -> bool:

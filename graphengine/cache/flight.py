@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol
 
 
@@ -53,4 +54,7 @@ class Flight:
     def tell(self, kind: str, facts: dict[str, Any]) -> None:
         """Tell everybody who wants it."""
         for who, task in self.wanted_by.items():
-            who.told(task, kind, facts)
+            try:
+                who.told(task, kind, facts)
+            except Exception:  # one who listens badly must not fail what all want
+                logging.getLogger("graphengine").exception("a listener failed on %s", kind)

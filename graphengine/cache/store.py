@@ -66,7 +66,10 @@ class Store:
             if self.flights.get(key) is flight:
                 del self.flights[key]
         if flight.joined:
-            told = Lost("who computed it was cancelled") if isinstance(result, Cancelled | MemoryError) else result
+            told = result
+            # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
+            if isinstance(result, Cancelled | MemoryError) or not isinstance(result, Entry | Exception):
+                told = Lost("who computed it was cancelled or ran out of memory")
             for who, task in flight.joined:
                 who.landed(task, told)
         if cost >= WORTH_WRITING and keep == "disk" and self.disk is not None and type(result) is Entry:
