@@ -208,16 +208,34 @@ def folder_of(graph: Graph) -> Path:
 
 def check_changes(graph: Graph) -> None:
     """Check what was not checked since it last changed; raise with all problems if something is wrong."""
-    unchecked = graph.unchecked
-    if not unchecked and not graph.problems_at_load:
+    graphs = _unchecked_graphs(graph)
+    if not graphs:
         return
-    wrong = graph.problems_at_load or any(
-        p.severity == "error" for id in unchecked if id in graph.nodes for p in node_problems(graph, id)
-    )
-    if wrong or not graph.checked:
+    changed_inside = any(g is not graph for g in graphs)
+    if changed_inside or graph.problems_at_load or not graph.checked or _is_wrong(graph):
         graph.check()
-    graph.checked = True
-    unchecked.clear()
+    for each in graphs:
+        each.checked = True
+        each.unchecked.clear()
+
+
+def _is_wrong(graph: Graph) -> bool:
+    ids = [id for id in graph.unchecked if id in graph.nodes]
+    return any(p.severity == "error" for id in ids for p in node_problems(graph, id))
+
+
+def _unchecked_graphs(graph: Graph) -> list[Graph]:
+    """The graph and those used as nodes in it, as far as they have changed."""
+    found, seen, stack = [], {id(graph)}, [graph]
+    while stack:
+        each = stack.pop()
+        if each.unchecked or each.problems_at_load or not each.checked:
+            found.append(each)
+        for part in each.parts.values():
+            if id(part) not in seen:
+                seen.add(id(part))
+                stack.append(part)
+    return found
 
 
 def take_plan(

@@ -305,9 +305,7 @@ class Drive(Launcher):
         if entry is not None:
             self.finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
             return True
-        if task.volatile or self._disk is None:
-            return False  # what is in memory by now is found when the key is reserved
-        found = self.store.find(task.key)  # type: ignore[arg-type]
+        found = None if task.volatile else self.store.find(task.key)  # type: ignore[arg-type]
         if found is None:
             return False
         self.finish(task, found[0], Reuse.DISK if found[1] else Reuse.MEMORY)

@@ -7,6 +7,7 @@ holds a thread or a stack frame.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -36,6 +37,8 @@ from graphengine.task import (
 from graphengine.types import is_named_tuple, socket_type
 
 _serials = itertools.count(1)
+_DEPTH = re.compile(r"#(\d{1,9})")
+"""Stands in the ids of tasks in expansions of expansions."""
 
 
 class Waits(Protocol):
@@ -171,7 +174,8 @@ class Expander:
 
     def _instantiate(self, graph: Graph, scope: dict[Link, Source], links: list[Link], outer: Task) -> None:
         """Make tasks for what the links need, and add to `scope` what each link of the graph brings."""
-        root, depth = outer.id.partition("#")[0], int(outer.id.partition("#")[2] or 0)
+        mark = _DEPTH.search(outer.id)
+        root, depth = (outer.id.replace(mark[0], ""), int(mark[1])) if mark else (outer.id, 0)
         inside = outer.outer is not None
         prefix = root.rpartition("/")[0] if inside and isinstance(outer.node and outer.node.kind, NodeDef) else root
         suffix = f"#{depth + 1}" if inside else ""
@@ -229,6 +233,8 @@ class Expander:
         links = [link for value in found.values() for link in _links(value)]
         self._instantiate(part, scope, links, task)
         task.became = {name: _sources(value, scope) for name, value in found.items()}
+        if "" not in found:
+            task.became[""] = Many(list(task.became.values()), kind.result)
         task.links = []
         return True
 

@@ -61,6 +61,7 @@ class Graph:
         self.changes: list[str] = []
         self._bound: tuple[int, list[tuple[str, str, Link]]] | None = None
         self.unchecked: dict[str, None] = {}
+        self.parts: dict[str, Graph] = {}
         self.checked = True
         self.idle_plans: list[Any] = []
 
@@ -190,6 +191,7 @@ class Graph:
         """Take a node out; links to it are left dangling and reported by `problems()`."""
         self._node(id)
         del self.nodes[id]
+        self.parts.pop(id, None)
         self._types.clear()
         self.changes.append(id)
         self.checked = False
@@ -275,6 +277,10 @@ class Graph:
         ):
             self.checked = False  # a graph in it may be wrong; what is linked to and still to come may close a cycle
         self.nodes[id] = node
+        if isinstance(node.kind, Graph):
+            self.parts[id] = node.kind
+        else:
+            self.parts.pop(id, None)
         self.changes.append(id)
         self.unchecked[id] = None
 

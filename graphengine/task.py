@@ -59,12 +59,12 @@ class Port:
 
 @final
 class Many:
-    """Several sources as one list."""
+    """Several sources as one list, or as the named tuple `make`."""
 
-    __slots__ = ("items",)
+    __slots__ = ("items", "make")
 
-    def __init__(self, items: list[Source]) -> None:
-        self.items = items
+    def __init__(self, items: list[Source], make: Any = None) -> None:
+        self.items, self.make = items, make
 
 
 @final
@@ -139,6 +139,8 @@ def _became(task: Task, port: str) -> Source:
             found = Port(whole, port)
         elif type(whole) is Const:
             found = Const(getattr(whole.value, port), (whole.token(None), port), volatile=whole.volatile)
+        elif type(whole) is Many and whole.make is not None:
+            found = whole.items[whole.make._fields.index(port)]
         else:
             raise AssertionError("neither a list nor an output has ports")
         task.became[port] = found
@@ -166,7 +168,10 @@ def value_of(source: Source) -> Any:
         return source.value
     if type(source) is Port:
         return getattr(source.task.value, source.port)
-    return [value_of(item) for item in source.items] if type(source) is Many else source.value
+    if type(source) is Const:
+        return source.value
+    values = [value_of(item) for item in source.items]
+    return values if source.make is None else source.make(*values)
 
 
 def token_of(source: Source, part: str | None = None) -> Any:

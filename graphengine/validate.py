@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Union, get_args, get_origin
 
@@ -124,6 +126,8 @@ def _argument(
                 return
         if type(value) is Link and value.node == INPUTS and not socket.required:
             source = _without_none(source)  # null means the parameter's default
+        if type(value) is Link and value.node == INPUTS and source is str and _is_written(socket.type):
+            return  # a declared text is a literal like any other: an enum's value, a path
         if not fits(source, socket.type, solved):
             expected, found = type_name(socket.type), type_name(source)
             origin = value if type(value) is Link else "the list"
@@ -348,6 +352,12 @@ def item_type(annotation: Any) -> Any:
     if not kinds:
         return None
     return (get_args(kinds[0]) or (Any,))[0]
+
+
+def _is_written(annotation: Any) -> bool:
+    """Whether literals of a type are written as text: enums and paths."""
+    kinds = (enum.Enum, pathlib.PurePath)
+    return any(isinstance(t, type) and issubclass(t, kinds) for t in union_members(strip(annotation)))
 
 
 def _without_none(annotation: Any) -> Any:

@@ -335,8 +335,8 @@ class Reader:
     def source(self, source: Any, path: Place) -> Any:
         """What stands under `from`: a link, a list of links and literals, or None where it is neither."""
         if isinstance(source, str):
-            node, _, port = source.partition(".")
-            if not node or (node in (INPUTS, VALUES) and not port) or source.endswith("."):
+            node, dot, port = source.partition(".")
+            if not node or (not port and (dot or node in (INPUTS, VALUES))):
                 self.problem("bad link", f"{source!r:.60} is no link", path,
                              hint="write a node's id, id.port, inputs.NAME or values.NAME")
                 return None
