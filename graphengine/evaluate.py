@@ -112,8 +112,8 @@ def run(
         Cancelled: It was cancelled.
     """
     start = time.perf_counter()
-    bound = bind_inputs(graph, inputs or {}, base)
     check_changes(graph)
+    bound = bind_inputs(graph, inputs or {}, base)
     names, links, extra = wanted_links(graph, want)
     plan = take_plan(graph, bound, roots, salt_of(graph) if exact else None)
     drive = Drive(

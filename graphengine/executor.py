@@ -115,6 +115,7 @@ class Drive(Launcher):
                 task.key, task.stage = key, LOOKUP
                 task.entry = find(key)
                 if task.entry is not None:
+                    self.store.memory.touch(task.entry)
                     continue
             fresh.append(task)
             stack.extend(node.before)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
@@ -58,6 +59,7 @@ class Expander:
         self.drive, self.limit = drive, limit
         self.count = 0
         self._same: WeakValueDictionary[bytes, Task] = WeakValueDictionary()
+        self._bases: WeakKeyDictionary[Task, Path] = WeakKeyDictionary()  # where paths start in workflows used as nodes
 
     # --- wiring: a node's arguments as sources ----------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Expander:
             return Many([self._item(plan, tasks, i) for i in item])
         return constant(item)
 
-    def _wire(self, task: Task, scope: dict[Link, Source], plan: Plan) -> None:
+    def _wire(self, task: Task, scope: dict[Link, Source], plan: Plan, base: Path | None = None) -> None:
         """Give any task its sources; literals become values of plain nodes and sources of expanding ones."""
         node = task.node
         assert node is not None
@@ -98,7 +100,7 @@ class Expander:
         plain = isinstance(kind, NodeDef) and not kind.expand and not node.each
         paths = default_paths(kind, node.args) if isinstance(kind, NodeDef) and plain and kind.files else {}
         for name, value in (node.args | paths).items():
-            source = _sources(value, scope)
+            source = _sources(value, scope, base)
             if type(source) is Const and name in node.sockets:
                 if is_default(node.sockets[name], source.value):
                     continue
@@ -159,7 +161,7 @@ class Expander:
     def _inline(self, task: Task, graph: Graph) -> None:
         scope: dict[Link, Source] = {}
         given = dict(task.links)
-        base = graph.file.parent if graph.file is not None else None
+        base = graph.file.absolute().parent if graph.file is not None else self._bases.get(task)
         for name, declared in graph.inputs.items():
             source = given.get(name)
             if source is None or (type(source) is Const and source.value is None and declared.default is not None):
@@ -168,11 +170,13 @@ class Expander:
         for name, value in graph.values.items():
             scope[Link(VALUES, name)] = constant(value, base)
         links = list(graph.outputs.values())
-        self._instantiate(graph, scope, links, task)
+        self._instantiate(graph, scope, links, task, base)
         task.became = {name: scope[link] for name, link in graph.outputs.items()}
         task.links = []
 
-    def _instantiate(self, graph: Graph, scope: dict[Link, Source], links: list[Link], outer: Task) -> None:
+    def _instantiate(
+        self, graph: Graph, scope: dict[Link, Source], links: list[Link], outer: Task, base: Path | None
+    ) -> None:
         """Make tasks for what the links need, and add to `scope` what each link of the graph brings."""
         mark = _DEPTH.search(outer.id)
         root, depth = (outer.id.replace(mark[0], ""), int(mark[1])) if mark else (outer.id, 0)
@@ -192,7 +196,9 @@ class Expander:
             for _, link in graph.nodes[id].sources():
                 if link not in scope:
                     scope[link] = output(tasks[link.node], link.port)
-            self._wire(made, scope, self.drive.plan)
+            if base is not None:
+                self._bases[made] = base
+            self._wire(made, scope, self.drive.plan, base)
         for link in links:
             if link not in scope:
                 scope[link] = output(tasks[link.node], link.port)
@@ -231,8 +237,9 @@ class Expander:
         except Exception as error:
             raise NodeError(task.id, kind.full_name, arguments, error) from error
         links = [link for value in found.values() for link in _links(value)]
-        self._instantiate(part, scope, links, task)
-        task.became = {name: _sources(value, scope) for name, value in found.items()}
+        base = self._bases.get(task)
+        self._instantiate(part, scope, links, task, base)
+        task.became = {name: _sources(value, scope, base) for name, value in found.items()}
         if "" not in found:
             task.became[""] = Many(list(task.became.values()), kind.result)
         task.links = []
@@ -244,7 +251,9 @@ class Expander:
         for name, source in task.links:
             if is_volatile(source):
                 return False
-            tokens.append((name, _lazy_token(source) if kind.sockets[name].lazy else token_of(source)))
+            token = _lazy_token(source) if kind.sockets[name].lazy else token_of(source)
+            base = source.base if type(source) is Const else None  # the same relative path elsewhere is another file
+            tokens.append((name, token, None if base is None else str(base)))
         key = digest((identity(kind), tokens))
         other = self._same.get(key)
         if other is None or other.became is None:
@@ -284,6 +293,8 @@ class Expander:
             child.outer = task
             scope = {name: lists[name][n] if name in lists else source for name, source in given.items()}
             self._wire_sources(child, scope)
+            if (base := self._bases.get(task)) is not None:
+                self._bases[child] = base
             children.append(child)
         task.children, task.links = children, []
         return True
@@ -311,12 +322,12 @@ _SHARED = frozenset({int, bool, float, str, type(None), bytes})
 """Values that are keyed by their content wherever they come from."""
 
 
-def _sources(value: Any, scope: dict[Link, Source]) -> Source:
+def _sources(value: Any, scope: dict[Link, Source], base: Path | None) -> Source:
     if type(value) is Link:
         return scope[value]
     if type(value) is list and any(True for _ in _links(value)):
-        return Many([_sources(v, scope) for v in value])
-    return constant(value)
+        return Many([_sources(v, scope, base) for v in value])
+    return constant(value, base)
 
 
 def _links(value: Any) -> list[Link]:

@@ -50,7 +50,7 @@ def each(items: Any, body: Callable[..., R], /) -> list[R]:
     graph = building()
     if graph is None:
         return [body(*row) for row in zip(*lists, strict=True)]
-    part = Graph(getattr(body, "__name__", "").strip("<>") or "each")
+    part = Graph(getattr(body, "__name__", "each").replace("<lambda>", "each"))
     part._parent = graph
     names = ["item"] if len(lists) == 1 else [f"item_{n + 1}" for n in range(len(lists))]
     for name, values in zip(names, lists, strict=True):

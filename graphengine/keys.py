@@ -198,8 +198,17 @@ def _graph_key(graph: Graph, keys: Mapping[int, str]) -> str:
 
     def of(node: Node) -> bytes:
         name = keys.get(hash(node.kind), 'itself') if not isinstance(node.kind, str | NodeDef) else node.type
-        args = [(n, _links_or_constant(map_links(v, token))) for n, v in sorted(node.args.items())]
-        return digest((name, node.version, sorted(node.each), args))
+        args = [(n, _links_or_constant(map_links(written(node, n, v), token))) for n, v in sorted(node.args.items())]
+        return digest((name, sorted(node.each), args))
+
+    def written(node: Node, name: str, value: Any) -> Any:
+        """A literal as its socket takes it: a file holds the text of an enum or a path."""
+        socket = node.sockets.get(name)
+        literal = name in node.literals and socket is not None and name not in node.each
+        try:
+            return coerce(value, socket.type) if literal else value  # type: ignore[union-attr]
+        except ValueError:
+            return value
 
     for id in topological(graph):
         known[id] = of(graph.nodes[id])

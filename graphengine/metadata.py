@@ -13,19 +13,18 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphengine.definition import File, NodeDef
 from graphengine.elements import INPUTS, Link, Node, has_links
 from graphengine.errors import FileError, GraphEngineError
-from graphengine.evaluate import bind_inputs, folder_of, packs_of, take_plan
+from graphengine.evaluate import folder_of, packs_of
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
-from graphengine.keys import topological
 from graphengine.pack import stamp
-from graphengine.types import coerce, socket_type
+from graphengine.steps import Step, references, steps
+from graphengine.types import socket_type
 
 FORMAT = 1
 MOST_HELD = 1 << 20
@@ -36,21 +35,6 @@ PARAMETERS = "parameters"
 """The name of the one that other tools read."""
 
 Position = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A call that a value comes from.
-
-    Attributes:
-        node: The full name of the node.
-        inputs: By socket, defaults too: what was given, another step for what was linked, or a list of such.
-        value: Of a node that makes references: the reference.
-    """
-
-    node: str
-    inputs: Mapping[str, Any]
-    value: Any = None
 
 
 def chunks(
@@ -137,21 +121,12 @@ def weights(
 ) -> dict[str, dict[str, str]]:
     """The references to weights that an output needs: by node the type, the name for people and the digest."""
     found = {}
-    for id, value in _references(graph, inputs, output, base).items():
+    for id, value in references(graph, inputs, output, base).items():
         kind = socket_type(type(value))
         if kind is not None and kind.digest is not None:
             name = str(getattr(value, "source", ""))
             found[id] = {"type": kind.name, "name": Path(name).name, "digest": kind.digest(value, None)}
     return found
-
-
-def _references(graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
-    link = graph.link(output)
-    plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
-    plan.assign([link.node] if link.node in graph.nodes else [])
-    graph.idle_plans.append(plan)
-    needed = graph.subgraph(link).nodes
-    return {id: value for id, (value, _) in plan.references.items() if id in needed}
 
 
 def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[Graph, dict[str, Any]]:
@@ -233,7 +208,7 @@ def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]],
             else:
                 args[name] = _named(value, rule, base, (*here, "with", name), files)
         workflow = Path(node.workflow).name if node.workflow else None
-        twin.nodes[id] = Node(kind, args, node.each, node.version, workflow, node.ui)
+        twin._put(id, Node(kind, args, node.each, node.version, workflow, node.ui))
     return twin
 
 
@@ -316,57 +291,6 @@ def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
                         yield Path(parent, entry)
                 except OSError:
                     continue
-
-
-# --- where a value comes from -----------------------------------------------------------------------------------------
-
-
-def steps(
-    graph: Graph, inputs: Mapping[str, Any], output: str, item: int | None = None, base: Path | None = None
-) -> Any:
-    """The calls that an output comes from: the last one, with those before it among its inputs.
-
-    Workflows used as nodes are gone into; of mapped nodes that call is told that the item comes from.
-    """
-    bound = {name: const.value for name, const in bind_inputs(graph, inputs, base).items()}
-    return _steps(graph, bound, [graph.link(output)], item, _references(graph, inputs, output, base))[0]
-
-
-def _steps(
-    graph: Graph, inputs: Mapping[str, Any], links: list[Link], item: int | None, references: Mapping[str, Any]
-) -> list[Any]:
-    part = graph.subgraph(*links)
-    known: dict[str, Any] = {}
-
-    def of(value: Any) -> Any:
-        if type(value) is list:
-            return [of(v) for v in value]
-        if type(value) is not Link:
-            return value
-        if value.node == INPUTS:
-            return inputs.get(value.port)
-        source = known.get(value.node, graph.values.get(value.port))
-        if isinstance(source, dict):  # a workflow used as a node
-            return source.get(value.port or next(iter(source), ""))
-        return source
-
-    for id in topological(part):
-        node = graph.nodes[id]
-        given = {name: of(value) for name, value in node.args.items()}
-        for name in node.each:
-            if item is not None and isinstance(given.get(name), list) and item < len(given[name]):
-                given[name] = given[name][item]
-        sockets = node.sockets
-        # A null that comes through a declared input stands for the default of what it is linked to.
-        whole = {n: s.default for n, s in sockets.items()} | {n: v for n, v in given.items() if v is not None}
-        if isinstance(node.kind, Graph):
-            values = {name: coerce(whole.get(name), declared.type) for name, declared in node.kind.inputs.items()}
-            outputs = node.kind.outputs
-            found = _steps(node.kind, values, list(outputs.values()), item, {})
-            known[id] = dict(zip(outputs, found, strict=True))
-        else:
-            known[id] = Step(node.type, whole, references.get(id))
-    return [of(link) for link in links]
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Pack:
         preload: Names of modules that its nodes for a device import when they compute: the command line begins to
             import them while it still reads and checks the workflow.
         parameters: How other tools read the settings of a picture: given where a value comes from (see
-            `graphengine.metadata.Step`) and the value, the text of the PNG chunk `parameters`, or None.
+            `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
     """
 
     name: str
@@ -102,7 +102,7 @@ def why_not(name: str) -> tuple[str, tuple[str, ...]]:
     sentence = f"no installed pack has a node called {bare}"
     if _registry.failed:
         sentence += f" ({', '.join(_registry.failed)} did not load)"
-    return sentence, nearest(bare, [*_registry.bare, *_registry.nodes])
+    return sentence, nearest(bare, _registry.nodes if "." in bare else _registry.bare)
 
 
 def load_folder(folder: str | Path) -> list[PackError]:

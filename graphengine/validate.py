@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Union, get_args, get_origin
 
 from graphengine.definition import NodeDef, Socket
 from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
-from graphengine.types import Solved, fits, strip, substitute, type_name, union_members
+from graphengine.types import Solved, fits, has_variables, strip, substitute, type_name, union_members
 
 
 def problems(graph: Graph) -> list[Problem]:
@@ -134,6 +136,10 @@ def _argument(
             yield Problem(
                 "type mismatch", f"wants {expected}, gets {found} from {origin}", where, expected=expected, found=found
             )
+        elif type(value) is list:
+            numbers = (item for item in _literals_in(value) if isinstance(item, int | float))
+            found_wrong = (literal_problem(replace(socket, type=Any), n, where) for n in numbers)
+            yield from itertools.islice((p for p in found_wrong if p is not None), 1)
         return
     values = [value]
     if socket.name in node.each:
@@ -146,7 +152,19 @@ def _argument(
         if (problem := literal_problem(socket, literal, where)) is not None:
             yield problem
             return
-        fits(type(literal), socket.type, solved)
+        if has_variables(socket.type) and not fits(_type_of(graph, literal), socket.type, solved):
+            expected, found = type_name(socket.type), type_name(type(literal))
+            sentence = f"{literal!r:.80} ({found}) is not {expected}"
+            yield Problem("wrong type", sentence, where, expected=expected, found=found)
+            return
+
+
+def _literals_in(values: list[Any]) -> Iterator[Any]:
+    for value in values:
+        if type(value) is list:
+            yield from _literals_in(value)
+        elif type(value) is not Link:
+            yield value
 
 
 def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +154,8 @@ def dumps(document: Mapping[str, Any], format: str = "yaml") -> str:
 def save(graph: Graph, path: str | Path, *, embed: bool = False) -> None:
     """Write a graph as a workflow file, YAML or JSON by the name's ending, with files of its values beside it.
 
+    Nodes are written with their installed versions, so that later ones know what they must migrate from.
+
     A file that cannot be written whole leaves what was there before.
 
     Raises:
@@ -165,7 +166,7 @@ def save(graph: Graph, path: str | Path, *, embed: bool = False) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise WorkflowError(Problem("bad name", f"{path.name} is no name of a workflow file", hint="end it in .yaml "
                                     "or .json"))
-    document = to_document(graph, embed, path.absolute().parent, stem=path.stem)
+    document = to_document(graph, embed, path.absolute().parent, pin=True, stem=path.stem)
     text = dumps(document, "json" if path.suffix.lower() == ".json" else "yaml")
     _write(path, text.encode())
 
@@ -238,7 +239,7 @@ def _parse_file(path: Path) -> tuple[Any, Lines]:
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     # Not the tempfile module, whose files nobody else may read: this one gets the rights that a new file gets.
-    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
+    part = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}")
     try:
         with open(part, "xb") as file:
             file.write(content)

@@ -172,7 +172,7 @@ class Reader:
         for name, value in self.mapping(data, "values", ()).items():
             self.value(name, value)
         for id, node in self.mapping(data, "nodes", ()).items():
-            graph.nodes[id] = self.node(id, node)
+            graph._put(id, self.node(id, node))
         for name, source in self.mapping(data, "outputs", ()).items():
             link = self.source(source, ("outputs", name))
             if type(link) is Link:

@@ -19,7 +19,7 @@ from graphengine.errors import Problem, Where, WorkflowError
 Lines = dict[tuple[str | int, ...], int]
 
 MAX_SIZE = 10_000_000
-"""Characters of a text that is read at all."""
+"""Characters (or bytes) of a text that is read at all."""
 MAX_DEPTH = 64
 MAX_NODES = 500_000
 MAX_EXPANDED = 100_000
@@ -57,13 +57,10 @@ def load(text: str, name: str) -> tuple[Any, Lines]:
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `load` reads back exactly: block style, short collections in one line, order kept.
-
-    Texts that YAML 1.1 or 1.2 would read as something else are quoted.
+    """Plain data as YAML that `load` reads back exactly; texts that YAML 1.1 or 1.2 would misread are quoted.
 
     Raises:
-        WorkflowError: Something in it is no JSON (NaN, a key that is no text, half a surrogate pair, an object), or
-            it is nested deeper than can be read.
+        WorkflowError: Something in it is no JSON (NaN, a key that is no text, an object), or it is nested too deeply.
     """
     from graphengine.yaml12_write import write
 
@@ -166,8 +163,7 @@ class _Yaml(_Problems):
     def _syntax(self, error: Any) -> NoReturn:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = None if mark is None else mark.line + 1
-        what = str(getattr(error, "problem", None) or error)
-        hint = str(getattr(error, "context", None) or "")
+        what, hint = str(getattr(error, "problem", None) or error), str(getattr(error, "context", None) or "")
         rows = self.text.splitlines()
         row = rows[line - 1] if line is not None and line <= len(rows) else ""
         if "\t" in row[: len(row) - len(row.lstrip())] or "'\\t'" in what:
@@ -258,8 +254,7 @@ class _Yaml(_Problems):
             if type(parent.container) is dict and parent.key is None:
                 self.stop(line, "bad key", "a list or a mapping cannot be a key", "keys are texts")
             path = self._path(parent, line)
-        if event.anchor is not None:
-            self.open_anchors.add(event.anchor)
+        self.open_anchors |= {event.anchor} - {None}
         self.stack.append(_Frame(container, path, event.anchor, self.count))
 
     def _path(self, frame: _Frame, line: int) -> tuple[str | int, ...]:
@@ -285,10 +280,9 @@ class _Yaml(_Problems):
         if not self.stack:
             self.root = value
             return
-        frame = self.stack[-1]
-        if type(frame.container) is list:
-            self._path(frame, line)
-        self._insert(frame, value)
+        if type(self.stack[-1].container) is list:
+            self._path(self.stack[-1], line)
+        self._insert(self.stack[-1], value)
 
     def _insert(self, frame: _Frame, value: Any) -> None:
         if type(frame.container) is list:
@@ -310,10 +304,8 @@ class _Yaml(_Problems):
         if len(self.stack) + depth > MAX_DEPTH:
             self.too_deep(line)
         self.counted(line, size)
-        frame = self.stack[-1] if self.stack else None
-        if frame is None:
-            self.root = value
-        elif type(frame.container) is dict and frame.key is None:
+        frame = self.stack[-1]  # an alias never stands alone: its anchor is in the same document
+        if type(frame.container) is dict and frame.key is None:
             if not isinstance(value, str):
                 self.stop(line, "bad key", f"the alias *{name:.60} is a key, but no text")
             self._key(frame, value, value, line)
@@ -352,15 +344,12 @@ class _Json(_Problems):
         return data, self.lines
 
     def _constant(self, text: str) -> Any:
-        self.stop(self._line_of(text), "not a number", f"{text} is no JSON", "write a text in quotes, or a number")
+        self.stop(self.line_at(self.text.find(text)), "not a number", f"{text} is no JSON", "write a text in quotes")
 
     def _float(self, text: str) -> float:
         if not math.isfinite(number := float(text)):
-            self.stop(self._line_of(text), "not a number", f"{text:.40} is too large for a number")
+            self.stop(self.line_at(self.text.find(text)), "not a number", f"{text:.40} is too large for a number")
         return number
-
-    def _line_of(self, text: str) -> int:
-        return self.line_at(self.text.find(text))
 
     def _walk(self) -> None:
         """Find the lines of all paths, doubles and what is too deep; wrong JSON is left to the json module."""

@@ -1,6 +1,6 @@
 """Values on disk: key -> digests, and digest -> bytes, kept apart as a build system does.
 
-Layout of the folder: `keys/ab/cdef...json` says which blobs make up a value and how it was made; `blobs/ab/cdef...`
+Layout of the folder: `keys/ab/cdef...` says which blobs make up a value and how it was made; `blobs/ab/cdef...`
 holds bytes, called by their own hash. Everything is written to a temporary name and renamed, so that readers of any
 process see whole files; what is truncated, damaged or foreign is a miss and is taken away.
 """
@@ -79,7 +79,7 @@ class DiskStore:
         except OSError:
             return None
         try:
-            record = json.loads(text)
+            record = unseal(text)
             if record["format"] != FORMAT or record["key"] != key.hex():
                 return None
             value = self._read(record["value"])
@@ -99,7 +99,7 @@ class DiskStore:
         try:
             tree = self._store(entry.value)
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
-            self._write(self._key_file(key), json.dumps(record, default=str).encode())
+            self._write(self._key_file(key), seal(record))
         except Exception:  # no codec, one that raises, a full disk: the value stays in memory only
             return False
         if self._written > self.budget // 20:
@@ -151,7 +151,7 @@ class DiskStore:
 
     def _key_file(self, key: bytes) -> Path:
         name = key.hex()
-        return self.folder / "keys" / name[:2] / f"{name[2:]}.json"
+        return self.folder / "keys" / name[:2] / name[2:]
 
     def _blob_file(self, name: str) -> Path:
         if not name.isalnum():
@@ -192,9 +192,9 @@ class DiskStore:
                 if entry.name.endswith(".tmp"):
                     self._drop_old(entry.path, stat.st_mtime)
                     continue
-                record = json.loads(Path(entry.path).read_bytes())
+                record = unseal(Path(entry.path).read_bytes())
                 keys.append((stat.st_mtime, Path(entry.path), list(_blobs(record["value"])), stat.st_size))
-            except (OSError, ValueError, KeyError, TypeError):
+            except Exception:  # truncated, damaged or foreign, in whatever way
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
         sizes = {}
@@ -248,6 +248,20 @@ class DiskStore:
                     size += entry.stat().st_size
                     count += part == "keys"
         return count, size
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """A record as it is written: JSON, and a line with its hash."""
+    text = json.dumps(record, default=str).encode()
+    return text + b"\n" + hashlib.blake2b(text, digest_size=20).hexdigest().encode()
+
+
+def unseal(content: bytes) -> Any:
+    """The record in a file; ValueError where it is not as it was written."""
+    text, _, told = content.rpartition(b"\n")
+    if hashlib.blake2b(text, digest_size=20).hexdigest().encode() != told:
+        raise ValueError("damaged")
+    return json.loads(text)
 
 
 def _blobs(tree: Mapping[str, Any]) -> Iterator[str]:

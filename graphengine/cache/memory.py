@@ -47,8 +47,12 @@ class Memory:
     def get(self, key: bytes) -> Entry | None:
         entry = self.entries.get(key)
         if entry is not None:
-            entry.priority = self.floor + entry.cost / entry.size
+            self.touch(entry)
         return entry
+
+    def touch(self, entry: Entry) -> None:
+        """An entry was used."""
+        entry.priority = self.floor + entry.cost / entry.size
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Remember; the caller holds the lock. A value larger than the whole budget is not."""

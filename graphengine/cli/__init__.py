@@ -26,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 130
     else:
         code = 0
-    if code and any(thread.name == "graphengine-preload" and thread.is_alive() for thread in threading.enumerate()):
-        # Python cannot end well under a thread that is in the middle of an import; nothing else is under way.
+    if any(thread.name == "graphengine-preload" and thread.is_alive() for thread in threading.enumerate()):
+        # All came from the disk, or the run was cancelled: nobody needs what is still being imported, and Python
+        # cannot end well under a thread that imports. Nothing else is under way.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

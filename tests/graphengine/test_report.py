@@ -1,0 +1,115 @@
+"""What a run looks like: views, pages, notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html.parser import HTMLParser
+
+import pytest
+
+from graphengine import Graph, NodeError, Result, SocketType, View, node, register_type, run
+from graphengine.events import Reuse
+from graphengine.report import MOST_ITEMS, Recorder, page, result_html, views, views_html
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value that is seen as a picture."""
+
+    png: bytes = b"\x89PNG"
+
+
+register_type(SocketType(Dot, "ReportDot", view=lambda dot: View(png=dot.png)))
+
+
+@node(version=1)
+def dot(text: str) -> Dot:
+    """A dot."""
+    return Dot(text.encode())
+
+
+@node(version=1)
+def shout(text: str) -> str:
+    """Say it loudly."""
+    return text + "!"
+
+
+@node(version=1)
+def refuse(text: str) -> str:
+    """Fail."""
+    raise ValueError(text)
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+
+def tags(text: str) -> list[str]:
+    parser = _Tags()
+    parser.feed(text)
+    return parser.seen
+
+
+EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+def test_views_of_plain_values() -> None:
+    assert views(3) == [View(text="3")]
+    assert views("text") == [View(text="text")]
+    assert views([1, 2]) == [View(text="[1, 2]")]
+    assert views(Dot(b"x")) == [View(png=b"x")]
+    assert views([Dot(b"x"), Dot(b"y")]) == [View(png=b"x"), View(png=b"y")]
+
+
+def test_long_values_are_shortened() -> None:
+    many = views([Dot()] * 100)
+    assert len(many) == MOST_ITEMS + 1
+    assert many[-1].text == f"… and {100 - MOST_ITEMS} more"
+    assert len(views("x" * 100_000)[0].text or "") < 5000
+    assert len(views(list(range(100_000)))[0].text or "") < 5000
+
+
+def test_everything_is_escaped() -> None:
+    assert tags(views_html(EVIL)) == ["div", "pre"]
+    with Graph(EVIL, EVIL) as graph:
+        loud = shout.named("<b>id<i>")(graph.input("<i>name</i>", str, EVIL))
+        refuse(loud)
+    recorder = Recorder()
+    with pytest.raises(NodeError, match="onerror"):
+        run(graph, listeners=[recorder])
+    text = page(graph, recorder, {})
+    assert not {"script", "img", "b", "i"} & set(tags(text))
+    assert "onerror=alert(1)&gt;" in text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+
+
+def test_a_page_shows_how_each_value_came() -> None:
+    with Graph() as graph:
+        words = shout.named("words")("hello report")
+        graph.output("dot", dot.named("point")(words))
+    recorder = Recorder()
+    run(graph, listeners=[recorder])
+    assert recorder.nodes["words"].reuse is Reuse.COMPUTED
+    assert "hello report!" in page(graph, recorder, {})
+    again = Recorder()
+    run(graph, listeners=[again])
+    text = page(graph, again, {})
+    assert "from memory" in text
+    assert "not needed" in text
+    assert text.count("<img") == 1
+
+
+def test_a_result_shows_itself_in_a_notebook() -> None:
+    with Graph() as graph:
+        graph.output("dot", dot("for a notebook"))
+    found = run(graph)
+    text = found._repr_html_()
+    assert "data:image/png;base64," in text
+    assert "computed" in text
+    assert result_html(Result({"<x>": EVIL})).count("<script") == 0

@@ -1,0 +1,85 @@
+"""Graphs that a type checker must accept. Checked by mypy, never run."""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple, TypeVar
+
+from graphengine import INERT, Context, Graph, Lazy, Range, collect, each, node, when
+
+T = TypeVar("T")
+
+
+class Image: ...
+
+
+class Photo(Image): ...
+
+
+class Size(NamedTuple):
+    width: int
+    height: int
+
+
+@node(version=2)
+def blur(image: Image, radius: Annotated[float, Range(0, 10)] = 1.0) -> Image:
+    return image
+
+
+@node
+def photo(seed: int, context: Context = INERT) -> Photo:
+    context.progress(1, 2)
+    return Photo()
+
+
+@node
+def size(image: Image) -> Size:
+    return Size(1, 2)
+
+
+@node
+def first(items: list[T]) -> T:
+    return items[0]
+
+
+@node
+def grid(images: list[Image]) -> Image:
+    return images[0]
+
+
+@node(expand=True)
+def repeat(n: int, image: Annotated[Image, Lazy()]) -> Image:
+    return image if n == 0 else repeat(n - 1, blur(image))
+
+
+@node(batch=("seed",), on="device")
+def sample(seed: int, prompt: str) -> Image:
+    return Image()
+
+
+@sample.many
+def _(seed: list[int], prompt: str) -> Sequence[Image]:
+    return [Image() for _ in seed]
+
+
+@blur.check
+def _(given: dict[str, object]) -> list[str]:
+    return []
+
+
+with Graph() as g:
+    seed: int = g.input("seed", int, default=0, help="for the noise")
+    picture: Photo = photo(seed)
+    soft: Image = blur(picture, radius=2)
+    named: Image = blur.named("again")(soft)
+    width, height = size(soft)
+    total: int = size(soft).width
+    one: Image = first([soft, picture])
+    chosen: Image = when(total > 1, soft, picture)
+    looped: Image = repeat(5, chosen)
+    photos: list[Photo] = each([1, 2, 3], photo)
+    softened: list[Image] = each(photos, lambda p: blur(p))
+    stepped: list[Image] = each(([1, 2], ["a", "b"]), sample)
+    everything: list[Image] = collect([soft, named])
+    g.output("sheet", grid(softened))
+    g.run(want=looped)
+
+outside: Image = blur(photo(3))

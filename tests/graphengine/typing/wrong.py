@@ -1,0 +1,78 @@
+"""Graphs that a type checker must refuse, each with the error that it must tell. Checked by mypy, never run."""
+
+from typing import Annotated, NamedTuple, TypeVar
+
+from graphengine import INERT, Context, Graph, Lazy, each, node, when
+
+T = TypeVar("T")
+
+
+class Image: ...
+
+
+class Model: ...
+
+
+class Size(NamedTuple):
+    width: int
+    height: int
+
+
+@node(version=2)
+def blur(image: Image, radius: float = 1.0) -> Image:
+    return image
+
+
+@node
+def photo(seed: int, context: Context = INERT) -> Image:
+    context.progres(1, 2)  # E: attr-defined
+    return Image()
+
+
+@node
+def size(image: Image) -> Size:
+    return Size(1, 2)
+
+
+@node
+def first(items: list[T]) -> T:
+    return items[0]
+
+
+@node
+def decode(model: Model, image: Image) -> Image:
+    return image
+
+
+@node(expand=True)
+def repeat(n: int, image: Annotated[Image, Lazy()]) -> Image:
+    return "image" if n == 0 else repeat(n - 1, image)  # E: return-value
+
+
+@node(cache="sometimes")  # E: call-overload
+def odd(x: int) -> int:
+    return x
+
+
+with Graph() as g:
+    picture = photo(1)
+    blur("picture")  # E: arg-type
+    blur(picture, radius="2")  # E: arg-type
+    blur(picture, radios=2)  # E: call-arg
+    blur()  # E: call-arg
+    decode(picture, picture)  # E: arg-type
+    blur(size(picture).width)  # E: arg-type
+    depth = size(picture).depth  # E: attr-defined
+    model: Model = photo(1)  # E: assignment
+    number: int = first([picture])  # E: assignment
+    both: Image = when(True, picture, 3)  # E: assignment
+    blur.named("soft")(3)  # E: arg-type
+    blur.named(3)(picture)  # E: arg-type
+    repeat("5", picture)  # E: arg-type
+    each(["a"], photo)  # E: arg-type
+    numbers: list[int] = each([1], photo)  # E: arg-type
+    each(([1], ["a"]), lambda a, b: blur(a))  # E: arg-type
+    photo(seed=1, context=3)  # E: arg-type
+    seed: str = g.input("seed", int)  # E: assignment
+
+blur(3)  # E: arg-type

@@ -1,0 +1,164 @@
+"""The shipped workflows: each is right, fits the schema, is written as it was read, and runs as it is."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from graphengine import Graph, load
+from graphengine.schema import schema
+from graphengine.workflow import save, shipped, to_document
+from graphengine.yaml12 import load as parse
+
+FOLDER = Path(__file__).parents[2] / "workflows"
+FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
+NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "sweep", "text_to_image"]
+COMMON = {"prompt", "negative_prompt", "model", "scheduler", "steps", "guidance_scale"}
+SIZED = COMMON | {"width", "height", "seed"}
+INPUTS = {
+    "text_to_image": SIZED,
+    "image_to_image": COMMON | {"seed", "image", "strength"},
+    "lora": SIZED | {"lora", "lora_scale"},
+    "controlnet": SIZED | {"controlnet", "control_image", "control_scale"},
+    "inpainting": COMMON | {"seed", "image", "mask", "strength"},
+    "sweep": COMMON | {"width", "height", "seeds"},
+}
+
+
+def document(file: Path) -> Any:
+    return parse(file.read_text(), file.name)[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_each_file_is_right(file: Path) -> None:
+    graph = load(file)
+    assert graph.problems() == []
+    assert graph.title
+    assert graph.description
+    assert all(declared.help for declared in graph.inputs.values())
+    assert set(graph.inputs) == INPUTS[file.stem]
+    jsonschema.Draft202012Validator(schema()).validate(document(file))
+    assert to_document(graph) == document(file)
+
+
+def test_they_are_shipped_by_name_and_one_has_a_twin_in_json() -> None:
+    found = shipped()
+    assert [name for name in NAMES if name in found] == NAMES
+    assert found["text_to_image"].suffix == ".yaml"
+    assert document(FOLDER / "text_to_image.json") == document(FOLDER / "text_to_image.yaml")
+    assert load("text_to_image") == load(FOLDER / "text_to_image.json")
+
+
+def test_without_choices_of_ones_own_the_model_decides() -> None:
+    for file in FILES:
+        graph = load(file)
+        own = {"scheduler", "steps", "guidance_scale", "width", "height", "negative_prompt"} & set(graph.inputs)
+        assert all(graph.inputs[name].default is None for name in own)
+
+
+def pixels(value: Any) -> np.ndarray[Any, Any]:
+    """[B, H, W, 3] in 0..1."""
+    return np.asarray(value.pixels)
+
+
+def colour(values: Any) -> np.ndarray[Any, Any]:
+    """The mean colour of a region."""
+    return np.asarray(values.reshape(-1, 3).mean(0))
+
+
+def run(name: str, **inputs: Any) -> dict[str, Any]:
+    graph: Graph = load(name)
+    found: dict[str, Any] = graph.run(inputs=inputs)
+    return found
+
+
+def test_text_to_image_runs() -> None:
+    image = pixels(run("text_to_image")["image"])[0]
+    assert image.shape == (128, 128, 3)
+    corners = np.stack([image[:8, :8], image[:8, -8:], image[-8:, :8], image[-8:, -8:]])
+    red, green, blue = colour(corners)
+    assert blue > red + 0.2
+    assert blue > green + 0.1
+    redness = image[..., 0] - image[..., 2]
+    assert (redness > 0.2).mean() > 0.03  # the red circle
+
+
+def test_text_to_image_takes_its_inputs() -> None:
+    found = run(
+        "text_to_image", prompt="a yellow star on a green background", negative_prompt="blurry", steps=3, seed=5,
+        scheduler="EulerDiscreteScheduler", guidance_scale=2.0, width=64, height=96,
+    )  # fmt: skip
+    assert pixels(found["image"]).shape == (1, 96, 64, 3)
+
+
+def test_image_to_image_runs() -> None:
+    found = run("image_to_image")
+    assert pixels(found["image"]).shape == (1, 128, 128, 3)
+    image, start = pixels(found["image"])[0], picture("tree.png")
+    crown = (start[..., 0] > 0.7) & (start[..., 1] > 0.6)  # yellow there, and now red
+    assert colour(image[crown])[0] > colour(image[crown])[1] + 0.3
+    assert np.abs(image - start)[:16].mean() < 0.1
+    kept = pixels(run("image_to_image", strength=0.15)["image"])[0]
+    assert np.abs(kept - start).mean() < np.abs(image - start).mean()
+
+
+def test_lora_runs_and_its_scale_matters() -> None:
+    with_lora, without = (pixels(run("lora", lora_scale=scale)["image"])[0] for scale in (1.0, 0.0))
+    plain = run("text_to_image", prompt=load("lora").inputs["prompt"].default)["image"]
+    assert np.array_equal(without, pixels(plain)[0])
+    assert np.abs(with_lora - without).mean() > 0.05
+    assert colour(with_lora)[2] > colour(with_lora)[0]  # a blueprint is blue
+
+
+def test_controlnet_runs_and_follows_the_edges() -> None:
+    found = run("controlnet")
+    edges = pixels(found["edges"])[0, ..., 0] > 0.5
+    image = pixels(found["image"])[0]
+    change = np.abs(np.diff(image, axis=0))[:, :-1].sum(-1) + np.abs(np.diff(image, axis=1))[:-1].sum(-1)
+    assert change[edges[:-1, :-1]].mean() > 3 * change.mean()
+
+
+def test_inpainting_runs_and_paints_only_inside_the_mask() -> None:
+    image = pixels(run("inpainting")["image"])[0]
+    start, mask = picture("tree.png"), picture("mask.png")[..., 0] > 0.5
+    changed = np.abs(image - start).mean(-1)
+    grown = grow(mask, 12)
+    assert changed[mask].mean() > 0.1
+    assert changed[~grown].mean() < 0.03
+
+
+def test_sweep_runs_once_for_each_seed() -> None:
+    images = run("sweep", seeds=[1, 2], steps=3)["images"]
+    assert [pixels(image).shape for image in images] == [(1, 128, 128, 3)] * 2
+    alone = run("text_to_image", seed=2, steps=3, prompt=load("sweep").inputs["prompt"].default)["image"]
+    assert np.array_equal(pixels(images[1]), pixels(alone))
+
+
+def test_a_workflow_runs_where_it_was_saved_to(tmp_path: Path) -> None:
+    save(load("image_to_image"), tmp_path / "mine.yaml")
+    found = load(tmp_path / "mine.yaml").run(inputs={"steps": 2})
+    assert pixels(found["image"]).shape == (1, 128, 128, 3)
+
+
+def test_a_copy_of_the_folder_runs(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "copy")
+    found = load(tmp_path / "copy" / "inpainting.yaml").run(inputs={"steps": 2})
+    assert pixels(found["image"]).shape == (1, 128, 128, 3)
+
+
+def picture(name: str) -> np.ndarray[Any, Any]:
+    """[H, W, 3] in 0..1."""
+    from PIL import Image
+
+    with Image.open(FOLDER / "images" / name) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def grow(mask: np.ndarray[Any, Any], by: int) -> np.ndarray[Any, Any]:
+    """The mask with its surroundings: a latent's pixel is eight wide."""
+    from scipy.ndimage import binary_dilation
+
+    return np.asarray(binary_dilation(mask, iterations=by))
