@@ -112,9 +112,6 @@ class DiskStore:
             return {"json": value}
         if kind is list or kind is tuple:
             return {kind.__name__: [self._store(v) for v in value]}
-        if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
-            items = [self._store(v) for v in value]
-            return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
         registered = socket_type(kind)
         if registered is not None and registered.type is kind and registered.encode is not None:
             content = registered.encode(value)
@@ -123,6 +120,9 @@ class DiskStore:
             if not file.exists():
                 self._write(file, content)
             return {"type": registered.name, "blob": name}
+        if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
+            items = [self._store(v) for v in value]
+            return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
         raise NotStorable(kind.__name__)
 
     def _read(self, tree: Mapping[str, Any]) -> Any:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 a node failed; 2 the workflow, an input or the command its
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -14,6 +15,15 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    # Until something is computed, Python's search for garbage finds nothing and takes time from the imports.
+    gc.disable()
+    try:
+        return _main(arguments)
+    finally:
+        gc.enable()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     from graphengine.cli.app import application
 
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -42,6 +42,8 @@ class Preload:
         if self.names:
             gc.disable()
             self._thread.start()
+        else:
+            gc.enable()
 
     def _import(self) -> None:
         try:

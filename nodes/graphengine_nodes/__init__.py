@@ -43,11 +43,24 @@ def _environment() -> dict[str, Any]:
     return found | {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
+def _parameters(step: Any, value: Any) -> str | None:
+    """The text that other tools read in a picture."""
+    from graphengine_nodes.settings import settings
+
+    return settings(step, value)
+
+
 __pack__ = Pack(
     "std",
     distribution="graphengine",
     libraries=("torch", "diffusers", "transformers", "peft"),
     environment=_environment,
+    preload=(
+        "torch",
+        "transformers.models.clip.modeling_clip",
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    ),
+    parameters=_parameters,
 )
 
 __all__ = [

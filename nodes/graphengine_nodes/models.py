@@ -77,9 +77,7 @@ def _config_folder(file: Path, config: str | Path | None) -> Path:
     )
 
 
-def _model(
-    kind: Family, path: Path, folder: Path, file: Path | None, precision: str | None, source: str
-) -> Model:
+def _model(kind: Family, path: Path, folder: Path, file: Path | None, precision: str | None, source: str) -> Model:
     """The reference; notes where each component lies."""
     components = []
     for names in kind.parts.values():

@@ -108,41 +108,48 @@ def _sample_many(
     """Several calls that differ in prompt and seed, in one batch."""
     import torch
 
-    requests = [
-        _request(model, [text], seeds, negative, latent, control, steps, guidance_scale, width, height)
-        for text, seeds in zip(positive, seed, strict=True)
-    ]
-    counts = [len(request.seeds) for request in requests]
+    results: list[Latent | BaseException | None] = [None] * len(positive)
+    requests: dict[int, Request] = {}
+    for index, (text, seeds) in enumerate(zip(positive, seed, strict=True)):
+        try:
+            requests[index] = _request(
+                model, [text], seeds, negative, latent, control, steps, guidance_scale, width, height
+            )
+        except ValueError as error:
+            results[index] = error
+    if not requests:
+        return [result for result in results if result is not None]
+    counts = [len(request.seeds) for request in requests.values()]
     request = replace(
-        requests[0],
-        positive=[text for text, count in zip(positive, counts, strict=True) for _ in range(count)],
-        seeds=[one for request in requests for one in request.seeds],
+        next(iter(requests.values())),
+        positive=[one.positive[0] for one in requests.values() for _ in one.seeds],
+        seeds=[seed for one in requests.values() for seed in one.seeds],
         guidance_rescale=guidance_rescale,
         scheduler=scheduler,
         timestep_spacing=timestep_spacing,
         strength=_strength(strength, latent),
     )
-    gone: dict[int, BaseException] = {}
-    reporters = [_reporter(one, model) for one in ctx]
+    reporters = {index: _reporter(ctx[index], model) for index in requests}
 
     def step(done: int, total: int, samples: torch.Tensor) -> None:
-        for index, part in enumerate(torch.split(samples, counts)):
-            if index not in gone:
+        for index, part in zip(requests, torch.split(samples, counts), strict=True):
+            if results[index] is None:
                 try:
                     reporters[index](done, total, part)
                 except Cancelled as cancelled:  # the others go on
-                    gone[index] = cancelled
-        if len(gone) == len(counts):
+                    results[index] = cancelled
+        if None not in results:
             raise Cancelled("all calls of this batch were cancelled")
 
-    for one in ctx:
-        one.note(batch=sum(counts))
+    for index in requests:
+        ctx[index].note(batch=sum(counts))
     try:
         samples = family(model.family).sample(request, ctx[0].device, step)
     except Cancelled:
-        return [gone[index] for index in range(len(counts))]
-    parts = torch.split(samples, counts)
-    return [gone.get(index) or Latent(part.clone(), model.family) for index, part in enumerate(parts)]
+        return [result for result in results if result is not None]
+    for index, part in zip(requests, torch.split(samples, counts), strict=True):
+        results[index] = results[index] or Latent(part.clone(), model.family)
+    return [result for result in results if result is not None]
 
 
 @node(version=1, on="device")
@@ -220,7 +227,14 @@ def _request(
             latent = None
     elif controls and width is None and height is None:
         width, height = controls[0].image.size
-    seeds = [seed + index for index in range(count)] if isinstance(seed, int) else list(seed)
+    seeds = [(seed + index) % 2**64 for index in range(count)] if isinstance(seed, int) else list(seed)
+    for value in [seed] if isinstance(seed, int) else seed:
+        if not 0 <= value < 2**64:
+            raise ValueError(f"seed {value} is out of range; give 0 to {2**64 - 1}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}, but must be at least 1")
+    for problem in check_sides({"width": width, "height": height}):
+        raise ValueError(problem)
     if not seeds or len(seeds) % count:
         raise ValueError(f"{len(seeds)} seeds for {count} pictures; give one, or one for each picture")
     return Request(

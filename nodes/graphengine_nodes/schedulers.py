@@ -81,6 +81,8 @@ def make(
     parameters = inspect.signature(cls.__init__).parameters
     extra: dict[str, Any] = {}
     if spacing is not None:
+        if spacing not in SPACINGS:
+            raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
         if "timestep_spacing" not in parameters:
             raise ValueError(f"{name} has no timestep spacing; leave timestep_spacing out or take another scheduler")
         extra["timestep_spacing"] = spacing

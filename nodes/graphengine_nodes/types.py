@@ -148,9 +148,7 @@ class Conditioning:
     @property
     def negative(self) -> Conditioning:
         """The absent prompt of the same text encoder."""
-        return Conditioning(
-            self.fallback["embeds"], self.family, True, self.fallback.get("pooled"), self.fallback
-        )
+        return Conditioning(self.fallback["embeds"], self.family, True, self.fallback.get("pooled"), self.fallback)
 
 
 # --- references to weights --------------------------------------------------------------------------------------------

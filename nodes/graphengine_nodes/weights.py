@@ -84,10 +84,12 @@ class Store:
                 self._make_room(device)
 
     def _load(self, key: Hashable, entry: _Entry, load: Callable[[], Any], base: Hashable) -> None:
+        import torch
+
         start = time.perf_counter()
         try:
             value = load()
-        except MemoryError:
+        except (MemoryError, torch.OutOfMemoryError):
             self.clear()
             value = load()
         with self._lock:

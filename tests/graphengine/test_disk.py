@@ -271,6 +271,8 @@ def test_bytes_that_nothing_points_to_go_with_their_values(tmp_path: Path) -> No
     found = disk.get(bytes([49]) * 16)
     assert found is not None
     assert found.value.text == "0049" * 500
+    assert type(found.value) is Text
+    assert len([f for f in (disk.folder / "blobs").rglob("*") if f.is_file()]) == disk.usage()[0]
 
 
 class Text(NamedTuple("Text", [("text", str)])):

@@ -186,6 +186,7 @@ def test_mutual_recursion(store: Store) -> None:
 
 @node(version=1, expand=True)
 def endless(n: int) -> int:
+    CALLS["endless"] += 1
     return endless(n + 1)
 
 
@@ -210,6 +211,7 @@ def test_endless_recursion_ends_with_an_error(store: Store) -> None:
     with pytest.raises(WorkflowError, match="more than 500 expansions") as caught:
         g.run(want=out, store=store, limit=500)
     assert caught.value.problems[0].kind == "endless expansion"
+    assert CALLS["endless"] == 500
 
 
 @pytest.mark.parametrize("definition", [itself, ping])

@@ -1,0 +1,3 @@
+"""A pack that does not load."""
+
+raise RuntimeError("this pack is broken")

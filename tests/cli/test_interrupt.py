@@ -1,0 +1,96 @@
+"""Ctrl-C in the middle of a step, and bars at a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run, command, environment
+
+Write = Callable[..., Path]
+WAIT = "version: 1\nnodes:\n  w: {node: toy.wait, with: {seconds: 60}}\noutputs: {w: w}\n"
+
+
+def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A process with --json that has begun with its second step."""
+    process = subprocess.Popen(
+        command(*arguments, "--json"), cwd=folder, env=environment(folder), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["kind"] == "progress" and json.loads(line)["step"] >= 2:
+            break
+    return process
+
+
+def test_ctrl_c_ends_within_a_step(workflow: Write, tmp_path: Path) -> None:
+    workflow(WAIT)
+    process = started(tmp_path, "run", "flow.yaml")
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 5
+    assert process.returncode == 130
+    assert err == "cancelled\n"
+    assert json.loads(out.splitlines()[-1]) == {"kind": "error", "code": 130, "error": "cancelled"}
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_sigterm_does_the_same(workflow: Write, tmp_path: Path) -> None:
+    workflow(WAIT)
+    process = started(tmp_path, "run", "flow.yaml")
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "cancelled\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_middle_of_sampling(tmp_path: Path) -> None:
+    process = started(tmp_path, "run", "text_to_image", "--set", "steps=1000", "--no-cache")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "cancelled"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_was_computed_before_ctrl_c_is_kept(cli: Run, paint: Path, tmp_path: Path) -> None:
+    process = started(tmp_path, "run", "paint.yaml", "--set", "steps=100")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    lines = cli("run", "paint.yaml", "--json").lines
+    assert {line["node"]: line["reuse"] for line in lines if line["kind"] == "node_finished"}["words"] == "disk"
+
+
+def test_bars_are_drawn_at_a_terminal(paint: Path, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command("run", "paint.yaml", "--set", "steps=60"), cwd=tmp_path,
+        env=environment(tmp_path, TERM="xterm", COLUMNS="100"), stdout=subprocess.PIPE, stderr=slave,
+    )  # fmt: skip
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    out, _ = process.communicate(timeout=60)
+    os.close(master)
+    assert process.returncode == 0
+    assert out == b"out/paint_image_00000.png\n"
+    text = seen.decode()
+    assert "image" in text
+    assert "/60" in text
