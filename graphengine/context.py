@@ -35,6 +35,10 @@ class Context:
     def preview(self, value: Any) -> None:
         """Show an intermediate value (anything whose type says how a person sees it)."""
 
+    def making(self, socket: str, value: Any) -> Mapping[str, str]:
+        """The texts that a picture carries which is saved from this linked input; none outside a run."""
+        return {}
+
     def note(self, **facts: Any) -> None:
         """Record how the value is being made; it stands beside the value and in the pictures made of it."""
 

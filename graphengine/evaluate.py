@@ -116,6 +116,7 @@ def run(
     bound = bind_inputs(graph, inputs or {}, base)
     names, links, extra = wanted_links(graph, want)
     plan = take_plan(graph, bound, roots, salt_of(graph) if exact else None)
+    plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
     drive = Drive(
         store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
     )

@@ -15,7 +15,7 @@ from typing import Any
 from graphengine.cache import Entry
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
+from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, WorkflowError
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.keys import canonical, node_key
@@ -75,6 +75,8 @@ class Drive(Launcher):
             self._loop(goals)
         except BaseException as error:
             self.abandon()
+            if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
+                self.emit(Kind.NODE_FAILED, error.node, error.type, error=str(error.__cause__))
             self.emit(Kind.RUN_FAILED, error=str(error) or type(error).__name__, seconds=perf_counter() - start)
             raise
         finally:

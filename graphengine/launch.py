@@ -14,11 +14,12 @@ from graphengine.cache import Entry, Flight, Store
 from graphengine.cache.memory import NOTHING
 from graphengine.context import Context
 from graphengine.definition import NodeDef
+from graphengine.elements import Link
 from graphengine.errors import Cancelled, Lost, NodeError, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.pack import environment
 from graphengine.plan import Plan
-from graphengine.runner import Call, Runner
+from graphengine.runner import Call, Runner, on_runner_thread
 from graphengine.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of, value_of
 
 _runs = itertools.count(1)
@@ -71,6 +72,9 @@ class Launcher(ABC):
         self._unsent: list[Flight] = []
         self._here: Flight | None = None
         self._lock = threading.Lock()
+        # A run inside a node must not wait for a call that is queued behind that node: it shares no calls in flight.
+        self._nested = on_runner_thread()
+        self._failed_node: str | None = None
 
     @abstractmethod
     def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
@@ -88,7 +92,7 @@ class Launcher(ABC):
 
     def _reserve(self, task: Task) -> Flight | None:
         """A flight to compute; None if the value came meanwhile or somebody else computes it."""
-        if task.volatile:
+        if task.volatile or (self._nested and task.node.kind.on != "here"):  # type: ignore[union-attr]
             return Flight(None, self, task)
         key: bytes = task.key  # type: ignore[assignment]
         found = self.store.reserve(key, self, task)
@@ -224,6 +228,7 @@ class Launcher(ABC):
             arguments = dict(task.values) | {
                 name: value_of(s) for name, s in task.links if all(t.stage == DONE for t in tasks_of(s))
             }
+        self._failed_node = task.id
         self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
         if isinstance(error, WorkflowError):
             raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems])
@@ -293,6 +298,18 @@ class RunContext(Context):
 
     def preview(self, value: Any) -> None:
         self._flight.tell("preview", {"value": value})
+
+    def making(self, socket: str, value: Any) -> Mapping[str, str]:
+        from graphengine.metadata import chunks
+
+        plan = self._launcher.plan
+        node = plan.graph.nodes.get(self.node)
+        link = node.args.get(socket) if node is not None else None
+        if type(link) is not Link or link.node not in plan.graph.nodes:
+            return {}  # inside an expansion, or no result of a node
+        part = plan.graph.subgraph(link)
+        given = {name: v for name, v in plan.given.items() if name in part.inputs}
+        return chunks(part, given, str(link), value, self.made[socket], base=plan.given_base, exact=self.exact)
 
     def note(self, **facts: Any) -> None:
         self.facts.update(facts)

@@ -181,11 +181,20 @@ def _failed(name: str, error: BaseException) -> PackError:
 def pack_of(module: ModuleType | str) -> Pack:
     """The pack of a module: its top module's `__pack__`, or one named as that module."""
     name = module if isinstance(module, str) else module.__name__
-    for part in (name, name.partition(".")[0]):
+    top = name.partition(".")[0]
+    for part in (name, top):
         found = getattr(sys.modules.get(part), "__pack__", None)
         if isinstance(found, Pack):
+            _homes.setdefault(found, sys.modules[part])
             return found
-    return Pack(name.partition(".")[0].strip("_") or "main")
+    pack = Pack(top.strip("_") or "main")
+    if top in sys.modules:
+        _homes.setdefault(pack, sys.modules[top])
+    return pack
+
+
+_homes: dict[Pack, ModuleType] = {}
+"""Where the sources of each pack lie; known as soon as one of its nodes is asked for its pack."""
 
 
 @functools.cache
@@ -198,7 +207,7 @@ def stamp(pack: Pack) -> tuple[str, ...]:
     found = [f"{name}=={version}" for name in pack.libraries if (version := _version(name))]
     if pack.distribution is not None and (version := _version(pack.distribution)) and not _editable(pack.distribution):
         return (f"{pack.distribution}=={version}", *found)
-    module = sys.modules.get(pack.name) or _registry.packs.get(pack.name)
+    module = _homes.get(pack)
     file = getattr(module, "__file__", None)
     if file is None or pack.name == "main":
         return tuple(found)

@@ -63,6 +63,7 @@ class Plan:
         keys: By id; None for what is found during the run.
         values: By id the literals as the node takes them.
         references: By id the value of each node that makes references, and the seconds that it took.
+        given, given_base: The inputs as they were given, and where relative paths among them start.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -80,6 +81,8 @@ class Plan:
         self.base = Path()
         self.roots: Sequence[Path] | None = None
         self.salt: Any = None
+        self.given: Mapping[str, Any] = {}
+        self.given_base: Path | None = None
 
     def sync(self, inputs: Mapping[str, Const], base: Path, roots: Sequence[Path] | None, salt: Any) -> None:
         """Bring it up to date with the graph, these inputs and the files as they are now."""

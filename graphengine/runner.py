@@ -13,6 +13,8 @@ from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled
 
+_THREADS = "graphengine-runner-"
+
 
 class Call:
     """A node, its inputs, and what to do with the outcome.
@@ -51,6 +53,11 @@ class Call:
         return definition, same, more
 
 
+def on_runner_thread() -> bool:
+    """Whether this is one of a runner's own threads: a node runs a graph itself."""
+    return threading.current_thread().name.startswith(_THREADS)
+
+
 class Runner(Protocol):
     """Takes ready calls of any number of runs and sees to it that each lands once."""
 
@@ -72,14 +79,14 @@ class ThreadRunner:
 
     def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
         self.batch = batch
-        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix="graphengine-device")
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="graphengine-wait")
+        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix=f"{_THREADS}device")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"{_THREADS}wait")
         self._waiting: deque[Call] = deque()
         self._lock = threading.Lock()
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls; a call made on one of the runner's own threads is computed there, else it could wait for ever."""
-        if threading.current_thread().name.startswith("graphengine-"):
+        if on_runner_thread():
             for call in calls:
                 compute([call])
             return

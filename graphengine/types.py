@@ -96,6 +96,8 @@ def is_reference(annotation: Any) -> bool:
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the one type."""
+    if type(annotation) is type:
+        return (annotation,)
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(m for arg in get_args(annotation) for m in union_members(arg))
     return (annotation,)
@@ -103,6 +105,8 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 def strip(annotation: Any) -> Any:
     """An annotation without `Annotated` metadata."""
+    if type(annotation) is type:  # most are plain classes
+        return annotation
     while get_origin(annotation) is typing.Annotated:
         annotation = get_args(annotation)[0]
     return annotation
@@ -120,7 +124,7 @@ def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
     source, target = strip(source), strip(target)
     if target is Any or target is object or source is Any or source is target:
         return True
-    if isinstance(source, TypeVar):  # an unsolved variable promises nothing: the value is checked when it comes
+    if isinstance(source, TypeVar):  # an unsolved variable promises nothing
         return True
     if isinstance(target, TypeVar):
         return _solve(source, target, solved)
@@ -180,6 +184,8 @@ def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
 
 def has_variables(annotation: Any) -> bool:
     """Whether a type holds type variables."""
+    if type(annotation) is type:
+        return False
     annotation = strip(annotation)
     return isinstance(annotation, TypeVar) or any(has_variables(a) for a in get_args(annotation) if a is not ...)
 

@@ -288,6 +288,10 @@ def output_types(graph: Graph, id: str) -> dict[str, Any]:
     known = graph._types.get(id)
     if known is not None:
         return known
+    here = graph.nodes.get(id)
+    if here is not None and isinstance(here.kind, NodeDef) and not here.kind.is_generic:
+        known = graph._types[id] = _types(graph, here)
+        return known
     stack, entered = [(graph, id)], set[tuple[int, str]]()
     while stack:
         owner, current = stack[-1]

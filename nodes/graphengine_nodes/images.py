@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from graphengine import Doc, File, FileError, Range, node
+from graphengine import INERT, Context, Doc, File, FileError, Range, node
 from graphengine_nodes.types import Image
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ def _rgb(picture: PIL.Image.Image) -> Any:
 def save_image(
     image: Image,
     path: Annotated[Path, File("image", write=True), Doc("With or without .png; several pictures get _0, _1, ...")],
+    ctx: Context = INERT,
 ) -> list[str]:
-    """Write pictures as PNG files and return their names.
+    """Write pictures as PNG files, which carry how they were made, and return their names.
 
     Raises:
         FileError: They cannot be written; no half file is left.
     """
-    return [str(file) for file in image.save(path)]
+    return [str(file) for file in image.save(path, ctx.making("image", image))]
 
 
 @node(version=1)

@@ -1,0 +1,145 @@
+"""Pictures from files of every kind, sizes, masks, edges."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import graphengine_nodes as std
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from graphengine_nodes import images
+
+from graphengine import FileError
+
+from . import cases
+
+
+def saved(picture: PIL.Image.Image, file: Path, **options: object) -> Path:
+    picture.save(file, **options)  # type: ignore[arg-type]
+    return file
+
+
+def test_modes(tmp_path: Path) -> None:
+    plain = cases.picture()
+    expected = np.asarray(plain).astype(np.float32) / 255.0
+    read = std.load_image(saved(plain, tmp_path / "rgb.png"))
+    assert np.array_equal(read.pixels.numpy()[0], expected)
+    assert read.size == (128, 128)
+    palette = std.load_image(saved(plain.quantize(16), tmp_path / "palette.png"))
+    assert abs(palette.pixels.numpy()[0] - expected).mean() < 0.02
+    cmyk = std.load_image(saved(plain.convert("CMYK"), tmp_path / "cmyk.jpg", quality=98))
+    assert abs(cmyk.pixels.numpy()[0] - expected).mean() < 0.02
+    grey = std.load_image(saved(plain.convert("L"), tmp_path / "grey.png"))
+    assert torch.equal(grey.pixels[..., 0], grey.pixels[..., 2])
+    one = std.load_image(saved(plain.resize((1, 1)), tmp_path / "one.png"))
+    assert one.pixels.shape == (1, 1, 1, 3)
+
+
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, 0)
+    read = std.load_image(saved(PIL.Image.fromarray(ramp), tmp_path / "deep.png"))
+    assert np.allclose(read.pixels.numpy()[0, 0, :, 0], np.linspace(0, 1, 256), atol=2e-5)
+
+
+def test_what_is_transparent_lies_over_white(tmp_path: Path) -> None:
+    clear = PIL.Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.putpixel((0, 0), (255, 0, 0, 255))
+    read = std.load_image(saved(clear, tmp_path / "clear.png")).pixels[0]
+    assert read[0, 0].tolist() == [1, 0, 0]
+    assert read[1, 1].tolist() == [1, 1, 1]
+    mask = std.load_mask(tmp_path / "clear.png", from_alpha=True).values[0]
+    assert mask[0, 0] == 0
+    assert mask[1, 1] == 1
+    with pytest.raises(FileError, match="has no transparency; make the mask from its brightness"):
+        std.load_mask(saved(cases.picture(), tmp_path / "plain.png"), from_alpha=True)
+
+
+def test_rotation_from_exif_is_applied(tmp_path: Path) -> None:
+    wide = PIL.Image.new("RGB", (20, 10), "blue")
+    wide.paste("red", (0, 0, 5, 10))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter to the right to see it upright
+    read = std.load_image(saved(wide, tmp_path / "turned.jpg", exif=exif, quality=98))
+    assert read.size == (10, 20)
+    assert read.pixels[0, 1, 5, 0] > 0.8  # the red end is at the top
+    assert read.pixels[0, 18, 5, 2] > 0.8
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    whole = saved(cases.picture(), tmp_path / "whole.png").read_bytes()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FileError, match=r"cut\.png is damaged or cut short"):
+        std.load_image(cut)
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    with pytest.raises(FileError, match=r"text\.png is no picture that can be read"):
+        std.load_image(text)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(FileError, match=r"empty\.png is no picture"):
+        std.load_image(tmp_path / "empty.png")
+    with pytest.raises(FileError, match="there is no file"):
+        std.load_image(tmp_path / "missing.png")
+    with pytest.raises(FileError, match="damaged or cut short"):
+        std.load_image(tmp_path)
+
+
+def test_a_decompression_bomb(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for side in (10_000, 40_000):  # PIL only warns of the first
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+        bomb = tmp_path / "bomb.png"
+        bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+        with pytest.raises(FileError, match=r"bomb\.png would unpack to more than [\d,]+ pixels"):
+            std.load_image(bomb)
+
+
+def test_sizes() -> None:
+    picture = images.from_pil(cases.picture())
+    small = std.resize_image(picture, 64, 32)
+    assert small.size == (64, 32)
+    expected = cases.picture().resize((64, 32), PIL.Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(small), np.asarray(expected))
+    middle = std.crop_image(picture, 60, 40)
+    assert torch.equal(middle.pixels, picture.pixels[:, 44:84, 34:94])
+    corner = std.crop_image(picture, 10, 10, left=118, top=0)
+    assert torch.equal(corner.pixels, picture.pixels[:, :10, 118:])
+    with pytest.raises(ValueError, match="a piece of 10 x 10 at 120, 0 does not lie in 128 x 128 pixels"):
+        std.crop_image(picture, 10, 10, left=120, top=0)
+    odd = std.crop_image(picture, 61, 33)
+    padded = std.pad_image(odd, 8)
+    assert padded.size == (64, 40)
+    assert torch.equal(padded.pixels[:, :33, :61], odd.pixels)
+    assert torch.equal(padded.pixels[:, 39, 63], odd.pixels[:, 32, 60])
+    assert std.pad_image(odd, 8, "white").pixels[0, 39, 63].tolist() == [1, 1, 1]
+    assert std.pad_image(picture, 8) is picture
+
+
+def test_masks_and_composites() -> None:
+    white = std.Image(torch.ones(1, 4, 8, 3))
+    black = std.Image(torch.zeros(1, 4, 8, 3))
+    mask = std.mask_rectangle(8, 4, 0.5, 0.0, 1.0, 1.0)
+    mixed = std.composite(black, white, mask)
+    assert mixed.pixels[0, :, 4:].min() == 1
+    assert mixed.pixels[0, :, :4].max() == 0
+    assert torch.equal(std.invert_mask(mask).values, 1 - mask.values)
+    assert torch.allclose(std.mask_from_image(mixed).values, mask.values)
+    grey = std.Image(torch.full((1, 2, 2, 3), 0.4))
+    assert torch.allclose(std.mask_from_image(grey).values, torch.tensor(0.4))
+    assert std.mask_from_image(grey, threshold=0.5).values.max() == 0
+    with pytest.raises(ValueError, match="sizes differ"):
+        std.composite(black, white, std.mask_rectangle(4, 4))
+
+
+def test_canny_finds_edges_and_only_those() -> None:
+    edges = std.canny(images.from_pil(cases.picture())).pixels[0, ..., 0]
+    assert set(edges.unique().tolist()) == {0.0, 1.0}
+    assert edges[75, 28:33].max() == 1  # the left side of the yellow square
+    assert edges[70:80, 45:65].max() == 0  # inside it
+    assert std.canny(std.Image(torch.full((2, 16, 16, 3), 0.5))).pixels.max() == 0

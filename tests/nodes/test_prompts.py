@@ -1,0 +1,34 @@
+"""Encoding prompts from many threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import graphengine_nodes as std
+import torch
+
+
+def test_a_tokenizer_is_never_used_by_two_threads_at_once() -> None:
+    """Its padding and truncation are state inside it: sharing it gives other prompts' lengths, without an error."""
+    model = std.load_model("tiny")
+    prompts = ["a red circle", "a green tree on a hill " * 9, "", "a blue boat " * 40, None]
+    calls: list[tuple[str | None, int]] = [(prompt, skip) for prompt in prompts for skip in (0, 1)]
+    expected = [std.encode_prompt(model, prompt, skip).embeds for prompt, skip in calls]
+    order = [index for _ in range(20) for index in range(len(calls))]
+
+    def encode(index: int) -> Any:
+        return std.encode_prompt(model, *calls[index]).embeds
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(encode, order))
+    wrong = [index for index, embeds in zip(order, found, strict=True) if not torch.equal(embeds, expected[index])]
+    assert not wrong
+
+
+def test_the_steps_of_clip_skip_are_different_layers() -> None:
+    model = std.load_model("tiny")
+    found = [std.encode_prompt(model, "a red circle", skip).embeds for skip in range(4)]
+    for skip in (1, 2, 3):
+        assert not torch.allclose(found[0], found[skip], atol=1e-2)
+        assert torch.equal(std.encode_prompt(model, None, skip).embeds, std.encode_prompt(model, None).embeds)
