@@ -84,11 +84,13 @@ class File:
         write: The node writes there: the file need not exist and its content is no part of the key.
         names: What is no existing path may also be a name (a hub id, `tiny`) and is handed on as it is. The content
             is no part of the key: meant for nodes that make references, whose digests hold it.
+        known: Texts that are names whether or not such a path exists.
     """
 
     kind: str = "file"
     write: bool = False
     names: bool = False
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

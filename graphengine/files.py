@@ -36,6 +36,8 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
         FileError: The path does not exist, or leaves the allowed folders.
     """
     text = os.fspath(value)
+    if text in rule.known and not isinstance(value, Path):
+        return text
     if "\0" in text or len(text) > 4096:
         raise FileError(f"{text[:60]!r} is no path")
     path = Path(os.path.expanduser(text)) if roots is None else Path(text)

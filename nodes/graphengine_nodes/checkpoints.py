@@ -20,11 +20,11 @@ from graphengine_nodes.types import digest_of
 TINY = Path(__file__).parent / "tiny"
 
 EMBEDDED = {
-    "tiny": TINY / "model",
-    "tiny-canny": TINY / "controlnet",
-    "tiny-blueprint": TINY / "lora" / "blueprint.safetensors",
+    "model": ("tiny", TINY / "model"),
+    "ControlNet": ("tiny-canny", TINY / "controlnet"),
+    "LoRA": ("tiny-blueprint", TINY / "lora" / "blueprint.safetensors"),
 }
-"""Weights that are shipped with the pack, by the names that load nodes take."""
+"""Weights that are shipped with the pack: the names that load nodes take, and where they lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +60,19 @@ def find(source: str | Path, what: str) -> Path:
         ModelError: There is no such thing, or no network to fetch it.
     """
     text = os.fspath(source)
-    if text in EMBEDDED and not isinstance(source, Path):
-        return EMBEDDED[text]
+    name, embedded = EMBEDDED[what]
+    if text == name and not isinstance(source, Path):
+        return embedded
+    for kind, (other, _) in EMBEDDED.items():
+        if text == other and not isinstance(source, Path):
+            raise ModelError(f"{text} is an embedded {kind}; the embedded {what} is called {name}")
     path = Path(text).expanduser()
     if path.exists():
         return path.absolute()
-    embedded = ", ".join(EMBEDDED)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
         raise ModelError(
             f"there is no {what} {text}; give a folder in diffusers layout, a .safetensors file, a hub id "
-            f"or one of the embedded {embedded}"
+            f"or the embedded {name}"
         )
     return _from_hub(text, what)
 
@@ -89,8 +92,8 @@ def _from_hub(name: str, what: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"there is no {what} {name}: it is no path on this machine and the hub did not give it "
-            f"({type(error).__name__}: {reason:.200}); without a network give a path, or one of the embedded "
-            f"{', '.join(EMBEDDED)}"
+            f"({type(error).__name__}: {reason:.200}); without a network give a path, or the embedded "
+            f"{EMBEDDED[what][0]}"
         ) from None
 
 

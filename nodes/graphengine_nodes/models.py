@@ -15,6 +15,8 @@ from graphengine_nodes.types import ControlNet, LoRA, Model
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
+EMBEDDED_NAMES = tuple(name for name, _ in checkpoints.EMBEDDED.values())
+
 Precision = Annotated[
     str | None, Choices(*PRECISIONS), Doc("Numbers to compute with; by default float32 on a CPU, float16 on a GPU.")
 ]
@@ -24,7 +26,7 @@ Precision = Annotated[
 def load_model(
     source: Annotated[
         str | Path,
-        File("weights", names=True),
+        File("weights", names=True, known=EMBEDDED_NAMES),
         Doc("`tiny`, a folder in diffusers layout, a .safetensors file, or a hub id."),
     ],
     config: Annotated[
@@ -101,7 +103,9 @@ def _model(kind: Family, path: Path, folder: Path, file: Path | None, precision:
 def replace_vae(
     model: Model,
     source: Annotated[
-        str | Path, File("weights", names=True), Doc("A VAE's folder, or a whole model whose VAE is taken.")
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("A VAE's folder, or a whole model whose VAE is taken."),
     ],
 ) -> Model:
     """The same model with another VAE: what encodes and decodes pictures.
@@ -131,7 +135,7 @@ def replace_vae(
 def load_lora(
     source: Annotated[
         str | Path,
-        File("weights", names=True),
+        File("weights", names=True, known=EMBEDDED_NAMES),
         Doc("`tiny-blueprint`, a .safetensors file, a folder with pytorch_lora_weights.safetensors, or a hub id."),
     ],
 ) -> LoRA:
@@ -167,7 +171,9 @@ def apply_lora(
 @node(version=1)
 def load_controlnet(
     source: Annotated[
-        str | Path, File("weights", names=True), Doc("`tiny-canny`, a folder in diffusers layout, or a hub id.")
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("`tiny-canny`, a folder in diffusers layout, or a hub id."),
     ],
     precision: Precision = None,
 ) -> ControlNet:

@@ -8,6 +8,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import graphengine_nodes as std
 import pytest
@@ -16,7 +17,7 @@ from graphengine_nodes import testing
 from graphengine_nodes.checkpoints import TINY
 from graphengine_nodes.weights import Store, store
 
-from graphengine import ModelError
+from graphengine import Graph, ModelError
 
 from . import cases
 
@@ -151,7 +152,7 @@ def test_a_file_that_changed_after_it_was_loaded(copy: Path) -> None:
 
 @pytest.mark.parametrize("source", ["./missing", "missing.safetensors", "/missing/folder"])
 def test_a_missing_path(source: str) -> None:
-    with pytest.raises(ModelError, match=rf"there is no model {source}; give a folder .* embedded tiny, tiny-canny"):
+    with pytest.raises(ModelError, match=rf"there is no model {source}; give a folder .* embedded tiny"):
         std.load_model(source)
 
 
@@ -246,3 +247,26 @@ def test_a_pickle_is_not_opened(tmp_path: Path, copy: Path, name: str) -> None:
     with pytest.raises(ModelError, match="no safetensors file"):
         std.load_model(copy)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "message"),
+    [
+        (std.load_controlnet, "tiny", "tiny is an embedded model; the embedded ControlNet is called tiny-canny"),
+        (std.load_lora, "tiny-canny", "tiny-canny is an embedded ControlNet; the embedded LoRA is called"),
+        (std.load_model, "tiny-blueprint", "tiny-blueprint is an embedded LoRA; the embedded model is called tiny"),
+    ],
+)
+def test_an_embedded_name_of_another_kind(load: Any, given: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load(given)
+
+
+def test_a_folder_called_tiny_does_not_hide_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Graph() as graph:
+        graph.output("model", std.load_model("tiny"))
+    assert graph().source == "tiny"
