@@ -114,7 +114,7 @@ def replace_vae(
         ModelError: There is none, or its latents have another shape than the model's.
     """
     kind = family(model.family)
-    path = checkpoints.find(source, "VAE")
+    path = checkpoints.find(source, "model")
     folder = path / "vae" if (path / "vae").is_dir() else path
     config = read_json(folder / "config.json")
     shape = (2 ** (len(config.get("block_out_channels", ())) - 1), config.get("latent_channels"))
