@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphengine.cache import DiskStore, Store
     from graphengine.context import INERT, Context
-    from graphengine.definition import Choices, Doc, File, Lazy, Multiline, NodeDef, Range, Socket, Uses, node
+    from graphengine.definition import NodeDef, node
     from graphengine.elements import Input, Link, Node, Ref
     from graphengine.errors import (
         Cancelled,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphengine.launch import Cancellation
     from graphengine.pack import Pack
     from graphengine.runner import Call, Runner, ThreadRunner
+    from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.types import SocketType, View, register_type
     from graphengine.workflow import load, loads, save
 
@@ -45,10 +46,11 @@ _HOMES = {
     "flow": ("collect", "each", "when"),
     "elements": ("Input", "Link", "Node", "Ref"),
     "graph": ("Graph",),
-    "definition": ("Choices", "Doc", "File", "Lazy", "Multiline", "NodeDef", "Range", "Socket", "Uses", "node"),
+    "definition": ("NodeDef", "node"),
     "pack": ("Pack",),
     "evaluate": ("Result", "run"),
     "runner": ("Call", "Runner", "ThreadRunner"),
+    "sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
     "types": ("SocketType", "View", "register_type"),
     "workflow": ("load", "loads", "save"),
 }

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graphengine.definition import Choices, NodeDef, Range, Socket
+from graphengine.definition import NodeDef
+from graphengine.sockets import Choices, Range, Socket
 from graphengine.types import is_named_tuple, type_name
 
 if TYPE_CHECKING:

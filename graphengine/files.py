@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from graphengine.definition import File
 from graphengine.errors import FileError, nearest
+from graphengine.sockets import File
 
 REMEMBERED = 4 << 20
 """Files of at least this many bytes have their hash remembered between processes."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, cast, overload
 
-from graphengine.definition import Lazy, NodeDef, node
+from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
 from graphengine.errors import WorkflowError
 from graphengine.graph import Graph, building
 from graphengine.pack import Pack
+from graphengine.sockets import Lazy
 
 __pack__ = Pack("flow", distribution="graphengine")
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from graphengine.definition import Choices, NodeDef, Range, Socket
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, map_links
+from graphengine.definition import NodeDef
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id
 from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.sockets import Choices, Range, Socket
 from graphengine.types import is_named_tuple
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Graph:
         outer = self._parent.argument(ref)
         name = self._captured.get(outer)
         if name is None:
-            name = self._free_name(str(outer).replace(".", "_"), self.inputs)
+            name = self.free_name(str(outer).replace(".", "_"), self.inputs)
             self._captured[outer] = name
             self.inputs[name] = Input(name, ref._type)
         return Link(INPUTS, name)
@@ -157,10 +158,10 @@ class Graph:
             kind = find(kind) or kind
         name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
         if id is None:
-            id = self._free_name(re.sub(r"\W", "_", name), self.nodes)
+            id = self.free_name(re.sub(r"\W", "_", name), self.nodes)
         elif problem := bad_id(id) or ("it is there already" if id in self.nodes else ""):
             raise WorkflowError(Problem("duplicate id" if id in self.nodes else "bad id", problem, Where(node=id)))
-        self._put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each))
+        self.put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each))
         return self[id]
 
     def connect(self, id: str, socket: str, source: Ref | Link | str) -> None:
@@ -173,7 +174,7 @@ class Graph:
         """Give a socket of a node a literal (or a link)."""
         node = self._node(id)
         args = {**node.args, socket: self.argument(value)}
-        self._put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
+        self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
 
     def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, **args: Any) -> None:
         """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
@@ -185,7 +186,7 @@ class Graph:
         old = self._node(id)
         sockets = {} if isinstance(kind, str) else kind.sockets
         kept = {name: value for name, value in old.args.items() if name in sockets}
-        self._put(id, Node(kind, kept | {k: self.argument(v) for k, v in args.items()}, old.each, ui=old.ui))
+        self.put(id, Node(kind, kept | {k: self.argument(v) for k, v in args.items()}, old.each, ui=old.ui))
 
     def remove(self, id: str) -> None:
         """Take a node out; links to it are left dangling and reported by `problems()`."""
@@ -203,57 +204,21 @@ class Graph:
         An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
         left out.
         """
-        ids: dict[str, str] = {}
-        taken = dict.fromkeys(self.nodes)
-        for id in other.nodes:
-            ids[id] = self._free_name(prefix + id, taken)
-            taken[ids[id]] = None
-        values = {name: self._free_name(prefix + name, self.values) for name in other.values}
+        from graphengine.combine import merge
 
-        def renamed(link: Link) -> Link:
-            if link.node == VALUES:
-                return Link(VALUES, values.get(link.port, link.port))
-            return Link(ids.get(link.node, link.node), link.port)
-
-        for name, value in other.values.items():
-            self.values[values[name]] = value
-        for name, declared in other.inputs.items():
-            self.inputs.setdefault(name, declared)
-        for id, node in other.nodes.items():
-            args = {name: map_links(value, renamed) for name, value in node.args.items()}
-            self._put(ids[id], Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
-        for name, link in other.outputs.items():
-            self.outputs.setdefault(name, renamed(link))
-        return ids
+        return merge(self, other, prefix)
 
     def subgraph(self, *want: Ref | Link | str) -> Graph:
         """A new graph with only what the wanted nodes or outputs need."""
-        links = [self.link(w) for w in want]
-        keep, stack = set[str](), [link.node for link in links]
-        while stack:
-            id = stack.pop()
-            if id in self.nodes and id not in keep:
-                keep.add(id)
-                stack.extend(link.node for _, link in self.nodes[id].sources())
-        part = Graph(self.title, self.description)
-        part.file, part.ui = self.file, dict(self.ui)
-        used = {link for id in keep for _, link in self.nodes[id].sources()} | set(links)
-        part.inputs = {n: i for n, i in self.inputs.items() if Link(INPUTS, n) in used}
-        part.values = {n: v for n, v in self.values.items() if Link(VALUES, n) in used}
-        for id, node in self.nodes.items():
-            if id in keep:
-                part._put(id, node)
-        part.outputs = {n: link for n, link in self.outputs.items() if link in links or link.node in keep}
-        return part
+        from graphengine.combine import subgraph
+
+        return subgraph(self, [self.link(w) for w in want])
 
     def copy(self) -> Graph:
         """An independent copy; nodes, which never change, are shared."""
-        twin = Graph(self.title, self.description)
-        twin.merge(self)
-        twin.inputs, twin.outputs, twin.values = dict(self.inputs), dict(self.outputs), dict(self.values)
-        twin.ui, twin.file, twin.lines = dict(self.ui), self.file, self.lines
-        twin.problems_at_load = list(self.problems_at_load)
-        return twin
+        from graphengine.combine import copy
+
+        return copy(self)
 
     def _node(self, id: str) -> Node:
         if id not in self.nodes:
@@ -264,7 +229,8 @@ class Graph:
             )
         return self.nodes[id]
 
-    def _put(self, id: str, node: Node) -> None:
+    def put(self, id: str, node: Node) -> None:
+        """Set a node, new or in another's place."""
         old = self.nodes.get(id)
         if old is not None:
             self._types.clear()  # what generic nodes after it make may change
@@ -284,7 +250,8 @@ class Graph:
         self.changes.append(id)
         self.unchecked[id] = None
 
-    def _free_name(self, name: str, taken: Mapping[str, Any]) -> str:
+    def free_name(self, name: str, taken: Mapping[str, Any]) -> str:
+        """The name, or with a number where it is taken."""
         if name not in taken and name not in (INPUTS, VALUES):
             return name
         count = self._counts.get(name, 1)

@@ -17,7 +17,8 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from graphengine.definition import NodeDef, Socket
+from graphengine.definition import NodeDef
+from graphengine.sockets import Socket
 from graphengine.types import coerce, socket_type
 
 if TYPE_CHECKING:

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from graphengine.definition import File, NodeDef
+from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, Link, Node, has_links
 from graphengine.errors import FileError, GraphEngineError
 from graphengine.evaluate import folder_of, packs_of
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
 from graphengine.pack import stamp
+from graphengine.sockets import File
 from graphengine.steps import Step, references, steps
 from graphengine.types import socket_type
 
@@ -208,7 +209,7 @@ def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]],
             else:
                 args[name] = _named(value, rule, base, (*here, "with", name), files)
         workflow = Path(node.workflow).name if node.workflow else None
-        twin._put(id, Node(kind, args, node.each, node.version, workflow, node.ui))
+        twin.put(id, Node(kind, args, node.each, node.version, workflow, node.ui))
     return twin
 
 

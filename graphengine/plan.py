@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphengine.definition import NodeDef, Socket
+from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
 from graphengine.keys import PLAIN, NotData, canonical, node_key
+from graphengine.sockets import Socket
 from graphengine.task import Const, constant
 from graphengine.types import coerce, value_fits
 

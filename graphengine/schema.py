@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from graphengine.definition import NodeDef, Range, Socket
+from graphengine.definition import NodeDef
+from graphengine.sockets import Range, Socket
 from graphengine.types import socket_type, strip, type_name, type_names, union_members
 from graphengine.workflow_read import FORMAT
 from graphengine.workflow_write import NoData, plain

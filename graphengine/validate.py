@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Union, get_args, get_origin
 
-from graphengine.definition import NodeDef, Socket
+from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
+from graphengine.sockets import Socket
 from graphengine.types import Solved, fits, has_variables, strip, substitute, type_name, union_members
 
 

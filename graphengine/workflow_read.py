@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from graphengine.definition import Choices, NodeDef, Range
+from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph import Graph
+from graphengine.sockets import Choices, Range
 from graphengine.types import parse_type, type_called
 
 FORMAT = 1
@@ -172,7 +173,7 @@ class Reader:
         for name, value in self.mapping(data, "values", ()).items():
             self.value(name, value)
         for id, node in self.mapping(data, "nodes", ()).items():
-            graph._put(id, self.node(id, node))
+            graph.put(id, self.node(id, node))
         for name, source in self.mapping(data, "outputs", ()).items():
             link = self.source(source, ("outputs", name))
             if type(link) is Link:

@@ -13,7 +13,8 @@ from graphengine.errors import Problem, WorkflowError
 from graphengine.types import type_name
 
 if TYPE_CHECKING:
-    from graphengine.definition import NodeDef, Socket
+    from graphengine.definition import NodeDef
+    from graphengine.sockets import Socket
 
 
 @guarded
