@@ -53,6 +53,8 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
         if not any(real.is_relative_to(root.resolve()) for root in roots):
             allowed = ", ".join(map(str, roots)) or "none"
             raise FileError(f"{text} lies outside the allowed folders ({allowed})")
+    if exists and not (path.is_file() or path.is_dir()):
+        raise FileError(f"{path} is neither a file nor a folder")
     if not exists and not rule.write:
         near = nearest(path.name, _names(path.parent))
         advice = f"; did you mean {' or '.join(near)}?" if near else ""

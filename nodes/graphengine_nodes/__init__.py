@@ -30,16 +30,15 @@ from graphengine_nodes.types import (
 
 
 def _environment() -> dict[str, Any]:
-    """What decides the bits of a result in this process."""
+    """What decides the bits of a result in this process; `device` is where nodes compute by default."""
     from importlib.metadata import version
 
     import torch
 
-    found: dict[str, Any] = {"device": "cpu", "threads": torch.get_num_threads()}
+    found: dict[str, Any] = {"device": "cpu", "processor": torch.backends.cpu.get_cpu_capability()}
     if torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name()
-    else:
-        found["processor"] = torch.backends.cpu.get_cpu_capability()
+        found = {"device": "cuda", "processor": torch.cuda.get_device_name()}
+    found["threads"] = torch.get_num_threads()
     return found | {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
