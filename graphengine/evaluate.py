@@ -15,10 +15,12 @@ from graphengine.elements import INPUTS, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
-from graphengine.graph import Graph
+from graphengine.expand import acts
+from graphengine.files import confining
+from graphengine.graph import Graph, not_building
 from graphengine.keys import canonical, digest
 from graphengine.launch import Cancellation
-from graphengine.pack import Pack, environment, pack_of
+from graphengine.pack import Pack, environment, modules, pack_of
 from graphengine.plan import Plan
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
@@ -113,14 +115,15 @@ def run(
     """
     start = time.perf_counter()
     check_changes(graph)
-    bound = bind_inputs(graph, inputs or {}, base)
     names, links, extra = wanted_links(graph, want)
-    plan = take_plan(graph, bound, roots, salt_of(graph) if exact else None)
-    plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
-    drive = Drive(
-        store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
-    )
-    goals = drive.run(plan, [*links, *extra])
+    bound = bind_inputs(graph, inputs or {}, base)
+    with not_building(), confining():
+        plan = take_plan(graph, bound, roots, salt_of(graph, device) if exact else None)
+        plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
+        drive = Drive(
+            store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
+        )
+        goals = drive.run(plan, [*links, *extra], acting=want is None)
     if len(graph.idle_plans) < IDLE_PLANS:
         graph.idle_plans.append(plan)
     return _result(names, goals, drive, time.perf_counter() - start)
@@ -129,12 +132,21 @@ def run(
 def _result(names: list[str], goals: list[Task], drive: Drive, elapsed: float) -> Result:
     wanted = dict(zip(names, goals, strict=False))
     return Result(
-        {name: goal.value for name, goal in wanted.items()},
+        {name: _copied(goal.value) for name, goal in wanted.items()},
         {name: goal.made for name, goal in wanted.items()},
         drive.reuse,
         drive.seconds,
         elapsed,
     )
+
+
+def _copied(value: Any) -> Any:
+    """Lists and dictionaries anew: what a caller does to them is not done to what is remembered."""
+    if type(value) is list:
+        return [_copied(v) for v in value]
+    if type(value) is dict:
+        return {k: _copied(v) for k, v in value.items()}
+    return value
 
 
 def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[Link]]:
@@ -143,7 +155,7 @@ def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[L
         wants = list(want) if isinstance(want, list | tuple) else [want]
         links = [graph.link(w) for w in wants]
         return [f"{n}:{link}" for n, link in enumerate(links)], links, []
-    acting = [id for id, node in graph.nodes.items() if isinstance(node.kind, NodeDef) and node.kind.output]
+    acting = [id for id, node in graph.nodes.items() if acts(node.kind)]
     if graph.outputs:
         return list(graph.outputs), list(graph.outputs.values()), [Link(id) for id in acting]
     ids = list(dict.fromkeys([*graph.leaves(), *acting]))
@@ -252,9 +264,12 @@ def take_plan(
     return plan
 
 
-def salt_of(graph: Graph) -> bytes:
+def salt_of(graph: Graph, device: str | None = None) -> bytes:
     """How this process computes: what exact runs share only with their like."""
-    return digest(("exact", canonical(environment(packs_of(graph)))))
+    packs = set(packs_of(graph))
+    if any(node.kind.expand for node in graph.nodes.values() if isinstance(node.kind, NodeDef)) or graph.parts:
+        packs |= {pack_of(module) for module in modules()}  # an expansion may use nodes of any of them
+    return digest(("exact", device, canonical(environment(sorted(packs, key=lambda pack: pack.name)))))
 
 
 def packs_of(graph: Graph) -> list[Pack]:

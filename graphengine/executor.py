@@ -21,6 +21,7 @@ from graphengine.expand import Expander
 from graphengine.keys import canonical, node_key
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
+from graphengine.sockets import Socket
 from graphengine.task import (
     DONE,
     INPUTS,
@@ -30,6 +31,7 @@ from graphengine.task import (
     RUNNING,
     Const,
     Many,
+    Source,
     Task,
     follow,
     is_volatile,
@@ -56,13 +58,18 @@ class Drive(Launcher):
         self.reuse: dict[str, Reuse] = {}
         self.seconds: dict[str, float] = {}
         self._agenda: list[Task] = []
+        self._wanted: list[Task] = []
+        self.acting = False
         self._expander = Expander(self, limit)
-        self._disk = self.store.disk
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, links: Sequence[Link]) -> list[Task]:
-        """Evaluate the wanted links of a plan's graph; returns for each a task that holds its value."""
+    def run(self, plan: Plan, links: Sequence[Link], acting: bool = False) -> list[Task]:
+        """Evaluate the wanted links of a plan's graph; returns for each a task that holds its value.
+
+        With `acting`, nodes that act inside expansions do so too.
+        """
+        self.acting = acting
         start = perf_counter()
         self.emit(Kind.RUN_STARTED)
         self.cancellation._told.append(self.leave_all)
@@ -70,9 +77,10 @@ class Drive(Launcher):
             self.plan = plan
             plan.assign(link.node for link in links if link.node in plan.graph.nodes)
             goals = self._goals(plan, links)
-            for goal in goals:
+            self._wanted = list(goals)
+            for goal in reversed(goals):
                 self._want(goal)
-            self._loop(goals)
+            self._loop()
         except BaseException as error:
             self.abandon()
             if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
@@ -90,7 +98,7 @@ class Drive(Launcher):
 
     def _materialise(self, plan: Plan, links: Sequence[Link]) -> dict[str, Task]:
         """Tasks for the wanted nodes and what they need, no further than what is remembered already."""
-        keys, nodes, values, find = plan.keys, plan.graph.nodes, plan.values, self.store.memory.entries.get
+        keys, nodes, values, peek = plan.keys, plan.graph.nodes, plan.values, self.store.peek
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
@@ -115,20 +123,20 @@ class Drive(Launcher):
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
                 task.key, task.stage = key, LOOKUP
-                task.entry = find(key)
+                task.entry = peek(key)
                 if task.entry is not None:
-                    self.store.memory.touch(task.entry)
                     continue
             fresh.append(task)
-            stack.extend(node.before)
+            stack.extend(reversed(node.before))
         for task in fresh:
             self._expander.wire(plan, tasks, task)
-        if self._disk is None and len(merged) == len(tasks):
+        if not self.store.persistent and len(merged) == len(tasks):
             self._want_all(fresh)
         return tasks
 
     def _want_all(self, tasks: list[Task]) -> None:
         """Where all keys are known and nothing more can be remembered, all of it is wanted: say so at once."""
+        first: list[Task] = []
         for task in tasks:
             task.wanted, task.stage = True, READY
             for _, source in task.links:
@@ -142,9 +150,10 @@ class Drive(Launcher):
                         else:
                             before.waiters.append(task)
             if not task.pending:
-                self._agenda.append(task)
+                first.append(task)
+        self._agenda.extend(reversed(first))  # taken from its end
 
-    def _loop(self, goals: list[Task]) -> None:
+    def _loop(self) -> None:
         agenda, advance = self._agenda, self._advance
         cancellation = self.cancellation
         while True:
@@ -155,17 +164,17 @@ class Drive(Launcher):
             if self.ready:
                 self.submit()
                 continue
-            if all(goal.stage == DONE for goal in goals):
+            if all(goal.stage == DONE for goal in self._wanted):
                 return
             if not self.outstanding:
-                self._stalled(goals)
+                self._stalled()
             task, outcome = self.arrived.get()
             if task is None:
                 continue  # woken by a cancellation
             self.outstanding -= 1
             self.arrive(task, outcome)
 
-    def _stalled(self, goals: list[Task]) -> None:
+    def _stalled(self) -> None:
         raise WorkflowError(
             Problem("needs itself", "nodes wait for each other's results", hint="a node cannot need its own result")
         )
@@ -175,6 +184,11 @@ class Drive(Launcher):
     def _want(self, task: Task) -> None:
         task.wanted = True
         self._agenda.append(task)
+
+    def act(self, task: Task) -> None:
+        """A node inside an expansion acts, though nobody takes anything from it."""
+        self._wanted.append(task)
+        self._want(task)
 
     def need_key(self, task: Task, waiter: Task) -> None:
         """Let a task wait until another's key (or what it became) is known."""
@@ -194,7 +208,7 @@ class Drive(Launcher):
         self._agenda.append(task)
 
     def wake(self, waiters: list[Task]) -> None:
-        for waiter in waiters:
+        for waiter in reversed(waiters):
             waiter.pending -= 1
             if not waiter.pending:
                 self._agenda.append(waiter)
@@ -211,8 +225,8 @@ class Drive(Launcher):
             if task.stage == LOOKUP and self._look_up(task):
                 return
             task.stage = READY
-            for _, source in task.links:
-                for before in tasks_of(source):
+            for _, source in reversed(task.links):
+                for before in reversed(tasks_of(source)):
                     if before.stage != DONE:
                         self.need_value(before, task)
             if task.pending:
@@ -236,10 +250,11 @@ class Drive(Launcher):
         kind = node.kind if node is not None else None
         assert kind is None or isinstance(kind, NodeDef)
         early = kind is not None and (kind.makes_reference or kind.fingerprint_fn is not None)
-        for n, (name, source) in enumerate(task.links):
+        for n in reversed(range(len(task.links))):
+            name, source = task.links[n]
             source = follow(source)
             task.links[n] = (name, source)
-            for before in tasks_of(source):
+            for before in reversed(tasks_of(source)):
                 if before.stage == KEY:
                     self.need_key(before, task)
                 elif before.stage != DONE and (
@@ -273,11 +288,8 @@ class Drive(Launcher):
         for name, source in task.links:
             socket = kind.sockets[name]
             task.volatile = task.volatile or is_volatile(source)
-            if socket.file is not None and type(source) is not Many:
-                base = source.base if type(source) is Const else None
-                task.values[name], tokens[name] = literal(
-                    socket, value_of(source), base or plan.base, plan.roots, hashed
-                )
+            if socket.file is not None:
+                task.values[name], tokens[name] = self._path(socket, source, hashed)
             else:
                 links.append((name, source))
                 tokens[name] = token_of(source, socket.uses)
@@ -292,6 +304,15 @@ class Drive(Launcher):
             task.volatile = True
             salt = (salt, "never", next(_unique))
         task.key = node_key(kind, tokens, salt)
+
+    def _path(self, socket: Socket, source: Source, hashed: bool) -> tuple[Any, Any]:
+        """A path that came through a link, or several, each resolved and checked like a literal."""
+        source = follow(source)
+        if type(source) is Many:
+            pairs = [self._path(socket, item, hashed) for item in source.items]
+            return [value for value, _ in pairs], ("list", *[token for _, token in pairs])
+        base = source.base if type(source) is Const else None
+        return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed)
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> None:
         """Make a reference in place: what it is keyed by is its own digest."""

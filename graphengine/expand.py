@@ -46,6 +46,9 @@ class Waits(Protocol):
     """What an expansion asks of the drive: to be called again when a key or a value has come."""
 
     plan: Plan
+    acting: bool
+
+    def act(self, task: Task) -> None: ...
 
     def need_key(self, task: Task, waiter: Task) -> None: ...
 
@@ -171,7 +174,7 @@ class Expander:
             scope[Link(VALUES, name)] = constant(value, base)
         links = list(graph.outputs.values())
         self._instantiate(graph, scope, links, task, base)
-        task.became = {name: scope[link] for name, link in graph.outputs.items()}
+        task.became = {name: scope[link] for name, link in graph.outputs.items()} or {"": constant(None)}
         task.links = []
 
     def _instantiate(
@@ -184,13 +187,16 @@ class Expander:
         prefix = root.rpartition("/")[0] if inside and isinstance(outer.node and outer.node.kind, NodeDef) else root
         suffix = f"#{depth + 1}" if inside else ""
         tasks: dict[str, Task] = {}
-        stack = [link.node for link in links]
+        acting = [id for id, node in graph.nodes.items() if self.drive.acting and acts(node.kind)]
+        stack = [*(link.node for link in links), *acting]
         while stack:
             id = stack.pop()
             if id in tasks or id not in graph.nodes:
                 continue
             made = tasks[id] = Task(f"{prefix}/{id}{suffix}", graph.nodes[id], [], {})
             made.outer = outer
+            if isinstance(kind := made.node and made.node.kind, NodeDef) and (kind.cache == "never" or kind.output):
+                _mark_impure(outer)
             stack.extend(link.node for _, link in graph.nodes[id].sources())
         for id, made in tasks.items():
             for _, link in graph.nodes[id].sources():
@@ -202,6 +208,8 @@ class Expander:
         for link in links:
             if link not in scope:
                 scope[link] = output(tasks[link.node], link.port)
+        for id in acting:
+            self.drive.act(Task("", None, [("", tasks[id])], {}))
 
     # a node whose body builds a graph
 
@@ -259,6 +267,7 @@ class Expander:
         if other is None or other.became is None:
             self._same[key] = task
             return False
+        impure = other.impure  # what acts or is never remembered is done for each; yet nobody may need itself
         outer = task.outer
         while outer is not None:
             if outer is other:
@@ -267,6 +276,8 @@ class Expander:
                             hint="a recursion must change its inputs")
                 )
             outer = outer.outer
+        if impure:
+            return False
         task.became = {name: follow(source) for name, source in other.became.items()}
         task.links = []
         return True
@@ -316,6 +327,28 @@ class Expander:
         assert node is not None
         task.node = Node(node.kind, links)
         self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
+
+
+def acts(kind: Any) -> bool:
+    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it."""
+    if isinstance(kind, NodeDef):
+        return kind.output
+    seen: set[int] = set()
+    stack = [kind] if isinstance(kind, Graph) else []
+    while stack:
+        graph = stack.pop()
+        if id(graph) not in seen:
+            seen.add(id(graph))
+            if any(isinstance(node.kind, NodeDef) and node.kind.output for node in graph.nodes.values()):
+                return True
+            stack.extend(graph.parts.values())
+    return False
+
+
+def _mark_impure(task: Task | None) -> None:
+    while task is not None and not task.impure:
+        task.impure = True
+        task = task.outer
 
 
 _SHARED = frozenset({int, bool, float, str, type(None), bytes})

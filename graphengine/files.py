@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graphengine.errors import FileError, nearest
@@ -49,10 +50,13 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
     if rule.names and not exists and not _looks_like_path(text):
         return text
     if roots is not None:
-        real = path.resolve()
-        if not any(real.is_relative_to(root.resolve()) for root in roots):
-            allowed = ", ".join(map(str, roots)) or "none"
-            raise FileError(f"{text} lies outside the allowed folders ({allowed})")
+        inside = [root.resolve() for root in roots]
+        links = [p for p in path.rglob("*") if p.is_symlink()] if path.is_dir() and not rule.write else []
+        for file in (path, *links):
+            if not any(file.resolve().is_relative_to(root) for root in inside):
+                allowed = ", ".join(map(str, roots)) or "none"
+                leads = "" if file is path else f": {file.name} in it leads out of them"
+                raise FileError(f"{text} lies outside the allowed folders ({allowed}){leads}")
     if exists and not (path.is_file() or path.is_dir()):
         raise FileError(f"{path} is neither a file nor a folder")
     if not exists and not rule.write:
@@ -60,6 +64,24 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
         advice = f"; did you mean {' or '.join(near)}?" if near else ""
         raise FileError(f"there is no file or folder {path}{advice}")
     return path
+
+
+_confined: contextvars.ContextVar[bool] = contextvars.ContextVar("graphengine_confined", default=False)
+
+
+@contextlib.contextmanager
+def confining() -> Iterator[None]:
+    """While a graph runs, a text that a node is given for a path is a name: the engine has resolved all paths."""
+    token = _confined.set(True)
+    try:
+        yield
+    finally:
+        _confined.reset(token)
+
+
+def confined() -> bool:
+    """Whether a graph runs, so that a text must not be taken for a path."""
+    return _confined.get()
 
 
 def _looks_like_path(text: str) -> bool:

@@ -5,17 +5,17 @@ It is built by calling nodes inside `with Graph() as g:`, or by `add`, `connect`
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, has_links
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.sockets import Choices, Range, Socket
-from graphengine.types import is_named_tuple
 
 if TYPE_CHECKING:
     import networkx
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _building: contextvars.ContextVar[tuple[Graph, ...]] = contextvars.ContextVar("graphengine_building", default=())
+
+
+@contextlib.contextmanager
+def not_building() -> Iterator[None]:
+    """While a graph runs, nodes that nodes call are computed, whatever is being built around it."""
+    token = _building.set(())
+    try:
+        yield
+    finally:
+        _building.reset(token)
 
 
 def building() -> Graph | None:
@@ -121,8 +131,14 @@ class Graph:
         """A call's argument as nodes hold it: references become links, those of outer graphs are captured."""
         if type(value) is Ref:
             return value._link if value._graph is self else self._capture(value)
-        if type(value) in (list, tuple) and value and not is_named_tuple(type(value)):
-            return [self.argument(v) for v in value]
+        if type(value) in (list, tuple):
+            items = [self.argument(v) for v in value]
+            return tuple(items) if type(value) is tuple and not has_links(items) else items
+        if type(value) is dict:
+            found = {key: self.argument(v) for key, v in value.items()}
+            if has_links(list(found.values())):
+                raise WorkflowError("a node's output stands inside a dictionary; link it to an input of its own")
+            return found
         held = self._held.get(id(value))
         if held is not None and held[0] is value:
             return Link(INPUTS, held[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -19,9 +20,10 @@ from graphengine.errors import Cancelled, Lost, NodeError, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.pack import environment
 from graphengine.plan import Plan
-from graphengine.runner import Call, Runner, on_runner_thread
+from graphengine.runner import Call, Runner, on_device_thread
 from graphengine.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of, value_of
 
+_log = logging.getLogger(__name__)
 _runs = itertools.count(1)
 
 
@@ -72,8 +74,8 @@ class Launcher(ABC):
         self._unsent: list[Flight] = []
         self._here: Flight | None = None
         self._lock = threading.Lock()
-        # A run inside a node must not wait for a call that is queued behind that node: it shares no calls in flight.
-        self._nested = on_runner_thread()
+        # A run inside a node for the device must not wait for a call that is queued behind that node.
+        self._nested = on_device_thread()
         self._failed_node: str | None = None
 
     @abstractmethod
@@ -92,7 +94,7 @@ class Launcher(ABC):
 
     def _reserve(self, task: Task) -> Flight | None:
         """A flight to compute; None if the value came meanwhile or somebody else computes it."""
-        if task.volatile or (self._nested and task.node.kind.on != "here"):  # type: ignore[union-attr]
+        if task.volatile or (self._nested and task.node.kind.on == "device"):  # type: ignore[union-attr]
             return Flight(None, self, task)
         key: bytes = task.key  # type: ignore[assignment]
         found = self.store.reserve(key, self, task)
@@ -183,18 +185,16 @@ class Launcher(ABC):
         inherited = self._made(task)
         keep = "never" if task.volatile else kind.cache
 
-        def landed(outcome: Any, seconds: float, together: int) -> None:
-            made = inherited
-            if not isinstance(outcome, BaseException):
-                made = {**inherited, **_facts_of(kind), **context.facts}
-                if together > 1:
-                    made["batch"] = together
+        def landed(outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+            made = {**inherited, **facts, **context.facts} or NOTHING
             entry = self.store.land(flight, outcome, made, seconds, keep)
             self.arrived.put((task, (flight, entry)))
 
         self.emit(Kind.NODE_STARTED, task.id, kind.full_name)
         tokens = task.tokens or self.plan.tokens.get(task.id, {})
-        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, landed)
+        task.depth = 1 + max((t.depth for _, source in task.links for t in tasks_of(source)), default=0)
+        order = (self.number, -task.depth)
+        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed)
 
     def _made(self, task: Task) -> Mapping[str, Any]:
         return merge_made(made_of(source) for _, source in task.links)
@@ -229,7 +229,10 @@ class Launcher(ABC):
                 name: value_of(s) for name, s in task.links if all(t.stage == DONE for t in tasks_of(s))
             }
         self._failed_node = task.id
-        self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
+        try:
+            self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
+        except Exception:  # the node's own error is the one to be told
+            _log.exception("a listener failed")
         if isinstance(error, WorkflowError):
             raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems])
         raise NodeError(task.id, type_, arguments, error) from error
@@ -263,10 +266,6 @@ class Launcher(ABC):
             event = Event(kind, self.number, node, type, **facts)
             for listener in self.listeners:
                 listener(event)
-
-
-def _facts_of(kind: NodeDef[..., Any]) -> Mapping[str, Any]:
-    return environment([kind.module_pack]) if kind.on == "device" else NOTHING
 
 
 class RunContext(Context):

@@ -188,6 +188,8 @@ class Plan:
                         return None  # found during the run, as are paths that come from a node
                     tokens[name] = key
             for name, items in node.lists:
+                if name in kind.files:
+                    return None
                 tokens[name] = self._list_token(items, kind.sockets[name].uses)
                 if tokens[name] is None:
                     return None
@@ -197,7 +199,7 @@ class Plan:
             raise NodeError(id, node.type, node.literals, error) from error
         self.values[id] = values
         if kind.is_plain:
-            if kind.many_fn is not None:
+            if kind.on != "here":
                 self.tokens[id] = tokens
             return node_key(kind, tokens, self.salt)
         return self._assign_special(id, node, kind, values, tokens)
@@ -221,7 +223,7 @@ class Plan:
             tokens["*fingerprint"] = canonical(kind.fingerprint_fn(**values))
             salt = (salt, tokens["*fingerprint"])
         self.watched[id] = tokens
-        if kind.many_fn is not None:
+        if kind.on != "here":
             self.tokens[id] = tokens
         return node_key(kind, tokens, salt)
 

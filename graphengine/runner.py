@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -12,8 +13,10 @@ from typing import Any, Protocol
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled
+from graphengine.pack import environment
 
-_THREADS = "graphengine-runner-"
+_DEVICE, _WAIT = "graphengine-device", "graphengine-wait"
+"""What the names of a runner's threads begin with."""
 
 
 class Call:
@@ -25,10 +28,12 @@ class Call:
         tokens: What each input adds to the key; calls with equal tokens outside `batch` can be joined.
         context: For the node's context parameter.
         exact: Never join it with others.
-        landed: Told the outcome (a value or an exception), the seconds it took and with how many it was joined.
+        order: What is smaller is computed first: earlier runs, and in a run what comes after most, so that values
+            are let go of soon.
+        landed: Told the outcome (a value or an exception), the seconds it took and how it was made.
     """
 
-    __slots__ = ("context", "definition", "exact", "inputs", "key", "landed", "tokens")
+    __slots__ = ("context", "definition", "exact", "inputs", "key", "landed", "order", "tokens")
 
     def __init__(
         self,
@@ -38,10 +43,11 @@ class Call:
         tokens: Mapping[str, Any],
         context: Context,
         exact: bool,
-        landed: Callable[[Any, float, int], None],
+        order: tuple[int, int],
+        landed: Callable[[Any, float, Mapping[str, Any]], None],
     ) -> None:
         self.definition, self.inputs, self.key, self.tokens = definition, inputs, key, tokens
-        self.context, self.exact, self.landed = context, exact, landed
+        self.context, self.exact, self.order, self.landed = context, exact, order, landed
 
     def group(self) -> Any:
         """Calls of equal groups may be computed together; None for one that may not."""
@@ -53,9 +59,9 @@ class Call:
         return definition, same, more
 
 
-def on_runner_thread() -> bool:
-    """Whether this is one of a runner's own threads: a node runs a graph itself."""
-    return threading.current_thread().name.startswith(_THREADS)
+def on_device_thread() -> bool:
+    """Whether this is one of a runner's threads for the device: a node runs a graph itself."""
+    return threading.current_thread().name.startswith(_DEVICE)
 
 
 class Runner(Protocol):
@@ -79,37 +85,42 @@ class ThreadRunner:
 
     def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
         self.batch = batch
-        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix=f"{_THREADS}device")
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"{_THREADS}wait")
-        self._waiting: deque[Call] = deque()
+        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix=_DEVICE)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=_WAIT)
+        self._waiting: list[tuple[tuple[int, int], int, Call]] = []  # a heap
+        self._count = itertools.count()
         self._lock = threading.Lock()
 
     def submit(self, calls: Sequence[Call]) -> None:
-        """Take calls; a call made on one of the runner's own threads is computed there, else it could wait for ever."""
-        if on_runner_thread():
-            for call in calls:
-                compute([call])
-            return
-        device = [call for call in calls if call.definition.on == "device"]
-        with self._lock:
-            self._waiting.extend(device)
-        for _ in device:
-            self._device.submit(self._work)
+        """Take calls. A call that comes from one of the runner's own threads and would need another of them is
+        computed right there: else it could wait for ever."""
+        here = threading.current_thread().name
         for call in calls:
             if call.definition.on != "device":
-                self._threads.submit(compute, [call])
+                if here.startswith(_WAIT):
+                    compute([call])
+                else:
+                    self._threads.submit(compute, [call])
+            elif here.startswith(_DEVICE):
+                compute([call])
+            else:
+                with self._lock:
+                    heapq.heappush(self._waiting, (call.order, next(self._count), call))
+                self._device.submit(self._work)
 
     def _work(self) -> None:
         with self._lock:
             if not self._waiting:  # joined with an earlier one
                 return
-            calls = [self._waiting.popleft()]
+            calls = [heapq.heappop(self._waiting)[2]]
             group = self._group(calls[0])
             if group is not None:
-                for call in list(self._waiting):
-                    if len(calls) < self.batch and self._group(call) == group:
-                        self._waiting.remove(call)
-                        calls.append(call)
+                same = [item for item in sorted(self._waiting) if self._group(item[2]) == group][: self.batch - 1]
+                if same:
+                    calls += [item[2] for item in same]
+                    taken = {item[1] for item in same}
+                    self._waiting = [item for item in self._waiting if item[1] not in taken]
+                    heapq.heapify(self._waiting)
         compute(calls)
 
     def _group(self, call: Call) -> Any:
@@ -128,7 +139,7 @@ def compute(calls: Sequence[Call]) -> None:
     live = [call for call in calls if not call.context.cancelled]
     for call in calls:
         if call.context.cancelled:
-            call.landed(Cancelled("cancelled before it began"), 0.0, 1)
+            call.landed(Cancelled("cancelled before it began"), 0.0, {})
     if not live:
         return
     definition, start = live[0].definition, time.perf_counter()
@@ -145,20 +156,24 @@ def compute(calls: Sequence[Call]) -> None:
         cancelled = [call for call in live if call.context.cancelled]
         if cancelled and len(cancelled) < len(live):  # whoever was cancelled is not the others' concern
             for call in cancelled:
-                call.landed(error, 0.0, 1)
+                call.landed(error, 0.0, {})
             compute([call for call in live if call not in cancelled])
             return
         outcomes = [error] * len(live)
     except BaseException as error:
         outcomes = [error] * len(live)
     seconds = (time.perf_counter() - start) / len(live)
+    facts = {} if definition.on != "device" else environment([definition.module_pack])
+    if len(live) > 1:
+        facts["batch"] = len(live)
     for call, outcome in zip(live, outcomes, strict=True):
-        call.landed(outcome, seconds, len(live))
+        call.landed(outcome, seconds, facts)
 
 
 def _many(definition: NodeDef[..., Any], calls: Sequence[Call]) -> Sequence[Any]:
     assert definition.many_fn is not None
-    arguments = dict(calls[0].inputs)
+    defaults = {name: socket.default for name, socket in definition.sockets.items() if not socket.required}
+    arguments = defaults | dict(calls[0].inputs)
     for name in definition.batch:
         arguments[name] = [call.inputs.get(name, definition.sockets[name].default) for call in calls]
     if definition.context_parameter is not None:

@@ -26,25 +26,28 @@ _serials = itertools.count()
 class Const:
     """A value that is there: a literal, an input of the run, an item of a list."""
 
-    __slots__ = ("base", "key", "made", "value", "volatile")
+    __slots__ = ("base", "form", "key", "made", "value", "volatile")
 
-    def __init__(self, value: Any, key: Any = None, base: Any = None, volatile: bool = False) -> None:
+    def __init__(
+        self, value: Any, key: Any = None, base: Any = None, volatile: bool = False, form: Any = None
+    ) -> None:
         self.value, self.key, self.base, self.volatile = value, key, base, volatile
+        self.form = form  # taken when it came: somebody may change a dictionary or an array afterwards
         self.made: Mapping[str, Any] = NOTHING
 
     def token(self, part: str | None) -> Any:
         """What it adds to the key of a node that uses this part of it."""
-        return self.key if self.key is not None else canonical(self.value, part)
+        if self.key is not None:
+            return self.key
+        return canonical(self.value, part) if part is not None or self.form is None else self.form
 
 
 def constant(value: Any, base: Any = None) -> Const:
     """A literal; one that is no data is volatile."""
-    found = Const(value, base=base)
     try:
-        canonical(value)
+        return Const(value, base=base, form=canonical(value))
     except NotData:
-        found.key, found.volatile = ("volatile", next(_serials)), True
-    return found
+        return Const(value, ("volatile", next(_serials)), base, volatile=True)
 
 
 @final
@@ -78,6 +81,8 @@ class Task:
         became: For an expanding node that has been expanded: by port, what its outputs became.
         children: For a mapped node: a task for each item.
         pending: How many tasks it waits for.
+        impure: For an expanding node: something in its expansion acts or is never remembered.
+        depth: How many calls that went to the runner it comes after, at most.
         aliases: Ids of further nodes that have the same key.
         outer: The expanding task whose expansion it is part of.
     """
@@ -94,6 +99,8 @@ class Task:
     became: dict[str, Source] | None = None
     children: list[Task] | None = None
     outer: Task | None = None
+    impure = False
+    depth = 0
     aliases: list[str] | None = None
     value: Any = None
     made: Mapping[str, Any] = NOTHING

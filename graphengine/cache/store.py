@@ -27,6 +27,15 @@ class Store:
         self.flights: dict[bytes, Flight] = {}
         self.lock: threading.Lock = self.memory.lock
 
+    @property
+    def persistent(self) -> bool:
+        """Whether values may be found that are not in memory."""
+        return self.disk is not None
+
+    def peek(self, key: bytes) -> Entry | None:
+        """A value that is in memory."""
+        return self.memory.get(key)
+
     def find(self, key: bytes) -> tuple[Entry, bool] | None:
         """A remembered value and whether it came from the disk."""
         entry = self.memory.get(key)
@@ -68,7 +77,9 @@ class Store:
         if flight.joined:
             told = result
             # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
-            if isinstance(result, Cancelled | MemoryError) or not isinstance(result, Entry | Exception):
+            # (torch's own error for a full device is no MemoryError.)
+            full = isinstance(result, MemoryError) or type(result).__name__ == "OutOfMemoryError"
+            if full or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
                 told = Lost("who computed it was cancelled or ran out of memory")
             for who, task in flight.joined:
                 who.landed(task, told)
