@@ -52,7 +52,7 @@ def _parameters(step: Any, value: Any) -> str | None:
 __pack__ = Pack(
     "std",
     distribution="graphengine",
-    libraries=("torch", "diffusers", "transformers", "peft"),
+    libraries=("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "opencv-python-headless"),
     environment=_environment,
     preload=(
         "torch",

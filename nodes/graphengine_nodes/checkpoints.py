@@ -6,6 +6,8 @@ through a small file in the user's cache folder, so that whoever is sent a refer
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import re
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.errors import FileError, ModelError
-from graphengine.files import cache_folder, fingerprint
+from graphengine.files import cache_folder, confined, fingerprint
 from graphengine_nodes.types import digest_of
 
 TINY = Path(__file__).parent / "tiny"
@@ -53,6 +55,8 @@ class Location:
 def find(source: str | Path, what: str) -> Path:
     """The folder or file of a source: an embedded name, a path, or a hub id.
 
+    In a node that a graph runs, text is a name only: the engine hands on what is a path, by its rules, as a `Path`.
+
     Args:
         what: `model`, `ControlNet` or `LoRA`, for messages.
 
@@ -67,7 +71,7 @@ def find(source: str | Path, what: str) -> Path:
         if text == other and not isinstance(source, Path):
             raise ModelError(f"{text} is an embedded {kind}; the embedded {what} is called {name}")
     path = Path(text).expanduser()
-    if path.exists():
+    if not _name_only(source) and path.exists():
         return path.absolute()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
         raise ModelError(
@@ -81,13 +85,18 @@ SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 
 
 def _from_hub(name: str, what: str) -> Path:
-    """A repository's files, from the hub's cache on this machine or from the network."""
-    from huggingface_hub import snapshot_download
+    """A repository's files, from the hub's cache on this machine or from the network; looked up once a process.
 
-    wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
-    unwanted = ["*.msgpack", "*.onnx*", "*/openvino*"]
+    What lies whole in the cache is taken as it is, whatever the hub has by now.
+    """
+    from huggingface_hub import constants
+
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+        folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE))
+        if not folder.exists():  # removed since
+            _snapshot.cache_clear()
+            folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE))
+        return folder
     except Exception as error:  # the hub's errors have no common base that older versions know
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
@@ -97,10 +106,55 @@ def _from_hub(name: str, what: str) -> Path:
         ) from None
 
 
+@functools.cache
+def _snapshot(name: str, what: str, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
+    unwanted = ["*.msgpack", "*.onnx*", "*/openvino*"]
+    with contextlib.suppress(Exception):  # not in the cache: the network's error, if there is one, says more
+        folder = snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted, local_files_only=True)
+        if offline or _whole(Path(folder), what):
+            return Path(folder)
+    return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+
+
+def _whole(folder: Path, what: str) -> bool:
+    """Whether a repository in the hub's cache is there with all its files: a download may have been interrupted."""
+    try:
+        for shards in folder.rglob("*.safetensors.index*.json"):
+            if not all((shards.parent / part).exists() for part in set(read_json(shards)["weight_map"].values())):
+                return False
+        if (folder / "model_index.json").exists():
+            index = read_json(folder / "model_index.json")
+            return all(_whole_part(folder / n) for n, v in index.items() if isinstance(v, list) and v and v[0])
+        return any(folder.glob("*.safetensors")) and (what == "LoRA" or (folder / "config.json").exists())
+    except (ModelError, KeyError):
+        return False
+
+
+def _whole_part(folder: Path) -> bool:
+    """A model has a config.json and weights, a tokenizer its words, a scheduler only its configuration."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    weights = any(name.endswith(".safetensors") for name in names)
+    if weights or "config.json" in names:
+        return weights and "config.json" in names
+    if "tokenizer_config.json" in names:
+        words = {"vocab.json", "merges.txt"} <= names or "tokenizer.json" in names
+        return words or any(name.endswith(".model") for name in names)
+    return any(name.endswith("_config.json") for name in names)
+
+
 def name_of(source: str | Path) -> str:
     """What people call a source: its name or hub id, never a folder of somebody's machine."""
     path = Path(source)
+    if _name_only(source):
+        return os.fspath(source)
     return path.name if path.is_absolute() or path.exists() else os.fspath(source)
+
+
+def _name_only(source: str | Path) -> bool:
+    return isinstance(source, str) and confined()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def _sample_many(
 
 @node(version=1, on="device")
 def inpaint(
-    model: Model,
+    model: Annotated[Model, Uses("denoiser+vae")],
     positive: Conditioning,
     image: Annotated[Image, Doc("What to paint over; its size is the result's.")],
     mask: Annotated[Mask, Doc("1 where to paint; taken as a yes or no at 0.5.")],

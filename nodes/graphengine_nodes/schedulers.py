@@ -48,48 +48,54 @@ def check_name(name: str, kind: Sequence[str], family: str) -> None:
     raise ValueError(f"there is no scheduler {name!r}; {advice}")
 
 
-def make(
-    config: Mapping[str, Any],
-    name: str | None,
-    spacing: str | None,
-    seeds: Sequence[int],
-    kind: Sequence[str],
-    family: str,
-) -> Any:
-    """A new scheduler.
+def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind: Sequence[str], family: str) -> Any:
+    """The model's own scheduler, new: what a pipeline is constructed with, whichever it samples with.
 
     Args:
-        config: The model's own scheduler configuration, with `_class_name`.
-        name: Another class in its place, over the same configuration; None for the model's own.
-        spacing: Another timestep spacing.
+        config: Its configuration, with `_class_name`.
+        name: Another class that will take its place; None for none.
         seeds: The seeds of the pictures, for schedulers that draw their noise from a seed of their own.
         kind: The names that the family can use.
 
     Raises:
-        ValueError: The scheduler is unknown or of the wrong kind, or has no timestep spacing.
+        ValueError: The scheduler is unknown or of the wrong kind.
     """
     import importlib
 
     own_name = str(config.get("_class_name"))
-    name = name or own_name
-    check_name(name, kind, family)
+    check_name(name or own_name, kind, family)
+    known = importlib.import_module("diffusers.schedulers")
+    cls = getattr(known, own_name, None) or getattr(known, str(name))
+    return cls.from_config(config, **_seeds(cls, seeds))
 
-    def scheduler_class(name: str) -> Any:
-        return getattr(importlib.import_module("diffusers.schedulers"), name)
 
-    cls = scheduler_class(name)
-    parameters = inspect.signature(cls.__init__).parameters
-    extra: dict[str, Any] = {}
-    if spacing is not None:
-        if spacing not in SPACINGS:
-            raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
-        if "timestep_spacing" not in parameters:
-            raise ValueError(f"{name} has no timestep spacing; leave timestep_spacing out or take another scheduler")
-        extra["timestep_spacing"] = spacing
-    if "noise_sampler_seed" in parameters:
-        # This one draws from no generator: without a seed of ours its pictures could not be made again.
-        extra["noise_sampler_seed"] = seeds[0] if len(seeds) == 1 else list(seeds)
-    if name != own_name and own_name in KARRAS + FLOW:
-        # As users write it: X.from_config(pipe.scheduler.config).
-        config = scheduler_class(own_name).from_config(config).config
-    return cls.from_config(config, **extra)
+def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) -> Any:
+    """The scheduler to sample with, as users write it: `X.from_config(pipe.scheduler.config)`.
+
+    Args:
+        own: The model's own, after the pipeline was constructed with it: pipelines correct outdated configurations.
+        name: Another class in its place, over the same configuration; None for the model's own, as it is.
+        spacing: Another timestep spacing.
+        seeds: The seeds of the pictures.
+
+    Raises:
+        ValueError: It has no timestep spacing, or not this one.
+    """
+    import importlib
+
+    cls = type(own) if name is None else getattr(importlib.import_module("diffusers.schedulers"), name)
+    if spacing is None:
+        return own if name is None else cls.from_config(own.config, **_seeds(cls, seeds))
+    if spacing not in SPACINGS:
+        raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
+    if "timestep_spacing" not in inspect.signature(cls.__init__).parameters:
+        taken = cls.__name__
+        raise ValueError(f"{taken} has no timestep spacing; leave timestep_spacing out or take another scheduler")
+    return cls.from_config(own.config, timestep_spacing=spacing, **_seeds(cls, seeds))
+
+
+def _seeds(cls: Any, seeds: Sequence[int]) -> dict[str, Any]:
+    """For a class that draws from no generator: without a seed of ours its pictures could not be made again."""
+    if "noise_sampler_seed" not in inspect.signature(cls.__init__).parameters:
+        return {}
+    return {"noise_sampler_seed": seeds[0] if len(seeds) == 1 else list(seeds)}

@@ -234,18 +234,27 @@ class Model:
     def digest(self, part: str | None = None) -> str:
         """What the model, or one part of it, adds to a key: everything that can change a result.
 
-        Parts are `text_encoder`, `denoiser` and `vae`. Source, device and offload are not in it.
+        Parts are `text_encoder`, `denoiser` and `vae`, or several of them joined by `+`. Source, device and offload
+        are not in it.
+
+        Raises:
+            ValueError: The family's models have no such part.
         """
         from graphengine_nodes.families import family
 
         parts = family(self.family).parts
-        wanted = parts if part is None else {part: parts[part]}
-        used = {name for names in wanted.values() for name in names}
+        names = sorted(parts) if part is None else sorted(set(part.split("+")))
+        for name in names:
+            if name not in parts:
+                raise ValueError(f"a {self.family} model has no part {name!r}; its parts are {', '.join(parts)}")
+        wanted = {name: parts[name] for name in names}
+        used = {component for inside in wanted.values() for component in inside}
         return digest_of(
             {
+                "family": self.family,
                 "components": {name: digest for name, digest in self.components if name in used},
                 # How many steps are the default is the sampler's business alone.
-                "settings": dict(self.settings) if part in (None, "denoiser") else {},
+                "settings": dict(self.settings) if "denoiser" in wanted else {},
                 "precision": self.precision,
                 "loras": {name: [[lora.weights, scale] for lora, scale in self.loras_of(name)] for name in wanted},
             }

@@ -54,11 +54,17 @@ def edges() -> PIL.Image.Image:
     return drawn
 
 
+def control_pictures(case: dict[str, Any]) -> list[PIL.Image.Image]:
+    """The picture of each control."""
+    sizes = case["control_sizes"] or [(128, 128)] * len(case["controls"])
+    return [edges() if size == (128, 128) else edges().resize(size, PIL.Image.Resampling.NEAREST) for size in sizes]
+
+
 def _case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,  # text, image, inpaint
-        "model": "tiny",  # or "nine", the inpainting checkpoint
+        "model": "tiny",  # or "nine", the inpainting checkpoint; "euler", "zero", "old": see conftest
         "seeds": [5],
         "steps": 4 if changes.get("scheduler") == "PNDMScheduler" else 3,
         "guidance": 3.5,
@@ -66,6 +72,7 @@ def _case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
         "scheduler": None,
         "strength": None,
         "controls": [],  # (scale, start, end)
+        "control_sizes": [],  # of their pictures, where not 128 x 128
         "loras": [],  # (name, scale)
     } | changes
 
@@ -101,8 +108,35 @@ def cases() -> list[dict[str, Any]]:
             _case(f"clip skip {skip}", clip_skip=skip),
             _case(f"clip skip {skip} negative", clip_skip=skip, negative="a green tree", guidance=7.5),
         ]
+    # Pipelines correct the scheduler of their model when they are constructed, and only that one.
+    for kind in ("text", "inpaint"):
+        for scheduler in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"):
+            found.append(_case(f"euler {kind} {scheduler}", kind, model="euler", scheduler=scheduler, seeds=[7]))
+        found.append(_case(f"zero {kind} DDIMScheduler", kind, model="zero", scheduler="DDIMScheduler", seeds=[6]))
+        found.append(_case(f"zero {kind}", kind, model="zero", seeds=[6], steps=4))
+    found += [
+        _case("euler spacing", model="euler", scheduler="DDIMScheduler", spacing="linspace"),
+        _case("old", model="old", steps=4),
+        _case("old image", "image", model="old", steps=4),
+        _case("old inpaint", "inpaint", model="old", steps=4),
+        _case("old control", model="old", steps=4, controls=[(0.8, 0.0, 1.0)]),
+        _case("old spacing", model="old", spacing="trailing", steps=4),
+        _case("old PNDMScheduler", model="old", scheduler="PNDMScheduler"),
+        _case("old DDIMScheduler", model="old", scheduler="DDIMScheduler"),
+    ]
+    two, size = [(0.8, 0.0, 1.0), (0.4, 0.0, 1.0)], {"size": (128, 128)}
+    found += [
+        _case("control of another size", controls=two[:1], control_sizes=[(96, 160)], **size),
+        _case("two controls of other sizes", controls=two, control_sizes=[(96, 160), (64, 64)], **size),
+        _case("two controls, one of another size", controls=two, control_sizes=[(96, 160), (128, 128)], **size),
+        _case("two controls of other sizes, seeds", controls=two, control_sizes=[(96, 160), (64, 64)], seeds=[1, 2])
+        | size,
+        _case("inpaint, control of another size", "inpaint", controls=two[:1], control_sizes=[(64, 96)], **size),
+    ]
     return [
         *found,
+        _case("inpaint PNDMScheduler", "inpaint", scheduler="PNDMScheduler"),
+        _case("inpaint, part PNDMScheduler", "inpaint", scheduler="PNDMScheduler", strength=0.75, seeds=[1, 2]),
         _case("negative", negative="a green tree"),
         _case("empty negative", negative=""),
         _case("empty prompt", prompt=""),

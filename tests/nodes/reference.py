@@ -2,7 +2,7 @@
 
     python reference.py MODELS OUT.npz
 
-MODELS is a folder with `tiny`, `nine`, `controlnet` and `*.safetensors`; OUT gets the float pictures of every case.
+MODELS is a folder with models, `controlnet` and `*.safetensors`; OUT gets the float pictures of every case.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def run(pipe: Any, models: Path, case: dict[str, Any]) -> np.ndarray[Any, Any]:
     own = pipe.scheduler
     seeds = case["seeds"]
     name = case["scheduler"] or type(own).__name__
+    pictures = cases.control_pictures(case)
     options: dict[str, Any] = {}
     if "spacing" in case:
         options["timestep_spacing"] = case["spacing"]
     if name == "DPMSolverSDEScheduler":
         options["noise_sampler_seed"] = seeds if len(seeds) > 1 else seeds[0]
-    pipe.scheduler = getattr(diffusers, name).from_config(own.config, **options)
+    if case["scheduler"] or options:
+        pipe.scheduler = getattr(diffusers, name).from_config(own.config, **options)
     prompt = case.get("prompt", cases.PROMPT)
     call: dict[str, Any] = {
         "negative_prompt": case["negative"],
@@ -87,9 +89,7 @@ def run(pipe: Any, models: Path, case: dict[str, Any]) -> np.ndarray[Any, Any]:
         several = len(case["controls"]) > 1
         columns = zip(*case["controls"], strict=True)
         scales, starts, ends = (list(column) if several else column[0] for column in columns)
-        call["image" if case["kind"] == "text" else "control_image"] = (
-            [cases.edges()] * len(case["controls"]) if several else cases.edges()
-        )
+        call["image" if case["kind"] == "text" else "control_image"] = pictures if several else pictures[0]
         call |= {
             "controlnet_conditioning_scale": scales,
             "control_guidance_start": starts,

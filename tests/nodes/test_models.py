@@ -13,11 +13,11 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import testing
+from graphengine_nodes import checkpoints, testing
 from graphengine_nodes.checkpoints import TINY
 from graphengine_nodes.weights import Store, store
 
-from graphengine import Graph, ModelError
+from graphengine import Graph, ModelError, NodeError
 
 from . import cases
 
@@ -166,6 +166,50 @@ def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         std.load_controlnet("nobody/nothing")
 
 
+def test_a_hub_id_is_looked_up_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+
+    def snapshot(name: str, local_files_only: bool = False, **_: Any) -> str:
+        calls.append(local_files_only)
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    checkpoints._snapshot.cache_clear()
+    with Graph() as graph:
+        text = graph.input("text", str)
+        graph.output("text", std.encode_prompt(std.load_model("some/model"), text))
+    for word in ("a", "b", "c"):
+        graph(text=word)
+    assert calls == [True]  # in the cache on this machine: no network
+    copy.rename(copy.with_name("moved"))
+    with pytest.raises(ModelError):
+        std.load_model("some/model")
+    assert len(calls) > 1, "a removed folder was not looked up again"
+    checkpoints._snapshot.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "tokenizer/tokenizer.json", "scheduler", "vae"],
+)
+def test_a_download_that_was_interrupted_goes_on(copy: Path, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+
+    def snapshot(name: str, local_files_only: bool = False, **_: Any) -> str:
+        calls.append(local_files_only)
+        if not local_files_only:
+            (copy.parent / "kept").rename(copy / missing)
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    checkpoints._snapshot.cache_clear()
+    (copy / missing).rename(copy.parent / "kept")
+    assert std.load_model("some/model") == std.load_model("tiny")
+    assert calls == [True, False]
+    checkpoints._snapshot.cache_clear()
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_half_written_weights(copy: Path, part: str) -> None:
     file = next((copy / part).glob("*.safetensors"))
@@ -226,6 +270,15 @@ def test_a_foreign_model(copy: Path, tmp_path: Path) -> None:
         std.load_controlnet(TINY / "model" / "unet")
 
 
+@pytest.mark.parametrize("channels", [5, 7, 8])
+def test_models_that_follow_something_else(copy: Path, channels: int) -> None:
+    config = json.loads((copy / "unet" / "config.json").read_text())
+    (copy / "unet" / "config.json").write_text(json.dumps(config | {"in_channels": channels}))
+    (copy / "model_index.json").write_text('{"_class_name": "StableDiffusionInstructPix2PixPipeline"}')
+    with pytest.raises(ModelError, match=rf"takes {channels} channels; only those with 4 .* or 9 .* are known"):
+        std.load_model(copy)
+
+
 @pytest.mark.parametrize("name", ["harm.ckpt", "harm.pt", "harm.bin"])
 def test_a_pickle_is_not_opened(tmp_path: Path, copy: Path, name: str) -> None:
     witness = tmp_path / "executed"
@@ -262,9 +315,23 @@ def test_an_embedded_name_of_another_kind(load: Any, given: str, message: str) -
         load(given)
 
 
-def test_a_folder_called_tiny_does_not_hide_the_embedded_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_text_in_a_graph_is_no_path_beside_the_process(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The engine finds no such path from the graph's folder; the process's own folder must not matter."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert std.load_model("model").source == "model"  # a plain call takes it
+    with Graph() as graph:
+        loaded = std.load_model(graph.input("source", str))
+    given = {"source": "model"}
+    with pytest.raises(NodeError, match="there is no model model: it is no path"):
+        graph.run(want=loaded, inputs=given, base=tmp_path / "empty", roots=[tmp_path / "empty"])
+    assert graph.run(want=loaded, inputs=given, base=tmp_path, roots=[tmp_path]).source == "model"
+
+
+def test_a_folder_called_tiny_does_not_hide_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
     with Graph() as graph:

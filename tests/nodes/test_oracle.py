@@ -24,8 +24,12 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
     positive = std.encode_prompt(model, case.get("prompt", cases.PROMPT), case.get("clip_skip", 0))
     negative = None if case["negative"] is None else std.encode_prompt(model, case["negative"])
     net = std.load_controlnet("tiny-canny") if case["controls"] else None
-    edges = images.from_pil(cases.edges())
-    controls = [std.apply_controlnet(net, edges, scale, start, end) for scale, start, end in case["controls"] if net]
+    pictures = [images.from_pil(picture) for picture in cases.control_pictures(case)]
+    controls = [
+        std.apply_controlnet(net, edges, scale, start, end)
+        for (scale, start, end), edges in zip(case["controls"], pictures, strict=True)
+        if net
+    ]
     common: dict[str, Any] = {
         "negative": negative,
         "control": controls[0] if len(controls) == 1 else controls or None,

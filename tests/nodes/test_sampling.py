@@ -195,6 +195,13 @@ def test_pictures_of_sizes_that_cannot_be_encoded(model: std.Model, text: std.Co
         std.inpaint(model, text, images.from_pil(cases.picture()), mask, steps=2)
 
 
+def test_control_pictures_that_fit_no_count(model: std.Model, text: std.Conditioning) -> None:
+    picture = cases.edges().resize((96, 160))
+    two = std.apply_controlnet(std.load_controlnet("tiny-canny"), images.from_pil(picture, picture))
+    with pytest.raises(ValueError, match="2 control pictures for 1 pictures; give one, or one for each"):
+        std.sample(model, text, control=two, width=64, height=64, steps=1)
+
+
 def test_an_inpainting_checkpoint_is_not_for_sample(models: Path, text: std.Conditioning) -> None:
     nine = std.load_model(models / "nine")
     with pytest.raises(ModelError, match="nine is an inpainting checkpoint; use the node inpaint, not sample"):

@@ -19,7 +19,8 @@ def test_the_names_are_those_of_diffusers() -> None:
 
 
 def make(name: str | None = None, spacing: str | None = None, seeds: tuple[int, ...] = (1,)) -> object:
-    return schedulers.make(CONFIG, name, spacing, seeds, schedulers.KARRAS, "stable_diffusion")
+    own = schedulers.own(CONFIG, name, seeds, schedulers.KARRAS, "stable_diffusion")
+    return schedulers.make(own, name, spacing, seeds)
 
 
 def test_each_run_has_its_own() -> None:

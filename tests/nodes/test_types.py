@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import codecs, images
+from graphengine_nodes import codecs, families, images
 
-from graphengine import FileError
+from graphengine import FileError, pack
 from graphengine.types import SocketType, socket_type
 
 from . import cases
@@ -103,6 +104,32 @@ def test_references_are_equal_by_what_they_stand_for(models: Path) -> None:
     assert elsewhere.digest() == std.load_model("tiny").digest()
     assert std.load_model("tiny", precision="float16").digest("vae") != std.load_model("tiny").digest("vae")
     assert str(models) not in json.dumps(json.loads(kind_of(model).encode(elsewhere)))  # type: ignore[misc]
+
+
+def test_digests_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = std.load_model("tiny")
+    known = families.families()
+    monkeypatch.setitem(known, "other", known["stable_diffusion"])
+    other = replace(model, family="other")
+    for part in (None, "text_encoder", "denoiser", "vae", "denoiser+vae"):
+        assert model.digest(part) != other.digest(part)
+    words = std.LoRA("words", ("text_encoder",))
+    unet = std.LoRA("unet", ("denoiser",))
+    both = "denoiser+vae"
+    assert std.inpaint.sockets["model"].uses == both
+    assert std.apply_lora(model, words, 1.0).digest(both) == model.digest(both) == model.digest("vae+denoiser")
+    assert std.apply_lora(model, unet, 1.0).digest(both) != model.digest(both)
+    for name in ("unet", "scheduler", "vae", "text_encoder", "tokenizer"):
+        components = tuple((key, "new" if key == name else value) for key, value in model.components)
+        changed = replace(model, components=components).digest(both) != model.digest(both)
+        assert changed == (name in ("unet", "scheduler", "vae"))
+    with pytest.raises(ValueError, match="no part 'unet'; its parts are text_encoder, denoiser, vae"):
+        model.digest("vae+unet")
+
+
+def test_the_libraries_that_decide_results_are_in_the_keys() -> None:
+    named = {line.split("==")[0] for line in pack.stamp(std.__pack__)}
+    assert {"torch", "diffusers", "transformers", "peft", "numpy", "pillow", "opencv-python-headless"} <= named
 
 
 def test_every_type_can_be_looked_at(models: Path) -> None:

@@ -73,6 +73,12 @@ class StableDiffusion:
     def settings(self, folder: Path) -> dict[str, Any]:
         unet = checkpoints.read_json(folder / "unet" / "config.json")
         vae = checkpoints.read_json(folder / "vae" / "config.json")
+        channels = unet.get("in_channels", 4)
+        if channels not in (4, 9):
+            raise ModelError(
+                f"the denoiser in {folder} takes {channels} channels; only those with 4 (text to image) or 9 "
+                "(inpainting) are known, none that follow a picture, a depth map or a smaller picture"
+            )
         factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
         side = int(unet.get("sample_size") or 64) * factor
         return {
@@ -82,7 +88,7 @@ class StableDiffusion:
             "height": side,
             "factor": factor,
             "latent_channels": vae.get("latent_channels", 4),
-            "unet_channels": unet.get("in_channels", 4),
+            "unet_channels": channels,
         }
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
@@ -173,9 +179,7 @@ class StableDiffusion:
         with ExitStack() as stack:
             unet = stack.enter_context(store.component(model, "unet", device))
             config = stack.enter_context(store.component(model, "scheduler", "cpu"))
-            scheduler = schedulers.make(
-                config, request.scheduler, request.timestep_spacing, request.seeds, self.schedulers, self.name
-            )
+            own = schedulers.own(config, request.scheduler, request.seeds, self.schedulers, self.name)
             positive = _expand([c.embeds for c in request.positive], count).to(device, unet.dtype)
             call: dict[str, Any] = {
                 "prompt_embeds": positive,
@@ -209,11 +213,14 @@ class StableDiffusion:
                 **components,
                 text_encoder=None,
                 tokenizer=None,
-                scheduler=scheduler,
+                scheduler=own,
                 safety_checker=None,
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
+            # Constructors correct outdated configurations of the model's scheduler, and only of that one.
+            scheduler = schedulers.make(own, request.scheduler, request.timestep_spacing, request.seeds)
+            pipeline.scheduler = scheduler
             pipeline.vae_scale_factor = model.setting("factor")
             pipeline.set_progress_bar_config(disable=True)
 
@@ -347,7 +354,7 @@ def _control_arguments(request: Request) -> dict[str, Any]:
     controls = request.control
     plain = request.latent is None and request.image is None
     pictures = [_control_picture(control, request) for control in controls]
-    values = {
+    values: dict[str, Any] = {
         "image" if plain else "control_image": pictures,
         "controlnet_conditioning_scale": [float(control.scale) for control in controls],
         "control_guidance_start": [control.start for control in controls],
@@ -356,15 +363,18 @@ def _control_arguments(request: Request) -> dict[str, Any]:
     return {name: value[0] if len(controls) == 1 else value for name, value in values.items()}
 
 
-def _control_picture(control: Control, request: Request) -> Any:
-    """A control picture; of another size than the result, as PIL, which the pipelines resize best."""
-    wanted = request.image.size if request.image is not None else (request.width, request.height)
-    if control.image.size != wanted:
-        return control.image.pils()
+def _control_picture(control: Control, request: Request) -> torch.Tensor:
+    """A control picture for each picture that is made; of another size, resized as the pipelines resize a PIL one."""
     given, count = len(control.image), len(request.seeds)
     if count % given:
         raise ValueError(f"{given} control pictures for {count} pictures; give one, or one for each")
-    return _repeat(_channels_first(control.image), count)
+    wanted = request.image.size if request.image is not None else (request.width, request.height)
+    if control.image.size == wanted:
+        return _repeat(_channels_first(control.image), count)
+    from diffusers.image_processor import VaeImageProcessor
+
+    resizer = VaeImageProcessor(request.model.setting("factor"), do_convert_rgb=True, do_normalize=False)
+    return _repeat(resizer.preprocess(control.image.pils(), wanted[1], wanted[0]), count)
 
 
 def _by(size: tuple[int, int]) -> str:
