@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
-from graphengine.types import has_variables, is_named_tuple, is_reference, strip
+from graphengine.types import has_variables, is_named_tuple, is_reference, strip, union_members
 
 if TYPE_CHECKING:
     from graphengine.pack import Pack
@@ -69,6 +69,8 @@ class NodeDef(Generic[P, R]):
         self.check_fn: Callable[..., Iterable[str]] | None = None
         self.fingerprint_fn: Callable[..., Any] | None = None
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+        self.key_identity: tuple[bytes, list[Any]] | None = None
+        self.key_template: tuple[Any, list[tuple[str, Any]], list[Any]] | None = None  # both belong to graphengine.keys
         functools.update_wrapper(self, fn)
 
     @functools.cached_property
@@ -116,7 +118,18 @@ class NodeDef(Generic[P, R]):
                 raise NodeDefinitionError(
                     f"{self.full_name}: the parameter {parameter.name} has no annotation; add one"
                 )
-            if strip(self._hints[parameter.name]) is not Context:
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise NodeDefinitionError(
+                    f"{self.full_name}: {parameter.name} is positional-only, but inputs are given by name; "
+                    "leave out the / of the signature"
+                )
+            members = [strip(member) for member in union_members(strip(self._hints[parameter.name]))]
+            if len(members) > 1 and Context in members:
+                raise NodeDefinitionError(
+                    f"{self.full_name}: {parameter.name} must be a Context and nothing else; write "
+                    f"{parameter.name}: Context = INERT"
+                )
+            if members != [Context]:
                 found[parameter.name] = self._socket(parameter, self._hints[parameter.name])
         for name in self.batch:
             if name not in found:

@@ -25,7 +25,7 @@ from graphengine.plan import Plan
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
 from graphengine.types import coerce
-from graphengine.validate import literal_problem, node_problems
+from graphengine.validate import check_problems, literal_problem, node_problems
 
 IDLE_PLANS = 4
 """How many plans a graph keeps for later runs."""
@@ -211,6 +211,12 @@ def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
         for value in const.value if socket_name in node.each and isinstance(const.value, list) else [const.value]:
             if (problem := literal_problem(socket, value, Where(node=INPUTS, socket=link.port))) is not None:
                 found.setdefault(link.port, replace(problem, hint=f"as {id}.{socket_name} takes it"))
+    for id in dict.fromkeys(id for id, *_ in graph.bound_sockets()):
+        node = graph.nodes[id]
+        if isinstance(node.kind, NodeDef) and node.kind.check_fn is not None and not node.each and not found:
+            given = {name: bound[link.port].value for name, link in node.bound if link.port in bound}
+            told = check_problems(node.kind, node.literals | {n: v for n, v in given.items() if v is not None}, id)
+            found.update({f"{id}: {p.what}": p for p in told})
     return list(found.values())
 
 

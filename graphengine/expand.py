@@ -61,6 +61,7 @@ class Expander:
     def __init__(self, drive: Waits, limit: int) -> None:
         self.drive, self.limit = drive, limit
         self.count = 0
+        self._acts: dict[int, bool] = {}
         self._same: WeakValueDictionary[bytes, Task] = WeakValueDictionary()
         self._bases: WeakKeyDictionary[Task, Path] = WeakKeyDictionary()  # where paths start in workflows used as nodes
 
@@ -187,7 +188,7 @@ class Expander:
         prefix = root.rpartition("/")[0] if inside and isinstance(outer.node and outer.node.kind, NodeDef) else root
         suffix = f"#{depth + 1}" if inside else ""
         tasks: dict[str, Task] = {}
-        acting = [id for id, node in graph.nodes.items() if self.drive.acting and acts(node.kind)]
+        acting = [id for id, node in graph.nodes.items() if self.drive.acting and acts(node.kind, self._acts)]
         stack = [*(link.node for link in links), *acting]
         while stack:
             id = stack.pop()
@@ -329,20 +330,26 @@ class Expander:
         self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
 
 
-def acts(kind: Any) -> bool:
-    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it."""
-    if isinstance(kind, NodeDef):
-        return kind.output
-    seen: set[int] = set()
-    stack = [kind] if isinstance(kind, Graph) else []
+def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
+    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it.
+
+    `known` remembers it of graphs by their `id`, as long as none of them is changed.
+    """
+    if not isinstance(kind, Graph):
+        return isinstance(kind, NodeDef) and kind.output
+    known = {} if known is None else known
+    stack = [kind]
     while stack:
-        graph = stack.pop()
-        if id(graph) not in seen:
-            seen.add(id(graph))
-            if any(isinstance(node.kind, NodeDef) and node.kind.output for node in graph.nodes.values()):
-                return True
-            stack.extend(graph.parts.values())
-    return False
+        graph = stack[-1]
+        waiting = [part for part in graph.parts.values() if id(part) not in known]
+        if id(graph) not in known:
+            own = (node.kind for node in graph.nodes.values())
+            known[id(graph)] = any(isinstance(k, NodeDef) and k.output for k in own)
+            stack.extend(waiting)  # a graph used in itself is known by now, and adds nothing
+        if not waiting or all(id(part) in known for part in graph.parts.values()):
+            stack.pop()
+            known[id(graph)] |= any(known[id(part)] for part in graph.parts.values())
+    return known[id(kind)]
 
 
 def _mark_impure(task: Task | None) -> None:

@@ -10,7 +10,7 @@ import contextvars
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, has_links
@@ -100,22 +100,34 @@ class Graph:
         self.unchecked.pop(ref._link.node, None)
         return ref
 
+    @overload
+    def input(
+        self, name: str, type: type[T], default: Any = ..., help: str = "", range: Range | None = None,
+        choices: Choices | None = None,
+    ) -> T: ...
+
+    @overload  # unions and literals, which no type checker can take for a class
+    def input(
+        self, name: str, type: Any, default: Any = ..., help: str = "", range: Range | None = None,
+        choices: Choices | None = None,
+    ) -> Any: ...
+
     def input(
         self,
         name: str,
-        type: type[T],
+        type: Any,
         default: Any = ...,
         help: str = "",
         range: Range | None = None,
         choices: Choices | None = None,
-    ) -> T:
+    ) -> Any:
         """Declare an input and return a reference to it; without a default it must be given."""
         required = default is ...
         self.inputs[name] = Input(name, type, required, None if required else default, help, range, choices)
         self.changes.append(INPUTS)
         self.unchecked[INPUTS] = None
         self.checked = False
-        return cast(T, Ref(self, Link(INPUTS, name), self.input_type(name)))
+        return Ref(self, Link(INPUTS, name), self.input_type(name))
 
     def output(self, name: str, value: Any) -> None:
         """Declare an output."""

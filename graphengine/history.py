@@ -216,6 +216,8 @@ def _differs(
         return ("there is no record of a run of this workflow",)
     if id not in last:
         return ("it is new: the last run did not have it",)
+    if states.get(id) == "later":
+        return ("what it becomes is known when it runs",)
     old, new = last[id]["inputs"], _inputs(plan, id)
     links: dict[str, list[str]] = {}
     for name, link in plan.graph.nodes[id].sources():
@@ -228,9 +230,11 @@ def _differs(
         if was is None or now is None:
             found.append(f"{name} is {'given now' if was is None else 'not given any more'}")
         elif (now[0] is None or was[0] != now[0]) and any(
-            states.get(source) in ("runs", "always", "later") for source in links.get(name, ())
+            states.get(source) in ("runs", "always") for source in links.get(name, ())
         ):
             found.append(f"{name} comes from {sources}, which runs")
+        elif any(states.get(source) == "later" for source in links.get(name, ())):
+            found.append(f"{name} comes from {sources}, which is known when it runs")
         elif was[0] != now[0]:
             if name == ITSELF:
                 found.append("the node itself or its pack has changed")

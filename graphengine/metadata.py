@@ -303,12 +303,19 @@ def read(picture: Path) -> dict[str, Any]:
     Raises:
         FileError: It is no picture, or carries no record that can be read.
     """
+    import warnings
+
     import PIL
     import PIL.Image
 
     try:
-        with PIL.Image.open(picture) as image:
+        with warnings.catch_warnings(), PIL.Image.open(picture) as image:
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             text = image.info.get(CHUNK)
+            if isinstance(text, str):
+                image.load()  # what is cut short could not be compared with what is made again
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise FileError(f"{picture} would unpack to more pixels than a picture of ours can have") from None
     except PIL.UnidentifiedImageError:
         raise FileError(f"{picture} is no picture") from None
     except (OSError, SyntaxError, ValueError) as error:

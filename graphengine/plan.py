@@ -16,7 +16,7 @@ from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
-from graphengine.keys import PLAIN, NotData, canonical, node_key
+from graphengine.keys import PLAIN, NotData, canonical, is_current, node_key
 from graphengine.sockets import Socket
 from graphengine.task import Const, constant
 from graphengine.types import coerce, value_fits
@@ -77,6 +77,7 @@ class Plan:
         self.inputs: dict[str, Const] = {}
         self.constants: dict[str, Const] = {}
         self.watched: dict[str, Any] = {}
+        self.kinds: set[NodeDef[..., Any]] = set()
         self.position = 0
         self.settings: tuple[Any, ...] = ()
         self.base = Path()
@@ -91,7 +92,9 @@ class Plan:
         changed = changes[self.position :]
         self.position = len(changes)
         settings = (base, None if roots is None else tuple(roots), salt)
-        if settings != self.settings or INPUTS in changed or VALUES in changed or len(changed) > len(self.keys):
+        edited = not all(map(is_current, self.kinds))  # a script's helper was defined anew
+        declared = INPUTS in changed or VALUES in changed
+        if edited or declared or settings != self.settings or len(changed) > len(self.keys):
             self._forget_all()
             changed = []
         self.base, self.roots, self.salt, self.settings = base, roots, salt, settings
@@ -174,9 +177,10 @@ class Plan:
         kind = node.kind
         if type(kind) is not NodeDef or node.each or kind.expand:
             return None
+        self.kinds.add(kind)
         try:
-            given = node.literals or node.bound or kind.files
-            values, tokens = self.literals(node) if given else (_NO_LITERALS, {})
+            literals = node.literals or node.bound or kind.files
+            values, tokens = self.literals(node) if literals else (_NO_LITERALS, {})
             for name, link in node.links:
                 if link.node != INPUTS and link.node != VALUES:
                     key: Any = self.keys[link.node]
@@ -196,7 +200,8 @@ class Plan:
         except NotData:
             return None
         except GraphEngineError as error:
-            raise NodeError(id, node.type, node.literals, error) from error
+            given = node.literals | {name: self.const(link).value for name, link in node.bound}
+            raise NodeError(id, node.type, given, error) from error
         self.values[id] = values
         if kind.is_plain:
             if kind.on != "here":

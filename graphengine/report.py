@@ -50,7 +50,7 @@ section h3 { font-size: 1rem; margin: .2rem 0; } .type { color: #777; font-weigh
 .views img { max-width: 100%; image-rendering: auto; border: 1px solid #ccc; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .4rem .6rem; margin: 0; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem .8rem .15rem 0; vertical-align: top; }
-.graph { overflow-x: auto; } .error { color: #a00; }
+.graph svg { max-width: 100%; height: auto; } .error { color: #a00; }
 """
 
 

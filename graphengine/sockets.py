@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from graphengine.types import type_name, value_fits
+from graphengine.types import plain_number, type_name, value_fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ class Socket:
         """What is wrong with a literal: (kind of problem, expected, found), or None."""
         if not value_fits(value, self.type):
             return "wrong type", type_name(self.type), f"{value!r:.80} ({type_name(type(value))})"
-        for number in value if isinstance(value, list | tuple) else (value,):
+        for item in value if isinstance(value, list | tuple) else (value,):
+            number = plain_number(item)
             if isinstance(number, float) and not math.isfinite(number):
                 return "not a number", "a finite number", repr(number)
             if self.range is not None and isinstance(number, int | float) and not isinstance(number, bool):

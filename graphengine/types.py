@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import enum
 import pathlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -88,7 +89,7 @@ def socket_type(cls: type) -> SocketType[Any] | None:
 
 def is_reference(annotation: Any) -> bool:
     """Whether values of this type enter keys by their own digest."""
-    members = [m for m in union_members(annotation) if m is not type(None)]
+    members = [strip(m) for m in union_members(strip(annotation)) if m is not type(None)]
     return bool(members) and all(
         isinstance(m, type) and (kind := socket_type(m)) is not None and kind.digest is not None for m in members
     )
@@ -104,12 +105,32 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def strip(annotation: Any) -> Any:
-    """An annotation without `Annotated` metadata."""
+    """An annotation without `Annotated` metadata; a `NewType` is what it is made of."""
     if type(annotation) is type:  # most are plain classes
         return annotation
-    while get_origin(annotation) is typing.Annotated:
-        annotation = get_args(annotation)[0]
-    return annotation
+    while True:
+        if get_origin(annotation) is typing.Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        else:
+            return annotation
+
+
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy as Python's; everything else as it is."""
+    if type(value) in _PLAIN:
+        return value
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy is not None and isinstance(value, numpy.number | numpy.bool_) else value
+
+
+def _is_protocol(annotation: Any) -> bool:
+    """Whether only a type checker can tell what fits."""
+    return type(annotation) is not type and bool(getattr(get_origin(annotation) or annotation, "_is_protocol", False))
 
 
 def is_named_tuple(annotation: Any) -> bool:
@@ -122,7 +143,7 @@ def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
     `solved` collects what the target's type variables were found to be; a variable met again must agree.
     """
     source, target = strip(source), strip(target)
-    if target is Any or target is object or source is Any or source is target:
+    if target is Any or target is object or source is Any or source is target or _is_protocol(target):
         return True
     if isinstance(source, TypeVar):  # an unsolved variable promises nothing
         return True
@@ -166,6 +187,8 @@ def _solve(source: Any, target: TypeVar, solved: Solved | None) -> bool:
 
 def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
     source_class, target_class = get_origin(source) or source, get_origin(target) or target
+    if typing.is_typeddict(target_class):
+        target_class = dict
     if source_class is type(None) or target_class is type(None):
         return source_class is target_class
     if not isinstance(source_class, type) or not isinstance(target_class, type):
@@ -267,8 +290,9 @@ def type_called(name: str) -> SocketType[Any] | None:
 def value_fits(value: Any, annotation: Any) -> bool:
     """Whether a literal may stand where `annotation` is declared."""
     annotation = strip(annotation)
-    if annotation is Any or annotation is object or isinstance(annotation, TypeVar):
+    if annotation is Any or annotation is object or isinstance(annotation, TypeVar) or _is_protocol(annotation):
         return True
+    value = plain_number(value)
     members = union_members(annotation)
     if len(members) > 1:
         return any(value_fits(value, m) for m in members)
@@ -292,6 +316,8 @@ def value_fits(value: Any, annotation: Any) -> bool:
         return origin is not None and isinstance(value, origin)
     if isinstance(value, bool):
         return annotation is bool
+    if typing.is_typeddict(annotation):
+        return isinstance(value, dict)
     if annotation is float:
         return isinstance(value, int | float)
     if issubclass(annotation, enum.Enum):
@@ -302,10 +328,13 @@ def value_fits(value: Any, annotation: Any) -> bool:
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """A literal as the annotated class holds it: text to a path or an enum member, `1` to `1.0`, lists inside."""
+    """A literal as the annotated class holds it: text to a path or an enum member, `1` to `1.0`, a list to a tuple,
+    a number of numpy to Python's; in lists, tuples and dictionaries as well."""
     annotation = strip(annotation)
-    if value is None or type(value) is annotation:
+    if value is None or type(value) is annotation or annotation is Any:
         return value
+    if annotation is int or annotation is float or annotation is bool:
+        value = plain_number(value)
     members = union_members(annotation)
     if len(members) > 1:
         exact = [m for m in members if value_fits(value, m)]
@@ -313,6 +342,14 @@ def coerce(value: Any, annotation: Any) -> Any:
     if get_origin(annotation) is list and isinstance(value, list | tuple):
         (inner,) = get_args(annotation) or (Any,)
         return [coerce(v, inner) for v in value]
+    if (get_origin(annotation) or annotation) is tuple and isinstance(value, list | tuple):
+        types_of = get_args(annotation)
+        if not types_of or types_of[-1] is ...:
+            types_of = (types_of or (Any,))[:1] * len(value)
+        return tuple(map(coerce, value, types_of)) if len(types_of) == len(value) else value
+    if get_origin(annotation) is dict and isinstance(value, dict):
+        key_type, value_type = get_args(annotation)
+        return {coerce(k, key_type): coerce(v, value_type) for k, v in value.items()}
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not isinstance(value, annotation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Union, get_args, get_origin
 
@@ -62,7 +62,26 @@ def _own_problems(graph: Graph) -> list[Problem]:
 
 def node_problems(graph: Graph, id: str) -> list[Problem]:
     """What is wrong with one node: its name, its sockets, its literals and what is linked to it."""
-    return [_placed(graph, p, ("nodes", id)) for p in _node_problems(graph, id)]
+    found = list(_node_problems(graph, id))
+    kind, node = graph.nodes[id].kind, graph.nodes[id]
+    if isinstance(kind, NodeDef) and kind.check_fn is not None and not node.each:
+        found += check_problems(kind, node.literals, id, any(p.severity == "error" for p in found))
+    return [_placed(graph, p, ("nodes", id)) for p in found]
+
+
+def check_problems(
+    kind: NodeDef[..., Any], literals: Mapping[str, Any], id: str, wrong: bool = False
+) -> list[Problem]:
+    """What a node's own validator complains about; `wrong` if its literals are known to be wrong already."""
+    assert kind.check_fn is not None
+    try:
+        return [Problem("invalid", sentence, Where(node=id)) for sentence in kind.check_fn(dict(literals)) or ()]
+    except Exception as error:
+        if wrong:  # literals of wrong types, which are reported already
+            return []
+        told = f"the validator of {kind.full_name} itself failed: {type(error).__name__}: {error}"
+        hint = "it is given only those inputs that are written as literals: ask for others with .get"
+        return [Problem("validator failed", told, Where(node=id), hint=hint)]
 
 
 def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
@@ -100,13 +119,6 @@ def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
     for name, value in node.args.items():
         if name in sockets:
             yield from _argument(graph, id, node, sockets[name], value, solved)
-    if isinstance(node.kind, NodeDef) and node.kind.check_fn is not None and not node.each:
-        try:
-            complaints = list(node.kind.check_fn(node.literals))
-        except Exception:  # literals of wrong types, which are reported already
-            complaints = []
-        for sentence in complaints:
-            yield Problem("invalid", sentence, Where(node=id))
 
 
 def _argument(

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from graphengine.evaluate import Result
 
 
+PATIENCE = 3.0
+"""Seconds that a cancelled run may take before something is said."""
+
+
 def open_store(no_cache: bool) -> Store:
     """The memory of a run, with the user's disk store behind it."""
     return Store(disk=None if no_cache else DiskStore(cache_folder() / "store"))
@@ -121,8 +125,13 @@ class Session:
 
 @contextlib.contextmanager
 def interruptible(cancellation: Cancellation) -> Iterator[None]:
-    """Ctrl-C and SIGTERM cancel the run, within a step; a second one ends the process at once."""
-    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    """Ctrl-C and SIGTERM cancel the run, within a step; a second one ends the process at once.
+
+    A node that waits for something and does not look whether it was cancelled cannot be stopped: after a while that
+    is said, and a SIGTERM, behind which there may be nobody to send another, ends the process.
+    """
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    ended = threading.Event()
     count = 0
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -132,11 +141,18 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
             os.write(2, b"cancelled\n")
             os._exit(130)
         # Cancelling takes locks that the interrupted thread may hold: it is done on another one.
-        asked.put(True)
+        asked.put(number)
 
     def watch() -> None:
-        if asked.get():
-            cancellation.cancel()
+        number = asked.get()
+        if not number:
+            return
+        cancellation.cancel()
+        if not ended.wait(PATIENCE):
+            os.write(2, b"waiting for a node that cannot be interrupted; once more (Ctrl-C) ends it at once\n")
+        if number == signal.SIGTERM and not ended.wait(PATIENCE):
+            os.write(2, b"cancelled\n")
+            os._exit(130)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -148,7 +164,8 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-        asked.put(False)
+        ended.set()
+        asked.put(0)
 
 
 def needed(graph: Graph) -> int:

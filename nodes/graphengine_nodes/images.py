@@ -51,6 +51,8 @@ def open_picture(path: Path) -> PIL.Image.Image:
         raise FileError(f"{path} is no picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can be") from None
     except FileNotFoundError:
         raise FileError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise FileError(f"{path} is a folder; give one of the pictures in it") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise FileError(f"{path} is damaged or cut short ({error})") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,6 +185,7 @@ def test_what_comes_first_is_computed_first_and_what_is_begun_is_ended(store: St
 
     @node(version=1, on="device")
     def draw(i: int) -> int:
+        time.sleep(0.01)  # meanwhile the run hears of what has ended before
         order.append(f"draw {i}")
         return i
 

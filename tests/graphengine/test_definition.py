@@ -1,7 +1,9 @@
 """What the decorator reads off a function, and what it refuses."""
 
 import enum
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, NamedTuple, Optional, TypeVar
 
 import pytest
@@ -16,12 +18,13 @@ from graphengine import (
     Lazy,
     Multiline,
     NodeDefinitionError,
+    Pack,
     Range,
     Ref,
     Uses,
     node,
 )
-from graphengine.keys import code_hash, identity
+from graphengine.keys import code_hash, identity, is_current, node_key
 
 from .sample import Division, divide, inc
 
@@ -276,10 +279,19 @@ def test_without_a_version_the_code_is_the_version() -> None:
     assert identity(moved) != b""
 
 
-def test_a_declared_version_stands_for_the_code() -> None:
-    one = make("def f(x: int) -> int:\n    return x + 1", version=1)
-    changed = make("def f(x: int) -> int:\n    return x * 1 + 1", version=1)
-    later = make("def f(x: int) -> int:\n    return x + 1", version=2)
+def test_a_declared_version_stands_for_the_code_of_a_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("made_in_a_test")
+    module.__dict__["__pack__"] = Pack("made")
+    one, changed, later = (
+        make(f"def f(x: int) -> int:\n    return {body}", version=version)
+        for body, version in (("x + 1", 1), ("x * 1 + 1", 1), ("x + 1", 2))
+    )
+    assert identity(one) != identity(changed)  # of no pack: two scripts share one store, and one version says little
+    monkeypatch.setitem(sys.modules, "made_in_a_test", module)
+    one, changed, later = (
+        make(f"def f(x: int) -> int:\n    return {body}", version=version)
+        for body, version in (("x + 1", 1), ("x * 1 + 1", 1), ("x + 1", 2))
+    )
     assert identity(one) == identity(changed)
     assert identity(one) != identity(later)
 
@@ -297,16 +309,81 @@ def test_a_declared_version_stands_for_the_code() -> None:
          "def g(k):\n    def f(x: int) -> int: return x + k\n    return f\nf = g(2)"),
         ("def g(k):\n    def f(x: int) -> int: return k(x)\n    return f\nf = g(lambda x: x)",
          "def g(k):\n    def f(x: int) -> int: return k(x)\n    return f\nf = g(lambda x: -x)"),
+        ("def g(k):\n    def f(x: int) -> int: return k['a']\n    return f\nf = g({'a': [1]})",
+         "def g(k):\n    def f(x: int) -> int: return k['a']\n    return f\nf = g({'a': [2]})"),
+        ("def g(k):\n    def f(x: int) -> int: return k(x)\n    return f\nfrom functools import partial\n"
+         "f = g(partial(max, 1))",
+         "def g(k):\n    def f(x: int) -> int: return k(x)\n    return f\nfrom functools import partial\n"
+         "f = g(partial(max, 2))"),
+        ("def g(k):\n    return lambda x: x + k\ndef h(a, b):\n    def f(x: int) -> int: return a(b(x))\n"
+         "    return f\nf = h(g(1), g(2))",
+         "def g(k):\n    return lambda x: x + k\ndef h(a, b):\n    def f(x: int) -> int: return a(b(x))\n"
+         "    return f\nf = h(g(1), g(3))"),
+        ("class C:\n    def m(self): return 1\ndef f(x: int) -> int: return C().m()",
+         "class C:\n    def m(self): return 2\ndef f(x: int) -> int: return C().m()"),
+        ("K = {'a': 1}\ndef f(x: int) -> int: return K['a']", "K = {'a': 2}\ndef f(x: int) -> int: return K['a']"),
+        ("def f(x: int) -> int:\n    try: a()\n    except ValueError: b()\n    return 1",
+         "def f(x: int) -> int:\n    try: a()\n    except TypeError: b()\n    return 1"),
         ("def f(x: int) -> float: return x * 1.0", "def f(x: int) -> float: return x * 1"),
     ],
     ids=[
         "default", "keyword default", "global constant", "helper function", "inner function", "closure",
-        "closed-over function", "1 and 1.0",
+        "closed-over function", "closed-over dictionary", "closed-over partial", "two closures of one code",
+        "class", "global dictionary", "exception", "1 and 1.0",
     ],
 )  # fmt: skip
 def test_whatever_decides_the_result_is_in_the_code_hash(one: str, two: str) -> None:
     assert code_hash(make(one).fn) == code_hash(make(one).fn)
     assert code_hash(make(one).fn) != code_hash(make(two).fn)
+
+
+def test_what_has_no_canonical_form_shares_a_key_with_nothing() -> None:
+    def factory(value: Any) -> Any:
+        @node
+        def uses(x: int) -> int:
+            return x + value.n  # type: ignore[no-any-return]
+
+        return uses
+
+    class Holder:
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+    one, two = Holder(1), Holder(2)
+    assert identity(factory(one)) == identity(factory(one))
+    assert identity(factory(one)) != identity(factory(two))
+    with Graph() as g:
+        a, b = factory(one)(0), factory(two)(0)
+    assert g.run(want=[a, b]) == [1, 2]
+
+
+def test_a_helper_that_is_defined_again_is_seen() -> None:
+    scope: dict[str, Any] = {"__name__": "made_in_a_test"}
+    exec("def h(x): return x + 1\ndef f(x: int) -> int: return h(x)", scope)
+    made = node(scope["f"])
+    first, key = identity(made), node_key(made, {"x": 1})
+    assert is_current(made)
+    exec("def h(x): return x + 100", scope)
+    assert not is_current(made)
+    assert node_key(made, {"x": 1}) != key
+    assert identity(made) != first
+    assert is_current(made)
+    counting = make("N = 0\ndef f(x: int) -> int:\n    global N\n    N += 1\n    return x")
+    before = identity(counting)
+    counting.fn(1)
+    assert identity(counting) == before  # what a node itself sets is no part
+
+
+def test_a_signature_that_cannot_work_is_told() -> None:
+    def positional(x: int, /, y: int = 2) -> int:
+        return x + y
+
+    def optional(x: int, ctx: Context | None = None) -> int:
+        return x
+
+    for function, told in ((positional, "positional-only"), (optional, "ctx: Context = INERT")):
+        with pytest.raises(NodeDefinitionError, match=told):
+            node(function).sockets  # noqa: B018
 
 
 def test_recursive_helpers_have_a_hash() -> None:

@@ -1,6 +1,7 @@
 """Packs: installed ones, folders, failing ones; names, migrations, and what stands for a pack in keys."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def install(
     site: Path, name: str, sources: dict[str, str], version: str = "1.0", entry: str | None = None,
-    editable: bool = False,
+    editable: bool = False, local: bool = False,
 ) -> None:  # fmt: skip
     """What an installer writes for a small distribution."""
     for file, source in sources.items():
@@ -30,8 +31,9 @@ def install(
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     module = next(iter(sources)).partition("/")[0].removesuffix(".py")
     (info / "entry_points.txt").write_text(f"[graphengine.nodes]\n{entry or name} = {module}\n")
-    if editable:
-        (info / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": {"editable": True}}))
+    if editable or local:
+        about = {"editable": True} if editable else {}
+        (info / "direct_url.json").write_text(json.dumps({"url": "file:///x", "dir_info": about}))
 
 
 def ask(site: Path, code: str) -> str:
@@ -134,9 +136,10 @@ KEY = """
 PLAIN = "from graphengine import Pack\n__pack__ = Pack('keypack', distribution='keypack', libraries=('lib',))\n"
 
 
-def key_of(site: Path, version: str = "1.0", lib: str = "1.0", editable: bool = False, extra: str = "") -> str:
+def key_of(site: Path, version: str = "1.0", lib: str = "1.0", editable: bool = False, extra: str = "",
+           local: bool = False) -> str:  # fmt: skip
     sources = {"keypack/__init__.py": PLAIN + textwrap.dedent(GOOD), "keypack/helper.py": extra}
-    install(site, "keypack", sources, version, editable=editable)
+    install(site, "keypack", sources, version, editable=editable, local=local)
     (site / f"lib-{lib}.dist-info").mkdir()
     (site / f"lib-{lib}.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lib\nVersion: {lib}\n")
     return ask(site, KEY)
@@ -149,10 +152,13 @@ def test_an_installed_packs_keys_hold_its_version_and_its_libraries(tmp_path: Pa
             "plain": {}, "again": {}, "later": {"version": "1.1"}, "library": {"lib": "2.0"},
             "sources": {"extra": "X = 1"}, "editable": {"editable": True},
             "edited": {"editable": True, "extra": "X = 1"}, "editable again": {"editable": True},
+            "from a folder": {"local": True}, "from a folder, edited": {"local": True, "extra": "X = 1"},
         }.items()
     }  # fmt: skip
     assert keys["plain"] == keys["again"] == keys["sources"]
     assert keys["editable"] == keys["editable again"]
+    assert keys["from a folder"] == keys["editable"]
+    assert keys["from a folder, edited"] == keys["edited"]
     different = ("plain", "later", "library", "editable", "edited")
     assert len({keys[name] for name in different}) == len(different)
 
@@ -185,7 +191,6 @@ def test_a_folder_is_a_pack(folder: Path) -> None:
 
 def test_a_folder_that_was_edited_has_other_keys(folder: Path) -> None:
     def key() -> bytes:
-        packs.stamp.cache_clear()
         assert packs.load_folder(folder) == []
         found = packs.find(f"{folder.name}.triple")
         assert found is not None
@@ -197,6 +202,66 @@ def test_a_folder_that_was_edited_has_other_keys(folder: Path) -> None:
     assert key() == first
     (folder / "helper.py").write_text("X = 2")
     assert key() != first
+
+
+def test_a_folder_that_is_loaded_again_computes_anew(folder: Path) -> None:
+    g = Graph()
+    for factor in (3, 4, 5):  # each of one length, within one second
+        (folder / "common.py").write_text(f"K = {factor}\n")
+        (folder / "a.py").write_text(textwrap.dedent(GOOD).replace("3 *", "K *") + "\nfrom .common import K\n")
+        assert packs.load_folder(folder) == []
+        g = Graph()
+        g.add(f"{folder.name}.triple", "a", x=2)
+        assert g.run(want="a") == 2 * factor
+    (folder / "a.py").unlink()
+    assert packs.load_folder(folder) == []
+    assert packs.find(f"{folder.name}.triple") is None
+
+
+def test_two_folders_of_one_name_are_told(tmp_path: Path, folder: Path) -> None:
+    other = tmp_path / "other" / folder.name
+    other.mkdir(parents=True)
+    assert packs.load_folder(folder) == packs.load_folder(folder) == []
+    with pytest.raises(PackError, match="two folders are called") as told:
+        packs.load_folder(other)
+    assert str(folder) in str(told.value)
+    assert str(other) in str(told.value)
+
+
+def script(folder: Path, source: str) -> str:
+    (folder / "script.py").write_text(textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=60, cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'nodes'}", "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_an_edited_script_does_not_get_values_of_the_old_one(tmp_path: Path, local: bool) -> None:
+    source = """
+        import time
+        from graphengine import DiskStore, Graph, Store, node
+        import helpers
+
+        @node(version=1)
+        def conv(x: int) -> int:
+            IMPORT
+            time.sleep(0.01)
+            return helpers.f(x) BODY
+
+        with Graph() as g:
+            out = conv(1)
+        print(g.run(want=out, store=Store(disk=DiskStore("disk"))))
+    """
+    if local:
+        source = source.replace("import helpers", "").replace("IMPORT", "import helpers")
+    told = []
+    for helper, body in (("x", ""), ("x", "+ 10"), ("x + 100", "+ 10")):
+        (tmp_path / "helpers.py").write_text(f"def f(x):\n    return {helper}\n")
+        told.append(script(tmp_path, source.replace("IMPORT", "").replace("BODY", body)))
+    assert told == ["1", "11", "111"]
 
 
 def test_two_nodes_of_one_name_in_a_folder_are_told(folder: Path) -> None:

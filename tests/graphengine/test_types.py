@@ -2,8 +2,9 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Protocol, TypeVar
 
+import numpy as np
 import pytest
 
 from graphengine.types import (
@@ -19,6 +20,13 @@ from graphengine.types import (
     type_name,
     value_fits,
 )
+
+Seed = NewType("Seed", int)
+
+
+class Barks(Protocol):
+    name: str
+
 
 T = TypeVar("T")
 N = TypeVar("N", bound=float)
@@ -77,6 +85,15 @@ def _id(value: Any) -> str:
     return str(value).replace("typing.", "")
 
 
+def test_new_types_are_what_they_are_made_of_and_protocols_take_anything() -> None:
+    assert fits(int, Seed)
+    assert fits(Seed, int)
+    assert not fits(str, Seed)
+    assert fits(Seed, Seed | None)
+    assert fits(int, Barks)
+    assert fits(int | str, Barks | None)
+
+
 @pytest.mark.parametrize(("source", "target"), FITS, ids=_id)
 def test_fits(source: Any, target: Any) -> None:
     assert fits(source, target, {})
@@ -123,7 +140,8 @@ def test_an_unsolved_variable_stays() -> None:
         ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False), (True, Literal[1], False),
         ({"a": 1}, dict[str, int], True), ({"a": "b"}, dict[str, int], False), ([1, "a"], tuple[int, str], True),
         ([1], tuple[int, str], False), ((1, 2, 3), tuple[int, ...], True), (1, T, True), (Dog(), Animal, True),
-        ([[1], [2]], list[list[int]], True), ([], tuple[int, str], False),
+        ([[1], [2]], list[list[int]], True), ([], tuple[int, str], False), (1, Seed, True), ("a", Seed, False),
+        (Dog(), Barks, True), (np.int64(1), int, True), (np.float64(1), int, False), (np.bool_(True), int, False),
     ],
 )  # fmt: skip
 def test_literals(value: Any, annotation: Any, right: bool) -> None:
@@ -136,7 +154,10 @@ def test_literals(value: Any, annotation: Any, right: bool) -> None:
         (1, float, 1.0), ("fast", Mode, Mode.FAST), ("a", Path, Path("a")), ([1], list[float], [1.0]),
         ((1, 2), list[int], [1, 2]), (None, float, None), (1, int | float, 1), (1, float | None, 1.0),
         (True, float, True), ("fast", Mode | None, Mode.FAST), (["a"], list[Path] | None, [Path("a")]), (1, Any, 1),
-        ("fast", str | Mode, "fast"),
+        ("fast", str | Mode, "fast"), ([1, 2], tuple[int, int], (1, 2)), ([1, 2], tuple[float, ...], (1.0, 2.0)),
+        ([1], tuple, (1,)), ([1], Any, [1]), ({"a": 1}, dict[str, float], {"a": 1.0}), (1, Seed, 1),
+        (np.int64(3), int, 3), (np.int64(3), float, 3.0), (np.float64(0.5), float, 0.5), (np.int8(1), int | None, 1),
+        ([np.float32(0.5)], list[float], [0.5]), (np.bool_(True), bool, True),
     ],
 )  # fmt: skip
 def test_literals_become_what_the_annotation_says(value: Any, annotation: Any, expected: Any) -> None:

@@ -312,3 +312,23 @@ def test_each_is_checked_when_it_is_written() -> None:
         assert repr(each(upto(3), inc)) == "<promise of list[int] from inc>"
         assert repr(each(upto(3), lambda x: half(x))) == "<promise of list[float] from half>"
         assert repr(each([1, 2], lambda x: same(half(x)))) == "<promise of list[float] from each>"
+
+
+def test_a_validator_that_fails_is_told_unless_something_else_is_wrong() -> None:
+    @node
+    def judged(x: int, y: int = 0) -> int:
+        return x + y
+
+    @judged.check
+    def _(given: dict[str, Any]) -> list[str]:
+        return ["too much"] if given["y"] > 3 else []
+
+    g = Graph()
+    g.add(judged, "a", x=1)
+    (problem,) = g.problems()
+    assert (problem.kind, problem.severity) == ("validator failed", "error")
+    assert "KeyError: 'y'" in str(problem)
+    g.set("a", "y", 4)
+    assert [p.kind for p in g.problems()] == ["invalid"]
+    g.set("a", "y", "text")
+    assert [p.kind for p in g.problems()] == ["wrong type"]

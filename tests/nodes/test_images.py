@@ -84,7 +84,7 @@ def test_bad_files(tmp_path: Path) -> None:
         std.load_image(tmp_path / "empty.png")
     with pytest.raises(FileError, match="there is no file"):
         std.load_image(tmp_path / "missing.png")
-    with pytest.raises(FileError, match="damaged or cut short"):
+    with pytest.raises(FileError, match="is a folder; give one of the pictures in it"):
         std.load_image(tmp_path)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -23,6 +25,13 @@ SHIPPED = ROOT / "nodes" / "graphengine_nodes" / "tiny"
 @pytest.fixture(autouse=True, scope="session")
 def slim() -> None:
     one_thread()
+
+
+@pytest.fixture(autouse=True)
+def subnormal() -> Iterator[None]:
+    """Training lets the processor take the smallest numbers for zero; what is tested after it must not be."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
