@@ -31,6 +31,7 @@ from graphengine.task import (
     RUNNING,
     Const,
     Many,
+    Port,
     Source,
     Task,
     follow,
@@ -129,7 +130,14 @@ class Drive(Launcher):
             fresh.append(task)
             stack.extend(reversed(node.before))
         for task in fresh:
-            self._expander.wire(plan, tasks, task)
+            if task.key is None or task.node.lists:  # type: ignore[union-attr]
+                self._expander.wire(plan, tasks, task)
+                continue
+            task.links = [
+                (name, Port(tasks[link.node], link.port) if link.port else tasks[link.node])
+                for name, link in task.node.links  # type: ignore[union-attr]
+                if link.node in tasks
+            ]
         if not self.store.persistent and len(merged) == len(tasks):
             self._want_all(fresh)
         return tasks
@@ -354,9 +362,16 @@ class Drive(Launcher):
             for alias in task.aliases:
                 self.reuse[alias] = Reuse.JOINED
                 self.emit(Kind.NODE_FINISHED, alias, node.type if node else "", reuse=Reuse.JOINED, value=value)
-        if task.waiters is not None:
-            waiters, task.waiters = task.waiters, None
-            self.wake(waiters)
+        waiters = task.waiters
+        if waiters is not None:
+            task.waiters = None
+            if len(waiters) > 1:
+                self.wake(waiters)
+            else:
+                waiter = waiters[0]
+                waiter.pending -= 1
+                if not waiter.pending:
+                    self._agenda.append(waiter)
 
     def retry(self, task: Task) -> None:
         task.stage = LOOKUP

@@ -134,7 +134,8 @@ class Launcher(ABC):
                 made = {**made, **made_of(source)}
         context: RunContext | None = None
         self._here = flight
-        self._go_on()
+        if self.cancellation.cancelled:
+            self._go_on()
         for listener in self.listeners:
             listener(Event(Kind.NODE_STARTED, self.number, task.id, kind.full_name))
         if kind.context_parameter is not None:

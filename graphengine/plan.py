@@ -177,7 +177,8 @@ class Plan:
         kind = node.kind
         if type(kind) is not NodeDef or node.each or kind.expand:
             return None
-        self.kinds.add(kind)
+        if kind not in self.kinds:
+            self.kinds.add(kind)
         try:
             literals = node.literals or node.bound or kind.files
             values, tokens = self.literals(node) if literals else (_NO_LITERALS, {})

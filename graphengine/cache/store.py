@@ -34,7 +34,10 @@ class Store:
 
     def peek(self, key: bytes) -> Entry | None:
         """A value that is in memory."""
-        return self.memory.get(key)
+        entry = self.memory.entries.get(key)
+        if entry is not None:
+            self.memory.touch(entry)
+        return entry
 
     def find(self, key: bytes) -> tuple[Entry, bool] | None:
         """A remembered value and whether it came from the disk."""
@@ -51,8 +54,9 @@ class Store:
         """A value that came meanwhile; or a new flight, which the caller must compute and `land`; or None: somebody
         computes it already, and `who.landed(task, ...)` is called when that ends."""
         with self.lock:
-            entry = self.memory.get(key)
+            entry = self.memory.entries.get(key)
             if entry is not None:
+                self.memory.touch(entry)
                 return entry
             flight = self.flights.get(key)
             if flight is None:
