@@ -97,7 +97,7 @@ class _Problems:
         if self.count > MAX_NODES:
             self.stop(line, "too large", f"the text holds more than {MAX_NODES:,} values")
 
-    def too_deep(self, line: int) -> NoReturn:
+    def too_deep(self, line: int | None) -> NoReturn:
         self.stop(line, "too deep", f"it is nested deeper than {MAX_DEPTH} levels")
 
     def duplicate(self, line: int, key: str, path: tuple[str | int, ...]) -> None:
@@ -166,6 +166,8 @@ class _Yaml(_Problems):
         what, hint = str(getattr(error, "problem", None) or error), str(getattr(error, "context", None) or "")
         rows = self.text.splitlines()
         row = rows[line - 1] if line is not None and line <= len(rows) else ""
+        if "nesting depth" in what:  # newer libyaml has a limit of its own, and scans ahead of its events
+            self.too_deep(line)
         if "\t" in row[: len(row) - len(row.lstrip())] or "'\\t'" in what:
             self.stop(line, "syntax", "a tab indents this line", "YAML is indented with blanks")
         self.stop(line, "syntax", f"this is no YAML: {what}", hint)
