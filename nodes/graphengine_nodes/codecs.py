@@ -20,12 +20,14 @@ from graphengine_nodes.types import (
     Conditioning,
     Control,
     ControlNet,
+    Hypernetwork,
     Image,
     Latent,
     LoRA,
     Mask,
     Model,
     Posterior,
+    RandomState,
 )
 
 if TYPE_CHECKING:
@@ -177,7 +179,8 @@ def _decode_posterior(data: bytes) -> Posterior:
 
 def _decode_latent(data: bytes) -> Latent:
     tensors, facts = unpack(data)
-    return Latent(tensors["samples"], **facts)
+    random = tuple(_random(one) for one in facts.pop("random", ()))
+    return Latent(tensors["samples"], random=random, **facts)
 
 
 def _encode_conditioning(value: Conditioning) -> bytes:
@@ -196,10 +199,8 @@ def _decode_conditioning(data: bytes) -> Conditioning:
 
 
 def _encode_control(value: Control) -> bytes:
-    reference = asdict(value.controlnet)
-    return pack(
-        {"pixels": value.image.pixels}, controlnet=reference, scale=value.scale, start=value.start, end=value.end
-    )
+    facts = {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
+    return pack({"pixels": value.image.pixels}, controlnet=asdict(value.controlnet), **facts)
 
 
 def _decode_control(data: bytes) -> Control:
@@ -207,7 +208,7 @@ def _decode_control(data: bytes) -> Control:
     return Control(ControlNet(**facts.pop("controlnet")), Image(tensors["pixels"]), **facts)
 
 
-def _encode_reference(value: Model | ControlNet | LoRA) -> bytes:
+def _encode_reference(value: Model | ControlNet | LoRA | Hypernetwork) -> bytes:
     return json.dumps(asdict(value)).encode()
 
 
@@ -231,15 +232,19 @@ def _decode_model(data: bytes) -> Model:
         _pairs(facts["settings"]),
         facts["precision"],
         tuple((_lora(lora), scale) for lora, scale in facts["loras"]),
+        tuple((Hypernetwork(**one), scale) for one, scale in facts["hypernetworks"]),
+        _pairs(facts["options"]),
         facts["source"],
     )
 
 
-def _describe(value: Model | ControlNet | LoRA) -> View:
+def _describe(value: Model | ControlNet | LoRA | Hypernetwork) -> View:
     lines = [f"{type(value).__name__} {value.source}", f"digest {value.digest()}"]
     if isinstance(value, Model):
         lines[0] += f" ({value.family}{f', {value.precision}' if value.precision else ''})"
         lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in value.loras]
+        lines += [f"hypernetwork {one.source} at {scale:g}" for one, scale in value.hypernetworks]
+        lines += [f"{name} {option}" for name, option in value.options]
     return View(text="\n".join(lines))
 
 
@@ -265,7 +270,20 @@ def _encode_posterior(value: Posterior) -> bytes:
 
 
 def _encode_latent(value: Latent) -> bytes:
-    return pack({"samples": value.samples}, family=value.family, scale=value.scale, empty=value.empty)
+    facts = {"family": value.family, "scale": value.scale, "empty": value.empty}
+    return pack({"samples": value.samples}, random=[_random_facts(one) for one in value.random], **facts)
+
+
+def _random_facts(value: RandomState) -> dict[str, str]:
+    return {"device": value.device, "state": value.state.hex()}
+
+
+def _random(facts: Mapping[str, str]) -> RandomState:
+    return RandomState(facts["device"], bytes.fromhex(facts["state"]))
+
+
+def _encode_random(value: RandomState) -> bytes:
+    return json.dumps(_random_facts(value)).encode()
 
 
 for _kind in (
@@ -355,6 +373,25 @@ for _kind in (
         view=_describe,
         save=_save_with(".json", _encode_reference),
         digest=LoRA.digest,
+    ),
+    SocketType(
+        Hypernetwork,
+        "Hypernetwork",
+        encode=_encode_reference,
+        decode=lambda data: Hypernetwork(**json.loads(data)),
+        size=lambda value: 200,
+        view=_describe,
+        save=_save_with(".json", _encode_reference),
+        digest=Hypernetwork.digest,
+    ),
+    SocketType(
+        RandomState,
+        "RandomState",
+        encode=_encode_random,
+        decode=lambda data: _random(json.loads(data)),
+        size=lambda value: len(value.state),
+        view=lambda value: View(text=f"the state of a generator on {value.device}"),
+        save=_save_with(".json", _encode_random),
     ),
 ):
     register_type(_kind)

@@ -72,7 +72,8 @@ def sample(
         timestep_spacing=timestep_spacing,
         strength=_strength(strength, latent),
     )
-    return Latent(family(model.family).sample(request, ctx.device, _reporter(ctx, model)), model.family)
+    samples, random = family(model.family).sample(request, ctx.device, _reporter(ctx, model))
+    return Latent(samples, model.family, random=random)
 
 
 @sample.check
@@ -144,7 +145,7 @@ def _sample_many(
     for index in requests:
         ctx[index].note(batch=sum(counts))
     try:
-        samples = family(model.family).sample(request, ctx[0].device, step)
+        samples = family(model.family).sample(request, ctx[0].device, step).samples
     except Cancelled:
         return [result for result in results if result is not None]
     for index, part in zip(requests, torch.split(samples, counts), strict=True):
@@ -187,7 +188,8 @@ def inpaint(
         image=image,
         mask=mask,
     )
-    return Latent(family(model.family).sample(request, ctx.device, _reporter(ctx, model)), model.family)
+    samples, random = family(model.family).sample(request, ctx.device, _reporter(ctx, model))
+    return Latent(samples, model.family, random=random)
 
 
 # --- from sockets to a request ----------------------------------------------------------------------------------------

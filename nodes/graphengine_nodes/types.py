@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     import PIL.Image
     import torch
 
-__all__ = ["Conditioning", "Control", "ControlNet", "Image", "Latent", "LoRA", "Mask", "Model", "Posterior"]
+__all__ = [
+    "Conditioning",
+    "Control",
+    "ControlNet",
+    "Hypernetwork",
+    "Image",
+    "Latent",
+    "LoRA",
+    "Mask",
+    "Model",
+    "Posterior",
+    "RandomState",
+]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -109,6 +121,38 @@ class Posterior:
     scaling: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """Where a `torch.Generator` stands: what a caller's generator is in a graph.
+
+    Attributes:
+        device: The kind of device that it draws on, `cpu` or `cuda`.
+        state: Its `get_state()` as bytes.
+    """
+
+    device: str
+    state: bytes
+
+    @classmethod
+    def of(cls, generator: torch.Generator) -> RandomState:
+        """Where a generator stands now."""
+        return cls(generator.device.type, generator.get_state().numpy().tobytes())
+
+    def generator(self) -> torch.Generator:
+        """A new generator that stands there."""
+        import torch
+
+        generator = torch.Generator(self.device)
+        self.restore(generator)
+        return generator
+
+    def restore(self, generator: torch.Generator) -> None:
+        """Bring a generator there."""
+        import torch
+
+        generator.set_state(torch.frombuffer(bytearray(self.state), dtype=torch.uint8))
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Latent:
     """Latents as a denoiser works on them.
@@ -118,12 +162,14 @@ class Latent:
         family: The model family that they belong to.
         scale: `denoiser` where the denoiser's scale is meant (decoding undoes it), `vae` where the VAE's is.
         empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
+        random: Where the caller's generators stood after sampling, if it gave any.
     """
 
     samples: torch.Tensor
     family: str
     scale: str = "denoiser"
     empty: bool = False
+    random: tuple[RandomState, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -179,6 +225,23 @@ class LoRA:
 
 
 @dataclass(frozen=True, slots=True)
+class Hypernetwork:
+    """Small networks before the keys and values of a denoiser's attention.
+
+    Attributes:
+        weights: Digest of the file.
+        source: Where it came from, for people.
+    """
+
+    weights: str
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key."""
+        return self.weights
+
+
+@dataclass(frozen=True, slots=True)
 class ControlNet:
     """A ControlNet's weights.
 
@@ -199,6 +262,18 @@ class ControlNet:
         return digest_of([self.family, self.weights, self.precision])
 
 
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "quantization": ("denoiser",),
+    "channels_last": ("denoiser",),
+    "compile": ("denoiser",),
+    "tiling": ("vae",),
+    "slicing": ("vae",),
+    "offload": (),
+    "offload_device": (),
+}
+"""How a model may be held and computed, and the parts of it whose results that can change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
@@ -209,6 +284,8 @@ class Model:
         settings: What its own files say beside the weights: default steps, size, guidance, shape of its latents.
         precision: `float32`, `float16`, `bfloat16`, or None for what suits the device.
         loras: LoRAs with their scales, in the order in which they were applied.
+        hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
+        options: How it is held and computed, of `OPTIONS`; sorted, and only what differs from the default.
         source: Where it came from, for people: a name, never a folder of somebody's machine.
     """
 
@@ -217,6 +294,8 @@ class Model:
     settings: tuple[tuple[str, Any], ...] = ()
     precision: str | None = None
     loras: tuple[tuple[LoRA, float], ...] = ()
+    hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
     source: str = field(default="", compare=False)
 
     def component(self, name: str) -> str:
@@ -226,6 +305,16 @@ class Model:
     def setting(self, name: str, default: Any = None) -> Any:
         """One of the settings."""
         return dict(self.settings).get(name, default)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """One of the options."""
+        return dict(self.options).get(name, default)
+
+    def with_options(self, **options: Any) -> Model:
+        """The same model with other options; None takes one back."""
+        merged = dict(self.options) | options
+        kept = tuple(sorted((name, value) for name, value in merged.items() if value is not None))
+        return replace(self, options=kept)
 
     def loras_of(self, part: str) -> tuple[tuple[LoRA, float], ...]:
         """The LoRAs that change a part."""
@@ -257,6 +346,8 @@ class Model:
                 "settings": dict(self.settings) if "denoiser" in wanted else {},
                 "precision": self.precision,
                 "loras": {name: [[lora.weights, scale] for lora, scale in self.loras_of(name)] for name in wanted},
+                "hypernetworks": [[h.weights, m] for h, m in self.hypernetworks if "denoiser" in wanted],
+                "options": [[o, value] for o, value in self.options if wanted.keys() & set(OPTIONS[o])],
             }
         )
 
@@ -269,6 +360,7 @@ class Control:
         controlnet: The weights.
         image: The control picture (edges, depth, ...), one or one for each picture that is made.
         scale: How strongly it steers; 1.0 is full strength.
+        guess: Steer only the guided half, weaker in the outer layers: the picture decides, not the prompt.
         start, end: The part of the steps in which it steers, as fractions of them.
     """
 
@@ -277,3 +369,4 @@ class Control:
     scale: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guess: bool = False

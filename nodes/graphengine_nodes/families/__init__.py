@@ -12,11 +12,11 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from graphengine.errors import ModelError
 from graphengine_nodes.checkpoints import Header, Location
-from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior
+from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,12 @@ class Request:
         positive: One conditioning for each picture, or one for all.
         negative: None for what each positive one has in the place of an absent prompt.
         seeds: One for each picture that is made.
+        random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
         width, height: In pixels; None where a latent or an image decides.
         latent: What to start from; None for noise alone.
         image, mask: For inpainting: what to paint over, one or one for each picture, and where.
+        repaint: For masked image to image: what is kept, softly, while `latent` is painted.
+        arguments: Further arguments of the family's pipeline, by diffusers' names; `check_arguments` refuses others.
     """
 
     model: Model
@@ -54,6 +57,52 @@ class Request:
     control: Sequence[Control] = field(default_factory=tuple)
     image: Image | None = None
     mask: Mask | None = None
+    repaint: Repaint | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    random: tuple[RandomState, ...] = ()
+
+    def generators(self) -> Any:
+        """What the pipeline draws from: a list with one generator for each picture, or one for all of them."""
+        import torch
+
+        if self.random:
+            found = [state.generator() for state in self.random]
+            return found[0] if len(found) == 1 and len(self.seeds) > 1 else found
+        # torch takes 64 bits as a signed number
+        return [torch.Generator("cpu").manual_seed(s if s < 2**63 else s - 2**64) for s in self.seeds]
+
+    def ended(self, generators: Any) -> tuple[RandomState, ...]:
+        """Where the caller's generators stand after the pipeline drew from them."""
+        if not self.random:
+            return ()
+        return tuple(RandomState.of(one) for one in (generators if isinstance(generators, list) else [generators]))
+
+
+@dataclass(frozen=True, slots=True)
+class Repaint:
+    """Masked image to image: before every step, what lies outside the mask is blended in again, freshly noised.
+
+    Attributes:
+        original: The encoded original; its mean is what is kept.
+        mask: At the original's size, soft; 1 = paint.
+        sample_mode: How the start is drawn from `Request.latent`: `sample`, `argmax`, or `random` for noise alone.
+    """
+
+    original: Posterior
+    mask: Mask
+    sample_mode: str = "sample"
+
+
+class Sampled(NamedTuple):
+    """What a sampler gives.
+
+    Attributes:
+        samples: The latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU.
+        random: Where the caller's generators stand now; empty where seeds were given.
+    """
+
+    samples: torch.Tensor
+    random: tuple[RandomState, ...] = ()
 
 
 class Family(Protocol):
@@ -89,8 +138,8 @@ class Family(Protocol):
 
     def encode_image(self, model: Model, image: Image, device: str) -> Posterior: ...
 
-    def sample(self, request: Request, device: str, step: Step) -> torch.Tensor:
-        """Denoise; the latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU."""
+    def sample(self, request: Request, device: str, step: Step) -> Sampled:
+        """Denoise."""
 
     def decode(self, model: Model, latent: Latent, device: str) -> Image: ...
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, schedulers
 from graphengine_nodes.checkpoints import Header, Location
-from graphengine_nodes.families import Request, Step
+from graphengine_nodes.families import Request, Sampled, Step
 from graphengine_nodes.types import Conditioning, Control, Image, Latent, Model, Posterior
 
 if TYPE_CHECKING:
@@ -168,14 +168,14 @@ class StableDiffusion:
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, request: Request, device: str, step: Step) -> torch.Tensor:
+    def sample(self, request: Request, device: str, step: Step) -> Sampled:
         import torch
 
         from graphengine_nodes.weights import store
 
         model, count = request.model, len(request.seeds)
         _check_request(request)
-        generators = [torch.Generator("cpu").manual_seed(_signed(seed)) for seed in request.seeds]
+        generators = request.generators()
         with ExitStack() as stack:
             unet = stack.enter_context(store.component(model, "unet", device))
             config = stack.enter_context(store.component(model, "scheduler", "cpu"))
@@ -232,9 +232,7 @@ class StableDiffusion:
         if not bool(torch.isfinite(samples).all()):
             name = type(scheduler).__name__
             raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")
-        result = samples.cpu()
-        assert isinstance(result, torch.Tensor)
-        return result
+        return Sampled(samples.cpu(), request.ended(generators))
 
 
 FAMILY = StableDiffusion()
@@ -270,11 +268,6 @@ def _expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     import torch
 
     return torch.cat(list(rows) * (count // len(rows)))
-
-
-def _signed(seed: int) -> int:
-    """A seed of 64 bits as torch takes it."""
-    return seed if seed < 2**63 else seed - 2**64
 
 
 def _check_size(width: int, height: int, model: Model) -> None:
