@@ -20,8 +20,9 @@ from graphengine.files import confining
 from graphengine.graph import Graph, not_building
 from graphengine.keys import canonical, digest
 from graphengine.launch import Cancellation
-from graphengine.pack import Pack, environment, modules, pack_of
+from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
+from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
 from graphengine.types import coerce

@@ -181,7 +181,7 @@ class Graph:
     ) -> Ref:
         """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node."""
         if isinstance(kind, str):
-            from graphengine.pack import find
+            from graphengine.registry import find
 
             kind = find(kind) or kind
         name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
@@ -208,7 +208,7 @@ class Graph:
         """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
         new node has such a socket."""
         if isinstance(kind, str):
-            from graphengine.pack import find
+            from graphengine.registry import find
 
             kind = find(kind) or kind
         old = self._node(id)

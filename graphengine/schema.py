@@ -35,7 +35,7 @@ def schema(nodes: Mapping[str, NodeDef[..., Any]] | None = None) -> Schema:
         version; files for older versions, which are migrated when they are read, are let through.
     """
     if nodes is None:
-        from graphengine.pack import nodes as installed
+        from graphengine.registry import nodes as installed
 
         nodes = installed()
     definitions = sorted(nodes.values(), key=lambda d: d.full_name)

@@ -89,7 +89,7 @@ def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
     if reason := bad_id(id):
         yield Problem("bad id", reason, Where(node=id), found=id)
     if isinstance(node.kind, str):
-        from graphengine.pack import why_not
+        from graphengine.registry import why_not
 
         if node.kind:  # without a name, what is wrong is told among the problems at load
             sentence, near = why_not(node.kind)

@@ -176,7 +176,7 @@ def shipped() -> dict[str, Path]:
 
     In a checkout, which is installed editable, that folder lies at the project's top.
     """
-    from graphengine.pack import modules
+    from graphengine.registry import modules
 
     found: dict[str, Path] = {}
     for module in modules():

@@ -291,7 +291,7 @@ class Reader:
         return self.call(data["node"], args, each, ui, path)
 
     def call(self, written: str, args: dict[str, Any], each: list[str], ui: dict[str, Any], path: Place) -> Node:
-        from graphengine.pack import find
+        from graphengine.registry import find
 
         name, at, digits = written.partition("@")
         version = int(digits) if re.fullmatch(r"[0-9]{1,6}", digits) else None

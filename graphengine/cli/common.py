@@ -141,11 +141,11 @@ def leave_output() -> None:
 
 def load_packs(folders: Iterable[Path] | None) -> None:
     """Load the packs in these folders besides the installed ones; say which did not load."""
-    from graphengine import pack
+    from graphengine import registry
 
     for folder in folders or ():
-        pack.load_folder(folder)
-    for failure in pack.failures():
+        registry.load_folder(folder)
+    for failure in registry.failures():
         print(f"warning: {' '.join(str(failure).split())}", file=sys.stderr)
 
 

@@ -25,19 +25,19 @@ def command(
     debug: Debug = False,
 ) -> None:
     """List all nodes, or show the help of one."""
-    from graphengine import pack
+    from graphengine import registry
 
     load_packs(packs)
     if name is None:
-        found = dict(sorted(pack.nodes().items()))
+        found = dict(sorted(registry.nodes().items()))
         if json:
             print(json_.dumps([facts(definition) for definition in found.values()], indent=2, default=str))
         else:
             _table(found)
         return
-    definition = pack.find(name)
+    definition = registry.find(name)
     if definition is None:
-        sentence, near = pack.why_not(name)
+        sentence, near = registry.why_not(name)
         raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
     print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition))
 

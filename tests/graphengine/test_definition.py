@@ -24,7 +24,8 @@ from graphengine import (
     Uses,
     node,
 )
-from graphengine.keys import code_hash, identity, is_current, node_key
+from graphengine.codewalk import code_hash
+from graphengine.keys import identity, is_current, node_key
 
 from .sample import Division, divide, inc
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import pytest
 
-from graphengine import File, FileError, Graph, SocketType, node, pack, register_type, run
+from graphengine import File, FileError, Graph, SocketType, node, register_type, registry, run
 from graphengine.metadata import describe, differences, graph_of, locate, parse
 from graphengine.steps import Step, steps
 
@@ -61,7 +61,7 @@ def length(sheet: Sheet) -> int:
     return len(sheet.content)
 
 
-pack.register(sys.modules[__name__])
+registry.register(sys.modules[__name__])
 
 
 def test_a_record_names_files_without_folders(tmp_path: Path) -> None:

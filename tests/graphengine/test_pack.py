@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine import Graph, NodeDef, Pack, PackError, loads, node
-from graphengine import pack as packs
+from graphengine import Graph, NodeDef, Pack, PackError, loads, node, pack, registry
 from graphengine.keys import identity
 
 from .sample import inc
@@ -71,12 +70,12 @@ def test_installed_packs_are_found_and_a_failing_one_stops_nobody(tmp_path: Path
     out = ask(
         tmp_path,
         """
-        from graphengine import Graph, pack
+        from graphengine import Graph, registry
         g = Graph()
         g.add("triple", "a", x=2)
         g.add("goodpack.triple", "b", x=g["a"])
         print(g.run(want=["a", "b"]))
-        for error in sorted(pack.failures(), key=lambda e: e.pack):
+        for error in sorted(registry.failures(), key=lambda e: e.pack):
             print(error)
         g.add("gone", "c", x=1)
         print(g.problems()[0])
@@ -124,14 +123,15 @@ def test_a_pack_may_say_its_name(tmp_path: Path) -> None:
                                                      "distribution='ugly')\nfrom ugly.more import *\n",
                                "ugly/more.py": GOOD})  # fmt: skip
     assert source
-    out = ask(tmp_path, "from graphengine import pack; print(pack.find('nice.triple'), pack.find('ugly.triple'))")
+    look = "print(registry.find('nice.triple'), registry.find('ugly.triple'))"
+    out = ask(tmp_path, f"from graphengine import registry; {look}")
     assert out == "<node nice.triple> None"
 
 
 KEY = """
-    from graphengine import pack
+    from graphengine import registry
     from graphengine.keys import identity
-    print(identity(pack.find("keypack.triple")).hex())
+    print(identity(registry.find("keypack.triple")).hex())
 """
 PLAIN = "from graphengine import Pack\n__pack__ = Pack('keypack', distribution='keypack', libraries=('lib',))\n"
 
@@ -178,10 +178,10 @@ def test_a_folder_is_a_pack(folder: Path) -> None:
     (folder / "b.py").write_text(textwrap.dedent(GOOD).replace("triple", "six").replace("3 *", "6 *"))
     (folder / "c.py").write_text("import nothing_of_this_name\n")
     (folder / "notes.txt").write_text("no code")
-    (failed,) = packs.load_folder(folder)
+    (failed,) = registry.load_folder(folder)
     assert failed.pack == f"{folder.name}.c"
     assert "No module named 'nothing_of_this_name'" in str(failed)
-    assert failed in packs.failures()
+    assert failed in registry.failures()
     g = Graph()
     g.add("six", "a", x=2)
     g.add(f"{folder.name}.triple", "b", x=g["a"])
@@ -191,8 +191,8 @@ def test_a_folder_is_a_pack(folder: Path) -> None:
 
 def test_a_folder_that_was_edited_has_other_keys(folder: Path) -> None:
     def key() -> bytes:
-        assert packs.load_folder(folder) == []
-        found = packs.find(f"{folder.name}.triple")
+        assert registry.load_folder(folder) == []
+        found = registry.find(f"{folder.name}.triple")
         assert found is not None
         return identity(found)
 
@@ -209,21 +209,21 @@ def test_a_folder_that_is_loaded_again_computes_anew(folder: Path) -> None:
     for factor in (3, 4, 5):  # each of one length, within one second
         (folder / "common.py").write_text(f"K = {factor}\n")
         (folder / "a.py").write_text(textwrap.dedent(GOOD).replace("3 *", "K *") + "\nfrom .common import K\n")
-        assert packs.load_folder(folder) == []
+        assert registry.load_folder(folder) == []
         g = Graph()
         g.add(f"{folder.name}.triple", "a", x=2)
         assert g.run(want="a") == 2 * factor
     (folder / "a.py").unlink()
-    assert packs.load_folder(folder) == []
-    assert packs.find(f"{folder.name}.triple") is None
+    assert registry.load_folder(folder) == []
+    assert registry.find(f"{folder.name}.triple") is None
 
 
 def test_two_folders_of_one_name_are_told(tmp_path: Path, folder: Path) -> None:
     other = tmp_path / "other" / folder.name
     other.mkdir(parents=True)
-    assert packs.load_folder(folder) == packs.load_folder(folder) == []
+    assert registry.load_folder(folder) == registry.load_folder(folder) == []
     with pytest.raises(PackError, match="two folders are called") as told:
-        packs.load_folder(other)
+        registry.load_folder(other)
     assert str(folder) in str(told.value)
     assert str(other) in str(told.value)
 
@@ -267,26 +267,26 @@ def test_an_edited_script_does_not_get_values_of_the_old_one(tmp_path: Path, loc
 def test_two_nodes_of_one_name_in_a_folder_are_told(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / f"{name}.py").write_text(textwrap.dedent(GOOD))
-    (failed,) = packs.load_folder(folder)
+    (failed,) = registry.load_folder(folder)
     assert f"two nodes are called {folder.name}.triple" in str(failed)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(PackError, match="there is no such folder"):
-        packs.load_folder(tmp_path / "nothing")
+        registry.load_folder(tmp_path / "nothing")
 
 
 def test_an_unknown_name_has_none() -> None:
-    assert packs.find("nothing.at_all") is None
-    assert "no installed pack" in packs.why_not("nothing")[0]
-    assert packs.find("collect@1") is packs.find("flow.collect")
+    assert registry.find("nothing.at_all") is None
+    assert "no installed pack" in registry.why_not("nothing")[0]
+    assert registry.find("collect@1") is registry.find("flow.collect")
 
 
 def test_names_come_from_the_top_module() -> None:
     assert inc.full_name == "tests.inc"
-    assert packs.pack_of("some_module.inner") == Pack("some_module")
-    assert packs.pack_of("__main__") == Pack("main")
-    assert all(isinstance(d, NodeDef) for d in packs.nodes().values())
+    assert pack.pack_of("some_module.inner") == Pack("some_module")
+    assert pack.pack_of("__main__") == Pack("main")
+    assert all(isinstance(d, NodeDef) for d in registry.nodes().values())
 
 
 # --- migrations ------------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ MIGRATED = """
 
 def test_a_file_for_an_older_version_is_reached_by_migrations(folder: Path) -> None:
     (folder / "a.py").write_text(textwrap.dedent(MIGRATED))
-    assert packs.load_folder(folder) == []
+    assert registry.load_folder(folder) == []
     for written, socket in (("@1", "width"), ("@2", "size"), ("@3", "radius"), ("", "radius")):
         text = f"version: 1\nnodes:\n  b: {{node: {folder.name}.blur{written}, with: {{{socket}: 2.5}}}}\n"
         assert loads(text).run() == {"b": 2.5}
