@@ -1,0 +1,1 @@
+"""The service: a durable queue of jobs, and what runs them."""

@@ -1,0 +1,139 @@
+"""The lease of a queue's file: who holds it runs the file's jobs. Every one of its writes is fenced by its epoch."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from graphengine.service.jobs import Job, State
+from graphengine.service.queue import COLUMNS, LeaseLost, Queue, job_of
+
+SECONDS = 15.0
+"""How long a lease lasts that is not renewed."""
+
+
+class Lease:
+    """The right to run a queue's jobs; made by `take`.
+
+    Attributes:
+        epoch: Grows with each holder; what an earlier one writes is refused.
+    """
+
+    def __init__(self, queue: Queue, holder: str, epoch: int, seconds: float) -> None:
+        self.queue, self.holder, self.epoch, self.seconds = queue, holder, epoch, seconds
+
+    @contextmanager
+    def _fenced(self) -> Iterator[sqlite3.Connection]:
+        with self.queue.write() as base:
+            if base.execute("select epoch from lease").fetchone()[0] != self.epoch:
+                raise LeaseLost(f"another process runs the jobs of {self.queue.file} now")
+            yield base
+
+    def renew(self) -> None:
+        """Hold it for longer; to be called well before its seconds are over.
+
+        Raises:
+            LeaseLost: It was taken by another; so do all methods.
+        """
+        with self._fenced() as base:
+            base.execute("update lease set until = ?", (self.queue.clock() + self.seconds,))
+
+    def release(self) -> None:
+        """Let another have it at once."""
+        with self._fenced() as base:
+            base.execute("update lease set holder = null, until = 0, epoch = epoch + 1")
+
+    # --- what happens to jobs -----------------------------------------------------------------------------------------
+
+    def claim(self, id: int, worker: str) -> Job | None:
+        """Begin a job; None if it does not wait any more (it was cancelled, or begun)."""
+        now = self.queue.clock()
+        with self._fenced() as base:
+            row = base.execute(
+                "update jobs set state = 'running', attempt = attempt + 1, worker = ?, started = ?, error = null, "
+                f"tries = json_insert(tries, '$[#]', json(?)) where id = ? and state = 'queued' returning {COLUMNS}",
+                (worker, now, json.dumps([worker, now, None, "running", None]), id),
+            ).fetchone()
+            if row is None:
+                return None
+            job = job_of(row)
+            self.queue.tell(base, id, "running", attempt=job.attempt, worker=worker)
+            return job
+
+    def done(self, id: int, attempt: int, result: Any) -> bool:
+        """A job's attempt made what was wanted. Whether this was news: a second report of it changes nothing."""
+        return self._end(id, attempt, State.DONE, "done", None, json.dumps(result))
+
+    def failed(self, id: int, attempt: int, error: str) -> bool:
+        """A job's attempt failed by the job's own fault; it is not tried again."""
+        return self._end(id, attempt, State.FAILED, "failed", error)
+
+    def cancelled(self, id: int, attempt: int) -> bool:
+        """A job's attempt was stopped because nobody wants it any more."""
+        return self._end(id, attempt, State.CANCELLED, "cancelled", None)
+
+    def lost(self, id: int, attempt: int, why: str) -> bool:
+        """A job's attempt ended without an outcome (its worker died): it waits again where it stood, until its
+        attempts are used up; then it has failed. One that is wanted to stop is cancelled."""
+        with self._fenced() as base:
+            found = base.execute(
+                "select attempts, cancelling from jobs where id = ? and attempt = ? and state = 'running'",
+                (id, attempt),
+            ).fetchone()
+            if found is None:
+                return False
+            limit, cancelling = found
+            state = State.CANCELLED if cancelling else State.QUEUED if attempt < limit else State.FAILED
+            error = why if state is not State.FAILED else f"{why} (given up after {attempt} attempts)"
+            self._close(base, id, attempt, state, "lost", error)
+            return True
+
+    def recover(self) -> list[int]:
+        """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs."""
+        left = [(job.id, job.attempt) for job in self.queue.running()]
+        return [id for id, attempt in left if self.lost(id, attempt, "the service that ran it ended")]
+
+    def _end(self, id: int, attempt: int, state: State, outcome: str, error: str | None, result: Any = None) -> bool:
+        with self._fenced() as base:
+            query = "select 1 from jobs where id = ? and attempt = ? and state = 'running'"
+            if base.execute(query, (id, attempt)).fetchone() is None:
+                return False
+            self._close(base, id, attempt, state, outcome, error, result)
+            return True
+
+    def _close(
+        self, base: sqlite3.Connection, id: int, attempt: int, state: State, outcome: str, error: str | None,
+        result: str | None = None,
+    ) -> None:  # fmt: skip
+        now = self.queue.clock()
+        last = f"$[{attempt - 1}]"
+        base.execute(
+            "update jobs set state = ?, cancelling = 0, ended = ?, error = ?, result = ?, tries = json_set(tries, "
+            f"'{last}[2]', ?, '{last}[3]', ?, '{last}[4]', ?) where id = ?",
+            (state, now if state.ended else None, error, result, now, outcome, error, id),
+        )
+        facts = {"attempt": attempt} | ({} if error is None else {"error": error})
+        self.queue.tell(base, id, state.value if state.ended else "lost", **facts)
+
+
+def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
+    """The lease of a queue, if nobody holds it or its holder did not renew it in time; else None.
+
+    An end that lies further ahead than any lease lasts is of a clock that was set back: it does not count.
+    """
+    with queue.write() as base:
+        epoch, until = base.execute("select epoch, until from lease").fetchone()
+        now = queue.clock()
+        if now < until <= now + 2 * seconds:
+            return None
+        base.execute("update lease set epoch = ?, holder = ?, until = ?", (epoch + 1, holder, now + seconds))
+        return Lease(queue, holder, epoch + 1, seconds)
+
+
+def holder(queue: Queue) -> str | None:
+    """Who holds a queue's lease now; None if nobody does."""
+    name, until = queue.read("select holder, until from lease")[0]
+    return str(name) if name is not None and queue.clock() < until else None

@@ -1,0 +1,393 @@
+"""The durable queue of jobs: one SQLite file, without any set-up. What `submit` has returned is on disk.
+
+Any number of processes and threads may use one file. What runs jobs holds the file's lease: its epoch stands in every
+statement that claims or ends a job, so that a holder that was taken for dead (it slept, a clock jumped) changes
+nothing any more once another has taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from graphengine.errors import GraphEngineError
+from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
+
+VERSION = 1
+LARGEST = 32_000_000
+"""Characters of one job's body."""
+POLL = 0.02
+"""Seconds between looks at whether another process has changed the file."""
+
+# Few pages are written for a job: its body and its attempts stand in its row, the index holds only what waits, and
+# what was never moved stands where its number is.
+_SCHEMA = """
+create table jobs (
+    id integer primary key autoincrement, state text not null default 'queued', user text not null,
+    priority integer not null, place real, facts text not null, attempt integer not null default 0,
+    attempts integer not null, worker text, cancelling integer not null default 0, created real not null,
+    started real, ended real, result text, error text, tries text not null default '[]', body text not null);
+create index waiting on jobs (priority desc, coalesce(place, id), id) where state = 'queued';
+create index running on jobs (id) where state = 'running';
+create table changes (
+    number integer primary key, job integer not null, kind text not null, time real not null, facts text not null);
+create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null);
+insert into lease values (1, 0, null, 0);
+create table paused (user text primary key) without rowid;
+create table limits (user text primary key, queued integer not null) without rowid;
+"""
+
+COLUMNS = (
+    "id, state, user, priority, facts, attempt, attempts, worker, cancelling, created, started, ended, result, error"
+)
+_PLACE = "coalesce(place, id)"
+_ORDER = f"priority desc, {_PLACE}, id"
+_ALL = ""
+"""In `paused` and `limits`: everybody."""
+
+
+class QueueError(GraphEngineError):
+    """The queue cannot take or do something; nothing of it was done."""
+
+
+class QueueFull(QueueError):
+    """As many jobs wait as may."""
+
+
+class LeaseLost(QueueError):
+    """Another process runs the jobs of this file now."""
+
+
+class Queue:
+    """A queue in a file.
+
+    Args:
+        file: Made, with its folder, if it is not there.
+        clock: Seconds since the epoch.
+        synchronous: `FULL` keeps what was acknowledged through a power cut, `NORMAL` only through the death of
+            processes, and is ten times faster.
+        patience: Seconds to wait for another process's writing.
+
+    Raises:
+        QueueError: It cannot be opened, is no queue, or of a newer version.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        clock: Callable[[], float] = time.time,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        patience: float = 30.0,
+    ) -> None:
+        self.file, self.clock = Path(file), clock
+        self._lock = threading.RLock()
+        self._changed = threading.Condition()
+        self._seen = -1
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(self.file, patience, isolation_level=None, check_same_thread=False)
+            os.chmod(self.file, 0o600)
+            self._base.execute("pragma journal_mode = wal")
+            self._base.execute(f"pragma synchronous = {synchronous}")
+            self._prepare()
+        except (sqlite3.Error, OSError) as error:
+            raise QueueError(f"{self.file} cannot be opened as a queue: {error}") from None
+
+    def _prepare(self) -> None:
+        if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
+            return
+        with self.write() as base:
+            version = base.execute("pragma user_version").fetchone()[0]
+            if version > VERSION:
+                raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    base.execute(statement)
+                base.execute(f"pragma user_version = {VERSION}")
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; all of it is on disk after the block, or nothing of it."""
+        with self._lock:
+            try:
+                self._base.execute("begin immediate")
+                try:
+                    yield self._base
+                    self._base.execute("commit")
+                except BaseException:
+                    if self._base.in_transaction:
+                        self._base.execute("rollback")
+                    raise
+            except sqlite3.OperationalError as error:
+                raise QueueError(f"{self.file} cannot be written: {error}") from None
+        with self._changed:
+            self._changed.notify_all()
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        with self._lock:
+            try:
+                return self._base.execute(query, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise QueueError(f"{self.file} cannot be read: {error}") from None
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._base.close()
+
+    # --- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, *jobs: NewJob) -> list[int]:
+        """Put jobs into the queue, all of them or none; on disk when this returns.
+
+        Returns:
+            Their numbers.
+
+        Raises:
+            QueueError: A job is no JSON data or too large; the file cannot be written (disk full, locked).
+            QueueFull: A user's limit would be exceeded.
+        """
+        rows = [(_json(job.body, "body"), _json(job.facts, "facts"), job) for job in jobs]
+        now, ids = self.clock(), []
+        with self.write() as base:
+            self._check_limits(base, jobs)
+            for body, facts, job in rows:
+                cursor = base.execute(
+                    "insert into jobs (user, priority, facts, attempts, created, body) values (?, ?, ?, ?, ?, ?)",
+                    (job.user, job.priority, facts, job.attempts, now, body),
+                )
+                ids.append(int(cursor.lastrowid or 0))
+                self.tell(base, ids[-1], "queued")
+        return ids
+
+    def _check_limits(self, base: sqlite3.Connection, jobs: Sequence[NewJob]) -> None:
+        limits = dict(base.execute("select user, queued from limits").fetchall())
+        for user in {job.user for job in jobs} if limits else ():
+            limit = limits.get(user, limits.get(_ALL))
+            count = base.execute("select count(*) from jobs where user = ? and state = 'queued'", (user,)).fetchone()[0]
+            more = sum(job.user == user for job in jobs)
+            if limit is not None and count + more > limit:
+                raise QueueFull(f"{count} jobs of {user or 'this user'} wait; {more} more would be over {limit}")
+
+    def set_limit(self, queued: int | None, user: str = _ALL) -> None:
+        """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
+        limit of their own."""
+        with self.write() as base:
+            base.execute("delete from limits where user = ?", (user,))
+            if queued is not None:
+                base.execute("insert into limits values (?, ?)", (user, queued))
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def get(self, id: int) -> Job:
+        """A job.
+
+        Raises:
+            QueueError: There is none of that number.
+        """
+        found = self.read(f"select {COLUMNS} from jobs where id = ?", (id,))
+        if not found:
+            raise QueueError(f"there is no job {id}")
+        return job_of(found[0])
+
+    def body(self, id: int) -> Any:
+        """What a job was submitted with."""
+        found = self.read("select body from jobs where id = ?", (id,))
+        if not found:
+            raise QueueError(f"there is no job {id}")
+        return json.loads(found[0][0])
+
+    def attempts(self, id: int) -> list[Attempt]:
+        """Every try at a job, first to last."""
+        found = self.read("select tries from jobs where id = ?", (id,))
+        if not found:
+            raise QueueError(f"there is no job {id}")
+        return [Attempt(number, *facts) for number, facts in enumerate(json.loads(found[0][0]), start=1)]
+
+    def waiting(self, limit: int = 1000) -> list[Job]:
+        """The next jobs in their order: by priority, then as they came or were moved; none that is paused."""
+        query = (
+            f"select {COLUMNS} from jobs where state = 'queued' and user not in (select user from paused) "
+            f"and not exists (select 1 from paused where user = '') order by {_ORDER} limit ?"
+        )
+        return [job_of(row) for row in self.read(query, (limit,))]
+
+    def running(self) -> list[Job]:
+        """The jobs that run, or were running when their process died."""
+        return [job_of(row) for row in self.read(f"select {COLUMNS} from jobs where state = 'running' order by id")]
+
+    def history(
+        self,
+        states: Iterable[State] = tuple(State),
+        user: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Jobs from the newest on, a page at a time: `before` is the last number of the page before."""
+        wanted = list(states)
+        marks = ", ".join("?" * len(wanted))
+        query = f"select {COLUMNS} from jobs where state in ({marks})"
+        values: list[Any] = list(wanted)
+        if user is not None:
+            query, values = f"{query} and user = ?", [*values, user]
+        if before is not None:
+            query, values = f"{query} and id < ?", [*values, before]
+        return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        found = dict(self.read("select state, count(*) from jobs group by state"))
+        return {state: found.get(state, 0) for state in State}
+
+    def changes(self, after: int = 0, limit: int = 1000) -> list[Change]:
+        """What happened after a change's number, oldest first."""
+        query = "select number, job, kind, time, facts from changes where number > ? order by number limit ?"
+        rows = self.read(query, (after, limit))
+        return [Change(number, job, kind, when, json.loads(facts)) for number, job, kind, when, facts in rows]
+
+    def last_change(self) -> int:
+        """The number of the newest change."""
+        return int(self.read("select coalesce(max(number), 0) from changes")[0][0])
+
+    def wait(self, *ids: int, timeout: float | None = None) -> list[Job]:
+        """Wait until all these jobs have ended; after `timeout` seconds, return them as they are."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            jobs = [self.get(id) for id in ids]
+            left = POLL if end is None else end - time.monotonic()
+            if all(job.state.ended for job in jobs) or left <= 0:
+                return jobs
+            self.wait_for_change(min(left, 1.0))
+
+    def wait_for_change(self, timeout: float) -> bool:
+        """Wait until any process has written to the file since this was called last; whether one has."""
+        end = time.monotonic() + timeout
+        while True:
+            version = self._version()
+            if version != self._seen:
+                self._seen = version
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            with self._changed:  # this process's own writing is told at once
+                self._changed.wait(min(left, POLL))
+
+    def _version(self) -> int:
+        # `data_version` moves with other connections' commits, `total_changes` with this one's.
+        with self._lock:
+            return int(self._base.execute("pragma data_version").fetchone()[0]) + self._base.total_changes
+
+    # --- what users do to jobs ----------------------------------------------------------------------------------------
+
+    def cancel(self, id: int) -> State:
+        """Cancel a job: at once if it waits; if it runs, whoever runs it is told. One that has ended stays as it is.
+
+        Returns:
+            Its state now.
+        """
+        with self.write() as base:
+            state = _state_of(base, id)
+            if state is State.QUEUED:
+                base.execute("update jobs set state = 'cancelled', ended = ? where id = ?", (self.clock(), id))
+                self.tell(base, id, "cancelled")
+                return State.CANCELLED
+            if state is State.RUNNING:
+                base.execute("update jobs set cancelling = 1 where id = ?", (id,))
+                self.tell(base, id, "cancelling")
+            return state
+
+    def delete(self, id: int) -> None:
+        """Take a job that has ended out of the history.
+
+        Raises:
+            QueueError: It waits or runs; cancel it first.
+        """
+        with self.write() as base:
+            state = _state_of(base, id)
+            if not state.ended:
+                raise QueueError(f"job {id} is {state}; cancel it first")
+            base.execute("delete from jobs where id = ?", (id,))
+            self.tell(base, id, "deleted")
+
+    def move(self, id: int, before: int | None = None) -> None:
+        """Put a waiting job right before another one, with its priority; without another, at the very front."""
+        with self.write() as base:
+            if _state_of(base, id) is not State.QUEUED:
+                raise QueueError(f"job {id} does not wait any more; only waiting jobs can be moved")
+            if before is None:
+                first = (
+                    f"select priority, {_PLACE} from jobs where state = 'queued' and id != ? order by {_ORDER} limit 1"
+                )
+                other = base.execute(first, (id,)).fetchone()
+                if other is None:
+                    return
+            else:
+                if _state_of(base, before) is not State.QUEUED or before == id:
+                    raise QueueError(f"job {before} is no other waiting job; a job is moved before one that waits")
+                other = base.execute(f"select priority, {_PLACE} from jobs where id = ?", (before,)).fetchone()
+            priority, place = other
+            query = (
+                f"select max({_PLACE}) from jobs where state = 'queued' and priority = ? and {_PLACE} < ? and id != ?"
+            )
+            left = base.execute(query, (priority, place, id)).fetchone()[0]
+            between = place - 1.0 if left is None else (left + place) / 2
+            if left is not None and not left < between < place:  # no number lies between any more
+                later = f"state = 'queued' and {_PLACE} >= ?"
+                base.execute(f"update jobs set place = {_PLACE} + 1 where {later}", (place,))
+                between = (left + place + 1) / 2
+            base.execute("update jobs set priority = ?, place = ? where id = ?", (priority, between, id))
+            self.tell(base, id, "moved")
+
+    def pause(self, user: str = _ALL) -> None:
+        """Begin no more jobs, of a user or at all; what runs goes on."""
+        with self.write() as base:
+            base.execute("insert or ignore into paused values (?)", (user,))
+            self.tell(base, 0, "paused", user=user)
+
+    def resume(self, user: str = _ALL) -> None:
+        """Take a pause back."""
+        with self.write() as base:
+            base.execute("delete from paused where user = ?", (user,))
+            self.tell(base, 0, "resumed", user=user)
+
+    def paused(self) -> list[str]:
+        """Whose jobs are paused; '' stands for all."""
+        return [user for (user,) in self.read("select user from paused order by user")]
+
+    def tell(self, base: sqlite3.Connection, job: int, kind: str, **facts: Any) -> None:
+        """Record a change, in the transaction that makes it."""
+        values = (job, kind, self.clock(), json.dumps(facts))
+        base.execute("insert into changes (job, kind, time, facts) values (?, ?, ?, ?)", values)
+
+
+def _state_of(base: sqlite3.Connection, id: int) -> State:
+    found = base.execute("select state from jobs where id = ?", (id,)).fetchone()
+    if found is None:
+        raise QueueError(f"there is no job {id}")
+    return State(found[0])
+
+
+def _json(data: Mapping[str, Any], what: str) -> str:
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise QueueError(f"the job's {what} is no JSON data: {error}") from None
+    if len(text) > LARGEST:
+        raise QueueError(f"the job's {what} has {len(text):,} characters, more than {LARGEST:,}")
+    return text
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """A row of `COLUMNS` as a job."""
+    known = dict(zip(Job.__dataclass_fields__, row, strict=True))
+    known |= {"state": State(row[1]), "facts": json.loads(row[4]), "cancelling": bool(row[8])}
+    return Job(**known | {"result": None if row[12] is None else json.loads(row[12])})

@@ -1,0 +1,409 @@
+"""The queue: what was acknowledged is on disk, each job is begun once, who lost the lease changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphengine.service.jobs import NewJob, State
+from graphengine.service.lease import Lease, holder, take
+from graphengine.service.queue import LeaseLost, Queue, QueueError, QueueFull
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> Queue:
+    return Queue(tmp_path / "queue.sqlite", clock)
+
+
+def job(**facts: Any) -> NewJob:
+    return NewJob({"graph": "a graph"}, **facts)
+
+
+def lease_of(queue: Queue, name: str = "me") -> Lease:
+    lease = take(queue, name)
+    assert lease is not None
+    return lease
+
+
+def ids(queue: Queue) -> list[int]:
+    return [job.id for job in queue.waiting()]
+
+
+# --- submitting and order --------------------------------------------------------------------------------------------
+
+
+def test_a_submitted_job_is_in_the_file(queue: Queue, clock: Clock) -> None:
+    (number,) = queue.submit(NewJob({"graph": {"ä": [1, None]}}, "ann", 2, 5, {"models": ["tiny"]}))
+    other = Queue(queue.file)
+    found = other.get(number)
+    assert (found.state, found.user, found.priority, found.limit) == (State.QUEUED, "ann", 2, 5)
+    assert (found.facts, found.created, found.attempt) == ({"models": ["tiny"]}, 1000.0, 0)
+    assert other.body(number) == {"graph": {"ä": [1, None]}}
+    assert other.counts() == {State.QUEUED: 1} | {state: 0 for state in State if state is not State.QUEUED}
+
+
+def test_order_is_by_priority_then_as_they_came(queue: Queue) -> None:
+    low, high, later = queue.submit(job(), job(priority=1), job())
+    assert ids(queue) == [high, low, later]
+
+
+def test_moving(queue: Queue) -> None:
+    a, b, c, d = queue.submit(job(), job(), job(), job(priority=1))
+    queue.move(c, before=b)
+    assert ids(queue) == [d, a, c, b]
+    queue.move(b)
+    assert ids(queue) == [b, d, a, c]
+    queue.move(d, before=c)
+    assert ids(queue) == [b, a, d, c]
+    with pytest.raises(QueueError, match="no other waiting job"):
+        queue.move(a, before=a)
+    queue.cancel(a)
+    with pytest.raises(QueueError, match="does not wait any more"):
+        queue.move(a)
+
+
+@settings(max_examples=40, deadline=None)
+@given(moves=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=80))
+def test_moves_are_those_of_a_list(tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, int]]) -> None:
+    queue = Queue(tmp_path_factory.mktemp("queue") / "q.sqlite", synchronous="NORMAL")
+    order = queue.submit(*[job()] * 5)
+    for source, target in moves:
+        moved = order[source]
+        before = None if target == 5 else order[target]
+        if moved == before:
+            continue
+        queue.move(moved, before=before)
+        order.remove(moved)
+        order.insert(0 if before is None else order.index(before), moved)
+        assert ids(queue) == order
+    queue.close()
+
+
+def test_many_moves_between_two_jobs_keep_the_order(queue: Queue) -> None:
+    """Halving the room between two numbers ends after some fifty times."""
+    a, b, c = queue.submit(job(), job(), job())
+    for _ in range(60):
+        queue.move(c, before=b)
+        queue.move(b, before=c)
+    assert ids(queue) == [a, b, c]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [({"x": object()}, "no JSON data"), ({"x": float("nan")}, "no JSON data"), ({"x": "a" * 33_000_000}, "more than")],
+)
+def test_what_is_no_job_is_refused_and_nothing_is_taken(queue: Queue, body: Any, message: str) -> None:
+    with pytest.raises(QueueError, match=message):
+        queue.submit(job(), NewJob(body))
+    assert ids(queue) == []
+
+
+def test_limits_of_users(queue: Queue) -> None:
+    queue.set_limit(2)
+    queue.set_limit(3, "ann")
+    queue.submit(job(user="bob"), job(user="bob"), *[job(user="ann")] * 3)
+    with pytest.raises(QueueFull, match="2 jobs of bob wait; 1 more would be over 2"):
+        queue.submit(job(user="bob"))
+    with pytest.raises(QueueFull, match="over 3"):
+        queue.submit(job(user="eve"), job(user="ann"))
+    assert queue.counts()[State.QUEUED] == 5
+    queue.set_limit(None, "ann")
+    queue.set_limit(None)
+    queue.submit(job(user="bob"), job(user="ann"))
+
+
+def test_pauses(queue: Queue) -> None:
+    ann, bob = queue.submit(job(user="ann"), job(user="bob"))
+    queue.pause("ann")
+    assert ids(queue) == [bob]
+    queue.pause()
+    assert (ids(queue), queue.paused()) == ([], ["", "ann"])
+    queue.resume()
+    queue.resume("ann")
+    assert ids(queue) == [ann, bob]
+
+
+def test_history_by_pages(queue: Queue) -> None:
+    numbers = queue.submit(*[job(user="ann")] * 5, job(user="bob"))
+    queue.cancel(numbers[1])
+    first = queue.history(limit=3)
+    assert [found.id for found in first] == numbers[:2:-1]
+    assert [found.id for found in queue.history(before=first[-1].id)] == numbers[2::-1]
+    assert [found.id for found in queue.history(user="bob")] == numbers[5:]
+    assert [found.id for found in queue.history([State.CANCELLED])] == [numbers[1]]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_begun_once_and_ends_once(queue: Queue, clock: Clock) -> None:
+    (number,) = queue.submit(job())
+    lease = lease_of(queue)
+    begun = lease.claim(number, "w1")
+    assert begun is not None
+    assert (begun.state, begun.attempt, begun.worker, begun.started) == (State.RUNNING, 1, "w1", 1000.0)
+    assert lease.claim(number, "w2") is None
+    clock.now += 5
+    assert lease.done(number, 1, {"pictures": ["a.png"]})
+    assert not lease.done(number, 1, {"pictures": ["b.png"]})
+    assert not lease.failed(number, 1, "late")
+    found = queue.get(number)
+    assert (found.state, found.result, found.ended) == (State.DONE, {"pictures": ["a.png"]}, 1005.0)
+    (attempt,) = queue.attempts(number)
+    assert (attempt.number, attempt.worker, attempt.outcome, attempt.ended) == (1, "w1", "done", 1005.0)
+
+
+def test_a_lost_job_waits_where_it_stood_until_its_attempts_are_used_up(queue: Queue) -> None:
+    first, second = queue.submit(job(attempts=2), job())
+    lease = lease_of(queue)
+    lease.claim(first, "w1")
+    assert lease.lost(first, 1, "w1 was killed")
+    assert ids(queue) == [first, second]
+    assert queue.get(first).error == "w1 was killed"
+    lease.claim(first, "w2")
+    assert not lease.done(first, 1, None)  # what was taken for dead speaks up
+    assert lease.lost(first, 2, "w2 was killed")
+    found = queue.get(first)
+    assert (found.state, found.error) == (State.FAILED, "w2 was killed (given up after 2 attempts)")
+    assert [(a.worker, a.outcome) for a in queue.attempts(first)] == [("w1", "lost"), ("w2", "lost")]
+    assert ids(queue) == [second]
+
+
+def test_cancelling(queue: Queue) -> None:
+    waits, runs, dies = queue.submit(job(), job(), job())
+    lease = lease_of(queue)
+    lease.claim(runs, "w1")
+    lease.claim(dies, "w2")
+    assert [queue.cancel(id) for id in (waits, runs, dies)] == [State.CANCELLED, State.RUNNING, State.RUNNING]
+    assert lease.claim(waits, "w1") is None
+    assert queue.get(runs).cancelling
+    assert lease.cancelled(runs, 1)
+    assert lease.lost(dies, 1, "w2 was killed")  # it is not begun again
+    assert [queue.get(id).state for id in (waits, runs, dies)] == [State.CANCELLED] * 3
+    assert queue.cancel(runs) is State.CANCELLED
+    with pytest.raises(QueueError, match="there is no job 99"):
+        queue.cancel(99)
+
+
+def test_deleting_keeps_numbers_used(queue: Queue) -> None:
+    (number,) = queue.submit(job())
+    with pytest.raises(QueueError, match="is queued; cancel it first"):
+        queue.delete(number)
+    queue.cancel(number)
+    queue.delete(number)
+    with pytest.raises(QueueError, match="no job"):
+        queue.get(number)
+    assert queue.submit(job()) == [number + 1]
+
+
+def test_every_change_is_told(queue: Queue) -> None:
+    one, two = queue.submit(job(), job())
+    lease = lease_of(queue)
+    lease.claim(one, "w")
+    lease.lost(one, 1, "gone")
+    lease.claim(one, "w")
+    lease.done(one, 2, None)
+    queue.pause()
+    queue.cancel(two)
+    told = queue.changes()
+    assert [(change.job, change.kind) for change in told] == [
+        (one, "queued"), (two, "queued"), (one, "running"), (one, "lost"), (one, "running"), (one, "done"),
+        (0, "paused"), (two, "cancelled"),
+    ]  # fmt: skip
+    assert told[3].facts == {"attempt": 1, "error": "gone"}
+    assert queue.changes(after=told[-2].number) == told[-1:]
+    assert queue.last_change() == told[-1].number
+
+
+# --- the lease --------------------------------------------------------------------------------------------------------
+
+
+def test_one_holder_at_a_time(queue: Queue, clock: Clock) -> None:
+    first = lease_of(queue, "first")
+    assert take(queue, "second") is None
+    assert holder(queue) == "first"
+    clock.now += 10
+    first.renew()
+    clock.now += 10
+    assert take(queue, "second") is None
+    first.release()
+    assert holder(queue) is None
+    lease_of(queue, "second")
+
+
+def test_who_lost_the_lease_changes_nothing(queue: Queue, clock: Clock) -> None:
+    number, other = queue.submit(job(), job())
+    first = lease_of(queue, "first")
+    first.claim(number, "w1")
+    clock.now += 1000
+    second = lease_of(queue, "second")
+    assert second.recover() == [number]
+    for call in (
+        lambda: first.done(number, 1, None),
+        lambda: first.claim(other, "w1"),
+        lambda: first.lost(number, 1, "x"),
+        first.renew,
+        first.release,
+    ):
+        with pytest.raises(LeaseLost, match="another process runs the jobs"):
+            call()
+    assert queue.get(number).state is State.QUEUED
+    assert second.claim(number, "w2") is not None
+
+
+def test_a_clock_that_was_set_back_locks_nobody_out(queue: Queue, clock: Clock) -> None:
+    lease_of(queue, "first")
+    clock.now -= 900
+    lease_of(queue, "second")
+
+
+# --- many at once, and deaths -----------------------------------------------------------------------------------------
+
+CLAIMER = """
+import sys
+from graphengine.service.lease import Lease
+from graphengine.service.queue import Queue
+queue = Queue(sys.argv[1], synchronous="NORMAL")
+lease = Lease(queue, "all", 1, 3600)
+sys.stdin.readline()
+for job in queue.waiting(10_000):
+    if lease.claim(job.id, sys.argv[2]):
+        print(job.id)
+"""
+
+
+def test_threads_and_processes_at_once_begin_each_job_once(tmp_path: Path) -> None:
+    file = tmp_path / "queue.sqlite"
+    queue = Queue(file, synchronous="NORMAL")
+    barrier = threading.Barrier(6)
+
+    def submits() -> None:
+        barrier.wait()
+        for _ in range(25):
+            queue.submit(job())
+
+    threads = [threading.Thread(target=submits) for _ in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    numbers = ids(queue)
+    assert len(set(numbers)) == 150
+    lease = take(queue, "all", 3600)
+    assert lease is not None
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CLAIMER, str(file), f"p{n}"], stdin=PIPE, stdout=PIPE, text=True)
+        for n in range(2)
+    ]
+    found: list[int] = []
+
+    def claims() -> None:
+        barrier.wait()
+        found.extend(number for number in numbers if lease.claim(number, "thread") is not None)
+
+    threads = [threading.Thread(target=claims) for _ in range(6)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    for process in processes:
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        found.extend(map(int, out.split()))
+    assert Counter(found) == Counter(numbers)
+
+
+SUBMITTER = """
+import sys
+from graphengine.service.jobs import NewJob
+from graphengine.service.queue import Queue
+queue = Queue(sys.argv[1])
+while True:
+    print(queue.submit(NewJob({"graph": "x" * 5000}), NewJob({}))[0], flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    file = tmp_path / "queue.sqlite"
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", SUBMITTER, str(file)], stdout=PIPE, text=True)
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(40)]
+        os.kill(process.pid, signal.SIGKILL)
+        acknowledged += [int(line) for line in process.stdout.read().split("\n")[:-1]]
+        process.wait()
+        queue = Queue(file)
+        found = {one.id for one in queue.waiting(100_000)}
+        assert {n for number in acknowledged for n in (number, number + 1)} <= found
+        assert len(found) % 2 == 0  # both jobs of a submit, or none
+        queue.close()
+    assert sqlite3.connect(file).execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_a_full_disk_takes_nothing_and_loses_nothing(queue: Queue) -> None:
+    queue.submit(job())
+    queue._base.execute(f"pragma max_page_count = {queue._base.execute('pragma page_count').fetchone()[0] + 2}")
+    with pytest.raises(QueueError, match="disk is full"):
+        queue.submit(job(), NewJob({"large": "x" * 100_000}))
+    queue._base.execute("pragma max_page_count = 1000000")
+    assert len(ids(queue)) == 1
+    queue.submit(job())
+
+
+def test_a_locked_file_is_waited_for_and_then_told(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "queue.sqlite", patience=0.1)
+    patient = Queue(queue.file, patience=10)
+    other = sqlite3.connect(queue.file, isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    with pytest.raises(QueueError, match="locked"):
+        queue.submit(job())
+    threading.Timer(0.2, lambda: other.execute("commit")).start()
+    assert patient.submit(job()) == [1]
+
+
+def test_files_that_are_no_queue(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no queue at all, but a text that is longer than the header of a database" * 20)
+    with pytest.raises(QueueError, match="cannot be opened as a queue"):
+        Queue(tmp_path / "text")
+    Queue(tmp_path / "new").close()
+    sqlite3.connect(tmp_path / "new", isolation_level=None).execute("pragma user_version = 99")
+    with pytest.raises(QueueError, match="of version 99"):
+        Queue(tmp_path / "new")
+
+
+def test_waiting_for_jobs_of_another_process(queue: Queue) -> None:
+    (number,) = queue.submit(job())
+    assert queue.wait(number, timeout=0.05)[0].state is State.QUEUED
+    other = Queue(queue.file)
+    threading.Timer(0.2, other.cancel, [number]).start()
+    start = time.monotonic()
+    assert queue.wait(number, timeout=20)[0].state is State.CANCELLED
+    assert time.monotonic() - start < 5
