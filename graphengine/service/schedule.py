@@ -1,0 +1,156 @@
+"""Which waiting call an idle worker computes next: the policy alone, without processes, clocks or files.
+
+The order is by priority, then fair between users (start-time fair queueing, Goyal et al. 1996: each call of a user is
+due after the one before it, so that many calls of one wait for the few of another). A worker may take a later call
+whose models it holds, since loading a model costs as much as many pictures. How often a call can be overtaken so is
+bounded by a count: under a backlog a bound in seconds would make every call overdue, and the order first in, first
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+OVERTAKINGS = 100
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """Something that waits to be computed.
+
+    Attributes:
+        models: What a worker must hold in memory for it, by digest.
+        group: Items of equal groups may be computed together; None for one that may not.
+        cost: What it takes in any unit, for fairness.
+        refused: Workers that it must not go to (it failed there for lack of memory).
+        overtaken: How often a later one was taken before it.
+    """
+
+    models: frozenset[str] = frozenset()
+    priority: int = 0
+    user: str = ""
+    group: Hashable = None
+    cost: float = 1.0
+    refused: set[str] = field(default_factory=set)
+    overtaken: int = 0
+    number: int = 0
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """What the scheduler knows of a worker.
+
+    Attributes:
+        models: What it holds, as it said last.
+        free_in: Seconds until it is expected to be idle; 0 when it is.
+        load: Seconds that loading one model takes it, as measured.
+    """
+
+    name: str
+    models: frozenset[str] = frozenset()
+    free_in: float = 0.0
+    load: float = 10.0
+
+
+class Scheduler:
+    """What waits, and the choice among it.
+
+    Args:
+        bound: How often an item can be overtaken by those that are better for a worker.
+    """
+
+    def __init__(self, bound: int = OVERTAKINGS) -> None:
+        self.bound = bound
+        self._waiting: list[Item] = []
+        self._count = 0
+        self._virtual = 0.0
+        self._last_due: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._waiting)
+
+    def add(self, *items: Item) -> None:
+        """Let items wait."""
+        for item in items:
+            self._count += 1
+            item.number = self._count
+            item.due = max(self._virtual, self._last_due.get(item.user, 0.0))
+            self._last_due[item.user] = item.due + item.cost
+        self._waiting = sorted([*self._waiting, *items], key=_order)
+
+    def put_back(self, item: Item) -> None:
+        """Let an item wait again where it stood: its worker was lost, or lacked memory."""
+        self._waiting = sorted([*self._waiting, item], key=_order)
+
+    def remove(self, item: Item) -> bool:
+        """Let an item wait no longer; whether it did."""
+        if item not in self._waiting:
+            return False
+        self._waiting.remove(item)
+        return True
+
+    def take(
+        self, worker: Worker, others: Sequence[Worker] = (), limit: Callable[[Item], int] = lambda item: 1
+    ) -> list[Item]:
+        """What an idle worker computes next: one item, or several of one group; nothing where nothing fits it, or
+        where what waits is better left to a worker that will soon be idle.
+
+        Args:
+            others: All other workers.
+            limit: How many items of one's group can be computed together here.
+        """
+        first = self._choose(worker, others)
+        if first is None:
+            return []
+        taken = [first]
+        room = limit(first) if first.group is not None else 1
+        if room > 1:
+            same = (item for item in self._waiting if item.group == first.group and item is not first)
+            taken += [item for item in same if worker.name not in item.refused][: room - 1]
+        place = self._waiting.index(first)
+        chosen = set(map(id, taken))
+        for item in self._waiting[:place]:
+            item.overtaken += id(item) not in chosen
+        self._waiting = [item for item in self._waiting if id(item) not in chosen]
+        self._virtual = max([self._virtual, *(item.due for item in taken)])
+        return taken
+
+    def _choose(self, worker: Worker, others: Sequence[Worker]) -> Item | None:
+        possible = self._possible(worker)
+        for item in possible:
+            if item.models <= worker.models:
+                return item
+        for item in possible:
+            if item.overtaken >= self.bound or not self._soon_elsewhere(item, worker, others):
+                return item
+        return None
+
+    def _possible(self, worker: Worker) -> list[Item]:
+        """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""
+        found: list[Item] = []
+        for item in self._waiting:
+            if worker.name in item.refused:
+                continue
+            if found and item.priority < found[0].priority:
+                break
+            found.append(item)
+            if item.overtaken >= self.bound:
+                break
+        return found
+
+    def _soon_elsewhere(self, item: Item, worker: Worker, others: Sequence[Worker]) -> bool:
+        """Whether waiting for a worker that holds an item's models is quicker than loading them here."""
+        missing = len(item.models - worker.models)
+        return any(
+            item.models <= other.models and other.name not in item.refused and other.free_in < missing * worker.load
+            for other in others
+        )
+
+
+def _order(item: Item) -> tuple[int, float, int]:
+    return -item.priority, item.due, item.number

@@ -1,0 +1,134 @@
+"""The policy by itself, and thousands of jobs in virtual time against first in, first out."""
+
+from __future__ import annotations
+
+import statistics
+
+from graphengine.service.schedule import Item, Scheduler, Worker
+
+from .simulator import Device, Job, simulate, zipf_jobs
+
+
+def of(*models: str, **facts: object) -> Item:
+    return Item(frozenset(models), **facts)  # type: ignore[arg-type]
+
+
+def holding(name: str, *models: str, **facts: float) -> Worker:
+    return Worker(name, frozenset(models), **facts)
+
+
+def test_the_order_is_by_priority_then_arrival() -> None:
+    low, high, later = of(), of(priority=1), of()
+    scheduler = Scheduler()
+    scheduler.add(low, high, later)
+    assert [scheduler.take(holding("w"))[0] for _ in range(3)] == [high, low, later]
+    assert scheduler.take(holding("w")) == []
+
+
+def test_many_of_one_user_wait_for_the_few_of_another() -> None:
+    scheduler = Scheduler()
+    ann = [of(user="ann") for _ in range(4)]
+    scheduler.add(*ann)
+    assert scheduler.take(holding("w")) == [ann[0]]
+    bob = [of(user="bob") for _ in range(2)]
+    scheduler.add(*bob)
+    taken = [scheduler.take(holding("w"))[0] for _ in range(5)]
+    assert [item.user for item in taken] == ["bob", "ann", "bob", "ann", "ann"]
+
+
+def test_a_worker_takes_what_it_holds_and_counts_who_was_overtaken() -> None:
+    scheduler = Scheduler(bound=2)
+    cold, *warm = of("a"), of("b"), of("b"), of("b")
+    scheduler.add(cold, *warm)
+    worker = holding("w", "b")
+    assert [scheduler.take(worker)[0] for _ in range(2)] == warm[:2]
+    assert cold.overtaken == 2
+    assert scheduler.take(worker) == [cold]
+
+
+def test_a_worker_takes_nothing_of_lower_priority_before_its_turn() -> None:
+    scheduler = Scheduler()
+    cold, warm = of("a", priority=1), of("b")
+    scheduler.add(cold, warm)
+    assert scheduler.take(holding("w", "b")) == [cold]
+
+
+def test_a_model_that_is_soon_free_elsewhere_is_not_loaded_again() -> None:
+    scheduler = Scheduler()
+    item = of("a")
+    scheduler.add(item)
+    here = holding("here", load=10)
+    assert scheduler.take(here, [holding("there", "a", free_in=5)]) == []
+    assert scheduler.take(here, [holding("there", "a", free_in=15)]) == [item]
+
+
+def test_a_worker_that_lacked_memory_is_not_asked_again() -> None:
+    scheduler = Scheduler()
+    item = of("a", refused={"small"})
+    scheduler.add(item)
+    assert scheduler.take(holding("small", "a")) == []
+    assert scheduler.take(holding("large"), [holding("small", "a")]) == [item]
+
+
+def test_batches_are_of_one_group_and_within_the_limit() -> None:
+    scheduler = Scheduler()
+    same = [of(group="g") for _ in range(4)]
+    other, alone = of(group="h"), of()
+    scheduler.add(same[0], other, *same[1:], alone)
+    assert scheduler.take(holding("w"), limit=lambda item: 3) == same[:3]
+    assert other.overtaken == 0  # it was behind the first of the batch
+    assert scheduler.take(holding("w"), limit=lambda item: 3) == [other]
+    assert scheduler.take(holding("w"), limit=lambda item: 3) == [same[3]]
+    assert scheduler.take(holding("w"), limit=lambda item: 3) == [alone]
+
+
+def test_what_is_put_back_stands_where_it_stood() -> None:
+    scheduler = Scheduler()
+    first, second = of(), of()
+    scheduler.add(first, second)
+    assert scheduler.take(holding("w")) == [first]
+    scheduler.put_back(first)
+    assert scheduler.remove(second)
+    assert not scheduler.remove(second)
+    assert scheduler.take(holding("w")) == [first]
+
+
+# --- in virtual time --------------------------------------------------------------------------------------------------
+
+
+def devices(count: int = 4, room: int = 2) -> list[Device]:
+    return [Device(f"d{n}", room, load=10.0) for n in range(count)]
+
+
+def test_loads_are_a_quarter_of_first_in_first_out_at_a_load_near_one() -> None:
+    """4 devices that hold 2 of 24 models each, 2,000 jobs by Zipf's law, a load costs 10 pictures."""
+    jobs = zipf_jobs(2000, 24, rate=4 * 0.8, seed=7)
+    fifo, ours = simulate(jobs, devices(), None), simulate(jobs, devices(), 100)
+    assert ours.loads <= fifo.loads / 4
+    assert ours.overtaken <= 100
+    assert ours.makespan < fifo.makespan / 2
+    assert ours.wait(0.5) < fifo.wait(0.5) / 2
+    assert ours.wait(0.99) < fifo.wait(0.99) / 2
+
+
+def test_a_lower_bound_overtakes_less_and_loads_more() -> None:
+    jobs = zipf_jobs(1000, 24, rate=4 * 0.8, seed=3)
+    loads = [simulate(jobs, devices(), bound).loads for bound in (0, 10, 100)]
+    assert loads == sorted(loads, reverse=True)
+    assert simulate(jobs, devices(), 10).overtaken <= 10
+
+
+def test_faster_devices_do_more_and_all_are_used() -> None:
+    jobs = [Job(0.0, "m") for _ in range(300)]
+    mixed = [Device("slow", 1, 10.0), Device("fast", 1, 10.0, speed=4.0)]
+    outcome = simulate(jobs, mixed, 100)
+    assert outcome.loads == 2
+    assert outcome.makespan < 300 / 5 * 1.3
+
+
+def test_nobody_starves_beside_a_user_with_a_thousand_jobs() -> None:
+    crowd = [Job(0.0, "m", user="crowd") for _ in range(1000)]
+    few = [Job(20.0 + n, "m", user="few") for n in range(20)]
+    outcome = simulate([*crowd, *few], devices(2), 100)
+    assert max(outcome.waits_by_user["few"]) < 60
+    assert statistics.mean(outcome.waits_by_user["crowd"]) > 200
