@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,20 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache.memory import Entry
-from graphengine.types import is_named_tuple, socket_type, type_called
+from graphengine.cache.tree import UnknownType, blob_name, blobs_of, from_tree, to_tree
 
 FORMAT = 1
 BUDGET = 10 << 30
 KEPT_SECONDS = 3600.0
 """Temporary files older than this are left over from a process that died."""
-
-
-class NotStorable(TypeError):
-    """A value, or something in it, has no codec."""
-
-
-class UnknownType(LookupError):
-    """A value's type is of a pack that is not loaded here."""
 
 
 class DiskStore:
@@ -82,7 +72,7 @@ class DiskStore:
             record = unseal(text)
             if record["format"] != FORMAT or record["key"] != key.hex():
                 return None
-            value = self._read(record["value"])
+            value = from_tree(record["value"], self.get_blob)
             entry = Entry(value, dict(record["made"]), float(record["cost"]))
         except UnknownType:  # a pack's that is not loaded here: others may know it
             return None
@@ -97,7 +87,7 @@ class DiskStore:
     def put(self, key: bytes, entry: Entry) -> bool:
         """Write a value; False if it has no codec or the disk does not take it (which is no failure of the run)."""
         try:
-            tree = self._store(entry.value)
+            tree = to_tree(entry.value, self.put_blob)
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
             self._write(self._key_file(key), seal(record))
         except Exception:  # no codec, one that raises, a full disk: the value stays in memory only
@@ -106,46 +96,25 @@ class DiskStore:
             self.evict()
         return True
 
-    def _store(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in (int, str, bool, type(None)) or (kind is float and math.isfinite(value)):
-            return {"json": value}
-        if kind is list or kind is tuple:
-            return {kind.__name__: [self._store(v) for v in value]}
-        registered = socket_type(kind)
-        if registered is not None and registered.type is kind and registered.encode is not None:
-            content = registered.encode(value)
-            name = hashlib.blake2b(content, digest_size=20).hexdigest()
-            file = self._blob_file(name)
-            if not file.exists():
-                self._write(file, content)
-            return {"type": registered.name, "blob": name}
-        if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
-            items = [self._store(v) for v in value]
-            return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
-        raise NotStorable(kind.__name__)
+    def put_blob(self, name: str, content: bytes) -> None:
+        """Write bytes under their hash."""
+        file = self._blob_file(name)
+        if not file.exists():
+            self._write(file, content)
 
-    def _read(self, tree: Mapping[str, Any]) -> Any:
-        if "json" in tree:
-            return tree["json"]
-        if "list" in tree:
-            return [self._read(item) for item in tree["list"]]
-        if "named" in tree:
-            named = _class_called(*tree["named"])
-            if named is None:
-                raise UnknownType(tree["named"])
-            return named(*map(self._read, tree["tuple"]))
-        if "tuple" in tree:
-            return tuple(map(self._read, tree["tuple"]))
-        registered = type_called(tree["type"])
-        if registered is None or registered.decode is None:
-            raise UnknownType(tree["type"])
-        content = self._blob_file(tree["blob"]).read_bytes()
-        if hashlib.blake2b(content, digest_size=20).hexdigest() != tree["blob"]:
+    def get_blob(self, name: str) -> bytes:
+        """The bytes of a hash; damaged ones are taken away.
+
+        Raises:
+            OSError: They are not there.
+            ValueError: They are damaged.
+        """
+        content = self._blob_file(name).read_bytes()
+        if blob_name(content) != name:
             with contextlib.suppress(OSError):
-                self._blob_file(tree["blob"]).unlink()
+                self._blob_file(name).unlink()
             raise ValueError("damaged")
-        return registered.decode(content)
+        return content
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +162,7 @@ class DiskStore:
                     self._drop_old(entry.path, stat.st_mtime)
                     continue
                 record = unseal(Path(entry.path).read_bytes())
-                keys.append((stat.st_mtime, Path(entry.path), list(_blobs(record["value"])), stat.st_size))
+                keys.append((stat.st_mtime, Path(entry.path), list(blobs_of(record["value"])), stat.st_size))
             except Exception:  # truncated, damaged or foreign, in whatever way
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
@@ -262,16 +231,3 @@ def unseal(content: bytes) -> Any:
     if hashlib.blake2b(text, digest_size=20).hexdigest().encode() != told:
         raise ValueError("damaged")
     return json.loads(text)
-
-
-def _blobs(tree: Mapping[str, Any]) -> Iterator[str]:
-    if "blob" in tree:
-        yield tree["blob"]
-    for item in (*tree.get("list", ()), *tree.get("tuple", ())):
-        yield from _blobs(item)
-
-
-def _class_called(module: str, name: str) -> Any:
-    """A named tuple of a module that is imported already; nothing is imported for what a file says."""
-    found = getattr(sys.modules.get(module), name, None)
-    return found if is_named_tuple(found) else None
