@@ -36,6 +36,8 @@ class Pack:
             import them while it still reads and checks the workflow.
         parameters: How other tools read the settings of a picture: given where a value comes from (see
             `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
+        held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
+            that need just that. See `SocketType.needs`.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Pack:
     environment: Callable[[], Mapping[str, Any]] | None = None
     preload: tuple[str, ...] = ()
     parameters: Callable[[Any, Any], str | None] | None = None
+    held: Callable[[str], frozenset[str]] | None = None
 
 
 def pack_of(module: ModuleType | str) -> Pack:

@@ -43,6 +43,8 @@ class SocketType(Generic[T]):
             that a picture carries; returns the written files.
         digest: Only for references to weights: what a value adds to a key, or, with a part's name, what that
             part adds (`digest(model, "vae")`).
+        needs: Only for references to weights: what a process must hold in memory to compute with a value, or with
+            the part of it that a node uses, by digest (see `Pack.held`).
     """
 
     type: type[T]
@@ -53,6 +55,7 @@ class SocketType(Generic[T]):
     view: Callable[[T], View | list[View]] | None = None
     save: Callable[[T, pathlib.Path, Mapping[str, str]], list[pathlib.Path]] | None = None
     digest: Callable[[T, str | None], str] | None = None
+    needs: Callable[[T, str | None], frozenset[str]] | None = None
 
 
 _BUILT_IN: dict[str, Any] = {

@@ -1,0 +1,125 @@
+"""Worker processes on this machine: one supervised process with one pipe of its own each.
+
+The standard pools lose every pending job when one process is killed, and a queue that two processes share starves one
+when the other dies inside it; here a death is an end of file on one pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from graphengine.service.wire import Blobs, Message, pack, unpack
+
+Told = Callable[["Handle", Message, Blobs], None]
+Lost = Callable[["Handle", str], None]
+
+
+class Handle(Protocol):
+    """A worker as the service sees it, wherever it is.
+
+    Each start calls `told` for every message and `lost` exactly once, when it has ended, however that came.
+    """
+
+    name: str
+    device: str
+
+    def start(self, told: Told, lost: Lost) -> None:
+        """Start it, or start it anew after it was lost."""
+
+    def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
+        """Say something to it; what cannot reach it any more is lost with it."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def stop(self) -> None:
+        """Ask it to end when it has done what it was told."""
+
+
+class LocalWorker:
+    """A process of this machine.
+
+    Args:
+        name: Unique in its service.
+        device: As torch writes it.
+        threads: How many threads it computes with; None as torch chooses.
+        store: The folder of the disk store that it shares with the service.
+        packs: Folders of nodes to load.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: str = "cpu",
+        threads: int | None = None,
+        store: str | None = None,
+        packs: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.device, self.threads = name, device, threads
+        self.config: Message = {"device": device, "store": store, "packs": list(packs)}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    def start(self, told: Told, lost: Lost) -> None:
+        here, there = socket.socketpair()
+        environment = dict(os.environ)
+        if self.threads is not None:  # set before it first computes: torch cannot change it for all threads later
+            environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        with there:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "graphengine.service.worker", str(there.fileno())],
+                pass_fds=(there.fileno(),),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the service, which stops its workers itself
+            )
+        self._connection = Connection(here.detach())
+        self.send(self.config, {})
+        arguments = (self._connection, self.process, told, lost)
+        threading.Thread(target=self._listen, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+
+    def _listen(self, connection: Connection, process: subprocess.Popen[bytes], told: Told, lost: Lost) -> None:
+        while True:
+            try:
+                message, blobs = unpack(connection.recv_bytes())
+            except (EOFError, OSError):
+                break
+            told(self, message, blobs)
+        process.kill()  # it may have closed its pipe and linger
+        code = process.wait()
+        connection.close()
+        lost(self, _ended(code))
+
+    def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            with self._lock:
+                connection.send_bytes(pack(message, blobs))
+        except OSError:
+            pass  # it is gone; the listener tells
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self) -> None:
+        self.send({"op": "stop"}, {})
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"

@@ -1,0 +1,103 @@
+"""What service and workers say to each other: JSON, with the bytes of values beside it. Never a pickle.
+
+A message is a JSON object and blobs. Large blobs go through the folder of a disk store where both sides share one,
+small ones with the message.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from graphengine import errors
+from graphengine.cache.disk import DiskStore
+from graphengine.cache.tree import from_tree, to_tree
+
+Message = dict[str, Any]
+Blobs = dict[str, bytes]
+
+INLINE = 64_000
+"""Bytes up to which a blob goes with its message."""
+
+
+def pack(message: Message, blobs: Mapping[str, bytes]) -> bytes:
+    """A message as bytes."""
+    sizes = [[name, len(content)] for name, content in blobs.items()]
+    header = json.dumps({"message": message, "blobs": sizes}).encode()
+    return b"".join([len(header).to_bytes(4, "big"), header, *blobs.values()])
+
+
+def unpack(data: bytes) -> tuple[Message, Blobs]:
+    """The message of bytes."""
+    start = 4 + int.from_bytes(data[:4], "big")
+    found = json.loads(data[4:start])
+    blobs: Blobs = {}
+    for name, size in found["blobs"]:
+        blobs[name] = data[start : start + size]
+        start += size
+    return found["message"], blobs
+
+
+class Values:
+    """Values to trees and back, on one side of a connection.
+
+    Args:
+        disk: The store whose folder both sides share; None where they share none.
+    """
+
+    def __init__(self, disk: DiskStore | None) -> None:
+        self.disk = disk
+
+    def encode(self, value: Any, blobs: Blobs) -> Any:
+        """A value as a tree; its small blobs are added to those of the message.
+
+        Raises:
+            NotStorable: It cannot leave this process.
+        """
+
+        def write(name: str, content: bytes) -> None:
+            if self.disk is None or len(content) <= INLINE:
+                blobs[name] = content
+            else:
+                self.disk.put_blob(name, content)
+
+        return to_tree(value, write)
+
+    def decode(self, tree: Any, blobs: Mapping[str, bytes]) -> Any:
+        """The value of a tree."""
+
+        def read(name: str) -> bytes:
+            if name in blobs:
+                return blobs[name]
+            if self.disk is None:
+                raise LookupError(f"the blob {name} did not come with its message")
+            return self.disk.get_blob(name)
+
+        return from_tree(tree, read)
+
+
+def error_facts(error: BaseException) -> Message:
+    """An exception as data."""
+    text = "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "memory": lacks_memory(error), "traceback": text}
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out (torch's own for a device is no MemoryError)."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def error_of(facts: Mapping[str, Any]) -> BaseException:
+    """The exception of `error_facts`: of the same class where it is Python's or graphengine's, else a RuntimeError."""
+    name, message = facts["type"], facts["message"]
+    found = getattr(errors, name, None) or getattr(builtins, name, None)
+    plain = isinstance(found, type) and issubclass(found, Exception)
+    try:
+        error = found(message) if plain else RuntimeError(f"{name}: {message}")  # type: ignore[misc]
+    except TypeError:  # one that is made of more than a message
+        error = RuntimeError(f"{name}: {message}")
+    error.add_note(facts["traceback"])
+    return error

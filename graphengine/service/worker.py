@@ -1,0 +1,175 @@
+"""A worker: a process that computes calls of nodes for one device, until its connection ends.
+
+    python -m graphengine.service.worker FD
+
+It is started by the service, never through the user's `__main__`, and speaks through the one pipe that it is given.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from graphengine.cache.disk import DiskStore
+from graphengine.context import Context
+from graphengine.errors import Cancelled, PackError
+from graphengine.runner import Call, compute
+from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
+from graphengine.types import coerce
+
+
+class RemoteContext(Context):
+    """The context of a call whose wanters are in another process."""
+
+    def __init__(self, worker: Worker, call: int, facts: Mapping[str, Any]) -> None:
+        self._worker, self._call = worker, call
+        self.device, self.exact, self.node = worker.device, facts["exact"], facts["node"]
+        self.made = facts["made"]
+        self.facts: dict[str, Any] = {}
+        self.stopped = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self.stopped
+
+    def check_cancelled(self) -> None:
+        if self.stopped:
+            raise Cancelled(f"{self.node} was cancelled")
+
+    def progress(self, step: int, total: int) -> None:
+        self.check_cancelled()
+        self._worker.tell({"op": "progress", "call": self._call, "step": step, "total": total})
+
+    def preview(self, value: Any) -> None:
+        blobs: Blobs = {}
+        self._worker.tell(
+            {"op": "preview", "call": self._call, "tree": self._worker.values.encode(value, blobs)}, blobs
+        )
+
+    def note(self, **facts: Any) -> None:
+        self.facts.update(facts)
+
+
+class Worker:
+    """One side of the pipe: takes calls, computes them one group after the other, tells what happens.
+
+    Args:
+        connection: To the service.
+        config: `device`, `store` (the folder of the shared disk store, or null), `packs` (folders).
+    """
+
+    def __init__(self, connection: Any, config: Mapping[str, Any]) -> None:
+        self.connection, self.device = connection, str(config["device"])
+        self.values = Values(DiskStore(config["store"]) if config["store"] else None)
+        self._packs: Sequence[str] = config["packs"]
+        self._contexts: dict[int, RemoteContext] = {}
+        self._orders: queue.SimpleQueue[tuple[Message, Blobs] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._serial = itertools.count()
+
+    def run(self) -> None:
+        """Work until the service says stop, or is gone."""
+        from graphengine import registry
+
+        for folder in self._packs:
+            for failure in registry.load_folder(folder):
+                self.tell({"op": "warning", "text": str(failure)})
+        threading.Thread(target=self._listen, name="graphengine-listen", daemon=True).start()
+        self.tell({"op": "ready", "pid": os.getpid(), "device": self.device, "held": self._held()})
+        while (order := self._orders.get()) is not None:
+            self._compute(*order)
+
+    def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
+        """Say something to the service; if it is gone, there is nobody to work for."""
+        try:
+            with self._lock:
+                self.connection.send_bytes(pack(message, blobs or {}))
+        except OSError:
+            os._exit(0)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message, blobs = unpack(self.connection.recv_bytes())
+            except (EOFError, OSError):
+                os._exit(0)
+            if message["op"] == "calls":
+                for item in message["items"]:
+                    self._contexts[item["call"]] = RemoteContext(self, item["call"], item)
+                self._orders.put((message, blobs))
+            elif message["op"] == "cancel":
+                context = self._contexts.get(message["call"])
+                if context is not None:
+                    context.stopped = True
+            elif message["op"] == "stop":
+                self._orders.put(None)
+
+    def _compute(self, message: Message, blobs: Blobs) -> None:
+        calls = []
+        for item in message["items"]:
+            try:
+                calls.append(self._call(message["node"], item, blobs))
+            except Exception as error:  # the node is not installed here, a value cannot be read
+                self._landed(item["call"], error, 0.0, {})
+        if calls:
+            compute(calls)
+
+    def _call(self, name: str, item: Mapping[str, Any], blobs: Blobs) -> Call:
+        from graphengine import registry
+
+        definition = registry.find(name)
+        if definition is None:
+            raise PackError(name.partition(".")[0], f"{registry.why_not(name)[0]}, in this worker")
+        inputs = {}
+        for socket, tree in item["inputs"].items():
+            inputs[socket] = coerce(self.values.decode(tree, blobs), definition.sockets[socket].type)
+        number = item["call"]
+
+        def landed(outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+            self._landed(number, outcome, seconds, facts)
+
+        order = (next(self._serial), 0)
+        return Call(definition, inputs, b"", {}, self._contexts[number], item["exact"], order, landed)
+
+    def _landed(self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+        context = self._contexts.pop(call)
+        blobs: Blobs = {}
+        message: Message = {"op": "landed", "call": call, "seconds": seconds}
+        if isinstance(outcome, BaseException):
+            message["error"] = error_facts(outcome)
+        else:
+            try:
+                message["tree"] = self.values.encode(outcome, blobs)
+                message["facts"] = {**facts, **context.facts}
+            except Exception as error:  # no codec; a full disk
+                blobs, message["error"] = {}, error_facts(error)
+        message["held"] = self._held()
+        self.tell(message, blobs)
+
+    def _held(self) -> list[str]:
+        """What its packs hold in memory for this device, by digest."""
+        from graphengine import registry
+        from graphengine.pack import pack_of
+
+        found: set[str] = set()
+        for module in registry.modules():
+            if (held := pack_of(module).held) is not None:
+                found |= held(self.device)
+        return sorted(found)
+
+
+def main() -> None:
+    """Serve on the file descriptor given as the first argument; the first message is the configuration."""
+    connection = Connection(int(sys.argv[1]))
+    config, _ = unpack(connection.recv_bytes())
+    Worker(connection, config).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,408 @@
+"""Ready calls of many runs on workers: chosen by the scheduler, joined where they may be, tried again where a worker
+was lost or lacked memory, and each landed once."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphengine.cache.disk import DiskStore
+from graphengine.errors import Cancelled, GraphEngineError
+from graphengine.runner import Call, ThreadRunner
+from graphengine.service.limits import Limits
+from graphengine.service.local import Handle
+from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler, Worker
+from graphengine.service.wire import Blobs, Message, Values, error_of
+from graphengine.types import socket_type
+
+log = logging.getLogger(__name__)
+
+TICK = 0.02
+"""Seconds between looks for cancelled calls and hanging workers."""
+ATTEMPTS = 3
+PAUSE = 0.5, 30.0
+"""Seconds before a worker that died without computing anything is started anew, and at most."""
+
+
+class WorkerError(GraphEngineError):
+    """Workers died of a call, or none has the memory for it."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A call that was taken and has not landed."""
+
+    call: Call
+    item: Item
+    number: int = 0
+    together: int = 1
+    deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Post:
+    """A worker with what is known of it."""
+
+    handle: Handle
+    state: str = "starting"
+    held: frozenset[str] = frozenset()
+    computing: dict[int, _Waiting] = field(default_factory=dict)
+    told: set[int] = field(default_factory=set)
+    missing: int = 0
+    sign: float = 0.0
+    until: float = 0.0
+    pause: float = PAUSE[0]
+    landed: int = 0
+    deaths: int = 0
+    killed_for: str = ""
+
+    def view(self, now: float, load: float) -> Worker:
+        free_in = max(0.0, self.until - now) if self.computing else 0.0
+        return Worker(self.handle.name, self.held, free_in, load)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A worker as people see it."""
+
+    name: str
+    device: str
+    state: str
+    computing: tuple[str, ...]
+    held: int
+    landed: int
+    deaths: int
+
+
+class WorkerRunner:
+    """The runner of a service.
+
+    Args:
+        handles: Its workers; they are started here.
+        disk: The store whose folder the workers share; None where they share none.
+        attempts: Of how many workers' deaths a call is not tried again.
+        timeout: Seconds without a sign (progress, a preview, the end) after which a worker is killed; None for never.
+        bound: How often a call can be overtaken.
+        batch: How many calls are joined at most.
+        told: Called with a sentence about each worker that is lost or cannot be started.
+    """
+
+    def __init__(
+        self,
+        handles: Sequence[Handle],
+        disk: DiskStore | None = None,
+        *,
+        attempts: int = ATTEMPTS,
+        timeout: float | None = None,
+        bound: int = OVERTAKINGS,
+        batch: int = 32,
+        told: Callable[[str], None] = log.warning,
+    ) -> None:
+        self.attempts, self.timeout, self.told = attempts, timeout, told
+        self.values, self.limits = Values(disk), Limits(batch)
+        self._scheduler = Scheduler(bound)
+        self._waiting: dict[Item, _Waiting] = {}
+        self._posts = {handle.name: _Post(handle) for handle in handles}
+        self._numbers = itertools.count(1)
+        self._typical: dict[str, float] = {}
+        self._load = 5.0
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._here = ThreadRunner(device_threads=1)
+        for handle in handles:
+            handle.start(self._message, self._lost)
+        self._keeper = threading.Thread(target=self._keep, name="graphengine-keeper", daemon=True)
+        self._keeper.start()
+
+    # --- taking calls -------------------------------------------------------------------------------------------------
+
+    def submit(self, calls: Sequence[Call], user: str = "", priority: int = 0) -> None:
+        """Take calls; those that need no device are computed by threads of this process."""
+        self._here.submit([call for call in calls if call.definition.on != "device"])
+        waiting = [_Waiting(call, _item(call, user, priority)) for call in calls if call.definition.on == "device"]
+        with self._lock:
+            for one in waiting:
+                one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
+                self._waiting[one.item] = one
+            self._scheduler.add(*[one.item for one in waiting])
+        self._dispatch()
+
+    def of(self, user: str, priority: int) -> JobRunner:
+        """The runner that a job's run is given."""
+        return JobRunner(self, user, priority)
+
+    def status(self) -> list[Status]:
+        """Every worker as it is now."""
+        with self._lock:
+            return [
+                Status(
+                    post.handle.name, post.handle.device, "computing" if post.computing else post.state,
+                    tuple(one.call.definition.full_name for one in post.computing.values()),
+                    len(post.held), post.landed, post.deaths,
+                )
+                for post in self._posts.values()
+            ]  # fmt: skip
+
+    def waiting(self) -> int:
+        """How many calls wait for a worker."""
+        with self._lock:
+            return len(self._scheduler)
+
+    def wait_until_ready(self, timeout: float) -> bool:
+        """Wait until every worker has started; whether all have."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            if all(status.state != "starting" for status in self.status()):
+                return True
+            time.sleep(TICK)
+        return False
+
+    def close(self) -> None:
+        """Stop the workers; what they compute is lost."""
+        self._closing.set()
+        self._keeper.join()
+        with self._lock:
+            left = [*self._waiting.values()]
+            self._waiting.clear()
+        for post in self._posts.values():
+            post.handle.stop()
+            post.handle.kill()
+        self._here.close()
+        for one in left:
+            one.call.landed(Cancelled("the service is stopping"), 0.0, {})
+
+    # --- giving them to workers ---------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Give every idle worker what it should compute next."""
+        given = []
+        with self._lock:
+            now = time.monotonic()
+            for post in self._posts.values():
+                if post.state != "ready" or post.computing or self._closing.is_set():
+                    continue
+                others = [other.view(now, self._load) for other in self._posts.values() if other is not post]
+                limit = functools.partial(self._limit, post.handle.device)
+                items = self._scheduler.take(post.view(now, self._load), others, limit)
+                if items:
+                    given.append((post, self._begin(post, [self._waiting[item] for item in items], now)))
+        for post, group in given:
+            self._send(post, group)
+
+    def _limit(self, device: str, item: Item) -> int:
+        return self.limits.of(item.group, device)
+
+    def _begin(self, post: _Post, group: list[_Waiting], now: float) -> list[_Waiting]:
+        for one in group:
+            one.number, one.together = next(self._numbers), len(group)
+            post.computing[one.number] = one
+        post.missing = missing = len(group[0].item.models - post.held)
+        post.sign = now
+        typical = self._typical.get(group[0].call.definition.full_name, 1.0)
+        post.until = now + typical * len(group) + missing * self._load
+        return group
+
+    def _send(self, post: _Post, group: list[_Waiting]) -> None:
+        blobs: Blobs = {}
+        items = []
+        for one in group:
+            call, context = one.call, one.call.context
+            try:
+                inputs = {name: self.values.encode(value, blobs) for name, value in call.inputs.items()}
+            except Exception as error:
+                self._land(post, one.number, error, 0.0, {})
+                continue
+            facts = {"node": context.node, "exact": call.exact, "made": {k: dict(v) for k, v in context.made.items()}}
+            items.append({"call": one.number, "inputs": inputs, **facts})
+        if items:
+            name = group[0].call.definition.full_name
+            post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
+        else:
+            self._dispatch()
+
+    # --- what workers say ---------------------------------------------------------------------------------------------
+
+    def _message(self, handle: Handle, message: Message, blobs: Blobs) -> None:
+        """Called by each worker's listener."""
+        post = self._posts[handle.name]
+        op = message["op"]
+        with self._lock:
+            post.sign = time.monotonic()
+            one = post.computing.get(message.get("call", 0))
+            if "held" in message:
+                post.held = frozenset(message["held"])
+            if op == "ready":
+                post.state = "ready"
+        if op == "ready":
+            self._dispatch()
+        elif op == "warning":
+            self.told(f"worker {handle.name}: {message['text']}")
+        elif one is None:
+            return
+        elif op == "progress":
+            self._tell(one, lambda: one.call.context.progress(message["step"], message["total"]))
+        elif op == "preview":
+            self._tell(one, lambda: one.call.context.preview(self.values.decode(message["tree"], blobs)))
+        elif op == "landed":
+            self._answer(post, one, message, blobs)
+
+    def _tell(self, one: _Waiting, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Cancelled:
+            pass  # the keeper tells the worker
+        except Exception:
+            log.exception("a preview of %s could not be shown", one.call.definition.full_name)
+
+    def _answer(self, post: _Post, one: _Waiting, message: Message, blobs: Blobs) -> None:
+        error, seconds = message.get("error"), float(message["seconds"])
+        size = int(message.get("facts", {}).get("batch", 1))
+        group, device = one.item.group, post.handle.device
+        if error is not None and error["memory"] and not one.call.context.cancelled:
+            self._lacked(post, one, error)
+        elif error is not None:
+            cancelled = error["type"] == "Cancelled"
+            outcome = Cancelled(error["message"]) if cancelled else error_of(error)
+            self._land(post, one.number, outcome, seconds, {})
+        else:
+            try:
+                outcome = self.values.decode(message["tree"], blobs)
+            except Exception as damage:  # the disk store was cleared meanwhile, say
+                outcome = damage
+            with self._lock:
+                self._learn(post, one, seconds)
+            if group is not None:
+                self.limits.took(group, device, size, seconds)
+            self._land(post, one.number, outcome, seconds, message["facts"])
+        self._dispatch()
+
+    def _learn(self, post: _Post, one: _Waiting, seconds: float) -> None:
+        """How long a call of a node takes, and how much longer where weights were loaded for it."""
+        name = one.call.definition.full_name
+        known = self._typical.get(name, seconds)
+        self._typical[name] = min(seconds, 0.7 * known + 0.3 * seconds)
+        if post.missing:
+            self._load = 0.5 * self._load + 0.5 * max(0.0, seconds * one.together - known) / post.missing
+            post.missing = 0
+
+    def _lacked(self, post: _Post, one: _Waiting, error: Mapping[str, Any]) -> None:
+        """Memory ran out: fewer at once, then another worker, then advice."""
+        with self._lock:
+            if one.together > 1:
+                self.limits.lacked(one.item.group, post.handle.device, one.together)
+            else:
+                one.item.refused.add(post.handle.name)
+            hopeless = one.item.refused >= self._posts.keys()
+            if not hopeless:
+                del post.computing[one.number]
+                self._scheduler.put_back(one.item)
+        if hopeless:
+            name = one.call.definition.full_name
+            problem = WorkerError(
+                f"{name} needs more memory than any worker has ({error['message']}); make smaller pictures, fewer at "
+                "once, or hold the model in less memory (offload, tiling, quantization)"
+            )
+            self._land(post, one.number, problem, 0.0, {})
+
+    def _land(self, post: _Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+        with self._lock:
+            one = post.computing.pop(number, None)
+            if one is None or self._waiting.pop(one.item, None) is None:
+                return
+            post.landed += 1
+            post.pause = PAUSE[0]
+        one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
+
+    def _lost(self, handle: Handle, why: str) -> None:
+        """Called by a worker's listener at its end."""
+        post = self._posts[handle.name]
+        dead: list[_Waiting] = []
+        with self._lock:
+            group, post.computing = list(post.computing.values()), {}
+            post.held, post.state = frozenset(), "dead"
+            why, post.killed_for = post.killed_for or why, ""
+            if self._closing.is_set():
+                return
+            post.deaths += 1
+            for one in group:
+                one.deaths += 1
+                if one.deaths >= self.attempts:
+                    dead.append(one)
+                    del self._waiting[one.item]
+                else:  # by itself: what kills a worker should not take others with it again
+                    one.item.group = None
+                    self._scheduler.put_back(one.item)
+            post.until = time.monotonic() + (0.0 if group else post.pause)
+            post.pause = PAUSE[0] if group else min(PAUSE[1], 2 * post.pause)
+        names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
+        self.told(f"worker {handle.name} was lost while it computed {names}: {why}")
+        for one in dead:
+            name = one.call.definition.full_name
+            one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
+        self._dispatch()
+
+    # --- keeping watch ------------------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Tell workers of cancelled calls, let those that wait go, end workers that hang, start lost ones anew."""
+        while not self._closing.wait(TICK):
+            gone: list[_Waiting] = []
+            cancels: list[tuple[Handle, int]] = []
+            starts: list[Handle] = []
+            with self._lock:
+                now = time.monotonic()
+                for one in [one for one in self._waiting.values() if one.call.context.cancelled]:
+                    if self._scheduler.remove(one.item):
+                        del self._waiting[one.item]
+                        gone.append(one)
+                for post in self._posts.values():
+                    for number, one in post.computing.items():
+                        if one.call.context.cancelled and number not in post.told:
+                            post.told.add(number)
+                            cancels.append((post.handle, number))
+                    if post.computing and self.timeout is not None and now - post.sign > self.timeout:
+                        post.killed_for = f"it gave no sign for {self.timeout:g} s and was ended"
+                        post.sign = now
+                        post.handle.kill()
+                    if post.state == "dead" and now >= post.until:
+                        post.state = "starting"
+                        starts.append(post.handle)
+            for one in gone:
+                one.call.landed(Cancelled("cancelled before it began"), 0.0, {})
+            for handle, number in cancels:
+                handle.send({"op": "cancel", "call": number}, {})
+            for handle in starts:
+                handle.start(self._message, self._lost)
+
+
+class JobRunner:
+    """A service's runner as one job's run sees it: its calls are of that job's user and priority."""
+
+    def __init__(self, runner: WorkerRunner, user: str, priority: int) -> None:
+        self.runner, self.user, self.priority = runner, user, priority
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls."""
+        self.runner.submit(calls, self.user, self.priority)
+
+    def close(self) -> None:
+        """The service's runner goes on."""
+
+
+def _item(call: Call, user: str, priority: int) -> Item:
+    needs: set[str] = set()
+    for name, value in call.inputs.items():
+        kind = socket_type(type(value))
+        if kind is not None and kind.needs is not None:
+            needs |= kind.needs(value, call.definition.sockets[name].uses)
+    try:
+        group = call.group()
+    except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
+        group = None
+    return Item(frozenset(needs), priority, user, group)

@@ -1,0 +1,117 @@
+"""Light nodes for the tests of the service: they sleep, fail, hang, and kill the process that computes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from graphengine import INERT, Cancelled, Context, Doc, node
+
+
+@node(version=1, on="device")
+def double(x: int) -> int:
+    """Twice a number."""
+    return 2 * x
+
+
+@node(version=1, on="device")
+def whose(x: int) -> int:
+    """The process that computes it."""
+    return os.getpid()
+
+
+@node(version=1, on="device")
+def nap(x: int, seconds: float = 0.2, ctx: Context = INERT) -> int:
+    """Sleep in steps of 10 ms, each of which is told."""
+    steps = max(1, round(seconds / 0.01))
+    for step in range(steps):
+        time.sleep(0.01)
+        ctx.progress(step + 1, steps)
+    return x
+
+
+@node(version=1, on="device")
+def hang(x: int) -> int:
+    """Sleep without a sign."""
+    time.sleep(600)
+    return x
+
+
+@node(version=1, on="device")
+def fail(x: int) -> int:
+    """Fail by its own fault."""
+    raise ValueError(f"{x} is not to its taste")
+
+
+@node(version=1, on="device")
+def poison(x: int) -> int:
+    """End the process that computes it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+@node(version=1, on="device")
+def deadly_once(x: int, mark: Annotated[str, Doc("A file that says that it has killed already.")]) -> int:
+    """End the first process that computes it."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+@node(version=1, on="device", batch=("x",))
+def greedy(x: int, room: int = 2, ctx: Context = INERT) -> int:
+    """A batched node whose device has room for few at once, and for none above 100."""
+    return _greedy([x], room, [ctx])[0]
+
+
+@greedy.many
+def _many_greedy(x: Sequence[int], room: int, ctx: Sequence[Context]) -> list[int | BaseException]:
+    return [*_greedy(x, room, ctx)]
+
+
+def _greedy(x: Sequence[int], room: int, ctx: Sequence[Context]) -> list[int]:
+    import torch
+
+    if len(x) > room or max(x) > 100:
+        raise torch.OutOfMemoryError(f"no room for {len(x)}")
+    for one in ctx:
+        one.note(together=len(x))
+    return [10 * value for value in x]
+
+
+@node(version=1, on="device", batch=("x",))
+def together(x: int, seconds: float = 0.05, ctx: Context = INERT) -> int:
+    """A batched node that takes as long for many as for one."""
+    return _slow([x], seconds, [ctx])[0]
+
+
+@together.many
+def _many_together(x: Sequence[int], seconds: float, ctx: Sequence[Context]) -> list[int | BaseException]:
+    return [*_slow(x, seconds, ctx)]
+
+
+def _slow(x: Sequence[int], seconds: float, ctx: Sequence[Context]) -> list[int]:
+    stopped: set[int] = set()
+    for step in range(5):
+        time.sleep(seconds / 5)
+        for index, one in enumerate(ctx):
+            try:
+                one.progress(step + 1, 5)
+            except Cancelled:
+                stopped.add(index)
+        if len(stopped) == len(x):
+            raise Cancelled("all of it was cancelled")
+    for one in ctx:
+        one.note(together=len(x))
+    return list(x)
+
+
+@node(version=1, on="device")
+def echo(value: Any) -> Any:
+    """What it is given."""
+    return value

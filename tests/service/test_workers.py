@@ -1,0 +1,213 @@
+"""What every kind of worker must do: compute, tell, stop, die, be replaced; and what their runner makes of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphengine import Cancelled, Graph, NodeError, Result, Store, run
+from graphengine.cache import DiskStore
+from graphengine.events import Event, Kind
+from graphengine.launch import Cancellation
+from graphengine.service.local import LocalWorker
+from graphengine.service.workers import WorkerError, WorkerRunner
+
+from .conftest import PACK
+
+Sentences = list[str]
+
+
+@pytest.fixture
+def told() -> Sentences:
+    return []
+
+
+@pytest.fixture
+def runners(told: Sentences, tmp_path: Path) -> Iterator[Callable[..., WorkerRunner]]:
+    """Makes runners of local workers and stops them."""
+    made: list[WorkerRunner] = []
+
+    def make(count: int = 2, shared: bool = True, **options: Any) -> WorkerRunner:
+        store = str(tmp_path / "store") if shared else None
+        workers = [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
+        disk = DiskStore(store) if store else None
+        runner = WorkerRunner(workers, disk, **{"told": told.append, **options})
+        made.append(runner)
+        assert runner.wait_until_ready(60)
+        return runner
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+def go(runner: WorkerRunner, node: str, store: Store | None = None, listeners: Any = (), **inputs: Any) -> Result:
+    """Run one node."""
+    graph = Graph()
+    graph.add(node, "n", **inputs)
+    return run(graph, store=store or Store(), runner=runner.of("", 0), listeners=listeners)
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """What calls on threads of their own give, or raise."""
+    found: list[Any] = [None] * len(calls)
+
+    def one(index: int) -> None:
+        try:
+            found[index] = calls[index]()
+        except Exception as error:
+            found[index] = error
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(calls))]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return found
+
+
+def test_a_call_is_computed_by_another_process(runners: Callable[..., WorkerRunner]) -> None:
+    import os
+
+    result = go(runners(1), "whose", x=1)
+    assert result["n"] != os.getpid()
+    assert result.made["n"]["worker"] == "w0"
+
+
+def test_progress_comes_in_order_before_the_end(runners: Callable[..., WorkerRunner]) -> None:
+    events: list[Event] = []
+    go(runners(1), "nap", x=1, seconds=0.1, listeners=[events.append])
+    steps = [(event.step, event.total) for event in events if event.kind is Kind.PROGRESS]
+    assert steps == [(n, 10) for n in range(1, 11)]
+    assert [event.kind for event in events][-2:] == [Kind.NODE_FINISHED, Kind.RUN_FINISHED]
+
+
+def test_an_error_crosses_with_its_class_and_its_traceback(runners: Callable[..., WorkerRunner]) -> None:
+    with pytest.raises(NodeError, match="3 is not to its taste") as caught:
+        go(runners(1), "fail", x=3)
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert "light.py" in "".join(cause.__notes__)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["a folder", "no folder"])
+def test_large_values_come_and_go(runners: Callable[..., WorkerRunner], shared: bool) -> None:
+    text = "ä" * 2_000_000
+    assert go(runners(1, shared=shared), "echo", value={"text": [text]})["n"] == {"text": [text]}
+
+
+def test_two_workers_compute_at_the_same_time(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(2)
+    start = time.monotonic()
+    results = at_once(*[lambda n=n: go(runner, "nap", x=n, seconds=0.5) for n in range(2)])
+    assert {result.made["n"]["worker"] for result in results} == {"w0", "w1"}
+    assert time.monotonic() - start < 0.95
+
+
+def test_branches_of_one_graph_are_spread(runners: Callable[..., WorkerRunner]) -> None:
+    runner, graph = runners(2), Graph()
+    for n in range(4):
+        graph.add("nap", f"n{n}", x=n, seconds=0.3)
+    result = run(graph, store=Store(), runner=runner.of("", 0))
+    assert dict(result) == {f"n{n}": n for n in range(4)}
+    assert {made["worker"] for made in result.made.values()} == {"w0", "w1"}
+
+
+def test_equal_calls_in_flight_are_computed_once(runners: Callable[..., WorkerRunner]) -> None:
+    runner, store = runners(2), Store()
+    results = at_once(*[lambda: go(runner, "whose", store, x=1) for _ in range(6)])
+    assert len({result["n"] for result in results}) == 1
+    assert sum(status.landed for status in runner.status()) == 1
+
+
+def test_calls_of_many_runs_are_joined_and_say_so(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(1)
+    results = at_once(*[lambda n=n: go(runner, "together", x=n) for n in range(20)])
+    assert [result["n"] for result in results] == list(range(20))
+    sizes = [result.made["n"].get("batch", 1) for result in results]
+    assert max(sizes) >= 8
+    assert all(result.made["n"]["together"] == size for result, size in zip(results, sizes, strict=True))
+
+
+def test_a_running_call_is_cancelled_within_a_step(runners: Callable[..., WorkerRunner]) -> None:
+    runner, cancellation = runners(1), Cancellation()
+    graph = Graph()
+    graph.add("nap", "n", x=1, seconds=20.0)
+    threading.Timer(0.5, cancellation.cancel).start()
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        run(graph, store=Store(), runner=runner.of("", 0), cancellation=cancellation)
+    assert time.monotonic() - start < 2
+    assert go(runner, "double", x=4)["n"] == 8  # the worker is free
+    assert runner.status()[0].deaths == 0
+
+
+def test_a_member_of_a_batch_is_cancelled_without_harm_to_the_others(runners: Callable[..., WorkerRunner]) -> None:
+    runner, cancellation = runners(1), Cancellation()
+    graph = Graph()
+    graph.add("together", "n", x=100, seconds=1.0)
+    blocker = threading.Thread(target=go, args=(runner, "nap"), kwargs={"x": 1, "seconds": 0.3})
+    blocker.start()
+    time.sleep(0.1)
+    threading.Timer(0.7, cancellation.cancel).start()
+    one, *others = at_once(
+        lambda: run(graph, store=Store(), runner=runner.of("", 0), cancellation=cancellation),
+        *[lambda n=n: go(runner, "together", x=n, seconds=1.0) for n in range(3)],
+    )
+    blocker.join()
+    assert isinstance(one, Cancelled)
+    assert [result["n"] for result in others] == [0, 1, 2]
+    assert {result.made["n"]["batch"] for result in others} == {4}
+
+
+def test_a_killed_worker_is_replaced_and_its_call_computed_again(
+    runners: Callable[..., WorkerRunner], told: Sentences, tmp_path: Path
+) -> None:
+    runner = runners(1)
+    assert go(runner, "deadly_once", x=5, mark=str(tmp_path / "mark"))["n"] == 5
+    assert told == ["worker w0 was lost while it computed pack.deadly_once: it was ended by SIGKILL"]
+    assert runner.status()[0].deaths == 1
+
+
+def test_what_kills_every_worker_fails_and_the_others_go_on(
+    runners: Callable[..., WorkerRunner], told: Sentences
+) -> None:
+    runner = runners(2)
+    poisoned, *others = at_once(
+        lambda: go(runner, "poison", x=1), *[lambda n=n: go(runner, "nap", x=n, seconds=0.2) for n in range(8)]
+    )
+    assert isinstance(poisoned, NodeError)
+    assert isinstance(poisoned.__cause__, WorkerError)
+    assert "3 workers were lost while they computed pack.poison" in str(poisoned)
+    assert [result["n"] for result in others] == list(range(8))
+    assert len(told) == 3
+
+
+def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(1, timeout=1.0, attempts=2)
+    with pytest.raises(NodeError, match="gave no sign for 1 s and was ended"):
+        go(runner, "hang", x=1)
+    assert go(runner, "double", x=4)["n"] == 8
+
+
+def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(1)
+    go(runner, "greedy", x=0)  # imports torch
+    results = at_once(*[lambda n=n: go(runner, "greedy", x=n) for n in range(1, 10)])
+    assert [result["n"] for result in results] == [10 * n for n in range(1, 10)]
+    assert max(result.made["n"]["together"] for result in results) == 2
+
+
+def test_what_fits_no_worker_fails_with_advice(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(2)
+    with pytest.raises(NodeError, match=r"needs more memory than any worker has .*; make smaller pictures"):
+        go(runner, "greedy", x=101)
+    assert [status.deaths for status in runner.status()] == [0, 0]
+
+
+def test_what_cannot_leave_the_process_is_told(runners: Callable[..., WorkerRunner]) -> None:
+    with pytest.raises(NodeError, match="has no form in which it could be written"):
+        go(runners(1), "echo", value=object())
