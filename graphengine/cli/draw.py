@@ -44,7 +44,7 @@ def command(
     if out is None:
         print(text, end="")
         return
-    from graphengine.cli.outputs import write_file
+    from graphengine.outputs import write_file
 
     write_file(out, text.encode())
     print(out)

@@ -92,8 +92,8 @@ def _make(
 ) -> dict[str, Any]:
     from graphengine import metadata
     from graphengine.cli.execute import Session
-    from graphengine.cli.outputs import Writer
     from graphengine.cli.progress import Bars
+    from graphengine.outputs import Writer
 
     output = record["output"]
     with Session(graph, no_cache) as session:

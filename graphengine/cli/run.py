@@ -25,8 +25,6 @@ from graphengine.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from graphengine.cli.outputs import Writer
-    from graphengine.evaluate import Result
     from graphengine.graph import Graph
 
 
@@ -53,9 +51,9 @@ def command(
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)  # it begins with the heavy imports
-    from graphengine.cli.outputs import Writer
     from graphengine.cli.progress import Bars, JsonLines
     from graphengine.cli.values import parse_sets
+    from graphengine.outputs import Writer, write_outputs
 
     inputs = parse_sets(graph, set)
     graph.check()
@@ -67,13 +65,13 @@ def command(
         if json:
             with JsonLines(session.cancellation.cancel) as lines, lines.last_word(), session:
                 result = session.run(graph, inputs, listeners=[lines, *listeners], **options)
-                told = write_outputs(graph, inputs, result, writer, exact=exact, print_them=False)
+                told = write_outputs(graph, inputs, result, writer, exact=exact)
                 lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
         else:
             with session:
                 with Bars(needed(graph), name) as bars:
                     result = session.run(graph, inputs, listeners=[bars, *listeners], **options)
-                write_outputs(graph, inputs, result, writer, exact=exact)
+                write_outputs(graph, inputs, result, writer, exact=exact, show=print)
     if not no_cache:
         from graphengine.files import cache_folder
         from graphengine.history import record
@@ -88,7 +86,7 @@ def reporting(graph: Graph, inputs: dict[str, Any], file: Path | None) -> Iterat
     if file is None:
         yield []
         return
-    from graphengine.cli.outputs import write_file
+    from graphengine.outputs import write_file
     from graphengine.report import Recorder, page
 
     recorder = Recorder()
@@ -97,35 +95,3 @@ def reporting(graph: Graph, inputs: dict[str, Any], file: Path | None) -> Iterat
     finally:
         if recorder.nodes:
             write_file(file, page(graph, recorder, inputs, workflow_name(graph)).encode("utf-8", "replace"))
-
-
-def write_outputs(
-    graph: Graph,
-    inputs: dict[str, Any],
-    result: Result,
-    writer: Writer,
-    *,
-    exact: bool = False,
-    print_them: bool = True,
-) -> dict[str, Any]:
-    """Write every output of a run; returns what was written, by output: files, or a plain value."""
-    from graphengine.metadata import chunks
-
-    told: dict[str, Any] = {}
-    for name, value in result.outputs.items():
-
-        def text(output: str, part: Any, item: int | None) -> dict[str, str]:
-            return chunks(graph, inputs, output, part, result.made[output], item=item, exact=exact)
-
-        files, values = writer.write(name, value, text)
-        told[name] = {}
-        if files:
-            told[name]["files"] = [str(file) for file in files]
-        if values:
-            told[name]["value"] = values[0] if len(values) == 1 else values
-        if print_them:
-            for file in files:
-                print(file)
-            for plain in values:
-                print(f"{name}: {plain}")
-    return told

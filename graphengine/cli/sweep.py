@@ -30,10 +30,10 @@ from graphengine.cli.common import (
 from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
 
 if TYPE_CHECKING:
-    from graphengine.cli.outputs import Writer
     from graphengine.cli.sheet import Cell
     from graphengine.evaluate import Result
     from graphengine.graph import Graph
+    from graphengine.outputs import Writer
 
 MOST_RUNS = 10_000
 
@@ -62,10 +62,10 @@ def command(
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)
-    from graphengine.cli.outputs import Writer
     from graphengine.cli.progress import Bars, JsonLines
     from graphengine.cli.values import parse_over, parse_sets
     from graphengine.evaluate import bind_inputs
+    from graphengine.outputs import Writer
 
     axes = parse_over(graph, over)
     fixed = parse_sets(graph, set, whole=False)
@@ -130,8 +130,8 @@ def _runs(
     debug: bool,
 ) -> int:
     """Do all runs, one after another; one that fails is told and leaves an empty cell."""
-    from graphengine.cli.run import write_outputs
     from graphengine.cli.sheet import Cell
+    from graphengine.outputs import write_outputs
     from graphengine.report import views
 
     code, failed = OK, 0
@@ -150,7 +150,7 @@ def _runs(
             if failed == len(runs):
                 return code
             continue
-        write_outputs(graph, fixed | values, result, writer, print_them=False)
+        write_outputs(graph, fixed | values, result, writer)
         for output, value in result.outputs.items():
             row = cells.setdefault(output, [Cell(_label(v), failed=True) for v in runs[:number]])
             row.append(Cell(label, views(value)))

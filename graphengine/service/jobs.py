@@ -31,7 +31,7 @@ class NewJob:
         body: A graph, its inputs and its wanted outputs, as JSON data.
         user: Whose it is; '' where there is but one.
         priority: What is higher is run first.
-        attempts: How often it is tried when workers die of it.
+        attempts: How often each of its nodes is computed anew when workers die of it.
         facts: What the scheduler wants to know without reading the body (models, sizes), as JSON data.
     """
 
@@ -50,8 +50,8 @@ class Job:
         id: Its number; later jobs have higher ones.
         state: Where it stands.
         user, priority, facts: As it was submitted.
-        attempt: How often it was begun.
-        limit: How often it may be.
+        attempt: How often it was begun: more than once when the service was ended meanwhile.
+        limit: How often each of its nodes is tried.
         worker: Who runs it, or ran it last.
         cancelling: It runs, and is wanted to stop.
         created, started, ended: Seconds since the epoch; None for what has not happened.

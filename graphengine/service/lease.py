@@ -13,6 +13,8 @@ from graphengine.service.queue import COLUMNS, LeaseLost, Queue, job_of
 
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""
+DEATHS = 10
+"""Of how many deaths of the service a job that was under way is not begun again: one of them all may be its doing."""
 
 
 class Lease:
@@ -76,20 +78,22 @@ class Lease:
         return self._end(id, attempt, State.CANCELLED, "cancelled", None)
 
     def lost(self, id: int, attempt: int, why: str) -> bool:
-        """A job's attempt ended without an outcome (its worker died): it waits again where it stood, until its
+        """A job's attempt ended without an outcome (its service ended): it waits again where it stood, until its
         attempts are used up; then it has failed. One that is wanted to stop is cancelled."""
         with self._fenced() as base:
-            found = base.execute(
-                "select attempts, cancelling from jobs where id = ? and attempt = ? and state = 'running'",
-                (id, attempt),
-            ).fetchone()
+            query = "select cancelling from jobs where id = ? and attempt = ? and state = 'running'"
+            found = base.execute(query, (id, attempt)).fetchone()
             if found is None:
                 return False
-            limit, cancelling = found
-            state = State.CANCELLED if cancelling else State.QUEUED if attempt < limit else State.FAILED
+            state = State.CANCELLED if found[0] else State.QUEUED if attempt < DEATHS else State.FAILED
             error = why if state is not State.FAILED else f"{why} (given up after {attempt} attempts)"
             self._close(base, id, attempt, state, "lost", error)
             return True
+
+    def worker_lost(self, id: int, attempt: int, why: str) -> None:
+        """A worker was lost while it computed something of a job, which goes on."""
+        with self._fenced() as base:
+            self.queue.tell(base, id, "worker_lost", attempt=attempt, error=why)
 
     def recover(self) -> list[int]:
         """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs."""

@@ -44,4 +44,4 @@ class Limits:
     def lacked(self, group: Hashable, device: str, count: int) -> None:
         """So many calls together did not fit into the device's memory."""
         known = self._known.setdefault((group, device), _Known())
-        known.ceiling = known.limit = max(1, min(known.ceiling, count // 2))
+        known.ceiling = known.limit = max(1, min(known.ceiling, count - 1, (count + 1) // 2))

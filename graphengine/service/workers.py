@@ -34,12 +34,29 @@ class WorkerError(GraphEngineError):
     """Workers died of a call, or none has the memory for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a job may claim of the workers.
+
+    Attributes:
+        user, priority: Whose its calls are, and how they stand.
+        attempts: Of how many workers' deaths one of its calls is not tried again.
+        lost: Told why a worker was lost while it computed for the job.
+    """
+
+    user: str = ""
+    priority: int = 0
+    attempts: int = ATTEMPTS
+    lost: Callable[[str], None] = lambda why: None
+
+
 @dataclass(eq=False)
 class _Waiting:
     """A call that was taken and has not landed."""
 
     call: Call
     item: Item
+    job: Claims
     number: int = 0
     together: int = 1
     deaths: int = 0
@@ -122,10 +139,11 @@ class WorkerRunner:
 
     # --- taking calls -------------------------------------------------------------------------------------------------
 
-    def submit(self, calls: Sequence[Call], user: str = "", priority: int = 0) -> None:
-        """Take calls; those that need no device are computed by threads of this process."""
+    def submit(self, calls: Sequence[Call], job: Claims | None = None) -> None:
+        """Take calls of a job; those that need no device are computed by threads of this process."""
+        job = job or Claims(attempts=self.attempts)
         self._here.submit([call for call in calls if call.definition.on != "device"])
-        waiting = [_Waiting(call, _item(call, user, priority)) for call in calls if call.definition.on == "device"]
+        waiting = [_Waiting(call, _item(call, job), job) for call in calls if call.definition.on == "device"]
         with self._lock:
             for one in waiting:
                 one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
@@ -133,9 +151,9 @@ class WorkerRunner:
             self._scheduler.add(*[one.item for one in waiting])
         self._dispatch()
 
-    def of(self, user: str, priority: int) -> JobRunner:
+    def of(self, job: Claims) -> JobRunner:
         """The runner that a job's run is given."""
-        return JobRunner(self, user, priority)
+        return JobRunner(self, job)
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""
@@ -332,7 +350,7 @@ class WorkerRunner:
             post.deaths += 1
             for one in group:
                 one.deaths += 1
-                if one.deaths >= self.attempts:
+                if one.deaths >= one.job.attempts:
                     dead.append(one)
                     del self._waiting[one.item]
                 else:  # by itself: what kills a worker should not take others with it again
@@ -341,7 +359,10 @@ class WorkerRunner:
             post.until = time.monotonic() + (0.0 if group else post.pause)
             post.pause = PAUSE[0] if group else min(PAUSE[1], 2 * post.pause)
         names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
-        self.told(f"worker {handle.name} was lost while it computed {names}: {why}")
+        sentence = f"worker {handle.name} was lost while it computed {names}: {why}"
+        self.told(sentence)
+        for one in group:
+            one.job.lost(sentence)
         for one in dead:
             name = one.call.definition.full_name
             one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
@@ -382,20 +403,20 @@ class WorkerRunner:
 
 
 class JobRunner:
-    """A service's runner as one job's run sees it: its calls are of that job's user and priority."""
+    """A service's runner as one job's run sees it."""
 
-    def __init__(self, runner: WorkerRunner, user: str, priority: int) -> None:
-        self.runner, self.user, self.priority = runner, user, priority
+    def __init__(self, runner: WorkerRunner, job: Claims) -> None:
+        self.runner, self.job = runner, job
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""
-        self.runner.submit(calls, self.user, self.priority)
+        self.runner.submit(calls, self.job)
 
     def close(self) -> None:
         """The service's runner goes on."""
 
 
-def _item(call: Call, user: str, priority: int) -> Item:
+def _item(call: Call, job: Claims) -> Item:
     needs: set[str] = set()
     for name, value in call.inputs.items():
         kind = socket_type(type(value))
@@ -405,4 +426,4 @@ def _item(call: Call, user: str, priority: int) -> Item:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    return Item(frozenset(needs), priority, user, group)
+    return Item(frozenset(needs), job.priority, job.user, group)

@@ -15,7 +15,7 @@ from graphengine.cache import DiskStore
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
 from graphengine.service.local import LocalWorker
-from graphengine.service.workers import WorkerError, WorkerRunner
+from graphengine.service.workers import Claims, WorkerError, WorkerRunner
 
 from .conftest import PACK
 
@@ -50,7 +50,7 @@ def go(runner: WorkerRunner, node: str, store: Store | None = None, listeners: A
     """Run one node."""
     graph = Graph()
     graph.add(node, "n", **inputs)
-    return run(graph, store=store or Store(), runner=runner.of("", 0), listeners=listeners)
+    return run(graph, store=store or Store(), runner=runner.of(Claims()), listeners=listeners)
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
@@ -111,7 +111,7 @@ def test_branches_of_one_graph_are_spread(runners: Callable[..., WorkerRunner]) 
     runner, graph = runners(2), Graph()
     for n in range(4):
         graph.add("nap", f"n{n}", x=n, seconds=0.3)
-    result = run(graph, store=Store(), runner=runner.of("", 0))
+    result = run(graph, store=Store(), runner=runner.of(Claims()))
     assert dict(result) == {f"n{n}": n for n in range(4)}
     assert {made["worker"] for made in result.made.values()} == {"w0", "w1"}
 
@@ -139,7 +139,7 @@ def test_a_running_call_is_cancelled_within_a_step(runners: Callable[..., Worker
     threading.Timer(0.5, cancellation.cancel).start()
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        run(graph, store=Store(), runner=runner.of("", 0), cancellation=cancellation)
+        run(graph, store=Store(), runner=runner.of(Claims()), cancellation=cancellation)
     assert time.monotonic() - start < 2
     assert go(runner, "double", x=4)["n"] == 8  # the worker is free
     assert runner.status()[0].deaths == 0
@@ -154,7 +154,7 @@ def test_a_member_of_a_batch_is_cancelled_without_harm_to_the_others(runners: Ca
     time.sleep(0.1)
     threading.Timer(0.7, cancellation.cancel).start()
     one, *others = at_once(
-        lambda: run(graph, store=Store(), runner=runner.of("", 0), cancellation=cancellation),
+        lambda: run(graph, store=Store(), runner=runner.of(Claims()), cancellation=cancellation),
         *[lambda n=n: go(runner, "together", x=n, seconds=1.0) for n in range(3)],
     )
     blocker.join()
@@ -187,7 +187,7 @@ def test_what_kills_every_worker_fails_and_the_others_go_on(
 
 
 def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> None:
-    runner = runners(1, timeout=1.0, attempts=2)
+    runner = runners(1, timeout=1.0)
     with pytest.raises(NodeError, match="gave no sign for 1 s and was ended"):
         go(runner, "hang", x=1)
     assert go(runner, "double", x=4)["n"] == 8

@@ -9,10 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import FileError
 from graphengine.types import is_named_tuple, socket_type
+
+if TYPE_CHECKING:
+    from graphengine.evaluate import Result
+    from graphengine.graph import Graph
 
 Text = Callable[[str, Any, int | None], Mapping[str, str]]
 """Gives the texts that a picture carries: of an output's name, a value, and its number in a list."""
@@ -92,6 +96,43 @@ class Writer:
             except BaseException:
                 _remove(placed)
                 raise
+
+
+def write_outputs(
+    graph: Graph,
+    inputs: dict[str, Any],
+    result: Result,
+    writer: Writer,
+    *,
+    exact: bool = False,
+    base: Path | None = None,
+    show: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Write every output of a run; returns what was written, by output: files, or a plain value.
+
+    Args:
+        base: Where relative paths among the inputs start; by default the current folder.
+        show: Told of each file and plain value as soon as it is written.
+    """
+    from graphengine.metadata import chunks
+
+    told: dict[str, Any] = {}
+    for name, value in result.outputs.items():
+
+        def text(output: str, part: Any, item: int | None) -> dict[str, str]:
+            return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
+
+        files, values = writer.write(name, value, text)
+        told[name] = {}
+        if files:
+            told[name]["files"] = [str(file) for file in files]
+        if values:
+            told[name]["value"] = values[0] if len(values) == 1 else values
+        for file in files:
+            show(str(file))
+        for plain in values:
+            show(f"{name}: {plain}")
+    return told
 
 
 def place(file: Path, final: Path) -> None:

@@ -1,0 +1,185 @@
+"""A job as data: a graph, its inputs and its wanted outputs to JSON and back; bytes lie in a folder of the job."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphengine.cache.tree import NotStorable, from_tree, to_tree
+from graphengine.elements import INPUTS
+from graphengine.errors import FileError, Problem, Where, WorkflowError
+from graphengine.evaluate import folder_of
+from graphengine.graph import Graph
+
+FORMAT = 1
+
+
+@dataclass
+class Request:
+    """What a job is to do.
+
+    Attributes:
+        graph, inputs: What is run.
+        want: Outputs, nodes or ports by name; None for all outputs.
+        exact: Be joined with nothing, and share values only with runs that compute in the very same way.
+        base: Where relative paths among the inputs start.
+        out: A folder into which the outputs are written; None to write none.
+        name: The beginning of the names of those files.
+        roots: Folders that file parameters may not leave; None allows all.
+    """
+
+    graph: Graph
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    want: Sequence[str] | None = None
+    exact: bool = False
+    base: Path = field(default_factory=Path.cwd)
+    out: Path | None = None
+    name: str = "job"
+    roots: Sequence[str] | None = None
+
+
+class Files:
+    """The folders beside a queue in which jobs keep their bytes, each its own.
+
+    Args:
+        folder: Where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def new(self) -> str:
+        """The name of a new job's folder, made when something is written."""
+        return uuid.uuid4().hex
+
+    def put(self, name: str, blob: str, content: bytes) -> None:
+        """Write bytes into a job's folder, whole or not at all."""
+        file = self._file(name, blob)
+        if file.exists():
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{uuid.uuid4().hex}")
+            with open(temporary, "wb") as target:
+                target.write(content)
+                target.flush()
+                os.fsync(target.fileno())  # the job that needs it will be acknowledged
+            temporary.replace(file)
+        except OSError as error:
+            raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
+
+    def get(self, name: str, blob: str) -> bytes:
+        """Bytes of a job's folder."""
+        return self._file(name, blob).read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Take a job's folder away."""
+        if name:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _file(self, name: str, blob: str) -> Path:
+        if not name.isalnum() or not blob.isalnum():
+            raise FileError(f"{name}/{blob} is no file of a job")
+        return self.folder / name / blob
+
+
+def body_of(request: Request, files: Files) -> dict[str, Any]:
+    """The body of a job, its bytes put into files.
+
+    Raises:
+        WorkflowError: The graph cannot be written, or an input is no data; names all.
+    """
+    from graphengine.workflow import to_document
+
+    name = files.new()
+
+    def put(blob: str, content: bytes) -> None:
+        files.put(name, blob, content)
+
+    problems, inputs = [], {}
+    for key, value in request.inputs.items():
+        try:
+            inputs[key] = to_tree(value, put)
+        except NotStorable as error:
+            where = Where(node=INPUTS, socket=key)
+            problems.append(Problem("no data", str(error), where, hint="jobs are data only"))
+    if problems:
+        raise WorkflowError(problems)
+    graph = request.graph
+    return {
+        "format": FORMAT,
+        "workflow": to_document(graph, embed=True, pin=True, keep=put),
+        "folder": str(folder_of(graph)),
+        "file": None if graph.file is None else graph.file.name,
+        "name": request.name,
+        "inputs": inputs,
+        "want": None if request.want is None else list(request.want),
+        "exact": request.exact,
+        "base": str(request.base),
+        "out": None if request.out is None else str(request.out),
+        "roots": None if request.roots is None else list(request.roots),
+        "files": name,
+    }
+
+
+def request_of(body: Mapping[str, Any], files: Files) -> Request:
+    """The request of a body.
+
+    Raises:
+        WorkflowError: It is of a newer version, or its workflow cannot be read here.
+        FileError: Its bytes are gone.
+    """
+    from graphengine.workflow import from_document
+
+    if body.get("format") != FORMAT:
+        raise WorkflowError(f"this job is of version {body.get('format')}, this program knows {FORMAT}; update it")
+    name = body["files"]
+
+    def read(blob: str) -> bytes:
+        try:
+            return files.get(name, blob)
+        except OSError:
+            raise FileError(f"the bytes {blob[:12]} of this job are gone from {files.folder}") from None
+
+    def fetch(digest: str) -> bytes | None:
+        with contextlib.suppress(OSError):
+            return files.get(name, digest)
+        return None
+
+    graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=body["roots"], fetch=fetch)
+    return Request(
+        graph,
+        {key: from_tree(tree, read) for key, tree in body["inputs"].items()},
+        body["want"],
+        body["exact"],
+        Path(body["base"]),
+        None if body["out"] is None else Path(body["out"]),
+        body["name"],
+        body["roots"],
+    )
+
+
+def wants(graph: Graph, want: Any) -> list[str] | None:
+    """What is wanted, as text."""
+    if want is None:
+        return None
+    several = want if isinstance(want, list | tuple) else [want]
+    return [one if isinstance(one, str) else str(graph.link(one)) for one in several]
+
+
+def result_tree(outputs: Mapping[str, Any], name: str, files: Files) -> dict[str, Any]:
+    """Outputs as trees; one that has no codec stands as None, since it cannot leave its process."""
+    found: dict[str, Any] = {}
+    for key, value in outputs.items():
+        try:
+            found[key] = to_tree(value, lambda blob, content: files.put(name, blob, content))
+        except NotStorable:
+            found[key] = None
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]

@@ -1,0 +1,24 @@
+"""The backend of this process: no workers, the calls of all jobs on its own threads."""
+
+from __future__ import annotations
+
+from graphengine.runner import Runner, ThreadRunner
+from graphengine.service.workers import Claims
+
+
+class InlineRunner(ThreadRunner):
+    """A runner on this process's threads, for all users and priorities alike."""
+
+    def of(self, job: Claims) -> Runner:
+        """The runner that a job's run is given."""
+        return _Shared(self)
+
+
+class _Shared:
+    """The runner as one run sees it."""
+
+    def __init__(self, runner: ThreadRunner) -> None:
+        self.submit = runner.submit
+
+    def close(self) -> None:
+        """The service's runner goes on."""

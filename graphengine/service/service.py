@@ -1,0 +1,377 @@
+"""The service: takes jobs from the queue, runs their graphs, gives their calls to workers, tells everything.
+
+One service at a time runs the jobs of a queue's file; another one stands by and takes over when the first is gone.
+What a job's run has computed lies in the disk store, so that a job that is begun again computes only the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from graphengine.cache import DiskStore, Store
+from graphengine.cache.tree import from_tree
+from graphengine.errors import Cancelled, GraphEngineError
+from graphengine.evaluate import Result, run
+from graphengine.events import Event, Kind
+from graphengine.graph import Graph
+from graphengine.launch import Cancellation
+from graphengine.runner import Runner
+from graphengine.service.document import Files, Request, body_of, request_of, result_tree, wants
+from graphengine.service.jobs import Job, NewJob, State
+from graphengine.service.lease import SECONDS, Lease, take
+from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.workers import Claims
+
+log = logging.getLogger(__name__)
+
+CONCURRENCY = 64
+"""Jobs that are run at once: what is batched across jobs must be ready at once."""
+
+
+class Backend(Protocol):
+    """What computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
+
+    def of(self, job: Claims) -> Runner:
+        """The runner that a job's run is given."""
+
+    def close(self) -> None:
+        """Stop computing."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job.
+
+    Attributes:
+        job: Its number.
+        kind: A state, `queued` to `cancelled`, `lost`, or what happened in its run (`node_started`, `progress`, ...).
+        event: The event of its run, if it is one.
+        facts: More about it.
+    """
+
+    job: int
+    kind: str
+    event: Event | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    time: float = field(default_factory=time.time)
+
+
+JobListener = Callable[[JobEvent], None]
+
+
+class Service:
+    """Runs the jobs of a queue.
+
+        with Service("queue.sqlite", backend) as service:
+            job = service.submit(graph, {"prompt": "a red circle"})
+            service.wait(job)
+            service.outputs(job)
+
+    Args:
+        queue: The queue, or its file.
+        backend: What computes; closed with the service.
+        disk: The disk store, shared with the workers.
+        concurrency: How many jobs are run at once.
+        seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
+        memory: Bytes of values kept in this process.
+    """
+
+    def __init__(
+        self,
+        queue: Queue | str | Path,
+        backend: Backend,
+        disk: DiskStore | None = None,
+        *,
+        concurrency: int = CONCURRENCY,
+        seconds: float = SECONDS,
+        memory: int = 2 << 30,
+    ) -> None:
+        self.queue = queue if isinstance(queue, Queue) else Queue(queue)
+        self.files = Files(self.queue.file.with_name(self.queue.file.name + "-files"))
+        self.backend, self.concurrency, self.seconds = backend, concurrency, seconds
+        self.store = Store(memory, disk)
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._listeners: list[JobListener] = []
+        self._running: dict[int, Cancellation] = {}
+        self._users: Counter[str] = Counter()
+        self._begun: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._lease: Lease | None = None
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="graphengine-job")
+        self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to run jobs, as soon as no other service does."""
+        self._thread.start()
+
+    def stop(self, finish: bool = True) -> None:
+        """Begin no more jobs; those that run are finished, or with `finish=False` left to be begun again."""
+        self._stopping.set()
+        if not finish:
+            self._cancel_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._pool.shutdown()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            try:
+                lease.release()
+            except QueueError as error:
+                log.warning("%s", error)
+        self.backend.close()
+
+    # --- what users do ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        want: Any = None,
+        user: str = "",
+        priority: int = 0,
+        attempts: int = 3,
+        exact: bool = False,
+        out: str | Path | None = None,
+        name: str = "job",
+        roots: Sequence[str] | None = None,
+    ) -> int:
+        """Put a job into the queue; on disk when this returns. See `graphengine.run` and `document.Request`.
+
+        Raises:
+            WorkflowError: The graph or the inputs are wrong, or no data.
+            QueueError: The queue does not take it.
+        """
+        from graphengine.evaluate import bind_inputs
+
+        graph.check()
+        bind_inputs(graph, inputs or {})
+        folder = None if out is None else Path(out).absolute()
+        request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, roots)
+        body = body_of(request, self.files)
+        (number,) = self.queue.submit(NewJob(body, user, priority, attempts))
+        self._tell(JobEvent(number, State.QUEUED))
+        return number
+
+    def wait(self, *jobs: int, timeout: float | None = None) -> list[Job]:
+        """Wait until jobs have ended."""
+        return self.queue.wait(*jobs, timeout=timeout)
+
+    def outputs(self, job: int) -> dict[str, Any]:
+        """What a job made, by output.
+
+        Raises:
+            QueueError: It is not done.
+        """
+        found = self.queue.get(job)
+        if found.state is not State.DONE:
+            raise QueueError(f"job {job} is {found.state}{f': {found.error}' if found.error else ''}")
+        name = self.queue.body(job)["files"]
+        trees = found.result["outputs"]
+        return {key: from_tree(tree, lambda blob: self.files.get(name, blob)) for key, tree in trees.items()}
+
+    def cancel(self, job: int) -> State:
+        """Cancel a job: at once if it waits, within a step if it runs."""
+        state = self.queue.cancel(job)
+        cancellation = self._running.get(job)
+        if cancellation is not None:
+            cancellation.cancel()
+        if state is State.CANCELLED:
+            self._tell(JobEvent(job, state))
+        return state
+
+    def delete(self, job: int) -> None:
+        """Take a job that has ended out of the history, with its bytes."""
+        name = self.queue.body(job)["files"]
+        self.queue.delete(job)
+        self.files.remove(name)
+
+    def subscribe(self, listener: JobListener) -> Callable[[], None]:
+        """Be told of everything that happens to jobs that are run here; the function that is returned ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    @property
+    def active(self) -> bool:
+        """Whether this service runs the queue's jobs, or stands by."""
+        return self._lease is not None
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        renewed = 0.0
+        while not self._stopping.is_set():
+            try:
+                if self._lease is None:
+                    self._take_over()
+                    renewed = time.monotonic()
+                elif time.monotonic() - renewed > self.seconds / 3:
+                    self._lease.renew()
+                    renewed = time.monotonic()
+                if self._lease is not None:
+                    self._watch_cancels()
+                    self._claim(self._lease)
+            except LeaseLost as error:
+                log.warning("%s; its jobs are let go here", error)
+                self._lease = None
+                self._cancel_all()
+            except QueueError as error:  # a full disk, a locked file: it is tried again
+                log.error("%s", error)
+                self._stopping.wait(0.5)
+            self.queue.wait_for_change(min(0.25, self.seconds / 4))
+
+    def _take_over(self) -> None:
+        lease = take(self.queue, self.name, self.seconds)
+        if lease is None:
+            return
+        self._lease = lease
+        for job in lease.recover():
+            log.warning("job %d was left running by another service", job)
+            self._tell(JobEvent(job, "lost"))
+
+    def _watch_cancels(self) -> None:
+        """Jobs may be cancelled by other processes."""
+        if not self._running:
+            return
+        for job in self.queue.running():
+            cancellation = self._running.get(job.id)
+            if job.cancelling and cancellation is not None:
+                cancellation.cancel()
+
+    def _claim(self, lease: Lease) -> None:
+        """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
+        room = self.concurrency - len(self._running)
+        if room <= 0:
+            return
+        waiting = self.queue.waiting()
+        while waiting and room > 0 and not self._stopping.is_set():
+            top = waiting[0].priority
+            candidates: dict[str, Job] = {}
+            for job in waiting:
+                if job.priority == top:
+                    candidates.setdefault(job.user, job)
+            chosen = min(candidates.values(), key=lambda job: (self._users[job.user], self._begun[job.user]))
+            waiting.remove(chosen)
+            job = lease.claim(chosen.id, self.name)  # type: ignore[assignment]
+            if job is None:
+                continue
+            room -= 1
+            # Who begins anew is not owed for the time when they wanted nothing.
+            least = min((self._begun[user] for user in candidates if user != job.user), default=0)
+            self._begun[job.user] = max(self._begun[job.user], least) + 1
+            cancellation = Cancellation()
+            with self._lock:
+                self._running[job.id] = cancellation
+                self._users[job.user] += 1
+            self._tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt}))
+            self._pool.submit(self._run, lease, job, cancellation)
+
+    def _cancel_all(self) -> None:
+        for cancellation in list(self._running.values()):
+            cancellation.cancel()
+
+    # --- one job ------------------------------------------------------------------------------------------------------
+
+    def _run(self, lease: Lease, job: Job, cancellation: Cancellation) -> None:
+        """Run a claimed job to its end, whatever that is."""
+        try:
+            kind, facts = self._outcome(lease, job, cancellation)
+        except LeaseLost as error:
+            log.warning("job %d: %s", job.id, error)
+            kind, facts = "lost", {}
+        except QueueError as error:  # its end could not be written: whoever takes over begins it again
+            log.error("job %d: %s", job.id, error)
+            kind, facts = "lost", {"error": str(error)}
+        finally:
+            with self._lock:
+                self._running.pop(job.id, None)
+                self._users[job.user] -= 1
+        self._tell(JobEvent(job.id, kind, facts=facts))
+
+    def _outcome(self, lease: Lease, job: Job, cancellation: Cancellation) -> tuple[str, dict[str, Any]]:
+        try:
+            body = self.queue.body(job.id)
+            request = request_of(body, self.files)
+            result = self._evaluate(lease, job, request, cancellation)
+            told = self._result(request, result, body["files"])
+        except Cancelled:
+            if self._stopping.is_set() and not self.queue.get(job.id).cancelling:
+                lease.lost(job.id, job.attempt, "the service that ran it was stopped")
+                return "lost", {}
+            lease.cancelled(job.id, job.attempt)
+            return State.CANCELLED, {}
+        except (GraphEngineError, OSError, MemoryError) as error:
+            lease.failed(job.id, job.attempt, str(error))
+            return State.FAILED, {"error": str(error)}
+        except Exception as error:
+            log.exception("job %d failed", job.id)
+            text = f"{type(error).__name__}: {error}"
+            lease.failed(job.id, job.attempt, text)
+            return State.FAILED, {"error": text}
+        lease.done(job.id, job.attempt, told)
+        return State.DONE, {"files": told["files"]}
+
+    def _evaluate(self, lease: Lease, job: Job, request: Request, cancellation: Cancellation) -> Result:
+        def lost(why: str) -> None:
+            lease.worker_lost(job.id, job.attempt, why)
+            self._tell(JobEvent(job.id, "worker_lost", facts={"error": why}))
+
+        def listen(event: Event) -> None:
+            if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
+                self._tell(JobEvent(job.id, event.kind, event))
+
+        return run(
+            request.graph,
+            None if request.want is None else list(request.want),
+            request.inputs,
+            store=self.store,
+            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost)),
+            listeners=[listen],
+            exact=request.exact,
+            roots=request.roots,
+            base=request.base,
+            cancellation=cancellation,
+        )
+
+    def _result(self, request: Request, result: Result, name: str) -> dict[str, Any]:
+        from graphengine.outputs import Writer, write_outputs
+
+        files: list[str] = []
+        if request.out is not None:
+            writer = Writer(request.out, request.name)
+            write_outputs(request.graph, dict(request.inputs), result, writer, exact=request.exact, base=request.base)
+            files = [str(file) for file in writer.files]
+        names = request.want if request.want is not None else list(result)
+        outputs = dict(zip(names, result.outputs.values(), strict=True))
+        return {
+            "outputs": result_tree(outputs, name, self.files),
+            "files": files,
+            "reuse": {node: reuse.value for node, reuse in result.reuse.items()},
+            "seconds": result.seconds,
+            "elapsed": result.elapsed,
+        }
+
+    def _tell(self, event: JobEvent) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener(event)
+            except Exception:  # one who listens badly must not stop the service
+                log.exception("a listener failed on %s of job %d", event.kind, event.job)

@@ -1,0 +1,274 @@
+"""The service whole: jobs from the queue through real workers to their results, through deaths of everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphengine import Graph, WorkflowError
+from graphengine.cache import DiskStore
+from graphengine.service.inline import InlineRunner
+from graphengine.service.jobs import State
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue, QueueError
+from graphengine.service.service import JobEvent, Service
+from graphengine.service.workers import WorkerRunner
+
+from .conftest import PACK
+
+
+def of(node: str, **inputs: Any) -> Graph:
+    """A graph of one node, with the input `x`."""
+    graph = Graph()
+    graph.add(node, "n", x=graph.input("x", int), **inputs)
+    graph.output("y", graph["n"])
+    return graph
+
+
+def workers(folder: Path, count: int = 2, **options: Any) -> WorkerRunner:
+    store = str(folder / "store")
+    made = [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
+    return WorkerRunner(made, DiskStore(store), **options)
+
+
+@pytest.fixture(params=["inline", "local"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    backend = InlineRunner() if request.param == "inline" else workers(tmp_path)
+    with Service(Queue(tmp_path / "queue.sqlite", synchronous="NORMAL"), backend, DiskStore(tmp_path / "store")) as it:
+        yield it
+
+
+def test_a_job_is_run_and_its_result_is_kept(service: Service) -> None:
+    number = service.submit(of("double"), {"x": 21})
+    (job,) = service.wait(number, timeout=60)
+    assert (job.state, job.attempt) == (State.DONE, 1)
+    assert service.outputs(number) == {"y": 42}
+    assert job.result["reuse"] == {"n": "computed"}
+    other = Queue(service.queue.file)
+    assert other.get(number).state is State.DONE
+
+
+def test_what_is_wanted(service: Service) -> None:
+    graph = of("double")
+    graph.add("double", "m", x=graph["n"])
+    number = service.submit(graph, {"x": 1}, want=["m", "y"])
+    service.wait(number, timeout=60)
+    assert service.outputs(number) == {"m": 4, "y": 2}
+
+
+def test_a_failing_job_says_why_and_the_next_goes_on(service: Service) -> None:
+    bad, good = service.submit(of("fail"), {"x": 3}), service.submit(of("double"), {"x": 3})
+    failed, done = service.wait(bad, good, timeout=60)
+    assert (failed.state, done.state) == (State.FAILED, State.DONE)
+    assert failed.error is not None
+    assert "3 is not to its taste" in failed.error
+    with pytest.raises(QueueError, match="is failed: node n"):
+        service.outputs(bad)
+
+
+def test_what_is_no_job_is_refused_at_once(service: Service) -> None:
+    with pytest.raises(WorkflowError, match="has no input z"):
+        service.submit(of("double"), {"x": 1, "z": 1})
+    with pytest.raises(WorkflowError, match="no installed pack"):
+        service.submit(of("no_such_node"), {"x": 1})
+    graph = Graph()
+    graph.add("echo", "n", value=object())
+    with pytest.raises(WorkflowError, match=r"n\.value"):
+        service.submit(graph)
+    assert service.queue.counts()[State.QUEUED] == 0
+
+
+def test_events_of_a_job_in_order(service: Service) -> None:
+    told: list[JobEvent] = []
+    end = service.subscribe(told.append)
+    number = service.submit(of("nap", seconds=0.1), {"x": 1})
+    service.wait(number, timeout=60)
+    time.sleep(0.1)
+    end()
+    kinds = [event.kind for event in told if event.job == number]
+    assert kinds[:3] == ["queued", "running", "node_started"] or kinds[:2] == ["running", "queued"]
+    assert kinds.count("progress") == 10
+    assert kinds[-2:] == ["node_finished", "done"]
+
+
+def test_cancelling_a_waiting_and_a_running_job(service: Service) -> None:
+    running = service.submit(of("nap", seconds=30.0), {"x": 1})
+    while service.queue.get(running).state is not State.RUNNING:
+        time.sleep(0.01)
+    service.queue.pause()
+    waiting = service.submit(of("double"), {"x": 1})
+    start = time.monotonic()
+    assert service.cancel(waiting) is State.CANCELLED
+    Queue(service.queue.file).cancel(running)  # by another process
+    (job,) = service.wait(running, timeout=30)
+    assert job.state is State.CANCELLED
+    assert time.monotonic() - start < 3
+
+
+def test_equal_jobs_are_computed_once(tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+        numbers = [service.submit(of("whose"), {"x": n % 2}) for n in range(12)]
+        jobs = service.wait(*numbers, timeout=60)
+        assert {job.state for job in jobs} == {State.DONE}
+        assert len({service.outputs(n)["y"] for n in numbers[::2]}) == 1
+        reuse = Counter(job.result["reuse"]["n"] for job in jobs)
+        assert reuse["computed"] == 2
+
+
+def test_priorities_and_users(tmp_path: Path) -> None:
+    order: list[int] = []
+    queue = Queue(tmp_path / "q.sqlite")
+    queue.pause()
+    with Service(queue, workers(tmp_path, count=1, batch=1), concurrency=1) as service:
+        many = [service.submit(of("nap", seconds=0.02), {"x": n}, user="ann") for n in range(6)]
+        few = [service.submit(of("nap", seconds=0.02), {"x": 100 + n}, user="bob") for n in range(2)]
+        urgent = service.submit(of("nap", seconds=0.02), {"x": 1000}, user="ann", priority=5)
+        service.subscribe(lambda event: order.append(event.job) if event.kind == "done" else None)
+        queue.resume()
+        service.wait(*many, *few, urgent, timeout=60)
+        time.sleep(0.1)
+    assert order[0] == urgent
+    assert max(order.index(n) for n in few) < max(order.index(n) for n in many)
+
+
+def test_poison_ends_after_its_attempts_and_the_queue_goes_on(tmp_path: Path) -> None:
+    backend = workers(tmp_path, told=lambda sentence: None)
+    with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
+        bad = service.submit(of("poison"), {"x": 1})
+        good = [service.submit(of("nap", seconds=0.1), {"x": n}) for n in range(6)]
+        jobs = service.wait(bad, *good, timeout=120)
+    assert [job.state for job in jobs] == [State.FAILED] + [State.DONE] * 6
+    assert "3 workers were lost" in str(jobs[0].error)
+
+
+def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", workers(tmp_path, 1), concurrency=1) as service:
+        first = service.submit(of("nap", seconds=0.5), {"x": 1})
+        second = service.submit(of("nap", seconds=0.5), {"x": 2})
+        while service.queue.get(first).state is not State.RUNNING:
+            time.sleep(0.01)
+    queue = Queue(tmp_path / "q.sqlite")
+    assert [queue.get(n).state for n in (first, second)] == [State.DONE, State.QUEUED]
+
+
+SERVE = """
+import sys, threading
+from pathlib import Path
+from graphengine import registry
+from graphengine.cache import DiskStore
+from graphengine.service.local import LocalWorker
+from graphengine.service.service import Service
+from graphengine.service.workers import WorkerRunner
+folder, pack = Path(sys.argv[1]), sys.argv[2]
+registry.load_folder(pack)
+made = [LocalWorker(f"w{n}", threads=1, store=str(folder / "store"), packs=(pack,)) for n in range(2)]
+disk = DiskStore(folder / "store")
+service = Service(folder / "q.sqlite", WorkerRunner(made, disk), disk, seconds=1)
+service.start()
+print("up", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts services in processes of their own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(tmp_path), str(PACK)], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_service_loses_nothing(tmp_path: Path, serve: Callable[[], subprocess.Popen[str]]) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    submitter = Service(queue, InlineRunner())  # it only submits
+    numbers = [submitter.submit(of("nap", seconds=0.05), {"x": n}) for n in range(60)]
+    for _ in range(3):
+        process = serve()
+        before = queue.counts()[State.DONE]
+        while queue.counts()[State.DONE] < before + 8:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    serve()
+    jobs = queue.wait(*numbers, timeout=60)
+    assert Counter(job.state for job in jobs) == {State.DONE: 60}
+    assert [submitter.outputs(n)["y"] for n in numbers] == list(range(60))
+    assert all(attempt.outcome in ("done", "lost") for n in numbers for attempt in queue.attempts(n))
+
+
+def test_another_service_takes_over(tmp_path: Path, serve: Callable[[], subprocess.Popen[str]]) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    first = serve()
+    serve()
+    submitter = Service(queue, InlineRunner())
+    number = submitter.submit(of("nap", seconds=1.0), {"x": 7})
+    while queue.get(number).state is not State.RUNNING:
+        time.sleep(0.02)
+    holder = queue.get(number).worker
+    assert holder is not None
+    assert holder.endswith(f":{first.pid}")
+    os.kill(first.pid, signal.SIGKILL)
+    (job,) = queue.wait(number, timeout=30)
+    assert (job.state, job.attempt) == (State.DONE, 2)
+    assert job.worker != holder
+
+
+def test_what_a_killed_job_computed_is_not_computed_again(
+    tmp_path: Path, serve: Callable[[], subprocess.Popen[str]]
+) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    submitter = Service(queue, InlineRunner())
+    graph = of("nap", seconds=0.3)
+    graph.add("nap", "m", x=graph["n"], seconds=2.0)
+    number = submitter.submit(graph, {"x": 5}, want="m")
+    first = serve()
+    while len(list((tmp_path / "store" / "keys").rglob("*"))) < 2:  # n is in the disk store
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(first.pid, signal.SIGKILL)
+    serve()
+    (job,) = queue.wait(number, timeout=60)
+    assert job.result["reuse"] == {"n": "disk", "m": "computed"}
+    assert submitter.outputs(number) == {"m": 5}
+
+
+def test_threads_that_submit_and_cancel_at_once(tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+        found: list[tuple[int, bool]] = []
+
+        def submits(part: int) -> None:
+            for n in range(10):
+                number = service.submit(of("nap", seconds=0.05), {"x": 10 * part + n}, user=f"u{part}")
+                cancel = n % 3 == 0
+                if cancel:
+                    service.cancel(number)
+                found.append((number, cancel))
+
+        threads = [threading.Thread(target=submits, args=(part,)) for part in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        jobs = {job.id: job for job in service.wait(*[number for number, _ in found], timeout=120)}
+        for number, cancelled in found:
+            assert jobs[number].state in ((State.CANCELLED, State.DONE) if cancelled else (State.DONE,))
