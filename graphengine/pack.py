@@ -38,6 +38,7 @@ class Pack:
             `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
         held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
             that need just that. See `SocketType.needs`.
+        devices: The devices of this machine that its nodes can compute on, each for a worker of its own.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Pack:
     preload: tuple[str, ...] = ()
     parameters: Callable[[Any, Any], str | None] | None = None
     held: Callable[[str], frozenset[str]] | None = None
+    devices: Callable[[], list[str]] | None = None
 
 
 def pack_of(module: ModuleType | str) -> Pack:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-COMMANDS = ("run", "validate", "nodes", "schema", "draw", "rerun", "why", "sweep", "cache")
+COMMANDS = ("run", "validate", "nodes", "schema", "draw", "rerun", "why", "sweep", "cache", "queue", "worker")
 
 HELP = """A node-graph engine for image generation: runs workflow files, checks them and shows them.
 

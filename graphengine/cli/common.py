@@ -80,7 +80,7 @@ def exit_code(error: BaseException) -> int:
         case FileError() | ModelError() | OSError():
             return NO_FILE
         case GraphEngineError():
-            return WRONG
+            return int(getattr(error, "code", WRONG))
     return FAILED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,10 +44,20 @@ def command(
         bool, typer.Option("--exact", help="Use only values that were computed in the very same way.")
     ] = False,
     root: Roots = None,
+    backend: Annotated[
+        Literal["auto", "inline", "service"],
+        typer.Option("--backend", help="Compute here, or hand it to this user's `graphengine worker` if one runs."),
+    ] = "auto",
     debug: Debug = False,
 ) -> int | None:
     """Run a workflow and write its outputs, with how they were made inside each picture."""
     graph = load_workflow(file, packs)
+    if backend != "inline":
+        from graphengine.cli.handover import hand_over
+
+        only_here = {"--device": device, "--no-cache": no_cache, "--report": report}
+        if hand_over(graph, set, root, out, exact, json, backend, [name for name, value in only_here.items() if value]):
+            return None
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)  # it begins with the heavy imports

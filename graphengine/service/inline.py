@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphengine.runner import Runner, ThreadRunner
-from graphengine.service.workers import Claims
+from graphengine.service.workers import Claims, Status
 
 
 class InlineRunner(ThreadRunner):
@@ -12,6 +12,10 @@ class InlineRunner(ThreadRunner):
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
         return _Shared(self)
+
+    def status(self) -> list[Status]:
+        """It has no workers."""
+        return []
 
 
 class _Shared:

@@ -55,7 +55,7 @@ class Job:
         worker: Who runs it, or ran it last.
         cancelling: It runs, and is wanted to stop.
         created, started, ended: Seconds since the epoch; None for what has not happened.
-        result: JSON data that its run left; None until it is done.
+        result: JSON data that its run left: what it made, or of which class its error was.
         error: Why it failed, or why its last attempt was lost.
     """
 

@@ -69,9 +69,9 @@ class Lease:
         """A job's attempt made what was wanted. Whether this was news: a second report of it changes nothing."""
         return self._end(id, attempt, State.DONE, "done", None, json.dumps(result))
 
-    def failed(self, id: int, attempt: int, error: str) -> bool:
-        """A job's attempt failed by the job's own fault; it is not tried again."""
-        return self._end(id, attempt, State.FAILED, "failed", error)
+    def failed(self, id: int, attempt: int, error: str, facts: Any = None) -> bool:
+        """A job's attempt failed by the job's own fault; it is not tried again. More about the error is its result."""
+        return self._end(id, attempt, State.FAILED, "failed", error, None if facts is None else json.dumps(facts))
 
     def cancelled(self, id: int, attempt: int) -> bool:
         """A job's attempt was stopped because nobody wants it any more."""

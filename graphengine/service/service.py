@@ -20,17 +20,18 @@ from typing import Any, Protocol
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
-from graphengine.errors import Cancelled, GraphEngineError
+from graphengine.errors import Cancelled, GraphEngineError, NodeError
 from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
 from graphengine.graph import Graph
 from graphengine.launch import Cancellation
 from graphengine.runner import Runner
-from graphengine.service.document import Files, Request, body_of, request_of, result_tree, wants
-from graphengine.service.jobs import Job, NewJob, State
+from graphengine.service.document import Request, request_of, result_tree
+from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
 from graphengine.service.queue import LeaseLost, Queue, QueueError
-from graphengine.service.workers import Claims
+from graphengine.service.submit import delete, files_of, submit
+from graphengine.service.workers import Claims, Status
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class Backend(Protocol):
 
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
+
+    def status(self) -> list[Status]:
+        """Its workers as they are now."""
 
     def close(self) -> None:
         """Stop computing."""
@@ -84,6 +88,7 @@ class Service:
         concurrency: How many jobs are run at once.
         seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
         memory: Bytes of values kept in this process.
+        roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
     """
 
     def __init__(
@@ -95,11 +100,13 @@ class Service:
         concurrency: int = CONCURRENCY,
         seconds: float = SECONDS,
         memory: int = 2 << 30,
+        roots: Sequence[str | Path] | None = None,
     ) -> None:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue)
-        self.files = Files(self.queue.file.with_name(self.queue.file.name + "-files"))
+        self.files = files_of(self.queue)
         self.backend, self.concurrency, self.seconds = backend, concurrency, seconds
         self.store = Store(memory, disk)
+        self.roots = None if roots is None else [str(Path(root).absolute()) for root in roots]
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._listeners: list[JobListener] = []
         self._running: dict[int, Cancellation] = {}
@@ -140,34 +147,9 @@ class Service:
 
     # --- what users do ------------------------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        graph: Graph,
-        inputs: Mapping[str, Any] | None = None,
-        *,
-        want: Any = None,
-        user: str = "",
-        priority: int = 0,
-        attempts: int = 3,
-        exact: bool = False,
-        out: str | Path | None = None,
-        name: str = "job",
-        roots: Sequence[str] | None = None,
-    ) -> int:
-        """Put a job into the queue; on disk when this returns. See `graphengine.run` and `document.Request`.
-
-        Raises:
-            WorkflowError: The graph or the inputs are wrong, or no data.
-            QueueError: The queue does not take it.
-        """
-        from graphengine.evaluate import bind_inputs
-
-        graph.check()
-        bind_inputs(graph, inputs or {})
-        folder = None if out is None else Path(out).absolute()
-        request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, roots)
-        body = body_of(request, self.files)
-        (number,) = self.queue.submit(NewJob(body, user, priority, attempts))
+    def submit(self, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
+        """Put a job into the queue; on disk when this returns. Options are those of `submit.submit`."""
+        number = submit(self.queue, graph, inputs, **options)
         self._tell(JobEvent(number, State.QUEUED))
         return number
 
@@ -200,9 +182,7 @@ class Service:
 
     def delete(self, job: int) -> None:
         """Take a job that has ended out of the history, with its bytes."""
-        name = self.queue.body(job)["files"]
-        self.queue.delete(job)
-        self.files.remove(name)
+        delete(self.queue, job)
 
     def subscribe(self, listener: JobListener) -> Callable[[], None]:
         """Be told of everything that happens to jobs that are run here; the function that is returned ends it."""
@@ -319,15 +299,17 @@ class Service:
             lease.cancelled(job.id, job.attempt)
             return State.CANCELLED, {}
         except (GraphEngineError, OSError, MemoryError) as error:
-            lease.failed(job.id, job.attempt, str(error))
-            return State.FAILED, {"error": str(error)}
+            return self._failed(lease, job, error, str(error))
         except Exception as error:
             log.exception("job %d failed", job.id)
-            text = f"{type(error).__name__}: {error}"
-            lease.failed(job.id, job.attempt, text)
-            return State.FAILED, {"error": text}
+            return self._failed(lease, job, error, f"{type(error).__name__}: {error}")
         lease.done(job.id, job.attempt, told)
         return State.DONE, {"files": told["files"]}
+
+    def _failed(self, lease: Lease, job: Job, error: BaseException, text: str) -> tuple[str, dict[str, Any]]:
+        cause = error.__cause__ if isinstance(error, NodeError) else error
+        lease.failed(job.id, job.attempt, text, {"error": type(error).__name__, "cause": type(cause).__name__})
+        return State.FAILED, {"error": text}
 
     def _evaluate(self, lease: Lease, job: Job, request: Request, cancellation: Cancellation) -> Result:
         def lost(why: str) -> None:
@@ -346,7 +328,7 @@ class Service:
             runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost)),
             listeners=[listen],
             exact=request.exact,
-            roots=request.roots,
+            roots=request.roots if self.roots is None else self.roots,
             base=request.base,
             cancellation=cancellation,
         )
@@ -355,15 +337,19 @@ class Service:
         from graphengine.outputs import Writer, write_outputs
 
         files: list[str] = []
+        written: dict[str, Any] = {}
         if request.out is not None:
             writer = Writer(request.out, request.name)
-            write_outputs(request.graph, dict(request.inputs), result, writer, exact=request.exact, base=request.base)
+            written = write_outputs(
+                request.graph, dict(request.inputs), result, writer, exact=request.exact, base=request.base
+            )
             files = [str(file) for file in writer.files]
         names = request.want if request.want is not None else list(result)
         outputs = dict(zip(names, result.outputs.values(), strict=True))
         return {
             "outputs": result_tree(outputs, name, self.files),
             "files": files,
+            "told": written,
             "reuse": {node: reuse.value for node, reuse in result.reuse.items()},
             "seconds": result.seconds,
             "elapsed": result.elapsed,

@@ -51,6 +51,21 @@ def _parameters(step: Any, value: Any) -> str | None:
     return settings(step, value)
 
 
+def _devices() -> list[str]:
+    """Every GPU, else the processor."""
+    import torch
+
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def _held(device: str) -> frozenset[str]:
+    """The digests of the components in this process's memory."""
+    import sys
+
+    weights = sys.modules.get("graphengine_nodes.weights")  # without it nothing was loaded
+    return frozenset() if weights is None else weights.store.digests(device)
+
+
 __pack__ = Pack(
     "std",
     distribution="graphengine",
@@ -62,6 +77,8 @@ __pack__ = Pack(
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     ),
     parameters=_parameters,
+    held=_held,
+    devices=_devices,
 )
 
 __all__ = [

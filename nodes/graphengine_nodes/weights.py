@@ -140,6 +140,12 @@ class Store:
         with self._lock:
             return sum(entry.size for entry in self._entries.values() if entry.device == device)
 
+    def digests(self, device: str) -> frozenset[str]:
+        """The digests of the components that are held for a device."""
+        with self._lock:
+            held = [key for key, entry in self._entries.items() if entry.device == device and entry.value is not None]
+            return frozenset(key[0] for key in held if isinstance(key, tuple) and isinstance(key[0], str))
+
     # --- what nodes ask for -------------------------------------------------------------------------------------------
 
     @contextmanager

@@ -1,0 +1,136 @@
+"""Handing a run to the service of this user that is already running on this machine. Imports no torch."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.cli.common import FAILED, NO_FILE, WRONG, print_problems, workflow_name
+from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
+from graphengine.events import Event, Kind
+from graphengine.service.here import hello, identity, queue_file, socket_file
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph
+    from graphengine.service.jobs import Job
+    from graphengine.service.queue import Queue
+
+
+class JobFailed(GraphEngineError):
+    """A job of the service failed; `code` is what the command ends with, as if it had failed here."""
+
+    def __init__(self, message: str, facts: dict[str, str]) -> None:
+        super().__init__(message)
+        missing = facts.get("cause") in ("FileError", "ModelError")
+        self.code = NO_FILE if missing else FAILED if facts.get("error") == "NodeError" else WRONG
+
+
+def hand_over(
+    graph: Graph,
+    sets: list[str] | None,
+    roots: list[Path] | None,
+    out: Path,
+    exact: bool,
+    json: bool,
+    backend: str,
+    only_here: Sequence[str],
+) -> bool:
+    """Let the service run a workflow and wait for it; False where this process has to do it.
+
+    Args:
+        only_here: Options of the command that a service cannot follow.
+
+    Raises:
+        WorkflowError: A service was asked for, but none runs here, or it is not as this process is.
+    """
+    file = queue_file()
+    why = _why_not(file, roots, only_here)
+    if why is not None:
+        if backend == "service":
+            raise WorkflowError(why)
+        if socket_file(file).exists() and not only_here:
+            print(f"note: {why}; running in this process", file=sys.stderr)
+        return False
+    from graphengine.cli.values import parse_sets
+    from graphengine.service.queue import Queue
+    from graphengine.service.submit import submit
+
+    inputs = parse_sets(graph, sets)
+    graph.check()
+    print_problems(problem for problem in graph.problems() if problem.severity == "warning")
+    out.mkdir(parents=True, exist_ok=True)
+    queue = Queue(file)
+    number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
+    print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
+    _follow(queue, number, graph, json)
+    return True
+
+
+def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> str | None:
+    """Why the service cannot do it; None if it can."""
+    if not socket_file(file).exists() or (facts := hello(file)) is None:
+        return "no service of this user runs here; start `graphengine worker`"
+    if only_here:
+        return f"a service cannot follow {', '.join(only_here)}"
+    if not facts["active"]:
+        return "the service that runs here stands by"
+    mine = json_.loads(json_.dumps(identity(roots)))
+    differ = [name for name in mine if facts[name] != mine[name]]
+    if "packs" in differ and "version" not in differ:
+        theirs, ours = facts["packs"], mine["packs"]
+        names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+        return f"the service that runs here has other packs ({', '.join(names)})"
+    told = {"version": "is of another version", "roots": "allows other folders"}
+    return f"the service that runs here {' and '.join(told[name] for name in differ)}" if differ else None
+
+
+def _follow(queue: Queue, number: int, graph: Graph, json: bool) -> None:
+    """Show a job as it goes on; raise what it failed with."""
+    from graphengine.cli.execute import interruptible, needed
+    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.launch import Cancellation
+
+    cancellation = Cancellation()
+
+    def cancel() -> None:
+        queue.cancel(number)
+
+    cancellation._told.append(cancel)
+    with interruptible(cancellation):
+        if json:
+            with JsonLines(cancellation.cancel) as lines, lines.last_word():
+                job = _events(queue, number, lines)
+                result = _result(job)
+                lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
+            return
+        with Bars(needed(graph), workflow_name(graph)) as bars:
+            job = _events(queue, number, bars)
+        result = _result(job)
+        for told in result["told"].values():
+            for path in told.get("files", ()):
+                print(path)
+        for name, told in result["told"].items():
+            if "value" in told:
+                print(f"{name}: {told['value']}")
+
+
+def _events(queue: Queue, number: int, show: Callable[[Event], None]) -> Job:
+    from graphengine.cli.watching import follow
+
+    kinds = set(Kind)
+    for line in follow(queue, number):
+        if line["kind"] in kinds:
+            known = {name: line.get(name) for name in ("reuse", "seconds", "step", "total", "error")}
+            show(Event(Kind(line["kind"]), number, line.get("node", ""), line.get("type", ""), **known))
+    return queue.get(number)
+
+
+def _result(job: Job) -> dict[str, Any]:
+    if job.state == "cancelled":
+        raise Cancelled(f"job {job.id} was cancelled")
+    if job.state == "failed":
+        raise JobFailed(job.error or "", job.result or {})
+    return dict(job.result)

@@ -1,0 +1,266 @@
+"""`graphengine queue`: the jobs of this user. Imports no torch."""
+
+from __future__ import annotations
+
+import json as json_
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import (
+    FAILED,
+    Debug,
+    Json,
+    Out,
+    Packs,
+    Sets,
+    Workflow,
+    guarded,
+    load_workflow,
+    workflow_name,
+)
+
+if TYPE_CHECKING:
+    from graphengine.service.jobs import Job
+    from graphengine.service.queue import Queue
+
+commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
+
+File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
+Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
+Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
+
+
+@contextmanager
+def _queue(file: Path | None) -> Iterator[Queue]:
+    from graphengine.service.here import queue_file
+    from graphengine.service.queue import Queue
+
+    queue = Queue(file or queue_file())
+    try:
+        yield queue
+    finally:
+        queue.close()
+
+
+@commands.command("submit")
+@guarded
+def submit(
+    file: Workflow,
+    set: Sets = None,
+    out: Out = Path("out"),
+    priority: Annotated[int, typer.Option("--priority", help="What is higher is run first.")] = 0,
+    user: Annotated[str, typer.Option("--user", help="Whose job it is, for fairness.")] = "",
+    exact: Annotated[bool, typer.Option("--exact", help="Join it with no other job.")] = False,
+    queue: File = None,
+    packs: Packs = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder."""
+    graph = load_workflow(file, packs)
+    from graphengine.cli.values import parse_sets
+    from graphengine.service.submit import submit as put
+
+    inputs = parse_sets(graph, set)
+    with _queue(queue) as base:
+        number = put(
+            base, graph, inputs, user=user, priority=priority, exact=exact, out=out, name=workflow_name(graph)
+        )
+    print(json_.dumps({"job": number}) if json else f"job {number}")
+
+
+@commands.command("list")
+@guarded
+def list_(
+    state: Annotated[list[str] | None, typer.Option("--state", help="Only queued, running, done, ...")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only this user's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
+    before: Annotated[int | None, typer.Option("--before", metavar="JOB", help="The page before this job.")] = None,
+    queue: File = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The newest jobs; a page at a time with --before."""
+    from graphengine.errors import WorkflowError, nearest
+    from graphengine.service.jobs import State
+
+    for name in state or ():
+        if name not in set(State):
+            near = " or ".join(nearest(name, State)) or ", ".join(State)
+            raise WorkflowError(f"{name!r:.40} is no state of a job; did you mean {near}?")
+    with _queue(queue) as base:
+        jobs = base.history([State(name) for name in state or State], user, before, limit)
+    if json:
+        for job in jobs:
+            print(json_.dumps(_facts(job)))
+    else:
+        _table(jobs)
+
+
+@commands.command("show")
+@guarded
+def show(job: Number, queue: File = None, json: Json = False, debug: Debug = False) -> None:
+    """A job with its attempts, its error, and what it made."""
+    with _queue(queue) as base:
+        found, attempts = base.get(job), base.attempts(job)
+    facts = _facts(found) | {"attempts": [_fields(attempt) for attempt in attempts], "result": found.result}
+    if json:
+        print(json_.dumps(facts))
+        return
+    for name in ("job", "state", "user", "priority", "created", "started", "ended", "worker", "error"):
+        if facts[name] not in (None, ""):
+            print(f"{name:9} {facts[name]}")
+    for attempt in attempts:
+        print(f"attempt {attempt.number} on {attempt.worker}: {attempt.outcome} {attempt.error or ''}".rstrip())
+    for file in (found.result or {}).get("files", ()):
+        print(file)
+
+
+@commands.command("cancel")
+@guarded
+def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> None:
+    """Cancel jobs: at once those that wait, within a step those that run."""
+    with _queue(queue) as base:
+        for job in jobs:
+            state = base.cancel(job)
+            print(f"job {job} is {'being cancelled' if state == 'running' else state}")
+
+
+@commands.command("delete")
+@guarded
+def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> None:
+    """Take jobs that have ended out of the history, with what is kept of them."""
+    from graphengine.service.submit import delete as forget
+
+    with _queue(queue) as base:
+        for job in jobs:
+            forget(base, job)
+
+
+@commands.command("move")
+@guarded
+def move(
+    job: Number,
+    before: Annotated[int | None, typer.Option("--before", metavar="JOB", help="By default the very first.")] = None,
+    queue: File = None,
+    debug: Debug = False,
+) -> None:
+    """Let a waiting job be run before another one, or before all."""
+    with _queue(queue) as base:
+        base.move(job, before)
+
+
+@commands.command("pause")
+@guarded
+def pause(
+    user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
+    queue: File = None,
+    debug: Debug = False,
+) -> None:
+    """Begin no more jobs until `resume`; those that run go on."""
+    with _queue(queue) as base:
+        base.pause(user)
+
+
+@commands.command("resume")
+@guarded
+def resume(
+    user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
+    queue: File = None,
+    debug: Debug = False,
+) -> None:
+    """Take a pause back."""
+    with _queue(queue) as base:
+        base.resume(user)
+
+
+@commands.command("wait")
+@guarded
+def wait(
+    jobs: Numbers,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="In seconds.")] = None,
+    queue: File = None,
+    debug: Debug = False,
+) -> int | None:
+    """Wait until jobs have ended; 0 if all are done, else 1."""
+    with _queue(queue) as base:
+        found = base.wait(*jobs, timeout=timeout)
+    for job in found:
+        print(f"job {job.id} is {job.state}{f': {job.error}' if job.error else ''}")
+    return None if all(job.state == "done" for job in found) else FAILED
+
+
+@commands.command("stats")
+@guarded
+def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
+    """How many jobs are in each state, and who runs them."""
+    from graphengine.service.here import hello, queue_file
+    from graphengine.service.lease import holder
+
+    file = queue or queue_file()
+    with _queue(queue) as base:
+        counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
+        facts = {"file": str(file), **counts, "paused": base.paused(), "holder": holder(base)}
+    facts["service"] = hello(file) is not None
+    if json:
+        print(json_.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name:10} {', '.join(x or 'all' for x in value) if isinstance(value, list) else value}")
+
+
+@commands.command("watch")
+@guarded
+def watch(
+    job: Annotated[int | None, typer.Argument(metavar="JOB", min=1, help="By default all jobs.")] = None,
+    queue: File = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """See jobs go on: a live table, or every event as a line of JSON."""
+    from graphengine.cli.watching import follow, table
+
+    with _queue(queue) as base:
+        if json:
+            for line in follow(base, job):
+                print(json_.dumps(line), flush=True)
+        else:
+            table(base, job)
+
+
+# --- how jobs look ----------------------------------------------------------------------------------------------------
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    found = _fields(job)
+    found["job"] = found.pop("id")
+    del found["result"], found["facts"]
+    return found
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    found = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    for name in ("created", "started", "ended"):
+        if isinstance(found.get(name), float):
+            found[name] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[name]))
+    return found
+
+
+def _table(jobs: list[Job]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("job", "state", "user", "priority", "created", "ended", ""):
+        table.add_column(name)
+    for job in jobs:
+        facts = _facts(job)
+        cells = [job.id, job.state, job.user, job.priority, facts["created"], facts["ended"] or "", job.error or ""]
+        table.add_row(*[Text(str(cell).split("\n")[0][:80]) for cell in cells])
+    Console().print(table)

@@ -1,0 +1,177 @@
+"""The service of this user on this machine: where its queue lies, and the socket on which it tells what happens.
+
+Jobs go through the queue's file; the socket, which only its owner may open, is for what is not worth a disk: whether
+a service runs, which packs it has, progress and previews. It speaks lines of JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.types import socket_type
+
+if TYPE_CHECKING:
+    from graphengine.service.service import JobEvent, Service
+
+LONGEST = 100_000
+"""Bytes of one line that is read."""
+
+
+def state_folder() -> Path:
+    """Where this user's queue lies: GRAPHENGINE_STATE, else `graphengine` in the user's state folder."""
+    given = os.environ.get("GRAPHENGINE_STATE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "graphengine"
+
+
+def queue_file() -> Path:
+    """This user's queue."""
+    return state_folder() / "queue.sqlite"
+
+
+def socket_file(file: Path) -> Path:
+    """The socket of whoever runs a queue's jobs."""
+    return file.with_name(file.name + ".sock")
+
+
+def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
+    """What must be the same on both sides for a job to mean the same: version, packs, allowed folders."""
+    from graphengine import __version__, registry
+    from graphengine.pack import pack_of, stamp
+
+    packs = {pack.name: list(stamp(pack)) for pack in map(pack_of, registry.modules())}
+    allowed = None if roots is None else sorted(str(Path(root).absolute()) for root in roots)
+    return {"version": __version__, "packs": packs, "roots": allowed}
+
+
+class Announcer:
+    """The service's end of the socket.
+
+    Args:
+        service: Whose events are told.
+        facts: Its identity.
+
+    Raises:
+        OSError: The socket cannot be made.
+    """
+
+    def __init__(self, service: Service, facts: Mapping[str, Any]) -> None:
+        self.service, self.facts = service, facts
+        self.file = socket_file(service.queue.file)
+        announcer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                with contextlib.suppress(OSError, ValueError):
+                    announcer.answer(self)
+
+        with contextlib.suppress(FileNotFoundError):
+            self.file.unlink()  # of a service that was killed: two are kept apart by the queue's lease
+        old = os.umask(0o177)
+        try:
+            self._server = socketserver.ThreadingUnixStreamServer(str(self.file), Handler)
+        finally:
+            os.umask(old)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="graphengine-socket", daemon=True).start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        with contextlib.suppress(FileNotFoundError):
+            self.file.unlink()
+
+    def answer(self, client: socketserver.StreamRequestHandler) -> None:
+        """One client: its line says what it wants."""
+        asked = json.loads(client.rfile.readline(LONGEST))
+        if asked["op"] == "hello":
+            _write(client, {**self.facts, "active": self.service.active, "pid": os.getpid()})
+        elif asked["op"] == "watch":
+            self._watch(client, asked.get("job"))
+
+    def _watch(self, client: socketserver.StreamRequestHandler, job: int | None) -> None:
+        events: queue.Queue[JobEvent] = queue.Queue(10_000)
+
+        def listen(event: JobEvent) -> None:
+            if job is None or event.job == job:
+                with contextlib.suppress(queue.Full):  # who does not read loses events, not the service its memory
+                    events.put_nowait(event)
+
+        end = self.service.subscribe(listen)
+        try:
+            _write(client, {"kind": "watching"})
+            while True:
+                _write(client, as_dict(events.get()))
+        finally:
+            end()
+
+
+def as_dict(event: JobEvent) -> dict[str, Any]:
+    """An event as JSON data, a preview as a small PNG."""
+    found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
+    found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
+    if event.kind == "preview" and event.event is not None:
+        found["png"] = preview_png(event.event.value)
+    return found
+
+
+def preview_png(value: Any) -> str | None:
+    """A value as a person sees it, as a PNG in base64."""
+    kind = socket_type(type(value))
+    if kind is None or kind.view is None:
+        return None
+    views = kind.view(value)
+    first = views[0] if isinstance(views, list) else views
+    return None if first.png is None else base64.b64encode(first.png).decode()
+
+
+def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:
+    client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
+
+
+# --- the client's end -------------------------------------------------------------------------------------------------
+
+
+def hello(file: Path) -> dict[str, Any] | None:
+    """What runs a queue's jobs on this machine; None if nothing does."""
+    try:
+        with _connected(file) as stream:
+            stream.write(b'{"op": "hello"}\n')
+            stream.flush()
+            return dict(json.loads(stream.readline()))
+    except (OSError, ValueError):
+        return None
+
+
+def watch(file: Path, job: int | None = None) -> Iterator[dict[str, Any]]:
+    """What happens to a job, or to all, until the service ends; the first is `watching`.
+
+    Raises:
+        OSError: Nothing runs the queue's jobs.
+    """
+    with _connected(file, timeout=None) as stream:
+        stream.write(json.dumps({"op": "watch", "job": job}).encode() + b"\n")
+        stream.flush()
+        for line in stream:
+            yield json.loads(line)
+
+
+@contextlib.contextmanager
+def _connected(file: Path, timeout: float | None = 5.0) -> Iterator[Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        connection.connect(str(socket_file(file)))
+        with connection.makefile("rwb") as stream:
+            yield stream

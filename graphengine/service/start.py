@@ -1,0 +1,66 @@
+"""A service with workers on this machine, its socket and its disk store, all together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphengine import registry
+from graphengine.cache import DiskStore
+from graphengine.files import cache_folder
+from graphengine.pack import pack_of
+from graphengine.service.here import Announcer, identity
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.workers import WorkerRunner
+
+
+def devices_here() -> list[str]:
+    """The devices of this machine, as the packs tell them."""
+    asked = [pack.devices for pack in map(pack_of, registry.modules()) if pack.devices is not None]
+    return list(dict.fromkeys(device for devices in asked for device in devices())) or ["cpu"]
+
+
+@contextlib.contextmanager
+def local_service(
+    file: Path,
+    *,
+    devices: Sequence[str] | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    batch: int = 32,
+    timeout: float | None = None,
+    roots: Sequence[str | Path] | None = None,
+    packs: Sequence[str] = (),
+    store: Path | None = None,
+    told: Callable[[str], None] = print,
+    **options: Any,
+) -> Iterator[Service]:
+    """A service that runs a queue's jobs while the context lasts.
+
+    Args:
+        file: The queue.
+        devices: Where workers compute, one for each; by default every GPU, else the processor.
+        workers: How many workers; by default as many as devices.
+        threads: How many threads each computes with.
+        store: The folder of the disk store; by default the user's.
+        told: Called with sentences about workers.
+        options: Those of `Service`.
+    """
+    places = list(devices or devices_here())
+    count = workers or len(places)
+    folder = store or cache_folder() / "store"
+    named = [(f"worker-{n}", places[n % len(places)]) for n in range(count)]
+    made = [LocalWorker(name, device, threads, str(folder), tuple(packs)) for name, device in named]
+    disk = DiskStore(folder)
+    backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told)
+    service = Service(Queue(file), backend, disk, roots=roots, **options)
+    with service:
+        announcer = Announcer(service, identity(roots))
+        try:
+            yield service
+        finally:
+            announcer.close()
