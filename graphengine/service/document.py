@@ -33,6 +33,7 @@ class Request:
         out: A folder into which the outputs are written; None to write none.
         name: The beginning of the names of those files.
         roots: Folders that file parameters may not leave; None allows all.
+        finish: What else is done with the outputs: the name of one of the service's finishers, and its data.
     """
 
     graph: Graph
@@ -43,6 +44,7 @@ class Request:
     out: Path | None = None
     name: str = "job"
     roots: Sequence[str] | None = None
+    finish: tuple[str, Any] | None = None
 
 
 class Files:
@@ -125,6 +127,7 @@ def body_of(request: Request, files: Files) -> dict[str, Any]:
         "base": str(request.base),
         "out": None if request.out is None else str(request.out),
         "roots": None if request.roots is None else list(request.roots),
+        "finish": None if request.finish is None else list(request.finish),
         "files": name,
     }
 
@@ -163,6 +166,7 @@ def request_of(body: Mapping[str, Any], files: Files) -> Request:
         None if body["out"] is None else Path(body["out"]),
         body["name"],
         body["roots"],
+        None if body["finish"] is None else (body["finish"][0], body["finish"][1]),
     )
 
 

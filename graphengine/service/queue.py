@@ -347,6 +347,14 @@ class Queue:
             base.execute("update jobs set priority = ?, place = ? where id = ?", (priority, between, id))
             self.tell(base, id, "moved")
 
+    def prefer(self, priority: int, *ids: int) -> None:
+        """Give waiting jobs another priority; those that wait no more stay as they are."""
+        with self.write() as base:
+            for id in ids:
+                query = "update jobs set priority = ? where id = ? and state = 'queued' and priority != ?"
+                if base.execute(query, (priority, id, priority)).rowcount:
+                    self.tell(base, id, "preferred", priority=priority)
+
     def pause(self, user: str = _ALL) -> None:
         """Begin no more jobs, of a user or at all; what runs goes on."""
         with self.write() as base:

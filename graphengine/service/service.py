@@ -6,6 +6,7 @@ What a job's run has computed lies in the disk store, so that a job that is begu
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import socket
@@ -13,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +72,9 @@ class JobEvent:
 
 JobListener = Callable[[JobEvent], None]
 
+Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
+"""Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote."""
+
 
 class Service:
     """Runs the jobs of a queue.
@@ -83,29 +86,36 @@ class Service:
 
     Args:
         queue: The queue, or its file.
-        backend: What computes; closed with the service.
+        backend: What computes, closed with the service; or what makes it when this service begins to run jobs.
         disk: The disk store, shared with the workers.
         concurrency: How many jobs are run at once.
         seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
         memory: Bytes of values kept in this process.
         roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
+        finishers: What else jobs may ask to be done with their outputs, by name.
+        taken: Called when this service begins to run the queue's jobs.
     """
 
     def __init__(
         self,
         queue: Queue | str | Path,
-        backend: Backend,
+        backend: Backend | Callable[[], Backend],
         disk: DiskStore | None = None,
         *,
         concurrency: int = CONCURRENCY,
         seconds: float = SECONDS,
         memory: int = 2 << 30,
         roots: Sequence[str | Path] | None = None,
+        finishers: Mapping[str, Finisher] | None = None,
+        taken: Callable[[], object] | None = None,
     ) -> None:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue)
         self.files = files_of(self.queue)
-        self.backend, self.concurrency, self.seconds = backend, concurrency, seconds
+        self.concurrency, self.seconds, self._taken = concurrency, seconds, taken
+        self._made: Backend | None = None if inspect.isroutine(backend) else backend  # type: ignore[assignment]
+        self._make: Callable[[], Backend] = backend  # type: ignore[assignment]
         self.store = Store(memory, disk)
+        self.finishers = dict(finishers or {})
         self.roots = None if roots is None else [str(Path(root).absolute()) for root in roots]
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._listeners: list[JobListener] = []
@@ -115,7 +125,7 @@ class Service:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._lease: Lease | None = None
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="graphengine-job")
+        self._threads: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
 
     def __enter__(self) -> Service:
@@ -136,14 +146,16 @@ class Service:
             self._cancel_all()
         if self._thread.ident is not None:
             self._thread.join()
-        self._pool.shutdown()
+        for thread in list(self._threads):
+            thread.join()
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
                 lease.release()
             except QueueError as error:
                 log.warning("%s", error)
-        self.backend.close()
+        if self._made is not None:
+            self._made.close()
 
     # --- what users do ------------------------------------------------------------------------------------------------
 
@@ -190,6 +202,13 @@ class Service:
         return lambda: self._listeners.remove(listener)
 
     @property
+    def backend(self) -> Backend:
+        """What computes."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    @property
     def active(self) -> bool:
         """Whether this service runs the queue's jobs, or stands by."""
         return self._lease is not None
@@ -223,6 +242,8 @@ class Service:
         if lease is None:
             return
         self._lease = lease
+        if self._taken is not None:
+            self._taken()
         for job in lease.recover():
             log.warning("job %d was left running by another service", job)
             self._tell(JobEvent(job, "lost"))
@@ -262,7 +283,11 @@ class Service:
                 self._running[job.id] = cancellation
                 self._users[job.user] += 1
             self._tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt}))
-            self._pool.submit(self._run, lease, job, cancellation)
+            # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
+            thread = threading.Thread(target=self._run, args=(lease, job, cancellation), name=f"graphengine-{job.id}")
+            thread.daemon = True
+            self._threads.add(thread)
+            thread.start()
 
     def _cancel_all(self) -> None:
         for cancellation in list(self._running.values()):
@@ -284,6 +309,7 @@ class Service:
             with self._lock:
                 self._running.pop(job.id, None)
                 self._users[job.user] -= 1
+                self._threads.discard(threading.current_thread())
         self._tell(JobEvent(job.id, kind, facts=facts))
 
     def _outcome(self, lease: Lease, job: Job, cancellation: Cancellation) -> tuple[str, dict[str, Any]]:
@@ -346,6 +372,11 @@ class Service:
             files = [str(file) for file in writer.files]
         names = request.want if request.want is not None else list(result)
         outputs = dict(zip(names, result.outputs.values(), strict=True))
+        if request.finish is not None:
+            finisher, data = request.finish
+            if finisher not in self.finishers:
+                raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
+            files += self.finishers[finisher](data, outputs)
         return {
             "outputs": result_tree(outputs, name, self.files),
             "files": files,

@@ -18,7 +18,7 @@ def files_of(queue: Queue) -> Files:
     return Files(queue.file.with_name(queue.file.name + "-files"))
 
 
-def submit(
+def new_job(
     queue: Queue,
     graph: Graph,
     inputs: Mapping[str, Any] | None = None,
@@ -31,8 +31,24 @@ def submit(
     out: str | Path | None = None,
     name: str = "job",
     roots: Sequence[str | Path] | None = None,
-) -> int:
-    """Put a job into a queue; on disk when this returns. See `graphengine.run` and `document.Request`.
+    finish: tuple[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> NewJob:
+    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `document.Request` and `jobs.NewJob`.
+
+    Raises:
+        WorkflowError: The graph or the inputs are wrong, or no data.
+    """
+    graph.check()
+    bind_inputs(graph, inputs or {})
+    folder = None if out is None else Path(out).absolute()
+    allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
+    request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    return NewJob(body_of(request, files_of(queue)), user, priority, attempts, facts or {})
+
+
+def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
+    """Put a job into a queue; on disk when this returns. Options are those of `new_job`.
 
     Returns:
         The job's number.
@@ -41,17 +57,11 @@ def submit(
         WorkflowError: The graph or the inputs are wrong, or no data; nothing was put into the queue.
         QueueError: The queue does not take it.
     """
-    graph.check()
-    bind_inputs(graph, inputs or {})
-    folder = None if out is None else Path(out).absolute()
-    allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
-    request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed)
-    files = files_of(queue)
-    body = body_of(request, files)
+    job = new_job(queue, graph, inputs, **options)
     try:
-        (number,) = queue.submit(NewJob(body, user, priority, attempts))
+        (number,) = queue.submit(job)
     except BaseException:
-        files.remove(body["files"])
+        files_of(queue).remove(job.body["files"])
         raise
     return number
 
