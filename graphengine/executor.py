@@ -18,7 +18,7 @@ from graphengine.elements import Link
 from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, WorkflowError
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
-from graphengine.keys import canonical, node_key
+from graphengine.keys import NotData, canonical, digest, node_key
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
 from graphengine.sockets import Socket
@@ -330,6 +330,10 @@ class Drive(Launcher):
             value = kind.fn(**arguments)
         except Exception as error:
             self.fail(task, error)
+        try:
+            canonical(value)
+        except NotData:  # it holds an object of this process
+            task.volatile, task.key = True, digest(("volatile", next(_unique)))
         self.finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
 
     def _look_up(self, task: Task) -> bool:

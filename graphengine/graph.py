@@ -177,7 +177,7 @@ class Graph:
     # --- the same as data -----------------------------------------------------------------------------------------
 
     def add(
-        self, kind: NodeDef[..., Any] | Graph | str, id: str | None = None, *, each: Sequence[str] = (), **args: Any
+        self, kind: NodeDef[..., Any] | Graph | str, /, id: str | None = None, *, each: Sequence[str] = (), **args: Any
     ) -> Ref:
         """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node."""
         if isinstance(kind, str):

@@ -10,15 +10,16 @@ import base64
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, Link, Node, has_links
-from graphengine.errors import FileError, GraphEngineError
+from graphengine.errors import FileError, GraphEngineError, WorkflowError
 from graphengine.evaluate import folder_of, packs_of
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
@@ -27,6 +28,11 @@ from graphengine.sockets import File
 from graphengine.steps import Step, references, steps
 from graphengine.types import socket_type
 
+if TYPE_CHECKING:
+    import PIL.Image
+
+_log = logging.getLogger(__name__)
+
 FORMAT = 1
 MOST_HELD = 1 << 20
 """Bytes of values that JSON cannot hold and that a picture carries nevertheless."""
@@ -34,6 +40,8 @@ CHUNK = "graphengine"
 """The name of the PNG text chunk that holds the record, as JSON."""
 PARAMETERS = "parameters"
 """The name of the one that other tools read."""
+EXIF, MAKER_NOTE = 0x8769, 0x927C
+"""Where JPEG and WebP hold what are text chunks in PNG, as one JSON object."""
 
 Position = tuple[str | int, ...]
 
@@ -49,7 +57,7 @@ def chunks(
     item: int | None = None,
     exact: bool = False,
 ) -> dict[str, str]:
-    """The text chunks of a picture that is written.
+    """The text chunks of a picture that is written; none where its graph holds what cannot be written.
 
     Args:
         graph, inputs: What was run.
@@ -60,7 +68,11 @@ def chunks(
         item: Its number, where the output is a list.
         exact: Whether it was an exact run.
     """
-    record = describe(graph, inputs, output, made, base=base, item=item, exact=exact)
+    try:
+        record = describe(graph, inputs, output, made, base=base, item=item, exact=exact)
+    except WorkflowError as error:
+        _log.warning("the picture will not carry how it was made: %s", error)
+        return {}
     found = {CHUNK: json.dumps(record, ensure_ascii=False, default=str)}
     asked = [pack for pack in packs_of(graph) if pack.parameters is not None]
     source = steps(graph, inputs, output, item, base) if asked else None
@@ -311,7 +323,7 @@ def read(picture: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), PIL.Image.open(picture) as image:
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            text = image.info.get(CHUNK)
+            text = image.info.get(CHUNK) or _note(image).get(CHUNK)
             if isinstance(text, str):
                 image.load()  # what is cut short could not be compared with what is made again
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
@@ -321,8 +333,19 @@ def read(picture: Path) -> dict[str, Any]:
     except (OSError, SyntaxError, ValueError) as error:
         raise FileError(f"{picture} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(text, str):
-        raise FileError(f"{picture} does not carry how it was made (it has no text chunk called {CHUNK})")
+        raise FileError(f"{picture} does not carry how it was made (it has no text called {CHUNK})")
     return parse(text, str(picture))
+
+
+def _note(image: PIL.Image.Image) -> dict[str, Any]:
+    """The texts of a picture that has no text chunks (JPEG, WebP): JSON in the MakerNote of its EXIF."""
+    note = image.getexif().get_ifd(EXIF).get(MAKER_NOTE)
+    if not isinstance(note, bytes):
+        return {}
+    with contextlib.suppress(ValueError):
+        found = json.loads(note)
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def parse(text: str, name: str) -> dict[str, Any]:

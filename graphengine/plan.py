@@ -217,8 +217,12 @@ class Plan:
         if kind.makes_reference:
             if not all(source in self.references for source in node.before):
                 return None
-            self.references[id] = self._reference(id, node, values)
-            self.watched[id] = canonical(self.references[id][0])
+            reference = self._reference(id, node, values)
+            try:
+                self.watched[id] = canonical(reference[0])
+                self.references[id] = reference
+            except NotData:
+                pass  # it holds an object of this process, and is made anew in each run
             return None
         if kind.cache == "never" or kind.output:
             return None

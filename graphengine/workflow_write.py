@@ -15,6 +15,7 @@ from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph import Graph
+from graphengine.keys import NotData
 from graphengine.types import SocketType, parse_type, socket_type, strip, type_name, union_members
 from graphengine.workflow_read import FORMAT
 
@@ -251,18 +252,22 @@ class _Part:
         if kind is None:
             self.values[name] = {"value": self.literal(VALUES, name, value)}
         else:
-            self.values[name] = self.entry(name, kind, self.encoded(kind, value))
+            self.values[name] = self.entry(name, kind, self.encoded(VALUES, name, kind, value))
 
-    def encoded(self, kind: SocketType[Any], value: Any) -> bytes:
+    def encoded(self, node: str, socket: str | None, kind: SocketType[Any], value: Any) -> bytes | None:
         assert kind.encode is not None
-        return kind.encode(value)
+        try:
+            return kind.encode(value)
+        except NotData as error:
+            self.problem(node, socket, str(error))
+        return None
 
     def held_value(self, id: str, socket: str, value: Any) -> str:
         """The name under which a literal of a node is held; equal ones share it."""
         kind = self.codec(value)
         assert kind is not None
-        content = self.encoded(kind, value)
-        digest = hashlib.sha256(content).hexdigest()
+        content = self.encoded(id, socket, kind, value)
+        digest = hashlib.sha256(content or b"").hexdigest()
         name = self.by_digest.get(digest)
         if name is None:
             name = stem = f"{id}_{socket}"
@@ -274,7 +279,9 @@ class _Part:
             self.values[name] = self.entry(name, kind, content)
         return name
 
-    def entry(self, name: str, kind: SocketType[Any], content: bytes) -> Mapping[str, Any]:
+    def entry(self, name: str, kind: SocketType[Any], content: bytes | None) -> Mapping[str, Any]:
+        if content is None:  # a problem, which is told
+            return {}
         digest = hashlib.sha256(content).hexdigest()
         entry = {"type": kind.name}
         if self.writer.keep is not None:

@@ -75,8 +75,12 @@ def _refuse_writing(graph: Graph, output: str) -> None:
                 node.kind.output or any(rule.write for rule in node.kind.files.values())
             ):
                 raise WorkflowError(
-                    Problem("writes", f"{node.type} writes files, so it is not run again from a picture",
-                            Where(node=id), hint="run the workflow itself")
+                    Problem(
+                        "writes",
+                        f"{node.type} writes files, so it is not run again from a picture",
+                        Where(node=id),
+                        hint="run the workflow itself",
+                    )
                 )
 
 
@@ -120,7 +124,8 @@ def _make(
             print(f"it was made in a batch of {record['made']['batch']}", file=sys.stderr)
         for file in files:
             print(file)
-        print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, files)}")
+        lossy = "" if picture.suffix.lower() == ".png" else "; JPEG and WebP (below quality 100) keep them only roughly"
+        print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, files)}{lossy}")
     return {"kind": "rerun", "files": [str(file) for file in files], "same_pixels": same, "differs": differs}
 
 

@@ -9,13 +9,48 @@ from typing import Any
 
 from graphengine import Pack
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
-from graphengine_nodes.control import apply_controlnet, canny
-from graphengine_nodes.images import crop_image, load_image, pad_image, resize_image, save_image
+from graphengine_nodes.annotators import Annotator, annotate, load_annotator
+from graphengine_nodes.control import apply_controlnet
+from graphengine_nodes.grid import image_grid
+from graphengine_nodes.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
+from graphengine_nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
 from graphengine_nodes.latents import decode_latent, empty_latent, encode_image
-from graphengine_nodes.masks import composite, invert_mask, load_mask, mask_from_image, mask_rectangle
-from graphengine_nodes.models import apply_lora, load_controlnet, load_lora, load_model, replace_vae
-from graphengine_nodes.prompts import encode_prompt
+from graphengine_nodes.masked import repaint
+from graphengine_nodes.masks import (
+    blur_mask,
+    combine_masks,
+    composite,
+    crop_mask,
+    feather_mask,
+    grow_mask,
+    invert_mask,
+    load_mask,
+    mask_from_difference,
+    mask_from_image,
+    mask_rectangle,
+    pad_mask,
+    resize_mask,
+)
+from graphengine_nodes.models import apply_lora, load_controlnet, load_lora, load_model, replace_vae, scale_loras
+from graphengine_nodes.objects import loaded_controlnet, loaded_model, replace_component
+from graphengine_nodes.options import change_precision, offload_model, optimize_model, quantize_model, tile_vae
+from graphengine_nodes.preprocessors import (
+    as_is,
+    canny,
+    depth,
+    hed,
+    inpaint_control,
+    lineart,
+    midas,
+    normal,
+    pidinet,
+    pose,
+    scribble,
+    sobel,
+)
+from graphengine_nodes.prompts import Prompts, encode_prompt, encode_weighted
 from graphengine_nodes.sampling import inpaint, sample
+from graphengine_nodes.templates import Texts, expand_wildcards, prompt_from_template
 from graphengine_nodes.types import (
     Conditioning,
     Control,
@@ -29,6 +64,7 @@ from graphengine_nodes.types import (
     Posterior,
     RandomState,
 )
+from graphengine_nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
 
 
 def _environment() -> dict[str, Any]:
@@ -69,7 +105,17 @@ def _held(device: str) -> frozenset[str]:
 __pack__ = Pack(
     "std",
     distribution="graphengine",
-    libraries=("torch", "diffusers", "transformers", "peft", "numpy", "pillow", "opencv-python-headless"),
+    libraries=(
+        "torch",
+        "diffusers",
+        "transformers",
+        "peft",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "controlnet-aux",
+        "timm",
+    ),
     environment=_environment,
     preload=(
         "torch",
@@ -82,6 +128,7 @@ __pack__ = Pack(
 )
 
 __all__ = [
+    "Annotator",
     "Conditioning",
     "Control",
     "ControlNet",
@@ -92,28 +139,74 @@ __all__ = [
     "Mask",
     "Model",
     "Posterior",
+    "Prompts",
     "RandomState",
+    "Texts",
+    "Upscaler",
+    "annotate",
     "apply_controlnet",
+    "apply_hypernetwork",
     "apply_lora",
+    "as_is",
+    "blur_mask",
     "canny",
+    "change_precision",
+    "clear_hypernetworks",
+    "combine_masks",
     "composite",
     "crop_image",
+    "crop_mask",
     "decode_latent",
+    "depth",
     "empty_latent",
     "encode_image",
     "encode_prompt",
+    "encode_weighted",
+    "expand_wildcards",
+    "feather_mask",
+    "grow_mask",
+    "hed",
+    "image_grid",
+    "image_size",
     "inpaint",
+    "inpaint_control",
     "invert_mask",
+    "lineart",
+    "load_annotator",
     "load_controlnet",
+    "load_hypernetwork",
     "load_image",
     "load_lora",
     "load_mask",
     "load_model",
+    "load_upscaler",
+    "loaded_controlnet",
+    "loaded_model",
+    "mask_from_difference",
     "mask_from_image",
     "mask_rectangle",
+    "midas",
+    "normal",
+    "offload_model",
+    "optimize_model",
     "pad_image",
+    "pad_mask",
+    "pidinet",
+    "pose",
+    "prompt_from_template",
+    "quantize_model",
+    "repaint",
+    "replace_component",
     "replace_vae",
     "resize_image",
+    "resize_mask",
     "sample",
     "save_image",
+    "scale_loras",
+    "scribble",
+    "sobel",
+    "tile_vae",
+    "upscale_image",
+    "upscale_latent",
+    "upscale_with_model",
 ]

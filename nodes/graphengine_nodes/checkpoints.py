@@ -17,7 +17,7 @@ from typing import Any
 
 from graphengine.errors import FileError, ModelError
 from graphengine.files import cache_folder, confined, fingerprint
-from graphengine_nodes.types import digest_of
+from graphengine_nodes.references import digest_of
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -37,11 +37,13 @@ class Location:
         path: Its folder in diffusers layout, or a file: a whole checkpoint, or a LoRA.
         component: For a whole checkpoint, which of its components.
         config: For a whole checkpoint, the folder with the component's configuration.
+        variant: For a folder, which of its weight files where it has several (`fp16`).
     """
 
     path: Path
     component: str = ""
     config: Path | None = None
+    variant: str = ""
 
     @property
     def folder(self) -> Path:
@@ -52,17 +54,28 @@ class Location:
 # --- finding what a user means ----------------------------------------------------------------------------------------
 
 
-def find(source: str | Path, what: str) -> Path:
+def find(source: str | Path, what: str, revision: str | None = None) -> Path:
     """The folder or file of a source: an embedded name, a path, or a hub id.
 
     In a node that a graph runs, text is a name only: the engine hands on what is a path, by its rules, as a `Path`.
 
     Args:
         what: `model`, `ControlNet` or `LoRA`, for messages.
+        revision: Of a hub id, which branch, tag or commit.
 
     Raises:
         ModelError: There is no such thing, or no network to fetch it.
     """
+    found = _found(source, what)
+    if found is None:
+        return _from_hub(os.fspath(source), what, revision)
+    if revision is not None:
+        raise ModelError(f"{source} is on this machine and has no revisions; leave revision out, or give a hub id")
+    return found
+
+
+def _found(source: str | Path, what: str) -> Path | None:
+    """What lies on this machine; None for a hub id."""
     text = os.fspath(source)
     name, embedded = EMBEDDED[what]
     if text == name and not isinstance(source, Path):
@@ -78,13 +91,13 @@ def find(source: str | Path, what: str) -> Path:
             f"there is no {what} {text}; give a folder in diffusers layout, a .safetensors file, a hub id "
             f"or the embedded {name}"
         )
-    return _from_hub(text, what)
+    return None
 
 
 SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 
 
-def _from_hub(name: str, what: str) -> Path:
+def _from_hub(name: str, what: str, revision: str | None) -> Path:
     """A repository's files, from the hub's cache on this machine or from the network; looked up once a process.
 
     What lies whole in the cache is taken as it is, whatever the hub has by now.
@@ -92,31 +105,35 @@ def _from_hub(name: str, what: str) -> Path:
     from huggingface_hub import constants
 
     try:
-        folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE))
+        folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE), revision)
         if not folder.exists():  # removed since
             _snapshot.cache_clear()
-            folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE))
+            folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE), revision)
         return folder
     except Exception as error:  # the hub's errors have no common base that older versions know
+        at = f" at revision {revision}" if revision else ""
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
-            f"there is no {what} {name}: it is no path on this machine and the hub did not give it "
+            f"there is no {what} {name}{at}: it is no path on this machine and the hub did not give it "
             f"({type(error).__name__}: {reason:.200}); without a network give a path, or the embedded "
             f"{EMBEDDED[what][0]}"
         ) from None
 
 
 @functools.cache
-def _snapshot(name: str, what: str, offline: bool) -> Path:
+def _snapshot(name: str, what: str, offline: bool, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.txt", "*.safetensors", "*.model"]
-    unwanted = ["*.msgpack", "*.onnx*", "*/openvino*"]
+    patterns: dict[str, Any] = {
+        "allow_patterns": ["*.json", "*.txt", "*.safetensors", "*.model"],
+        "ignore_patterns": ["*.msgpack", "*.onnx*", "*/openvino*"],
+        "revision": revision,
+    }
     with contextlib.suppress(Exception):  # not in the cache: the network's error, if there is one, says more
-        folder = snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted, local_files_only=True)
+        folder = snapshot_download(name, local_files_only=True, **patterns)
         if offline or _whole(Path(folder), what):
             return Path(folder)
-    return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted))
+    return Path(snapshot_download(name, **patterns))
 
 
 def _whole(folder: Path, what: str) -> bool:
@@ -185,11 +202,12 @@ class Weights:
     variant: str | None = None
 
 
-def weight_files(folder: Path, stem: str) -> Weights:
+def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
     """The weights of a component folder: safetensors, whole or in shards, the plain variant before others.
 
     Args:
         stem: `diffusion_pytorch_model` or, as transformers writes it, `model`.
+        variant: The one that is taken where it is there.
 
     Raises:
         ModelError: There are none, only pickled ones, or they are cut short.
@@ -212,7 +230,9 @@ def weight_files(folder: Path, stem: str) -> Weights:
                 "convert it to safetensors, or take the model's safetensors files"
             )
         raise ModelError(f"{folder} holds no {stem}.safetensors; the model's folder is incomplete, copy it again")
-    best = min(found, key=lambda w: (w.variant is not None, w.variant != "fp16", w.variant or ""))
+    best = min(
+        found, key=lambda w: (w.variant != (variant or None), bool(w.variant), w.variant != "fp16", w.variant or "")
+    )
     for file in best.files:
         read_header(file)
     return best
@@ -260,7 +280,11 @@ def component_files(location: Location, stem: str | None) -> list[Path]:
     configs = [p for p in configs if ".index." not in p.name]
     if stem is None:
         return configs
-    files = [location.path] if location.config is not None else list(weight_files(location.path, stem).files)
+    files = (
+        [location.path]
+        if location.config is not None
+        else list(weight_files(location.path, stem, location.variant).files)
+    )
     return configs + files
 
 
@@ -310,7 +334,7 @@ def locate(digest: str, what: str) -> Location:
         try:
             facts = json.loads((cache_folder() / "weights" / digest).read_text("utf-8"))
             config = Path(facts["config"]) if "config" in facts else None
-            location = Location(Path(facts["path"]), facts.get("component", ""), config)
+            location = Location(Path(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(
                 f"the weights of {what} ({digest[:12]}) are not known on this machine; load them here once "

@@ -5,17 +5,15 @@ Bytes are safetensors with JSON in the header: lossless, and nothing in them is 
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import FileError
+from graphengine.keys import NotData
 from graphengine.types import SocketType, View, register_type
+from graphengine_nodes.pictures import png, save_pictures, to_pil, write_whole
 from graphengine_nodes.types import (
     Conditioning,
     Control,
@@ -31,7 +29,6 @@ from graphengine_nodes.types import (
 )
 
 if TYPE_CHECKING:
-    import PIL.Image
     import torch
 
 Tensors = dict[str, "torch.Tensor"]
@@ -72,76 +69,6 @@ def _size(*tensors: torch.Tensor | None) -> int:
 
 
 # --- pictures for people ----------------------------------------------------------------------------------------------
-
-
-def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
-    """uint8 pictures of float [B, H, W, C] in 0..1, rounded as diffusers rounds them."""
-    import PIL.Image
-
-    array = (pixels.detach().cpu().float().numpy() * 255).round().clip(0, 255).astype("uint8")
-    return [PIL.Image.fromarray(picture) for picture in array]
-
-
-def png(picture: PIL.Image.Image, text: Mapping[str, str] | None = None) -> bytes:
-    """PNG bytes with text chunks."""
-    from PIL.PngImagePlugin import PngInfo
-
-    chunks = PngInfo()
-    for name, value in (text or {}).items():
-        # iTXt takes every character; plain tEXt is what the oldest readers of `parameters` know.
-        (chunks.add_text if value.isascii() else chunks.add_itxt)(name, value)
-    target = io.BytesIO()
-    picture.save(target, "PNG", pnginfo=chunks)
-    return target.getvalue()
-
-
-def sheet_png(pixels: torch.Tensor) -> bytes:
-    """The pictures of a batch side by side, as one PNG."""
-    import torch
-
-    return png(to_pil(torch.cat(list(pixels), dim=1)[None])[0])
-
-
-def save_png(pixels: torch.Tensor, path: Path, text: Mapping[str, str]) -> list[Path]:
-    """Write one PNG for each picture: `path.png`, or `path_0.png`, `path_1.png`, ... for several.
-
-    Raises:
-        FileError: It cannot be written (no such folder, disk full); no half file is left.
-    """
-    pictures = to_pil(pixels)
-    names = [path.name] if len(pictures) == 1 else [f"{path.name}_{index}" for index in range(len(pictures))]
-    files = [path.with_name(f"{name}.png") for name in names]
-    for file, picture in zip(files, pictures, strict=True):
-        write_whole(file, png(picture, text))
-    return files
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Raises:
-        FileError: It cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
-        try:
-            with os.fdopen(handle, "wb") as target:
-                target.write(data)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, file)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    # Reading the mask means setting it; a temporary file is 0600, a saved picture should be like any other file.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _views(pixels: torch.Tensor) -> list[View]:
@@ -199,6 +126,7 @@ def _decode_conditioning(data: bytes) -> Conditioning:
 
 
 def _encode_control(value: Control) -> bytes:
+    value.controlnet.digest()
     facts = {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
     return pack({"pixels": value.image.pixels}, controlnet=asdict(value.controlnet), **facts)
 
@@ -209,6 +137,7 @@ def _decode_control(data: bytes) -> Control:
 
 
 def _encode_reference(value: Model | ControlNet | LoRA | Hypernetwork) -> bytes:
+    value.digest()  # what is an object of this process has none, and cannot be written
     return json.dumps(asdict(value)).encode()
 
 
@@ -239,7 +168,11 @@ def _decode_model(data: bytes) -> Model:
 
 
 def _describe(value: Model | ControlNet | LoRA | Hypernetwork) -> View:
-    lines = [f"{type(value).__name__} {value.source}", f"digest {value.digest()}"]
+    try:
+        digest = f"digest {value.digest()}"
+    except NotData as reason:
+        digest = str(reason)
+    lines = [f"{type(value).__name__} {value.source}", digest]
     if isinstance(value, Model):
         lines[0] += f" ({value.family}{f', {value.precision}' if value.precision else ''})"
         lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in value.loras]
@@ -294,7 +227,7 @@ for _kind in (
         decode=_decode_image,
         size=lambda value: _size(value.pixels),
         view=lambda value: _views(value.pixels),
-        save=lambda value, path, text: save_png(value.pixels, path, text),
+        save=lambda value, path, text: save_pictures(value.pixels, path, text),
     ),
     SocketType(
         Mask,
@@ -303,7 +236,7 @@ for _kind in (
         decode=_decode_mask,
         size=lambda value: _size(value.values),
         view=lambda value: _views(value.values[..., None].expand(-1, -1, -1, 3)),
-        save=lambda value, path, text: save_png(value.values[..., None].expand(-1, -1, -1, 3), path, text),
+        save=lambda value, path, text: save_pictures(value.values[..., None].expand(-1, -1, -1, 3), path, text),
     ),
     SocketType(
         Posterior,

@@ -9,29 +9,15 @@ from graphengine_nodes.types import Control, ControlNet, Image
 
 
 @node(version=1)
-def canny(
-    image: Image,
-    low: Annotated[int, Range(0, 1000, 1), Doc("Gradient from which on an edge goes on.")] = 100,
-    high: Annotated[int, Range(0, 1000, 1), Doc("Gradient from which on an edge begins.")] = 200,
-) -> Image:
-    """Edges by Canny's method (OpenCV): white on black."""
-    import cv2
-    import numpy as np
-    import PIL.Image
-
-    from graphengine_nodes.images import from_pil
-
-    edges = [cv2.Canny(np.asarray(picture), low, high) for picture in image.pils()]
-    return from_pil(*[PIL.Image.fromarray(edge) for edge in edges])
-
-
-@node(version=1)
 def apply_controlnet(
     controlnet: ControlNet,
     image: Annotated[Image, Doc("Already as the ControlNet wants it: edges for a canny one.")],
     scale: Annotated[float, Range(0, 10, 0.05), Doc("How strongly it steers.")] = 1.0,
     start: Annotated[float, Range(0, 1, 0.05), Doc("The part of the steps after which it begins.")] = 0.0,
     end: Annotated[float, Range(0, 1, 0.05), Doc("The part of the steps after which it ends.")] = 1.0,
+    guess: Annotated[
+        bool, Doc("Let the picture decide more than the prompt; all controls of a sampler or none.")
+    ] = False,
 ) -> Control:
     """A ControlNet with the picture that it follows, for `sample(control=...)`.
 
@@ -40,4 +26,4 @@ def apply_controlnet(
     """
     if start >= end:
         raise ValueError(f"control starts at {start:g} of the steps and ends at {end:g}; it must start before it ends")
-    return Control(controlnet, image, float(scale), float(start), float(end))
+    return Control(controlnet, image, float(scale), float(start), float(end), guess)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, FileError, Range, node
+from graphengine_nodes.pictures import Format, save_pictures
 from graphengine_nodes.types import Image
 
 if TYPE_CHECKING:
     import PIL.Image
+    import torch
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Pixels = Annotated[int, Range(1, 16384, 1)]
@@ -85,15 +87,19 @@ def _rgb(picture: PIL.Image.Image) -> Any:
 @node(version=1, output=True)
 def save_image(
     image: Image,
-    path: Annotated[Path, File("image", write=True), Doc("With or without .png; several pictures get _0, _1, ...")],
+    path: Annotated[Path, File("image", write=True), Doc("With or without suffix; several pictures get _0, _1, ...")],
+    format: Annotated[Format | None, Doc("Default: what the suffix says, else PNG.")] = None,
+    quality: Annotated[int, Range(1, 100, 1), Doc("Of JPEG and WebP; WebP of 100 is lossless.")] = 95,
     ctx: Context = INERT,
 ) -> list[str]:
-    """Write pictures as PNG files, which carry how they were made, and return their names.
+    """Write pictures as PNG, JPEG or WebP files, which carry how they were made, and return their names.
 
     Raises:
         FileError: They cannot be written; no half file is left.
+        ValueError: Suffix and format are two things.
     """
-    return [str(file) for file in image.save(path, ctx.making("image", image))]
+    text = ctx.making("image", image)
+    return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
 
 
 @node(version=1)
@@ -118,14 +124,19 @@ def crop_image(
     Raises:
         ValueError: It does not lie inside them.
     """
-    whole_width, whole_height = image.size
+    return Image(cut(image.pixels, width, height, left, top))
+
+
+def cut(pixels: torch.Tensor, width: int, height: int, left: int | None, top: int | None) -> torch.Tensor:
+    """A piece of pictures [B, H, W, C]."""
+    whole_width, whole_height = pixels.shape[2], pixels.shape[1]
     left = (whole_width - width) // 2 if left is None else left
     top = (whole_height - height) // 2 if top is None else top
     if left < 0 or top < 0 or left + width > whole_width or top + height > whole_height:
         raise ValueError(
             f"a piece of {width} x {height} at {left}, {top} does not lie in {whole_width} x {whole_height} pixels"
         )
-    return Image(image.pixels[:, top : top + height, left : left + width].contiguous())
+    return pixels[:, top : top + height, left : left + width].contiguous()
 
 
 @node(version=1)
@@ -134,19 +145,39 @@ def pad_image(
     multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of it.")] = 8,
     fill: Literal["edge", "black", "white"] = "edge",
 ) -> Image:
-    """Make pictures larger at the right and at the bottom, until their sides are multiples of a number."""
+    """Make pictures larger at the right and at the bottom, until their sides are multiples of a number.
+
+    `crop_image` with the old size (`image_size`), left and top 0, gives them back.
+    """
+    return Image(padded(image.pixels, multiple, fill))
+
+
+def padded(pixels: torch.Tensor, multiple: int, fill: str) -> torch.Tensor:
+    """Pictures [B, H, W, C] with sides that are multiples of a number."""
     import torch
 
-    width, height = image.size
-    right, bottom = -width % multiple, -height % multiple
+    right, bottom = -pixels.shape[2] % multiple, -pixels.shape[1] % multiple
     if not right and not bottom:
-        return image
-    pixels = image.pixels.permute(0, 3, 1, 2)
+        return pixels
+    pixels = pixels.permute(0, 3, 1, 2)
     if fill == "edge":
         pixels = torch.nn.functional.pad(pixels, (0, right, 0, bottom), mode="replicate")
     else:
         pixels = torch.nn.functional.pad(pixels, (0, right, 0, bottom), value=float(fill == "white"))
-    return Image(pixels.permute(0, 2, 3, 1).contiguous())
+    return pixels.permute(0, 2, 3, 1).contiguous()
+
+
+class Size(NamedTuple):
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+@node(version=1)
+def image_size(image: Image) -> Size:
+    """How large a picture is."""
+    return Size(*image.size)
 
 
 @resize_image.check

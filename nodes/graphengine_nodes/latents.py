@@ -7,17 +7,19 @@ from typing import Annotated, Any
 
 from graphengine import INERT, Context, Doc, Range, Uses, node
 from graphengine_nodes.families import family
+from graphengine_nodes.families.inputs import sides_of
 from graphengine_nodes.types import Image, Latent, Model, Posterior
 
 Side = Annotated[int | None, Range(8, 8192, 8), Doc("In pixels; by default the model's own.")]
 
 
-def check_sides(inputs: dict[str, Any]) -> Iterator[str]:
-    """Say of literal sizes that they are no multiples of 8."""
+def check_sides(inputs: dict[str, Any], multiple: int = 8) -> Iterator[str]:
+    """Say of sizes that they are no multiples of what every model needs, or one of them."""
     for name in ("width", "height"):
         value = inputs.get(name)
-        if isinstance(value, int) and value % 8:
-            yield f"{name} is {value}, but must be a multiple of 8 ({value // 8 * 8} or {value // 8 * 8 + 8})"
+        if isinstance(value, int) and value % multiple:
+            less = value // multiple * multiple
+            yield f"{name} is {value}, but must be a multiple of {multiple} ({less} or {less + multiple})"
 
 
 @node(version=1)
@@ -32,8 +34,8 @@ def empty_latent(
 
     factor, channels = model.setting("factor"), model.setting("latent_channels")
     width, height = width or model.setting("width"), height or model.setting("height")
-    if width % factor or height % factor:
-        raise ValueError(f"{width} x {height} cannot be made: sides must be multiples of {factor}")
+    for problem in check_sides({"width": width, "height": height}, sides_of(model)):
+        raise ValueError(problem)
     return Latent(torch.zeros(count, channels, height // factor, width // factor), model.family, empty=True)
 
 
@@ -50,7 +52,7 @@ def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Contex
     Raises:
         ValueError: The sides are no multiples of 8.
     """
-    return family(model.family).encode_image(model, image, ctx.device)
+    return family(model.family).encode_image(model, image, model.computes_on(ctx.device))
 
 
 @node(version=1, on="device")
@@ -62,4 +64,4 @@ def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Con
     """
     if latent.family != model.family:
         raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
-    return family(model.family).decode(model, latent, ctx.device)
+    return family(model.family).decode(model, latent, model.computes_on(ctx.device))

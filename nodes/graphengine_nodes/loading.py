@@ -8,7 +8,8 @@ Tensors are copied out of the file: one that is overwritten while it is mapped w
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,38 +20,47 @@ from graphengine_nodes.checkpoints import Location
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 Tensors = dict[str, "torch.Tensor"]
 
-CLASSES = {
-    "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
-    "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
-    "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
-    "text_encoder": ("transformers", "CLIPTextModel"),
-}
 
-PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
-"""How the names of each component's tensors begin in a single-file checkpoint."""
+LoraState = tuple["Tensors", "dict[str, Any] | None", "dict[str, Any] | None"]
+"""A LoRA's tensors with diffusers' names, its alphas, and what its file says of how it was made."""
+
+Read = Callable[[Location, Any, "torch.dtype"], Tensors]
+"""Reads the tensors for a module out of a whole checkpoint."""
 
 
-def load_module(component: str, location: Location, stem: str | None, dtype: torch.dtype | None) -> Any:
+def load_module(
+    component: str, location: Location, stem: str, kind: tuple[str, str], dtype: torch.dtype, read: Read
+) -> Any:
     """One component with its weights, ready to compute, on the CPU.
+
+    Args:
+        stem: The name of its weight files in diffusers layout.
+        kind: Module and class that it must be of.
+        read: How it is read from a whole checkpoint.
 
     Raises:
         ModelError: It is of a class that is not supported, or its files are damaged or incomplete.
     """
-    assert stem is not None
-    assert dtype is not None
-    module_name, class_name = CLASSES[component]
+    module_name, class_name = kind
     found = checkpoints.read_json(location.folder / "config.json")
     names = [found.get("_class_name"), *found.get("architectures", [])]
     if class_name not in names and any(names):
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
     cls = getattr(importlib.import_module(module_name), class_name)
-    if location.config is not None:
-        return _from_single_file(cls, component, location, dtype)
     module = _empty(cls, found)
-    files = checkpoints.weight_files(location.path, stem).files
-    tensors = {name: t for file in files for name, t in read_tensors(file, dtype).items()}
+    if location.config is not None:
+        try:
+            tensors = read(location, module, dtype)
+        except (KeyError, IndexError) as error:
+            raise ModelError(f"{location.path}: its {component} cannot be read ({error} is missing)") from None
+        return fill(module, _renamed(tensors, module), location.path)
+    files = checkpoints.weight_files(location.path, stem, location.variant).files
+    full = in_full(module, dtype)
+    tensors = {name: t for file in files for name, t in read_tensors(file, dtype, full=full).items()}
     return fill(module, _renamed(tensors, module), location.path)
 
 
@@ -64,20 +74,51 @@ def _empty(cls: Any, config: dict[str, Any]) -> Any:
         return cls(cls.config_class.from_dict(config)).eval()
 
 
-def read_tensors(file: Path, dtype: torch.dtype, prefix: str = "") -> Tensors:
-    """The tensors of a safetensors file whose names begin with a prefix; floating point ones as `dtype`."""
+def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
+    """The layers that stay in single precision where all else is in half, as the libraries have it: T5 overflows."""
+    import torch
+
+    return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else frozenset()
+
+
+def read_tensors(
+    file: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",), full: frozenset[str] = frozenset()
+) -> Tensors:
+    """The tensors of a safetensors file whose names begin so; floating point ones as `dtype`.
+
+    Args:
+        full: Layers whose tensors are in single precision.
+    """
+    import torch
     from safetensors import SafetensorError, safe_open
+
+    def kind(name: str, tensor: torch.Tensor) -> torch.dtype:
+        if not tensor.is_floating_point():
+            return tensor.dtype
+        return dtype if full.isdisjoint(name.split(".")) else torch.float32
 
     tensors = {}
     try:
         with safe_open(file, "pt") as source:
             for name in source.keys():  # noqa: SIM118 - no mapping
-                if name.startswith(prefix):
+                if name.startswith(prefixes):
                     tensor = source.get_tensor(name)
-                    tensors[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+                    tensors[name] = _copied(tensor, kind(name, tensor))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or no safetensors file ({error}); copy it again") from None
     return tensors
+
+
+def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor out of its file, at the place within a cache line that it has there: `from_pretrained` maps files into
+    memory, and the last bits of a product of matrices depend on that place."""
+    import torch
+
+    if dtype != tensor.dtype or not tensor.numel():
+        return tensor.to(dtype, copy=True)
+    room = torch.empty(tensor.nbytes + 64, dtype=torch.uint8)
+    start = (tensor.data_ptr() - room.data_ptr()) % 64
+    return room[start : start + tensor.nbytes].view(dtype).view(tensor.shape).copy_(tensor)
 
 
 def _renamed(tensors: Tensors, module: Any) -> Tensors:
@@ -111,6 +152,9 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     """
     import torch
 
+    tied = getattr(module, "_tied_weights_keys", None)
+    if isinstance(tied, dict):  # one tensor in two places is once in the file
+        tensors = {name: tensors[source] for name, source in tied.items() if source in tensors} | tensors
     try:
         missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
@@ -128,70 +172,98 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
                 if name != "position_ids":
                     raise ModelError(f"{where}: nothing is known about the buffer {name} of {type(parent).__name__}")
                 parent._buffers[name] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
-    return module.requires_grad_(False)
-
-
-def _from_single_file(cls: Any, component: str, location: Location, dtype: torch.dtype) -> Any:
-    """A component out of a whole checkpoint in the original layout, through diffusers' own converters."""
-    converters: Any = importlib.import_module("diffusers.loaders.single_file_utils")
-    tensors = read_tensors(location.path, dtype, PREFIXES[component])
-    module = _empty(cls, checkpoints.read_json(location.folder / "config.json"))
-    try:
-        if component == "unet":
-            converted = converters.convert_ldm_unet_checkpoint(tensors, dict(module.config))
-        elif component == "vae":
-            converted = converters.convert_ldm_vae_checkpoint(tensors, dict(module.config))
-        elif any(name.startswith("cond_stage_model.model.") for name in tensors):
-            converted = converters.convert_open_clip_checkpoint(module, tensors, prefix="cond_stage_model.model.")
-        else:
-            converted = converters.convert_ldm_clip_checkpoint(tensors)
-    except (KeyError, IndexError) as error:
-        raise ModelError(f"{location.path}: its {component} cannot be read ({error} is missing)") from None
-    return fill(module, _renamed(dict(converted), module), location.path)
+    # Its parameters ask for gradients as after `from_pretrained`, though none are computed: torch multiplies batches of
+    # matrices in another order for parameters that do.
+    return module
 
 
 # --- LoRA -------------------------------------------------------------------------------------------------------------
 
 
-def add_loras(component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
+def add_loras(
+    component: str,
+    module: Any,
+    loras: Sequence[tuple[str, Path, float]],
+    mixin: str,
+    read: Callable[[str, Any, Tensors], LoraState],
+) -> None:
     """Put LoRAs (name, file, scale) into a module that nobody else uses, as `load_lora_weights` does.
+
+    Args:
+        mixin: The class of diffusers that does it for the family.
+        read: From the component, its module and the file's tensors to what that class takes.
 
     Raises:
         ModelError: One does not fit the module.
     """
     import torch
-    from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin as Mixin
     from safetensors.torch import load_file
 
+    methods = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), mixin)
     peft_utils: Any = importlib.import_module("diffusers.utils.peft_utils")
 
     for name, file, _ in loras:
         checkpoints.read_header(file)
-        tensors = load_file(file)
-        state, alphas, metadata = Mixin.lora_state_dict(
-            tensors, unet_config=getattr(module, "config", None), return_lora_metadata=True
-        )
-        state = {key if key.startswith(("unet.", "text_encoder.")) else f"unet.{key}": t for key, t in state.items()}
-        wanted = sum(key.startswith(f"{component}.") and _is_down(key) for key in state)
-        with torch.no_grad():
-            try:
-                if component == "unet":
-                    Mixin.load_lora_into_unet(state, alphas, module, adapter_name=name, metadata=metadata)
+        try:
+            state, alphas, metadata = read(component, module, load_file(file))
+            wanted = [key for key in state if key.startswith(f"{component}.") and _is_down(key)]
+            if not wanted:  # it changes others of the part's components
+                continue
+            options = {"adapter_name": name, "metadata": metadata}
+            with torch.no_grad():
+                if component.startswith("text_encoder"):
+                    methods.load_lora_into_text_encoder(state, alphas, module, prefix=component, **options)
                 else:
-                    Mixin.load_lora_into_text_encoder(state, alphas, module, adapter_name=name, metadata=metadata)
-            except (ValueError, RuntimeError, KeyError) as error:
-                reason = str(error).strip().split("\n")[-1].strip()
-                raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
-        fitted = sum(name in getattr(layer, "lora_A", ()) for layer in module.modules())
-        if fitted < wanted:
-            raise ModelError(
-                f"{file.name} is for another model: {wanted - fitted} of its {wanted} changes find no place in the "
-                f"{component}"
-            )
+                    getattr(methods, f"load_lora_into_{component}")(state, alphas, module, **options)
+        except (ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().split("\n")[-1].strip()
+            raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
+        _check_fit(name, file, component, module, wanted)
     names = [name for name, _, _ in loras]
     peft_utils.set_weights_and_activate_adapters(module, names, [scale for _, _, scale in loras])
-    module.requires_grad_(False)
+
+
+def _check_fit(name: str, file: Path, component: str, module: Any, wanted: Sequence[str]) -> None:
+    """Tell of what found no place; where that is the greater part, the LoRA is for another model.
+
+    Raises:
+        ModelError: It is.
+    """
+    fitted = {_squashed(n) for n, layer in module.named_modules() if name in getattr(layer, "lora_A", ())}
+    lost = len(wanted) - len(fitted)
+    if lost <= 0:
+        return
+    first = next((key for key in wanted if _squashed(key.removeprefix(f"{component}.")) not in fitted), wanted[0])
+    if lost > len(fitted):
+        raise ModelError(
+            f"{file.name} is for another model: {lost} of its {len(wanted)} changes find no place in the {component}, "
+            f"the first is {first}"
+        )
+    log.warning(
+        "%s: %d of its %d changes find no place in the %s and are left out, the first is %s",
+        file.name,
+        lost,
+        len(wanted),
+        component,
+        first,
+    )
+
+
+def _squashed(name: str) -> str:
+    """A layer's name whichever way a LoRA writes it: `attn1.processor.to_out_lora.down`, `attn1.to_out.0`, ..."""
+    for part in _DOWN:
+        name = name.removesuffix(part)
+    return name.replace(".processor", "").replace("text_model.", "").replace("_", ".").removesuffix(".0")
+
+
+_DOWN = (
+    ".lora_A.weight",
+    ".lora.down.weight",
+    ".lora_down.weight",
+    "_lora.down.weight",
+    ".lora_linear_layer.down.weight",
+)
 
 
 def _is_down(key: str) -> bool:
-    return key.endswith((".lora_A.weight", ".lora.down.weight", ".lora_down.weight", "_lora.down.weight"))
+    return key.endswith(_DOWN)

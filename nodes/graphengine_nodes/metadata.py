@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
+from graphengine.metadata import EXIF, MAKER_NOTE
+
 
 def parameters(
     *,
@@ -50,3 +52,28 @@ def _quoted(value: str) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
+
+
+# --- EXIF, where a JPEG or a WebP keeps texts -------------------------------------------------------------------------
+
+USER_COMMENT = 0x9286
+
+
+def exif_with_comment(comment: str | None, note: str | None = None) -> bytes:
+    """EXIF bytes, for PIL's `save(exif=...)`, with a text as UserComment.
+
+    Args:
+        comment: Written as ASCII where it is, else as UTF-16: what every reader of EXIF understands.
+        note: What only its maker reads, as MakerNote in UTF-8.
+    """
+    import PIL.Image
+
+    exif = PIL.Image.Exif()
+    exif.endian = ">"  # readers that know one byte order of UTF-16 know this one
+    ifd = exif.get_ifd(EXIF)
+    if comment is not None:
+        ascii = comment.isascii()
+        ifd[USER_COMMENT] = b"ASCII\0\0\0" + comment.encode() if ascii else b"UNICODE\0" + comment.encode("utf-16-be")
+    if note is not None:
+        ifd[MAKER_NOTE] = note.encode()
+    return exif.tobytes()

@@ -35,16 +35,21 @@ def load_model(
         Doc("For a single file: the diffusers folder with its configurations and tokenizer."),
     ] = None,
     precision: Precision = None,
+    revision: Annotated[str | None, Doc("Of a hub id: the branch, tag or commit; by default the main branch.")] = None,
+    variant: Annotated[
+        str | None, Doc("Which weight files of a folder, such as fp16; by default the plain ones.")
+    ] = None,
 ) -> Model:
     """Refer to a model; its weights are read when something computes with them.
 
     A single file needs configurations and a tokenizer: from `config`, else the folder that is named as the file
-    without its suffix, else the folder that it lies in.
+    without its suffix, else the folder that it lies in. What the file lacks (of FLUX often all but the denoiser) comes
+    from there too, with its weights.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
-    path = checkpoints.find(source, "model")
+    path = checkpoints.find(source, "model", revision)
     if path.is_dir():
         if config is not None:
             raise ModelError(f"{path} is a folder with its own configurations; leave config out")
@@ -55,12 +60,14 @@ def load_model(
                 f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
                 f"known families are {', '.join(families())}"
             )
-        return _model(kind, path, path, None, precision, checkpoints.name_of(source))
+        return _model(kind, path, None, variant, precision, checkpoints.name_of(source))
+    if variant is not None:
+        raise ModelError(f"{path} is a file and has no variants; leave variant out")
     header = checkpoints.read_header(path)
     kind = next((f for f in families().values() if f.owns_file(header)), None)
     if kind is None:
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
-    return _model(kind, path, _config_folder(path, config), path, precision, checkpoints.name_of(source))
+    return _model(kind, _config_folder(path, config), path, None, precision, checkpoints.name_of(source))
 
 
 def _config_folder(file: Path, config: str | Path | None) -> Path:
@@ -79,20 +86,27 @@ def _config_folder(file: Path, config: str | Path | None) -> Path:
     )
 
 
-def _model(kind: Family, path: Path, folder: Path, file: Path | None, precision: str | None, source: str) -> Model:
+def _model(
+    kind: Family, folder: Path, file: Path | None, variant: str | None, precision: str | None, source: str
+) -> Model:
     """The reference; notes where each component lies."""
-    components = []
-    for names in kind.parts.values():
-        for name in names:
-            if not (folder / name).is_dir():
-                raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
-            stem = kind.stems[name]
-            inside = file is not None and stem is not None
-            location = Location(path, name, folder / name) if inside else Location(folder / name)
-            digest = checkpoints.component_digest(location, stem)
-            checkpoints.note(digest, location)
-            components.append((name, digest))
     settings = kind.settings(folder)
+    components, variants = [], set()
+    header = {} if file is None else checkpoints.read_header(file)
+    for name in [name for names in kind.parts.values() for name in names]:
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
+        stem, starts = kind.stems[name], kind.prefixes.get(name, ())
+        location = Location(folder / name, variant=variant or "")
+        if file is not None and stem is not None and any(key.startswith(starts) for key in header):
+            location = Location(file, name, folder / name)
+        elif variant is not None and stem is not None:
+            variants.add(checkpoints.weight_files(location.path, stem, variant).variant)
+        digest = checkpoints.component_digest(location, stem)
+        checkpoints.note(digest, location)
+        components.append((name, digest))
+    if variant is not None and variant not in variants:
+        raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
     defaults = folder / "defaults.json"
     if defaults.is_file():
         settings |= read_json(defaults)
@@ -136,17 +150,17 @@ def load_lora(
     source: Annotated[
         str | Path,
         File("weights", names=True, known=EMBEDDED_NAMES),
-        Doc("`tiny-blueprint`, a .safetensors file, a folder with pytorch_lora_weights.safetensors, or a hub id."),
+        Doc("`tiny-blueprint`, a .safetensors file, a folder with one, or a hub id."),
     ],
 ) -> LoRA:
-    """Refer to a LoRA.
+    """Refer to a LoRA, in the format of diffusers or of kohya's trainer.
+
+    Of a folder, `pytorch_lora_weights.safetensors`, else the one .safetensors file that is in it.
 
     Raises:
         ModelError: There is no such file, it is damaged, a pickle, or no LoRA.
     """
-    path = checkpoints.find(source, "LoRA")
-    if path.is_dir():
-        path = path / "pytorch_lora_weights.safetensors"
+    path = _lora_file(checkpoints.find(source, "LoRA"))
     header = checkpoints.read_header(path)
     if not any("lora" in name for name in header):
         raise ModelError(f"{path} is no LoRA: none of its tensors is called so")
@@ -158,14 +172,44 @@ def load_lora(
     return LoRA(digest, parts, checkpoints.name_of(source))
 
 
+def _lora_file(path: Path) -> Path:
+    """The file of a LoRA's folder."""
+    named = path / "pytorch_lora_weights.safetensors"
+    if not path.is_dir() or named.is_file():
+        return named if path.is_dir() else path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    found = f"several: {', '.join(file.name for file in files)}" if files else "none"
+    raise ModelError(f"{path} should hold pytorch_lora_weights.safetensors or one .safetensors file; it holds {found}")
+
+
 @node(version=1)
 def apply_lora(
     model: Model,
     lora: LoRA,
     scale: Annotated[float, Range(-10, 10, 0.05), Doc("1.0 is the strength it was trained at.")] = 1.0,
 ) -> Model:
-    """The same model with a LoRA over its weights, which stay as they are; several by several such nodes."""
+    """The same model with a LoRA over its weights, which stay as they are; several by several such nodes.
+
+    Changes that find no place in the model are left out with a warning where the greater part fits.
+
+    Raises:
+        ModelError: It is for another family.
+    """
+    header = checkpoints.read_header(checkpoints.locate(lora.weights, lora.source).path)
+    owners = [kind.name for kind in families().values() if kind.owns_lora(header)]
+    if owners and model.family not in owners:
+        raise ModelError(f"{lora.source} is a LoRA for {owners[0]}; {model.source} is a {model.family} model")
     return replace(model, loras=(*model.loras, (lora, float(scale))))
+
+
+@node(version=1)
+def scale_loras(
+    model: Model, factor: Annotated[float, Range(-10, 10, 0.05), Doc("What the scale of each is multiplied by.")]
+) -> Model:
+    """The same model with all its LoRAs stronger or weaker: what `cross_attention_kwargs` do with their `scale`."""
+    return replace(model, loras=tuple((lora, scale * factor) for lora, scale in model.loras))
 
 
 @node(version=1)

@@ -9,42 +9,55 @@ from typing import TYPE_CHECKING, Annotated, Any
 from graphengine import INERT, Cancelled, Choices, Context, Doc, Range, Uses, node
 from graphengine_nodes import schedulers
 from graphengine_nodes.families import Request, Step, family
+from graphengine_nodes.families.inputs import sides_of
 from graphengine_nodes.latents import Side, check_sides
-from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior
+from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
 
 if TYPE_CHECKING:
     import torch
 
+Prompts = Conditioning | list[Conditioning]
+Seed = int | list[int] | RandomState | list[RandomState]
 Seeds = Annotated[
-    int | list[int],
+    Seed,
     Range(0, 2**64 - 1),
-    Doc("One for each picture; a single one for several pictures counts upwards from it."),
+    Doc(
+        "One for each picture; a single one for several pictures counts upwards from it. A generator draws all, "
+        "a list of generators one each."
+    ),
 ]
+Count = Annotated[
+    int | None, Range(1, 64, 1), Doc("Pictures to make; by default what seeds, prompts and pictures are given for.")
+]
+Arguments = Annotated[dict[str, Any] | None, Doc("Further arguments of the family's pipeline, by diffusers' names.")]
 Steps = Annotated[int | None, Range(1, 1000, 1), Doc("By default the model's own.")]
 Guidance = Annotated[
     float | None, Range(0, 100, 0.1), Doc("How strongly the prompt is followed, by default the model's own; 1 is off.")
 ]
 Rescale = Annotated[
-    float | None, Range(0, 1, 0.05), Doc("Against overexposure by guidance; only from text to image without control.")
+    float | None, Range(0, 1, 0.05), Doc("Against overexposure by guidance, where the family's pipeline has it.")
 ]
 Scheduler = Annotated[
     str | None, Choices(*schedulers.KARRAS, *schedulers.FLOW), Doc("By diffusers' class name; default: the model's.")
 ]
 Spacing = Annotated[str | None, Choices(*schedulers.SPACINGS), Doc("Default: the scheduler's own.")]
 Strength = Annotated[
-    float | None, Range(0, 1, 0.05), Doc("How much of what it starts from is replaced; 1 is all. Default 0.8 or 1.")
+    float | None,
+    Range(0, 1, 0.05),
+    Doc("How much of what it starts from is replaced; 1 is all. Default: the pipeline's own."),
 ]
 
 
 @node(version=1, on="device", batch=("positive", "seed"))
 def sample(
     model: Annotated[Model, Uses("denoiser")],
-    positive: Conditioning,
+    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
     *,
-    negative: Annotated[Conditioning | None, Doc("Default: the absent prompt.")] = None,
+    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
     latent: Annotated[Posterior | Latent | None, Doc("What to start from; default: noise alone.")] = None,
     control: Control | list[Control] | None = None,
     seed: Seeds = 0,
+    count: Count = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
     guidance_rescale: Rescale = None,
@@ -53,26 +66,29 @@ def sample(
     width: Side = None,
     height: Side = None,
     strength: Strength = None,
+    arguments: Arguments = None,
     ctx: Context = INERT,
 ) -> Latent:
     """Denoise: from noise (text to image), or from a latent (image to image) with `strength`.
 
     Runs diffusers' own pipeline, with one CPU generator for each picture: the result is bit-identical to the
-    pipeline's, given a list of generators with these seeds.
+    pipeline's, given a list of generators with these seeds. Generators in place of seeds are left as they were; where
+    they would stand afterwards is in the result.
 
     Raises:
-        ValueError: Inputs that contradict each other; a scheduler of the wrong kind.
+        ValueError: Inputs that contradict each other; a scheduler of the wrong kind; an argument that is none.
         Cancelled: The run was cancelled; at most one step later.
     """
-    request = _request(model, [positive], seed, negative, latent, control, steps, guidance_scale, width, height)
+    request = request_of(model, positive, negative, latent, control, seed, count, steps, guidance_scale, width, height)
     request = replace(
         request,
         guidance_rescale=guidance_rescale,
         scheduler=scheduler,
         timestep_spacing=timestep_spacing,
         strength=_strength(strength, latent),
+        arguments=arguments or {},
     )
-    samples, random = family(model.family).sample(request, ctx.device, _reporter(ctx, model))
+    samples, random = family(model.family).sample(request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
 
 
@@ -82,9 +98,22 @@ def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
 
 
 @sample.group
-def _group_sample(positive: Conditioning, seed: int | list[int], **others: Any) -> Any:
-    """What must agree in one batch: the shape of the prompts."""
+def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
+    """What must agree in one batch: the shape of the prompts. One that is equal to nothing keeps a call by itself."""
+    seeds = seed if isinstance(seed, list) else [seed]
+    data = all(_is_plain(value) for value in (others.get("arguments") or {}).values())
+    lists = isinstance(positive, list) or isinstance(others.get("negative"), list) or others.get("count") is not None
+    if lists or not data or not all(isinstance(one, int) for one in seeds):
+        return object()
+    assert isinstance(positive, Conditioning)
     return tuple(positive.embeds.shape)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it means the same for a batch of several calls as for each of them."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, (int, float, str))
 
 
 @sample.many
@@ -96,6 +125,7 @@ def _sample_many(
     negative: Conditioning | None = None,
     latent: Posterior | Latent | None = None,
     control: Control | list[Control] | None = None,
+    count: None = None,
     steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_rescale: float | None = None,
@@ -104,6 +134,7 @@ def _sample_many(
     width: int | None = None,
     height: int | None = None,
     strength: float | None = None,
+    arguments: dict[str, Any] | None = None,
     ctx: Sequence[Context],
 ) -> list[Latent | BaseException]:
     """Several calls that differ in prompt and seed, in one batch."""
@@ -113,8 +144,8 @@ def _sample_many(
     requests: dict[int, Request] = {}
     for index, (text, seeds) in enumerate(zip(positive, seed, strict=True)):
         try:
-            requests[index] = _request(
-                model, [text], seeds, negative, latent, control, steps, guidance_scale, width, height
+            requests[index] = request_of(
+                model, text, negative, latent, control, seeds, count, steps, guidance_scale, width, height
             )
         except ValueError as error:
             results[index] = error
@@ -129,8 +160,9 @@ def _sample_many(
         scheduler=scheduler,
         timestep_spacing=timestep_spacing,
         strength=_strength(strength, latent),
+        arguments=arguments or {},
     )
-    reporters = {index: _reporter(ctx[index], model) for index in requests}
+    reporters = {index: reporter(ctx[index], model) for index in requests}
 
     def step(done: int, total: int, samples: torch.Tensor) -> None:
         for index, part in zip(requests, torch.split(samples, counts), strict=True):
@@ -145,7 +177,7 @@ def _sample_many(
     for index in requests:
         ctx[index].note(batch=sum(counts))
     try:
-        samples = family(model.family).sample(request, ctx[0].device, step).samples
+        samples = family(model.family).sample(request, model.computes_on(ctx[0].device), step).samples
     except Cancelled:
         return [result for result in results if result is not None]
     for index, part in zip(requests, torch.split(samples, counts), strict=True):
@@ -156,18 +188,21 @@ def _sample_many(
 @node(version=1, on="device")
 def inpaint(
     model: Annotated[Model, Uses("denoiser+vae")],
-    positive: Conditioning,
+    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
     image: Annotated[Image, Doc("What to paint over; its size is the result's.")],
     mask: Annotated[Mask, Doc("1 where to paint; taken as a yes or no at 0.5.")],
     *,
-    negative: Annotated[Conditioning | None, Doc("Default: the absent prompt.")] = None,
+    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
     control: Control | list[Control] | None = None,
     seed: Seeds = 0,
+    count: Count = None,
     steps: Steps = None,
     guidance_scale: Guidance = None,
+    guidance_rescale: Rescale = None,
     scheduler: Scheduler = None,
     timestep_spacing: Spacing = None,
     strength: Strength = None,
+    arguments: Arguments = None,
     ctx: Context = INERT,
 ) -> Latent:
     """Repaint what the mask covers, with inpainting checkpoints (9 input channels) and all others (4).
@@ -176,44 +211,53 @@ def inpaint(
     and gives bit-identical latents.
 
     Raises:
-        ValueError: The mask is of another size than the picture, or the sides are no multiples of 8.
+        ValueError: The mask is of another size than the picture, or the sides do not fit the latents; an argument that
+            is none.
         Cancelled: The run was cancelled; at most one step later.
     """
-    count = max(image.pixels.shape[0], mask.values.shape[0])
+    given = max(image.pixels.shape[0], mask.values.shape[0])
     request = replace(
-        _request(model, [positive], seed, negative, None, control, steps, guidance_scale, None, None, count),
+        request_of(model, positive, negative, None, control, seed, count, steps, guidance_scale, None, None, given),
+        guidance_rescale=guidance_rescale,
         scheduler=scheduler,
         timestep_spacing=timestep_spacing,
         strength=strength,
         image=image,
         mask=mask,
+        arguments=arguments or {},
     )
-    samples, random = family(model.family).sample(request, ctx.device, _reporter(ctx, model))
+    samples, random = family(model.family).sample(request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
 
 
 # --- from sockets to a request ----------------------------------------------------------------------------------------
 
 
-def _request(
+def request_of(
     model: Model,
-    positive: Sequence[Conditioning],
-    seed: int | list[int],
-    negative: Conditioning | None,
+    positive: Prompts,
+    negative: Prompts | None,
     latent: Posterior | Latent | None,
     control: Control | list[Control] | None,
+    seed: Seed,
+    count: int | None,
     steps: int | None,
     guidance_scale: float | None,
     width: int | None,
     height: int | None,
-    count: int = 1,
+    given: int = 1,
 ) -> Request:
     """The request with the model's own values where nothing was given.
+
+    Args:
+        given: How many pictures there are to start from.
 
     Raises:
         ValueError: Inputs contradict each other.
     """
-    _check_families(model, [*positive, negative, latent])
+    wanted = positive if isinstance(positive, list) else [positive]
+    unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
+    _check_families(model, [*wanted, *unwanted, latent])
     controls = [control] if isinstance(control, Control) else control or []
     for one in controls:
         if one.controlnet.family != model.family:
@@ -223,34 +267,59 @@ def _request(
         if width is not None or height is not None:
             raise ValueError("width and height are the latent's; leave them out where a latent is given")
         shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
-        count = int(shape[0])
+        given = int(shape[0])
         width, height = (int(side) * int(model.setting("factor")) for side in (shape[3], shape[2]))
         if isinstance(latent, Latent) and latent.empty:
             latent = None
     elif controls and width is None and height is None:
         width, height = controls[0].image.size
-    seeds = [(seed + index) % 2**64 for index in range(count)] if isinstance(seed, int) else list(seed)
-    for value in [seed] if isinstance(seed, int) else seed:
-        if not 0 <= value < 2**64:
-            raise ValueError(f"seed {value} is out of range; give 0 to {2**64 - 1}")
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}, but must be at least 1")
-    for problem in check_sides({"width": width, "height": height}):
+    for problem in check_sides({"width": width, "height": height}, sides_of(model)):
         raise ValueError(problem)
-    if not seeds or len(seeds) % count:
-        raise ValueError(f"{len(seeds)} seeds for {count} pictures; give one, or one for each picture")
+    if not wanted:
+        raise ValueError("positive is an empty list; give a prompt, or one for each picture")
+    seeds, random = _seeds(seed, count, max(given, len(wanted)))
+    if len(seeds) % given:
+        raise ValueError(f"{len(seeds)} seeds for {given} pictures; give one, or one for each picture")
     return Request(
         model,
-        positive,
+        wanted,
         seeds,
         int(model.setting("steps") if steps is None else steps),
         float(model.setting("guidance_scale") if guidance_scale is None else guidance_scale),
-        negative,
+        unwanted,
         width=model.setting("width") if width is None else width,
         height=model.setting("height") if height is None else height,
         latent=latent,
         control=controls,
+        random=random,
     )
+
+
+def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[RandomState, ...]]:
+    """A seed for each picture, and the generators that stand in their place.
+
+    Args:
+        given: How many pictures there are at least, where no count is given.
+    """
+    listed = seed if isinstance(seed, list) else [seed]
+    random = tuple(one for one in listed if isinstance(one, RandomState))
+    if random:
+        # Schedulers that draw from a seed of their own get that of the generator.
+        seeds = [one.generator().initial_seed() for one in random]
+        if len(seeds) == 1:
+            seeds = [(seeds[0] + index) % 2**64 for index in range(count or given)]
+    elif isinstance(seed, int):
+        seeds = [(seed + index) % 2**64 for index in range(count or given)]
+    else:
+        seeds = [one for one in listed if isinstance(one, int)]
+    for value in [seed] if isinstance(seed, int) else seeds:
+        if not 0 <= value < 2**64:
+            raise ValueError(f"seed {value} is out of range; give 0 to {2**64 - 1}")
+    if not seeds or (count is not None and len(seeds) != count):
+        raise ValueError(f"{len(seeds)} seeds for {count or given} pictures; give one, or one for each picture")
+    return seeds, random
 
 
 def _strength(strength: float | None, latent: Posterior | Latent | None) -> float | None:
@@ -266,7 +335,7 @@ def _check_families(model: Model, values: Sequence[Conditioning | Posterior | La
             raise ValueError(f"a {kind} of {value.family} does not fit {model.source}, a {model.family} model")
 
 
-def _reporter(ctx: Context, model: Model) -> Step:
+def reporter(ctx: Context, model: Model) -> Step:
     """Progress and a preview after each step; raises `Cancelled` where nobody wants the result any more."""
 
     def step(done: int, total: int, samples: torch.Tensor) -> None:

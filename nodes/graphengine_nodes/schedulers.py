@@ -79,19 +79,28 @@ def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) 
         seeds: The seeds of the pictures.
 
     Raises:
-        ValueError: It has no timestep spacing, or not this one.
+        ValueError: It has no timestep spacing, or not this one; it cannot be made of that configuration.
     """
     import importlib
 
     cls = type(own) if name is None else getattr(importlib.import_module("diffusers.schedulers"), name)
     if spacing is None:
-        return own if name is None else cls.from_config(own.config, **_seeds(cls, seeds))
+        return own if name is None else _made(cls, own, _seeds(cls, seeds))
     if spacing not in SPACINGS:
         raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
     if "timestep_spacing" not in inspect.signature(cls.__init__).parameters:
         taken = cls.__name__
         raise ValueError(f"{taken} has no timestep spacing; leave timestep_spacing out or take another scheduler")
-    return cls.from_config(own.config, timestep_spacing=spacing, **_seeds(cls, seeds))
+    return _made(cls, own, {"timestep_spacing": spacing, **_seeds(cls, seeds)})
+
+
+def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return cls.from_config(own.config, **options)
+    except TypeError:  # what one class leaves open as None another computes with
+        raise ValueError(
+            f"{cls.__name__} cannot be made of the model's {type(own).__name__}; take another scheduler"
+        ) from None
 
 
 def _seeds(cls: Any, seeds: Sequence[int]) -> dict[str, Any]:

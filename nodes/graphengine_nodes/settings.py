@@ -11,7 +11,7 @@ from graphengine_nodes import checkpoints
 from graphengine_nodes.metadata import parameters
 from graphengine_nodes.types import Image, Model
 
-SAMPLERS = ("std.sample", "std.inpaint")
+SAMPLERS = ("std.sample", "std.inpaint", "std.repaint")
 
 
 def settings(step: Step, value: Any) -> str | None:

@@ -1,17 +1,17 @@
 """The types of the standard pack's sockets: small frozen classes that import no torch.
 
-Tensors are attributes, on the CPU between nodes. `Model`, `ControlNet` and `LoRA` are references: they say which
-weights by digests, and the weight store finds the bytes.
+Tensors are attributes, on the CPU between nodes. `Model`, `ControlNet`, `LoRA` and `Hypernetwork` are references to
+weights, see `references`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.references import ControlNet, Hypernetwork, LoRA, Model
 
 if TYPE_CHECKING:
     import numpy
@@ -68,19 +68,21 @@ class Image:
 
     def pils(self) -> list[PIL.Image.Image]:
         """Every picture as PIL has it: 8 bits, rounded."""
-        from graphengine_nodes.codecs import to_pil
+        from graphengine_nodes.pictures import to_pil
 
         return to_pil(self.pixels)
 
     def save(self, path: str | Path, text: Mapping[str, str] | None = None) -> list[Path]:
-        """Write PNG files, `name.png` or `name_0.png`, `name_1.png`, ...; `text` goes into their text chunks."""
-        from graphengine_nodes.codecs import save_png
+        """Write files, `name.png` or `name_0.png`, `name_1.png`, ...; the suffix (png, jpg, webp) says the format.
 
-        path = Path(path)
-        return save_png(self.pixels, path.with_suffix("") if path.suffix.lower() == ".png" else path, text or {})
+        Without a suffix it is PNG. `text` is what they carry.
+        """
+        from graphengine_nodes.pictures import save_pictures
+
+        return save_pictures(self.pixels, Path(path), text or {})
 
     def _repr_png_(self) -> bytes:
-        from graphengine_nodes.codecs import sheet_png
+        from graphengine_nodes.pictures import sheet_png
 
         return sheet_png(self.pixels)
 
@@ -195,161 +197,6 @@ class Conditioning:
     def negative(self) -> Conditioning:
         """The absent prompt of the same text encoder."""
         return Conditioning(self.fallback["embeds"], self.family, True, self.fallback.get("pooled"), self.fallback)
-
-
-# --- references to weights --------------------------------------------------------------------------------------------
-
-
-def digest_of(canonical: Any) -> str:
-    """A digest of JSON data."""
-    return hashlib.blake2b(json.dumps(canonical, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class LoRA:
-    """A low-rank change of a model's weights.
-
-    Attributes:
-        weights: Digest of the file.
-        parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
-        source: Where it came from, for people.
-    """
-
-    weights: str
-    parts: tuple[str, ...]
-    source: str = field(default="", compare=False)
-
-    def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
-        return self.weights
-
-
-@dataclass(frozen=True, slots=True)
-class Hypernetwork:
-    """Small networks before the keys and values of a denoiser's attention.
-
-    Attributes:
-        weights: Digest of the file.
-        source: Where it came from, for people.
-    """
-
-    weights: str
-    source: str = field(default="", compare=False)
-
-    def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
-        return self.weights
-
-
-@dataclass(frozen=True, slots=True)
-class ControlNet:
-    """A ControlNet's weights.
-
-    Attributes:
-        family: The model family that it steers.
-        weights: Digest of its files.
-        precision: As a model's.
-        source: Where it came from, for people.
-    """
-
-    family: str
-    weights: str
-    precision: str | None = None
-    source: str = field(default="", compare=False)
-
-    def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
-        return digest_of([self.family, self.weights, self.precision])
-
-
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "quantization": ("denoiser",),
-    "channels_last": ("denoiser",),
-    "compile": ("denoiser",),
-    "tiling": ("vae",),
-    "slicing": ("vae",),
-    "offload": (),
-    "offload_device": (),
-}
-"""How a model may be held and computed, and the parts of it whose results that can change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
-
-    Attributes:
-        family: Name of the module that knows how it encodes, samples and decodes.
-        components: Digest of each component (`unet`, `vae`, ...): its files' contents.
-        settings: What its own files say beside the weights: default steps, size, guidance, shape of its latents.
-        precision: `float32`, `float16`, `bfloat16`, or None for what suits the device.
-        loras: LoRAs with their scales, in the order in which they were applied.
-        hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
-        options: How it is held and computed, of `OPTIONS`; sorted, and only what differs from the default.
-        source: Where it came from, for people: a name, never a folder of somebody's machine.
-    """
-
-    family: str
-    components: tuple[tuple[str, str], ...]
-    settings: tuple[tuple[str, Any], ...] = ()
-    precision: str | None = None
-    loras: tuple[tuple[LoRA, float], ...] = ()
-    hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
-    source: str = field(default="", compare=False)
-
-    def component(self, name: str) -> str:
-        """The digest of a component."""
-        return dict(self.components)[name]
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        """One of the settings."""
-        return dict(self.settings).get(name, default)
-
-    def option(self, name: str, default: Any = None) -> Any:
-        """One of the options."""
-        return dict(self.options).get(name, default)
-
-    def with_options(self, **options: Any) -> Model:
-        """The same model with other options; None takes one back."""
-        merged = dict(self.options) | options
-        kept = tuple(sorted((name, value) for name, value in merged.items() if value is not None))
-        return replace(self, options=kept)
-
-    def loras_of(self, part: str) -> tuple[tuple[LoRA, float], ...]:
-        """The LoRAs that change a part."""
-        return tuple((lora, scale) for lora, scale in self.loras if part in lora.parts)
-
-    def digest(self, part: str | None = None) -> str:
-        """What the model, or one part of it, adds to a key: everything that can change a result.
-
-        Parts are `text_encoder`, `denoiser` and `vae`, or several of them joined by `+`. Source, device and offload
-        are not in it.
-
-        Raises:
-            ValueError: The family's models have no such part.
-        """
-        from graphengine_nodes.families import family
-
-        parts = family(self.family).parts
-        names = sorted(parts) if part is None else sorted(set(part.split("+")))
-        for name in names:
-            if name not in parts:
-                raise ValueError(f"a {self.family} model has no part {name!r}; its parts are {', '.join(parts)}")
-        wanted = {name: parts[name] for name in names}
-        used = {component for inside in wanted.values() for component in inside}
-        return digest_of(
-            {
-                "family": self.family,
-                "components": {name: digest for name, digest in self.components if name in used},
-                # How many steps are the default is the sampler's business alone.
-                "settings": dict(self.settings) if "denoiser" in wanted else {},
-                "precision": self.precision,
-                "loras": {name: [[lora.weights, scale] for lora, scale in self.loras_of(name)] for name in wanted},
-                "hypernetworks": [[h.weights, m] for h, m in self.hypernetworks if "denoiser" in wanted],
-                "options": [[o, value] for o, value in self.options if wanted.keys() & set(OPTIONS[o])],
-            }
-        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

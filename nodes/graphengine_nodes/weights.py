@@ -2,26 +2,26 @@
 
 Bytes are found by digest and loaded by whoever needs them first; others who want the same wait for that one load,
 and nobody else does. A byte budget for each device is kept by dropping what is cheapest to have again for its size
-and longest unused. LoRAs live on clones of a module's structure over the very same tensors.
+and longest unused. LoRAs and options live on clones of a module's structure over the very same memory.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
-from graphengine.files import fingerprint
-from graphengine_nodes import checkpoints
-from graphengine_nodes.families import family
-from graphengine_nodes.types import ControlNet, LoRA, Model
+from graphengine_nodes import checkpoints, objects
+from graphengine_nodes.changes import OFFLOADERS, Change, changes_of, shared_clone
+from graphengine_nodes.families import Family, family
+from graphengine_nodes.references import ControlNet, Held, Model
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +57,18 @@ class Store:
         self.evictions: Counter[Hashable] = Counter()
         self._entries: dict[Hashable, _Entry] = {}
         self._lock = threading.Lock()
+        self._leases: dict[str, threading.RLock] = {}
         self._clock = 0.0
 
     @contextmanager
-    def hold(self, key: Hashable, device: str, load: Callable[[], Any], base: Hashable = None) -> Iterator[Any]:
+    def hold(
+        self, key: Hashable, device: str, load: Callable[[], Any], base: Hashable = None, stays: bool = True
+    ) -> Iterator[Any]:
         """What is kept under a key, loaded if it is not there; it stays at least as long as the context.
 
         Args:
             base: The key of what it shares its tensors with.
+            stays: Whether it may stay longer, as far as there is room.
         """
         with self._lock:
             entry = self._entries.setdefault(key, _Entry(device))
@@ -80,7 +84,9 @@ class Store:
             with self._lock:
                 entry.users -= 1
                 if entry.value is None and entry.users == 0:
-                    self._entries.pop(key, None)
+                    self._remove(key, entry)
+                elif not stays and entry.users == 0:
+                    self._drop(key, entry)
                 self._make_room(device)
 
     def _load(self, key: Hashable, entry: _Entry, load: Callable[[], Any], base: Hashable) -> None:
@@ -98,8 +104,8 @@ class Store:
             shared: set[int] = set()
             if entry.base is not None:
                 entry.base.users += 1
-                shared = set(_storages(entry.base.value))
-            entry.size = sum(size for pointer, size in _storages(value).items() if pointer not in shared)
+                shared = set(storages(entry.base.value))
+            entry.size = sum(size for pointer, size in storages(value).items() if pointer not in shared)
             entry.cost = time.perf_counter() - start
             entry.value = value
 
@@ -123,17 +129,24 @@ class Store:
 
     def _drop(self, key: Hashable, entry: _Entry) -> None:
         self.evictions[key] += 1
-        del self._entries[key]
+        self._remove(key, entry)
         entry.value = None
         if entry.base is not None:
             entry.base.users -= 1
 
-    def clear(self) -> None:
-        """Drop everything that nobody holds at this moment."""
+    def _remove(self, key: Hashable, entry: _Entry) -> None:
+        if self._entries.get(key) is entry:  # it may have been abandoned
+            del self._entries[key]
+
+    def clear(self, device: str | None = None) -> None:
+        """Drop everything that nobody holds at this moment, on one device or on all."""
         with self._lock:
-            while free := [key for key, entry in self._entries.items() if not entry.users]:
-                for key in free:
-                    self._drop(key, self._entries[key])
+            self._drop_free(lambda key: device in (None, self._entries[key].device))
+
+    def _drop_free(self, wanted: Callable[[Hashable], bool]) -> None:
+        while free := [key for key, entry in self._entries.items() if not entry.users and wanted(key)]:
+            for key in free:
+                self._drop(key, self._entries[key])
 
     def size(self, device: str = "cpu") -> int:
         """Bytes held for a device."""
@@ -150,67 +163,151 @@ class Store:
 
     @contextmanager
     def component(self, model: Model, name: str, device: str) -> Iterator[Any]:
-        """A component of a model on a device, with the LoRAs that change it.
+        """A component of a model, ready to compute on a device, with the LoRAs and options that change it.
+
+        What moves or casts its weights while it computes is leased: one call on a device has it at a time.
 
         Raises:
-            ModelError: Its bytes are not on this machine, or damaged; a LoRA does not fit it.
+            ModelError: Its bytes are not on this machine, or damaged; a LoRA does not fit it; the machine cannot do
+                what the model's options say.
         """
-        digest = model.component(name)
-        kind = family(model.family)
-        dtype = dtype_of(model.precision, device) if kind.stems[name] is not None else None
-        part = next(part for part, names in kind.parts.items() if name in names)
-        key = (digest, str(dtype), device)
-
-        def load() -> Any:
-            location = checkpoints.locate(digest, f"{model.source}'s {name}")
-            if checkpoints.component_digest(location, kind.stems[name]) != digest:
-                raise ModelError(f"{location.path} has changed since it was loaded; load it again")
-            return to_device(kind.load(name, location, dtype), device)
-
-        loras = model.loras_of(part) if dtype is not None else ()
-        with self.hold(key, device, load) as module:
-            if not loras:
-                yield module
-                return
-            applied = tuple((lora.weights, scale) for lora, scale in loras)
-
-            def clone() -> Any:
-                files = [(f"lora_{i}", locate_lora(lora), scale) for i, (lora, scale) in enumerate(loras)]
-                copied = shared_clone(module)
-                kind.add_loras(name, copied, files)
-                return to_device(copied, device)
-
-            with self.hold((*key, applied), device, clone, base=key) as changed:
-                yield changed
-
-    @contextmanager
-    def controlnet(self, controlnet: ControlNet, device: str) -> Iterator[Any]:
-        """A ControlNet on a device."""
-        dtype = dtype_of(controlnet.precision, device)
-        kind = family(controlnet.family)
-
-        def load() -> Any:
-            location = checkpoints.locate(controlnet.weights, controlnet.source)
-            if checkpoints.component_digest(location, kind.stems["controlnet"]) != controlnet.weights:
-                raise ModelError(f"{location.path} has changed since it was loaded; load it again")
-            return to_device(kind.load("controlnet", location, dtype), device)
-
-        with self.hold((controlnet.weights, str(dtype), device), device, load) as module:
+        kind, device = family(model.family), exact_device(device)
+        changes = changes_of(model, name, device)
+        digest, weighty = model.component(name), kind.stems[name] is not None
+        if isinstance(digest, Held):
+            yield objects.held(model, name, device, changes)
+            return
+        dtype = dtype_of(model.precision, device) if weighty else None
+        offload = model.option("offload") if weighty else None
+        read = functools.partial(_read, kind, name, digest, f"{model.source}'s {name}", dtype)
+        with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
             yield module
 
+    @contextmanager
+    def controlnet(self, controlnet: ControlNet, device: str, model: Model | None = None) -> Iterator[Any]:
+        """A ControlNet, ready to compute on a device; held as the model that it steers is, where that is offloaded."""
+        kind, device = family(controlnet.family), exact_device(device)
+        dtype, digest = dtype_of(controlnet.precision, device), controlnet.weights
+        if isinstance(digest, Held):
+            yield objects.placed(digest.held, device, dtype if controlnet.precision else None)
+            return
+        offload = model.option("offload") if model is not None else None
+        changes = [OFFLOADERS[offload](device)] if offload in OFFLOADERS else []
+        read = functools.partial(_read, kind, "controlnet", digest, controlnet.source, dtype)
+        with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
+            yield module
 
-def locate_lora(lora: LoRA) -> Any:
-    """The file of a LoRA, unchanged since it was loaded."""
-    location = checkpoints.locate(lora.weights, lora.source)
-    if fingerprint(location.path) != lora.weights:
+    @contextmanager
+    def _computing(
+        self,
+        key: tuple[Hashable, ...],
+        device: str,
+        read: Callable[[], Any],
+        changes: Sequence[Change],
+        offload: str | None,
+    ) -> Iterator[Any]:
+        """A module with what is done to it, leased if need be, for as long as it computes."""
+        home = "cpu" if offload else device
+        leased = any(change.leased for change in changes)
+        there = [change for change in changes if change.last and offload == "model" and not leased]
+        with ExitStack() as stack:
+            if leased:
+                stack.enter_context(self._lease(device))
+            here = [change for change in changes if change not in there]
+            module = stack.enter_context(self._changed((*key, home), home, read, here))
+            if offload == "model" and leased:  # nobody else has it: it goes itself
+                stack.callback(module.to, home)
+                module.to(device)
+            elif offload == "model":
+
+                def visitor() -> Any:
+                    return done(shared_clone(module, lambda tensor: tensor.to(device)), there)
+
+                visit = (*key, home, *(change.key for change in changes), "visit", device)
+                module = stack.enter_context(self.hold(visit, device, visitor, stays=False))
+            yield module
+
+    @contextmanager
+    def _changed(
+        self, key: tuple[Any, ...], device: str, read: Callable[[], Any], changes: Sequence[Change]
+    ) -> Iterator[Any]:
+        """A module with what is done to it: over the memory of the one that is read, wherever they can share it."""
+        alone = any(change.rewrites for change in changes)
+        stored = [change for change in changes if change.stored or alone]
+        over = [change for change in changes if change not in stored]
+        key = (*key, *(change.key for change in stored))
+        with self.hold(key, device, lambda: done(to_device(read(), device), stored)) as module:
+            if not over:
+                yield module
+                return
+            changed = (*key, *(change.key for change in over))
+
+            def clone() -> Any:
+                return to_device(done(shared_clone(module), over), device)
+
+            with self.hold(changed, device, clone, base=key) as found:
+                yield found
+
+    def _lease(self, device: str) -> threading.RLock:
+        """What one call on a device has at a time: a single one, so that nobody waits for two."""
+        with self._lock:
+            return self._leases.setdefault(device, threading.RLock())
+
+    # --- what services ask for ----------------------------------------------------------------------------------------
+
+    def devices_of(self, model: Model) -> list[str]:
+        """The devices that hold weights of a model's denoiser at this moment."""
+        digests = {model.component(name) for name in _weighty(model, "denoiser")}
+        with self._lock:
+            loaded = {key: e for key, e in self._entries.items() if e.value is not None and isinstance(key, tuple)}
+            return sorted({entry.device for key, entry in loaded.items() if key[0] in digests})
+
+    def abandon(self, model: Model) -> None:
+        """Weights of a model were written to by somebody who shares them: whoever wants them next reads them again."""
+        digests = {digest for _, digest in model.components}
+        with self._lock:
+            for key in [key for key in self._entries if isinstance(key, tuple) and key[0] in digests]:
+                del self._entries[key]
+
+    def forget(self, model: Model) -> None:
+        """Drop the weights of a model, but for what is in use."""
+        digests = {digest for _, digest in model.components}
+        with self._lock:
+            self._drop_free(lambda key: isinstance(key, tuple) and key[0] in digests)
+
+
+def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None) -> Any:
+    """A component from its files, on the CPU.
+
+    Raises:
+        ModelError: They are not on this machine, or have changed.
+    """
+    location = checkpoints.locate(digest, what)
+    if checkpoints.component_digest(location, kind.stems[name]) != digest:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
-    return location.path
+    return kind.load(name, location, dtype)
 
 
-def shared_clone(module: Any) -> Any:
-    """A copy of a module's structure over the very same tensors: what is added to it does not reach the original."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, memo={id(tensor): tensor for tensor in tensors})
+def done(module: Any, changes: Sequence[Change]) -> Any:
+    """A module of one's own with changes made to it."""
+    for change in changes:
+        change.apply(module)
+    return module
+
+
+def _weighty(model: Model, part: str) -> list[str]:
+    """The components of a part that have weights."""
+    kind = family(model.family)
+    return [name for name in kind.parts[part] if kind.stems[name] is not None]
+
+
+def exact_device(device: str) -> str:
+    """A device with its number: `cuda` alone is whichever is current."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def dtype_of(precision: str | None, device: str) -> torch.dtype:
@@ -229,12 +326,23 @@ def to_device(value: Any, device: str) -> Any:
     return value.to(device) if hasattr(value, "parameters") and device != "cpu" else value
 
 
-def _storages(value: Any) -> dict[int, int]:
+def storages(value: Any) -> dict[int, int]:
     """Address and bytes of every piece of memory that a module uses."""
     if not hasattr(value, "parameters"):
         return {}
-    storages = [t.untyped_storage() for t in [*value.parameters(), *value.buffers()]]
+    plain = [part for tensor in [*value.parameters(), *value.buffers()] for part in _plain(tensor)]
+    storages = [tensor.untyped_storage() for tensor in plain if not tensor.is_meta]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor, or those that one of a class of its own (a quantized one) is made of."""
+    import torch
+
+    if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names if getattr(tensor, name) is not None for part in _plain(getattr(tensor, name))]
 
 
 def _memory_of(device: str) -> int:

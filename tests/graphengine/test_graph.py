@@ -31,6 +31,16 @@ def test_calls_add_nodes_and_links() -> None:
     assert g.nodes["add"].type == "tests.add"
 
 
+def test_a_parameter_may_be_called_kind() -> None:
+    @node(version=1)
+    def named(kind: str) -> str:
+        return kind
+
+    with Graph() as g:
+        named("a")
+    assert g.run() == {"named": "a"}
+
+
 def test_the_innermost_graph_wins() -> None:
     with Graph() as outer:
         inc(1)

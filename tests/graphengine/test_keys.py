@@ -250,9 +250,15 @@ class Weights:
 register_type(
     SocketType(
         Weights, "TestModel",
-        digest=lambda w, part: repr(w.parts) if part is None else dict(w.parts)[part],
+        digest=lambda w, part: digest_of_weights(w, part),
     )
 )  # fmt: skip
+
+
+def digest_of_weights(weights: Weights, part: str | None) -> str:
+    if ("unet", "alive") in weights.parts and part != "vae":
+        raise NotData("an object of this process")
+    return repr(weights.parts) if part is None else dict(weights.parts)[part]
 
 
 @node(version=1)
@@ -311,6 +317,22 @@ def test_only_the_part_that_is_used_enters_a_key() -> None:
         both([m, load("b")])
     assert {k for k in computed_after(one, other_unet) if k != "load"} == set()
     assert {k for k in computed_after(one, other_vae) if k != "load"} == {"decode", "both"}
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_reference_to_what_is_no_data_is_of_this_run_only(outside: bool) -> None:
+    held = load("a", unet="alive")
+    with Graph() as graph:
+        model = held if outside else load("a", unet="alive")
+        changed = with_vae(model, "v2")
+        whole(changed, 1)
+        decode(changed, 1)
+    store = Store()
+    for _ in range(2):
+        CALLS.clear()
+        graph.run(store=store)
+        assert (CALLS["whole"], CALLS["decode"]) == (1, 1)
+    assert not store.memory.entries
 
 
 def test_references_as_literals_and_inputs() -> None:

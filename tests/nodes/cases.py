@@ -41,6 +41,11 @@ def picture() -> PIL.Image.Image:
     return drawn
 
 
+def awkward() -> PIL.Image.Image:
+    """Neither square nor with sides that are multiples of 8."""
+    return picture().resize((67, 45))
+
+
 def mask() -> PIL.Image.Image:
     drawn = PIL.Image.new("L", (128, 128), 0)
     PIL.ImageDraw.Draw(drawn).rectangle((32, 32, 95, 95), fill=255)
@@ -54,18 +59,32 @@ def edges() -> PIL.Image.Image:
     return drawn
 
 
+def sized(drawn: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """A drawn picture at a case's size."""
+    return drawn if drawn.size == size else drawn.resize(size, PIL.Image.Resampling.NEAREST)
+
+
 def control_pictures(case: dict[str, Any]) -> list[PIL.Image.Image]:
     """The picture of each control."""
-    sizes = case["control_sizes"] or [(128, 128)] * len(case["controls"])
-    return [edges() if size == (128, 128) else edges().resize(size, PIL.Image.Resampling.NEAREST) for size in sizes]
+    sizes = case["control_sizes"] or [(case["side"], case["side"])] * len(case["controls"])
+    return [sized(edges(), size) for size in sizes]
 
 
-def _case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
+def fade(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """A caller's look at each step, which changes what it sees."""
+    return {"latents": tensors["latents"] * 0.9}
+
+
+def case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
+    """A case that differs from the plainest one so."""
     return {
         "name": name,
         "kind": kind,  # text, image, inpaint
+        "family": "stable_diffusion",
         "model": "tiny",  # or "nine", the inpainting checkpoint; "euler", "zero", "old": see conftest
+        "side": 128,  # of the pictures that it starts from and follows
         "seeds": [5],
+        "one": False,  # one generator, of the first seed, for all pictures
         "steps": 4 if changes.get("scheduler") == "PNDMScheduler" else 3,
         "guidance": 3.5,
         "negative": None,
@@ -74,82 +93,110 @@ def _case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
         "controls": [],  # (scale, start, end)
         "control_sizes": [],  # of their pictures, where not 128 x 128
         "loras": [],  # (name, scale)
+        "guess": False,
+        "arguments": {},  # further ones of the pipeline
+        "latents": None,  # a seed to draw the first noise from
+        "fade": False,
+        "precision": "float32",
     } | changes
 
 
 def cases() -> list[dict[str, Any]]:
     """Every case; names are unique."""
-    found = [_case(f"text {scheduler}", scheduler=scheduler) for scheduler in SCHEDULERS]
+    found = [case(f"text {scheduler}", scheduler=scheduler) for scheduler in SCHEDULERS]
     for scheduler in SEVERAL:
         most = 2**31 if "SDE" in scheduler else 2**64 - 1
         found += [
-            _case(f"three seeds {scheduler}", scheduler=scheduler, seeds=[5, 7, most]),
-            _case(f"image {scheduler}", "image", scheduler=scheduler, strength=0.75),
-            _case(f"image, all {scheduler}", "image", scheduler=scheduler, strength=1.0, seeds=[1, 2]),
-            _case(f"inpaint {scheduler}", "inpaint", scheduler=scheduler, strength=0.75),
-            _case(f"inpaint, all {scheduler}", "inpaint", scheduler=scheduler, seeds=[1, 2]),
-            _case(f"nine channels {scheduler}", "inpaint", scheduler=scheduler, model="nine"),
-            _case(f"nine channels, part {scheduler}", "inpaint", scheduler=scheduler, model="nine", strength=0.75),
-            _case(f"control {scheduler}", scheduler=scheduler, controls=[(0.8, 0.0, 1.0)], seeds=[3, 4]),
-            _case(f"control image {scheduler}", "image", scheduler=scheduler, controls=[(0.8, 0.0, 0.7)], strength=0.8),
-            _case(f"one LoRA {scheduler}", scheduler=scheduler, loras=[("blueprint", 0.7)]),
+            case(f"three seeds {scheduler}", scheduler=scheduler, seeds=[5, 7, most]),
+            case(f"image {scheduler}", "image", scheduler=scheduler, strength=0.75),
+            case(f"image, all {scheduler}", "image", scheduler=scheduler, strength=1.0, seeds=[1, 2]),
+            case(f"inpaint {scheduler}", "inpaint", scheduler=scheduler, strength=0.75),
+            case(f"inpaint, all {scheduler}", "inpaint", scheduler=scheduler, seeds=[1, 2]),
+            case(f"nine channels {scheduler}", "inpaint", scheduler=scheduler, model="nine"),
+            case(f"nine channels, part {scheduler}", "inpaint", scheduler=scheduler, model="nine", strength=0.75),
+            case(f"control {scheduler}", scheduler=scheduler, controls=[(0.8, 0.0, 1.0)], seeds=[3, 4]),
+            case(f"control image {scheduler}", "image", scheduler=scheduler, controls=[(0.8, 0.0, 0.7)], strength=0.8),
+            case(f"one LoRA {scheduler}", scheduler=scheduler, loras=[("blueprint", 0.7)]),
         ]
     for guidance in (0.0, 1.0, 7.5):
         found += [
-            _case(f"guidance {guidance}", guidance=guidance, negative="green"),
-            _case(f"guidance {guidance} image", "image", guidance=guidance, strength=0.75),
-            _case(f"guidance {guidance} inpaint", "inpaint", guidance=guidance),
+            case(f"guidance {guidance}", guidance=guidance, negative="green"),
+            case(f"guidance {guidance} image", "image", guidance=guidance, strength=0.75),
+            case(f"guidance {guidance} inpaint", "inpaint", guidance=guidance),
         ]
     for spacing in ("leading", "linspace", "trailing"):
         for scheduler in ("EulerDiscreteScheduler", "DDIMScheduler"):
-            found.append(_case(f"{spacing} {scheduler}", scheduler=scheduler, spacing=spacing))
+            found.append(case(f"{spacing} {scheduler}", scheduler=scheduler, spacing=spacing))
     for skip in (1, 2, 3):
         found += [
-            _case(f"clip skip {skip}", clip_skip=skip),
-            _case(f"clip skip {skip} negative", clip_skip=skip, negative="a green tree", guidance=7.5),
+            case(f"clip skip {skip}", clip_skip=skip),
+            case(f"clip skip {skip} negative", clip_skip=skip, negative="a green tree", guidance=7.5),
         ]
     # Pipelines correct the scheduler of their model when they are constructed, and only that one.
     for kind in ("text", "inpaint"):
         for scheduler in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"):
-            found.append(_case(f"euler {kind} {scheduler}", kind, model="euler", scheduler=scheduler, seeds=[7]))
-        found.append(_case(f"zero {kind} DDIMScheduler", kind, model="zero", scheduler="DDIMScheduler", seeds=[6]))
-        found.append(_case(f"zero {kind}", kind, model="zero", seeds=[6], steps=4))
+            found.append(case(f"euler {kind} {scheduler}", kind, model="euler", scheduler=scheduler, seeds=[7]))
+        found.append(case(f"zero {kind} DDIMScheduler", kind, model="zero", scheduler="DDIMScheduler", seeds=[6]))
+        found.append(case(f"zero {kind}", kind, model="zero", seeds=[6], steps=4))
     found += [
-        _case("euler spacing", model="euler", scheduler="DDIMScheduler", spacing="linspace"),
-        _case("old", model="old", steps=4),
-        _case("old image", "image", model="old", steps=4),
-        _case("old inpaint", "inpaint", model="old", steps=4),
-        _case("old control", model="old", steps=4, controls=[(0.8, 0.0, 1.0)]),
-        _case("old spacing", model="old", spacing="trailing", steps=4),
-        _case("old PNDMScheduler", model="old", scheduler="PNDMScheduler"),
-        _case("old DDIMScheduler", model="old", scheduler="DDIMScheduler"),
+        case("euler spacing", model="euler", scheduler="DDIMScheduler", spacing="linspace"),
+        case("old", model="old", steps=4),
+        case("old image", "image", model="old", steps=4),
+        case("old inpaint", "inpaint", model="old", steps=4),
+        case("old control", model="old", steps=4, controls=[(0.8, 0.0, 1.0)]),
+        case("old spacing", model="old", spacing="trailing", steps=4),
+        case("old PNDMScheduler", model="old", scheduler="PNDMScheduler"),
+        case("old DDIMScheduler", model="old", scheduler="DDIMScheduler"),
     ]
     two, size = [(0.8, 0.0, 1.0), (0.4, 0.0, 1.0)], {"size": (128, 128)}
     found += [
-        _case("control of another size", controls=two[:1], control_sizes=[(96, 160)], **size),
-        _case("two controls of other sizes", controls=two, control_sizes=[(96, 160), (64, 64)], **size),
-        _case("two controls, one of another size", controls=two, control_sizes=[(96, 160), (128, 128)], **size),
-        _case("two controls of other sizes, seeds", controls=two, control_sizes=[(96, 160), (64, 64)], seeds=[1, 2])
+        case("control of another size", controls=two[:1], control_sizes=[(96, 160)], **size),
+        case("two controls of other sizes", controls=two, control_sizes=[(96, 160), (64, 64)], **size),
+        case("two controls, one of another size", controls=two, control_sizes=[(96, 160), (128, 128)], **size),
+        case("two controls of other sizes, seeds", controls=two, control_sizes=[(96, 160), (64, 64)], seeds=[1, 2])
         | size,
-        _case("inpaint, control of another size", "inpaint", controls=two[:1], control_sizes=[(64, 96)], **size),
+        case("inpaint, control of another size", "inpaint", controls=two[:1], control_sizes=[(64, 96)], **size),
     ]
     return [
         *found,
-        _case("inpaint PNDMScheduler", "inpaint", scheduler="PNDMScheduler"),
-        _case("inpaint, part PNDMScheduler", "inpaint", scheduler="PNDMScheduler", strength=0.75, seeds=[1, 2]),
-        _case("negative", negative="a green tree"),
-        _case("empty negative", negative=""),
-        _case("empty prompt", prompt=""),
-        _case("long prompt", prompt=f"{PROMPT} " * 30),
-        _case("guidance rescale", rescale=0.6, guidance=7.5),
-        _case("other sides", size=(160, 96)),
-        _case("odd levels", size=(72, 136)),
-        _case("two controls", controls=[(0.8, 0.0, 1.0), (0.4, 0.25, 0.75)]),
-        _case("control inpaint", "inpaint", controls=[(0.8, 0.0, 1.0)], strength=0.75),
-        _case("control nine", "inpaint", controls=[(0.8, 0.0, 1.0)], model="nine", seeds=[1, 2]),
-        _case("two LoRAs", loras=[("blueprint", 0.7), ("noise", -0.4)]),
-        _case("two LoRAs, other order", loras=[("noise", -0.4), ("blueprint", 0.7)]),
-        _case("LoRA on the text encoder", loras=[("words", 1.3)], negative="green"),
-        _case("LoRA in kohya's names", loras=[("kohya", 0.9)]),
-        _case("all at once", "image", loras=[("blueprint", 0.5)], controls=[(0.6, 0.0, 1.0)], seeds=[8, 9]),
+        case("inpaint PNDMScheduler", "inpaint", scheduler="PNDMScheduler"),
+        case("inpaint, part PNDMScheduler", "inpaint", scheduler="PNDMScheduler", strength=0.75, seeds=[1, 2]),
+        case("negative", negative="a green tree"),
+        case("empty negative", negative=""),
+        case("empty prompt", prompt=""),
+        case("long prompt", prompt=f"{PROMPT} " * 30),
+        case("guidance rescale", rescale=0.6, guidance=7.5),
+        case("other sides", size=(160, 96)),
+        case("odd levels", size=(72, 136)),
+        case("two controls", controls=[(0.8, 0.0, 1.0), (0.4, 0.25, 0.75)]),
+        case("control inpaint", "inpaint", controls=[(0.8, 0.0, 1.0)], strength=0.75),
+        case("control nine", "inpaint", controls=[(0.8, 0.0, 1.0)], model="nine", seeds=[1, 2]),
+        case("two LoRAs", loras=[("blueprint", 0.7), ("noise", -0.4)]),
+        case("two LoRAs, other order", loras=[("noise", -0.4), ("blueprint", 0.7)]),
+        case("LoRA on the text encoder", loras=[("words", 1.3)], negative="green"),
+        case("LoRA in kohya's names", loras=[("kohya", 0.9)]),
+        case("guess", controls=[(0.8, 0.0, 1.0)], guess=True, guidance=5.0),
+        case("guess image", "image", controls=[(0.8, 0.0, 1.0)], guess=True, seeds=[1, 2]),
+        case("guess inpaint", "inpaint", controls=[(0.8, 0.0, 1.0)], guess=True),
+        case("guess, two", controls=two, guess=True, seeds=[1, 2]),
+        case("guess, no guidance", controls=[(0.8, 0.0, 1.0)], guess=True, guidance=1.0),
+        *[
+            case(f"one generator {kind} {scheduler}", kind, one=True, seeds=[5, 6, 7], scheduler=scheduler, strength=s)
+            for kind, s in (("text", None), ("image", 0.75), ("inpaint", 0.75))
+            for scheduler in ("DDIMScheduler", "EulerAncestralDiscreteScheduler")
+        ],
+        case("one generator nine", "inpaint", one=True, seeds=[5, 6], model="nine"),
+        case("one generator, control", "image", one=True, seeds=[5, 6], controls=two),
+        case("one generator, one picture", one=True, scheduler="EulerAncestralDiscreteScheduler"),
+        case("eta", arguments={"eta": 0.7}, scheduler="DDIMScheduler"),
+        case("sigmas", arguments={"sigmas": [5.0, 2.0, 0.5]}, scheduler="EulerDiscreteScheduler"),
+        case("latents", latents=3),
+        case("latents, control", latents=3, controls=[(0.8, 0.0, 1.0)]),
+        case("latents, inpaint", "inpaint", latents=3),
+        case("a caller's look at steps", fade=True),
+        case("a caller's look at steps, image", "image", fade=True),
+        case("two prompts", prompt=[PROMPT, "a green tree"], seeds=[1, 2]),
+        case("two prompts, four pictures", prompt=[PROMPT, "a green tree"], seeds=[1, 2, 3, 4]),
+        case("two negatives", prompt=[PROMPT, "a house"], negative=["green", "blue"], seeds=[1, 2], guidance=7.5),
+        case("all at once", "image", loras=[("blueprint", 0.5)], controls=[(0.6, 0.0, 1.0)], seeds=[8, 9]),
     ]

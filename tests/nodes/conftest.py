@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,15 @@ def scheduler_model(folder: Path, **changes: object) -> None:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny`, `nine`, `controlnet` and LoRAs in one folder, as the reference process wants them.
+    """The small models of Stable Diffusion and SDXL in one folder, as the reference process wants them."""
+    folder = tmp_path_factory.mktemp("models")
+    sd_models(folder)
+    xl_models(folder)
+    return folder
+
+
+def sd_models(folder: Path) -> None:
+    """`tiny`, `nine`, `controlnet` and LoRAs.
 
     `euler`, `zero` and `old` are `tiny` with the schedulers of other models: one that says nothing of `clip_sample`,
     one whose `steps_offset` is outdated, and one that does not say it.
@@ -48,7 +57,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from graphengine_nodes import testing
     from graphengine_nodes.checkpoints import TINY
 
-    folder = tmp_path_factory.mktemp("models")
     (folder / "tiny").symlink_to(TINY / "model")
     (folder / "controlnet").symlink_to(TINY / "controlnet")
     (folder / "blueprint.safetensors").symlink_to(TINY / "lora" / "blueprint.safetensors")
@@ -60,19 +68,47 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     testing.lora(folder / "noise.safetensors", seed=1)
     testing.lora(folder / "words.safetensors", seed=2, parts=("unet", "text_encoder"))
     testing.lora(folder / "kohya.safetensors", seed=3, parts=("unet", "text_encoder"), kohya=True)
-    return folder
+
+
+def xl_models(folder: Path) -> None:
+    """`xl`, its variants, a ControlNet and LoRAs.
+
+    `xl-nine` takes 9 channels, `xl-read` reads an absent negative prompt as the empty one, `xl-score` takes a
+    score as well, and the VAE of `xl-moments` says mean and deviation of its latents.
+    """
+    from graphengine_nodes import testing, testing_xl
+
+    model = testing_xl.xl_model(folder / "xl")
+    testing_xl.xl_model(folder / "xl-nine", channels=9)
+    testing_xl.xl_model(folder / "xl-read", zeros=False)
+    testing_xl.xl_model(folder / "xl-score", aesthetics=True)
+    shutil.copytree(model, folder / "xl-moments")
+    config = folder / "xl-moments" / "vae" / "config.json"
+    moments = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.8, 1.1, 2.0]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | moments))
+    testing_xl.xl_controlnet(folder / "xl-controlnet")
+    words = ("unet", "text_encoder", "text_encoder_2")
+    testing.lora(folder / "xl-noise.safetensors", seed=1, model=model)
+    testing.lora(folder / "xl-words.safetensors", seed=2, parts=words, model=model)
+    testing.lora(folder / "xl-kohya.safetensors", seed=3, parts=words, kohya=True, model=model)
 
 
 @pytest.fixture(scope="session")
-def references(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """The float pictures that diffusers alone makes of every case, in another process."""
-    out = tmp_path_factory.mktemp("reference") / "pictures.npz"
+def references(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    """By family, the float pictures that diffusers alone makes of every case, in another process."""
+    folder = tmp_path_factory.mktemp("reference")
+    modules = {"stable_diffusion": "cases", "stable_diffusion_xl": "cases_xl"}
+    return {family: reference(HERE, models, folder / f"{family}.npz", module) for family, module in modules.items()}
+
+
+def reference(script: Path, models: Path, out: Path, *module: str) -> dict[str, np.ndarray]:
+    """What diffusers alone makes of the cases that lie beside a folder's `reference.py`."""
     found = subprocess.run(
-        [sys.executable, str(HERE / "reference.py"), str(models), str(out)],
+        [sys.executable, str(script / "reference.py"), str(models), str(out), *module],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": str(script)},
     )
     assert found.returncode == 0, found.stderr[-4000:]
     return dict(np.load(out))

@@ -1,12 +1,14 @@
 """The oracle's other side: diffusers alone, in a process of its own.
 
-    python reference.py MODELS OUT.npz
+    python reference.py MODELS OUT.npz MODULE
 
-MODELS is a folder with models, `controlnet` and `*.safetensors`; OUT gets the float pictures of every case.
+MODELS is a folder with models, ControlNets and `*.safetensors`; OUT gets the float pictures of every case of MODULE,
+`cases` or `cases_xl`.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,36 @@ import numpy as np
 import torch
 
 CLASSES = {
-    ("text", False): diffusers.StableDiffusionPipeline,
-    ("image", False): diffusers.StableDiffusionImg2ImgPipeline,
-    ("inpaint", False): diffusers.StableDiffusionInpaintPipeline,
-    ("text", True): diffusers.StableDiffusionControlNetPipeline,
-    ("image", True): diffusers.StableDiffusionControlNetImg2ImgPipeline,
-    ("inpaint", True): diffusers.StableDiffusionControlNetInpaintPipeline,
+    ("text", False): "Pipeline",
+    ("image", False): "Img2ImgPipeline",
+    ("inpaint", False): "InpaintPipeline",
+    ("text", True): "ControlNetPipeline",
+    ("image", True): "ControlNetImg2ImgPipeline",
+    ("inpaint", True): "ControlNetInpaintPipeline",
 }
+PREFIXES = {"stable_diffusion": "StableDiffusion", "stable_diffusion_xl": "StableDiffusionXL"}
 
 
 def pipeline(models: Path, case: dict[str, Any], known: dict[Any, Any]) -> Any:
     """The pipeline of a case; those without LoRAs share their modules, which they do not change."""
-    key = case["kind"], case["model"], len(case["controls"]), bool(case["loras"])
+    model = case["model"], case["precision"]
+    key = case["kind"], *model, len(case["controls"]), bool(case["loras"])
     if key not in known:
+        dtype = getattr(torch, case["precision"])
         extra: dict[str, Any] = {}
         if case["controls"]:
-            net = diffusers.ControlNetModel.from_pretrained(models / "controlnet")
+            folder = "controlnet" if case["family"] == "stable_diffusion" else "xl-controlnet"
+            net = diffusers.ControlNetModel.from_pretrained(models / folder, torch_dtype=dtype)
             extra["controlnet"] = net if len(case["controls"]) == 1 else [net] * len(case["controls"])
-        first = known.get(case["model"])
+        first = known.get(model)
         if first is not None and not case["loras"]:
-            extra |= {name: part for name, part in first.components.items() if name != "scheduler"}
-        known[key] = CLASSES[case["kind"], bool(case["controls"])].from_pretrained(models / case["model"], **extra)
+            extra |= {name: part for name, part in first.components.items() if name not in ("scheduler", "controlnet")}
+            extra |= {"controlnet": extra["controlnet"]} if "controlnet" in extra else {}
+        cls = getattr(diffusers, PREFIXES[case["family"]] + CLASSES[case["kind"], bool(case["controls"])])
+        known[key] = cls.from_pretrained(models / case["model"], torch_dtype=dtype, **extra)
         known[key].set_progress_bar_config(disable=True)
         if not case["loras"]:
-            known.setdefault(case["model"], known[key])
+            known.setdefault(model, known[key])
     return known[key]
 
 
@@ -48,7 +56,6 @@ def run(pipe: Any, models: Path, case: dict[str, Any]) -> np.ndarray[Any, Any]:
     own = pipe.scheduler
     seeds = case["seeds"]
     name = case["scheduler"] or type(own).__name__
-    pictures = cases.control_pictures(case)
     options: dict[str, Any] = {}
     if "spacing" in case:
         options["timestep_spacing"] = case["spacing"]
@@ -57,44 +64,31 @@ def run(pipe: Any, models: Path, case: dict[str, Any]) -> np.ndarray[Any, Any]:
     if case["scheduler"] or options:
         pipe.scheduler = getattr(diffusers, name).from_config(own.config, **options)
     prompt = case.get("prompt", cases.PROMPT)
+    generators = [torch.Generator().manual_seed(seed - 2**64 if seed >= 2**63 else seed) for seed in seeds]
     call: dict[str, Any] = {
         "negative_prompt": case["negative"],
         "num_inference_steps": case["steps"],
         "guidance_scale": case["guidance"],
-        "num_images_per_prompt": len(seeds),
-        "generator": [torch.Generator().manual_seed(seed - 2**64 if seed >= 2**63 else seed) for seed in seeds],
+        "num_images_per_prompt": len(seeds) // (len(prompt) if isinstance(prompt, list) else 1),
+        "generator": generators[0] if case["one"] else generators,
         "output_type": "np",
+        **case["arguments"],
+        **_prompts(pipe, case, prompt),
+        **_pictures(case),
     }
-    if "clip_skip" in case:  # the pipelines' own fails with current transformers, so by hand
-        length = pipe.tokenizer.model_max_length
-        tokens = pipe.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            hidden = pipe.text_encoder(tokens.input_ids, output_hidden_states=True).hidden_states[
-                -(case["clip_skip"] + 1)
-            ]
-            call["prompt_embeds"] = pipe.text_encoder.final_layer_norm(hidden)
-    else:
-        call["prompt"] = prompt
     if "rescale" in case:
         call["guidance_rescale"] = case["rescale"]
     if "size" in case:
         call["width"], call["height"] = case["size"]
     if case["strength"] is not None:
         call["strength"] = case["strength"]
-    if case["kind"] != "text":
-        call["image"] = [cases.picture()] * len(seeds)
-    if case["kind"] == "inpaint":
-        call["mask_image"] = cases.mask()
-    if case["controls"]:
-        several = len(case["controls"]) > 1
-        columns = zip(*case["controls"], strict=True)
-        scales, starts, ends = (list(column) if several else column[0] for column in columns)
-        call["image" if case["kind"] == "text" else "control_image"] = pictures if several else pictures[0]
-        call |= {
-            "controlnet_conditioning_scale": scales,
-            "control_guidance_start": starts,
-            "control_guidance_end": ends,
-        }
+    if case["latents"] is not None:
+        side = case["side"] // 8
+        call["latents"] = torch.randn(
+            len(seeds), 4, side, side, generator=torch.Generator().manual_seed(case["latents"])
+        )
+    if case["fade"]:
+        call["callback_on_step_end"] = cases.fade
     for lora, _ in case["loras"]:
         pipe.load_lora_weights(models / f"{lora}.safetensors", adapter_name=lora)
     if case["loras"]:
@@ -106,12 +100,61 @@ def run(pipe: Any, models: Path, case: dict[str, Any]) -> np.ndarray[Any, Any]:
     return result
 
 
-def main(models: Path, out: Path) -> None:
+def _prompts(pipe: Any, case: dict[str, Any], prompt: str | list[str]) -> dict[str, Any]:
+    if isinstance(prompt, list):  # each by itself: encoded together they differ in the last bits
+        wanted = case["negative"] if isinstance(case["negative"], list) else [case["negative"]] * len(prompt)
+        with torch.no_grad():
+            rows = [
+                pipe.encode_prompt(
+                    p, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=n
+                )
+                for p, n in zip(prompt, wanted, strict=True)
+            ]
+        names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+        columns = zip(*rows, strict=True)
+        return {"negative_prompt": None} | {n: torch.cat(column) for n, column in zip(names, columns, strict=False)}
+    more = {name: case[name] for name in ("prompt_2", "negative_prompt_2") if name in case}
+    if "clip_skip" not in case or case["family"] != "stable_diffusion":
+        return {"prompt": prompt, "clip_skip": case.get("clip_skip"), **more}
+    # Stable Diffusion's own fails with current transformers, so by hand.
+    length = pipe.tokenizer.model_max_length
+    tokens = pipe.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = pipe.text_encoder(tokens.input_ids, output_hidden_states=True).hidden_states
+        return {"prompt_embeds": pipe.text_encoder.final_layer_norm(hidden[-(case["clip_skip"] + 1)])}
+
+
+def _pictures(case: dict[str, Any]) -> dict[str, Any]:
+    """What the pipeline starts from and follows."""
+    call: dict[str, Any] = {}
+    size = case["side"], case["side"]
+    if case["kind"] != "text":
+        picture = cases.sized(cases.picture(), size)
+        call["image"] = picture if case["one"] else [picture] * len(case["seeds"])
+    if case["kind"] == "inpaint":
+        call["mask_image"] = cases.sized(cases.mask(), size)
+    if case["controls"]:
+        several = len(case["controls"]) > 1
+        pictures = cases.control_pictures(case)
+        columns = zip(*case["controls"], strict=True)
+        scales, starts, ends = (list(column) if several else column[0] for column in columns)
+        call["image" if case["kind"] == "text" else "control_image"] = pictures if several else pictures[0]
+        call |= {
+            "controlnet_conditioning_scale": scales,
+            "control_guidance_start": starts,
+            "control_guidance_end": ends,
+        }
+        if case["guess"]:
+            call["guess_mode"] = True
+    return call
+
+
+def main(models: Path, out: Path, module: str) -> None:
     torch.set_num_threads(1)
     pipes: dict[Any, Any] = {}
-    found = {case["name"]: run(pipeline(models, case, pipes), models, case) for case in cases.cases()}
-    np.savez(out, **found)
+    asked = importlib.import_module(module).cases()
+    np.savez(out, **{case["name"]: run(pipeline(models, case, pipes), models, case) for case in asked})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

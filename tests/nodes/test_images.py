@@ -9,6 +9,7 @@ from pathlib import Path
 import graphengine_nodes as std
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from graphengine_nodes import images
@@ -118,7 +119,7 @@ def test_sizes() -> None:
     assert torch.equal(padded.pixels[:, :33, :61], odd.pixels)
     assert torch.equal(padded.pixels[:, 39, 63], odd.pixels[:, 32, 60])
     assert std.pad_image(odd, 8, "white").pixels[0, 39, 63].tolist() == [1, 1, 1]
-    assert std.pad_image(picture, 8) is picture
+    assert std.pad_image(picture, 8).pixels is picture.pixels
 
 
 def test_masks_and_composites() -> None:
@@ -143,3 +144,82 @@ def test_canny_finds_edges_and_only_those() -> None:
     assert edges[75, 28:33].max() == 1  # the left side of the yellow square
     assert edges[70:80, 45:65].max() == 0  # inside it
     assert std.canny(std.Image(torch.full((2, 16, 16, 3), 0.5))).pixels.max() == 0
+
+
+def odd_pictures(folder: Path) -> dict[str, Path]:
+    """The same picture in kinds that cameras, scanners and painting programs write."""
+    plain = cases.picture()
+    grey = plain.convert("L")
+    deep = np.asarray(grey).astype(np.uint16) * 257
+    rotated = PIL.Image.Exif()
+    rotated[0x0112] = 3  # upside down
+    clear = plain.quantize(32)
+    clear.info["transparency"] = 255  # a colour that nothing has
+    return {
+        "RGBA": saved(plain.convert("RGBA"), folder / "rgba.png"),
+        "P": saved(plain.quantize(32), folder / "palette.png"),
+        "P with transparency": saved(clear, folder / "clear.png"),
+        "GIF": saved(plain, folder / "moving.gif", save_all=True, append_images=[plain.convert("L").convert("RGB")]),
+        "CMYK": saved(plain.convert("CMYK"), folder / "cmyk.tiff"),
+        "YCbCr": saved(plain.convert("YCbCr"), folder / "ycbcr.tiff"),
+        "BMP": saved(plain, folder / "plain.bmp"),
+        "turned": saved(plain.rotate(180), folder / "turned.webp", exif=rotated, lossless=True),
+        "L": saved(grey, folder / "grey.png"),
+        "LA": saved(grey.convert("LA"), folder / "grey_alpha.png"),
+        "I;16": saved(PIL.Image.fromarray(deep), folder / "deep.png"),
+        "I;16 TIFF": saved(PIL.Image.fromarray(deep), folder / "deep.tiff"),
+        "F": saved(PIL.Image.fromarray(np.asarray(grey).astype(np.float32) / 255), folder / "float.tiff"),
+    }
+
+
+GREY = {"L", "LA", "I;16", "I;16 TIFF", "F"}
+
+
+def test_every_kind_of_picture_is_read_as_picture_and_as_mask(tmp_path: Path) -> None:
+    coloured = np.asarray(cases.picture()).astype(np.float32) / 255
+    grey = np.asarray(cases.picture().convert("L")).astype(np.float32) / 255
+    for kind, file in odd_pictures(tmp_path).items():
+        image = std.load_image(file)
+        expected = grey[..., None] if kind in GREY else coloured
+        assert image.pixels.dtype == torch.float32, kind
+        assert abs(image.pixels.numpy()[0] - expected).mean() < 0.03, kind
+        mask = std.load_mask(file)
+        assert mask.size == (128, 128), kind
+        assert abs(mask.values.numpy()[0] - grey).mean() < 0.03, kind
+
+
+def test_one_bit_and_one_pixel(tmp_path: Path) -> None:
+    bits = cases.mask().convert("1")
+    assert np.array_equal(std.load_mask(saved(bits, tmp_path / "bits.png")).values[0].numpy(), np.asarray(bits))
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        one = saved(PIL.Image.new(mode, (1, 1)), tmp_path / "one.png")
+        assert std.load_image(one).size == std.load_mask(one).size == (1, 1)
+        assert std.pad_image(std.load_image(one), 8).size == (8, 8)
+        assert std.resize_image(std.load_image(one), 3, 2).size == (3, 2)
+
+
+def test_transparency_of_every_kind_is_a_mask(tmp_path: Path) -> None:
+    alpha = PIL.ImageOps.invert(cases.mask())
+    whole = cases.picture().convert("RGBA")
+    whole.putalpha(alpha)
+    palette = cases.mask().convert("P")
+    files = [
+        saved(whole, tmp_path / "rgba.png"),
+        saved(whole.convert("LA"), tmp_path / "la.png"),
+        saved(palette, tmp_path / "palette.png", transparency=255),
+        saved(whole, tmp_path / "rgba.webp", lossless=True),
+    ]
+    for file in files:
+        found = std.load_mask(file, from_alpha=True).values[0].numpy()
+        assert np.array_equal(found, np.asarray(cases.mask()).astype(np.float32) / 255), file.name
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "tiff", "bmp"])
+def test_cut_short_at_any_place(tmp_path: Path, suffix: str) -> None:
+    whole = saved(cases.picture(), tmp_path / f"whole.{suffix}").read_bytes()
+    for part in (0.01, 0.3, 0.7, 0.95):
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(whole[: int(len(whole) * part)])
+        for load in (std.load_image, std.load_mask):
+            with pytest.raises(FileError, match=r"cut\.\w+ is (damaged or cut short|no picture)"):
+                load(cut)

@@ -97,12 +97,29 @@ def test_one_for_another_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"foreign\.safetensors does not fit this model's unet"):
         latent(with_lora(1.0, file))
     right = {f"{name}.lora_A.weight": torch.zeros(4, 96), f"{name}.lora_B.weight": torch.zeros(96, 4)}
-    wrong = {key.replace("to_q", "to_z"): tensor.clone() for key, tensor in right.items()}
+    wrong = {key.replace("to_q", end): t.clone() for key, t in right.items() for end in ("to_z", "to_y")}
     save_file(right | wrong, file)
-    with pytest.raises(ModelError, match=r"for another model: 1 of its 2 changes find no place in the unet"):
+    with pytest.raises(ModelError, match=r"for another model: 2 of its 3 changes .* the first is .*attn1\.to_[yz]"):
         latent(with_lora(1.0, file))
     save_file(right, file)
     assert torch.equal(latent(with_lora(1.0, file)), latent(std.load_model("tiny")))  # nothing is left of the failures
+
+
+def test_what_finds_no_place_is_told_where_the_rest_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from graphengine_nodes import testing
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(testing.lora(tmp_path / "right.safetensors", parts=("unet", "text_encoder"), kohya=True))
+    expected = latent(with_lora(1.0, tmp_path / "right.safetensors"))
+    assert not caplog.records
+    name = next(key for key in tensors if "attn1_to_q.lora_down" in key)
+    more = {key.replace("to_q", "to_z"): t.clone() for key, t in tensors.items() if key.split(".")[0] in name}
+    save_file(tensors | more, tmp_path / "more.safetensors")
+    assert torch.equal(latent(with_lora(1.0, tmp_path / "more.safetensors")), expected)
+    found = [record.getMessage() for record in caplog.records if record.name == "graphengine_nodes.loading"]
+    assert len(found) == 1
+    assert "more.safetensors: 1 of its" in found[0]
+    assert "to_z" in found[0] or "to.z" in found[0]
 
 
 def test_a_dropped_base_stays_while_clones_use_it() -> None:

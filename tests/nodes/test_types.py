@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import codecs, families, images
+from graphengine_nodes import families, images, pictures
 
 from graphengine import FileError, pack
 from graphengine.types import SocketType, socket_type
@@ -117,8 +117,8 @@ def test_digests_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     unet = std.LoRA("unet", ("denoiser",))
     both = "denoiser+vae"
     assert std.inpaint.sockets["model"].uses == both
-    assert std.apply_lora(model, words, 1.0).digest(both) == model.digest(both) == model.digest("vae+denoiser")
-    assert std.apply_lora(model, unet, 1.0).digest(both) != model.digest(both)
+    assert replace(model, loras=((words, 1.0),)).digest(both) == model.digest(both) == model.digest("vae+denoiser")
+    assert replace(model, loras=((unet, 1.0),)).digest(both) != model.digest(both)
     for name in ("unet", "scheduler", "vae", "text_encoder", "tokenizer"):
         components = tuple((key, "new" if key == name else value) for key, value in model.components)
         changed = replace(model, components=components).digest(both) != model.digest(both)
@@ -175,7 +175,7 @@ def test_pictures_are_saved_with_their_text(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(found), np.asarray(cases.picture()))
     assert std.save_image(images.from_pil(cases.picture()), tmp_path / "one.png") == [str(tmp_path / "one.png")]
     assert std.save_image(images.from_pil(cases.picture()), tmp_path / "v1.5") == [str(tmp_path / "v1.5.png")]
-    assert (tmp_path / "one.png").stat().st_mode & 0o777 == 0o666 & ~codecs._umask()
+    assert (tmp_path / "one.png").stat().st_mode & 0o777 == 0o666 & ~pictures._umask()
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

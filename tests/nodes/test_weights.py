@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import checkpoints
+from graphengine_nodes import checkpoints, families
+from graphengine_nodes.changes import changes_of, shared_clone
 from graphengine_nodes.weights import Store
 
 from graphengine import ModelError
@@ -160,3 +162,95 @@ def test_unknown_digests_say_what_to_do() -> None:
     lost = pytest.raises(ModelError, match=r"lost model's vae .* not known on this machine; load them here once")
     with lost, Store().component(unknown, "vae", "cpu"):
         pass
+
+
+# --- options, and what services ask for -------------------------------------------------------------------------------
+
+
+def held(small: Store, *models: std.Model, name: str = "unet") -> int:
+    """Bytes in a store after these models were used."""
+    for model in models:
+        with small.component(model, name, "cpu"):
+            pass
+    return small.size()
+
+
+def test_weights_exist_once_for_all_that_can_share_them(models: Path) -> None:
+    plain = std.load_model("tiny")
+    one = held(Store(), plain)
+    loras = [std.apply_lora(plain, std.load_lora("tiny-blueprint"), scale) for scale in (0.5, 0.7)]
+    many = [plain, std.change_precision(plain, "float32"), *loras, std.tile_vae(plain), std.optimize_model(plain)]
+    extra = 2 * sum(file.stat().st_size for file in [checkpoints.TINY / "lora" / "blueprint.safetensors"])
+    assert held(Store(), *many) <= one + 2 * extra  # LoRAs are kept in float32
+    assert held(Store(), plain, std.change_precision(plain, "bfloat16")) == one * 3 // 2
+
+
+def test_what_moves_or_casts_a_clone_does_not_reach_what_it_shares() -> None:
+    original = torch.nn.Linear(4, 4)
+    clone = shared_clone(original)
+    assert clone.weight.data_ptr() == original.weight.data_ptr()
+    clone.to(torch.bfloat16)
+    assert original.weight.dtype is torch.float32
+
+
+def test_what_is_cast_while_it_computes_keeps_no_other_copy() -> None:
+    plain = std.load_model("tiny")
+    small = Store()
+    assert held(small, std.quantize_model(plain)) < 0.32 * held(Store(), plain)
+    assert len(small.loads) == 1
+
+
+def test_the_budget_counts_clones_and_drops_them_before_what_they_share() -> None:
+    plain = std.load_model("tiny")
+    changed = std.apply_lora(plain, std.load_lora("tiny-blueprint"), 0.5)
+    small = Store(budget=held(Store(), plain) + 1000)
+    held(small, changed)
+    assert sum(small.evictions.values()) == 1
+    held(small, plain)
+    assert sum(small.loads.values()) == 2, "the weights themselves stayed"
+
+
+def test_which_devices_hold_a_model_and_forgetting_it(models: Path) -> None:
+    small, plain, other = Store(), std.load_model("tiny"), std.load_model(models / "nine")
+    assert small.devices_of(plain) == []
+    held(small, plain, other)
+    held(small, plain, name="vae")
+    assert small.devices_of(plain) == ["cpu"]
+    rest = held(Store(), other)
+    small.forget(plain)
+    assert small.devices_of(plain) == []
+    assert (small.devices_of(other), small.size()) == (["cpu"], rest)
+    with small.component(plain, "unet", "cpu"):
+        small.forget(plain)
+        assert small.devices_of(plain) == ["cpu"], "it is in use"
+
+
+def test_switching_between_models_in_memory_loads_nothing(models: Path) -> None:
+    small, both = Store(), [std.load_model("tiny"), std.load_model(models / "nine")]
+    held(small, *both)
+    before = dict(small.loads)
+    start = time.perf_counter()
+    held(small, *both * 5)
+    assert dict(small.loads) == before
+    assert time.perf_counter() - start < 0.1
+
+
+@pytest.mark.parametrize("change", [lambda m: m, std.quantize_model, lambda m: std.quantize_model(m, "int8")])
+def test_a_component_that_is_brought_to_a_device_gives_the_same_and_leaves_nothing(change: Any) -> None:
+    """Offload by components, from the CPU to the CPU; a run needs a GPU for it."""
+    small = Store()
+    model = change(std.apply_lora(std.load_model("tiny"), std.load_lora("tiny-blueprint"), 0.5))
+    latents = torch.randn(2, 4, 8, 8)
+    with small.component(model, "unet", "cpu") as unet, torch.no_grad():
+        text = torch.randn(2, 77, unet.config.cross_attention_dim)
+        expected = unet(latents, 5, text).sample
+    todo = changes_of(model, "unet", "cpu")
+    read = functools.partial(
+        families.family(model.family).load, "unet", checkpoints.locate(model.component("unet"), "")
+    )
+    for _ in range(2):
+        visit = small._computing(("visited",), "cpu", lambda: read(torch.float32), todo, "model")
+        with visit as unet, torch.no_grad():
+            assert torch.equal(unet(latents, 5, text).sample, expected)
+            during = small.size()
+    assert small.size() == during if change is std.quantize_model else small.size() < during

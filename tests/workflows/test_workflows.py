@@ -15,7 +15,7 @@ from graphengine.yaml12 import load as parse
 
 FOLDER = Path(__file__).parents[2] / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
-NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "sweep", "text_to_image"]
+NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "masked_image_to_image", "sweep", "text_to_image"]
 COMMON = {"prompt", "negative_prompt", "model", "scheduler", "steps", "guidance_scale"}
 SIZED = COMMON | {"width", "height", "seed"}
 INPUTS = {
@@ -24,6 +24,7 @@ INPUTS = {
     "lora": SIZED | {"lora", "lora_scale"},
     "controlnet": SIZED | {"controlnet", "control_image", "control_scale"},
     "inpainting": COMMON | {"seed", "image", "mask", "strength"},
+    "masked_image_to_image": COMMON | {"seed", "image", "painted", "blur", "blur_compose", "sample_mode", "strength"},
     "sweep": COMMON | {"width", "height", "seeds"},
 }
 
@@ -128,6 +129,28 @@ def test_inpainting_runs_and_paints_only_inside_the_mask() -> None:
     grown = grow(mask, 12)
     assert changed[mask].mean() > 0.1
     assert changed[~grown].mean() < 0.03
+
+
+def test_masked_image_to_image_runs_and_begins_with_the_paint() -> None:
+    found = run("masked_image_to_image")
+    image, start, mask = pixels(found["image"])[0], picture("tree.png"), found["mask"].values[0].numpy() > 0.5
+    assert np.array_equal(mask, np.abs(picture("tree_painted.png") - start).max(-1) > 0)
+    crown = (start[..., 0] > 0.7) & (start[..., 1] > 0.6)  # yellow there, and now red
+    assert colour(image[crown & mask])[0] > colour(image[crown & mask])[1] + 0.3
+    assert np.array_equal(image[~grow(mask, 8)], start[~grow(mask, 8)])
+
+
+def test_pictures_of_any_size_go_through_masked_image_to_image(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("tree", "tree_painted"):
+        with Image.open(FOLDER / "images" / f"{name}.png") as whole:
+            whole.crop((11, 12, 100, 101 - 24)).save(tmp_path / f"{name}.png")
+    given = {"image": str(tmp_path / "tree.png"), "painted": str(tmp_path / "tree_painted.png")}
+    found = run("masked_image_to_image", steps=3, **given)
+    assert pixels(found["image"]).shape == (1, 65, 89, 3)
+    with Image.open(tmp_path / "tree.png") as whole:
+        assert np.array_equal(pixels(found["image"])[0, :5], np.asarray(whole, dtype=np.float32)[:5] / 255)
 
 
 def test_sweep_runs_once_for_each_seed() -> None:

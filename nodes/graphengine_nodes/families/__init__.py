@@ -1,7 +1,8 @@
 """Model families: each is one module that says how its models load, encode, sample and decode.
 
 Nodes never branch on the family. A new family is a new module in this folder with a `FAMILY` in it; nothing else is
-edited. Family modules import no torch at their top: loading a model's reference needs none.
+edited. Family modules import no torch at their top: loading a model's reference needs none. What they share is in
+`running` (loading, running a pipeline), `inputs` (what pipelines are given, VAEs) and `unet`; these have no `FAMILY`.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class Request:
 
     Attributes:
         positive: One conditioning for each picture, or one for all.
-        negative: None for what each positive one has in the place of an absent prompt.
         seeds: One for each picture that is made.
+        negative: As positive; empty for what each positive one has in the place of an absent prompt.
         random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
         width, height: In pixels; None where a latent or an image decides.
         latent: What to start from; None for noise alone.
         image, mask: For inpainting: what to paint over, one or one for each picture, and where.
         repaint: For masked image to image: what is kept, softly, while `latent` is painted.
-        arguments: Further arguments of the family's pipeline, by diffusers' names; `check_arguments` refuses others.
+        arguments: Further arguments of the family's pipeline, by diffusers' names; others are refused.
     """
 
     model: Model
@@ -46,7 +47,7 @@ class Request:
     seeds: Sequence[int]
     steps: int
     guidance_scale: float
-    negative: Conditioning | None = None
+    negative: Sequence[Conditioning] = ()
     guidance_rescale: float | None = None
     scheduler: str | None = None
     timestep_spacing: str | None = None
@@ -83,14 +84,12 @@ class Repaint:
     """Masked image to image: before every step, what lies outside the mask is blended in again, freshly noised.
 
     Attributes:
-        original: The encoded original; its mean is what is kept.
-        mask: At the original's size, soft; 1 = paint.
-        sample_mode: How the start is drawn from `Request.latent`: `sample`, `argmax`, or `random` for noise alone.
+        kept: The original's latents in the denoiser's scale, [B, C, h, w].
+        weight: How far each of them is painted, [B, 1, h, w] in 0..1; 1 = paint.
     """
 
-    original: Posterior
-    mask: Mask
-    sample_mode: str = "sample"
+    kept: torch.Tensor
+    weight: torch.Tensor
 
 
 class Sampled(NamedTuple):
@@ -113,8 +112,12 @@ class Family(Protocol):
     """Names of the schedulers that it can use."""
     parts: Mapping[str, Sequence[str]]
     """The components that each part of a model consists of: text_encoder, denoiser, vae."""
+    needs: Mapping[str, Sequence[str]]
+    """The other parts whose weights a part's results depend on, if any."""
     stems: Mapping[str, str | None]
     """The name of each component's weight files in diffusers layout; None where it has no weights."""
+    prefixes: Mapping[str, tuple[str, ...]]
+    """How the names of a component's tensors begin in a single-file checkpoint."""
 
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         """Whether a diffusers folder with this model_index.json is one of the family's models."""
@@ -125,8 +128,18 @@ class Family(Protocol):
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         """Whether a ControlNet with this configuration steers the family's models."""
 
+    def owns_lora(self, header: Header) -> bool:
+        """Whether a LoRA with these tensors is for the family beyond doubt."""
+
     def settings(self, folder: Path) -> dict[str, Any]:
-        """Default steps, size and guidance, and the shape of latents, from a folder's configuration files."""
+        """Default steps, size and guidance, and the shape of latents, from a folder's configuration files.
+
+        Of them `factor`, pixels for one latent; `multiple`, of which sides must be, where that is another number; and
+        `latent_channels`.
+
+        Raises:
+            ModelError: It is a model of the family that cannot be used.
+        """
 
     def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
         """Read one component (or `controlnet`) into memory, on the CPU."""
@@ -134,7 +147,38 @@ class Family(Protocol):
     def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
         """Put LoRAs (name, file, scale) into a module that nobody else uses."""
 
-    def encode_prompt(self, model: Model, prompt: str | None, clip_skip: int, device: str) -> Conditioning: ...
+    def encode_prompt(
+        self,
+        model: Model,
+        prompt: str | None,
+        clip_skip: int,
+        device: str,
+        prompt_2: str | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """Encode.
+
+        Args:
+            prompt_2: For a second text encoder, by default the prompt itself.
+            max_sequence_length: Tokens that the second text encoder reads, where it has no fixed length.
+        """
+
+    def encode_weighted(
+        self,
+        model: Model,
+        prompts: tuple[str, str | None],
+        clip_skip: int,
+        device: str,
+        prompts_2: tuple[str | None, str | None] = (None, None),
+    ) -> tuple[Conditioning, Conditioning]:
+        """Encode a prompt and a negative one, of any length, with weights; see the node.
+
+        Args:
+            prompts_2: For a second text encoder, by default the prompts themselves.
+
+        Raises:
+            ValueError: The family knows no weights.
+        """
 
     def encode_image(self, model: Model, image: Image, device: str) -> Posterior: ...
 

@@ -1,0 +1,391 @@
+"""What all Pipe classes share: a model, parameters, and from them a graph that `gen` runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import graphengine_nodes as std
+from graphengine_nodes.types import Image, Latent
+
+from graphengine import Graph, NodeError, WorkflowError
+from graphengine.errors import nearest
+from graphengine.events import Event
+from multigen.pipes import building
+from multigen.pipes.building import PROMPTS, Call
+from multigen.pipes.draws import Draws, draws
+from multigen.pipes.kinds import Diffusers, ModelType, scheduler_name
+from multigen.pipes.pictures import as_output
+from multigen.pipes.weights import Scheduling, Weights, spacing_of
+
+__all__ = ["BasePipe"]
+
+log = logging.getLogger(__name__)
+
+NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "generator"})
+"""Arguments of diffusers' pipelines that are no parameters: `setup` reads them itself, or only `gen` does."""
+
+_told: set[tuple[str, str]] = set()
+"""Classes and the names of arguments that they ignored; each is told of once."""
+
+
+class BasePipe:
+    """A model with parameters. `setup` sets them; `gen` runs the graph that they and its inputs make.
+
+    Args:
+        model_id: A folder in diffusers layout, a `.safetensors` file, a hub id, or `tiny`, the embedded model.
+        sd_pipe_class: The class of diffusers that `pipe.pipe` is made of; by default the family's.
+        pipe: A loaded pipeline of diffusers; `model_id` is a label then.
+        model_type: What the model must be; not needed.
+        device: Where to compute, as torch writes it; by default a GPU if there is one.
+        offload_device: The number of the GPU to which the weights are moved piece by piece while they are used.
+        lpw: Long prompts without truncation, and weights in them: `(word:1.3)`, `[word]`.
+        args: Those of diffusers' `from_pretrained`: `torch_dtype`, `variant`, `vae=...` and so on; and `scheduler`.
+
+    Attributes:
+        pipe_params: The parameters by the names that diffusers' pipelines have for them.
+        listeners: Told of every event of the runs.
+
+    Raises:
+        RuntimeError: The model is of another type; there is no such device.
+        ModelError: There is no such model, or it is damaged.
+    """
+
+    _class: ClassVar[Any] = Diffusers("StableDiffusionPipeline")
+    _classxl: ClassVar[Any] = Diffusers("StableDiffusionXLPipeline")
+    _classflux: ClassVar[Any] = Diffusers("FluxPipeline")
+    _autopipeline: ClassVar[Any] = Diffusers("AutoPipelineForText2Image")
+    _spacing: ClassVar[str | None] = None
+    """The timestep spacing of a scheduler that is named without one."""
+    _unnamed: ClassVar[frozenset[str]] = frozenset()
+    """What `gen` takes beside the arguments of these pipelines."""
+
+    def __init__(
+        self,
+        model_id: str | Path,
+        sd_pipe_class: Any = None,
+        pipe: Any = None,
+        model_type: ModelType | None = None,
+        device: Any = None,
+        offload_device: int | None = None,
+        lpw: bool = False,
+        **args: Any,
+    ) -> None:
+        self._model_id = os.path.expanduser(model_id)
+        self._pipe_class, self.lpw = sd_pipe_class, lpw
+        self.pipe_params: dict[str, Any] = {}
+        self.listeners: list[Callable[[Event], object]] = []
+        self._weights = Weights(self._model_id, pipe, device, offload_device, args)
+        self._scheduler: str | None = self._weights.scheduler
+        self._timestep_spacing: str | None = None
+        self._pictures: dict[str, Any] = {}
+        self._loras: list[tuple[str, float]] = []
+        self._setup_loras: list[tuple[str, float]] = []
+        self._hypernets: list[tuple[str, float]] = []
+        self._last: tuple[Mapping[str, Any], Draws] | None = None
+        self._built: tuple[Any, Graph] | None = None
+        if model_type is not None and model_type is not self.model_type:
+            raise RuntimeError(
+                f"{model_id} is a model of type {self.model_type.name}, not {model_type.name}; leave model_type out"
+            )
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def model_id(self) -> str:
+        """The model, as it was given."""
+        return self._model_id
+
+    @property
+    def model_type(self) -> ModelType:
+        """The model's family."""
+        return ModelType.of(self._weights.family)
+
+    @property
+    def pipe(self) -> Any:
+        """A pipeline of diffusers over the same weights. What is changed on it counts from the next `gen` on."""
+        self._before_pipeline()
+        return self._weights.pipeline(self._pipe_class or self._family_class(), self._scheduling())
+
+    @pipe.setter
+    def pipe(self, pipeline: Any) -> None:
+        self._weights = Weights(self._model_id, pipeline, self._weights.device, None, {})
+
+    @property
+    def scheduler(self) -> str | None:
+        """The name of the scheduler that was asked for; None for the model's own."""
+        return self._scheduler
+
+    @property
+    def hypernets(self) -> list[tuple[str, float]]:
+        """Files and multipliers of the hypernetworks."""
+        return self._hypernets
+
+    @property
+    def offload_gpu_id(self) -> int | None:
+        """The GPU to which weights are moved while they are used."""
+        return self._weights.offload_device
+
+    @property
+    def precision(self) -> str | None:
+        """The numbers to compute with, as `load_model` takes them."""
+        return self._weights.precision
+
+    @property
+    def pad(self) -> int:
+        """What the sides of pictures are multiples of where the model sees them."""
+        return self._weights.multiple
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the last `gen`, or after `setup` that of the next; its inputs are prompts and seed."""
+        self._weights.look()
+        given, drawn = self._last or (self._arguments({"prompt": "", "seed": 0}), Draws(0, 1))
+        with plain_errors():
+            return self._build(given, drawn)
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    def setup(
+        self,
+        steps: int = 50,
+        clip_skip: int = 0,
+        loras: Sequence[Any] = (),
+        scheduler: Any = None,
+        timestep_spacing: str | None = None,
+        guidance_scale: float | None = None,
+        lpw: bool | None = None,
+        **args: Any,
+    ) -> None:
+        """Set the parameters of the next calls of `gen`.
+
+        Args:
+            steps: Denoising steps.
+            clip_skip: Layers of the text encoder left out at its end.
+            loras: Files, folders or hub ids of LoRAs, or pairs of these with a multiplier.
+            scheduler: A scheduler of diffusers by its class's name; by default the model's own.
+            timestep_spacing: `leading`, `linspace` or `trailing`.
+            guidance_scale: How strongly the prompt is followed.
+            lpw: As in the constructor.
+            args: Other arguments of the family's pipeline; what it does not know is ignored.
+
+        Raises:
+            ValueError: A parameter is out of its limits, or there is no such scheduler.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}, but must be at least 1")
+        if not 0 <= clip_skip <= 10:
+            raise ValueError(f"clip_skip is {clip_skip}, but must be 0 to 10")
+        self._timestep_spacing = timestep_spacing
+        self.try_set_scheduler({"scheduler": scheduler})
+        self.lpw = self.lpw if lpw is None else lpw
+        self._setup_loras = [_with_multiplier(lora) for lora in loras]
+        known = building.arguments_of(self._family_class())
+        taken = {name: value for name, value in args.items() if name in known and name not in NOT_PARAMETERS}
+        self.pipe_params = {**taken, "num_inference_steps": steps, "clip_skip": clip_skip}
+        if guidance_scale is not None:
+            self.pipe_params["guidance_scale"] = guidance_scale
+        self._last, self._built = None, None
+
+    def try_set_scheduler(self, inputs: Mapping[str, Any]) -> None:
+        """Take the scheduler that inputs name, if they do, for this and later calls.
+
+        Raises:
+            ValueError: There is no such scheduler.
+        """
+        scheduler = inputs.get("scheduler")
+        if scheduler is not None:
+            self._scheduler = scheduler_name(scheduler)
+            self._weights.set_scheduler(self._scheduling())
+
+    def load_lora(self, path: str | Path, multiplier: float = 1.0) -> None:
+        """Add a LoRA.
+
+        Raises:
+            ModelError: There is none, or it is damaged.
+        """
+        source = os.path.expanduser(path)
+        std.load_lora(source)
+        self._loras.append((source, float(multiplier)))
+
+    def add_hypernet(self, path: str | Path, multiplier: float | None = None) -> None:
+        """Add a hypernetwork.
+
+        Raises:
+            ModelError: There is none, or it is damaged.
+        """
+        source = os.path.expanduser(path)
+        std.load_hypernetwork(Path(source))
+        self._hypernets.append((source, 1.0 if multiplier is None else float(multiplier)))
+
+    def clear_hypernets(self) -> None:
+        """Take all hypernetworks back."""
+        self._hypernets = []
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the pictures, beside the inputs of `gen`."""
+        self._weights.look()
+        return {
+            "hypernetworks": list(self._hypernets),
+            "model_id": self.model_id,
+            "scheduler": self._weights.scheduler_config(self._scheduling()),
+            "loras": [*self._loras, *self._setup_loras],
+            "dtype": self._weights.dtype,
+            "lpw": self.lpw,
+            **self.pipe_params,
+        }
+
+    # --- generating ---------------------------------------------------------------------------------------------------
+
+    def gen(self, inputs: Mapping[str, Any]) -> Any:
+        """Generate.
+
+        Args:
+            inputs: `prompt`, `negative_prompt`, `generator` (one of torch or a list) or `seed`, `scheduler`, and every
+                argument of the family's pipeline in diffusers. They count for this call. Prompts and generators may
+                be lists, then that many pictures are made.
+
+        Returns:
+            A list of pictures that can be used as its first one. What `output_type` says otherwise, as diffusers has
+            it: an array, a tensor in 0..1, or latents.
+
+        Raises:
+            ValueError: An input is wrong, or inputs contradict each other.
+            ModelError: Weights are damaged or do not fit.
+        """
+        given = self._arguments(inputs)
+        prompts = given.get("prompt_embeds") if given.get("prompt") is None else building.listed(given["prompt"])
+        if prompts is None or not len(prompts):
+            raise ValueError("gen needs a prompt: gen({'prompt': ...})")
+        count = len(prompts) * int(given.get("num_images_per_prompt") or 1)
+        drawn = draws(given, len(given["image"]) if count == 1 and isinstance(given.get("image"), Image) else count)
+        given = {**given, "generator": None, "seed": drawn.seed}
+        texts = {name: given[name] for name in PROMPTS if isinstance(given.get(name), str)}
+        self._weights.look()
+        self._last = given, drawn
+        output = str(given.get("output_type") or "pil")
+        with plain_errors():
+            found = self._graph_of(given, drawn).run(
+                ["latent"] if output == "latent" else ["latent", "image"],
+                inputs=texts if drawn.generators else {**texts, "seed": drawn.seed},
+                device=self._weights.device,
+                listeners=self.listeners,
+            )
+        latent: Latent = found[0]
+        drawn.leave(latent.random)
+        return latent.samples if output == "latent" else as_output(found[1], output)
+
+    def prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters with inputs over them, by diffusers' names, as `gen` uses them."""
+        return {name: value for name, value in self._arguments(inputs).items() if name not in self._pictures}
+
+    def get_prompt_embeds(self, prompt: str, negative_prompt: str = "", clip_skip: int = 0) -> tuple[Any, ...]:
+        """Embeddings of a long or weighted prompt and its negative, then the pooled ones where the family has them."""
+        self._weights.look()
+        model = self._weights.node((*self._loras, *self._setup_loras), ())
+        pair = std.encode_weighted(model, prompt, negative_prompt, clip_skip)
+        pooled = [one.pooled for one in pair]
+        return (*(one.embeds for one in pair), *(pooled if pooled[0] is not None else ()))
+
+    # --- from inputs to a graph ---------------------------------------------------------------------------------------
+
+    def _before_pipeline(self) -> None:
+        """What must be known before `pipe` is made."""
+
+    def _latent(self, call: Call) -> Latent:
+        """The node that samples."""
+        raise NotImplementedError
+
+    def _image(self, call: Call, image: Image) -> Image:
+        """What is done to the decoded pictures."""
+        return image
+
+    def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters and inputs that the family's pipeline or a Pipe knows."""
+        given = {**self._pictures, **self.pipe_params, **inputs}
+        defaults = building.arguments_of(self._family_class())
+        known = {*defaults, *self._pictures, *self._unnamed, "generator", "seed", "scheduler", "clip_skip"}
+        for name in [name for name in given if name not in known]:
+            del given[name]
+            near = nearest(name, known)
+            self._ignore(name, f"; did you mean {' or '.join(near)}?" if near else "")
+        if self.model_type is ModelType.FLUX:
+            given.pop("clip_skip", None)
+            if (given.get("true_cfg_scale") or 1) <= 1 and given.pop("negative_prompt", None):
+                self._ignore("negative_prompt", "; FLUX has no negative prompt, unless true_cfg_scale is over 1")
+        return given
+
+    def _ignore(self, name: str, why: str) -> None:
+        if (type(self).__name__, name) not in _told:
+            _told.add((type(self).__name__, name))
+            log.warning("%s ignores %s%s", type(self).__name__, name, why)
+
+    def _family_class(self) -> Any:
+        return {"SD": self._class, "SDXL": self._classxl, "FLUX": self._classflux}[self.model_type.name]
+
+    def _scheduling(self) -> Scheduling:
+        """Name and timestep spacing of the scheduler that the parameters ask for."""
+        return self._scheduler, self._timestep_spacing or (self._spacing if self._scheduler else None)
+
+    def _graph_of(self, given: Mapping[str, Any], drawn: Draws) -> Graph:
+        """The graph of a call; the last one again where only its inputs differ."""
+        inputs = {name for name in PROMPTS if isinstance(given.get(name), str)}
+        inputs = inputs if drawn.generators else inputs | {"seed"}
+        state = (
+            {name: value for name, value in given.items() if name not in inputs},
+            (sorted(inputs), drawn.count, type(drawn.seed).__name__, self._scheduling(), self.lpw),
+            (*self._loras, *self._setup_loras), tuple(self._hypernets), self._weights.state,
+        )  # fmt: skip
+        if self._built is None or not building.alike(self._built[0], state):
+            self._built = state, self._build(given, drawn)
+        return self._built[1]
+
+    def _build(self, given: Mapping[str, Any], drawn: Draws) -> Graph:
+        """The graph of a call."""
+        defaults = building.arguments_of(self._family_class())
+        with Graph(type(self).__name__) as graph:
+            loras = (*self._loras, *self._setup_loras)
+            model = self._weights.node(loras, self._hypernets, building.lora_scale(given))
+            lpw = self.lpw and self.model_type is not ModelType.FLUX
+            positive, negative = building.encoded(graph, model, self._weights.family, given, lpw)
+            common = building.common(given, defaults, drawn.count) | self._scheduled(given)
+            common["seed"] = drawn.seed if drawn.generators else graph.input("seed", int | list[int], drawn.seed)
+            if negative:
+                common["negative"] = negative[0] if len(negative) == 1 else negative
+            call = Call(given, model, positive[0] if len(positive) == 1 else positive, common)
+            latent = self._latent(call)
+            graph.output("latent", latent)
+            graph.output("image", self._image(call, std.decode_latent(model, latent)))
+        return graph
+
+    def _scheduled(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The scheduler of a call: what its inputs name, else what a script set on the pipeline, else `setup`'s."""
+        name, spacing = self._scheduling()
+        if given.get("scheduler") is not None:
+            name = scheduler_name(given["scheduler"])
+            spacing = self._timestep_spacing or self._spacing
+        elif self._weights.has_own_scheduler:
+            return {}
+        if name is not None:
+            spacing = spacing_of(name, spacing)
+        return {key: v for key, v in (("scheduler", name), ("timestep_spacing", spacing)) if v is not None}
+
+
+def _with_multiplier(lora: Any) -> tuple[str, float]:
+    path, multiplier = lora if isinstance(lora, list | tuple) else (lora, 1.0)
+    return os.path.expanduser(path), float(multiplier)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a node raised, as it raised it; what is wrong with the graph of a call, as a ValueError."""
+    try:
+        yield
+    except NodeError as error:
+        raise (error.__cause__ or error) from error
+    except WorkflowError as error:
+        raise ValueError("; ".join(problem.what for problem in error.problems)) from error

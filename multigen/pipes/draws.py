@@ -1,0 +1,74 @@
+"""What a call of `gen` draws from: seeds, or the caller's own generators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphengine_nodes.types import RandomState
+
+__all__ = ["Draws", "draws"]
+
+
+@dataclass
+class Draws:
+    """What the sampler is given.
+
+    Attributes:
+        seed: One seed for all pictures, counting upwards, or one for each; or where generators stand: one that all
+            pictures are drawn from, or one for each.
+        count: How many pictures.
+        generators: The caller's generators.
+    """
+
+    seed: int | list[int] | RandomState | list[RandomState]
+    count: int
+    generators: list[Any] = field(default_factory=list)
+
+    def leave(self, ended: Sequence[RandomState]) -> None:
+        """Bring the caller's generators to where the sampler left them, whether it drew or remembered."""
+        for generator, state in zip(self.generators, ended, strict=True):
+            state.restore(generator)
+
+
+def draws(given: Mapping[str, Any], count: int) -> Draws:
+    """What the inputs `generator` and `seed` say; with neither, a seed from torch's own global generator.
+
+    Args:
+        count: How many pictures the prompts ask for; one prompt is used for each of several generators.
+
+    Raises:
+        ValueError: There are neither as many generators or seeds as pictures, nor one.
+    """
+    import torch
+
+    source = given.get("seed") if given.get("generator") is None else given["generator"]
+    if source is None:
+        return Draws(int(torch.randint(2**63 - 1, ())), count)
+    several = isinstance(source, list | tuple)
+    items = list(source) if several else [source]
+    count = len(items) if several and count == 1 else count
+    if several and len(items) != count:
+        raise ValueError(f"{len(items)} generators for {count} pictures; give one, or one for each picture")
+    if not any(isinstance(item, torch.Generator) for item in items):
+        seeds = [_seed(item) for item in items]
+        return Draws(seeds if several else seeds[0], count)
+    generators = [i if isinstance(i, torch.Generator) else torch.Generator().manual_seed(_seed(i)) for i in items]
+    states = [RandomState.of(generator) for generator in generators]
+    return Draws(states if several else states[0], count, generators)
+
+
+def _seed(value: Any) -> int:
+    """A seed as torch takes it: negative ones count back from 2^64.
+
+    Raises:
+        ValueError: It is no whole number of 64 bits.
+    """
+    try:
+        seed = int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is no seed; give a whole number, or a torch.Generator as generator") from None
+    if seed != value or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{value!r} is no seed; give a whole number of 64 bits")
+    return seed % 2**64

@@ -1,0 +1,92 @@
+"""What models and schedulers are called in multigen."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from typing import Any
+
+from graphengine_nodes import schedulers
+
+__all__ = [
+    "Diffusers",
+    "ModelType",
+    "add_scheduler",
+    "get_diffusion_scheduler_names",
+    "scheduler_class",
+    "scheduler_name",
+]
+
+
+class ModelType(enum.Enum):
+    """The families of models."""
+
+    SD = 1
+    SDXL = 2
+    FLUX = 3
+
+    @property
+    def family(self) -> str:
+        """The family's name in graphengine."""
+        return {"SD": "stable_diffusion", "SDXL": "stable_diffusion_xl", "FLUX": "flux"}[self.name]
+
+    @classmethod
+    def of(cls, family: str) -> ModelType:
+        """The type whose family is called so."""
+        return next(kind for kind in cls if kind.family == family)
+
+
+class Diffusers:
+    """A class attribute that is a class of diffusers, imported when it is first read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return getattr(importlib.import_module("diffusers"), self.name)
+
+
+def get_diffusion_scheduler_names() -> list[str]:
+    """The names of the schedulers that Stable Diffusion and SDXL take."""
+    return list(schedulers.KARRAS)
+
+
+def add_scheduler(pipe: Any, scheduler: str | None = None, **config: Any) -> str:
+    """Give a diffusers pipeline another scheduler, over the configuration of the one that it has.
+
+    Args:
+        pipe: The pipeline.
+        scheduler: The scheduler's class by name; None for DPMSolverMultistepScheduler.
+        config: What is configured otherwise, `timestep_spacing` for example.
+
+    Returns:
+        The class's name.
+
+    Raises:
+        ValueError: There is no such scheduler.
+    """
+    cls = scheduler_class(scheduler or "DPMSolverMultistepScheduler")
+    pipe.scheduler = cls.from_config(pipe.scheduler.config, **config)
+    return str(cls.__name__)
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler of diffusers by its class's name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    known = (*schedulers.KARRAS, *schedulers.FLOW)
+    if name not in known:
+        schedulers.check_name(name, known, "multigen")
+    return getattr(importlib.import_module("diffusers"), name)
+
+
+def scheduler_name(scheduler: Any) -> str:
+    """The name of a scheduler that is given by name, as a class of diffusers, or as an object.
+
+    Raises:
+        ValueError: There is no such scheduler.
+    """
+    name = scheduler if isinstance(scheduler, str) else getattr(scheduler, "__name__", type(scheduler).__name__)
+    return str(scheduler_class(name).__name__)

@@ -1,0 +1,235 @@
+"""Where the weights of a Pipe come from: files, or a pipeline of diffusers, and what is changed on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import graphengine_nodes as std
+from graphengine_nodes import schedulers
+from graphengine_nodes.families import family
+from graphengine_nodes.families.inputs import sides_of
+from graphengine_nodes.models import PRECISIONS
+from graphengine_nodes.types import ControlNet, Model
+from graphengine_nodes.weights import dtype_of, store
+
+from graphengine.graph import not_building
+from multigen.pipes import watch
+from multigen.pipes.kinds import add_scheduler, scheduler_class
+
+__all__ = ["Scheduling", "Weights", "device_name"]
+
+Scheduling = tuple[str | None, str | None]
+"""Name and timestep spacing of a scheduler; None for the model's own."""
+
+
+class Weights:
+    """A model, where it computes, and the diffusers pipeline over its weights that scripts work on.
+
+    Args:
+        model_id: As in a Pipe's constructor.
+        pipeline: A loaded pipeline in its place.
+        device, offload_device: As in a Pipe's constructor.
+        args: What else the constructor was given: `from_pretrained`'s arguments.
+
+    Attributes:
+        device: Where to compute, as torch writes it.
+        scheduler: The name of the scheduler that the constructor was given.
+        precision: The numbers to compute with; None for what suits the device.
+        controlnets: What steers the pipeline that is made.
+        changes: By name, components that were handed in, or are no longer as the reference made them.
+        changed_nets: The pipeline's ControlNets, if they are no longer those that it was made with.
+
+    Raises:
+        ModelError: There is no such model, or it is damaged.
+        RuntimeError: There is no such device.
+        ValueError: `torch_dtype` is nothing to compute with.
+    """
+
+    def __init__(
+        self, model_id: str, pipeline: Any, device: Any, offload_device: int | None, args: Mapping[str, Any]
+    ) -> None:
+        if device is None and offload_device is None and pipeline is not None:
+            device = pipeline.device
+        self.device = device_name(device, offload_device)
+        self.offload_device = offload_device
+        self.controlnets: Sequence[ControlNet] = ()
+        origin = None if pipeline is None else watch.origin(pipeline)
+        self._pipeline, self._made, self._foreign = pipeline, False, pipeline is not None and origin is None
+        self.precision = _precision(args.get("torch_dtype"))
+        named = {"precision": self.precision} | {name: args.get(name) for name in ("config", "revision", "variant")}
+        self._source = {"source": model_id} | {name: value for name, value in named.items() if value is not None}
+        if self._foreign:
+            self._own = std.loaded_model(pipeline)
+            watch.note(pipeline, None)
+        else:
+            self._own = origin or std.load_model(**self._source)
+        self._is_file, self._forgotten = pipeline is None, False
+        scheduler = args.get("scheduler")
+        self.scheduler = str(scheduler_class(scheduler).__name__) if isinstance(scheduler, str) else None
+        components = dict(self._own.components)
+        self.changes: dict[str, Any] = {}
+        self.changed_nets: list[Any] = []
+        self._objects = {n: v for n, v in args.items() if n in components and v is not None and not isinstance(v, str)}
+
+    @property
+    def family(self) -> str:
+        """The model's family."""
+        return self._own.family
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of pictures must be multiples of."""
+        return sides_of(self._own)
+
+    @property
+    def dtype(self) -> str:
+        """The numbers it computes with."""
+        if self._foreign:
+            return str(self._pipeline.dtype)
+        return str(dtype_of(self._own.precision, self.device))
+
+    def look(self) -> None:
+        """See what is no longer as the reference made it: before every call, once."""
+        components = dict(self._own.components)
+        found = {} if self._pipeline is None else watch.changes(self._pipeline)
+        self.changed_nets = nets_of(found.get("controlnet"))
+        found = self._objects if self._foreign else {**self._objects, **found}
+        self.changes = {name: part for name, part in found.items() if name in components and part is not None}
+        if self.changes and self._pipeline is not None and not self._forgotten and watch.written(self._pipeline):
+            self._forgotten = True
+            store.abandon(self._own)
+
+    @property
+    def reference(self) -> Model:
+        """The model with everything that a caller handed in or changed on the pipeline."""
+        model = std.loaded_model(self._pipeline) if self._foreign else self._own
+        for name, part in self.changes.items():
+            model = std.replace_component(model, name, part)
+        return model
+
+    @property
+    def own_nets(self) -> list[Any]:
+        """The ControlNets of a pipeline that was handed in."""
+        return [] if self._made else nets_of(getattr(self._pipeline, "controlnet", None))
+
+    @property
+    def state(self) -> Any:
+        """What two graphs over these weights must have in common; equal to nothing where that cannot be known."""
+        return object() if self._foreign or self.changes or self.changed_nets else self._own
+
+    @property
+    def has_own_scheduler(self) -> bool:
+        """Whether a script has set a scheduler on the pipeline, or handed one in, since one was asked for by name."""
+        if self._foreign:
+            return "scheduler" in watch.changes(self._pipeline)
+        return "scheduler" in self.changes
+
+    def node(
+        self, loras: Sequence[tuple[str, float]], hypernetworks: Sequence[tuple[str, float]], lora_scale: float = 1.0
+    ) -> Model:
+        """The nodes that say which model: its files, what is applied to them, how it is held.
+
+        With objects of this process in it, it is a value: then what does not depend on them is remembered.
+        """
+        if self._is_file and not self.changes:
+            return self._applied(std.load_model(**self._source), loras, hypernetworks, lora_scale)
+        with not_building():
+            return self._applied(self.reference, loras, hypernetworks, lora_scale)
+
+    def _applied(self, model: Model, loras: Any, hypernetworks: Any, lora_scale: float) -> Model:
+        for path, multiplier in loras:
+            model = std.apply_lora(model, std.load_lora(path), multiplier)
+        if lora_scale != 1.0:
+            model = std.scale_loras(model, lora_scale)
+        for path, multiplier in hypernetworks:
+            model = std.apply_hypernetwork(model, std.load_hypernetwork(Path(path)), multiplier)
+        if self.offload_device is not None:
+            model = std.offload_model(model, "sequential")
+        return std.tile_vae(model)
+
+    # --- the pipeline that scripts work on ----------------------------------------------------------------------------
+
+    def pipeline(self, cls: Any, scheduling: Scheduling) -> Any:
+        """The pipeline that was handed in, or one of a class over the same weights, made when it is first wanted."""
+        if self._pipeline is None:
+            from multigen.loader import build_pipeline
+
+            made = build_pipeline(cls, self._own, self.device, self.controlnets, self.offload_device)
+            made.vae.enable_tiling()
+            made.register_modules(**self._objects)
+            self._pipeline, self._made = made, True
+            self.set_scheduler(scheduling)
+        return self._pipeline
+
+    def set_scheduler(self, scheduling: Scheduling) -> None:
+        """Take the scheduler that the parameters ask for, whatever a script has set on the pipeline until now."""
+        name, spacing = scheduling
+        if self._pipeline is None:
+            return
+        if self._made and name is not None:
+            add_scheduler(self._pipeline, name, **({} if spacing is None else {"timestep_spacing": spacing}))
+        watch.note_one(self._pipeline, "scheduler")
+
+    def scheduler_config(self, scheduling: Scheduling) -> dict[str, Any]:
+        """The configuration of the scheduler in use, with the name of its class."""
+        kind, name = family(self.family), None if self.has_own_scheduler else scheduling[0]
+        with store.component(self.reference, "scheduler", "cpu") as config:
+            own = schedulers.own(config, name, [0], kind.schedulers, kind.name)
+        found = schedulers.make(own, name, spacing_of(name or type(own).__name__, scheduling[1]), [0])
+        return {**found.config, "class_name": type(found).__name__}
+
+
+def nets_of(controlnet: Any) -> list[Any]:
+    """The ControlNets of a pipeline: none, its only one, or those that it holds together."""
+    return [] if controlnet is None else list(getattr(controlnet, "nets", [controlnet]))
+
+
+def spacing_of(scheduler: str, spacing: str | None) -> str | None:
+    """A timestep spacing, where the scheduler has several."""
+    known = inspect.signature(scheduler_class(scheduler).__init__).parameters
+    return spacing if "timestep_spacing" in known else None
+
+
+def device_name(device: Any, offload_device: int | None = None) -> str:
+    """A device as torch writes it: the one that is wished for, else a GPU if there is one, else the CPU.
+
+    Args:
+        offload_device: The number of a GPU to which weights go piece by piece; it is the device then.
+
+    Raises:
+        RuntimeError: There is no such device.
+    """
+    import torch
+
+    if offload_device is not None:
+        device = f"cuda:{int(offload_device)}"
+    elif device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif isinstance(device, int):
+        device = f"cuda:{device}"
+    found = torch.device(device)
+    if found.type == "cuda":
+        count = torch.cuda.device_count()
+        if (found.index or 0) >= count:
+            what = f"offload_device={offload_device}" if offload_device is not None else f"device={str(found)!r}"
+            has = f"{count} of them" if count else "no GPU that torch can use"
+            raise RuntimeError(f"{what} needs a GPU, and this machine has {has}; leave it out to compute on the CPU")
+        return str(found)
+    return found.type if found.type == "cpu" else str(found)
+
+
+def _precision(dtype: Any) -> str | None:
+    """A dtype of torch, or its name, as `load_model` takes it.
+
+    Raises:
+        ValueError: It is nothing that models compute with.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in PRECISIONS:
+        raise ValueError(f"torch_dtype is {dtype}, but must be one of {', '.join(PRECISIONS)}")
+    return name

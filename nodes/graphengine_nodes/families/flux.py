@@ -1,0 +1,347 @@
+"""FLUX.1 (dev, schnell) on diffusers' own pipelines.
+
+Latents between nodes are [n, 16, h, w] as in other families; the pipelines work on them packed two by two, so sides are
+multiples of 16. Pipelines with a ControlNet encode its picture themselves and draw from what they get before anything
+else: the denoiser's results depend on the VAE, and what image-to-image starts from is drawn inside the pipeline.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import ModelError
+from graphengine_nodes import checkpoints, loading
+from graphengine_nodes.checkpoints import Header
+from graphengine_nodes.families import Request, Sampled, Step, inputs
+from graphengine_nodes.families.running import Pipelines, run
+from graphengine_nodes.types import Conditioning, Image, Latent, Model, Posterior
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, "torch.Tensor"]
+
+CHANNELS = 64
+"""Of the transformer's input where it takes packed latents and nothing else."""
+
+
+class Flux(Pipelines):
+    """The family; see `graphengine_nodes.families.Family`."""
+
+    name = "flux"
+    # Heun, the other scheduler of flow matching, takes no sigmas of the pipelines.
+    schedulers = ("FlowMatchEulerDiscreteScheduler",)
+    parts: Mapping[str, Sequence[str]] = {
+        "text_encoder": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+        "denoiser": ("transformer", "scheduler"),
+        "vae": ("vae",),
+    }
+    needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
+    stems: Mapping[str, str | None] = {
+        "tokenizer": None,
+        "tokenizer_2": None,
+        "scheduler": None,
+        "text_encoder": "model",
+        "text_encoder_2": "model",
+        "transformer": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "controlnet": "diffusion_pytorch_model",
+    }
+    classes: Mapping[str, tuple[str, str]] = {
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+        "tokenizer_2": ("transformers", "T5TokenizerFast"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "text_encoder_2": ("transformers", "T5EncoderModel"),
+        "transformer": ("diffusers.models.transformers.transformer_flux", "FluxTransformer2DModel"),
+        "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
+        "controlnet": ("diffusers.models.controlnets.controlnet_flux", "FluxControlNetModel"),
+    }
+    inner = ("double_blocks.", "single_blocks.", "final_layer.", "img_in.", "txt_in.", "time_in.", "vector_in.")
+    prefixes: Mapping[str, tuple[str, ...]] = {
+        "transformer": ("model.diffusion_model.", *inner, "guidance_in."),
+        "vae": ("first_stage_model.", "vae."),
+        "text_encoder": ("text_encoders.clip_l.",),
+        "text_encoder_2": ("text_encoders.t5xxl.",),
+    }
+    lora_mixin = "FluxLoraLoaderMixin"
+    modules: Mapping[tuple[str, bool], str] = {
+        ("", False): "pipeline_flux",
+        ("Img2Img", False): "pipeline_flux_img2img",
+        ("Inpaint", False): "pipeline_flux_inpaint",
+        ("", True): "pipeline_flux_controlnet",
+        ("Img2Img", True): "pipeline_flux_controlnet_image_to_image",
+        ("Inpaint", True): "pipeline_flux_controlnet_inpainting",
+    }
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    # --- what lies on disk --------------------------------------------------------------------------------------------
+
+    def owns_folder(self, index: Mapping[str, Any]) -> bool:
+        return str(index.get("_class_name", "")).startswith("Flux") and "text_encoder_2" in index
+
+    def owns_file(self, header: Header) -> bool:
+        # Its successors have the same blocks, but no pooled embedding.
+        names = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
+        return all(name in header or f"model.diffusion_model.{name}" in header for name in names)
+
+    def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name") == "FluxControlNetModel"
+
+    def owns_lora(self, header: Header) -> bool:
+        starts = ("transformer.", "lora_transformer_", "lora_unet_double_blocks_", "lora_unet_single_blocks_")
+        return any(name.startswith(starts) for name in header)
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        transformer = checkpoints.read_json(folder / "transformer" / "config.json")
+        vae = checkpoints.read_json(folder / "vae" / "config.json")
+        channels = transformer.get("in_channels", CHANNELS)
+        if channels != CHANNELS:
+            raise ModelError(
+                f"the denoiser in {folder} takes {channels} channels; only those with {CHANNELS} are known, none that "
+                "take a picture or a mask beside the latents (Fill, Canny, Depth)"
+            )
+        factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+        distilled = transformer.get("guidance_embeds", False)  # dev; schnell is for few steps and short prompts
+        return {
+            "steps": 28 if distilled else 4,
+            "guidance_scale": 3.5 if distilled else 0.0,
+            "max_sequence_length": 512 if distilled else 256,
+            "width": 128 * factor,
+            "height": 128 * factor,
+            "factor": factor,
+            "multiple": 2 * factor,
+            "latent_channels": vae.get("latent_channels", 16),
+        }
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
+        converters: Any = importlib.import_module("diffusers.loaders.single_file_utils")
+        if component == "vae":
+            return dict(converters.convert_ldm_vae_checkpoint(tensors, dict(module.config)))
+        if component == "text_encoder":
+            return dict(converters.convert_ldm_clip_checkpoint(tensors, "text_encoders.clip_l.transformer."))
+        if component == "text_encoder_2":
+            return dict(converters.convert_sd3_t5_checkpoint_to_diffusers(tensors))
+        try:
+            found: Tensors = converters.convert_flux_transformer_checkpoint_to_diffusers(tensors)
+        except RuntimeError as error:
+            raise ModelError(f"the checkpoint's transformer is not of FLUX's own width ({error!s:.200})") from None
+        foreign = sorted(found.keys() - module.state_dict().keys())
+        if foreign:
+            raise ModelError(
+                f"the checkpoint's transformer does not fit the configuration beside it, which has no place for "
+                f"{len(foreign)} of its tensors, the first is {foreign[0]}; dev and schnell have different ones"
+            )
+        return found
+
+    def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
+        from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin as Mixin
+
+        try:
+            found: loading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True, return_lora_metadata=True)
+        except AssertionError as error:
+            raise ValueError(f"its names are not those of a FLUX LoRA: {error}") from None
+        if not any(name.startswith(("transformer.", "text_encoder.")) for name in found[0]):
+            raise ValueError(f"none of its changes is for FLUX, the first is {min(found[0], default='missing')}")
+        return found
+
+    # --- prompts ------------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        model: Model,
+        prompt: str | None,
+        clip_skip: int,
+        device: str,
+        prompt_2: str | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """See `Family`. An absent prompt is read as the empty one, and as a negative one it is no guidance at all."""
+        import torch
+
+        from graphengine_nodes.weights import store
+
+        if clip_skip:
+            raise ValueError(f"{model.source} is a FLUX model, which needs all layers; leave clip_skip out")
+        with ExitStack() as stack:
+            words, pieces = (stack.enter_context(store.component(model, f"tokenizer{n}", "cpu")) for n in ("", "_2"))
+            clip, t5 = (stack.enter_context(store.component(model, f"text_encoder{n}", device)) for n in ("", "_2"))
+            parts: Any = {"scheduler": None, "vae": None, "transformer": None, "text_encoder": clip}
+            parts |= {"text_encoder_2": t5, "tokenizer": words.tokenizer, "tokenizer_2": pieces.tokenizer}
+            for context in (words.lock, pieces.lock, torch.no_grad()):
+                stack.enter_context(context)
+            length = max_sequence_length or model.setting("max_sequence_length")
+            pipeline = self.pipeline("", False)(**parts)
+            embeds, pooled, _ = pipeline.encode_prompt(prompt or "", prompt_2, device, max_sequence_length=length)
+        return Conditioning(embeds.cpu(), self.name, prompt is None, pooled.cpu())
+
+    def _prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        """The pipeline's arguments that say what is wanted and what is not."""
+        sides = {"": request.positive}
+        if any(not one.absent for one in request.negative):
+            if request.arguments.get("true_cfg_scale", 1.0) > 1:
+                sides["negative_"] = request.negative
+            else:
+                self._warn_of_negative(request.model)
+        call: dict[str, Any] = {}
+        for side, texts in sides.items():
+            pooled = [text.pooled for text in texts if text.pooled is not None]
+            if len(pooled) < len(texts):
+                raise ValueError("FLUX needs a pooled embedding with each prompt; this conditioning has none")
+            for name, rows in (("prompt_embeds", [text.embeds for text in texts]), ("pooled_prompt_embeds", pooled)):
+                call[f"{side}{name}"] = inputs.expand(rows, len(request.seeds)).to(device, dtype)
+        return call
+
+    def _warn_of_negative(self, model: Model) -> None:
+        if model.source not in self._warned:
+            self._warned.add(model.source)
+            log.warning("%s takes no negative prompt without true_cfg_scale over 1: it is ignored", model.source)
+
+    # --- pictures to latents and back ---------------------------------------------------------------------------------
+
+    def encode_image(self, model: Model, image: Image, device: str) -> Posterior:
+        from graphengine_nodes.weights import store
+
+        inputs.check_size(*image.size, model)
+        with store.component(model, "vae", device) as vae:
+            return inputs.encode_pictures(vae, image, self.name, device)
+
+    def decode(self, model: Model, latent: Latent, device: str) -> Image:
+        from graphengine_nodes.weights import store
+
+        with store.component(model, "vae", device) as vae:
+            return inputs.decode_pictures(vae, latent, device)
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, request: Request, device: str, step: Step) -> Sampled:
+        import torch
+
+        from graphengine_nodes.weights import store
+
+        model = request.model
+        kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
+        cls = self.pipeline(kind, bool(request.control))
+        _check_request(request, kind)
+        generators = request.generators()
+        width, height = request.image.size if request.image is not None else (request.width, request.height)
+        assert width is not None
+        assert height is not None
+        call: dict[str, Any] = {"width": width, "height": height, "generator": generators}
+        if kind and request.strength is not None:
+            call["strength"] = request.strength
+        with ExitStack() as stack:
+            transformer = stack.enter_context(store.component(model, "transformer", device))
+            config = stack.enter_context(store.component(model, "scheduler", "cpu"))
+            if config.get("stochastic_sampling"):
+                raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides (stochastic_sampling)")
+            components: dict[str, Any] = {"transformer": transformer}
+            call |= self._prompts(request, device, transformer.dtype)
+            if request.control or kind == "Inpaint":
+                components["vae"] = stack.enter_context(store.component(model, "vae", device))
+            if request.control:
+                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
+                components["controlnet"] = nets[0] if len(nets) == 1 else nets
+                call |= _control_arguments(request, nets)
+                others = {name: value for name, value in request.arguments.items() if name != "control_mode"}
+                request = replace(request, arguments=others)
+            if kind == "Inpaint":
+                call |= inputs.inpaint_arguments(request, generators)
+            elif request.latent is not None:
+                cls = _started(cls, request.latent, len(request.seeds), device, transformer.dtype)
+                call["image"] = torch.zeros(1, 3, height, width)
+            return run(cls, components, call, request, config, self, step, **_layouts(cls, width, height, model))
+
+    def pipeline(self, kind: str, control: bool) -> Any:
+        """The pipeline's class."""
+        module = importlib.import_module(f"diffusers.pipelines.flux.{self.modules[kind, control]}")
+        return getattr(module, f"Flux{'ControlNet' if control else ''}{kind}Pipeline")
+
+
+FAMILY = Flux()
+
+
+def _check_request(request: Request, kind: str) -> None:
+    """Refuse what the pipelines would swallow or fail at with less clear words."""
+    inputs.check_strength(request)
+    if kind and request.control and request.arguments.get("true_cfg_scale", 1.0) > 1:
+        raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
+
+
+def _layouts(cls: Any, width: int, height: int, model: Model) -> dict[str, Any]:
+    """From latents [n, C, h, w] to a pipeline's layout and back."""
+
+    def unpack(latents: torch.Tensor) -> torch.Tensor:
+        unpacked: torch.Tensor = cls._unpack_latents(latents, height, width, model.setting("factor"))
+        return unpacked
+
+    def pack(latents: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = cls._pack_latents(latents, *latents.shape)
+        return packed
+
+    return {"pack": pack, "unpack": unpack}
+
+
+def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtype: torch.dtype) -> Any:
+    """An image-to-image pipeline whose picture is encoded already: it draws at the same place from what that gave.
+
+    With a ControlNet that is after the draw for the control picture.
+    """
+
+    class Started(cls):  # type: ignore[misc]
+        def _encode_vae_image(self, image: torch.Tensor, generator: Any) -> torch.Tensor:
+            return inputs.start_latents(latent, generator, count, device, dtype)
+
+    return Started
+
+
+def _control_arguments(request: Request, nets: Sequence[Any]) -> dict[str, Any]:
+    """How the ControlNet pipelines take their pictures: in -1..1, for they encode them as they are."""
+    controls = request.control
+    if any(control.guess for control in controls):
+        raise ValueError("FLUX has no guess mode; leave guess out")
+    values: dict[str, Any] = {
+        "control_image": [2.0 * inputs.control_picture(control, request) - 1.0 for control in controls],
+        "controlnet_conditioning_scale": [float(control.scale) for control in controls],
+        "control_guidance_start": [control.start for control in controls],
+        "control_guidance_end": [control.end for control in controls],
+        # Of several ControlNets the pipelines that start from a picture use only those with a mode, if it is None.
+        "control_mode": _modes(request, nets),
+    }
+    found = {name: value[0] if len(controls) == 1 else value for name, value in values.items()}
+    started, count = request.latent is not None or request.image is not None, len(request.seeds)
+    if started and found["control_mode"] not in (None, [None] * len(nets)) and count > 1:
+        if len(nets) > 1:
+            raise ValueError("several union ControlNets make one picture at a time where they start from one")
+        found["control_mode"] = [found["control_mode"]] * count
+    return found
+
+
+def _modes(request: Request, nets: Sequence[Any]) -> list[int | None]:
+    """The kind of picture that each union ControlNet is given; None for the others.
+
+    Raises:
+        ValueError: One is missing, of no union, or unknown to it.
+    """
+    given = request.arguments.get("control_mode")
+    modes = given if isinstance(given, list) else [given] * len(nets)
+    if len(modes) != len(nets):
+        raise ValueError(f"control_mode has {len(modes)} kinds for {len(nets)} ControlNets; give one for each")
+    for mode, net, control in zip(modes, nets, request.control, strict=True):
+        kinds, source = net.config.num_mode, control.controlnet.source
+        if kinds is None and mode is not None:
+            raise ValueError(f"{source} is no union ControlNet: leave its control_mode out, or give None in its place")
+        if kinds is not None and (not isinstance(mode, int) or not 0 <= mode < kinds):
+            raise ValueError(f"{source} is a union ControlNet: give its control_mode, 0 to {kinds - 1}, in arguments")
+    return modes

@@ -1,0 +1,251 @@
+"""Stable Diffusion XL on diffusers' own pipelines: two text encoders, and sizes that are conditions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import ModelError
+from graphengine_nodes import checkpoints
+from graphengine_nodes.checkpoints import Header
+from graphengine_nodes.families import Request, inputs
+from graphengine_nodes.families.unet import UNetFamily, context_width, cut_off, own_copy, refuse_length
+from graphengine_nodes.types import Conditioning, Model
+from graphengine_nodes.weighting import Chunk, chunks, moved
+
+if TYPE_CHECKING:
+    import torch
+
+
+class StableDiffusionXL(UNetFamily):
+    """The family; see `graphengine_nodes.families.Family`."""
+
+    name = "stable_diffusion_xl"
+    parts: Mapping[str, Sequence[str]] = {
+        "text_encoder": ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"),
+        "denoiser": ("unet", "scheduler"),
+        "vae": ("vae",),
+    }
+    stems: Mapping[str, str | None] = {
+        "tokenizer": None,
+        "tokenizer_2": None,
+        "scheduler": None,
+        "text_encoder": "model",
+        "text_encoder_2": "model",
+        "unet": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+        "controlnet": "diffusion_pytorch_model",
+    }
+    classes: Mapping[str, tuple[str, str]] = {
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+        "tokenizer_2": ("transformers", "CLIPTokenizer"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+        "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
+        "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
+        "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
+    }
+    prefixes: Mapping[str, tuple[str, ...]] = {
+        "unet": ("model.diffusion_model.",),
+        "vae": ("first_stage_model.",),
+        "text_encoder": ("conditioner.embedders.0.",),
+        "text_encoder_2": ("conditioner.embedders.1.",),
+    }
+    lora_mixin = "StableDiffusionXLLoraLoaderMixin"
+    prefix = "StableDiffusionXL"
+    modules: Mapping[tuple[str, bool], str] = {
+        ("", False): "stable_diffusion_xl.pipeline_stable_diffusion_xl",
+        ("Img2Img", False): "stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img",
+        ("Inpaint", False): "stable_diffusion_xl.pipeline_stable_diffusion_xl_inpaint",
+        ("", True): "controlnet.pipeline_controlnet_sd_xl",
+        ("Img2Img", True): "controlnet.pipeline_controlnet_sd_xl_img2img",
+        ("Inpaint", True): "controlnet.pipeline_controlnet_inpaint_sd_xl",
+    }
+    with_vae = ("Img2Img", "Inpaint")  # image to image looks at its configuration, whatever it starts from
+    guidance_scale = 5.0
+
+    # --- what lies on disk --------------------------------------------------------------------------------------------
+
+    def owns_folder(self, index: Mapping[str, Any]) -> bool:
+        return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+
+    def owns_file(self, header: Header) -> bool:
+        embedders = {name.split(".")[2] for name in header if name.startswith("conditioner.embedders.")}
+        if embedders == {"0"}:
+            raise ModelError(_REFINER)
+        return "model.diffusion_model.input_blocks.0.0.weight" in header and bool(embedders)
+
+    def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") == "text_time"
+
+    def owns_lora(self, header: Header) -> bool:
+        second = any(name.startswith(("text_encoder_2.", "lora_te2_")) for name in header)
+        return context_width(header) == 2048 or (second and context_width(header) is not None)
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        file = folder / "model_index.json"
+        index = checkpoints.read_json(file) if file.is_file() else {}
+        if "text_encoder" in index and not any(index["text_encoder"]):
+            raise ModelError(f"{folder}: {_REFINER}")
+        return super().settings(folder) | {
+            "force_zeros": index.get("force_zeros_for_empty_prompt", True),
+            "aesthetics": index.get("requires_aesthetics_score", False),
+        }
+
+    # --- prompts ------------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        model: Model,
+        prompt: str | None,
+        clip_skip: int,
+        device: str,
+        prompt_2: str | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        from graphengine_nodes.weights import store
+
+        refuse_length(model, max_sequence_length)
+        rows: list[_Encoded] = []
+        empty: list[_Encoded] = []
+        for end, text in (("", prompt), ("_2", prompt_2 or prompt)):
+            with ExitStack() as stack:
+                tokenizer = stack.enter_context(store.component(model, f"tokenizer{end}", "cpu"))
+                encoder = stack.enter_context(store.component(model, f"text_encoder{end}", device))
+                stack.enter_context(tokenizer.lock)
+                self.forget_changed(model, f"text_encoder{end}", encoder)
+                if encoder not in self.absent:
+                    # Never with layers left out: the pipelines do so in the positive prompt alone.
+                    self.absent[encoder] = _encode(tokenizer.tokenizer, encoder, "", 0, device)
+                empty.append(self.absent[encoder])
+                found = empty[-1]
+                if text is not None:
+                    found = _encode(tokenizer.tokenizer, encoder, text, clip_skip, device)
+                rows.append(found)
+        absent, absent_pooled = _joined(empty)
+        embeds, pooled = _joined(rows)
+        fallback = {"embeds": absent, "pooled": absent_pooled}
+        return Conditioning(embeds, self.name, prompt is None, pooled, fallback)
+
+    def encode_weighted(
+        self,
+        model: Model,
+        prompts: tuple[str, str | None],
+        clip_skip: int,
+        device: str,
+        prompts_2: tuple[str | None, str | None] = (None, None),
+    ) -> tuple[Conditioning, Conditioning]:
+        from graphengine_nodes.weights import store
+
+        second = [other or text or "" for text, other in zip(prompts, prompts_2, strict=True)]
+        texts = {"": [text or "" for text in (*prompts, None)], "_2": [*second, ""]}
+        length, rows = 1, {}
+        for end in ("", "_2", ""):  # the first once more: both need as many chunks as the longest prompt of either
+            with store.component(model, f"tokenizer{end}", "cpu") as shared, shared.lock:
+                rows[end] = chunks(texts[end], shared.tokenizer, shared.tokenizer.eos_token_id, length)
+                length = len(rows[end][0])
+        found: list[list[_Encoded]] = []
+        for end in ("", "_2"):
+            with store.component(model, f"text_encoder{end}", device) as encoder:
+                skips = (clip_skip, 0, 0)
+                found.append([_read_row(encoder, row, n, device) for row, n in zip(rows[end], skips, strict=True)])
+        positive, negative, absent = (_joined(side) for side in zip(*found, strict=True))
+        fallback = dict(zip(("embeds", "pooled"), absent, strict=True))
+        return (
+            Conditioning(positive[0], self.name, pooled=positive[1], fallback=fallback),
+            Conditioning(negative[0], self.name, prompts[1] is None, negative[1], fallback),
+        )
+
+    def prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        import torch
+
+        count = len(request.seeds)
+        call = super().prompts(request, device, dtype)
+        call["pooled_prompt_embeds"] = _pooled(request.positive, count).to(device, dtype)
+        if request.guidance_scale > 1:
+            negative = inputs.negatives(request)
+            call["negative_pooled_prompt_embeds"] = _pooled(negative, count).to(device, dtype)
+            zeros = torch.tensor(
+                [c.absent and bool(request.model.setting("force_zeros")) for c in negative], device=device
+            )
+            rows = zeros.repeat_interleave(count // len(negative))
+            for name in ("negative_prompt_embeds", "negative_pooled_prompt_embeds"):
+                call[name][rows] = 0
+        return call
+
+    # --- pipelines ----------------------------------------------------------------------------------------------------
+
+    def options(self, model: Model, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"add_watermarker": False}
+        return found | ({"requires_aesthetics_score": model.setting("aesthetics")} if kind else {})
+
+    def encoder(self, vae: Any) -> Any:
+        return own_copy(vae).float() if _overflows(vae) else vae
+
+    def decoder(self, vae: Any) -> Any:
+        import torch
+
+        return own_copy(vae).float() if _overflows(vae) and vae.dtype == torch.float16 else vae
+
+    def vae_for(self, kind: str, vae: Any) -> Any:
+        return own_copy(vae) if kind == "Inpaint" and _overflows(vae) else vae
+
+
+FAMILY = StableDiffusionXL()
+
+_REFINER = "this is SDXL's refiner, which has one text encoder and no way to begin; take a base model"
+
+_Encoded = tuple["torch.Tensor", "torch.Tensor | None"]
+
+
+def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: str) -> _Encoded:
+    """One prompt by one of the encoders: [1, tokens, width], and of the second one also [1, width]."""
+    limit = tokenizer.model_max_length
+    tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+    cut_off(tokenizer, prompt)
+    return _read(encoder, tokens.input_ids, clip_skip, device)
+
+
+def _read(encoder: Any, ids: torch.Tensor, clip_skip: int, device: str) -> _Encoded:
+    """What one of the encoders makes of tokens [1, tokens]."""
+    import torch
+
+    layers = encoder.config.num_hidden_layers
+    if clip_skip >= layers - 1:
+        raise ValueError(f"clip_skip {clip_skip} leaves none of the text encoder's {layers} layers; give less")
+    with torch.no_grad():
+        found = encoder(ids.to(device), output_hidden_states=True)
+    # The last but one is where counting begins.
+    return found.hidden_states[-(clip_skip + 2)].cpu(), found[0].cpu() if found[0].ndim == 2 else None
+
+
+def _read_row(encoder: Any, row: Sequence[Chunk], clip_skip: int, device: str) -> _Encoded:
+    """The embeddings of a weighted prompt's chunks in a row, and the pooled one of the last."""
+    import torch
+
+    read = functools.cache(lambda ids: _read(encoder, torch.tensor([ids]), clip_skip, device))
+    found = [read(chunk.ids) for chunk in row]
+    embeds = [moved(embeds, chunk.weights) for (embeds, _), chunk in zip(found, row, strict=True)]
+    return torch.cat(embeds, dim=1), found[-1][1]
+
+
+def _joined(encoded: Sequence[_Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both encoders' embeddings side by side, and the second one's pooled one."""
+    import torch
+
+    pooled = next(pooled for _, pooled in encoded if pooled is not None)
+    return torch.cat([embeds for embeds, _ in encoded], dim=-1), pooled
+
+
+def _pooled(prompts: Sequence[Conditioning], count: int) -> torch.Tensor:
+    return inputs.expand([c.pooled for c in prompts if c.pooled is not None], count)
+
+
+def _overflows(vae: Any) -> bool:
+    """Whether the pipelines cast this VAE to single precision to encode with it."""
+    import torch
+
+    return bool(vae.config.force_upcast) and vae.dtype != torch.float32

@@ -1,0 +1,214 @@
+"""What the families on a UNet have in common: Stable Diffusion and Stable Diffusion XL."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import ModelError
+from graphengine_nodes import checkpoints, loading, schedulers
+from graphengine_nodes.checkpoints import Header
+from graphengine_nodes.families import Request, Sampled, Step, inputs
+from graphengine_nodes.families.running import Pipelines, run
+from graphengine_nodes.references import Held
+from graphengine_nodes.types import Image, Latent, Model, Posterior
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+Tensors = dict[str, "torch.Tensor"]
+
+
+class UNetFamily(Pipelines):
+    """A family whose denoiser is a UNet; see `graphengine_nodes.families.Family`."""
+
+    schedulers = schedulers.KARRAS
+    prefix: str
+    """What the names of its pipelines begin with."""
+    modules: Mapping[tuple[str, bool], str]
+    """Where its pipelines are, by what they start from (nothing, `Img2Img`, `Inpaint`) and whether they are steered."""
+    guidance_scale: float
+
+    def __init__(self) -> None:
+        # What a text encoder gives for the absent prompt, kept as long as the encoder: it is wanted with each prompt.
+        self.absent: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def forget_changed(self, model: Model, name: str, encoder: Any) -> None:
+        """Keep nothing of an encoder that a caller handed in and may have changed since."""
+        if isinstance(model.component(name), Held):
+            self.absent.pop(encoder, None)
+
+    # --- what lies on disk --------------------------------------------------------------------------------------------
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        unet = checkpoints.read_json(folder / "unet" / "config.json")
+        vae = checkpoints.read_json(folder / "vae" / "config.json")
+        channels = unet.get("in_channels", 4)
+        if channels not in (4, 9):
+            raise ModelError(
+                f"the denoiser in {folder} takes {channels} channels; only those with 4 (text to image) or 9 "
+                "(inpainting) are known, none that follow a picture, a depth map or a smaller picture"
+            )
+        factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+        side = int(unet.get("sample_size") or 64) * factor
+        return {
+            "steps": 50,
+            "guidance_scale": self.guidance_scale,
+            "width": side,
+            "height": side,
+            "factor": factor,
+            "latent_channels": vae.get("latent_channels", 4),
+            "unet_channels": channels,
+        }
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
+        converters: Any = importlib.import_module("diffusers.loaders.single_file_utils")
+        if component == "unet":
+            found = converters.convert_ldm_unet_checkpoint(tensors, dict(module.config))
+        elif component == "vae":
+            found = converters.convert_ldm_vae_checkpoint(tensors, dict(module.config))
+        else:
+            prefix = next(p for p in self.prefixes[component] if any(name.startswith(p) for name in tensors))
+            open_clip = f"{prefix}model."
+            if any(name.startswith(open_clip) for name in tensors):
+                found = converters.convert_open_clip_checkpoint(module, tensors, prefix=open_clip)
+            else:
+                found = converters.convert_ldm_clip_checkpoint(tensors)
+        return dict(found)
+
+    def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
+        mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
+        config = module.config if component == "unet" else None
+        state, alphas, metadata = mixin.lora_state_dict(tensors, unet_config=config, return_lora_metadata=True)
+        # Names of old files begin in the UNet.
+        starts = ("unet.", "text_encoder.", "text_encoder_2.")
+        return {n if n.startswith(starts) else f"unet.{n}": t for n, t in state.items()}, alphas, metadata
+
+    # --- pictures to latents and back ---------------------------------------------------------------------------------
+
+    def encode_image(self, model: Model, image: Image, device: str) -> Posterior:
+        from graphengine_nodes.weights import store
+
+        inputs.check_size(*image.size, model)
+        with store.component(model, "vae", device) as vae:
+            return inputs.encode_pictures(self.encoder(vae), image, self.name, device, vae.dtype)
+
+    def decode(self, model: Model, latent: Latent, device: str) -> Image:
+        from graphengine_nodes.weights import store
+
+        with store.component(model, "vae", device) as vae:
+            return inputs.decode_pictures(self.decoder(vae), latent, device)
+
+    def encoder(self, vae: Any) -> Any:
+        """The VAE as it encodes."""
+        return vae
+
+    def decoder(self, vae: Any) -> Any:
+        """The VAE as it decodes."""
+        return vae
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        """The pipeline's arguments that say what is wanted and what is not."""
+        count = len(request.seeds)
+        call = {"prompt_embeds": inputs.expand([c.embeds for c in request.positive], count).to(device, dtype)}
+        if request.guidance_scale > 1:
+            negative = inputs.expand([c.embeds for c in inputs.negatives(request)], count)
+            call["negative_prompt_embeds"] = negative.to(device, dtype)
+        return call
+
+    def options(self, model: Model, kind: str) -> dict[str, Any]:
+        """What the pipeline's constructor takes beside components."""
+        return {}
+
+    def vae_for(self, kind: str, vae: Any) -> Any:
+        """The VAE as a pipeline may have it: one that casts it gets its own."""
+        return vae
+
+    def sample(self, request: Request, device: str, step: Step) -> Sampled:
+        from graphengine_nodes.weights import store
+
+        model = request.model
+        _check_request(request)
+        generators = request.generators()
+        kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
+        with ExitStack() as stack:
+            unet = stack.enter_context(store.component(model, "unet", device))
+            config = stack.enter_context(store.component(model, "scheduler", "cpu"))
+            components: dict[str, Any] = {"unet": unet}
+            call = self.prompts(request, device, unet.dtype) | {"generator": generators}
+            if request.control:
+                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
+                components["controlnet"] = nets[0] if len(nets) == 1 else nets
+                call |= inputs.control_arguments(request)
+            if kind in self.with_vae:
+                vae = stack.enter_context(store.component(model, "vae", device))
+                components["vae"] = self.vae_for(kind, vae)
+            if kind == "Inpaint":
+                call |= inputs.inpaint_arguments(request, generators)
+            elif request.latent is not None:
+                call["image"] = inputs.start_latents(request.latent, generators, len(request.seeds), device, unet.dtype)
+            else:
+                call |= {"width": request.width, "height": request.height}
+            if kind and request.strength is not None:
+                call["strength"] = request.strength
+            cls = self.pipeline(kind, bool(request.control))
+            return run(cls, components, call, request, config, self, step, options=self.options(model, kind))
+
+    with_vae: Sequence[str] = ("Inpaint",)
+    """What starts a pipeline that needs the VAE."""
+
+    def pipeline(self, kind: str, control: bool) -> Any:
+        """The pipeline's class."""
+        module = importlib.import_module(f"diffusers.pipelines.{self.modules[kind, control]}")
+        return getattr(module, f"{self.prefix}{'ControlNet' if control else ''}{kind}Pipeline")
+
+
+def _check_request(request: Request) -> None:
+    """Refuse what the pipelines would swallow or fail at with less clear words."""
+    model = request.model
+    if model.setting("unet_channels") == 9 and request.mask is None:
+        raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
+    inputs.check_strength(request)
+
+
+def refuse_length(model: Model, max_sequence_length: int | None) -> None:
+    """Refuse another length of prompts.
+
+    Raises:
+        ValueError: One is given.
+    """
+    if max_sequence_length is not None:
+        raise ValueError(f"{model.source} reads prompts of a fixed length; leave max_sequence_length out")
+
+
+def cut_off(tokenizer: Any, prompt: str) -> None:
+    """Warn of what does not fit the text encoder."""
+    limit = tokenizer.model_max_length
+    whole = tokenizer(prompt, truncation=False)["input_ids"]
+    if len(whole) > limit:
+        lost = tokenizer.decode(whole[limit - 1 : -1])
+        log.warning("the prompt is longer than the %d tokens that the text encoder reads; cut off: %s", limit, lost)
+
+
+def own_copy(vae: Any) -> Any:
+    """A VAE that may be cast: the shared one never is."""
+    return copy.deepcopy(vae)
+
+
+def context_width(header: Header) -> int | None:
+    """The width of the prompts that a LoRA's denoiser attends to; None where it does not say."""
+    ends = ("lora_A.weight", "down.weight")
+    keys = (entry for name, entry in header.items() if "attn2" in name and "to_k" in name and name.endswith(ends))
+    return next((int(entry["shape"][1]) for entry in keys), None)

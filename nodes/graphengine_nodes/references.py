@@ -1,0 +1,219 @@
+"""References to weights: small frozen values that say which weights by digests, and what is applied to them.
+
+They are data, and the weight store finds the bytes; but for objects that Python callers hand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graphengine.keys import NotData
+
+
+def digest_of(canonical: Any) -> str:
+    """A digest of JSON data."""
+    return hashlib.blake2b(json.dumps(canonical, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Held(str):
+    """The digest of an object that a Python caller handed in: it means something in this process only.
+
+    Whoever has the digest keeps the object alive. Nothing made from it is remembered: nobody can tell when it changes.
+    """
+
+    held: Any
+
+    @classmethod
+    def of(cls, held: Any) -> Held:
+        """A digest that nobody can guess."""
+        digest = cls(f"object:{secrets.token_hex(16)}")
+        digest.held = held
+        return digest
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        return self
+
+
+def check_data(source: str, *digests: str) -> None:
+    """Refuse what is no data.
+
+    Raises:
+        NotData: A digest stands for an object of this process.
+    """
+    for digest in digests:
+        if isinstance(digest, Held):
+            kind = type(digest.held).__name__
+            raise NotData(f"{source} holds a {kind} that was handed in from Python, which only this process has")
+
+
+@dataclass(frozen=True, slots=True)
+class LoRA:
+    """A low-rank change of a model's weights.
+
+    Attributes:
+        weights: Digest of the file.
+        parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
+        source: Where it came from, for people.
+    """
+
+    weights: str
+    parts: tuple[str, ...]
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key."""
+        return self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Hypernetwork:
+    """Small networks before the keys and values of a denoiser's attention.
+
+    Attributes:
+        weights: Digest of the file.
+        source: Where it came from, for people.
+    """
+
+    weights: str
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key."""
+        return self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """A ControlNet's weights.
+
+    Attributes:
+        family: The model family that it steers.
+        weights: Digest of its files.
+        precision: As a model's.
+        source: Where it came from, for people.
+    """
+
+    family: str
+    weights: str
+    precision: str | None = None
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key.
+
+        Raises:
+            NotData: It is an object of this process.
+        """
+        check_data(self.source, self.weights)
+        return digest_of([self.family, self.weights, self.precision])
+
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "quantization": ("denoiser",),
+    "channels_last": ("denoiser",),
+    "compile": ("denoiser",),
+    "tiling": ("vae",),
+    "slicing": ("vae",),
+    "offload": (),
+    "offload_device": (),
+}
+"""How a model may be held and computed, and the parts of it whose results that can change."""
+
+
+SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder",)}
+"""The parts of a model whose results a setting can change, where that is not the denoiser alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
+
+    Attributes:
+        family: Name of the module that knows how it encodes, samples and decodes.
+        components: Digest of each component (`unet`, `vae`, ...): its files' contents.
+        settings: What its own files say beside the weights: default steps, size, guidance, shape of its latents.
+        precision: `float32`, `float16`, `bfloat16`, or None for what suits the device.
+        loras: LoRAs with their scales, in the order in which they were applied.
+        hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
+        options: How it is held and computed, of `OPTIONS`; sorted, and only what differs from the default.
+        source: Where it came from, for people: a name, never a folder of somebody's machine.
+    """
+
+    family: str
+    components: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+    precision: str | None = None
+    loras: tuple[tuple[LoRA, float], ...] = ()
+    hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    source: str = field(default="", compare=False)
+
+    def component(self, name: str) -> str:
+        """The digest of a component."""
+        return dict(self.components)[name]
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """One of the settings."""
+        return dict(self.settings).get(name, default)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """One of the options."""
+        return dict(self.options).get(name, default)
+
+    def computes_on(self, device: str) -> str:
+        """Where it computes in a run on a device: there, unless it is offloaded for another."""
+        return str(self.option("offload_device") or device)
+
+    def with_options(self, **options: Any) -> Model:
+        """The same model with other options; None takes one back."""
+        merged = dict(self.options) | options
+        kept = tuple(sorted((name, value) for name, value in merged.items() if value is not None))
+        return replace(self, options=kept)
+
+    def with_component(self, name: str, digest: str) -> Model:
+        """The same model with another component."""
+        return replace(self, components=tuple((n, digest if n == name else old) for n, old in self.components))
+
+    def loras_of(self, part: str) -> tuple[tuple[LoRA, float], ...]:
+        """The LoRAs that change a part."""
+        return tuple((lora, scale) for lora, scale in self.loras if part in lora.parts)
+
+    def digest(self, part: str | None = None) -> str:
+        """What the model, or one part of it, adds to a key: everything that can change a result.
+
+        Parts are `text_encoder`, `denoiser` and `vae`, or several of them joined by `+`. Source, device and offload
+        are not in it.
+
+        Raises:
+            ValueError: The family's models have no such part.
+            NotData: There is an object of this process in it.
+        """
+        from graphengine_nodes.families import family
+
+        kind = family(self.family)
+        parts = kind.parts
+        names = sorted(parts) if part is None else sorted(set(part.split("+")))
+        for name in names:
+            if name not in parts:
+                raise ValueError(f"a {self.family} model has no part {name!r}; its parts are {', '.join(parts)}")
+        names = sorted({*names, *(needed for name in names for needed in kind.needs.get(name, ()))})
+        wanted = {name: parts[name] for name in names}
+        used = {component for inside in wanted.values() for component in inside}
+        check_data(self.source, *(digest for name, digest in self.components if name in used))
+        return digest_of(
+            {
+                "family": self.family,
+                "components": {name: digest for name, digest in self.components if name in used},
+                # How many steps are the default is the sampler's business alone.
+                "settings": {n: v for n, v in self.settings if wanted.keys() & set(SETTINGS.get(n, ("denoiser",)))},
+                "precision": self.precision,
+                "loras": {name: [[lora.weights, scale] for lora, scale in self.loras_of(name)] for name in wanted},
+                "hypernetworks": [[h.weights, m] for h, m in self.hypernetworks if "denoiser" in wanted],
+                "options": [[o, value] for o, value in self.options if wanted.keys() & set(OPTIONS[o])],
+            }
+        )
