@@ -11,8 +11,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.cli.outputs import place
 from graphengine.errors import FileError
+from graphengine.outputs import place
 from multigen.util import create_exif_metadata, plain
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class GenSession:
             self.last_index = next(numbers)
             self.last_conf = plain({**self.pipe.get_config(), **config, "feedback": "?", "cversion": VERSION})
             if save_img:
-                self.last_img_name = str(self._save(picture, drop_cfg, save_metadata))
+                self.last_img_name = str(self.save(picture, self.last_conf, drop_cfg, save_metadata))
             if collected is not None:
                 collected.append(picture)
             if callback is not None:
@@ -113,10 +113,18 @@ class GenSession:
             raise FileError(f"the folder {self.session_dir} cannot be used: {error.strerror or error}") from None
         return max((int(match[1]) for match in found), default=-1) + 1
 
-    def _save(self, picture: PIL.Image.Image, drop_cfg: bool, save_metadata: bool) -> Path:
-        """Write a picture, and its configuration before it: whoever sees the one finds the other."""
-        exif = create_exif_metadata(picture, self.last_conf or {}) if save_metadata else None
-        text = json.dumps(self.last_conf, indent=4, ensure_ascii=False, allow_nan=False)
+    def save(
+        self, picture: PIL.Image.Image, conf: dict[str, Any], drop_cfg: bool = False, save_metadata: bool = False
+    ) -> Path:
+        """Write a picture under the next number, and its configuration before it: whoever sees the one finds the other.
+
+        Raises:
+            FileError: The folder cannot be written.
+        """
+        if self.last_index is None:
+            self.last_index = self._first_number()
+        exif = create_exif_metadata(picture, conf) if save_metadata else None
+        text = json.dumps(conf, indent=4, ensure_ascii=False, allow_nan=False)
         try:
             with tempfile.TemporaryDirectory(dir=self.session_dir, prefix=".multigen-") as hidden:
                 written = [Path(hidden) / "conf.txt", Path(hidden) / "picture.png"]

@@ -1,23 +1,352 @@
-"""The generation queue of multigen."""
+"""`ServiceThread`: a queue of generation jobs that outlives the process, on workers of this machine."""
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
+
+from graphengine.cache import DiskStore
 from graphengine.errors import GraphEngineError
+from graphengine.service.jobs import Change, State
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.start import devices_here
+from graphengine.service.workers import WorkerRunner
+from multigen.log import setup_logger
+from multigen.service_config import model_path, read_config, read_models
+from multigen.service_jobs import FINISHER, Order, finish, pipe_class, pipes_by_name, submit
 
 __all__ = ["ServiceThread"]
 
+log = logging.getLogger(__name__)
 
-class ServiceThread:
-    """A queue of generation jobs in the background.
+FAILED = "Can't generate image due to error"
+LEFTOVER = -1
+"""The priority of jobs whose process is gone: they come after new ones."""
+
+
+class ServiceThread(threading.Thread):
+    """Generates what is queued, in the background, until it is stopped.
+
+    Args:
+        cfg_file: `config.yaml`; paths in it are relative to its folder.
+
+    Attributes:
+        cwd: The folder of `cfg_file`.
+        config, models: What the files say. Changes are heeded by the next session or job.
+        sessions: The open sessions by their ids.
+        max_img_cnt: How many pictures one call may ask for.
+        qlimit: How many pictures may wait in all; None for any number.
 
     Raises:
-        GraphEngineError: Always: this version has no service yet.
+        ConfigError: A configuration file is wrong; the message names file, line and key.
     """
 
     def __init__(self, cfg_file: str | Path) -> None:
-        raise GraphEngineError(
-            f"ServiceThread({str(cfg_file)!r}) needs the job queue, which this version of graphengine does not have "
-            "yet; generate with a Pipe class and GenSession meanwhile"
+        super().__init__(name="ServiceThread", daemon=False)
+        file = Path(cfg_file).expanduser().absolute()
+        self.cwd = file.parent
+        self.config = read_config(file)
+        self.models = read_models(self.cwd / self.config["model_list"], pipes_by_name())
+        self.sessions: dict[str, dict[str, Any]] = {}
+        self.max_img_cnt = 20
+        self.qlimit: int | None = self.config.get("queue_limit")
+        self.queue_num = 0
+        self.logger = setup_logger(self.cwd / self.config.get("logging_folder", "logs") / "multigen.log")
+        self.queue = Queue(self.cwd / ".multigen" / "queue.sqlite")
+        self._store = self.cwd / ".multigen" / "store"
+        self._orders: dict[int, Order] = {}
+        self._lock = threading.RLock()
+        self._ending = threading.Event()
+        self._seen = self.queue.last_change()
+        process = psutil.Process()
+        self._process = f"{process.pid}:{process.create_time():.2f}"
+
+    @property
+    def pipes(self) -> dict[str, Any]:
+        """The Pipes that can be used, as the models file has them."""
+        return dict(self.models["pipes"])
+
+    def get_pipe_class(self, pipe: str) -> type:
+        """The class of a Pipe by its name in the models file.
+
+        Raises:
+            RuntimeError: There is no such name.
+        """
+        return pipe_class(self.models, pipe)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def open_session(
+        self, user: str, project: str, pipe: str, model: str, loras: Sequence[str] = (), **others: Any
+    ) -> dict[str, Any]:
+        """Open a session; a user has one at a time.
+
+        Returns:
+            `session_id`; with `error`, the id of the session that the user has already.
+
+        Raises:
+            RuntimeError: There is no such Pipe, model or LoRA, or its files are not there.
+        """
+        with self._lock:
+            for id, session in self.sessions.items():
+                if session["user"] == user:
+                    return {"error": f"{user} has an open session already", "session_id": id}
+            session = {"user": user, "project": project, "pipe": pipe, "model": model, "loras": list(loras),
+                       "images": [], "status": "not started", **others}  # fmt: skip
+            self._pipe(session, {})  # what is missing is told now, not later
+            id = uuid.uuid4().hex
+            self.sessions[id] = session
+            return {"session_id": id}
+
+    def close_session(self, session_id: str) -> dict[str, str]:
+        """Close a session; its jobs go on.
+
+        Raises:
+            RuntimeError: There is no such session.
+        """
+        with self._lock:
+            if self.sessions.pop(session_id, None) is None:
+                raise RuntimeError(f"there is no session {session_id}")
+        return {"status": "success"}
+
+    def get_session_info(self, session_id: str) -> dict[str, Any]:
+        """How many pictures there are, how many jobs are before the session's next one, and how it stands."""
+        with self._lock:
+            session = self.sessions.get(session_id)
+            if session is None:
+                return {"status": f"session {session_id} does not exist"}
+            mine = [number for number, order in self._orders.items() if order.session is session]
+        waiting = [job.id for job in self.queue.waiting(10_000)] if mine else []
+        before = next((place for place, number in enumerate(waiting) if number in mine), 0)
+        return {"available_images": len(session["images"]), "next_job": before, "status": session["status"]}
+
+    def get_image_count(self, session_id: str) -> dict[str, Any]:
+        """How many pictures a session has."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return {"image_number": 0, "comment": f"session {session_id} does not exist"}
+        return {"image_number": len(session["images"]), "comment": session["status"]}
+
+    def get_image_pathname(self, session_id: str, i: int | None = None) -> Any:
+        """The path of a session's picture; without a number that of its folder."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return self.get_session_info(session_id)
+        if i is None:
+            return str(self._folder(session, None))
+        if not 0 <= i < len(session["images"]):
+            return {**self.get_session_info(session_id), "warning": f"there is no picture {i}"}
+        return session["images"][i]
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def queue_gen(
+        self,
+        session_id: str | None = None,
+        prompt: Any = "",
+        count: int = 1,
+        images: Any = None,
+        seeds: Sequence[int] | None = None,
+        session: dict[str, Any] | None = None,
+        gen_dir: str | Path | None = None,
+        start_callback: Callable[[], object] | None = None,
+        image_callback: Callable[[str], object] | None = None,
+        finish_callback: Callable[..., object] | None = None,
+        **setup: Any,
+    ) -> dict[str, Any]:
+        """Queue pictures; on disk when this returns.
+
+        Args:
+            session_id: An open session.
+            prompt: A text or a template, see `Cfgen`; `nprompt` is the negative one.
+            count: How many pictures, at most `max_img_cnt`.
+            images: What the Pipe is given: a picture (its path, of PIL, an array), for masked Pipes the original and
+                the painted one.
+            seeds: One for each picture; by default random ones.
+            session: A dictionary with `user`, `pipe`, `model`, `images` in the place of an opened session.
+            gen_dir: Where the pictures go; by default into the project's folder.
+            start_callback, image_callback, finish_callback: Called in this process: before the first picture, with
+                each picture's path, and at the end, with a message if something failed.
+            setup: Arguments of the Pipe's `setup`.
+
+        Returns:
+            `status` and `queue_number`; `warning` where there was something to change; `error` where nothing was
+            queued.
+
+        Raises:
+            RuntimeError: The session's Pipe, model or LoRA is not there any more.
+            ValueError, FileError: An argument of `setup` is wrong.
+        """
+        session = self.sessions.get(str(session_id)) if session is None else session
+        if session is None:
+            return {"error": f"session {session_id} does not exist"}
+        if not isinstance(count, int) or isinstance(count, bool):
+            return {"error": f"count is {count!r:.40}, but must be a number of pictures"}
+        if count < 1:
+            return {"warning": f"count is {count}: nothing to generate"}
+        found: dict[str, Any] = {}
+        if count > self.max_img_cnt:
+            found["warning"] = f"{count} pictures are too many at once, {self.max_img_cnt} are generated"
+            count = self.max_img_cnt
+        if self.qlimit is not None and self.queue.counts()[State.QUEUED] >= self.qlimit:
+            return {"error": "Server is busy"}
+        lacking = self._lacking(session, images, setup)
+        if lacking is not None:
+            return {"error": lacking}
+        order = Order(session, start_callback, image_callback, finish_callback)
+        pipe = self._pipe(session, setup)
+        with self._lock:  # so that no change of these jobs is seen before they are known
+            jobs = submit(
+                self.queue, pipe, prompt, count, seeds, images, setup,
+                folder=self._folder(session, gen_dir), user=str(session["user"]), process=self._process,
+            )  # fmt: skip
+            order.left = len(jobs)
+            self._orders |= dict.fromkeys(jobs, order)
+            session.setdefault("images", [])
+            session["status"] = "running"
+            self.queue_num += 1
+        return {"status": "success", "queue_number": self.queue_num, **found}
+
+    def _lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
+        """What the session's Pipe needs and was not given."""
+        entry = self.models["pipes"].get(session["pipe"], {})
+        pictures = ("image", "fimage", "original_image", "image_painted", "mask_image")
+        if entry.get("need_imgs") and not images and all(setup.get(name) is None for name in pictures):
+            return f"the pipe {session['pipe']} needs images"
+        if entry.get("needs_cnet") and not (setup.get("cnet") or setup.get("ctypes") or setup.get("cnet_ids")):
+            return f"the pipe {session['pipe']} needs a control type: cnet"
+        return None
+
+    def _pipe(self, session: Mapping[str, Any], setup: Mapping[str, Any]) -> Any:
+        """A Pipe of a session's model, with its LoRAs; reads no weights."""
+        kind = self.get_pipe_class(session["pipe"])
+        base = self.models["base"].get(session["model"])
+        if base is None:
+            known = ", ".join(self.models["base"]) or "none"
+            raise RuntimeError(f"there is no model {session['model']!r} in the models file; it has {known}")
+        named: dict[str, Any] = {name: setup[name] for name in ("cnet_ids",) if setup.get(name)}
+        if setup.get("cnet"):
+            named["ctypes"] = setup["cnet"]
+        try:
+            pipe = kind(model_path(self.cwd, self.config, base["id"]), **named)
+            if (found := pipe.model_type.name) != base["type"]:
+                raise RuntimeError(f"the model {session['model']!r} is of type {found}, not {base['type']}")
+            for name in session.get("loras") or ():
+                lora = self.models["lora"].get(name)
+                if lora is None:
+                    known = ", ".join(self.models["lora"]) or "none"
+                    raise RuntimeError(f"there is no LoRA {name!r} in the models file; it has {known}")
+                pipe.load_lora(model_path(self.cwd, self.config, lora["id"], "Lora"))
+        except GraphEngineError as error:
+            raise RuntimeError(str(error)) from error
+        return pipe
+
+    def _folder(self, session: Mapping[str, Any], gen_dir: str | Path | None) -> Path:
+        """Where a session's pictures go.
+
+        Raises:
+            ValueError: User or project would lead out of `_projects`.
+        """
+        given = gen_dir or session.get("gen_dir")
+        if given is not None:
+            return Path(given).expanduser().absolute()
+        names = [str(session["user"]), str(session.get("project", ""))]
+        root = (self.cwd / "_projects").absolute()
+        folder = Path(os.path.normpath(root.joinpath(*names)))
+        if not folder.is_relative_to(root / names[0]) or folder == root or os.path.isabs(names[0]):
+            raise ValueError(f"user {names[0]!r} and project {names[1]!r} lead out of {root}")
+        return folder
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run jobs, and call back, until `stop`."""
+        service = Service(
+            self.queue, self._workers, DiskStore(self._store), finishers={FINISHER: finish}, taken=self._put_behind
         )
+        service.start()
+        while not self._ending.is_set():
+            self.queue.wait_for_change(0.2)
+            self._call_back()
+        service.stop()
+        self._call_back()
+
+    def stop(self) -> None:
+        """Let running jobs end; waiting ones stay on disk. `join` waits for it."""
+        self._ending.set()
+
+    def _workers(self) -> WorkerRunner:
+        places = self.config.get("devices") or devices_here()
+        count, threads = int(self.config.get("workers") or len(places)), self.config.get("threads")
+        made = [LocalWorker(f"w{n}", places[n % len(places)], threads, str(self._store)) for n in range(count)]
+        return WorkerRunner(made, DiskStore(self._store))
+
+    def _put_behind(self) -> None:
+        """Jobs that a process left which is gone are run after new ones."""
+        gone = [job.id for job in self.queue.waiting(100_000) if not _alive(str(job.facts.get("process", "")))]
+        self.queue.prefer(LEFTOVER, *gone)
+        if gone:
+            log.warning("%d jobs of an earlier process are run after new ones; nobody will be called back", len(gone))
+
+    def _call_back(self) -> None:
+        with self._lock:
+            changes = self.queue.changes(self._seen)
+            self._seen = changes[-1].number if changes else self._seen
+        for change in changes:
+            order = self._orders.get(change.job)
+            if order is not None:
+                self._told(order, change)
+            elif change.kind in ("failed", "done") and self._is_lost(change.job):
+                log.warning("job %d of an earlier process is %s; its callbacks are lost", change.job, change.kind)
+
+    def _is_lost(self, number: int) -> bool:
+        try:
+            return not _alive(str(self.queue.get(number).facts.get("process", "")))
+        except GraphEngineError:
+            return False
+
+    def _told(self, order: Order, change: Change) -> None:
+        if change.kind == "running" and not order.started:
+            order.started = True
+            self._call(order.start_callback)
+        if change.kind not in ("done", "failed", "cancelled"):
+            return
+        with self._lock:
+            del self._orders[change.job]
+        order.left -= 1
+        if change.kind == "done":
+            for file in self.queue.get(change.job).result["files"]:
+                order.session.setdefault("images", []).append(file)
+                self._call(order.image_callback, file)
+        elif change.kind == "failed":
+            log.error("job %d failed: %s", change.job, change.facts.get("error"))
+            order.failed = True
+        if order.left == 0:
+            others = any(other.session is order.session for other in self._orders.values())
+            order.session["status"] = "running" if others else "done"
+            self._call(order.finish_callback, *([FAILED] if order.failed else []))
+
+    def _call(self, callback: Callable[..., object] | None, *args: Any) -> None:
+        try:
+            if callback is not None:
+                callback(*args)
+        except Exception:  # one who is called back badly must not stop the others' jobs
+            log.exception("a callback failed")
+
+
+def _alive(process: str) -> bool:
+    """Whether a process, as the jobs name it, is still there."""
+    pid, _, created = process.partition(":")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except (psutil.Error, ValueError):
+        return False

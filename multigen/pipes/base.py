@@ -257,6 +257,25 @@ class BasePipe:
             ValueError: An input is wrong, or inputs contradict each other.
             ModelError: Weights are damaged or do not fit.
         """
+        graph, values, drawn = self.call(inputs)
+        output = str(self._last[0].get("output_type") or "pil") if self._last else "pil"
+        with plain_errors():
+            found = graph.run(
+                ["latent"] if output == "latent" else ["latent", "image"],
+                inputs=values,
+                device=self._weights.device,
+                listeners=self.listeners,
+            )
+        latent: Latent = found[0]
+        drawn.leave(latent.random)
+        return latent.samples if output == "latent" else as_output(found[1], output)
+
+    def call(self, inputs: Mapping[str, Any]) -> tuple[Graph, dict[str, Any], Draws]:
+        """The graph that `gen` runs for these inputs, its inputs, and what its noise is drawn from.
+
+        Raises:
+            ValueError: As `gen` does.
+        """
         given = self._arguments(inputs)
         prompts = given.get("prompt_embeds") if given.get("prompt") is None else building.listed(given["prompt"])
         if prompts is None or not len(prompts):
@@ -267,17 +286,9 @@ class BasePipe:
         texts = {name: given[name] for name in PROMPTS if isinstance(given.get(name), str)}
         self._weights.look()
         self._last = given, drawn
-        output = str(given.get("output_type") or "pil")
         with plain_errors():
-            found = self._graph_of(given, drawn).run(
-                ["latent"] if output == "latent" else ["latent", "image"],
-                inputs=texts if drawn.generators else {**texts, "seed": drawn.seed},
-                device=self._weights.device,
-                listeners=self.listeners,
-            )
-        latent: Latent = found[0]
-        drawn.leave(latent.random)
-        return latent.samples if output == "latent" else as_output(found[1], output)
+            graph = self._graph_of(given, drawn)
+        return graph, texts if drawn.generators else {**texts, "seed": drawn.seed}, drawn
 
     def prepare_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters with inputs over them, by diffusers' names, as `gen` uses them."""

@@ -1,0 +1,87 @@
+"""The files that say what a ServiceThread serves: `config.yaml` and `models.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphengine.errors import GraphEngineError
+from graphengine.yaml12 import load
+
+__all__ = ["ConfigError", "model_path", "read_config", "read_models"]
+
+FAMILIES = ("SD", "SDXL", "FLUX")
+
+
+class ConfigError(GraphEngineError, RuntimeError):
+    """A configuration file is wrong: the message names file, line and key."""
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """`config.yaml`: `model_list` and `model_dir` as they are, `logging_folder` and `queue_limit` where given.
+
+    Raises:
+        ConfigError: It cannot be read, or lacks a key.
+    """
+    data, lines = _read(file)
+    for name, what in (("model_list", "the models file"), ("model_dir", "the models' folder")):
+        if not isinstance(data.get(name), str):
+            _fail(file, lines, (name,), f"{name} must be the path of {what}")
+    limit = data.get("queue_limit")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        _fail(file, lines, ("queue_limit",), f"queue_limit is {limit!r}, but must be a number of jobs, at least 1")
+    return dict(data)
+
+
+def read_models(file: Path, pipes: Mapping[str, Any]) -> dict[str, Any]:
+    """`models.yaml`: `base`, `lora` (which may be absent) and `pipes`.
+
+    Args:
+        pipes: The Pipe classes by name.
+
+    Raises:
+        ConfigError: It cannot be read; an entry lacks its `id`, its `type` or its `classname`, or has an unknown one.
+    """
+    data, lines = _read(file)
+    found: dict[str, Any] = {"base": {}, "lora": {}, "pipes": {}}
+    for section in found:
+        entries = data.get(section) or {}
+        if not isinstance(entries, dict):
+            _fail(file, lines, (section,), f"{section} must hold names, each with what belongs to it")
+        for name, entry in entries.items():
+            place = (section, name)
+            key, known = ("classname", list(pipes)) if section == "pipes" else ("type", list(FAMILIES))
+            if not isinstance(entry, dict):
+                _fail(file, lines, place, f"{section}.{name} must hold keys such as {key}")
+            if section != "pipes" and not isinstance(entry.get("id"), str):
+                _fail(file, lines, place, f"{section}.{name} needs an id: the path of its weights under model_dir")
+            if entry.get(key) not in known and not (section == "lora" and key not in entry):
+                _fail(file, lines, (*place, key), f"{key} of {section}.{name} must be one of {', '.join(known)}")
+            found[section][name] = dict(entry)
+    return {**data, **found}
+
+
+def model_path(cwd: Path, config: Mapping[str, Any], id: str, folder: str = "") -> str:
+    """Where a model lies: under `model_dir`; an id that is no path there is a model's name (`tiny`, a hub id)."""
+    path = cwd / Path(config["model_dir"]).expanduser() / folder / id
+    return str(path) if path.exists() else id
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
+    try:
+        data, lines = load(file.read_text("utf-8"), str(file))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is no text in UTF-8") from None
+    except GraphEngineError as error:
+        raise ConfigError(str(error)) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} must hold keys with values, as `model_dir: ./models-sd/`")
+    return data, lines
+
+
+def _fail(file: Path, lines: Mapping[tuple[Any, ...], int], place: tuple[Any, ...], what: str) -> None:
+    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    raise ConfigError(f"{file}{f':{line}' if line else ''}: {what}")
