@@ -67,7 +67,6 @@ from graphengine_nodes.types import (
 )
 from graphengine_nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
 
-
 # What diffusers and torch say while they import torchao, where it is installed, concerns none of its users here.
 for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
