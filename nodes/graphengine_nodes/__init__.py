@@ -5,6 +5,7 @@ Importing it imports neither torch nor diffusers; a node does when it runs.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from graphengine import Pack
@@ -65,6 +66,10 @@ from graphengine_nodes.types import (
     RandomState,
 )
 from graphengine_nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
+
+# What diffusers and torch say while they import torchao, where it is installed, concerns none of its users here.
+for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def _environment() -> dict[str, Any]:

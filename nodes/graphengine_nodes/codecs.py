@@ -150,7 +150,7 @@ def _decode_lora(data: bytes) -> LoRA:
 
 
 def _lora(facts: dict[str, Any]) -> LoRA:
-    return LoRA(facts["weights"], tuple(facts["parts"]), facts["source"])
+    return LoRA(facts["weights"], tuple(facts["parts"]), tuple(facts["families"]), facts["source"])
 
 
 def _decode_model(data: bytes) -> Model:

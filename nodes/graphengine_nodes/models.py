@@ -169,7 +169,8 @@ def load_lora(
     parts = (*(["denoiser"] if denoiser else []), *(["text_encoder"] if encoder else []))
     digest = fingerprint(path)
     checkpoints.note(digest, Location(path))
-    return LoRA(digest, parts, checkpoints.name_of(source))
+    owners = tuple(kind.name for kind in families().values() if kind.owns_lora(header))
+    return LoRA(digest, parts, owners, checkpoints.name_of(source))
 
 
 def _lora_file(path: Path) -> Path:
@@ -197,10 +198,8 @@ def apply_lora(
     Raises:
         ModelError: It is for another family.
     """
-    header = checkpoints.read_header(checkpoints.locate(lora.weights, lora.source).path)
-    owners = [kind.name for kind in families().values() if kind.owns_lora(header)]
-    if owners and model.family not in owners:
-        raise ModelError(f"{lora.source} is a LoRA for {owners[0]}; {model.source} is a {model.family} model")
+    if lora.families and model.family not in lora.families:
+        raise ModelError(f"{lora.source} is a LoRA for {lora.families[0]}; {model.source} is a {model.family} model")
     return replace(model, loras=(*model.loras, (lora, float(scale))))
 
 

@@ -58,11 +58,13 @@ class LoRA:
     Attributes:
         weights: Digest of the file.
         parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
+        families: The families that it can be for; empty where its file does not say.
         source: Where it came from, for people.
     """
 
     weights: str
     parts: tuple[str, ...]
+    families: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
