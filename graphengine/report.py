@@ -55,21 +55,22 @@ table { border-collapse: collapse; } td, th { text-align: left; padding: .15rem 
 
 
 @dataclass
-class _Seen:
-    """What was heard of a node."""
+class Seen:
+    """What was heard of a node; `known` says whether its value was, too."""
 
     type: str
     reuse: Reuse | None = None
     seconds: float | None = None
     value: Any = None
     error: str = ""
+    known: bool = True
 
 
 class Recorder:
     """A listener that keeps what a report shows: every node's value, how it came and how long it took."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, _Seen] = {}
+        self.nodes: dict[str, Seen] = {}
         self.elapsed: float | None = None
         self.error = ""
         self._lock = threading.Lock()
@@ -77,9 +78,9 @@ class Recorder:
     def __call__(self, event: Event) -> None:
         with self._lock:
             if event.kind is Kind.NODE_FINISHED:
-                self.nodes[event.node] = _Seen(event.type, event.reuse, event.seconds, event.value)
+                self.nodes[event.node] = Seen(event.type, event.reuse, event.seconds, event.value)
             elif event.kind is Kind.NODE_FAILED:
-                self.nodes[event.node] = _Seen(event.type, error=event.error or "it failed")
+                self.nodes[event.node] = Seen(event.type, error=event.error or "it failed")
             elif event.kind in (Kind.RUN_FINISHED, Kind.RUN_FAILED):
                 self.elapsed, self.error = event.seconds, event.error or ""
 
@@ -108,8 +109,8 @@ def views(value: Any) -> list[View]:
     return [View(text=text)]
 
 
-def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str = "") -> str:
-    """The report of a run: one HTML page that needs no network and runs no script."""
+def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
+    """The report of a run: one HTML page that needs no network and runs no script; `more` is HTML for it."""
     from graphengine.draw import svg
 
     title = title or graph.name
@@ -127,6 +128,7 @@ def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str
             f"<h1>{html.escape(title)}</h1>{described}{wrong}{took}",
             _inputs(graph, inputs),
             f'<div class="graph">{svg(graph, notes=notes, colours=colours)}</div>',
+            more,
             "<h2>Nodes</h2>",
             *_sections(graph, recorder),
         ]
@@ -179,7 +181,8 @@ def _sections(graph: Graph, recorder: Recorder) -> Iterator[str]:
         else:
             colour = COLOURS.get(seen.reuse or Reuse.COMPUTED, "#fff")
             told = f'<span class="how" style="background:{colour}">{how(seen.reuse, seen.seconds)}</span>'
-            yield f"<section>{head}{told}</h3>{views_html(seen.value)}</section>"
+            value = views_html(seen.value) if seen.known else ""
+            yield f"<section>{head}{told}</h3>{value}</section>"
 
 
 def views_html(value: Any) -> str:

@@ -19,7 +19,8 @@ class ConfigError(GraphEngineError, RuntimeError):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """`config.yaml`: `model_list` and `model_dir` as they are, `logging_folder` and `queue_limit` where given.
+    """`config.yaml`: `model_list` and `model_dir` as they are; where given `logging_folder`, `queue_limit`, and of the
+    workers `devices` (one for each by default), `workers` (how many) and `threads` (of each).
 
     Raises:
         ConfigError: It cannot be read, or lacks a key.
@@ -31,6 +32,15 @@ def read_config(file: Path) -> dict[str, Any]:
     limit = data.get("queue_limit")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         _fail(file, lines, ("queue_limit",), f"queue_limit is {limit!r}, but must be a number of jobs, at least 1")
+    for name in ("workers", "threads"):
+        value = data.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            _fail(file, lines, (name,), f"{name} is {value!r:.40}, but must be a number, at least 1")
+    devices = data.get("devices", ["cpu"])
+    if not isinstance(devices, list) or not devices or not all(isinstance(one, str) for one in devices):
+        _fail(file, lines, ("devices",), f"devices is {devices!r:.40}, but must be a list such as [cuda:0, cuda:1]")
+    if not isinstance(data.get("logging_folder", ""), str):
+        _fail(file, lines, ("logging_folder",), "logging_folder must be the path of a folder")
     return dict(data)
 
 

@@ -84,7 +84,7 @@ class GenSession:
             config.max_count += add_count
         size = batch_size or (OFFLOADED if getattr(self.pipe, "offload_gpu_id", None) is not None else 1)
         collected: list[PIL.Image.Image] | None = [] if force_collect or not save_img else None
-        numbers = count(self._first_number() if save_img else 0 if self.last_index is None else self.last_index + 1)
+        numbers = count(self.first_number() if save_img else 0 if self.last_index is None else self.last_index + 1)
         for picture, config in self._generate(size):
             self.last_index = next(numbers)
             self.last_conf = plain({**self.pipe.get_config(), **config, "feedback": "?", "cversion": VERSION})
@@ -104,7 +104,12 @@ class GenSession:
             for number, picture in enumerate(pictures):
                 yield picture, batch[number // each]
 
-    def _first_number(self) -> int:
+    def first_number(self) -> int:
+        """The number after the highest one in the folder, which is made.
+
+        Raises:
+            FileError: The folder cannot be made or read.
+        """
         pattern = re.compile(rf"{re.escape(self.name_prefix)}(\d{{5,}})(_\d+)?\.(png|txt)")
         try:
             self.session_dir.mkdir(parents=True, exist_ok=True)
@@ -122,7 +127,7 @@ class GenSession:
             FileError: The folder cannot be written.
         """
         if self.last_index is None:
-            self.last_index = self._first_number()
+            self.last_index = self.first_number()
         exif = create_exif_metadata(picture, conf) if save_metadata else None
         text = json.dumps(conf, indent=4, ensure_ascii=False, allow_nan=False)
         try:

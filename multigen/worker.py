@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import operator
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +17,27 @@ import psutil
 
 from graphengine.cache import DiskStore
 from graphengine.errors import GraphEngineError
-from graphengine.service.jobs import Change, State
+from graphengine.service.jobs import Change
 from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.queue import Queue, QueueError
 from graphengine.service.service import Service
 from graphengine.service.start import devices_here
 from graphengine.service.workers import WorkerRunner
 from multigen.log import setup_logger
 from multigen.service_config import model_path, read_config, read_models
-from multigen.service_jobs import FINISHER, Order, finish, pipe_class, pipes_by_name, submit
+from multigen.service_jobs import (
+    FINISHER,
+    Order,
+    as_seeds,
+    finish,
+    has_pictures,
+    on_gpus,
+    pipe_class,
+    pipe_on,
+    pipes_by_name,
+    submit,
+    unfinished,
+)
 
 __all__ = ["ServiceThread"]
 
@@ -31,6 +46,11 @@ log = logging.getLogger(__name__)
 FAILED = "Can't generate image due to error"
 LEFTOVER = -1
 """The priority of jobs whose process is gone: they come after new ones."""
+LEASE = 5.0
+"""Seconds after a process's death until another one takes its jobs over."""
+
+_open: set[str] = set()
+"""The ServiceThreads of this process that call back."""
 
 
 class ServiceThread(threading.Thread):
@@ -44,7 +64,7 @@ class ServiceThread(threading.Thread):
         config, models: What the files say. Changes are heeded by the next session or job.
         sessions: The open sessions by their ids.
         max_img_cnt: How many pictures one call may ask for.
-        qlimit: How many pictures may wait in all; None for any number.
+        qlimit: How many calls of `queue_gen` may be unfinished, of everybody; None for any number.
 
     Raises:
         ConfigError: A configuration file is wrong; the message names file, line and key.
@@ -66,9 +86,11 @@ class ServiceThread(threading.Thread):
         self._orders: dict[int, Order] = {}
         self._lock = threading.RLock()
         self._ending = threading.Event()
+        self._at_once = False
         self._seen = self.queue.last_change()
         process = psutil.Process()
-        self._process = f"{process.pid}:{process.create_time():.2f}"
+        self._process = f"{process.pid}:{process.create_time():.2f}:{uuid.uuid4().hex}"
+        _open.add(self._process)
 
     @property
     def pipes(self) -> dict[str, Any]:
@@ -95,6 +117,7 @@ class ServiceThread(threading.Thread):
 
         Raises:
             RuntimeError: There is no such Pipe, model or LoRA, or its files are not there.
+            ValueError: User or project would lead out of `_projects`.
         """
         with self._lock:
             for id, session in self.sessions.items():
@@ -102,7 +125,8 @@ class ServiceThread(threading.Thread):
                     return {"error": f"{user} has an open session already", "session_id": id}
             session = {"user": user, "project": project, "pipe": pipe, "model": model, "loras": list(loras),
                        "images": [], "status": "not started", **others}  # fmt: skip
-            self._pipe(session, {})  # what is missing is told now, not later
+            self._folder(session, None)  # what is wrong is told now, not later
+            self._pipe(session, {})
             id = uuid.uuid4().hex
             self.sessions[id] = session
             return {"session_id": id}
@@ -155,7 +179,7 @@ class ServiceThread(threading.Thread):
         prompt: Any = "",
         count: int = 1,
         images: Any = None,
-        seeds: Sequence[int] | None = None,
+        seeds: Any = None,
         session: dict[str, Any] | None = None,
         gen_dir: str | Path | None = None,
         start_callback: Callable[[], object] | None = None,
@@ -184,12 +208,14 @@ class ServiceThread(threading.Thread):
 
         Raises:
             RuntimeError: The session's Pipe, model or LoRA is not there any more.
-            ValueError, FileError: An argument of `setup` is wrong.
+            ValueError, FileError: An argument of `setup`, a seed or the folder is wrong.
         """
         session = self.sessions.get(str(session_id)) if session is None else session
         if session is None:
             return {"error": f"session {session_id} does not exist"}
-        if not isinstance(count, int) or isinstance(count, bool):
+        try:
+            count = operator.index(count)
+        except TypeError:
             return {"error": f"count is {count!r:.40}, but must be a number of pictures"}
         if count < 1:
             return {"warning": f"count is {count}: nothing to generate"}
@@ -197,7 +223,9 @@ class ServiceThread(threading.Thread):
         if count > self.max_img_cnt:
             found["warning"] = f"{count} pictures are too many at once, {self.max_img_cnt} are generated"
             count = self.max_img_cnt
-        if self.qlimit is not None and self.queue.counts()[State.QUEUED] >= self.qlimit:
+        if (absent := [name for name in ("user", "pipe", "model") if name not in session]) != []:
+            raise RuntimeError(f"the session lacks {', '.join(absent)}")
+        if self.qlimit is not None and len({j.facts.get("call") for j in unfinished(self.queue)}) >= self.qlimit:
             return {"error": "Server is busy"}
         lacking = self._lacking(session, images, setup)
         if lacking is not None:
@@ -206,10 +234,11 @@ class ServiceThread(threading.Thread):
         pipe = self._pipe(session, setup)
         with self._lock:  # so that no change of these jobs is seen before they are known
             jobs = submit(
-                self.queue, pipe, prompt, count, seeds, images, setup,
-                folder=self._folder(session, gen_dir), user=str(session["user"]), process=self._process,
+                self.queue, pipe, prompt, count, as_seeds(seeds, count), images, setup,
+                folder=self._folder(session, gen_dir), user=str(session["user"]),
+                facts={"process": self._process, "call": uuid.uuid4().hex},
             )  # fmt: skip
-            order.left = len(jobs)
+            order.places = list(jobs)
             self._orders |= dict.fromkeys(jobs, order)
             session.setdefault("images", [])
             session["status"] = "running"
@@ -219,8 +248,7 @@ class ServiceThread(threading.Thread):
     def _lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
         """What the session's Pipe needs and was not given."""
         entry = self.models["pipes"].get(session["pipe"], {})
-        pictures = ("image", "fimage", "original_image", "image_painted", "mask_image")
-        if entry.get("need_imgs") and not images and all(setup.get(name) is None for name in pictures):
+        if entry.get("need_imgs") and not has_pictures(images, setup):
             return f"the pipe {session['pipe']} needs images"
         if entry.get("needs_cnet") and not (setup.get("cnet") or setup.get("ctypes") or setup.get("cnet_ids")):
             return f"the pipe {session['pipe']} needs a control type: cnet"
@@ -236,8 +264,10 @@ class ServiceThread(threading.Thread):
         named: dict[str, Any] = {name: setup[name] for name in ("cnet_ids",) if setup.get(name)}
         if setup.get("cnet"):
             named["ctypes"] = setup["cnet"]
+        devices = self._devices()
+        named |= {"device": devices[0], "torch_dtype": "bfloat16" if on_gpus(devices) else "float32"}
         try:
-            pipe = kind(model_path(self.cwd, self.config, base["id"]), **named)
+            pipe = pipe_on(kind, model_path(self.cwd, self.config, base["id"]), base["type"], devices, named)
             if (found := pipe.model_type.name) != base["type"]:
                 raise RuntimeError(f"the model {session['model']!r} is of type {found}, not {base['type']}")
             for name in session.get("loras") or ():
@@ -245,6 +275,8 @@ class ServiceThread(threading.Thread):
                 if lora is None:
                     known = ", ".join(self.models["lora"]) or "none"
                     raise RuntimeError(f"there is no LoRA {name!r} in the models file; it has {known}")
+                if lora.get("type", base["type"]) != base["type"]:
+                    raise RuntimeError(f"the LoRA {name!r} is for {lora['type']}, not for {session['model']!r}")
                 pipe.load_lora(model_path(self.cwd, self.config, lora["id"], "Lora"))
         except GraphEngineError as error:
             raise RuntimeError(str(error)) from error
@@ -271,24 +303,36 @@ class ServiceThread(threading.Thread):
     def run(self) -> None:
         """Run jobs, and call back, until `stop`."""
         service = Service(
-            self.queue, self._workers, DiskStore(self._store), finishers={FINISHER: finish}, taken=self._put_behind
-        )
+            self.queue, self._workers, DiskStore(self._store),
+            seconds=LEASE, finishers={FINISHER: finish}, taken=self._put_behind,
+        )  # fmt: skip
+        atexit.register(self._exit)  # after a Ctrl-C while nothing but this thread was left
         service.start()
-        while not self._ending.is_set():
+        while not self._ending.is_set() and not _interrupted():
             self.queue.wait_for_change(0.2)
             self._call_back()
-        service.stop()
+        service.stop(finish=self._ending.is_set() and not self._at_once)
         self._call_back()
+        _open.discard(self._process)
+        atexit.unregister(self._exit)
+
+    def _exit(self) -> None:
+        self._at_once = True
+        self._ending.set()
+        self.join(LEASE)
 
     def stop(self) -> None:
         """Let running jobs end; waiting ones stay on disk. `join` waits for it."""
         self._ending.set()
 
     def _workers(self) -> WorkerRunner:
-        places = self.config.get("devices") or devices_here()
+        places = self._devices()
         count, threads = int(self.config.get("workers") or len(places)), self.config.get("threads")
         made = [LocalWorker(f"w{n}", places[n % len(places)], threads, str(self._store)) for n in range(count)]
         return WorkerRunner(made, DiskStore(self._store))
+
+    def _devices(self) -> list[str]:
+        return list(self.config.get("devices") or devices_here())
 
     def _put_behind(self) -> None:
         """Jobs that a process left which is gone are run after new ones."""
@@ -298,15 +342,26 @@ class ServiceThread(threading.Thread):
             log.warning("%d jobs of an earlier process are run after new ones; nobody will be called back", len(gone))
 
     def _call_back(self) -> None:
-        with self._lock:
-            changes = self.queue.changes(self._seen)
-            self._seen = changes[-1].number if changes else self._seen
-        for change in changes:
-            order = self._orders.get(change.job)
-            if order is not None:
-                self._told(order, change)
-            elif change.kind in ("failed", "done") and self._is_lost(change.job):
-                log.warning("job %d of an earlier process is %s; its callbacks are lost", change.job, change.kind)
+        """Tell what has happened since this was called last."""
+        while True:
+            try:
+                with self._lock:
+                    changes = self.queue.changes(self._seen)
+                for change in changes:
+                    self._heed(change)
+                    self._seen = change.number
+            except QueueError as error:  # locked for long: it is tried again
+                log.warning("%s", error)
+                return
+            if not changes:
+                return
+
+    def _heed(self, change: Change) -> None:
+        order = self._orders.get(change.job)
+        if order is not None:
+            self._told(order, change)
+        elif change.kind in ("failed", "done") and self._is_lost(change.job):
+            log.warning("job %d of an earlier process is %s; its callbacks are lost", change.job, change.kind)
 
     def _is_lost(self, number: int) -> bool:
         try:
@@ -320,17 +375,16 @@ class ServiceThread(threading.Thread):
             self._call(order.start_callback)
         if change.kind not in ("done", "failed", "cancelled"):
             return
+        made = self.queue.get(change.job).result["files"] if change.kind == "done" else []
         with self._lock:
             del self._orders[change.job]
-        order.left -= 1
-        if change.kind == "done":
-            for file in self.queue.get(change.job).result["files"]:
-                order.session.setdefault("images", []).append(file)
-                self._call(order.image_callback, file)
-        elif change.kind == "failed":
+        if change.kind == "failed":
             log.error("job %d failed: %s", change.job, change.facts.get("error"))
             order.failed = True
-        if order.left == 0:
+        for file in order.ended(change.job, made):
+            order.session.setdefault("images", []).append(file)
+            self._call(order.image_callback, file)
+        if not order.places:
             others = any(other.session is order.session for other in self._orders.values())
             order.session["status"] = "running" if others else "done"
             self._call(order.finish_callback, *([FAILED] if order.failed else []))
@@ -343,10 +397,17 @@ class ServiceThread(threading.Thread):
             log.exception("a callback failed")
 
 
+def _interrupted() -> bool:
+    """Whether the script has ended with Ctrl-C."""
+    return not threading.main_thread().is_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
 def _alive(process: str) -> bool:
-    """Whether a process, as the jobs name it, is still there."""
-    pid, _, created = process.partition(":")
+    """Whether a ServiceThread, as the jobs name it, is still there to call back."""
+    pid, created, _ = [*process.split(":"), "", "", ""][:3]
     try:
+        if int(pid) == os.getpid():
+            return process in _open
         return f"{psutil.Process(int(pid)).create_time():.2f}" == created
     except (psutil.Error, ValueError):
         return False

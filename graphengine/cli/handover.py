@@ -65,7 +65,7 @@ def hand_over(
     queue = Queue(file)
     number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
     print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
-    _follow(queue, number, graph, json)
+    _follow(queue, number, graph, json, out)
     return True
 
 
@@ -87,7 +87,7 @@ def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> 
     return f"the service that runs here {' and '.join(told[name] for name in differ)}" if differ else None
 
 
-def _follow(queue: Queue, number: int, graph: Graph, json: bool) -> None:
+def _follow(queue: Queue, number: int, graph: Graph, json: bool, out: Path) -> None:
     """Show a job as it goes on; raise what it failed with."""
     from graphengine.cli.execute import interruptible, needed
     from graphengine.cli.progress import Bars, JsonLines
@@ -103,12 +103,12 @@ def _follow(queue: Queue, number: int, graph: Graph, json: bool) -> None:
         if json:
             with JsonLines(cancellation.cancel) as lines, lines.last_word():
                 job = _events(queue, number, lines)
-                result = _result(job)
+                result = _result(job, out)
                 lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
             return
         with Bars(needed(graph), workflow_name(graph)) as bars:
             job = _events(queue, number, bars)
-        result = _result(job)
+        result = _result(job, out)
         for told in result["told"].values():
             for path in told.get("files", ()):
                 print(path)
@@ -128,9 +128,18 @@ def _events(queue: Queue, number: int, show: Callable[[Event], None]) -> Job:
     return queue.get(number)
 
 
-def _result(job: Job) -> dict[str, Any]:
+def _result(job: Job, out: Path) -> dict[str, Any]:
+    """What a job made, its files named as this process would have named them."""
     if job.state == "cancelled":
         raise Cancelled(f"job {job.id} was cancelled")
     if job.state == "failed":
         raise JobFailed(job.error or "", job.result or {})
-    return dict(job.result)
+
+    def named(files: Sequence[str]) -> list[str]:
+        return [str(out / Path(file).relative_to(out.absolute())) for file in files]
+
+    told = {
+        name: {**one, "files": named(one["files"])} if "files" in one else one
+        for name, one in job.result["told"].items()
+    }
+    return {**job.result, "files": named(job.result["files"]), "told": told}

@@ -198,7 +198,7 @@ def wait(
 @commands.command("stats")
 @guarded
 def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
-    """How many jobs are in each state, and who runs them."""
+    """How many jobs are in each state, who runs them, and what its workers do."""
     from graphengine.service.here import hello, queue_file
     from graphengine.service.lease import holder
 
@@ -206,12 +206,40 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     with _queue(queue) as base:
         counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
         facts = {"file": str(file), **counts, "paused": base.paused(), "holder": holder(base)}
-    facts["service"] = hello(file) is not None
+    told = hello(file)
+    facts["service"] = told is not None
+    workers = told["workers"] if told is not None else []
     if json:
-        print(json_.dumps(facts))
+        print(json_.dumps({**facts, "workers": workers}))
         return
     for name, value in facts.items():
         print(f"{name:10} {', '.join(x or 'all' for x in value) if isinstance(value, list) else value}")
+    for worker in workers:
+        print(
+            f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['landed']} nodes, "
+            f"{worker['held']} models held, {worker['loads']} loaded, lost {worker['deaths']} times"
+        )
+
+
+@commands.command("report")
+@guarded
+def report(
+    job: Number,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
+    queue: File = None,
+    packs: Packs = None,
+    debug: Debug = False,
+) -> None:
+    """Write a page about a job that has ended: its values, and who waited for what on which device."""
+    from graphengine.cli.common import load_packs
+
+    load_packs(packs)
+    from graphengine.outputs import write_file
+    from graphengine.service.account import account
+
+    with _queue(queue) as base:
+        write_file(out, account(base, job).encode("utf-8", "replace"))
+    print(out)
 
 
 @commands.command("watch")

@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graphengine.cli.common import Debug, Packs, Roots, guarded, load_packs
+from graphengine.errors import WorkflowError
 
 
 @guarded
@@ -26,26 +27,83 @@ def command(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=1, help="Seconds without a sign after which a node is ended.")
     ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="local: processes of this machine. ray: actors of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster; `local` starts one of this machine."),
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option("--gpus", min=0, help="GPUs of each worker on Ray; by default one, if it has any.")
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option("--shared", metavar="FOLDER", help="A folder that all nodes of the cluster share.")
+    ] = None,
     queue: Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, help="Tell Prometheus what happens, on 127.0.0.1."),
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Append what happens to it, as lines of JSON.")
+    ] = None,
     packs: Packs = None,
     root: Roots = None,
     debug: Debug = False,
 ) -> int | None:
-    """Run the jobs of this user's queue until it is interrupted; another one stands by."""
+    """Run the jobs of this user's queue until it is interrupted.
+
+    Where one runs already, this one stands by and takes over when that one has ended. Ctrl-C lets the jobs end that
+    run; those that wait stay in the queue.
+    """
     load_packs(packs)
     from graphengine.service.here import queue_file
-    from graphengine.service.start import local_service
 
+    if log is not None:
+        from graphengine.service.logs import log_event, log_to
+
+        log_to(log)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     file = queue or queue_file()
-    with local_service(
-        file, devices=device, workers=workers, threads=threads, batch=batch, timeout=timeout, roots=root,
-        packs=[str(folder) for folder in packs or ()], told=lambda line: print(line, file=sys.stderr, flush=True),
-    ) as service:  # fmt: skip
+    common: dict[str, Any] = {
+        "workers": workers, "batch": batch, "timeout": timeout, "roots": root,
+        "packs": [str(folder) for folder in packs or ()],
+        "told": lambda line: print(line, file=sys.stderr, flush=True),
+    }  # fmt: skip
+    if _on_ray(backend, address, device, gpus, shared):
+        from graphengine.service.ray_workers import ray_service
+
+        assert address is not None
+        serve = ray_service(file, address, num_gpus=gpus, threads=threads or 1, shared=shared, **common)
+    else:
+        from graphengine.service.start import local_service
+
+        serve = local_service(file, devices=device, threads=threads, **common)
+    with serve as service:
+        if log is not None:
+            service.subscribe(log_event)
+        if metrics_port is not None:
+            from graphengine.service.metrics import Metrics
+
+            Metrics(service).serve(metrics_port)
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         print(f"running the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
         stop.wait()
         print("stopping", flush=True)
     return None
+
+
+def _on_ray(backend: str, address: str | None, device: list[str] | None, gpus: float | None, shared: Any) -> bool:
+    """Whether workers are on a Ray cluster; options that fit no backend together are refused."""
+    if backend not in ("local", "ray"):
+        raise WorkflowError(f"--backend is local or ray, not {backend!r:.40}")
+    if backend == "ray" and address is None:
+        raise WorkflowError("--backend ray needs --address: HOST:PORT of the head of the cluster, or local")
+    if backend == "ray" and device:
+        raise WorkflowError("Ray chooses the devices; say --gpus instead of --device")
+    if backend == "local" and not (address is None and gpus is None and shared is None):
+        raise WorkflowError("--address, --gpus and --shared are for --backend ray")
+    return backend == "ray"

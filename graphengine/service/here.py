@@ -15,6 +15,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
     return {"version": __version__, "packs": packs, "roots": allowed}
 
 
+class _Server(socketserver.ThreadingUnixStreamServer):
+    request_queue_size = 128  # who comes while it is full is refused at once, as if no service ran
+    daemon_threads = True
+
+
 class Announcer:
     """The service's end of the socket.
 
@@ -80,10 +86,9 @@ class Announcer:
             self.file.unlink()  # of a service that was killed: two are kept apart by the queue's lease
         old = os.umask(0o177)
         try:
-            self._server = socketserver.ThreadingUnixStreamServer(str(self.file), Handler)
+            self._server = _Server(str(self.file), Handler)
         finally:
             os.umask(old)
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="graphengine-socket", daemon=True).start()
 
     def close(self) -> None:
@@ -96,9 +101,13 @@ class Announcer:
     def answer(self, client: socketserver.StreamRequestHandler) -> None:
         """One client: its line says what it wants."""
         asked = json.loads(client.rfile.readline(LONGEST))
-        if asked["op"] == "hello":
-            _write(client, {**self.facts, "active": self.service.active, "pid": os.getpid()})
-        elif asked["op"] == "watch":
+        if not isinstance(asked, dict):
+            return
+        if asked.get("op") == "hello":
+            active = self.service.active
+            workers = [asdict(status) for status in self.service.backend.status()] if active else []
+            _write(client, {**self.facts, "active": active, "pid": os.getpid(), "workers": workers})
+        elif asked.get("op") == "watch":
             self._watch(client, asked.get("job"))
 
     def _watch(self, client: socketserver.StreamRequestHandler, job: int | None) -> None:

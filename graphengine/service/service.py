@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
 from graphengine.service.queue import LeaseLost, Queue, QueueError
 from graphengine.service.submit import delete, files_of, submit
-from graphengine.service.workers import Claims, Status
+from graphengine.service.workers import Claims, Landed, Status
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class JobEvent:
 
     Attributes:
         job: Its number.
-        kind: A state, `queued` to `cancelled`, `lost`, or what happened in its run (`node_started`, `progress`, ...).
+        kind: A state, `queued` to `cancelled`, `lost`, `worker_lost`, `computed` (a call by a worker, with the facts
+            of `Landed`), or what happened in its run (`node_started`, `progress`, ...).
         event: The event of its run, if it is one.
         facts: More about it.
     """
@@ -122,7 +123,7 @@ class Service:
         self._running: dict[int, Cancellation] = {}
         self._users: Counter[str] = Counter()
         self._begun: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping = threading.Event()
         self._lease: Lease | None = None
         self._threads: set[threading.Thread] = set()
@@ -204,9 +205,10 @@ class Service:
     @property
     def backend(self) -> Backend:
         """What computes."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        with self._making:  # the first jobs ask for it at once
+            if self._made is None:
+                self._made = self._make()
+            return self._made
 
     @property
     def active(self) -> bool:
@@ -226,7 +228,7 @@ class Service:
                     self._lease.renew()
                     renewed = time.monotonic()
                 if self._lease is not None:
-                    self._watch_cancels()
+                    self._look_after(self._lease)
                     self._claim(self._lease)
             except LeaseLost as error:
                 log.warning("%s; its jobs are let go here", error)
@@ -242,19 +244,19 @@ class Service:
         if lease is None:
             return
         self._lease = lease
-        if self._taken is not None:
-            self._taken()
         for job in lease.recover():
             log.warning("job %d was left running by another service", job)
             self._tell(JobEvent(job, "lost"))
+        if self._taken is not None:
+            self._taken()
 
-    def _watch_cancels(self) -> None:
-        """Jobs may be cancelled by other processes."""
-        if not self._running:
-            return
+    def _look_after(self, lease: Lease) -> None:
+        """Jobs may be cancelled by other processes, and the end of one may not have come to the disk."""
         for job in self.queue.running():
             cancellation = self._running.get(job.id)
-            if job.cancelling and cancellation is not None:
+            if cancellation is None:  # nothing, if it has ended just now
+                lease.lost(job.id, job.attempt, "its end could not be written")
+            elif job.cancelling:
                 cancellation.cancel()
 
     def _claim(self, lease: Lease) -> None:
@@ -282,7 +284,8 @@ class Service:
             with self._lock:
                 self._running[job.id] = cancellation
                 self._users[job.user] += 1
-            self._tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt}))
+            waited = (job.started or job.created) - job.created
+            self._tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
             # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
             thread = threading.Thread(target=self._run, args=(lease, job, cancellation), name=f"graphengine-{job.id}")
             thread.daemon = True
@@ -302,7 +305,7 @@ class Service:
         except LeaseLost as error:
             log.warning("job %d: %s", job.id, error)
             kind, facts = "lost", {}
-        except QueueError as error:  # its end could not be written: whoever takes over begins it again
+        except QueueError as error:  # its end could not be written: it is begun again when that can be
             log.error("job %d: %s", job.id, error)
             kind, facts = "lost", {"error": str(error)}
         finally:
@@ -313,11 +316,12 @@ class Service:
         self._tell(JobEvent(job.id, kind, facts=facts))
 
     def _outcome(self, lease: Lease, job: Job, cancellation: Cancellation) -> tuple[str, dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
         try:
             body = self.queue.body(job.id)
             request = request_of(body, self.files)
-            result = self._evaluate(lease, job, request, cancellation)
-            told = self._result(request, result, body["files"])
+            result = self._evaluate(lease, job, request, cancellation, calls)
+            told = self._result(request, result, body["files"]) | {"calls": calls}
         except Cancelled:
             if self._stopping.is_set() and not self.queue.get(job.id).cancelling:
                 lease.lost(job.id, job.attempt, "the service that ran it was stopped")
@@ -325,22 +329,32 @@ class Service:
             lease.cancelled(job.id, job.attempt)
             return State.CANCELLED, {}
         except (GraphEngineError, OSError, MemoryError) as error:
-            return self._failed(lease, job, error, str(error))
+            return self._failed(lease, job, error, str(error), calls)
         except Exception as error:
             log.exception("job %d failed", job.id)
-            return self._failed(lease, job, error, f"{type(error).__name__}: {error}")
+            return self._failed(lease, job, error, f"{type(error).__name__}: {error}", calls)
         lease.done(job.id, job.attempt, told)
         return State.DONE, {"files": told["files"]}
 
-    def _failed(self, lease: Lease, job: Job, error: BaseException, text: str) -> tuple[str, dict[str, Any]]:
+    def _failed(
+        self, lease: Lease, job: Job, error: BaseException, text: str, calls: list[dict[str, Any]]
+    ) -> tuple[str, dict[str, Any]]:
         cause = error.__cause__ if isinstance(error, NodeError) else error
-        lease.failed(job.id, job.attempt, text, {"error": type(error).__name__, "cause": type(cause).__name__})
+        names = {"error": type(error).__name__, "cause": type(cause).__name__}
+        lease.failed(job.id, job.attempt, text, {**names, "calls": calls})
         return State.FAILED, {"error": text}
 
-    def _evaluate(self, lease: Lease, job: Job, request: Request, cancellation: Cancellation) -> Result:
+    def _evaluate(
+        self, lease: Lease, job: Job, request: Request, cancellation: Cancellation, calls: list[dict[str, Any]]
+    ) -> Result:
         def lost(why: str) -> None:
             lease.worker_lost(job.id, job.attempt, why)
             self._tell(JobEvent(job.id, "worker_lost", facts={"error": why}))
+
+        def landed(call: Landed) -> None:
+            facts = asdict(call)
+            calls.append(facts)
+            self._tell(JobEvent(job.id, "computed", facts=facts))
 
         def listen(event: Event) -> None:
             if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
@@ -351,7 +365,7 @@ class Service:
             None if request.want is None else list(request.want),
             request.inputs,
             store=self.store,
-            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost)),
+            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost, landed)),
             listeners=[listen],
             exact=request.exact,
             roots=request.roots if self.roots is None else self.roots,

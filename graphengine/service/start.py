@@ -14,7 +14,7 @@ from graphengine.pack import pack_of
 from graphengine.service.here import Announcer, identity
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue
-from graphengine.service.service import Service
+from graphengine.service.service import Backend, Service
 from graphengine.service.workers import WorkerRunner
 
 
@@ -57,8 +57,16 @@ def local_service(
     made = [LocalWorker(name, device, threads, str(folder), tuple(packs)) for name, device in named]
     disk = DiskStore(folder)
     backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told)
-    service = Service(Queue(file), backend, disk, roots=roots, **options)
-    with service:
+    with serving(file, backend, disk, roots, **options) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def serving(
+    file: Path, backend: Backend, disk: DiskStore, roots: Sequence[str | Path] | None = None, **options: Any
+) -> Iterator[Service]:
+    """A service with its socket while the context lasts."""
+    with Service(Queue(file), backend, disk, roots=roots, **options) as service:
         announcer = Announcer(service, identity(roots))
         try:
             yield service

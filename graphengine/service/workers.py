@@ -35,6 +35,32 @@ class WorkerError(GraphEngineError):
 
 
 @dataclass(frozen=True, slots=True)
+class Landed:
+    """A call that a worker has computed.
+
+    Attributes:
+        node, type: The node's id in its run, and its full name.
+        worker, device: Who computed it, where.
+        submitted: When it was ready, in seconds since the epoch.
+        waited, seconds: How long it waited for a worker, and how long it took (of what was joined, its part).
+        together: How many calls were joined.
+        loads: How many models its worker had to load.
+        error: What it failed with.
+    """
+
+    node: str
+    type: str
+    worker: str
+    device: str
+    submitted: float
+    waited: float
+    seconds: float
+    together: int
+    loads: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Claims:
     """What a job may claim of the workers.
 
@@ -42,12 +68,14 @@ class Claims:
         user, priority: Whose its calls are, and how they stand.
         attempts: Of how many workers' deaths one of its calls is not tried again.
         lost: Told why a worker was lost while it computed for the job.
+        landed: Told of each of its calls that a worker has computed, before the call lands.
     """
 
     user: str = ""
     priority: int = 0
     attempts: int = ATTEMPTS
     lost: Callable[[str], None] = lambda why: None
+    landed: Callable[[Landed], None] = lambda landed: None
 
 
 @dataclass(eq=False)
@@ -60,6 +88,9 @@ class _Waiting:
     number: int = 0
     together: int = 1
     deaths: int = 0
+    loads: int = 0
+    submitted: float = field(default_factory=time.time)
+    waited: float = 0.0
 
 
 @dataclass(eq=False)
@@ -77,6 +108,7 @@ class _Post:
     pause: float = PAUSE[0]
     landed: int = 0
     deaths: int = 0
+    loads: int = 0
     killed_for: str = ""
 
     def view(self, now: float, load: float) -> Worker:
@@ -86,7 +118,14 @@ class _Post:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A worker as people see it."""
+    """A worker as people see it.
+
+    Attributes:
+        state: `starting`, `ready`, `computing` or `dead`.
+        computing: The nodes that it computes.
+        held, loads: How many models it holds, and how many it has loaded.
+        landed, deaths: How many calls it has computed, and how often it was lost.
+    """
 
     name: str
     device: str
@@ -95,6 +134,7 @@ class Status:
     held: int
     landed: int
     deaths: int
+    loads: int
 
 
 class WorkerRunner:
@@ -162,7 +202,7 @@ class WorkerRunner:
                 Status(
                     post.handle.name, post.handle.device, "computing" if post.computing else post.state,
                     tuple(one.call.definition.full_name for one in post.computing.values()),
-                    len(post.held), post.landed, post.deaths,
+                    len(post.held), post.landed, post.deaths, post.loads,
                 )
                 for post in self._posts.values()
             ]  # fmt: skip
@@ -219,6 +259,7 @@ class WorkerRunner:
     def _begin(self, post: _Post, group: list[_Waiting], now: float) -> list[_Waiting]:
         for one in group:
             one.number, one.together = next(self._numbers), len(group)
+            one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
         post.missing = missing = len(group[0].item.models - post.held)
         post.sign = now
@@ -254,7 +295,9 @@ class WorkerRunner:
             post.sign = time.monotonic()
             one = post.computing.get(message.get("call", 0))
             if "held" in message:
-                post.held = frozenset(message["held"])
+                held = frozenset(message["held"])
+                post.loads += len(held - post.held)
+                post.held = held
             if op == "ready":
                 post.state = "ready"
         if op == "ready":
@@ -335,6 +378,13 @@ class WorkerRunner:
                 return
             post.landed += 1
             post.pause = PAUSE[0]
+        error = str(outcome) if isinstance(outcome, BaseException) else None
+        one.job.landed(
+            Landed(
+                one.call.context.node, one.call.definition.full_name, post.handle.name, post.handle.device,
+                one.submitted, one.waited, seconds, int(facts.get("batch", 1)), one.loads, error,
+            )
+        )  # fmt: skip
         one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
 
     def _lost(self, handle: Handle, why: str) -> None:

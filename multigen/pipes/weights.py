@@ -38,6 +38,7 @@ class Weights:
         device: Where to compute, as torch writes it.
         scheduler: The name of the scheduler that the constructor was given.
         precision: The numbers to compute with; None for what suits the device.
+        quantization: How the denoiser's weights are stored, as `quantize_model` takes it.
         controlnets: What steers the pipeline that is made.
         changes: By name, components that were handed in, or are no longer as the reference made them.
         changed_nets: The pipeline's ControlNets, if they are no longer those that it was made with.
@@ -55,6 +56,7 @@ class Weights:
             device = pipeline.device
         self.device = device_name(device, offload_device)
         self.offload_device = offload_device
+        self.quantization: str | None = None
         self.controlnets: Sequence[ControlNet] = ()
         origin = None if pipeline is None else watch.origin(pipeline)
         self._pipeline, self._made, self._foreign = pipeline, False, pipeline is not None and origin is None
@@ -146,6 +148,8 @@ class Weights:
             model = std.scale_loras(model, lora_scale)
         for path, multiplier in hypernetworks:
             model = std.apply_hypernetwork(model, std.load_hypernetwork(Path(path)), multiplier)
+        if self.quantization is not None:
+            model = std.quantize_model(model, self.quantization)
         if self.offload_device is not None:
             model = std.offload_model(model, "sequential")
         return std.tile_vae(model)

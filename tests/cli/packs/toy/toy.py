@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +50,13 @@ register_type(
     SocketType(Card, "Card", encode=lambda card: card.png, decode=Card, size=lambda card: len(card.png),
                view=lambda card: View(png=card.png), save=_save)
 )  # fmt: skip
-register_type(SocketType(Brush, "Brush", digest=Brush.digest, view=lambda brush: View(text=brush.source)))
+register_type(
+    SocketType(
+        Brush, "Brush", digest=Brush.digest, view=lambda brush: View(text=brush.source),
+        encode=lambda brush: json.dumps([brush.content, brush.source]).encode(),
+        decode=lambda data: Brush(*json.loads(data)),
+    )
+)  # fmt: skip
 
 
 def _parameters(step: Step, value: Any) -> str | None:

@@ -1,0 +1,322 @@
+"""The service: throughput, the queue's rates, spreading, latencies, loads: `python -m benchmarks.service [NAME ...]`.
+
+Names: pictures, queue, naps, latency, run, loads; all by default. Ratios are of what was measured in turn in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import machine, show
+from graphengine import DiskStore, Graph, registry
+from graphengine.service.jobs import NewJob
+from graphengine.service.lease import take
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.submit import new_job
+from graphengine.service.workers import WorkerRunner
+from tests.service.simulator import Device, simulate, zipf_jobs
+
+PACK = Path(__file__).parents[1] / "tests" / "service" / "pack"
+SUBJECTS = ("a red circle", "a blue house", "a green tree", "a yellow boat", "a purple square", "an orange triangle")
+PLACES = ("on a blue background", "on a white background", "at night", "in the snow")
+STEPS = 10, 20
+
+
+def folder() -> Path:
+    """A new empty one."""
+    return Path(tempfile.mkdtemp(prefix="graphengine-benchmark-"))
+
+
+@contextlib.contextmanager
+def serving(workers: int, threads: int | None, **options: Any) -> Iterator[Service]:
+    """A service with warm workers and empty memory, its queue paused."""
+    place = folder()
+    disk = DiskStore(place / "store")
+    made = [LocalWorker(f"w{n}", "cpu", threads, str(place / "store"), (str(PACK),)) for n in range(workers)]
+    runner = WorkerRunner(made, disk, **options)
+    with Service(Queue(place / "queue.sqlite"), runner, disk) as service:
+        assert runner.wait_until_ready(120)
+        yield service
+
+
+def seconds_of(service: Service, jobs: Sequence[NewJob]) -> float:
+    """How long the service takes for jobs that all wait in the queue."""
+    service.queue.pause()
+    numbers = service.queue.submit(*jobs)
+    start = time.perf_counter()
+    service.queue.resume()
+    ended = service.wait(*numbers)
+    took = time.perf_counter() - start
+    assert all(job.state == "done" for job in ended), [job.error for job in ended if job.error]
+    return took
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def text_to_image(steps: int) -> Graph:
+    """The graph: what a workflow file says, in Python."""
+    from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
+
+    with Graph() as graph:
+        prompt, seed = graph.input("prompt", str), graph.input("seed", int)
+        model = load_model("tiny")
+        text = encode_prompt(model, prompt)
+        negative = encode_prompt.named("negative")(model, "")
+        graph.output("image", decode_latent(model, sample(model, text, negative=negative, seed=seed, steps=steps)))
+    return graph
+
+
+def wishes(count: int, different: int) -> list[tuple[str, int, int]]:
+    """Prompts, seeds and steps, in no order."""
+    rng = random.Random(1)
+    found = [(f"{rng.choice(SUBJECTS)} {rng.choice(PLACES)}", n, STEPS[n % 2]) for n in range(different)]
+    return rng.sample([found[n % different] for n in range(count)], count)
+
+
+def through(
+    service: Service, asked: Sequence[tuple[str, int, int]], exact: bool = False, first: int = 0
+) -> tuple[float, float]:
+    """Pictures per second of a service, each a job, and how many were joined on average."""
+    graphs = {steps: text_to_image(steps) for steps in STEPS}
+    sizes: list[int] = []
+    end = service.subscribe(
+        lambda event: sizes.append(event.facts["together"])
+        if event.kind == "computed" and event.facts["type"] == "std.sample"
+        else None
+    )
+    jobs = [
+        new_job(service.queue, graphs[steps], {"prompt": prompt, "seed": first + seed}, exact=exact)
+        for prompt, seed, steps in asked
+    ]
+    took = seconds_of(service, jobs)
+    end()
+    return len(asked) / took, statistics.mean(sizes or [0])
+
+
+def one_call() -> Callable[[Sequence[tuple[str, int, int]]], float]:
+    """Pictures per second of diffusers' own pipeline in a loop, with torch's default threads."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(str(files("graphengine_nodes") / "tiny" / "model"))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def loop(asked: Sequence[tuple[str, int, int]]) -> float:
+        start = time.perf_counter()
+        for prompt, seed, steps in asked:
+            generator = torch.Generator().manual_seed(seed)
+            pipeline(prompt, num_inference_steps=steps, guidance_scale=3.5, generator=generator)
+        return len(asked) / (time.perf_counter() - start)
+
+    loop([("a red circle", 0, 2)])
+    return loop
+
+
+def pictures(runs: int, count: int) -> None:
+    """64 jobs of one picture each: two one-thread workers against the one-call pipeline in a loop."""
+    asked, half, loop = wishes(count, count), wishes(count, count // 2), one_call()
+    names = ["two one-thread workers", "half of them duplicates", "batch_invariant", "default single worker"]
+    rates: dict[str, list[float]] = {name: [] for name in ["one-call pipeline in a loop", *names]}
+    sizes: dict[str, float] = {}
+    for run in range(runs):
+        rates["one-call pipeline in a loop"].append(loop(asked))
+        for name, workers, threads in zip(names, (2, 2, 2, 1), (1, 1, 1, None), strict=True):
+            with serving(workers, threads) as service:
+                through(service, wishes(2 * workers, 2 * workers), first=10**6)  # weights are loaded, nothing learnt
+                service.store.clear()
+                given = half if "duplicates" in name else asked
+                rate, sizes[name] = through(service, given, name == "batch_invariant", first=1000 * run)
+                rates[name].append(rate)
+    base = statistics.median(rates["one-call pipeline in a loop"])
+    first = statistics.median(rates[names[0]])
+    rows = []
+    for name, found in rates.items():
+        rate = statistics.median(found)
+        rows.append((name, rate, rate / base, rate / first, sizes.get(name, 1.0)))
+    head = ("", "pictures/s", "over the loop", "over two workers", "mean batch")
+    show(f"{count} jobs of one picture on tiny, {STEPS[0]} or {STEPS[1]} steps, {runs} runs", head, rows)
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
+def queue(runs: int, count: int) -> None:
+    """Submits and claims against bare SQLite commits of the same bytes."""
+    body = {"workflow": "x" * 900}
+    bare = sqlite3.connect(folder() / "bare.sqlite", isolation_level=None)
+    bare.execute("pragma journal_mode = wal")
+    bare.execute("pragma synchronous = full")
+    bare.execute("create table jobs (id integer primary key, body text)")
+    base = Queue(folder() / "queue.sqlite")
+    lease = take(base, "benchmark", 1e6)
+    assert lease is not None
+    commits: list[float] = []
+    submits: list[float] = []
+    claims: list[float] = []
+
+    def timed(into: list[float], work: Callable[[], object]) -> None:
+        start = time.perf_counter()
+        work()
+        into.append(time.perf_counter() - start)
+
+    def commit() -> None:
+        bare.execute("begin immediate")
+        bare.execute("insert into jobs (body) values (?)", (json.dumps(body),))
+        bare.execute("commit")
+
+    for _ in range(count):  # in turn: whatever else the disk does meets all alike
+        timed(commits, commit)
+        timed(submits, lambda: base.submit(NewJob(body)))
+    for job in base.waiting(count):
+        timed(commits, commit)
+        timed(claims, lambda job=job: lease.claim(job.id, "w"))  # type: ignore[misc]
+    start = time.perf_counter()
+    base.submit(*[NewJob(body)] * 20_000)
+    bulk = 20_000 / (time.perf_counter() - start)
+
+    def row(name: str, times: list[float]) -> tuple[object, ...]:
+        rate, last = len(times) / sum(times), p99(times)
+        return name, rate, rate / (len(commits) / sum(commits)), 1000 * last, last / p99(commits)
+
+    rows = [row("bare commit", commits), row("submit", submits), row("claim", claims), ("sweep", bulk, "", "", "")]
+    show(f"The queue, {count} each, synchronous=FULL", ("", "per second", "ratio", "p99 ms", "p99 ratio"), rows)
+
+
+def p99(times: Sequence[float]) -> float:
+    return sorted(times)[int(0.99 * len(times))]
+
+
+# --- spreading, latency -----------------------------------------------------------------------------------------------
+
+
+def nap(seconds: float) -> Graph:
+    """A graph of one node that sleeps."""
+    graph = Graph()
+    graph.add("nap", "n", x=graph.input("x", int), seconds=seconds)
+    graph.output("y", graph["n"])
+    return graph
+
+
+def naps(runs: int, count: int) -> None:
+    """Nodes that sleep a quarter of a second, on N workers."""
+    rows = []
+    for workers in (1, 2, 4, 8):
+        with serving(workers, 1) as service:
+            each = 12
+            jobs = [new_job(service.queue, nap(0.25), {"x": n}) for n in range(each * workers)]
+            alone = seconds_of(service, [new_job(service.queue, nap(0.25), {"x": -1})])
+            speed = alone * each * workers / seconds_of(service, jobs)
+            asleep = 0.25 * each * workers / seconds_of(service, [_again(service, n) for n in range(each * workers)])
+        rows.append((workers, speed, speed / workers, asleep / workers))
+    show("Sleeping nodes", ("workers", "times one job after the other", "of N", "of N, over bare sleep"), rows)
+
+
+def _again(service: Service, n: int) -> NewJob:
+    return new_job(service.queue, nap(0.25), {"x": 10**6 + n})
+
+
+def latency(runs: int, count: int) -> None:
+    """From submit to the first step, on a warm worker and inline."""
+    graph = nap(0.01)
+    there: list[float] = []
+    inline: list[float] = []
+    with serving(1, 1) as service:
+        steps: list[float] = []
+
+        def heard(event: Any) -> None:
+            if event.kind == "progress":
+                steps.append(time.perf_counter())
+
+        service.subscribe(heard)
+
+        def timed(into: list[float], work: Callable[[], object]) -> None:
+            steps.clear()
+            start = time.perf_counter()
+            work()
+            into.append(steps[0] - start)
+
+        for n in range(count):
+            timed(inline, lambda n=n: graph.run(inputs={"x": n}, listeners=[heard]))  # type: ignore[misc]
+            timed(there, lambda n=n: service.wait(service.submit(graph, {"x": n})))  # type: ignore[misc]
+            time.sleep(0.05)
+    rows = [
+        (name, 1000 * statistics.median(times), 1000 * (statistics.median(times) - statistics.median(inline)))
+        for name, times in (("inline", inline), ("warm worker", there))
+    ]
+    show(f"From submit to the first step, {count} times", ("", "ms", "ms more"), rows)
+
+
+def run(runs: int, count: int) -> None:
+    """`graphengine run text_to_image` with a warm service, over its sampling and decoding."""
+    place = folder()
+    environment = {**os.environ, "GRAPHENGINE_STATE": str(place), "GRAPHENGINE_CACHE": str(place / "cache")}
+    cli = [sys.executable, "-m", "graphengine.cli"]
+    worker = subprocess.Popen([*cli, "worker"], cwd=place, env=environment, stdout=subprocess.PIPE)
+    more: list[float] = []
+    whole: list[float] = []
+    try:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        for n in range(runs + 1):
+            start = time.perf_counter()
+            arguments = ["run", "text_to_image", "--backend", "service", "--set", f"seed={n}"]
+            subprocess.run([*cli, *arguments], cwd=place, env=environment, check=True, capture_output=True)
+            took = time.perf_counter() - start
+            (job,) = Queue(place / "queue.sqlite").history(limit=1)
+            if n:  # the first loads the weights
+                whole.append(took)
+                more.append(took - sum(job.result["seconds"].get(node, 0.0) for node in ("sample", "image")))
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait()
+    rows = [("graphengine run", statistics.median(whole)), ("more than its nodes", statistics.median(more))]
+    show(f"graphengine run text_to_image with a warm service, {runs} runs", ("", "seconds"), rows)
+
+
+def loads(runs: int, count: int) -> None:
+    """Model loads in virtual time, against first in, first out."""
+    rows = []
+    for name, bound in (("first in, first out", None), ("scheduler, bound 100", 100)):
+        devices = [Device(f"d{n}", 2, 10.0) for n in range(4)]
+        outcome = simulate(zipf_jobs(2000, 24, 0.8 * 4, 1), devices, bound)
+        rows.append((name, outcome.loads, outcome.makespan, outcome.wait(0.5), outcome.wait(0.99), outcome.overtaken))
+    head = ("", "loads", "makespan", "p50 wait", "p99 wait", "overtaken")
+    show(f"2,000 jobs, 24 models, 4 devices of 2: loads {rows[1][1] / rows[0][1]:.2f} of FIFO's", head, rows)
+
+
+MEASURES = {"pictures": pictures, "queue": queue, "naps": naps, "latency": latency, "run": run, "loads": loads}
+COUNTS = {"pictures": 64, "queue": 1000, "latency": 50}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="What to measure; all by default.")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--count", type=int, help="Jobs, submits or tries.")
+    given = parser.parse_args()
+    assert registry.load_folder(PACK) == []
+    print(machine())
+    for name in given.names or MEASURES:
+        MEASURES[name](given.runs, given.count or COUNTS.get(name, 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Structured logs: every line is a JSON object, with the job and the node that it is about."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from graphengine.service.service import JobEvent
+
+NAMES = ("job", "node", "event", "facts")
+QUIET = ("progress", "preview", "node_started")
+"""What happens too often for a log."""
+
+log = logging.getLogger("graphengine.jobs")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as a line of JSON: time, level, logger, message, and what it says about job and node."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts: dict[str, Any] = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname}
+        facts |= {"logger": record.name, "message": record.getMessage()}
+        facts |= {name: getattr(record, name) for name in NAMES if getattr(record, name, None) is not None}
+        if record.exc_info:
+            facts["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(facts, default=str)
+
+
+def log_event(event: JobEvent) -> None:
+    """A listener that writes what happens to jobs into the log, except steps and previews."""
+    if event.kind in QUIET:
+        return
+    facts = dict(event.facts) | ({} if event.event is None else event.event.as_dict())
+    node = facts.pop("node", None)
+    facts = {name: value for name, value in facts.items() if name not in ("kind", "run", "time")}
+    level = logging.WARNING if event.kind in ("failed", "lost", "worker_lost", "node_failed") else logging.INFO
+    about = f"job {event.job}" if node is None else f"job {event.job}, node {node}"
+    extra = {"job": event.job, "node": node, "event": str(event.kind), "facts": facts or None}
+    log.log(level, "%s: %s", about, event.kind, extra=extra)
+
+
+def log_to(file: Path) -> logging.Handler:
+    """Append what graphengine logs to a file, as lines of JSON.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("graphengine")
+    logger.addHandler(handler)
+    logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+    return handler

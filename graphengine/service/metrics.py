@@ -1,0 +1,91 @@
+"""What a service does, as numbers for Prometheus: events are counted as they come, states are read when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from graphengine.service.service import JobEvent, Service
+
+WAITS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics(Collector):
+    """The numbers of a service; `registry` holds them.
+
+        metrics = Metrics(service)
+        metrics.serve(9100)
+
+    Jobs by state are the queue's own counts, whoever ran them; what is called `total` counts from the service's start.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.registry = registry = CollectorRegistry()
+        of_node = ("node", "worker", "device")
+        self.ended = Counter("graphengine_jobs_ended", "Jobs that ended here, by state.", ["state"], registry=registry)
+        self.lost = Counter("graphengine_jobs_lost", "Attempts at jobs that were lost.", registry=registry)
+        self.job_waits = Histogram(
+            "graphengine_job_wait_seconds", "From submitted to begun.", buckets=WAITS, registry=registry
+        )
+        self.call_waits = Histogram(
+            "graphengine_call_wait_seconds", "From ready to given to a worker.", buckets=WAITS, registry=registry
+        )
+        self.seconds = Counter("graphengine_node_seconds", "Seconds of workers.", of_node, registry=registry)
+        self.calls = Counter("graphengine_node_calls", "Calls that workers computed.", of_node, registry=registry)
+        self.values = Counter("graphengine_values", "Values of nodes, by how they came.", ["reuse"], registry=registry)
+        self.joined = Histogram(
+            "graphengine_batch_size", "Calls that were computed together, one entry a call.", buckets=SIZES,
+            registry=registry,
+        )  # fmt: skip
+        registry.register(self)
+        service.subscribe(self._hear)
+
+    def serve(self, port: int) -> None:
+        """Answer on a port of this machine's own address.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        start_http_server(port, "127.0.0.1", self.registry)
+
+    def _hear(self, event: JobEvent) -> None:
+        facts = event.facts
+        match event.kind:
+            case "running":
+                self.job_waits.observe(max(0.0, facts["waited"]))
+            case "done" | "failed" | "cancelled":
+                self.ended.labels(str(event.kind)).inc()
+            case "lost":
+                self.lost.inc()
+            case "computed":
+                labels = facts["type"], facts["worker"], facts["device"]
+                self.seconds.labels(*labels).inc(facts["seconds"])
+                self.calls.labels(*labels).inc()
+                self.call_waits.observe(max(0.0, facts["waited"]))
+                self.joined.observe(facts["together"])
+            case "node_finished" if event.event is not None and event.event.reuse is not None:
+                self.values.labels(event.event.reuse.value).inc()
+
+    def collect(self) -> Iterable[Metric]:
+        """What is so now."""
+        jobs = GaugeMetricFamily("graphengine_jobs", "Jobs in the queue's file.", labels=["state"])
+        for state, count in self.service.queue.counts().items():
+            jobs.add_metric([state.value], count)
+        yield jobs
+        of_worker = ["worker", "device"]
+        up = GaugeMetricFamily("graphengine_worker_up", "Whether a worker is ready or computing.", labels=of_worker)
+        held = GaugeMetricFamily("graphengine_models_held", "Models in a worker's memory.", labels=of_worker)
+        loads = CounterMetricFamily("graphengine_model_loads", "Models that a worker loaded.", labels=of_worker)
+        deaths = CounterMetricFamily("graphengine_worker_deaths", "How often a worker was lost.", labels=of_worker)
+        for status in self.service.backend.status() if self.service.active else ():
+            labels = [status.name, status.device]
+            up.add_metric(labels, status.state in ("ready", "computing"))
+            held.add_metric(labels, status.held)
+            loads.add_metric(labels, status.loads)
+            deaths.add_metric(labels, status.deaths)
+        yield from (up, held, loads, deaths)

@@ -1,0 +1,374 @@
+"""Workers on a Ray cluster: one actor each, with as many GPUs as it claims.
+
+Ray places the actors, carries bytes and tells of deaths; queue, scheduling, attempts and restarts are the service's,
+as with workers on one machine. The actors belong to the service and end with it, as a process with a pipe does; they
+are never restarted by Ray, which would not know what killed them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphengine import __version__
+from graphengine.cache import DiskStore
+from graphengine.errors import GraphEngineError
+from graphengine.files import cache_folder
+from graphengine.service.local import Handle, Lost, Told
+from graphengine.service.service import Service
+from graphengine.service.start import serving
+from graphengine.service.wire import Message, pack, unpack
+from graphengine.service.workers import WorkerRunner
+
+NAMESPACE = "graphengine"
+PATIENCE = 120.0
+"""Seconds until an actor must have been placed and started."""
+
+
+class RayError(GraphEngineError):
+    """A Ray cluster cannot be used."""
+
+
+# --- in the cluster ---------------------------------------------------------------------------------------------------
+
+
+class Inbox:
+    """Both ends of what would be a pipe, inside an actor: Ray's calls put into one and take out of the other."""
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
+
+    def send_bytes(self, data: bytes) -> None:
+        """The worker tells something."""
+        self._told.put(data)
+
+    def recv_bytes(self) -> bytes:
+        """The worker waits for an order."""
+        return self._orders.get()
+
+    def order(self, data: bytes) -> None:
+        """The service orders something."""
+        self._orders.put(data)
+
+    def end(self, error: BaseException | None) -> None:
+        """The worker has ended."""
+        self._told.put(error)
+
+    def told(self) -> Iterator[bytes]:
+        """What the worker tells, until it has ended."""
+        while (data := self._told.get()) is not None:
+            if isinstance(data, BaseException):
+                raise data
+            yield data
+
+
+class Actor:
+    """The worker of `graphengine.service.worker` in an actor.
+
+    Args:
+        config: As a worker's, with `threads`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        # Before torch is imported: it cannot be changed for all threads later.
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(config["threads"]))
+        self._config, self._inbox = config, Inbox()
+
+    def hello(self) -> Message:
+        """Where it is, and what must be right before it is given anything."""
+        import ray
+
+        node = ray.util.get_node_ip_address()
+        auth = os.environ.get("RAY_AUTH_MODE")
+        return {"node": node, "pid": os.getpid(), "version": __version__, "auth": auth}
+
+    def run(self) -> Iterator[bytes]:
+        """Start the worker; yields its messages until it has ended."""
+        threading.Thread(target=self._work, name="graphengine-worker", daemon=True).start()
+        yield from self._inbox.told()
+
+    def order(self, data: bytes) -> None:
+        """A message for the worker."""
+        self._inbox.order(data)
+
+    def _work(self) -> None:
+        from graphengine.service.worker import Worker
+
+        error: BaseException | None = None
+        try:
+            Worker(self._inbox, self._config).run()
+        except Exception as found:
+            error = found
+        self._inbox.end(error)
+
+
+# --- in the service ---------------------------------------------------------------------------------------------------
+
+
+class RayWorker:
+    """An actor of the cluster that this process has joined.
+
+    Args:
+        name: Unique in its service.
+        num_gpus: How many GPUs it claims; with none it computes on the processor.
+        threads: How many threads it computes with, and how many CPUs it claims.
+        store: A folder of a disk store that the service and all nodes share; None where they share none.
+        packs: Folders of nodes to load, at the same place on every node.
+        patience: Seconds until it must have been placed and started; the cluster may be growing.
+        options: More for Ray: `label_selector`, `resources`, ...
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_gpus: float = 1,
+        threads: int = 1,
+        store: str | None = None,
+        packs: tuple[str, ...] = (),
+        patience: float = PATIENCE,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.threads, self.num_gpus, self.patience = name, threads, num_gpus, patience
+        self._kind = "cuda:0" if num_gpus else "cpu"  # Ray shows an actor the GPUs that it was given, and no others
+        self.device = self._kind
+        self.config: Message = {"device": self._kind, "store": store, "packs": list(packs), "threads": threads}
+        self.options: dict[str, Any] = {"scheduling_strategy": "SPREAD", **(options or {})}
+        self._actor: Any = None
+
+    def start(self, told: Told, lost: Lost) -> None:
+        arguments = (told, lost)
+        threading.Thread(target=self._live, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+
+    def _live(self, told: Told, lost: Lost) -> None:
+        import ray
+
+        actor, where = None, "the cluster"
+        try:
+            actor = self._actor = self._create()
+            facts = self._greet(actor)
+            where = facts["node"]
+            self.device = f"{self._kind} at {where}"
+            for item in actor.run.options(num_returns="streaming").remote():
+                message, blobs = unpack(ray.get(item))
+                del item  # the last reference: Ray may forget the bytes
+                told(self, message, blobs)
+            why = f"it ended on {where}"
+        except RayError as error:
+            why = str(error)
+        except ray.exceptions.RayActorError as error:
+            why = f"its actor on {where} is gone: {_reason(error)}"
+        except ray.exceptions.RayTaskError as error:
+            why = f"it failed on {where}: {error.cause!r}"
+        except Exception as error:  # the connection to the cluster is lost, or was closed
+            why = f"Ray lost it: {_first_line(error)}"
+        if actor is not None:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        lost(self, why)
+
+    def _create(self) -> Any:
+        import ray
+
+        options: dict[str, Any] = {
+            "num_cpus": self.threads,
+            "num_gpus": self.num_gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "name": f"{self.name}-{uuid.uuid4().hex[:8]}",
+            "namespace": NAMESPACE,
+        }
+        kind = ray.remote(concurrency_groups={"orders": 1})(Actor)  # orders: one thread, which keeps them in order
+        return kind.options(**options | self.options).remote(self.config)
+
+    def _greet(self, actor: Any) -> Message:
+        """Wait until it is there; what it says of itself."""
+        import ray
+
+        try:
+            facts: Message = ray.get(actor.hello.remote(), timeout=self.patience)
+        except ray.exceptions.GetTimeoutError:
+            wish = f"{self.threads} CPU" + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
+            raise RayError(
+                f"no node gave it {wish} within {self.patience:g} s; of {_amount(ray.cluster_resources())} in the "
+                f"cluster, {_amount(ray.available_resources())} are free"
+            ) from None
+        if facts["auth"] != "token":
+            raise RayError(f"Ray on {facts['node']} takes orders from anyone; start it with RAY_AUTH_MODE=token")
+        if facts["version"] != __version__:
+            raise RayError(f"{facts['node']} has graphengine {facts['version']}, the service {__version__}; install it")
+        return facts
+
+    def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
+        with contextlib.suppress(Exception):  # it is gone; its thread tells
+            self._actor.order.options(concurrency_group="orders").remote(pack(message, blobs))
+
+    def kill(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):  # it is gone already, or the cluster is
+            ray.kill(self._actor)
+
+    def stop(self) -> None:
+        self.send({"op": "stop"}, {})
+
+
+def _reason(error: Exception) -> str:
+    """Why an actor died, of the lines in which Ray says so."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    if "creation task" in lines[0]:
+        return lines[-1]  # of a traceback: the exception
+    text = " ".join(lines[1:] or lines).replace("Worker exit type: SYSTEM_ERROR Worker exit detail: ", "")
+    for advice in (" Some common causes", " There are some potential root causes"):
+        text = text.partition(advice)[0]
+    return text.rstrip(".")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _amount(resources: Mapping[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
+
+
+# --- the cluster ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Be a client of a cluster while the context lasts.
+
+    Args:
+        address: HOST:PORT of its head; `local` starts one of this machine alone, which ends with the context.
+
+    Raises:
+        RayError: Ray is not installed, there is no token, or no cluster at the address.
+    """
+    _prepare()
+    import ray
+
+    if ray.is_initialized():
+        raise RayError("this process is a client of a Ray cluster already; leave it with ray.shutdown() first")
+    more: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    with _signals_kept():
+        try:
+            ray.init(address=address, namespace=NAMESPACE, **more)
+        except Exception as error:
+            raise RayError(f"the Ray cluster at {address} cannot be joined: {_first_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _prepare() -> None:
+    """What must be settled before Ray is imported.
+
+    Ray's ports listen on every address, and whoever reaches them may run code unless a token is asked for.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode not in (None, "token") or (mode is None and "ray" in sys.modules):
+        raise RayError("Ray must ask for a token; set RAY_AUTH_MODE=token before this program starts")
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file():
+        raise RayError(
+            f"there is no token for Ray in {file} or RAY_AUTH_TOKEN; make one with `ray get-auth-token --generate`, "
+            "the same for all machines of the cluster"
+        )
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise RayError("Ray is not installed; install graphengine[ray]") from None
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; it stays with the program."""
+    import signal
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, old)
+
+
+def ray_workers(
+    count: int | None = None,
+    *,
+    num_gpus: float | None = None,
+    threads: int = 1,
+    store: str | None = None,
+    packs: Sequence[str] = (),
+    patience: float = PATIENCE,
+    options: Mapping[str, Any] | None = None,
+) -> list[Handle]:
+    """Workers on the cluster that this process has joined.
+
+    Args:
+        count: How many; by default one for each share of `num_gpus` in the cluster, or on processors one for each node.
+        num_gpus: GPUs of each; by default one if the cluster has any, else none.
+        threads, store, packs, patience, options: Those of `RayWorker`.
+    """
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    each = num_gpus if num_gpus is not None else float(gpus > 0)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    number = count or (int(gpus / each) if each else nodes) or 1
+    return [
+        RayWorker(f"worker-{n}", each, threads, store, tuple(packs), patience, options) for n in range(number)
+    ]
+
+
+@contextlib.contextmanager
+def ray_service(
+    file: Path,
+    address: str,
+    *,
+    workers: int | None = None,
+    num_gpus: float | None = None,
+    threads: int = 1,
+    shared: Path | None = None,
+    batch: int = 32,
+    timeout: float | None = None,
+    roots: Sequence[str | Path] | None = None,
+    packs: Sequence[str] = (),
+    patience: float = PATIENCE,
+    placement: Mapping[str, Any] | None = None,
+    told: Callable[[str], None] = print,
+    **options: Any,
+) -> Iterator[Service]:
+    """A service that runs a queue's jobs on a Ray cluster while the context lasts.
+
+    Args:
+        file: The queue, on this machine.
+        address: As `joined` takes it.
+        workers, num_gpus, threads, packs, patience: As `ray_workers` takes them.
+        shared: A folder that this machine and all nodes share, for large values; by default values go through Ray.
+        placement: More for Ray: `label_selector`, `resources`, ...
+        batch, timeout, roots, told, options: As `local_service` takes them.
+
+    Raises:
+        RayError: The cluster cannot be joined.
+    """
+    with joined(address):
+        store = None if shared is None else str(shared)
+        made = ray_workers(
+            workers, num_gpus=num_gpus, threads=threads, store=store, packs=packs, patience=patience, options=placement
+        )
+        disk = DiskStore(shared or cache_folder() / "store")
+        backend = WorkerRunner(made, disk if shared else None, batch=batch, timeout=timeout, told=told)
+        with serving(file, backend, disk, roots, **options) as service:
+            yield service

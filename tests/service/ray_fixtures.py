@@ -1,0 +1,71 @@
+"""A Ray cluster of two nodes on one machine that share no cache; a plugin of the runs that `test_ray.py` starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphengine.service.local import Handle
+from graphengine.service.ray_workers import RayWorker, joined
+
+from .conftest import PACK
+
+
+class TwoNodes:
+    """The cluster; each node has a resource of its own, `one` and `two`, by which tests place workers.
+
+    Args:
+        folder: Where its nodes keep their caches, each its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._folder = folder
+        self._cluster = Cluster()
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+        self._add("one", include_dashboard=False, _system_config=quick)
+        self._second = self._add("two")
+        self.address: str = self._cluster.address
+
+    def _add(self, name: str, **more: Any) -> Any:
+        caches = {"GRAPHENGINE_CACHE": str(self._folder / name)}
+        return self._cluster.add_node(num_cpus=3, resources={name: 100}, env_vars=caches, **more)
+
+    def kill_second(self) -> None:
+        """As if its plug were pulled."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def start_second(self) -> None:
+        """Start it again."""
+        self._second = self._add("two")
+
+    def close(self) -> None:
+        """End it."""
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    nodes = TwoNodes(tmp_path_factory.mktemp("nodes"))
+    with joined(nodes.address):
+        yield nodes
+    nodes.close()
+
+
+@pytest.fixture
+def actors(cluster: TwoNodes) -> Callable[[int, str | None], list[Handle]]:
+    """Makes workers, on both nodes in turn."""
+
+    def make(count: int, store: str | None) -> list[Handle]:
+        return [on(("one", "two")[n % 2], f"w{n}", store) for n in range(count)]
+
+    return make
+
+
+def on(node: str, name: str, store: str | None = None, **more: Any) -> RayWorker:
+    """A worker on one of the nodes."""
+    return RayWorker(name, 0, store=store, packs=(str(PACK),), options={"resources": {node: 1}}, **more)

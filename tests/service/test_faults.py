@@ -1,0 +1,277 @@
+"""Random kills of workers and the service, a full disk, a locked file, a clock that jumps: each job is accounted for.
+
+The short form runs for some seconds with a fixed seed; the slow form for minutes, with sampling.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
+
+from graphengine import Graph
+from graphengine.cache.tree import from_tree
+from graphengine.service.inline import InlineRunner
+from graphengine.service.jobs import Change, Job, State
+from graphengine.service.lease import DEATHS, take
+from graphengine.service.queue import Queue, QueueError
+from graphengine.service.service import Service
+from graphengine.service.submit import files_of, submit
+
+from .conftest import PACK
+from .test_queue import Clock
+from .test_service import of
+
+SERVE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from graphengine import registry
+from graphengine.cache import DiskStore
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.workers import WorkerRunner
+folder, pack, shift = Path(sys.argv[1]), sys.argv[2], [0.0]
+registry.load_folder(pack)
+signal.signal(signal.SIGUSR1, lambda *_: shift.__setitem__(0, -3600.0 if shift[0] > 0 else 3600.0))
+made = [LocalWorker(f"w{n}", threads=1, store=str(folder / "store"), packs=(pack,)) for n in range(2)]
+disk = DiskStore(folder / "store")
+queue = Queue(folder / "q.sqlite", lambda: time.time() + shift[0], "NORMAL")
+def fill(*_):  # the file may not grow any more
+    pages = queue._base.execute("pragma page_count").fetchone()[0]
+    queue._base.execute(f"pragma max_page_count = {pages}")
+    threading.Timer(0.7, lambda: queue.read("pragma max_page_count = 1000000")).start()
+full = threading.Event()
+signal.signal(signal.SIGUSR2, lambda *_: full.set())
+runner = WorkerRunner(made, disk, told=lambda sentence: None)
+service = Service(queue, runner, disk, seconds=1, concurrency=8)
+service.start()
+print("up", flush=True)
+while True:
+    full.wait()
+    full.clear()
+    with queue._lock:
+        fill()
+"""
+
+KINDS = ("double", "nap", "whose", "together", "fail", "deadly_once", "poison", "cancel")
+
+HARM = ("worker", "service", "full", "locked", "clock", "cancel")
+
+
+class Storm:
+    """Services that are killed, in processes of their own, and the jobs that they must do all the same."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.rng = folder, random.Random(seed)
+        self.queue = Queue(folder / "q.sqlite", synchronous="NORMAL")
+        self.jobs: dict[int, tuple[str, int]] = {}
+        self.process: subprocess.Popen[str] | None = None
+        self.harm: Counter[str] = Counter()
+        self.coming: list[str] = []
+
+    def serve(self) -> None:
+        with open(self.folder / "stderr.txt", "a") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, str(self.folder), str(PACK)], stdout=subprocess.PIPE, text=True,
+                stderr=errors,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "up\n"
+
+    def submit(self, count: int) -> None:
+        """Light jobs of all kinds, few of those that kill."""
+        for _ in range(count):
+            x = len(self.jobs)
+            (kind,) = self.rng.choices(KINDS, (30, 30, 10, 30, 4, 2, 0.7, 4))
+            if kind in ("nap", "cancel"):
+                graph = of("nap", seconds=self.rng.choice((0.02, 0.1)))
+            elif kind == "deadly_once":
+                graph = of(kind, mark=str(self.folder / f"mark{x}"))
+            else:
+                graph = of(kind)
+            options = {"user": self.rng.choice(("ann", "bob")), "priority": self.rng.choice((0, 0, 1))}
+            self.jobs[submit(self.queue, graph, {"x": x}, **options)] = kind, x
+
+    def hurt(self) -> None:
+        """One thing that goes wrong."""
+        assert self.process is not None
+        if not self.coming:  # all of it, in ever another order
+            self.coming = self.rng.sample([*HARM, "worker", "worker"], len(HARM) + 2)
+        kind = self.coming.pop()
+        self.harm[kind] += 1
+        match kind:
+            case "worker":
+                workers = psutil.Process(self.process.pid).children()
+                if workers:
+                    self.rng.choice(workers).kill()
+            case "service":
+                self.process.kill()
+                self.process.wait()
+                self.serve()
+            case "full":
+                self.process.send_signal(signal.SIGUSR2)
+            case "clock":
+                self.process.send_signal(signal.SIGUSR1)
+            case "locked":
+                other = sqlite3.connect(self.queue.file, 30, isolation_level=None)
+                other.execute("begin immediate")
+                time.sleep(0.3)
+                other.execute("commit")
+                other.close()
+            case "cancel":
+                wanted = [number for number, (what, _) in self.jobs.items() if what == "cancel"]
+                for number in self.rng.sample(wanted, min(3, len(wanted))):
+                    self.queue.cancel(number)
+
+    def account(self, timeout: float) -> None:
+        """Every job has ended as it must, once."""
+        jobs = self.queue.wait(*self.jobs, timeout=timeout)
+        assert [job.id for job in jobs if not job.state.ended] == []
+        changes = all_changes(self.queue)
+        for job in jobs:
+            kind, x = self.jobs[job.id]
+            ends = [change.kind for change in changes[job.id] if change.kind in ("done", "failed", "cancelled")]
+            assert ends == [job.state], (kind, ends)  # told once, and as it stands
+            begun = [change for change in changes[job.id] if change.kind == "running"]
+            assert len(begun) == job.attempt == len(self.queue.attempts(job.id))
+            lost = [change for change in changes[job.id] if change.kind == "lost"]
+            assert len(lost) >= job.attempt - 1
+            self._check(job, kind, x)
+
+    def _check(self, job: Job, kind: str, x: int) -> None:
+        if kind == "fail":
+            assert (job.state, f"{x} is not to its taste" in str(job.error)) == (State.FAILED, True), job
+        elif kind == "poison":
+            assert (job.state, "workers were lost" in str(job.error) or job.attempt >= DEATHS) == (State.FAILED, True)
+        elif kind == "cancel" and job.state is State.CANCELLED:
+            assert job.result is None
+        elif job.state is State.FAILED:  # killed by chance as often as poison kills
+            assert "3 workers were lost" in str(job.error), job
+        else:
+            assert job.state is State.DONE, job
+            value = outputs(self.queue, job)["y"]
+            assert value == 2 * x if kind == "double" else kind == "whose" or value == x
+
+
+def outputs(queue: Queue, job: Job) -> dict[str, Any]:
+    """What a job made."""
+    files, name = files_of(queue), queue.body(job.id)["files"]
+    trees = job.result["outputs"]
+    return {key: from_tree(tree, lambda blob: files.get(name, blob)) for key, tree in trees.items()}
+
+
+def all_changes(queue: Queue) -> dict[int, list[Change]]:
+    """Everything that was told, by job."""
+    found: dict[int, list[Change]] = defaultdict(list)
+    last = 0
+    while page := queue.changes(last):
+        last = page[-1].number
+        for change in page:
+            found[change.job].append(change)
+    return found
+
+
+@contextmanager
+def storm(folder: Path, seed: int) -> Iterator[Storm]:
+    """A storm whose service runs, and is ended with the test."""
+    one = Storm(folder, seed)
+    one.submit(60)
+    one.serve()
+    try:
+        yield one
+    finally:
+        if one.process is not None:
+            one.process.kill()
+            one.process.wait()
+
+
+def weather(one: Storm, seconds: float, jobs: int) -> None:
+    """Jobs and harm, by turns."""
+    end, first = time.monotonic() + seconds, time.monotonic()
+    while (now := time.monotonic()) < end:
+        due = int(60 + (jobs - 60) * (now - first) / seconds)
+        one.submit(max(0, due - len(one.jobs)))
+        time.sleep(one.rng.uniform(0.1, 0.6))
+        one.hurt()
+    one.submit(max(0, jobs - len(one.jobs)))
+
+
+def test_every_job_is_accounted_for(tmp_path: Path) -> None:
+    with storm(tmp_path, 6) as one:
+        weather(one, 10, 300)
+        one.account(60)
+        kinds = {change.kind for changes in all_changes(one.queue).values() for change in changes}
+        assert kinds >= {"queued", "running", "done", "failed", "cancelled", "lost", "worker_lost"}
+        assert one.harm.keys() == set(HARM)
+
+
+def pictures(count: int) -> list[tuple[Graph, dict[str, Any]]]:
+    """Jobs that sample on `tiny`."""
+    with Graph() as graph:
+        seed = graph.input("seed", int)
+        model = load_model("tiny")
+        text = encode_prompt(model, "a red circle on a blue background")
+        graph.output("image", decode_latent(model, sample(model, text, seed=seed, steps=6)))
+    return [(graph, {"seed": n}) for n in range(count)]
+
+
+@pytest.mark.slow
+def test_minutes_of_it_with_sampling(tmp_path: Path) -> None:
+    asked = pictures(24)
+    with storm(tmp_path, int.from_bytes(os.urandom(4), "big")) as one:
+        numbers = [submit(one.queue, graph, inputs, attempts=20) for graph, inputs in asked]
+        weather(one, 180, 1500)
+        one.account(300)
+        jobs = one.queue.wait(*numbers, timeout=300)
+        assert {job.state for job in jobs} == {State.DONE}, [job.error for job in jobs]
+        for job, (graph, inputs) in zip(jobs, asked, strict=True):
+            made, right = np.asarray(outputs(one.queue, job)["image"]), np.asarray(graph.run(inputs=inputs)["image"])
+            assert np.abs(made - right).max() < 0.02  # what was joined differs in its last digits
+        assert one.harm.keys() == set(HARM)
+
+
+def test_a_clock_that_jumps(tmp_path: Path) -> None:
+    clock = Clock()
+    queue = Queue(tmp_path / "q.sqlite", clock)
+    with Service(queue, InlineRunner(), seconds=0.5) as service:
+        for jump in (0.0, 3600.0, -7200.0, 86400.0 * 365, -86400.0 * 400):
+            clock.now += jump
+            (job,) = service.wait(service.submit(of("double"), {"x": int(jump)}), timeout=20)
+            assert (job.state, job.attempt) == (State.DONE, 1)
+            time.sleep(0.3)
+        assert service.active
+    assert take(queue, "another", 15) is not None  # and it was let go
+
+
+def test_a_file_that_cannot_be_written_for_a_while(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.sqlite", patience=0.05)
+    with Service(queue, InlineRunner(), seconds=30) as service:
+        numbers = [service.submit(of("double"), {"x": n}) for n in range(3)]
+        service.wait(*numbers, timeout=20)
+        queue.pause()
+        more = [service.submit(of("double"), {"x": n}) for n in range(10, 13)]
+        other = sqlite3.connect(queue.file, isolation_level=None)
+        queue.resume()
+        other.execute("begin immediate")
+        time.sleep(0.6)
+        with pytest.raises(QueueError, match="locked"):
+            service.submit(of("double"), {"x": 5})
+        other.execute("commit")
+        other.close()
+        jobs = service.wait(*more, timeout=20)
+        assert {job.state for job in jobs} == {State.DONE}

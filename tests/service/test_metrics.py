@@ -1,0 +1,102 @@
+"""Metrics and logs: their totals are the queue's own counts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+from graphengine.cache import DiskStore
+from graphengine.service.account import account
+from graphengine.service.jobs import State
+from graphengine.service.logs import log_event, log_to
+from graphengine.service.metrics import Metrics
+from graphengine.service.service import Service
+
+from .test_service import of, workers
+
+
+def parsed(text: str) -> dict[str, float]:
+    """Samples by name and labels."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def summed(found: dict[str, float], name: str, *labels: str) -> float:
+    """All samples of a name that have these labels."""
+    return sum(v for k, v in found.items() if k.split("{")[0] == name and all(label in k for label in labels))
+
+
+def test_totals_are_the_queue_s_own(tmp_path: Path) -> None:
+    file = tmp_path / "log" / "service.jsonl"
+    handler = log_to(file)
+    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+        metrics = Metrics(service)
+        service.subscribe(log_event)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        metrics.serve(port)
+        numbers = [service.submit(of("nap", seconds=0.05), {"x": n % 8}) for n in range(12)]
+        numbers += [service.submit(of("together"), {"x": n}) for n in range(8)]
+        bad = service.submit(of("fail"), {"x": 1})
+        deadly = service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1})
+        jobs = service.wait(*numbers, bad, deadly, timeout=60)
+        service.queue.pause()
+        waiting = service.submit(of("double"), {"x": 1})
+        service.cancel(service.submit(of("double"), {"x": 2}))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        found = parsed(answer.read().decode())
+    for state, count in service.queue.counts().items():
+        assert found[f'graphengine_jobs{{state="{state}"}}'] == count
+        if state.ended:
+            assert summed(found, "graphengine_jobs_ended_total", f'state="{state}"') == count
+    reuse = Counter(how for job in jobs if job.state is State.DONE for how in job.result["reuse"].values())
+    for how, count in reuse.items():
+        assert found[f'graphengine_values_total{{reuse="{how}"}}'] == count
+    calls = [call for job in jobs for call in job.result["calls"]]
+    assert summed(found, "graphengine_node_calls_total") == len(calls) == reuse["computed"] + 1
+    seconds = sum(call["seconds"] for call in calls)
+    assert abs(summed(found, "graphengine_node_seconds_total") - seconds) < 1e-6
+    assert found["graphengine_batch_size_count"] == len(calls)
+    assert found["graphengine_batch_size_sum"] == sum(call["together"] for call in calls) > len(calls)
+    assert found["graphengine_job_wait_seconds_count"] == sum(job.attempt for job in jobs)
+
+    logging.getLogger("graphengine").removeHandler(handler)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    ended = Counter(line["event"] for line in lines if line.get("event") in ("done", "failed", "cancelled"))
+    assert ended == {"done": 21, "failed": 1, "cancelled": 1}
+    (failure,) = [line for line in lines if line.get("event") == "node_failed"]
+    assert (failure["job"], failure["node"], failure["level"]) == (bad, "n", "WARNING")
+    assert "3 is" not in failure["facts"]["error"]
+    assert "1 is not to its taste" in failure["facts"]["error"]
+    assert any(line["event"] == "worker_lost" and line["job"] == deadly for line in lines if "event" in line)
+    assert service.queue.get(waiting).state is State.QUEUED
+
+
+def test_deaths_are_counted_while_the_service_runs(tmp_path: Path) -> None:
+    backend = workers(tmp_path, told=lambda sentence: None)
+    with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
+        metrics = Metrics(service)
+        service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=60)
+        deaths = {m.name: sum(s.value for s in m.samples) for m in metrics.registry.collect()}
+        assert deaths["graphengine_worker_deaths"] == sum(status.deaths for status in backend.status()) == 1
+
+
+def test_a_job_s_report(tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", workers(tmp_path, 1), DiskStore(tmp_path / "store")) as service:
+        graph = of("nap", seconds=0.1)
+        graph.add("nap", "m", x=graph.input("z", int), seconds=0.1)
+        graph.output("w", graph["m"])
+        number = service.submit(graph, {"x": 4711, "z": 1})
+        bad = service.submit(of("fail"), {"x": 3})
+        service.wait(number, bad, timeout=60)
+        page = account(service.queue, number)
+        (first, second) = service.queue.get(number).result["calls"]
+        assert second["waited"] > first["waited"] + 0.08  # one worker: the second waits for the first
+        for text in ("w0 on cpu", f"{second['waited']:.3f} s", "4711", "attempt 1: done", "computed by"):
+            assert text in page
+        assert "3 is not to its taste" in account(service.queue, bad)

@@ -1,0 +1,69 @@
+"""The Ray backend, in a network that has only `lo`: Ray's ports listen on every address."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from graphengine.service.ray_workers import RayError, joined
+
+from . import alone
+
+ROOT = Path(__file__).parents[2]
+
+
+def inside(*arguments: str, timeout: float = 600) -> None:
+    """Run tests alone, with a token, and hand on what they say."""
+    pytest.importorskip("ray")
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths must be short
+        more = {
+            "GRAPHENGINE_TEST_RAY": "1",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.service.ray_fixtures", *arguments]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.service.alone", *command],
+            cwd=ROOT, env=os.environ | more, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+    if done.returncode == alone.IMPOSSIBLE:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2_000:]
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+def test_one_node() -> None:
+    inside("tests/service/ray_cases.py::test_smoke", timeout=120)
+
+
+@pytest.mark.slow
+def test_the_contract_of_workers_on_two_nodes() -> None:
+    inside("tests/service/test_workers.py")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(run=False, reason="not seen to end yet: a node's death, and values between nodes without a folder")
+def test_two_nodes() -> None:
+    inside("tests/service/ray_cases.py", "--deselect", "tests/service/ray_cases.py::test_smoke")
+
+
+def test_without_a_token_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(RayError, match=r"there is no token for Ray in .*token or RAY_AUTH_TOKEN"), joined("local"):
+        pass
+
+
+def test_an_open_cluster_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(RayError, match="Ray must ask for a token; set RAY_AUTH_MODE=token"), joined("local"):
+        pass
