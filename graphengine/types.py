@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import enum
 import pathlib
-import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -127,8 +126,11 @@ def plain_number(value: Any) -> Any:
     """A number of numpy as Python's; everything else as it is."""
     if type(value) in _PLAIN:
         return value
-    numpy = sys.modules.get("numpy")
-    return value.item() if numpy is not None and isinstance(value, numpy.number | numpy.bool_) else value
+    if not any(base.__module__ == "numpy" for base in type(value).__mro__):
+        return value
+    import numpy  # it is there: but another thread may be about to import it
+
+    return value.item() if isinstance(value, numpy.number | numpy.bool_) else value
 
 
 def _is_protocol(annotation: Any) -> bool:

@@ -88,10 +88,10 @@ class BasePipe:
         self._hypernets: list[tuple[str, float]] = []
         self._last: tuple[Mapping[str, Any], Draws] | None = None
         self._built: tuple[Any, Graph] | None = None
-        if model_type is not None and model_type is not self.model_type:
-            raise RuntimeError(
-                f"{model_id} is a model of type {self.model_type.name}, not {model_type.name}; leave model_type out"
-            )
+        if model_type is not None and model_type not in (self.model_type, self.model_type.name, self.model_type.value):
+            named = getattr(model_type, "name", model_type)
+            mine = self.model_type.name
+            raise RuntimeError(f"{model_id} is a model of type {mine}, not {named}; leave model_type out")
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -176,14 +176,15 @@ class BasePipe:
         Raises:
             ValueError: A parameter is out of its limits, or there is no such scheduler.
         """
-        if steps < 1:
+        if isinstance(steps, str) or steps < 1:
             raise ValueError(f"steps is {steps}, but must be at least 1")
         if not 0 <= clip_skip <= 10:
             raise ValueError(f"clip_skip is {clip_skip}, but must be 0 to 10")
         self._timestep_spacing = timestep_spacing
         self.try_set_scheduler({"scheduler": scheduler})
         self.lpw = self.lpw if lpw is None else lpw
-        self._setup_loras = [_with_multiplier(lora) for lora in loras]
+        several = [loras] if isinstance(loras, str | Path) else loras or ()
+        self._setup_loras = [_with_multiplier(lora) for lora in several]
         known = building.arguments_of(self._family_class())
         taken = {name: value for name, value in args.items() if name in known and name not in NOT_PARAMETERS}
         self.pipe_params = {**taken, "num_inference_steps": steps, "clip_skip": clip_skip}
@@ -280,7 +281,10 @@ class BasePipe:
         prompts = given.get("prompt_embeds") if given.get("prompt") is None else building.listed(given["prompt"])
         if prompts is None or not len(prompts):
             raise ValueError("gen needs a prompt: gen({'prompt': ...})")
-        count = len(prompts) * int(given.get("num_images_per_prompt") or 1)
+        each = given.get("num_images_per_prompt")
+        if each is not None and each < 1:
+            raise ValueError(f"num_images_per_prompt is {each}, but must be at least 1")
+        count = len(prompts) * int(each or 1)
         drawn = draws(given, len(given["image"]) if count == 1 and isinstance(given.get("image"), Image) else count)
         given = {**given, "generator": None, "seed": drawn.seed}
         texts = {name: given[name] for name in PROMPTS if isinstance(given.get(name), str)}

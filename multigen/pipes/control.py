@@ -102,7 +102,8 @@ class Cond2ImPipe(ImagePipe):
         picture = self._take(fimage, image, scale, width, height)
         super().setup(**args)
         self.pipe_params["controlnet_conditioning_scale"] = nets.scales(self, cscales, len(self._nets))
-        self.pipe_params["guess_mode"] = guess_mode
+        if guess_mode or self.model_type is not ModelType.FLUX:
+            self.pipe_params["guess_mode"] = guess_mode
         if strength is None and self.model_type is ModelType.FLUX:
             strength = self._strength
         if strength is not None:

@@ -29,7 +29,7 @@ class Draws:
     def leave(self, ended: Sequence[RandomState]) -> None:
         """Bring the caller's generators to where the sampler left them, whether it drew or remembered."""
         for generator, state in zip(self.generators, ended, strict=True):
-            state.restore(generator)
+            state.restore(generator)  # of one that stands for several pictures, the last
 
 
 def draws(given: Mapping[str, Any], count: int) -> Draws:
@@ -49,13 +49,16 @@ def draws(given: Mapping[str, Any], count: int) -> Draws:
     several = isinstance(source, list | tuple)
     items = list(source) if several else [source]
     count = len(items) if several and count == 1 else count
+    if several and not items:
+        raise ValueError("generator is an empty list; give one, or one for each picture")
     if several and len(items) != count:
         raise ValueError(f"{len(items)} generators for {count} pictures; give one, or one for each picture")
     if not any(isinstance(item, torch.Generator) for item in items):
         seeds = [_seed(item) for item in items]
         return Draws(seeds if several else seeds[0], count)
     generators = [i if isinstance(i, torch.Generator) else torch.Generator().manual_seed(_seed(i)) for i in items]
-    states = [RandomState.of(generator) for generator in generators]
+    number = {id(generator): n for n, generator in enumerate(generators, start=1) if generators.count(generator) > 1}
+    states = [RandomState.of(generator, number.get(id(generator), 0)) for generator in generators]
     return Draws(states if several else states[0], count, generators)
 
 

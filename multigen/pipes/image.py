@@ -52,6 +52,8 @@ class ImagePipe(BasePipe):
 
     def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         given = super()._arguments(inputs)
+        if given.get("image") is None:
+            raise ValueError(f"{type(self).__name__} needs a picture: call setup with fimage or image before gen")
         for name in [name for name in READ if given.get(name) is not None]:
             given[name] = READ[name](given[name])
         return given
@@ -61,7 +63,7 @@ class ImagePipe(BasePipe):
         image, (scale, width, height) = given["image"], self._sizing
         if isinstance(scale, list | tuple):
             width, height = int(scale[0]), int(scale[1])
-        sides = [round(side * (1 if isinstance(scale, list | tuple) else scale or 1)) for side in image.size]
+        sides = [int(side * (1 if isinstance(scale, list | tuple) else scale or 1) + 0.5) for side in image.size]
         if min(sides) < 1:
             raise ValueError(f"a picture of {image.size[0]} x {image.size[1]} scaled by {scale:g} is none any more")
         return given.get("width") or width or sides[0], given.get("height") or height or sides[1]
@@ -89,12 +91,13 @@ class Im2ImPipe(ImagePipe):
     _classxl: ClassVar[Any] = Diffusers("StableDiffusionXLImg2ImgPipeline")
     _classflux: ClassVar[Any] = Diffusers("FluxImg2ImgPipeline")
     _autopipeline: ClassVar[Any] = Diffusers("AutoPipelineForImage2Image")
+    _unnamed = frozenset({"width", "height"})
 
     def setup(  # type: ignore[override]
         self,
         fimage: Any = None,
         image: Any = None,
-        strength: float = 0.75,
+        strength: float | None = 0.75,
         guidance_scale: float = 7.5,
         scale: Any = None,
         timestep_spacing: str | None = None,
@@ -118,6 +121,7 @@ class Im2ImPipe(ImagePipe):
             FileError: The path leads to no picture.
         """
         height = args.pop("heigth", height)  # as it is documented
+        strength = 0.75 if strength is None else strength
         check_strength(strength)
         picture = self._take(fimage, image, scale, width, height)
         super().setup(guidance_scale=guidance_scale, timestep_spacing=timestep_spacing, **args)
@@ -137,5 +141,7 @@ def check_strength(strength: float | None) -> None:
     Raises:
         ValueError: It is less than 0 or more than 1.
     """
-    if strength is not None and not 0 <= strength <= 1:
-        raise ValueError(f"strength is {strength:g}, but must be 0 to 1: how much of the picture is replaced")
+    if strength is None:
+        return
+    if isinstance(strength, str) or not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength}, but must be 0 to 1: how much of the picture is replaced")

@@ -76,7 +76,10 @@ def as_mask(value: Any) -> Mask:
     """
     from graphengine_nodes.masks import mask_from_image
 
-    return value if isinstance(value, Mask) else mask_from_image(as_image(value))
+    if isinstance(value, Mask):
+        return value
+    whole = str(getattr(value, "dtype", "")).removeprefix("torch.").startswith(("int", "uint"))
+    return mask_from_image(as_image(value > 0 if whole and value.max() <= 1 else value))
 
 
 def as_output(image: Image, kind: str) -> Any:

@@ -1,7 +1,7 @@
 """What a script changed on a diffusers pipeline since it was made over a model's weights.
 
 A component has changed when another object stands in its place, when a tensor is another one or was written to, when
-LoRAs were loaded, fused, weighted or switched off, or when attention has other processors.
+its configuration, or anything that is set on its layers, is another: LoRAs, attention processors, hooks, padding.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from typing import Any
 from graphengine_nodes.types import Model
 
 __all__ = ["changes", "note", "note_one", "origin", "written"]
-
-SAMPLES = 8
-"""Numbers of each tensor that are compared: a write through `tensor.data` leaves no other trace."""
-
 
 @dataclass
 class _Noted:
@@ -80,18 +76,32 @@ def _tensors(module: Any) -> list[Any]:
     import torch
 
     named = [*module.named_parameters(), *module.named_buffers()]
-    samples = [tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLES)].double() for _, tensor in named]
-    sums = torch.stack([sample.sum() for sample in samples]).tolist() if samples else []
+    # A write through `tensor.data` leaves no other trace than other numbers.
+    sums = torch.stack([_sum(tensor.detach()).cpu() for _, tensor in named]).tolist() if named else []
     return [
         (name, tensor.dtype, tensor.device, tensor.data_ptr(), tensor._version, total)
         for (name, tensor), total in zip(named, sums, strict=True)
     ]
 
 
+def _sum(tensor: Any) -> Any:
+    import torch
+
+    if tensor.dtype.itemsize < 2:  # torch adds no numbers of 8 bits
+        tensor = tensor.to(torch.float32)
+    return tensor.sum(dtype=torch.float64)
+
+
+PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 def _layers(module: Any) -> list[Any]:
-    """What is set on layers beside their tensors: how LoRAs count, who computes attention."""
-    found: list[Any] = []
+    """What is set on a module's layers beside their tensors: plain values, functions, hooks, processors, LoRAs."""
+    found: list[Any] = [dict(getattr(module, "config", None) or {}) if hasattr(module, "register_to_config") else {}]
     for layer in module.modules():
+        own = vars(layer)
+        found.append((type(layer), {name: value for name, value in own.items() if isinstance(value, PLAIN)}))
+        found.append([own.get("forward"), *layer._forward_hooks.values(), *layer._forward_pre_hooks.values()])
         if hasattr(layer, "lora_A"):
             merged = list(getattr(layer, "merged_adapters", ()))
             scales = dict(getattr(layer, "scaling", {}))

@@ -152,7 +152,9 @@ class Weights:
             model = std.quantize_model(model, self.quantization)
         if self.offload_device is not None:
             model = std.offload_model(model, "sequential")
-        return std.tile_vae(model)
+        theirs = self.changes.get("vae")
+        changed = theirs is not None and theirs is not self._objects.get("vae")
+        return model if changed else std.tile_vae(model)  # a VAE that a script has changed is as it left it
 
     # --- the pipeline that scripts work on ----------------------------------------------------------------------------
 
@@ -163,6 +165,7 @@ class Weights:
 
             made = build_pipeline(cls, self._own, self.device, self.controlnets, self.offload_device)
             made.vae.enable_tiling()
+            watch.note_one(made, "vae")
             made.register_modules(**self._objects)
             self._pipeline, self._made = made, True
             self.set_scheduler(scheduling)

@@ -207,12 +207,12 @@ def _encode_latent(value: Latent) -> bytes:
     return pack({"samples": value.samples}, random=[_random_facts(one) for one in value.random], **facts)
 
 
-def _random_facts(value: RandomState) -> dict[str, str]:
-    return {"device": value.device, "state": value.state.hex()}
+def _random_facts(value: RandomState) -> dict[str, Any]:
+    return {"device": value.device, "state": value.state.hex(), "shared": value.shared}
 
 
-def _random(facts: Mapping[str, str]) -> RandomState:
-    return RandomState(facts["device"], bytes.fromhex(facts["state"]))
+def _random(facts: Mapping[str, Any]) -> RandomState:
+    return RandomState(facts["device"], bytes.fromhex(facts["state"]), facts.get("shared", 0))
 
 
 def _encode_random(value: RandomState) -> bytes:

@@ -130,15 +130,17 @@ class RandomState:
     Attributes:
         device: The kind of device that it draws on, `cpu` or `cuda`.
         state: Its `get_state()` as bytes.
+        shared: In a list, those of one number above 0 are one generator, which draws for several pictures.
     """
 
     device: str
     state: bytes
+    shared: int = 0
 
     @classmethod
-    def of(cls, generator: torch.Generator) -> RandomState:
+    def of(cls, generator: torch.Generator, shared: int = 0) -> RandomState:
         """Where a generator stands now."""
-        return cls(generator.device.type, generator.get_state().numpy().tobytes())
+        return cls(generator.device.type, generator.get_state().numpy().tobytes(), shared)
 
     def generator(self) -> torch.Generator:
         """A new generator that stands there."""

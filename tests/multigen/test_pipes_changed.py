@@ -186,3 +186,46 @@ def test_a_pipeline_of_the_loader(pipe: Prompt2ImPipe) -> None:
     assert not recorder.computed  # nothing was changed on it: it is the model itself, and pictures are remembered
     loaded.unet.conv_out.bias.data.add_(0.1)
     assert not same(made(other), expected)
+
+
+def circular(pipe: Any) -> None:
+    """Pictures without seams: what scripts do to convolutions."""
+    for layer in pipe.unet.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.padding_mode = "circular"
+
+
+def one_number(pipe: Any) -> None:
+    pipe.unet.conv_in.weight.data[0, 0, 0, 1] = 9.0
+
+
+def weaker(pipe: Any) -> None:
+    pipe.unet.mid_block.register_forward_hook(lambda module, inputs, output: 0.9 * output)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        circular,
+        one_number,
+        weaker,
+        lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.2, 1.4),
+        lambda pipe: pipe.vae.register_to_config(scaling_factor=0.3),
+        lambda pipe: setattr(pipe.unet, "conv_act", torch.nn.Tanh()),
+    ],
+    ids=["padding", "one number", "hook", "freeu", "configuration", "layer"],
+)
+def test_whatever_is_set_on_a_layer_counts(pipe: Prompt2ImPipe, change: Any) -> None:
+    before = made(pipe)
+    change(pipe.pipe)
+    after = made(pipe)
+    assert not same(after, before)
+    assert same(after, reference(pipe.pipe))
+
+
+def test_a_generator_that_stands_twice_in_a_list_draws_on(pipe: Prompt2ImPipe) -> None:
+    mine, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    found = pipe.gen({"prompt": "a", "num_images_per_prompt": 2, "generator": [mine, mine]})
+    expected = pipe.pipe("a", num_images_per_prompt=2, generator=[theirs, theirs], **CALL).images
+    assert same(found, expected)
+    assert torch.equal(mine.get_state(), theirs.get_state())

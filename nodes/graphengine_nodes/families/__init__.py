@@ -67,7 +67,8 @@ class Request:
         import torch
 
         if self.random:
-            found = [state.generator() for state in self.random]
+            one: dict[int, Any] = {}
+            found = [one.setdefault(s.shared or -n, s.generator()) for n, s in enumerate(self.random, start=1)]
             return found[0] if len(found) == 1 and len(self.seeds) > 1 else found
         # torch takes 64 bits as a signed number
         return [torch.Generator("cpu").manual_seed(s if s < 2**63 else s - 2**64) for s in self.seeds]

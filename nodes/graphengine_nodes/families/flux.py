@@ -306,13 +306,18 @@ def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtyp
     return Started
 
 
+def _normalised(picture: torch.Tensor) -> torch.Tensor:
+    """A control picture in -1..1, as the pipelines bring it there: one with negative numbers is left as it is."""
+    return picture if bool(picture.min() < 0) else 2.0 * picture - 1.0
+
+
 def _control_arguments(request: Request, nets: Sequence[Any]) -> dict[str, Any]:
     """How the ControlNet pipelines take their pictures: in -1..1, for they encode them as they are."""
     controls = request.control
     if any(control.guess for control in controls):
         raise ValueError("FLUX has no guess mode; leave guess out")
     values: dict[str, Any] = {
-        "control_image": [2.0 * inputs.control_picture(control, request) - 1.0 for control in controls],
+        "control_image": [_normalised(inputs.control_picture(control, request)) for control in controls],
         "controlnet_conditioning_scale": [float(control.scale) for control in controls],
         "control_guidance_start": [control.start for control in controls],
         "control_guidance_end": [control.end for control in controls],
