@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from graphengine.service.jobs import Job, NewJob
 from graphengine.service.queue import Queue
@@ -21,9 +24,11 @@ __all__ = [
     "FINISHER",
     "Order",
     "as_seeds",
+    "calls_back",
     "finish",
     "has_pictures",
     "on_gpus",
+    "open_here",
     "pipe_class",
     "pipe_on",
     "pipes_by_name",
@@ -40,6 +45,9 @@ PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_
 LARGEST_SEED = 2**64 - 1
 ROOMY = 23 * 2**30
 """Bytes of a GPU's memory over which FLUX stays on it, in 8 bits; with less, its weights travel layer by layer."""
+
+open_here: set[str] = set()
+"""The ServiceThreads of this process that call back."""
 
 
 @dataclass(eq=False)
@@ -211,4 +219,15 @@ def _is_of(picture: Path, conf: Mapping[str, Any]) -> bool:
     try:
         return picture.exists() and bool(json.loads(picture.with_suffix(".txt").read_text("utf-8")) == conf)
     except (OSError, ValueError):
+        return False
+
+
+def calls_back(process: str) -> bool:
+    """Whether a ServiceThread, as the jobs name it, is still there to call back."""
+    pid, created, _ = [*process.split(":"), "", "", ""][:3]
+    try:
+        if int(pid) == os.getpid():
+            return process in open_here
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
+    except (psutil.Error, ValueError):
         return False

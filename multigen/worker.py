@@ -29,9 +29,11 @@ from multigen.service_jobs import (
     FINISHER,
     Order,
     as_seeds,
+    calls_back,
     finish,
     has_pictures,
     on_gpus,
+    open_here,
     pipe_class,
     pipe_on,
     pipes_by_name,
@@ -48,9 +50,6 @@ LEFTOVER = -1
 """The priority of jobs whose process is gone: they come after new ones."""
 LEASE = 5.0
 """Seconds after a process's death until another one takes its jobs over."""
-
-_open: set[str] = set()
-"""The ServiceThreads of this process that call back."""
 
 
 class ServiceThread(threading.Thread):
@@ -90,7 +89,7 @@ class ServiceThread(threading.Thread):
         self._seen = self.queue.last_change()
         process = psutil.Process()
         self._process = f"{process.pid}:{process.create_time():.2f}:{uuid.uuid4().hex}"
-        _open.add(self._process)
+        open_here.add(self._process)
 
     @property
     def pipes(self) -> dict[str, Any]:
@@ -223,7 +222,7 @@ class ServiceThread(threading.Thread):
         if count > self.max_img_cnt:
             found["warning"] = f"{count} pictures are too many at once, {self.max_img_cnt} are generated"
             count = self.max_img_cnt
-        if (absent := [name for name in ("user", "pipe", "model") if name not in session]) != []:
+        if absent := [name for name in ("user", "pipe", "model") if name not in session]:
             raise RuntimeError(f"the session lacks {', '.join(absent)}")
         if self.qlimit is not None and len({j.facts.get("call") for j in unfinished(self.queue)}) >= self.qlimit:
             return {"error": "Server is busy"}
@@ -264,7 +263,7 @@ class ServiceThread(threading.Thread):
         named: dict[str, Any] = {name: setup[name] for name in ("cnet_ids",) if setup.get(name)}
         if setup.get("cnet"):
             named["ctypes"] = setup["cnet"]
-        devices = self._devices()
+        devices = list(self.config.get("devices") or devices_here())
         named |= {"device": devices[0], "torch_dtype": "bfloat16" if on_gpus(devices) else "float32"}
         try:
             pipe = pipe_on(kind, model_path(self.cwd, self.config, base["id"]), base["type"], devices, named)
@@ -313,7 +312,7 @@ class ServiceThread(threading.Thread):
             self._call_back()
         service.stop(finish=self._ending.is_set() and not self._at_once)
         self._call_back()
-        _open.discard(self._process)
+        open_here.discard(self._process)
         atexit.unregister(self._exit)
 
     def _exit(self) -> None:
@@ -326,17 +325,14 @@ class ServiceThread(threading.Thread):
         self._ending.set()
 
     def _workers(self) -> WorkerRunner:
-        places = self._devices()
+        places = list(self.config.get("devices") or devices_here())
         count, threads = int(self.config.get("workers") or len(places)), self.config.get("threads")
         made = [LocalWorker(f"w{n}", places[n % len(places)], threads, str(self._store)) for n in range(count)]
         return WorkerRunner(made, DiskStore(self._store))
 
-    def _devices(self) -> list[str]:
-        return list(self.config.get("devices") or devices_here())
-
     def _put_behind(self) -> None:
         """Jobs that a process left which is gone are run after new ones."""
-        gone = [job.id for job in self.queue.waiting(100_000) if not _alive(str(job.facts.get("process", "")))]
+        gone = [job.id for job in self.queue.waiting(100_000) if not calls_back(str(job.facts.get("process", "")))]
         self.queue.prefer(LEFTOVER, *gone)
         if gone:
             log.warning("%d jobs of an earlier process are run after new ones; nobody will be called back", len(gone))
@@ -365,7 +361,7 @@ class ServiceThread(threading.Thread):
 
     def _is_lost(self, number: int) -> bool:
         try:
-            return not _alive(str(self.queue.get(number).facts.get("process", "")))
+            return not calls_back(str(self.queue.get(number).facts.get("process", "")))
         except GraphEngineError:
             return False
 
@@ -400,14 +396,3 @@ class ServiceThread(threading.Thread):
 def _interrupted() -> bool:
     """Whether the script has ended with Ctrl-C."""
     return not threading.main_thread().is_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt
-
-
-def _alive(process: str) -> bool:
-    """Whether a ServiceThread, as the jobs name it, is still there to call back."""
-    pid, created, _ = [*process.split(":"), "", "", ""][:3]
-    try:
-        if int(pid) == os.getpid():
-            return process in _open
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except (psutil.Error, ValueError):
-        return False

@@ -14,7 +14,6 @@ import pytest
 import torch
 from graphengine_nodes.checkpoints import TINY
 
-from graphengine import GraphEngineError
 from multigen import util
 from multigen.log import setup_logger
 
@@ -44,13 +43,6 @@ def pipe() -> diffusers.StableDiffusionPipeline:
 def test_every_name_that_scripts_import(module: str) -> None:
     found = importlib.import_module(module)
     assert [name for name in NAMES[module].split() if not hasattr(found, name)] == []
-
-
-def test_the_service_says_that_it_is_not_there_yet() -> None:
-    from multigen.worker import ServiceThread
-
-    with pytest.raises(GraphEngineError, match=r"ServiceThread\('config.yaml'\) needs the job queue"):
-        ServiceThread("config.yaml")
 
 
 def test_a_copy_shares_weights_and_nothing_else(pipe: diffusers.StableDiffusionPipeline) -> None:

@@ -1,0 +1,68 @@
+"""The configuration of a ServiceThread: what is wrong is named with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from multigen.service_config import ConfigError, model_path, read_config, read_models
+from multigen.service_jobs import pipes_by_name
+
+MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: Prompt2ImPipe\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("model_dir: .\n", "", "model_list must be"),
+        ("model_list: m.yaml\nmodel_dir: 5\n", ":2", "model_dir must be"),
+        ("model_list: m.yaml\nmodel_dir: .\nqueue_limit: five\n", ":3", "queue_limit is 'five'"),
+        ("model_list: m.yaml\nmodel_dir: .\nworkers: 0\n", ":3", "workers is 0"),
+        ("model_list: m.yaml\nmodel_dir: .\ndevices: cpu\n", ":3", "devices is 'cpu'"),
+        ("- 1\n", "", "must hold keys"),
+    ],
+)
+def test_a_broken_config(tmp_path: Path, text: str, line: str, what: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "config.yaml")
+    assert f"{tmp_path / 'config.yaml'}{line}: " in str(caught.value) or not line
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what"),
+    [
+        ("    type: SD\n", "", ":2", "type of base.m must be one of SD, SDXL, FLUX"),
+        ("type: SD", "type: SD3", ":4", "type of base.m must be one of"),
+        ("    id: tiny\n", "", ":2", "base.m needs an id"),
+        ("Prompt2ImPipe", "NoPipe", ":7", "classname of pipes.p must be one of"),
+    ],
+)
+def test_a_broken_models_file(tmp_path: Path, old: str, new: str, line: str, what: str) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(MODELS.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        read_models(file, pipes_by_name())
+    assert f"{file}{line}: " in str(caught.value)
+    assert what in str(caught.value)
+
+
+def test_lora_and_what_is_not_needed_may_be_absent(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    assert read_models(tmp_path / "models.yaml", pipes_by_name())["lora"] == {}
+
+
+def test_every_pipe_can_be_named(tmp_path: Path) -> None:
+    names = list(pipes_by_name())
+    assert {"Prompt2ImPipe", "Im2ImPipe", "MaskedIm2ImPipe", "Cond2ImPipe", "CIm2ImPipe", "CInpaintingPipe"} < {*names}
+    pipes = "".join(f"  p{n}:\n    classname: {name}\n" for n, name in enumerate(names))
+    (tmp_path / "models.yaml").write_text(f"base: {{}}\npipes:\n{pipes}")
+    assert len(read_models(tmp_path / "models.yaml", pipes_by_name())["pipes"]) == len(names)
+
+
+def test_where_a_model_lies(tmp_path: Path) -> None:
+    (tmp_path / "models" / "sub").mkdir(parents=True)
+    assert model_path(tmp_path, {"model_dir": "./models"}, "sub") == str(tmp_path / "models" / "sub")
+    assert model_path(tmp_path, {"model_dir": "./models"}, "tiny") == "tiny"
