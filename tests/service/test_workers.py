@@ -112,9 +112,9 @@ def test_large_values_come_and_go(runners: Callable[..., WorkerRunner], shared: 
 def test_two_workers_compute_at_the_same_time(runners: Callable[..., WorkerRunner]) -> None:
     runner = runners(2)
     start = time.monotonic()
-    results = at_once(*[lambda n=n: go(runner, "nap", x=n, seconds=0.5) for n in range(2)])
+    results = at_once(*[lambda n=n: go(runner, "nap", x=n, seconds=1.5) for n in range(2)])
     assert {result.made["n"]["worker"] for result in results} == {"w0", "w1"}
-    assert time.monotonic() - start < 0.95
+    assert time.monotonic() - start < 2.8
 
 
 def test_branches_of_one_graph_are_spread(runners: Callable[..., WorkerRunner]) -> None:
