@@ -64,7 +64,10 @@ def aux(name: str) -> Any:
 
 def _normal_network() -> Any:
     aux("normalbae.nets.submodules.encoder").print = lambda *args, **kwargs: None  # it tells stdout what it builds
-    return aux("normalbae").NNET(types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7))
+    arguments = types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports more of its own code
+        return aux("normalbae").NNET(arguments)
 
 
 def _midas_network() -> Any:
