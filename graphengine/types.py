@@ -42,8 +42,8 @@ class SocketType(Generic[T]):
             that a picture carries; returns the written files.
         digest: Only for references to weights: what a value adds to a key, or, with a part's name, what that
             part adds (`digest(model, "vae")`).
-        needs: Only for references to weights: what a process must hold in memory to compute with a value, or with
-            the part of it that a node uses, by digest (see `Pack.held`).
+        needs: What a process must hold in memory (weights, by digest) to compute with a value, or with the part of
+            it that a node uses (see `Pack.held`).
     """
 
     type: type[T]

@@ -469,9 +469,10 @@ class JobRunner:
 def _item(call: Call, job: Claims) -> Item:
     needs: set[str] = set()
     for name, value in call.inputs.items():
-        kind = socket_type(type(value))
-        if kind is not None and kind.needs is not None:
-            needs |= kind.needs(value, call.definition.sockets[name].uses)
+        for one in value if isinstance(value, list) else (value,):
+            kind = socket_type(type(one))
+            if kind is not None and kind.needs is not None:
+                needs |= kind.needs(one, call.definition.sockets[name].uses)
     try:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong

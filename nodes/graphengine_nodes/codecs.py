@@ -275,6 +275,7 @@ for _kind in (
         decode=_decode_control,
         size=lambda value: _size(value.image.pixels),
         view=lambda value: _views(value.image.pixels),
+        needs=lambda value, part: value.controlnet.needs(),
         save=_save_with(".safetensors", _encode_control),
     ),
     SocketType(
@@ -286,6 +287,7 @@ for _kind in (
         view=_describe,
         save=_save_with(".json", _encode_reference),
         digest=Model.digest,
+        needs=Model.needs,
     ),
     SocketType(
         ControlNet,
@@ -296,6 +298,7 @@ for _kind in (
         view=_describe,
         save=_save_with(".json", _encode_reference),
         digest=ControlNet.digest,
+        needs=ControlNet.needs,
     ),
     SocketType(
         LoRA,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -114,6 +114,10 @@ class ControlNet:
         check_data(self.source, self.weights)
         return digest_of([self.family, self.weights, self.precision])
 
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """What must be in memory to compute with it, by digest."""
+        return frozenset({self.weights})
+
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "quantization": ("denoiser",),
@@ -185,6 +189,26 @@ class Model:
         """The LoRAs that change a part."""
         return tuple((lora, scale) for lora, scale in self.loras if part in lora.parts)
 
+    def _wanted(self, part: str | None) -> dict[str, Sequence[str]]:
+        """The components of one part, or of all, and of the parts that these need besides."""
+        from graphengine_nodes.families import family
+
+        kind = family(self.family)
+        names = sorted(kind.parts) if part is None else sorted(set(part.split("+")))
+        for name in names:
+            if name not in kind.parts:
+                raise ValueError(f"a {self.family} model has no part {name!r}; its parts are {', '.join(kind.parts)}")
+        names = sorted({*names, *(needed for name in names for needed in kind.needs.get(name, ()))})
+        return {name: kind.parts[name] for name in names}
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """What must be in memory to compute with the model, or with one part of it: digests of its weights."""
+        from graphengine_nodes.families import family
+
+        stems = family(self.family).stems
+        names = [name for inside in self._wanted(part).values() for name in inside if stems[name] is not None]
+        return frozenset(self.component(name) for name in names)
+
     def digest(self, part: str | None = None) -> str:
         """What the model, or one part of it, adds to a key: everything that can change a result.
 
@@ -195,16 +219,7 @@ class Model:
             ValueError: The family's models have no such part.
             NotData: There is an object of this process in it.
         """
-        from graphengine_nodes.families import family
-
-        kind = family(self.family)
-        parts = kind.parts
-        names = sorted(parts) if part is None else sorted(set(part.split("+")))
-        for name in names:
-            if name not in parts:
-                raise ValueError(f"a {self.family} model has no part {name!r}; its parts are {', '.join(parts)}")
-        names = sorted({*names, *(needed for name in names for needed in kind.needs.get(name, ()))})
-        wanted = {name: parts[name] for name in names}
+        wanted = self._wanted(part)
         used = {component for inside in wanted.values() for component in inside}
         check_data(self.source, *(digest for name, digest in self.components if name in used))
         return digest_of(
