@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from graphengine.types import socket_type
 
 if TYPE_CHECKING:
-    from graphengine.service.service import JobEvent, Service
+    from graphengine.service.happenings import JobEvent
+    from graphengine.service.service import Service
 
 LONGEST = 100_000
 """Bytes of one line that is read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphengine.runner import Runner, ThreadRunner
-from graphengine.service.workers import Claims, Status
+from graphengine.service.calls import Claims, Status
 
 
 class InlineRunner(ThreadRunner):

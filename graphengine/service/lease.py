@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from graphengine.service.jobs import Job, State
-from graphengine.service.queue import COLUMNS, LeaseLost, Queue, job_of
+from graphengine.service.queue import LeaseLost, Queue
+from graphengine.service.tables import COLUMNS, job_of
 
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from graphengine.service.service import JobEvent
+from graphengine.service.happenings import JobEvent
 
 NAMES = ("job", "node", "event", "facts")
 QUIET = ("progress", "preview", "node_started")

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from graphengine.service.service import JobEvent, Service
+from graphengine.service.happenings import JobEvent
+from graphengine.service.service import Service
 
 WAITS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
 SIZES = (1, 2, 4, 8, 16, 32, 64)

@@ -19,34 +19,13 @@ from typing import Any, Literal
 
 from graphengine.errors import GraphEngineError
 from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
+from graphengine.service.tables import COLUMNS, SCHEMA, VERSION, job_of
 
-VERSION = 1
 LARGEST = 32_000_000
 """Characters of one job's body."""
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
-# Few pages are written for a job: its body and its attempts stand in its row, the index holds only what waits, and
-# what was never moved stands where its number is.
-_SCHEMA = """
-create table jobs (
-    id integer primary key autoincrement, state text not null default 'queued', user text not null,
-    priority integer not null, place real, facts text not null, attempt integer not null default 0,
-    attempts integer not null, worker text, cancelling integer not null default 0, created real not null,
-    started real, ended real, result text, error text, tries text not null default '[]', body text not null);
-create index waiting on jobs (priority desc, coalesce(place, id), id) where state = 'queued';
-create index running on jobs (id) where state = 'running';
-create table changes (
-    number integer primary key, job integer not null, kind text not null, time real not null, facts text not null);
-create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null);
-insert into lease values (1, 0, null, 0);
-create table paused (user text primary key) without rowid;
-create table limits (user text primary key, queued integer not null) without rowid;
-"""
-
-COLUMNS = (
-    "id, state, user, priority, facts, attempt, attempts, worker, cancelling, created, started, ended, result, error"
-)
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
 _ALL = ""
@@ -108,7 +87,7 @@ class Queue:
             if version > VERSION:
                 raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
             if version == 0:
-                for statement in _SCHEMA.split(";\n"):
+                for statement in SCHEMA.split(";\n"):
                     base.execute(statement)
                 base.execute(f"pragma user_version = {VERSION}")
 
@@ -392,10 +371,3 @@ def _json(data: Mapping[str, Any], what: str) -> str:
     if len(text) > LARGEST:
         raise QueueError(f"the job's {what} has {len(text):,} characters, more than {LARGEST:,}")
     return text
-
-
-def job_of(row: Sequence[Any]) -> Job:
-    """A row of `COLUMNS` as a job."""
-    known = dict(zip(Job.__dataclass_fields__, row, strict=True))
-    known |= {"state": State(row[1]), "facts": json.loads(row[4]), "cancelling": bool(row[8])}
-    return Job(**known | {"result": None if row[12] is None else json.loads(row[12])})

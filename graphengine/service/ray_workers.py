@@ -327,9 +327,7 @@ def ray_workers(
     each = num_gpus if num_gpus is not None else float(gpus > 0)
     nodes = sum(node["Alive"] for node in ray.nodes())
     number = count or (int(gpus / each) if each else nodes) or 1
-    return [
-        RayWorker(f"worker-{n}", each, threads, store, tuple(packs), patience, options) for n in range(number)
-    ]
+    return [RayWorker(f"worker-{n}", each, threads, store, tuple(packs), patience, options) for n in range(number)]
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ What a job's run has computed lies in the disk store, so that a job that is begu
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import socket
@@ -14,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,12 +25,13 @@ from graphengine.events import Event, Kind
 from graphengine.graph import Graph
 from graphengine.launch import Cancellation
 from graphengine.runner import Runner
+from graphengine.service.calls import Claims, Landed, Status
 from graphengine.service.document import Request, request_of, result_tree
+from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
 from graphengine.service.queue import LeaseLost, Queue, QueueError
 from graphengine.service.submit import delete, files_of, submit
-from graphengine.service.workers import Claims, Landed, Status
 
 log = logging.getLogger(__name__)
 
@@ -51,27 +51,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Stop computing."""
 
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """Something that happened to a job.
-
-    Attributes:
-        job: Its number.
-        kind: A state, `queued` to `cancelled`, `lost`, `worker_lost`, `computed` (a call by a worker, with the facts
-            of `Landed`), or what happened in its run (`node_started`, `progress`, ...).
-        event: The event of its run, if it is one.
-        facts: More about it.
-    """
-
-    job: int
-    kind: str
-    event: Event | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    time: float = field(default_factory=time.time)
-
-
-JobListener = Callable[[JobEvent], None]
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote."""
@@ -113,7 +92,7 @@ class Service:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue)
         self.files = files_of(self.queue)
         self.concurrency, self.seconds, self._taken = concurrency, seconds, taken
-        self._made: Backend | None = None if inspect.isroutine(backend) else backend  # type: ignore[assignment]
+        self._made: Backend | None = None if not hasattr(backend, "of") else backend  # type: ignore[assignment]
         self._make: Callable[[], Backend] = backend  # type: ignore[assignment]
         self.store = Store(memory, disk)
         self.finishers = dict(finishers or {})

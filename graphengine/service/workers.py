@@ -13,69 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
-from graphengine.errors import Cancelled, GraphEngineError
+from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
+from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, item_of
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler, Worker
 from graphengine.service.wire import Blobs, Message, Values, error_of
-from graphengine.types import socket_type
 
 log = logging.getLogger(__name__)
 
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
-ATTEMPTS = 3
 PAUSE = 0.5, 30.0
 """Seconds before a worker that died without computing anything is started anew, and at most."""
-
-
-class WorkerError(GraphEngineError):
-    """Workers died of a call, or none has the memory for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """A call that a worker has computed.
-
-    Attributes:
-        node, type: The node's id in its run, and its full name.
-        worker, device: Who computed it, where.
-        submitted: When it was ready, in seconds since the epoch.
-        waited, seconds: How long it waited for a worker, and how long it took (of what was joined, its part).
-        together: How many calls were joined.
-        loads: How many models its worker had to load.
-        error: What it failed with.
-    """
-
-    node: str
-    type: str
-    worker: str
-    device: str
-    submitted: float
-    waited: float
-    seconds: float
-    together: int
-    loads: int
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a job may claim of the workers.
-
-    Attributes:
-        user, priority: Whose its calls are, and how they stand.
-        attempts: Of how many workers' deaths one of its calls is not tried again.
-        lost: Told why a worker was lost while it computed for the job.
-        landed: Told of each of its calls that a worker has computed, before the call lands.
-    """
-
-    user: str = ""
-    priority: int = 0
-    attempts: int = ATTEMPTS
-    lost: Callable[[str], None] = lambda why: None
-    landed: Callable[[Landed], None] = lambda landed: None
 
 
 @dataclass(eq=False)
@@ -89,6 +40,7 @@ class _Waiting:
     together: int = 1
     deaths: int = 0
     loads: int = 0
+    stopping: bool = False
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
 
@@ -101,8 +53,6 @@ class _Post:
     state: str = "starting"
     held: frozenset[str] = frozenset()
     computing: dict[int, _Waiting] = field(default_factory=dict)
-    told: set[int] = field(default_factory=set)
-    missing: int = 0
     sign: float = 0.0
     until: float = 0.0
     pause: float = PAUSE[0]
@@ -114,27 +64,6 @@ class _Post:
     def view(self, now: float, load: float) -> Worker:
         free_in = max(0.0, self.until - now) if self.computing else 0.0
         return Worker(self.handle.name, self.held, free_in, load)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A worker as people see it.
-
-    Attributes:
-        state: `starting`, `ready`, `computing` or `dead`.
-        computing: The nodes that it computes.
-        held, loads: How many models it holds, and how many it has loaded.
-        landed, deaths: How many calls it has computed, and how often it was lost.
-    """
-
-    name: str
-    device: str
-    state: str
-    computing: tuple[str, ...]
-    held: int
-    landed: int
-    deaths: int
-    loads: int
 
 
 class WorkerRunner:
@@ -183,7 +112,7 @@ class WorkerRunner:
         """Take calls of a job; those that need no device are computed by threads of this process."""
         job = job or Claims(attempts=self.attempts)
         self._here.submit([call for call in calls if call.definition.on != "device"])
-        waiting = [_Waiting(call, _item(call, job), job) for call in calls if call.definition.on == "device"]
+        waiting = [_Waiting(call, item_of(call, job), job) for call in calls if call.definition.on == "device"]
         with self._lock:
             for one in waiting:
                 one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
@@ -258,13 +187,12 @@ class WorkerRunner:
 
     def _begin(self, post: _Post, group: list[_Waiting], now: float) -> list[_Waiting]:
         for one in group:
-            one.number, one.together = next(self._numbers), len(group)
+            one.number, one.together, one.stopping = next(self._numbers), len(group), False
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
-        post.missing = missing = len(group[0].item.models - post.held)
         post.sign = now
         typical = self._typical.get(group[0].call.definition.full_name, 1.0)
-        post.until = now + typical * len(group) + missing * self._load
+        post.until = now + typical * len(group) + group[0].loads * self._load
         return group
 
     def _send(self, post: _Post, group: list[_Waiting]) -> None:
@@ -337,20 +265,20 @@ class WorkerRunner:
             except Exception as damage:  # the disk store was cleared meanwhile, say
                 outcome = damage
             with self._lock:
-                self._learn(post, one, seconds)
+                self._learn(one, seconds)
             if group is not None:
                 self.limits.took(group, device, size, seconds)
             self._land(post, one.number, outcome, seconds, message["facts"])
         self._dispatch()
 
-    def _learn(self, post: _Post, one: _Waiting, seconds: float) -> None:
+    def _learn(self, one: _Waiting, seconds: float) -> None:
         """How long a call of a node takes, and how much longer where weights were loaded for it."""
         name = one.call.definition.full_name
         known = self._typical.get(name, seconds)
         self._typical[name] = min(seconds, 0.7 * known + 0.3 * seconds)
-        if post.missing:
-            self._load = 0.5 * self._load + 0.5 * max(0.0, seconds * one.together - known) / post.missing
-            post.missing = 0
+        if one.loads:  # told by each of a group, since each says its part of the seconds
+            longer = max(0.0, (seconds - known) * one.together) / one.loads
+            self._load += 0.5 / one.together * (longer - self._load)
 
     def _lacked(self, post: _Post, one: _Waiting, error: Mapping[str, Any]) -> None:
         """Memory ran out: fewer at once, then another worker, then advice."""
@@ -434,8 +362,8 @@ class WorkerRunner:
                         gone.append(one)
                 for post in self._posts.values():
                     for number, one in post.computing.items():
-                        if one.call.context.cancelled and number not in post.told:
-                            post.told.add(number)
+                        if one.call.context.cancelled and not one.stopping:
+                            one.stopping = True
                             cancels.append((post.handle, number))
                     if post.computing and self.timeout is not None and now - post.sign > self.timeout:
                         post.killed_for = f"it gave no sign for {self.timeout:g} s and was ended"
@@ -464,17 +392,3 @@ class JobRunner:
 
     def close(self) -> None:
         """The service's runner goes on."""
-
-
-def _item(call: Call, job: Claims) -> Item:
-    needs: set[str] = set()
-    for name, value in call.inputs.items():
-        for one in value if isinstance(value, list) else (value,):
-            kind = socket_type(type(one))
-            if kind is not None and kind.needs is not None:
-                needs |= kind.needs(one, call.definition.sockets[name].uses)
-    try:
-        group = call.group()
-    except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
-        group = None
-    return Item(frozenset(needs), job.priority, job.user, group)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import graphengine_nodes as std
 from graphengine_nodes.types import Image, Latent
 
-from graphengine import Graph, NodeError, WorkflowError
+from graphengine import Graph
 from graphengine.errors import nearest
 from graphengine.events import Event
 from multigen.pipes import building
-from multigen.pipes.building import PROMPTS, Call
+from multigen.pipes.building import PROMPTS, Call, plain_errors, with_multiplier
 from multigen.pipes.draws import Draws, draws
 from multigen.pipes.kinds import Diffusers, ModelType, scheduler_name
 from multigen.pipes.pictures import as_output
@@ -184,7 +183,7 @@ class BasePipe:
         self.try_set_scheduler({"scheduler": scheduler})
         self.lpw = self.lpw if lpw is None else lpw
         several = [loras] if isinstance(loras, str | Path) else loras or ()
-        self._setup_loras = [_with_multiplier(lora) for lora in several]
+        self._setup_loras = [with_multiplier(lora) for lora in several]
         known = building.arguments_of(self._family_class())
         taken = {name: value for name, value in args.items() if name in known and name not in NOT_PARAMETERS}
         self.pipe_params = {**taken, "num_inference_steps": steps, "clip_skip": clip_skip}
@@ -388,19 +387,3 @@ class BasePipe:
         if name is not None:
             spacing = spacing_of(name, spacing)
         return {key: v for key, v in (("scheduler", name), ("timestep_spacing", spacing)) if v is not None}
-
-
-def _with_multiplier(lora: Any) -> tuple[str, float]:
-    path, multiplier = lora if isinstance(lora, list | tuple) else (lora, 1.0)
-    return os.path.expanduser(path), float(multiplier)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """What a node raised, as it raised it; what is wrong with the graph of a call, as a ValueError."""
-    try:
-        yield
-    except NodeError as error:
-        raise (error.__cause__ or error) from error
-    except WorkflowError as error:
-        raise ValueError("; ".join(problem.what for problem in error.problems)) from error

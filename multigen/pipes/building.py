@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import graphengine_nodes as std
 from graphengine_nodes.types import Conditioning, Model
 
-from graphengine import Graph
+from graphengine import Graph, NodeError, WorkflowError
 
-__all__ = ["PROMPTS", "Call", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale"]
+__all__ = [
+    "PROMPTS", "Call", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale", "plain_errors",
+    "with_multiplier",
+]  # fmt: skip
 
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 
@@ -149,3 +154,20 @@ def alike(one: Any, other: Any) -> bool:
 
 PLAIN = (str, int, float, bool, type(None), std.Model)
 FROZEN = (std.Image, std.Mask, std.ControlNet)
+
+
+def with_multiplier(lora: Any) -> tuple[str, float]:
+    """A LoRA that is given alone, or as a pair with its multiplier."""
+    path, multiplier = lora if isinstance(lora, list | tuple) else (lora, 1.0)
+    return os.path.expanduser(path), float(multiplier)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a node raised, as it raised it; what is wrong with the graph of a call, as a ValueError."""
+    try:
+        yield
+    except NodeError as error:
+        raise (error.__cause__ or error) from error
+    except WorkflowError as error:
+        raise ValueError("; ".join(problem.what for problem in error.problems)) from error

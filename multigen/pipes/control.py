@@ -12,8 +12,7 @@ from graphengine_nodes.types import Control, ControlNet, Image, Latent, Mask
 
 from graphengine import Graph
 from multigen.pipes import nets
-from multigen.pipes.base import plain_errors
-from multigen.pipes.building import Call, listed
+from multigen.pipes.building import Call, listed, plain_errors
 from multigen.pipes.image import ImagePipe, check_strength
 from multigen.pipes.kinds import Diffusers, ModelType
 from multigen.pipes.pictures import as_mask

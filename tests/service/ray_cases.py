@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from graphengine import Graph, Store, run
+from graphengine.service.calls import Claims
+from graphengine.service.happenings import JobEvent
 from graphengine.service.ray_workers import RayError, RayWorker, joined, ray_service
-from graphengine.service.service import JobEvent
-from graphengine.service.workers import Claims, WorkerRunner
+from graphengine.service.workers import WorkerRunner
 
 from .conftest import PACK
 from .ray_fixtures import TwoNodes, on

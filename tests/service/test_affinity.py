@@ -13,8 +13,9 @@ import pytest
 from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.launch import Cancellation
+from graphengine.service.calls import Claims
 from graphengine.service.local import LocalWorker
-from graphengine.service.workers import Claims, WorkerRunner
+from graphengine.service.workers import WorkerRunner
 
 from .conftest import PACK
 

@@ -17,11 +17,12 @@ import pytest
 
 from graphengine import Graph, WorkflowError
 from graphengine.cache import DiskStore
+from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue, QueueError
-from graphengine.service.service import JobEvent, Service
+from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
 
 from .conftest import PACK

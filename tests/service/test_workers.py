@@ -15,8 +15,9 @@ from graphengine import Cancelled, Graph, NodeError, Result, Store, run
 from graphengine.cache import DiskStore
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
+from graphengine.service.calls import Claims, WorkerError
 from graphengine.service.local import Handle, LocalWorker
-from graphengine.service.workers import Claims, WorkerError, WorkerRunner
+from graphengine.service.workers import WorkerRunner
 
 from .conftest import PACK
 

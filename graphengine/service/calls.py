@@ -1,0 +1,97 @@
+"""What is said of calls between jobs and workers: what a job may claim, what a call needs, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphengine.errors import GraphEngineError
+from graphengine.runner import Call
+from graphengine.service.schedule import Item
+from graphengine.types import socket_type
+
+ATTEMPTS = 3
+
+
+class WorkerError(GraphEngineError):
+    """Workers died of a call, or none has the memory for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A call that a worker has computed.
+
+    Attributes:
+        node, type: The node's id in its run, and its full name.
+        worker, device: Who computed it, where.
+        submitted: When it was ready, in seconds since the epoch.
+        waited, seconds: How long it waited for a worker, and how long it took (of what was joined, its part).
+        together: How many calls were joined.
+        loads: How many models its worker had to load.
+        error: What it failed with.
+    """
+
+    node: str
+    type: str
+    worker: str
+    device: str
+    submitted: float
+    waited: float
+    seconds: float
+    together: int
+    loads: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a job may claim of the workers.
+
+    Attributes:
+        user, priority: Whose its calls are, and how they stand.
+        attempts: Of how many workers' deaths one of its calls is not tried again.
+        lost: Told why a worker was lost while it computed for the job.
+        landed: Told of each of its calls that a worker has computed, before the call lands.
+    """
+
+    user: str = ""
+    priority: int = 0
+    attempts: int = ATTEMPTS
+    lost: Callable[[str], None] = lambda why: None
+    landed: Callable[[Landed], None] = lambda landed: None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A worker as people see it.
+
+    Attributes:
+        state: `starting`, `ready`, `computing` or `dead`.
+        computing: The nodes that it computes.
+        held, loads: How many models it holds, and how many it has loaded.
+        landed, deaths: How many calls it has computed, and how often it was lost.
+    """
+
+    name: str
+    device: str
+    state: str
+    computing: tuple[str, ...]
+    held: int
+    landed: int
+    deaths: int
+    loads: int
+
+
+def item_of(call: Call, job: Claims) -> Item:
+    """A call as the scheduler sees it."""
+    needs: set[str] = set()
+    for name, value in call.inputs.items():
+        for one in value if isinstance(value, list) else (value,):
+            kind = socket_type(type(one))
+            if kind is not None and kind.needs is not None:
+                needs |= kind.needs(one, call.definition.sockets[name].uses)
+    try:
+        group = call.group()
+    except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
+        group = None
+    return Item(frozenset(needs), job.priority, job.user, group)
