@@ -19,7 +19,7 @@ from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, loading
 from graphengine_nodes.checkpoints import Header
 from graphengine_nodes.families import Request, Sampled, Step, inputs
-from graphengine_nodes.families.running import Pipelines, run
+from graphengine_nodes.families.running import COMMON, Pipelines, run
 from graphengine_nodes.types import Conditioning, Image, Latent, Model, Posterior
 
 if TYPE_CHECKING:
@@ -45,23 +45,10 @@ class Flux(Pipelines):
         "vae": ("vae",),
     }
     needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
-    stems: Mapping[str, str | None] = {
-        "tokenizer": None,
-        "tokenizer_2": None,
-        "scheduler": None,
-        "text_encoder": "model",
-        "text_encoder_2": "model",
-        "transformer": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "controlnet": "diffusion_pytorch_model",
-    }
-    classes: Mapping[str, tuple[str, str]] = {
-        "tokenizer": ("transformers", "CLIPTokenizer"),
+    classes: Mapping[str, tuple[str, str]] = COMMON | {
         "tokenizer_2": ("transformers", "T5TokenizerFast"),
-        "text_encoder": ("transformers", "CLIPTextModel"),
         "text_encoder_2": ("transformers", "T5EncoderModel"),
         "transformer": ("diffusers.models.transformers.transformer_flux", "FluxTransformer2DModel"),
-        "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
         "controlnet": ("diffusers.models.controlnets.controlnet_flux", "FluxControlNetModel"),
     }
     inner = ("double_blocks.", "single_blocks.", "final_layer.", "img_in.", "txt_in.", "time_in.", "vector_in.")

@@ -8,6 +8,7 @@ follows by itself.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import threading
@@ -37,6 +38,21 @@ class Tokenizer:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+COMMON = {
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
+}
+"""Components that are of the same class in all families."""
+
+
+def _stem(module: str, cls: str) -> str | None:
+    """The name that a library gives the weight files of its classes."""
+    if module != "transformers":
+        return "diffusion_pytorch_model"
+    return None if "Tokenizer" in cls else "model"
+
+
 class Pipelines:
     """What a family inherits: loading as it is the same everywhere, from what the family says of its components."""
 
@@ -44,12 +60,16 @@ class Pipelines:
     schedulers: Sequence[str]
     parts: Mapping[str, Sequence[str]]
     needs: Mapping[str, Sequence[str]] = {}
-    stems: Mapping[str, str | None]
     classes: Mapping[str, tuple[str, str]]
     """Module and class of each component but the scheduler."""
     prefixes: Mapping[str, tuple[str, ...]] = {}
     lora_mixin: str
     """The class of `diffusers.loaders.lora_pipeline` that reads the family's LoRAs."""
+
+    @functools.cached_property
+    def stems(self) -> Mapping[str, str | None]:
+        """See `Family`."""
+        return {"scheduler": None} | {name: _stem(module, cls) for name, (module, cls) in self.classes.items()}
 
     def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
         """See `Family`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families.unet import UNetFamily, context_width, cut_off, refuse_length
+from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
 from graphengine_nodes.types import Conditioning, Model
 from graphengine_nodes.weighting import chunks, scaled
 
@@ -25,26 +25,8 @@ class StableDiffusion(UNetFamily):
         "denoiser": ("unet", "scheduler"),
         "vae": ("vae",),
     }
-    stems: Mapping[str, str | None] = {
-        "tokenizer": None,
-        "scheduler": None,
-        "text_encoder": "model",
-        "unet": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "controlnet": "diffusion_pytorch_model",
-    }
-    classes: Mapping[str, tuple[str, str]] = {
-        "tokenizer": ("transformers", "CLIPTokenizer"),
-        "text_encoder": ("transformers", "CLIPTextModel"),
-        "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
-        "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
-        "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
-    }
-    prefixes: Mapping[str, tuple[str, ...]] = {
-        "unet": ("model.diffusion_model.",),
-        "vae": ("first_stage_model.",),
-        "text_encoder": ("cond_stage_model.",),
-    }
+    classes = UNET
+    prefixes: Mapping[str, tuple[str, ...]] = PREFIXES | {"text_encoder": ("cond_stage_model.",)}
     lora_mixin = "StableDiffusionLoraLoaderMixin"
     prefix = "StableDiffusion"
     modules: Mapping[tuple[str, bool], str] = {

@@ -12,7 +12,7 @@ from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Header
 from graphengine_nodes.families import Request, inputs
-from graphengine_nodes.families.unet import UNetFamily, context_width, cut_off, own_copy, refuse_length
+from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.types import Conditioning, Model
 from graphengine_nodes.weighting import Chunk, chunks, moved
 
@@ -29,28 +29,11 @@ class StableDiffusionXL(UNetFamily):
         "denoiser": ("unet", "scheduler"),
         "vae": ("vae",),
     }
-    stems: Mapping[str, str | None] = {
-        "tokenizer": None,
-        "tokenizer_2": None,
-        "scheduler": None,
-        "text_encoder": "model",
-        "text_encoder_2": "model",
-        "unet": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "controlnet": "diffusion_pytorch_model",
-    }
-    classes: Mapping[str, tuple[str, str]] = {
-        "tokenizer": ("transformers", "CLIPTokenizer"),
+    classes: Mapping[str, tuple[str, str]] = UNET | {
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
-        "text_encoder": ("transformers", "CLIPTextModel"),
         "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
-        "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
-        "vae": ("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL"),
-        "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
     }
-    prefixes: Mapping[str, tuple[str, ...]] = {
-        "unet": ("model.diffusion_model.",),
-        "vae": ("first_stage_model.",),
+    prefixes: Mapping[str, tuple[str, ...]] = PREFIXES | {
         "text_encoder": ("conditioner.embedders.0.",),
         "text_encoder_2": ("conditioner.embedders.1.",),
     }

@@ -15,7 +15,7 @@ from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, loading, schedulers
 from graphengine_nodes.checkpoints import Header
 from graphengine_nodes.families import Request, Sampled, Step, inputs
-from graphengine_nodes.families.running import Pipelines, run
+from graphengine_nodes.families.running import COMMON, Pipelines, run
 from graphengine_nodes.references import Held
 from graphengine_nodes.types import Image, Latent, Model, Posterior
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, "torch.Tensor"]
+
+
+UNET = COMMON | {
+    "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
+    "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
+}
+PREFIXES: dict[str, tuple[str, ...]] = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.",)}
 
 
 class UNetFamily(Pipelines):
