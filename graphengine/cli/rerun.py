@@ -35,15 +35,15 @@ def command(
     Files that it was made from are known by their content: they are looked for in the picture's folder, in the
     current one and in those given with --search.
     """
-    from graphengine import metadata
+    from graphengine.record import graph_of, locate, read
 
-    record = metadata.read(picture)
+    record = read(picture)
     _threads_as_then(record)
     load_packs(packs)
-    files, missing = metadata.locate(record["files"], [picture.absolute().parent, Path.cwd(), *(search or ())])
+    files, missing = locate(record["files"], [picture.absolute().parent, Path.cwd(), *(search or ())])
     if missing:
         raise FileError("\n".join(f"{sentence}; name its folder with --search" for sentence in missing))
-    graph, inputs = metadata.graph_of(record, files)
+    graph, inputs = graph_of(record, files)
     _refuse_writing(graph, record["output"])
     graph.check()
     told = _make(graph, inputs, record, picture, out, no_cache, device, json)
@@ -94,10 +94,11 @@ def _make(
     device: str | None,
     as_json: bool,
 ) -> dict[str, Any]:
-    from graphengine import metadata
     from graphengine.cli.execute import Session
     from graphengine.cli.progress import Bars
+    from graphengine.metadata import chunks, describe
     from graphengine.outputs import Writer
+    from graphengine.record import differences
 
     output = record["output"]
     with Session(graph, no_cache) as session:
@@ -109,11 +110,11 @@ def _make(
     if item is not None and isinstance(value, list) and isinstance(item, int) and 0 <= item < len(value):
         value = [value[item]]
     made = result.made[name]
-    now = metadata.describe(graph, inputs, output, made, exact=True)
-    differs = metadata.differences(record, now)
+    now = describe(graph, inputs, output, made, exact=True)
+    differs = differences(record, now)
 
     def text(_: str, part: Any, number: int | None) -> dict[str, str]:
-        return metadata.chunks(graph, inputs, output, part, made, item=item if number == 0 else number, exact=True)
+        return chunks(graph, inputs, output, part, made, item=item if number == 0 else number, exact=True)
 
     files, _ = writer.write(output, value, text)
     same = compare(picture, files)

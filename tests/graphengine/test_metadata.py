@@ -11,7 +11,8 @@ from typing import Annotated
 import pytest
 
 from graphengine import File, FileError, Graph, SocketType, node, register_type, registry, run
-from graphengine.metadata import describe, differences, graph_of, locate, parse
+from graphengine.metadata import describe
+from graphengine.record import differences, graph_of, locate, parse
 from graphengine.steps import Step, steps
 
 

@@ -17,7 +17,8 @@ from graphengine_nodes import images
 from graphengine_nodes.metadata import exif_with_comment, parameters
 from graphengine_nodes.pictures import encoded, to_pil
 
-from graphengine import FileError, Graph, metadata
+from graphengine import FileError, Graph
+from graphengine.record import graph_of, locate, read
 
 from . import cases
 
@@ -73,10 +74,10 @@ def test_how_it_was_made_survives_in_every_format(tmp_path: Path, suffix: str) -
     with PIL.Image.open(file) as picture:
         assert picture.format == FORMATS[suffix]
         assert picture.size == (48, 40)
-    record = metadata.read(file)
-    found, missing = metadata.locate(record["files"], [tmp_path])
+    record = read(file)
+    found, missing = locate(record["files"], [tmp_path])
     assert not missing
-    graph, inputs = metadata.graph_of(record, found)
+    graph, inputs = graph_of(record, found)
     again = graph.run(want=record["output"], inputs=inputs)
     expected = cases.picture().resize((48, 40), PIL.Image.Resampling.LANCZOS)
     assert np.array_equal(np.asarray(again), np.asarray(expected))
@@ -138,12 +139,12 @@ def test_what_a_jpeg_cannot_hold_is_left_out_and_said(tmp_path: Path, caplog: py
     for format in ("png", "webp", "jpeg"):
         (tmp_path / f"big.{format}").write_bytes(encoded(picture, format, text))  # type: ignore[arg-type]
     assert "does not fit into a JPEG and is left out; PNG and WebP can hold it" in caplog.text
-    with PIL.Image.open(tmp_path / "big.jpeg") as read:
-        assert read.getexif().get_ifd(0x8769) == {COMMENT: b"ASCII\0\0\0a circle"}
+    with PIL.Image.open(tmp_path / "big.jpeg") as found:
+        assert found.getexif().get_ifd(0x8769) == {COMMENT: b"ASCII\0\0\0a circle"}
     with pytest.raises(FileError, match="does not carry how it was made"):
-        metadata.read(tmp_path / "big.jpeg")
+        read(tmp_path / "big.jpeg")
     with pytest.raises(FileError, match="the record of how it was made is damaged"):
-        metadata.read(tmp_path / "big.webp")
+        read(tmp_path / "big.webp")
 
 
 def test_too_large_for_a_format(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_cameras_own_note_is_none_of_ours(tmp_path: Path, note: bytes) -> None
     exif.get_ifd(0x8769)[NOTE] = note
     cases.picture().save(tmp_path / "photo.jpg", exif=exif)
     with pytest.raises(FileError, match="does not carry how it was made"):
-        metadata.read(tmp_path / "photo.jpg")
+        read(tmp_path / "photo.jpg")
 
 
 def test_damaged_exif_is_said(tmp_path: Path) -> None:
@@ -176,4 +177,4 @@ def test_damaged_exif_is_said(tmp_path: Path) -> None:
     for place in range(start, start + 120, 3):
         (tmp_path / "bad.jpg").write_bytes(whole[:place] + b"\xff\xff\x7f" + whole[place + 3 :])
         with pytest.raises(FileError):
-            metadata.read(tmp_path / "bad.jpg")
+            read(tmp_path / "bad.jpg")

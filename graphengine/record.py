@@ -1,0 +1,196 @@
+"""What a picture's record says when it is read back: its graph, its files where they lie now, what differs since."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine.elements import INPUTS
+from graphengine.errors import FileError, GraphEngineError
+from graphengine.files import fingerprint
+from graphengine.graph import Graph
+from graphengine.metadata import CHUNK, EXIF, FORMAT, MAKER_NOTE, Position
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+def read(picture: Path) -> dict[str, Any]:
+    """The record that a picture carries.
+
+    Raises:
+        FileError: It is no picture, or carries no record that can be read.
+    """
+    import warnings
+
+    import PIL
+    import PIL.Image
+
+    try:
+        with warnings.catch_warnings(), PIL.Image.open(picture) as image:
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            text = image.info.get(CHUNK) or _note(image).get(CHUNK)
+            if isinstance(text, str):
+                image.load()  # what is cut short could not be compared with what is made again
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        raise FileError(f"{picture} would unpack to more pixels than a picture of ours can have") from None
+    except PIL.UnidentifiedImageError:
+        raise FileError(f"{picture} is no picture") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FileError(f"{picture} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not isinstance(text, str):
+        raise FileError(f"{picture} does not carry how it was made (it has no text called {CHUNK})")
+    return parse(text, str(picture))
+
+
+def _note(image: PIL.Image.Image) -> dict[str, Any]:
+    """The texts of a picture that has no text chunks (JPEG, WebP): JSON in the MakerNote of its EXIF."""
+    note = image.getexif().get_ifd(EXIF).get(MAKER_NOTE)
+    if not isinstance(note, bytes):
+        return {}
+    with contextlib.suppress(ValueError):
+        found = json.loads(note)
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """A record from its JSON text, checked for what `rerun` needs.
+
+    Raises:
+        FileError: It is damaged, or of a newer format.
+    """
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+            raise TypeError
+        newer = record["format"] > FORMAT
+        whole = (
+            isinstance(record["workflow"], dict) and isinstance(record["inputs"], dict)
+            and isinstance(record["output"], str) and isinstance(record["files"], list)
+            and all(isinstance(f["at"], list) and f["name"] and f["sha256"] for f in record["files"])
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise FileError(f"{name}: the record of how it was made is damaged") from None
+    if newer:
+        raise FileError(f"{name} was made by a newer graphengine (record format {record['format']}); update it")
+    if not whole:
+        raise FileError(f"{name}: the record of how it was made is damaged")
+    return record
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences about what is not now (`describe` of the same) as it was then."""
+    old, new = _facts(then), _facts(now)
+    return [
+        f"{name}: {_told(old.get(name))} then, {_told(new.get(name))} now"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    told = record.get("versions") or {}
+    facts |= {name: told.get(name) for name in ("graphengine", "python")}
+    for pack, parts in (told.get("packs") or {}).items():
+        for part in parts:
+            name, separator, version = str(part).partition("==")
+            facts[name if separator else f"the sources of pack {pack}"] = version if separator else name
+    for id, weights in (record.get("weights") or {}).items():
+        facts[f"the weights of {id} ({weights.get('name') or weights.get('type')})"] = weights.get("digest")
+    return facts | {name: value for name, value in (record.get("made") or {}).items() if name not in facts}
+
+
+def _told(value: Any) -> str:
+    return "none" if value is None else str(value)[:60]
+
+
+def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a record and its inputs, with the files where they lie now.
+
+    Raises:
+        WorkflowError: It cannot be read, or needs a value that the picture does not carry.
+    """
+    from graphengine.workflow import from_document
+
+    held = {digest: base64.b64decode(content) for digest, content in (record.get("held") or {}).items()}
+    whole = {"workflow": record["workflow"], INPUTS: record["inputs"]}
+    whole = json.loads(json.dumps(whole))
+    for position, path in files.items():
+        _put(whole, position, str(path))
+    graph = from_document(whole["workflow"], name=f"{record.get('name', 'workflow')}.json", fetch=held.get)
+    return graph, whole[INPUTS]
+
+
+def _put(data: Any, position: Position, path: str) -> None:
+    *before, last = position
+    try:
+        for part in before:
+            data = data[part]
+        data[last] = path
+    except (KeyError, IndexError, TypeError):
+        raise FileError("the record of how it was made is damaged: it names a file that it does not use") from None
+
+
+def locate(files: Iterable[Mapping[str, Any]], folders: Iterable[Path]) -> tuple[dict[Position, Path], list[str]]:
+    """Where files lie now: by position in the record a path; and sentences about those that are not found.
+
+    A file of that name is tried first, then every file of that size; what counts is the hash.
+    """
+    places = list(folders)
+    found: dict[Position, Path] = {}
+    missing: dict[str, None] = {}
+    known: dict[str, Path | None] = {}
+    for facts in files:
+        name, digest = Path(str(facts["name"])).name, str(facts["sha256"])
+        if digest not in known:
+            known[digest] = _find(name, digest, facts.get("size"), places)
+        path = known[digest]
+        if path is not None:
+            found[tuple(facts["at"])] = path
+        else:
+            searched = ", ".join(map(str, places))
+            missing[f"the file {name} (SHA-256 {digest[:12]}…) is not found in {searched}"] = None
+    return found, list(missing)
+
+
+MOST_FILES = 200_000
+"""Files that a search looks at."""
+
+
+def _find(name: str, digest: str, size: Any, folders: list[Path]) -> Path | None:
+    for path in _candidates(name, size, folders):
+        try:
+            if fingerprint(path) == digest:
+                return path
+        except GraphEngineError:
+            continue
+    return None
+
+
+def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        if (folder / name).exists():
+            yield folder / name
+    count = 0
+    for folder in folders:
+        for parent, names, entries in os.walk(folder):
+            if size is None:
+                if name in names:
+                    yield Path(parent, name)
+                continue
+            for entry in sorted(entries, key=lambda e: e != name):
+                count += 1
+                if count > MOST_FILES:
+                    return
+                try:
+                    if Path(parent, entry).stat().st_size == size:
+                        yield Path(parent, entry)
+                except OSError:
+                    continue
