@@ -95,7 +95,7 @@ def _mapped(graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args
 
 
 def _item_type(values: Any) -> Any:
-    from graphengine.validate import common_type, item_type
+    from graphengine.inference import common_type, item_type
 
     if isinstance(values, Ref):
         return item_type(values._type)

@@ -325,7 +325,7 @@ class Graph:
 
     def output_type(self, link: Link) -> Any:
         """The type of what a link brings; Any where that cannot be known."""
-        from graphengine.validate import output_types
+        from graphengine.inference import output_types
 
         if link.node == INPUTS:
             return self.input_type(link.port) if link.port in self.inputs else Any

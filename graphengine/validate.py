@@ -5,16 +5,17 @@ from __future__ import annotations
 import enum
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
+from graphengine.inference import item_type, sources_of, type_of
 from graphengine.sockets import Socket
-from graphengine.types import Solved, fits, has_variables, strip, substitute, type_name, union_members
+from graphengine.types import Solved, fits, has_variables, strip, type_name, union_members
 
 
 def problems(graph: Graph) -> list[Problem]:
@@ -130,13 +131,13 @@ def _argument(
         if dangling:
             yield from dangling
             return
-        source = _type_of(graph, value)
+        source = type_of(graph, value)
         if socket.name in node.each:
             source = item_type(source)
             if source is None:
                 yield Problem(
                     "type mismatch", "it is mapped over, so it must be a list", where, expected="list",
-                    found=type_name(_type_of(graph, value)),
+                    found=type_name(type_of(graph, value)),
                 )
                 return
         if type(value) is Link and value.node == INPUTS and not socket.required:
@@ -165,7 +166,7 @@ def _argument(
         if (problem := literal_problem(socket, literal, where)) is not None:
             yield problem
             return
-        if has_variables(socket.type) and not fits(_type_of(graph, literal), socket.type, solved):
+        if has_variables(socket.type) and not fits(type_of(graph, literal), socket.type, solved):
             expected, found = type_name(socket.type), type_name(type(literal))
             sentence = f"{literal!r:.80} ({found}) is not {expected}"
             yield Problem("wrong type", sentence, where, expected=expected, found=found)
@@ -256,7 +257,7 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
         if start in done:
             continue
         path: dict[str, None] = {}
-        stack: list[tuple[str, Iterator[str]]] = [(start, _before(graph, start))]
+        stack: list[tuple[str, Iterator[str]]] = [(start, sources_of(graph, start))]
         path[start] = None
         while stack:
             id, sources = stack[-1]
@@ -274,11 +275,7 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
                 )
             elif source not in done:
                 path[source] = None
-                stack.append((source, _before(graph, source)))
-
-
-def _before(graph: Graph, id: str) -> Iterator[str]:
-    return iter(dict.fromkeys(link.node for _, link in graph.nodes[id].sources() if link.node in graph.nodes))
+                stack.append((source, sources_of(graph, source)))
 
 
 def _placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
@@ -291,102 +288,6 @@ def _placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
         tries = [(*path, part, socket) for part in ("from", "with") if socket] + [path[:n] for n in (2, 1)]
         place["line"] = next((graph.lines[t] for t in tries if t in graph.lines), None)
     return problem.at(**place) if place else problem
-
-
-# --- types of outputs -------------------------------------------------------------------------------------------------
-
-
-def output_types(graph: Graph, id: str) -> dict[str, Any]:
-    """The types of a node's outputs by port ('' is the only one, or the whole tuple), generics solved."""
-    known = graph._types.get(id)
-    if known is not None:
-        return known
-    here = graph.nodes.get(id)
-    if here is not None and isinstance(here.kind, NodeDef) and not here.kind.is_generic:
-        known = graph._types[id] = _types(graph, here)
-        return known
-    stack, entered = [(graph, id)], set[tuple[int, str]]()
-    while stack:
-        owner, current = stack[-1]
-        node = owner.nodes.get(current)
-        if current in owner._types or node is None:
-            stack.pop()
-            continue
-        if (hash(owner), current) not in entered:
-            entered.add((hash(owner), current))
-            before = [b for b in _needed(owner, current, node) if b[1] not in b[0]._types]
-            if waiting := [b for b in before if (hash(b[0]), b[1]) not in entered]:
-                stack.extend(waiting)
-                continue
-        if isinstance(node.kind, Graph):
-            owner._types[current] = {"": Any}  # a graph that is used in itself asks for this again
-        owner._types[current] = _types(owner, node)
-        stack.pop()
-    return graph._types.get(id, {})
-
-
-def _needed(graph: Graph, id: str, node: Node) -> list[tuple[Graph, str]]:
-    """The nodes whose output types decide those of this one."""
-    if isinstance(node.kind, Graph):
-        return [(node.kind, link.node) for link in node.kind.outputs.values() if link.node in node.kind.nodes]
-    return [(graph, source) for source in _before(graph, id)] if _is_generic(node) else []
-
-
-def _is_generic(node: Node) -> bool:
-    return isinstance(node.kind, NodeDef) and node.kind.is_generic
-
-
-def _types(graph: Graph, node: Node) -> dict[str, Any]:
-    kind = node.kind
-    if isinstance(kind, str):
-        return {"": Any}
-    if isinstance(kind, NodeDef):
-        found = dict(kind.outputs)
-        found.setdefault("", kind.result)
-        if kind.is_generic:
-            solved: Solved = {}
-            for name, value in node.args.items():
-                if name in kind.sockets:
-                    source = _type_of(graph, value)
-                    if name in node.each:
-                        source = item_type(source) or Any
-                    fits(source, kind.sockets[name].type, solved)
-            found = {port: substitute(t, solved) for port, t in found.items()}
-    else:
-        found = kind.outputs_types
-        if len(found) == 1:
-            found[""] = next(iter(found.values()))
-    if node.each:
-        return {port: list[t] for port, t in found.items()}  # type: ignore[valid-type]
-    return found
-
-
-def _type_of(graph: Graph, value: Any) -> Any:
-    """The type of an argument: a link's, a list's by its items, a literal's."""
-    if type(value) is Link:
-        return graph._types[value.node].get(value.port, Any) if value.node in graph._types else graph.output_type(value)
-    if type(value) is list:
-        return list[common_type([_type_of(graph, v) for v in value])]  # type: ignore[misc]
-    return type(value)
-
-
-def common_type(types: Sequence[Any]) -> Any:
-    """One type that all of these fit: their union, or Any for none."""
-    kinds = list(dict.fromkeys(t for t in types if t is not Any))
-    if not kinds or len(kinds) == 1:
-        return kinds[0] if kinds else Any
-    return Union[tuple(kinds)]  # noqa: UP007 - built at run time
-
-
-def item_type(annotation: Any) -> Any:
-    """The type of a list's items; None where it is no list."""
-    annotation = strip(annotation)
-    if annotation is Any:
-        return Any
-    kinds = [t for t in union_members(annotation) if (get_origin(t) or t) is list]
-    if not kinds:
-        return None
-    return (get_args(kinds[0]) or (Any,))[0]
 
 
 def _is_written(annotation: Any) -> bool:
@@ -402,4 +303,3 @@ def _without_none(annotation: Any) -> Any:
 
 def _links(value: Any) -> Iterator[Link]:
     return iter([value]) if type(value) is Link else links_in(value)
-
