@@ -14,6 +14,7 @@ from graphengine.events import Event, Kind
 from graphengine.service.here import hello, identity, queue_file, socket_file
 
 if TYPE_CHECKING:
+    from graphengine.cli.watching import Following
     from graphengine.graph import Graph
     from graphengine.service.jobs import Job
     from graphengine.service.queue import Queue
@@ -55,6 +56,7 @@ def hand_over(
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
     from graphengine.cli.values import parse_sets
+    from graphengine.cli.watching import Following
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
 
@@ -63,9 +65,10 @@ def hand_over(
     print_problems(problem for problem in graph.problems() if problem.severity == "warning")
     out.mkdir(parents=True, exist_ok=True)
     queue = Queue(file)
+    following = Following(queue, previews=False)  # before the job is there, so that none of its steps is missed
     number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
     print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
-    _follow(queue, number, graph, json, out)
+    _follow(queue, following, number, graph, json, out)
     return True
 
 
@@ -87,7 +90,7 @@ def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> 
     return f"the service that runs here {' and '.join(told[name] for name in differ)}" if differ else None
 
 
-def _follow(queue: Queue, number: int, graph: Graph, json: bool, out: Path) -> None:
+def _follow(queue: Queue, following: Following, number: int, graph: Graph, json: bool, out: Path) -> None:
     """Show a job as it goes on; raise what it failed with."""
     from graphengine.cli.execute import interruptible, needed
     from graphengine.cli.progress import Bars, JsonLines
@@ -102,12 +105,12 @@ def _follow(queue: Queue, number: int, graph: Graph, json: bool, out: Path) -> N
     with interruptible(cancellation):
         if json:
             with JsonLines(cancellation.cancel) as lines, lines.last_word():
-                job = _events(queue, number, lines)
+                job = _events(queue, following, number, lines)
                 result = _result(job, out)
                 lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
             return
         with Bars(needed(graph), workflow_name(graph)) as bars:
-            job = _events(queue, number, bars)
+            job = _events(queue, following, number, bars)
         result = _result(job, out)
         for told in result["told"].values():
             for path in told.get("files", ()):
@@ -117,11 +120,9 @@ def _follow(queue: Queue, number: int, graph: Graph, json: bool, out: Path) -> N
                 print(f"{name}: {told['value']}")
 
 
-def _events(queue: Queue, number: int, show: Callable[[Event], None]) -> Job:
-    from graphengine.cli.watching import follow
-
+def _events(queue: Queue, following: Following, number: int, show: Callable[[Event], None]) -> Job:
     kinds = set(Kind)
-    for line in follow(queue, number):
+    for line in following.lines(number):
         if line["kind"] in kinds:
             known = {name: line.get(name) for name in ("reuse", "seconds", "step", "total", "error")}
             show(Event(Kind(line["kind"]), number, line.get("node", ""), line.get("type", ""), **known))

@@ -251,11 +251,11 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """See jobs go on: a live table, or every event as a line of JSON."""
-    from graphengine.cli.watching import follow, table
+    from graphengine.cli.watching import Following, table
 
     with _queue(queue) as base:
         if json:
-            for line in follow(base, job):
+            for line in Following(base, job).lines(job):
                 print(json_.dumps(line), flush=True)
         else:
             table(base, job)

@@ -9,48 +9,89 @@ from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from graphengine.service.here import socket_file, watch
 from graphengine.service.jobs import State
 
 if TYPE_CHECKING:
     from graphengine.service.queue import Queue
 
-ENDED = ("done", "failed", "cancelled")
+ENDED = tuple(state.value for state in State if state.ended)
+STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed")
+"""What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
+PATIENCE = 1.0
+"""Seconds for which a service that is there is waited for: until it tells, and at a job's end for its last steps."""
 
 
-def follow(queue: Queue, job: int | None) -> Iterator[dict[str, Any]]:
-    """What happens to a job until it has ended, or to all jobs for ever: changes of the queue, and the steps and
-    previews that a service on this machine tells."""
-    told: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(queue, job, told), daemon=True).start()
-    if job is not None:
-        found = queue.get(job)
-        yield {"job": job, "kind": found.state, "time": found.created}
-        if found.state.ended:
-            return
-    last = queue.last_change()
-    while True:
-        for change in queue.changes(last):
-            last = change.number
-            if job is None or change.job == job:
-                yield {"job": change.job, "kind": change.kind, "time": change.time, **change.facts}
-                if job is not None and change.kind in ENDED:
-                    return
+class Following:
+    """What happens to jobs from the moment this is made: changes of the queue, and the steps and previews that a
+    service on this machine tells.
+
+    Args:
+        job: The one that matters, if it is known already.
+        previews: Whether they are wanted.
+    """
+
+    def __init__(self, queue: Queue, job: int | None = None, previews: bool = True) -> None:
+        self.queue, self._last = queue, queue.last_change()
+        self._first = None if job is None else queue.get(job)
+        self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._listening = threading.Event()
+        self._over = False
+        kinds = [*(kind for kind in STEPS if previews or kind != "preview"), *ENDED]
+        threading.Thread(target=self._listen, args=(job, kinds), daemon=True).start()
+        if socket_file(queue.file).exists():
+            self._listening.wait(PATIENCE)
+
+    def _listen(self, job: int | None, kinds: list[str]) -> None:
+        """To the service, whichever runs."""
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                for line in watch(self.queue.file, job, kinds):
+                    self._listening.set()
+                    if line["kind"] in kinds:
+                        self._told.put(line)
+            self._listening.clear()
+            time.sleep(0.5)
+
+    def steps(self, timeout: float = 0.0) -> Iterator[dict[str, Any]]:
+        """What the service has told, in its order, until it has told nothing for so many seconds."""
         with contextlib.suppress(Empty):
             while True:
-                yield told.get(timeout=0.05)
-        queue.wait_for_change(0.05)
+                yield self._told.get(timeout > 0, timeout)
 
+    def lines(self, job: int | None = None) -> Iterator[dict[str, Any]]:
+        """All that happens to a job, until it has ended, or to all jobs for ever."""
+        if self._first is not None:
+            yield {"job": self._first.id, "kind": self._first.state, "time": self._first.created}
+            if self._first.state.ended:
+                return
+        while True:
+            end = None
+            for change in self.queue.changes(self._last):
+                self._last = change.number
+                if job in (None, change.job):
+                    line = {"job": change.job, "kind": change.kind, "time": change.time, **change.facts}
+                    if change.kind in ENDED and job is not None:
+                        end = line
+                    else:
+                        yield line
+            yield from self._steps_of(job, 0.05 if end is None else PATIENCE)
+            if end is not None:
+                yield end
+                return
+            self.queue.wait_for_change(0.05)
 
-def _listen(queue: Queue, job: int | None, told: SimpleQueue[dict[str, Any]]) -> None:
-    """Steps and previews from the service, whichever runs."""
-    from graphengine.service.here import watch
-
-    while True:
-        with contextlib.suppress(OSError, ValueError):
-            for line in watch(queue.file, job):
-                if line["kind"] in ("progress", "preview", "node_started", "node_finished", "node_failed"):
-                    told.put(line)
-        time.sleep(0.5)
+    def _steps_of(self, job: int | None, timeout: float) -> Iterator[dict[str, Any]]:
+        """Steps that are told, until the job's end is."""
+        if self._over:
+            return
+        for line in self.steps(timeout if self._listening.is_set() else 0.0):
+            if job in (None, line["job"]):
+                if line["kind"] in STEPS:
+                    yield line
+                elif job is not None:
+                    self._over = True
+                    return
 
 
 def table(queue: Queue, job: int | None) -> None:
@@ -58,15 +99,12 @@ def table(queue: Queue, job: int | None) -> None:
     from rich.live import Live
 
     steps: dict[int, str] = {}
-    told: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    threading.Thread(target=_listen, args=(queue, job, told), daemon=True).start()
+    following = Following(queue, job, previews=False)
     with Live(refresh_per_second=8) as live:
         while True:
-            with contextlib.suppress(Empty):
-                while True:
-                    line = told.get_nowait()
-                    step = f" {line['step']}/{line['total']}" if line["kind"] == "progress" else ""
-                    steps[line["job"]] = f"{line.get('node', '')}{step}"
+            for line in following.steps():
+                step = f" {line['step']}/{line['total']}" if line["kind"] == "progress" else ""
+                steps[line["job"]] = f"{line.get('node', '')}{step}"
             live.update(_rows(queue, job, steps))
             if job is not None and queue.get(job).state.ended:
                 return

@@ -109,13 +109,13 @@ class Announcer:
             workers = [asdict(status) for status in self.service.backend.status()] if active else []
             _write(client, {**self.facts, "active": active, "pid": os.getpid(), "workers": workers})
         elif asked.get("op") == "watch":
-            self._watch(client, asked.get("job"))
+            self._watch(client, asked.get("job"), asked.get("kinds"))
 
-    def _watch(self, client: socketserver.StreamRequestHandler, job: int | None) -> None:
+    def _watch(self, client: socketserver.StreamRequestHandler, job: int | None, kinds: Sequence[str] | None) -> None:
         events: queue.Queue[JobEvent] = queue.Queue(10_000)
 
         def listen(event: JobEvent) -> None:
-            if job is None or event.job == job:
+            if (job is None or event.job == job) and (kinds is None or event.kind in kinds):
                 with contextlib.suppress(queue.Full):  # who does not read loses events, not the service its memory
                     events.put_nowait(event)
 
@@ -165,14 +165,17 @@ def hello(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def watch(file: Path, job: int | None = None) -> Iterator[dict[str, Any]]:
+def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """What happens to a job, or to all, until the service ends; the first is `watching`.
+
+    Args:
+        kinds: Those that are wanted; by default all.
 
     Raises:
         OSError: Nothing runs the queue's jobs.
     """
     with _connected(file, timeout=None) as stream:
-        stream.write(json.dumps({"op": "watch", "job": job}).encode() + b"\n")
+        stream.write(json.dumps({"op": "watch", "job": job, "kinds": kinds}).encode() + b"\n")
         stream.flush()
         for line in stream:
             yield json.loads(line)

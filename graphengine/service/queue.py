@@ -239,11 +239,13 @@ class Queue:
     def wait(self, *ids: int, timeout: float | None = None) -> list[Job]:
         """Wait until all these jobs have ended; after `timeout` seconds, return them as they are."""
         end = None if timeout is None else time.monotonic() + timeout
+        going = list(ids)
         while True:
-            jobs = [self.get(id) for id in ids]
+            while going and self.get(going[0]).state.ended:
+                going.pop(0)
             left = POLL if end is None else end - time.monotonic()
-            if all(job.state.ended for job in jobs) or left <= 0:
-                return jobs
+            if not going or left <= 0:
+                return [self.get(id) for id in ids]
             self.wait_for_change(min(left, 1.0))
 
     def wait_for_change(self, timeout: float) -> bool:
