@@ -4,7 +4,7 @@ The order is by priority, then fair between users (start-time fair queueing, Goy
 due after the one before it, so that many calls of one wait for the few of another). A worker may take a later call
 whose models it holds, since loading a model costs as much as many pictures. How often a call can be overtaken so is
 bounded by a count: under a backlog a bound in seconds would make every call overdue, and the order first in, first
-out.
+out. Of calls that may be computed together a worker takes no more than its share, so that all are idle at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Worker:
 
     Attributes:
         models: What it holds, as it said last.
-        free_in: Seconds until it is expected to be idle; 0 when it is.
+        free_in: Seconds until it is expected to be idle; 0 when it is, infinite where it cannot be told.
         load: Seconds that loading one model takes it, as measured.
     """
 
@@ -95,7 +95,11 @@ class Scheduler:
         return True
 
     def take(
-        self, worker: Worker, others: Sequence[Worker] = (), limit: Callable[[Item], int] = lambda item: 1
+        self,
+        worker: Worker,
+        others: Sequence[Worker] = (),
+        limit: Callable[[Item], int] = lambda item: 1,
+        seconds: Callable[[Item], float] = lambda item: item.cost,
     ) -> list[Item]:
         """What an idle worker computes next: one item, or several of one group; nothing where nothing fits it, or
         where what waits is better left to a worker that will soon be idle.
@@ -103,6 +107,7 @@ class Scheduler:
         Args:
             others: All other workers.
             limit: How many items of one's group can be computed together here.
+            seconds: What an item is expected to take.
         """
         first = self._choose(worker, others)
         if first is None:
@@ -110,6 +115,9 @@ class Scheduler:
         taken = [first]
         room = limit(first) if first.group is not None else 1
         if room > 1:
+            work = sum(seconds(item) for item in self._waiting if item.models <= worker.models | first.models)
+            free = [other.free_in for other in others if first.models <= other.models]
+            room = min(room, max(1, round(_share(work, free) / seconds(first))))
             same = (item for item in self._waiting if item.group == first.group and item is not first)
             taken += [item for item in same if worker.name not in item.refused][: room - 1]
         place = self._waiting.index(first)
@@ -150,6 +158,17 @@ class Scheduler:
             item.models <= other.models and other.name not in item.refused and other.free_in < missing * worker.load
             for other in others
         )
+
+
+def _share(work: float, free: Sequence[float]) -> float:
+    """Seconds of some work that one worker takes if it and others, idle in so many seconds, all end at once."""
+    level, workers = work, 1
+    for later in sorted(free):
+        if later >= level:
+            break
+        level = (level * workers + later) / (workers + 1)
+        workers += 1
+    return level
 
 
 def _order(item: Item) -> tuple[int, float, int]:

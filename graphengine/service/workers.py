@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ class _Post:
     killed_for: str = ""
 
     def view(self, now: float, load: float) -> Worker:
-        free_in = max(0.0, self.until - now) if self.computing else 0.0
+        free_in = max(0.0, self.until - now) if self.computing else 0.0 if self.state == "ready" else math.inf
         return Worker(self.handle.name, self.held, free_in, load)
 
 
@@ -176,7 +177,8 @@ class WorkerRunner:
                     continue
                 others = [other.view(now, self._load) for other in self._posts.values() if other is not post]
                 limit = functools.partial(self._limit, post.handle.device)
-                items = self._scheduler.take(post.view(now, self._load), others, limit)
+                seconds = functools.partial(self._seconds, post.handle.device)
+                items = self._scheduler.take(post.view(now, self._load), others, limit, seconds)
                 if items:
                     given.append((post, self._begin(post, [self._waiting[item] for item in items], now)))
         for post, group in given:
@@ -185,14 +187,19 @@ class WorkerRunner:
     def _limit(self, device: str, item: Item) -> int:
         return self.limits.of(item.group, device)
 
+    def _seconds(self, device: str, item: Item) -> float:
+        """What a call is expected to take: as others of its group, else as others of its node."""
+        known = self.limits.seconds(item.group, device) if item.group is not None else None
+        return known if known is not None else self._typical.get(self._waiting[item].call.definition.full_name, 1.0)
+
     def _begin(self, post: _Post, group: list[_Waiting], now: float) -> list[_Waiting]:
         for one in group:
             one.number, one.together, one.stopping = next(self._numbers), len(group), False
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
         post.sign = now
-        typical = self._typical.get(group[0].call.definition.full_name, 1.0)
-        post.until = now + typical * len(group) + group[0].loads * self._load
+        seconds = self._seconds(post.handle.device, group[0].item)
+        post.until = now + seconds * len(group) + group[0].loads * self._load
         return group
 
     def _send(self, post: _Post, group: list[_Waiting]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphengine.service.limits import FIRST, Limits
+from graphengine.service.limits import FIRST, GROUPS, Limits
 
 
 def test_a_limit_doubles_while_it_pays() -> None:
@@ -15,6 +15,8 @@ def test_a_limit_doubles_while_it_pays() -> None:
     limits.took("g", "cpu", 16, 0.69)
     assert limits.of("g", "cpu") == 16
     assert limits.of("g", "cuda") == limits.of("other", "cpu") == FIRST
+    assert limits.seconds("g", "cpu") == 0.69
+    assert limits.seconds("g", "cuda") is None
 
 
 def test_smaller_batches_than_allowed_teach_nothing_of_larger_ones() -> None:
@@ -45,3 +47,11 @@ def test_three_that_lack_leave_two() -> None:
 def test_the_most_is_kept_to() -> None:
     limits = Limits(most=2)
     assert limits.of("g", "cpu") == 2
+
+
+def test_of_very_many_groups_the_oldest_is_forgotten() -> None:
+    limits = Limits()
+    for group in range(GROUPS + 1):
+        limits.took(group, "cpu", FIRST, 1.0)
+    assert limits.of(0, "cpu") == FIRST
+    assert limits.of(1, "cpu") == limits.of(GROUPS, "cpu") == 2 * FIRST

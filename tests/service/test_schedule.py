@@ -132,3 +132,17 @@ def test_nobody_starves_beside_a_user_with_a_thousand_jobs() -> None:
     outcome = simulate([*crowd, *few], devices(2), 100)
     assert max(outcome.waits_by_user["few"]) < 60
     assert statistics.mean(outcome.waits_by_user["crowd"]) > 200
+
+
+def test_a_batch_is_no_more_than_the_worker_s_share() -> None:
+    def taken(*others: Worker) -> int:
+        scheduler = Scheduler()
+        scheduler.add(*[Item(frozenset({"a"}), group="g") for _ in range(12)])
+        return len(scheduler.take(holding("w", "a"), others, lambda item: 32, lambda item: 0.5))
+
+    assert taken() == 12
+    assert taken(holding("v", "a")) == 6
+    assert taken(holding("v", "a"), holding("u", "a")) == 4
+    assert taken(holding("v", "a", free_in=2.0)) == 8
+    assert taken(holding("v", "a", free_in=60.0)) == 12
+    assert taken(holding("v")) == 12, "it would have to load the model"
