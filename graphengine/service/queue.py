@@ -68,7 +68,7 @@ class Queue:
         self.file, self.clock = Path(file), clock
         self._lock = threading.RLock()
         self._changed = threading.Condition()
-        self._seen = -1
+        self._seen = threading.local()  # by each thread that waits: who is woken must not put others to sleep
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.file, patience, isolation_level=None, check_same_thread=False)
@@ -249,18 +249,16 @@ class Queue:
             self.wait_for_change(min(left, 1.0))
 
     def wait_for_change(self, timeout: float) -> bool:
-        """Wait until any process has written to the file since this was called last; whether one has."""
+        """Wait until any process has written to the file since this thread called this last; whether one has."""
         end = time.monotonic() + timeout
-        while True:
-            version = self._version()
-            if version != self._seen:
-                self._seen = version
-                return True
-            left = end - time.monotonic()
-            if left <= 0:
-                return False
-            with self._changed:  # this process's own writing is told at once
+        with self._changed:  # this process's own writing is told at once, others' is looked for
+            while (version := self._version()) == getattr(self._seen, "version", None):
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
                 self._changed.wait(min(left, POLL))
+        self._seen.version = version
+        return True
 
     def _version(self) -> int:
         # `data_version` moves with other connections' commits, `total_changes` with this one's.

@@ -410,3 +410,23 @@ def test_waiting_for_jobs_of_another_process(queue: Queue) -> None:
     start = time.monotonic()
     assert queue.wait(number, timeout=20)[0].state is State.CANCELLED
     assert time.monotonic() - start < 5
+
+
+def test_one_who_is_woken_by_a_change_does_not_put_others_to_sleep(queue: Queue) -> None:
+    asleep, woken = threading.Barrier(4), []
+
+    def wait() -> None:
+        queue.wait_for_change(0)  # what was before
+        asleep.wait()
+        woken.append(queue.wait_for_change(30) and queue.get(1).state)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    asleep.wait()
+    start = time.monotonic()
+    queue.submit(job())
+    for thread in threads:
+        thread.join()
+    assert woken == [State.QUEUED] * 3
+    assert time.monotonic() - start < 15
