@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -22,7 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import machine, show
+from benchmarks.table import environment, machine, show
 from graphengine import DiskStore, Graph, registry
 from graphengine.service.jobs import NewJob
 from graphengine.service.lease import take
@@ -267,9 +266,9 @@ def latency(runs: int, count: int) -> None:
 def run(runs: int, count: int) -> None:
     """`graphengine run text_to_image` with a warm service, over its sampling and decoding."""
     place = folder()
-    environment = {**os.environ, "GRAPHENGINE_STATE": str(place), "GRAPHENGINE_CACHE": str(place / "cache")}
+    env = environment(GRAPHENGINE_STATE=str(place), GRAPHENGINE_CACHE=str(place / "cache"))
     cli = [sys.executable, "-m", "graphengine.cli"]
-    worker = subprocess.Popen([*cli, "worker"], cwd=place, env=environment, stdout=subprocess.PIPE)
+    worker = subprocess.Popen([*cli, "worker"], cwd=place, env=env, stdout=subprocess.PIPE)
     more: list[float] = []
     whole: list[float] = []
     try:
@@ -278,7 +277,7 @@ def run(runs: int, count: int) -> None:
         for n in range(runs + 1):
             start = time.perf_counter()
             arguments = ["run", "text_to_image", "--backend", "service", "--set", f"seed={n}"]
-            subprocess.run([*cli, *arguments], cwd=place, env=environment, check=True, capture_output=True)
+            subprocess.run([*cli, *arguments], cwd=place, env=env, check=True, capture_output=True)
             took = time.perf_counter() - start
             (job,) = Queue(place / "queue.sqlite").history(limit=1)
             if n:  # the first loads the weights

@@ -7,7 +7,6 @@ that makes and saves the same picture with diffusers.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from benchmarks.table import alternate, machine, ratio, show
+from benchmarks.table import alternate, environment, machine, ratio, show
 
 SCRIPT = """
 import torch
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     runs = parser.parse_args().runs
     work = Path(tempfile.mkdtemp(prefix="graphengine-benchmark-"))
-    env = os.environ | {"GRAPHENGINE_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    env = environment(GRAPHENGINE_CACHE=str(work / "cache"), HF_HUB_OFFLINE="1")
     python, command = sys.executable, str(Path(sys.executable).with_name("graphengine"))
     folder = str(files("graphengine_nodes") / "tiny" / "model")
     workflow = str(work / "text_to_image.yaml")

@@ -38,3 +38,8 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> N
 def machine() -> str:
     """What it was measured on."""
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of processes that are measured: as a user has it, whose installed programs are compiled once."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | more
