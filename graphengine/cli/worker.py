@@ -24,6 +24,9 @@ def command(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of each worker.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, max=256, help="Pictures made together at most.")] = 32,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="Make every picture as if it was made alone, bit for bit.")
+    ] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=1, help="Seconds without a sign after which a node is ended.")
     ] = None,
@@ -69,7 +72,7 @@ def command(
         signal.signal(number, lambda *_: stop.set())
     file = queue or queue_file()
     common: dict[str, Any] = {
-        "workers": workers, "batch": batch, "timeout": timeout, "roots": root,
+        "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
         "packs": [str(folder) for folder in packs or ()],
         "told": lambda line: print(line, file=sys.stderr, flush=True),
     }  # fmt: skip

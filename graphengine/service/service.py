@@ -72,6 +72,7 @@ class Service:
         seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
         memory: Bytes of values kept in this process.
         roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
+        batch_invariant: Every job's run is exact: each picture is, bit for bit, as if it was made alone.
         finishers: What else jobs may ask to be done with their outputs, by name.
         taken: Called when this service begins to run the queue's jobs.
     """
@@ -86,12 +87,14 @@ class Service:
         seconds: float = SECONDS,
         memory: int = 2 << 30,
         roots: Sequence[str | Path] | None = None,
+        batch_invariant: bool = False,
         finishers: Mapping[str, Finisher] | None = None,
         taken: Callable[[], object] | None = None,
     ) -> None:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue)
         self.files = files_of(self.queue)
         self.concurrency, self.seconds, self._taken = concurrency, seconds, taken
+        self.batch_invariant = batch_invariant
         self._made: Backend | None = None if not hasattr(backend, "of") else backend  # type: ignore[assignment]
         self._make: Callable[[], Backend] = backend  # type: ignore[assignment]
         self.store = Store(memory, disk)
@@ -346,7 +349,7 @@ class Service:
             store=self.store,
             runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost, landed)),
             listeners=[listen],
-            exact=request.exact,
+            exact=request.exact or self.batch_invariant,
             roots=request.roots if self.roots is None else self.roots,
             base=request.base,
             cancellation=cancellation,
@@ -360,8 +363,9 @@ class Service:
         if request.out is not None:
             writer = Writer(request.out, request.name)
             written = write_outputs(
-                request.graph, dict(request.inputs), result, writer, exact=request.exact, base=request.base
-            )
+                request.graph, dict(request.inputs), result, writer,
+                exact=request.exact or self.batch_invariant, base=request.base,
+            )  # fmt: skip
             files = [str(file) for file in writer.files]
         names = request.want if request.want is not None else list(result)
         outputs = dict(zip(names, result.outputs.values(), strict=True))
