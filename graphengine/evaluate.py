@@ -119,7 +119,8 @@ def run(
     names, links, extra = wanted_links(graph, want)
     bound = bind_inputs(graph, inputs or {}, base)
     with not_building(), confining():
-        plan = take_plan(graph, bound, roots, salt_of(graph, device) if exact else None)
+        environment = None if runner is None else runner.environment
+        plan = take_plan(graph, bound, roots, salt_of(graph, device, environment) if exact else None)
         plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
         drive = Drive(
             store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
@@ -271,12 +272,13 @@ def take_plan(
     return plan
 
 
-def salt_of(graph: Graph, device: str | None = None) -> bytes:
-    """How this process computes: what exact runs share only with their like."""
+def salt_of(graph: Graph, device: str | None = None, elsewhere: Mapping[str, Any] | None = None) -> bytes:
+    """How this process computes, and the runner's workers: what exact runs share only with their like."""
     packs = set(packs_of(graph))
     if any(node.kind.expand for node in graph.nodes.values() if isinstance(node.kind, NodeDef)) or graph.parts:
         packs |= {pack_of(module) for module in modules()}  # an expansion may use nodes of any of them
-    return digest(("exact", device, canonical(environment(sorted(packs, key=lambda pack: pack.name)))))
+    here = canonical(environment(sorted(packs, key=lambda pack: pack.name)))
+    return digest(("exact", device, here) if elsewhere is None else ("exact", device, here, canonical(elsewhere)))
 
 
 def packs_of(graph: Graph) -> list[Pack]:

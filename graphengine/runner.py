@@ -65,7 +65,13 @@ def on_device_thread() -> bool:
 
 
 class Runner(Protocol):
-    """Takes ready calls of any number of runs and sees to it that each lands once."""
+    """Takes ready calls of any number of runs and sees to it that each lands once.
+
+    Attributes:
+        environment: How it computes, if not as this process: what exact runs share only with their like.
+    """
+
+    environment: Mapping[str, Any] | None
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls; they land on other threads."""
@@ -82,6 +88,8 @@ class ThreadRunner:
         threads: How many calls of nodes that wait for something run at once.
         batch: How many calls of one node with a batched form are joined at most; 1 joins none.
     """
+
+    environment: Mapping[str, Any] | None = None
 
     def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
         self.batch = batch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphengine.errors import GraphEngineError
+from graphengine.keys import canonical, digest
 from graphengine.runner import Call
 from graphengine.service.schedule import Item
 from graphengine.types import socket_type
@@ -52,6 +54,7 @@ class Claims:
         attempts: Of how many workers' deaths one of its calls is not tried again.
         lost: Told why a worker was lost while it computed for the job.
         landed: Told of each of its calls that a worker has computed, before the call lands.
+        environment: How the workers must compute that take its calls; None however they do.
     """
 
     user: str = ""
@@ -59,6 +62,7 @@ class Claims:
     attempts: int = ATTEMPTS
     lost: Callable[[str], None] = lambda why: None
     landed: Callable[[Landed], None] = lambda landed: None
+    environment: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +98,10 @@ def item_of(call: Call, job: Claims) -> Item:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    return Item(frozenset(needs), job.priority, job.user, group)
+    how = None if job.environment is None else how_of(job.environment)
+    return Item(frozenset(needs), job.priority, job.user, group, how=how)
+
+
+def how_of(environment: Mapping[str, Any]) -> bytes:
+    """How a worker computes, to be compared."""
+    return digest(canonical(environment))

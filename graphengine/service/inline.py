@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.service.calls import Claims, Status
 
@@ -13,6 +16,10 @@ class InlineRunner(ThreadRunner):
         """The runner that a job's run is given."""
         return _Shared(self)
 
+    def exact_environment(self) -> Mapping[str, Any]:
+        """As this process."""
+        return {}
+
     def status(self) -> list[Status]:
         """It has no workers."""
         return []
@@ -20,6 +27,8 @@ class InlineRunner(ThreadRunner):
 
 class _Shared:
     """The runner as one run sees it."""
+
+    environment: Mapping[str, Any] | None = None
 
     def __init__(self, runner: ThreadRunner) -> None:
         self.submit = runner.submit

@@ -24,6 +24,7 @@ class Item:
         group: Items of equal groups may be computed together; None for one that may not.
         cost: What it takes in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
+        how: How workers must compute that it goes to, as they say of themselves; None however they do.
         overtaken: How often a later one was taken before it.
     """
 
@@ -33,6 +34,7 @@ class Item:
     group: Hashable = None
     cost: float = 1.0
     refused: set[str] = field(default_factory=set)
+    how: Hashable = None
     overtaken: int = 0
     number: int = 0
     due: float = 0.0
@@ -46,12 +48,18 @@ class Worker:
         models: What it holds, as it said last.
         free_in: Seconds until it is expected to be idle; 0 when it is, infinite where it cannot be told.
         load: Seconds that loading one model takes it, as measured.
+        how: How it computes.
     """
 
     name: str
     models: frozenset[str] = frozenset()
     free_in: float = 0.0
     load: float = 10.0
+    how: Hashable = None
+
+    def may_take(self, item: Item) -> bool:
+        """Whether an item may go to it."""
+        return self.name not in item.refused and item.how in (None, self.how)
 
 
 class Scheduler:
@@ -116,10 +124,10 @@ class Scheduler:
         room = limit(first) if first.group is not None else 1
         if room > 1:
             work = sum(seconds(item) for item in self._waiting if item.models <= worker.models | first.models)
-            free = [other.free_in for other in others if first.models <= other.models]
+            free = [other.free_in for other in others if first.models <= other.models and other.may_take(first)]
             room = min(room, max(1, round(_share(work, free) / seconds(first))))
             same = (item for item in self._waiting if item.group == first.group and item is not first)
-            taken += [item for item in same if worker.name not in item.refused][: room - 1]
+            taken += [item for item in same if worker.may_take(item)][: room - 1]
         place = self._waiting.index(first)
         chosen = set(map(id, taken))
         for item in self._waiting[:place]:
@@ -142,7 +150,7 @@ class Scheduler:
         """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""
         found: list[Item] = []
         for item in self._waiting:
-            if worker.name in item.refused:
+            if not worker.may_take(item):
                 continue
             if found and item.priority < found[0].priority:
                 break
@@ -155,7 +163,7 @@ class Scheduler:
         """Whether waiting for a worker that holds an item's models is quicker than loading them here."""
         missing = len(item.models - worker.models)
         return any(
-            item.models <= other.models and other.name not in item.refused and other.free_in < missing * worker.load
+            item.models <= other.models and other.may_take(item) and other.free_in < missing * worker.load
             for other in others
         )
 

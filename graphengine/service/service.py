@@ -45,6 +45,9 @@ class Backend(Protocol):
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
 
+    def exact_environment(self) -> Mapping[str, Any] | None:
+        """How the workers compute that exact jobs go to; empty where as this process, None until they have said so."""
+
     def status(self) -> list[Status]:
         """Its workers as they are now."""
 
@@ -342,18 +345,27 @@ class Service:
             if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
                 self._tell(JobEvent(job.id, event.kind, event))
 
+        exact = request.exact or self.batch_invariant
+        environment = self._environment(cancellation) if exact else None
         return run(
             request.graph,
             None if request.want is None else list(request.want),
             request.inputs,
             store=self.store,
-            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost, landed)),
+            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost, landed, environment or None)),
             listeners=[listen],
-            exact=request.exact or self.batch_invariant,
+            exact=exact,
             roots=request.roots if self.roots is None else self.roots,
             base=request.base,
             cancellation=cancellation,
         )
+
+    def _environment(self, cancellation: Cancellation) -> Mapping[str, Any]:
+        """How workers compute that an exact job may go to; waits until one is there."""
+        while (found := self.backend.exact_environment()) is None:
+            if cancellation.cancelled or self._stopping.wait(0.02):
+                raise Cancelled("cancelled before a worker was there")
+        return found
 
     def _result(self, request: Request, result: Result, name: str) -> dict[str, Any]:
         from graphengine.outputs import Writer, write_outputs

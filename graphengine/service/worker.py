@@ -83,7 +83,10 @@ class Worker:
         threading.Thread(target=self._listen, name="graphengine-listen", daemon=True).start()
         self.tell({"op": "ready", "pid": os.getpid(), "device": self.device, "held": self._held()})
         while (order := self._orders.get()) is not None:
-            self._compute(*order)
+            if order[0]["op"] == "environment":
+                self._tell_environment()
+            else:
+                self._compute(*order)
 
     def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
         """Say something to the service; if it is gone, there is nobody to work for."""
@@ -102,6 +105,8 @@ class Worker:
             if message["op"] == "calls":
                 for item in message["items"]:
                     self._contexts[item["call"]] = RemoteContext(self, item["call"], item)
+                self._orders.put((message, blobs))
+            elif message["op"] == "environment":
                 self._orders.put((message, blobs))
             elif message["op"] == "cancel":
                 context = self._contexts.get(message["call"])
@@ -151,6 +156,14 @@ class Worker:
                 blobs, message["error"] = {}, error_facts(error)
         message["held"] = self._held()
         self.tell(message, blobs)
+
+    def _tell_environment(self) -> None:
+        """Say how this process computes; only for exact runs, since it imports what computes."""
+        from graphengine import registry
+        from graphengine.pack import environment, pack_of
+
+        packs = sorted({pack_of(module) for module in registry.modules()}, key=lambda pack: pack.name)
+        self.tell({"op": "environment", "facts": environment(packs) | {"device": self.device.partition(":")[0]}})
 
     def _held(self) -> list[str]:
         """What its packs hold in memory for this device, by digest."""

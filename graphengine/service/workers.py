@@ -16,7 +16,7 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
-from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, item_of
+from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, item_of
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler, Worker
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
+STRANDED = WorkerError("no worker computes any more as those that the exact job began with; submit it again")
 PAUSE = 0.5, 30.0
 """Seconds before a worker that died without computing anything is started anew, and at most."""
 
@@ -61,10 +62,12 @@ class _Post:
     deaths: int = 0
     loads: int = 0
     killed_for: str = ""
+    environment: Mapping[str, Any] | None = None
 
     def view(self, now: float, load: float) -> Worker:
         free_in = max(0.0, self.until - now) if self.computing else 0.0 if self.state == "ready" else math.inf
-        return Worker(self.handle.name, self.held, free_in, load)
+        how = None if self.environment is None else how_of(self.environment)
+        return Worker(self.handle.name, self.held, free_in, load, how)
 
 
 class WorkerRunner:
@@ -99,6 +102,7 @@ class WorkerRunner:
         self._numbers = itertools.count(1)
         self._typical: dict[str, float] = {}
         self._load = 5.0
+        self._exact = False
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._here = ThreadRunner(device_threads=1)
@@ -124,6 +128,16 @@ class WorkerRunner:
     def of(self, job: Claims) -> JobRunner:
         """The runner that a job's run is given."""
         return JobRunner(self, job)
+
+    def exact_environment(self) -> Mapping[str, Any] | None:
+        """How most of the workers compute, for an exact job's calls; None until one has said so, being asked."""
+        with self._lock:
+            first, self._exact = not self._exact, True
+            asked = [post.handle for post in self._posts.values() if first and post.state == "ready"]
+            known = [post.environment for post in self._posts.values() if post.environment is not None]
+        for handle in asked:
+            handle.send({"op": "environment"}, {})
+        return max(known, key=known.count, default=None)
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""
@@ -235,7 +249,13 @@ class WorkerRunner:
                 post.held = held
             if op == "ready":
                 post.state = "ready"
+            if op == "environment":
+                post.environment = message["facts"]
         if op == "ready":
+            if self._exact:
+                handle.send({"op": "environment"}, {})
+            self._dispatch()
+        elif op == "environment":
             self._dispatch()
         elif op == "warning":
             self.told(f"worker {handle.name}: {message['text']}")
@@ -328,7 +348,7 @@ class WorkerRunner:
         dead: list[_Waiting] = []
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
-            post.held, post.state = frozenset(), "dead"
+            post.held, post.state, post.environment = frozenset(), "dead", None
             why, post.killed_for = post.killed_for or why, ""
             if self._closing.is_set():
                 return
@@ -353,6 +373,11 @@ class WorkerRunner:
             one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
         self._dispatch()
 
+    def _stranded(self, one: _Waiting) -> bool:
+        """Whether no worker computes any more as an exact job needs it: one was started anew on another machine."""
+        known = [post.environment for post in self._posts.values()]
+        return one.item.how is not None and all(it is not None and how_of(it) != one.item.how for it in known)
+
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
@@ -363,7 +388,7 @@ class WorkerRunner:
             starts: list[Handle] = []
             with self._lock:
                 now = time.monotonic()
-                for one in [one for one in self._waiting.values() if one.call.context.cancelled]:
+                for one in [one for one in self._waiting.values() if one.call.context.cancelled or self._stranded(one)]:
                     if self._scheduler.remove(one.item):
                         del self._waiting[one.item]
                         gone.append(one)
@@ -380,7 +405,8 @@ class WorkerRunner:
                         post.state = "starting"
                         starts.append(post.handle)
             for one in gone:
-                one.call.landed(Cancelled("cancelled before it began"), 0.0, {})
+                why = Cancelled("cancelled before it began") if one.call.context.cancelled else STRANDED
+                one.call.landed(why, 0.0, {})
             for handle, number in cancels:
                 handle.send({"op": "cancel", "call": number}, {})
             for handle in starts:
@@ -391,7 +417,7 @@ class JobRunner:
     """A service's runner as one job's run sees it."""
 
     def __init__(self, runner: WorkerRunner, job: Claims) -> None:
-        self.runner, self.job = runner, job
+        self.runner, self.job, self.environment = runner, job, job.environment
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""

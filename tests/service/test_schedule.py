@@ -146,3 +146,11 @@ def test_a_batch_is_no_more_than_the_worker_s_share() -> None:
     assert taken(holding("v", "a", free_in=2.0)) == 8
     assert taken(holding("v", "a", free_in=60.0)) == 12
     assert taken(holding("v")) == 12, "it would have to load the model"
+
+
+def test_what_must_be_computed_in_one_way_goes_to_no_other_worker() -> None:
+    scheduler, item = Scheduler(), Item(how="one thread")
+    scheduler.add(item)
+    assert scheduler.take(Worker("two", how="two threads")) == []
+    assert scheduler.take(Worker("none")) == []
+    assert scheduler.take(Worker("one", how="one thread")) == [item]
