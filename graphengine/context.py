@@ -13,12 +13,14 @@ class Context:
         device: Where to compute, as torch writes it (`cpu`, `cuda:0`).
         exact: The result must be exactly what this process computes for this call alone.
         node: The id of the node in its graph.
+        watched: Whether anybody may look at previews; where nobody does, none need be made.
         made: How each linked input was made (device, threads, batch, ...), by input.
     """
 
     device: str = "cpu"
     exact: bool = False
     node: str = ""
+    watched: bool = False
     made: Mapping[str, Mapping[str, Any]] = {}
 
     @property

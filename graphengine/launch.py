@@ -113,6 +113,10 @@ class Launcher(ABC):
     def landed(self, task: Task, outcome: Any) -> None:
         self.arrived.put((task, outcome))
 
+    @property
+    def watching(self) -> bool:
+        return bool(self.listeners)
+
     def told(self, task: Task, kind: str, facts: dict[str, Any]) -> None:
         if self.listeners:
             self.emit(Kind(kind), task.id, task.node.type if task.node is not None else "", **facts)
@@ -283,6 +287,10 @@ class RunContext(Context):
         if self._launcher.device is not None:
             return self._launcher.device
         return str(environment([self._kind.module_pack]).get("device", "cpu"))
+
+    @property
+    def watched(self) -> bool:  # type: ignore[override]
+        return any(who.watching for who in self._flight.wanted_by)
 
     @property
     def cancelled(self) -> bool:

@@ -31,7 +31,7 @@ def whiten(vae: AutoencoderKL, pictures: int = 400) -> None:
     mean' = (mean - m) / s, logvar' = logvar - 2 log s, and decoding takes z' s + m.
     """
     numbers = range(FIRST_FOR_WHITENING, FIRST_FOR_WHITENING + pictures)
-    z = torch.cat([_latents(vae, [draw(n) for n in numbers[at : at + 40]]) for at in range(0, pictures, 40)])
+    z = torch.cat([latents_of(vae, [draw(n) for n in numbers[at : at + 40]]) for at in range(0, pictures, 40)])
     mean, deviation = z.mean((0, 2, 3)), z.std((0, 2, 3))
     count, into, out = len(mean), vae.quant_conv, vae.post_quant_conv
     into.weight[:count] /= deviation.view(-1, 1, 1, 1)
@@ -61,12 +61,12 @@ def _encode(rank: int, processes: int, work: Work, name: str, style: Style) -> N
     mine = range(rank, len(rows), processes)
     for at in range(0, len(mine), BATCH):
         part = mine[at : at + BATCH]
-        rows[part] = _latents(vae, [style(draw(FIRST + row)) for row in part]).numpy()
+        rows[part] = latents_of(vae, [style(draw(FIRST + row)) for row in part]).numpy()
     rows.flush()
 
 
 @torch.no_grad()
-def _latents(vae: AutoencoderKL, pictures: list[Picture]) -> torch.Tensor:
+def latents_of(vae: AutoencoderKL, pictures: list[Picture]) -> torch.Tensor:
     latents: torch.Tensor = vae.encode(as_tensor(pictures)).latent_dist.mean
     return latents
 

@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 
 from training import cli
 from training.diffusion import scheduler
+from training.preview import write
 from training.work import Work
 
 DEFAULTS = {"steps": 20, "guidance_scale": 3.5, "width": 128, "height": 128}
@@ -34,6 +35,7 @@ def export(work: Work, out: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out / "model")
+    write(work.vae(), out / "model" / "vae")
     (out / "model" / "defaults.json").write_text(json.dumps(DEFAULTS) + "\n", encoding="utf-8")
     if work.path("controlnet").exists():
         work.controlnet().to(torch.float16).save_pretrained(out / "controlnet")

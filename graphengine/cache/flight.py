@@ -12,6 +12,10 @@ class Wanter(Protocol):
     def landed(self, task: Any, outcome: Any) -> None:
         """The computation that the task joined has ended, with an `Entry` or an exception."""
 
+    @property
+    def watching(self) -> bool:
+        """Whether it does anything with what it is told."""
+
     def told(self, task: Any, kind: str, facts: dict[str, Any]) -> None:
         """The computation goes on: progress, a preview."""
 

@@ -30,7 +30,7 @@ class RemoteContext(Context):
     def __init__(self, worker: Worker, call: int, facts: Mapping[str, Any]) -> None:
         self._worker, self._call = worker, call
         self.device, self.exact, self.node = worker.device, facts["exact"], facts["node"]
-        self.made = facts["made"]
+        self.made, self.watched = facts["made"], facts["watched"]
         self.facts: dict[str, Any] = {}
         self.stopped = False
 
@@ -48,9 +48,8 @@ class RemoteContext(Context):
 
     def preview(self, value: Any) -> None:
         blobs: Blobs = {}
-        self._worker.tell(
-            {"op": "preview", "call": self._call, "tree": self._worker.values.encode(value, blobs)}, blobs
-        )
+        tree = Values(None).encode(value, blobs)  # with the message: what is looked at once is not worth the disk
+        self._worker.tell({"op": "preview", "call": self._call, "tree": tree}, blobs)
 
     def note(self, **facts: Any) -> None:
         self.facts.update(facts)

@@ -226,7 +226,8 @@ class WorkerRunner:
             except Exception as error:
                 self._land(post, one.number, error, 0.0, {})
                 continue
-            facts = {"node": context.node, "exact": call.exact, "made": {k: dict(v) for k, v in context.made.items()}}
+            made = {k: dict(v) for k, v in context.made.items()}
+            facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
             items.append({"call": one.number, "inputs": inputs, **facts})
         if items:
             name = group[0].call.definition.full_name

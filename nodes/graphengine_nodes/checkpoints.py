@@ -274,10 +274,14 @@ def read_header(file: Path) -> Header:
 # --- digests ----------------------------------------------------------------------------------------------------------
 
 
+PREVIEW = "preview.json"
+"""How previews of a VAE's latents are made (see `previews`): it decides no result."""
+
+
 def component_files(location: Location, stem: str | None) -> list[Path]:
     """The files that decide what a component is: its configuration and, where it has weights, those."""
     configs = [p for p in sorted(location.folder.iterdir()) if p.suffix in (".json", ".txt", ".model")]
-    configs = [p for p in configs if ".index." not in p.name]
+    configs = [p for p in configs if ".index." not in p.name and p.name != PREVIEW]
     if stem is None:
         return configs
     files = (

@@ -11,6 +11,7 @@ from graphengine_nodes import schedulers
 from graphengine_nodes.families import Request, Step, family
 from graphengine_nodes.families.inputs import sides_of
 from graphengine_nodes.latents import Side, check_sides
+from graphengine_nodes.previews import preview
 from graphengine_nodes.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
 
 if TYPE_CHECKING:
@@ -340,7 +341,7 @@ def reporter(ctx: Context, model: Model) -> Step:
 
     def step(done: int, total: int, samples: torch.Tensor) -> None:
         ctx.progress(done, total)
-        if type(ctx) is not Context:  # a plain call shows nothing to anybody
-            ctx.preview(Latent(samples.detach().cpu(), model.family))
+        if ctx.watched:
+            ctx.preview(preview(samples, model))
 
     return step

@@ -722,6 +722,18 @@ def test_a_workflow_that_holds_itself_is_told() -> None:
 # --- events ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_node_knows_whether_anybody_looks(store: Store) -> None:
+    @node(version=1, cache="never")
+    def looked_at(context: Context = INERT) -> bool:
+        return context.watched
+
+    assert looked_at() is False
+    with Graph() as g:
+        g.output("here", looked_at())
+    assert g.run(store=store)["here"] is False
+    assert g.run(store=store, listeners=[Recorder()])["here"] is True
+
+
 def test_the_order_of_events(store: Store) -> None:
     @node(version=1)
     def slow(x: int, context: Context = INERT) -> int:

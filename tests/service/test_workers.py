@@ -66,6 +66,13 @@ def go(runner: WorkerRunner, node: str, store: Store | None = None, listeners: A
     return run(graph, store=store or Store(), runner=runner.of(Claims()), listeners=listeners)
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
     """What calls on threads of their own give, or raise."""
     found: list[Any] = [None] * len(calls)
@@ -94,6 +101,12 @@ def test_progress_comes_in_order_before_the_end(runners: Callable[..., WorkerRun
     steps = [(event.step, event.total) for event in events if event.kind is Kind.PROGRESS]
     assert steps == [(n, 10) for n in range(1, 11)]
     assert [event.kind for event in events][-2:] == [Kind.NODE_FINISHED, Kind.RUN_FINISHED]
+
+
+def test_a_worker_knows_whether_anybody_looks(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(1)
+    assert go(runner, "looked_at")["n"] is False
+    assert go(runner, "looked_at", listeners=[lambda event: None])["n"] is True
 
 
 def test_an_error_crosses_with_its_class_and_its_traceback(runners: Callable[..., WorkerRunner]) -> None:
@@ -208,8 +221,20 @@ def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> Non
 
 def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRunner]) -> None:
     runner = runners(1)
-    go(runner, "greedy", x=0)  # imports torch
-    results = at_once(*[lambda n=n: go(runner, "greedy", x=n) for n in range(1, 10)])
+    graph, release = Graph(), Cancellation()
+    graph.add("nap", "n", x=1, seconds=100.0)  # occupies the worker until all the others wait for it
+
+    def nap() -> Result:
+        return run(graph, store=Store(), runner=runner.of(Claims()), cancellation=release)
+
+    blocker = threading.Thread(target=at_once, args=(nap,))
+    blocker.start()
+    wait_for(lambda: bool(runner.status()[0].computing))
+    _, *results = at_once(
+        lambda: (wait_for(lambda: runner.waiting() == 9), release.cancel()),
+        *[lambda n=n: go(runner, "greedy", x=n) for n in range(1, 10)],
+    )
+    blocker.join()
     assert [result["n"] for result in results] == [10 * n for n in range(1, 10)]
     assert max(result.made["n"]["together"] for result in results) == 2
 

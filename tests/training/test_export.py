@@ -56,6 +56,11 @@ def test_shipped_weights_exported_are_the_shipped_weights(exported: Path, shippe
         assert pair[0] | {"_diffusers_version": ""} == pair[1] | {"_diffusers_version": ""}
 
 
+def test_the_shipped_map_of_previews_is_made_again(exported: Path, shipped: Path) -> None:
+    ours, theirs = (json.loads((f / "model" / "vae" / "preview.json").read_text()) for f in (exported, shipped))
+    assert torch.allclose(torch.tensor(ours["factors"]), torch.tensor(theirs["factors"]), atol=2e-3)
+
+
 def test_files_are_readable_by_all_and_name_no_folder(exported: Path) -> None:
     files = [file for file in exported.rglob("*") if file.is_file()]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o644}

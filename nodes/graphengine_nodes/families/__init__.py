@@ -26,6 +26,10 @@ Step = Callable[[int, int, "torch.Tensor"], None]
 """Called after each step with the steps done, all steps, and the latents so far; may raise to stop."""
 
 
+Factors = Sequence[tuple[float, float, float]]
+"""What each latent channel, and last the constant, adds to R, G and B; see `graphengine_nodes.previews`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One call of a sampler, everything resolved.
@@ -119,6 +123,9 @@ class Family(Protocol):
     """The name of each component's weight files in diffusers layout; None where it has no weights."""
     prefixes: Mapping[str, tuple[str, ...]]
     """How the names of a component's tensors begin in a single-file checkpoint."""
+
+    preview: Factors
+    """How latents of its published VAE are shown; empty where that is not known."""
 
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         """Whether a diffusers folder with this model_index.json is one of the family's models."""

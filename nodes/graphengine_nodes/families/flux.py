@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, loading
 from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Request, Sampled, Step, inputs
+from graphengine_nodes.families import Factors, Request, Sampled, Step, inputs
 from graphengine_nodes.families.running import COMMON, Pipelines, run
 from graphengine_nodes.types import Conditioning, Image, Latent, Model, Posterior
 
@@ -67,6 +67,27 @@ class Flux(Pipelines):
         ("Img2Img", True): "pipeline_flux_controlnet_image_to_image",
         ("Inpaint", True): "pipeline_flux_controlnet_inpainting",
     }
+
+    # As other tools have published it for FLUX.1.
+    preview: Factors = (
+        (-0.0173, 0.0122, 0.03405),
+        (0.0017, 0.0105, 0.03435),
+        (0.01375, -0.0334, -0.02165),
+        (-0.0087, 0.008, 0.03085),
+        (0.04295, 0.03605, 0.01645),
+        (0.0002, 0.01915, 0.00575),
+        (0.02025, 0.04305, 0.04575),
+        (-0.0118, -0.00925, -0.01295),
+        (-0.01225, 0.0125, 0.059),
+        (0.0504, 0.03775, -0.02105),
+        (-0.02575, 0.01005, 0.00055),
+        (0.0214, -0.0006, -0.0018),
+        (0.04085, 0.03825, 0.03745),
+        (-0.0632, -0.0261, -0.05515),
+        (-0.014, -0.04405, -0.02495),
+        (-0.0631, -0.0491, -0.0389),
+        (0.4835, 0.4641, 0.4575),
+    )
 
     def __init__(self) -> None:
         self._warned: set[str] = set()

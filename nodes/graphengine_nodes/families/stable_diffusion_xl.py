@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Request, inputs
+from graphengine_nodes.families import Factors, Request, inputs
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.types import Conditioning, Model
 from graphengine_nodes.weighting import Chunk, chunks, moved
@@ -49,6 +49,14 @@ class StableDiffusionXL(UNetFamily):
     }
     with_vae = ("Img2Img", "Inpaint")  # image to image looks at its configuration, whatever it starts from
     guidance_scale = 5.0
+    # As diffusers' guide to callbacks has it, there of 255.
+    preview: Factors = (
+        (0.2353, 0.2353, 0.2353),
+        (-0.2353, -0.0196, 0.0392),
+        (0.098, 0.0588, -0.0196),
+        (-0.2745, -0.1961, -0.1373),
+        (0.5882, 0.549, 0.5098),
+    )
 
     # --- what lies on disk --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,12 @@ def whose(x: int) -> int:
     return os.getpid()
 
 
+@node(version=1, on="device", cache="never")
+def looked_at(ctx: Context = INERT) -> bool:
+    """Whether anybody may look at previews."""
+    return ctx.watched
+
+
 @node(version=1, on="device")
 def nap(x: int, seconds: float = 0.2, ctx: Context = INERT) -> int:
     """Sleep in steps of 10 ms, each of which is told."""
