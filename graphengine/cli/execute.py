@@ -19,10 +19,11 @@ from graphengine.definition import NodeDef
 from graphengine.files import cache_folder
 from graphengine.graph import Graph
 from graphengine.launch import Cancellation
-from graphengine.runner import Call, ThreadRunner
+from graphengine.runner import Call, Runner, ThreadRunner
 
 if TYPE_CHECKING:
     from graphengine.evaluate import Result
+    from graphengine.service.local import Handle
 
 
 PATIENCE = 3.0
@@ -95,13 +96,24 @@ class Session:
             result = session.run(graph, inputs)
 
     Within it Ctrl-C and SIGTERM cancel, within a step; a second one ends the process at once.
+
+    Args:
+        workers: Processes to compute in, of these runs alone, with the store's folder if there is one; None for threads
+            of this process.
     """
 
-    def __init__(self, graph: Graph, no_cache: bool = False) -> None:
-        self.preload = Preload(graph)
+    def __init__(self, graph: Graph, no_cache: bool = False, workers: Sequence[Handle] | None = None) -> None:
         self.store = open_store(no_cache)
         self.cancellation = Cancellation()
-        self.runner = PatientRunner(self.preload, self.cancellation)
+        self.runner: Runner
+        if workers is None:
+            self.runner = PatientRunner(Preload(graph), self.cancellation)
+        else:
+            from graphengine.service.workers import WorkerRunner
+
+            gc.enable()
+            # Joined calls differ in their last bits: here a run gives what it gives on this process's threads.
+            self.runner = WorkerRunner(workers, self.store.disk, batch=1, told=_say)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
@@ -112,7 +124,7 @@ class Session:
         with self._stack:
             if kind is not None:
                 self.cancellation.cancel()
-                self.runner.close()  # the step that is under way
+            self.runner.close()  # threads end the step that is under way
 
     def run(self, graph: Graph, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
         """Run with what the session shares; options are those of `graphengine.run`."""
@@ -121,6 +133,10 @@ class Session:
         return run(
             graph, want, inputs, store=self.store, runner=self.runner, cancellation=self.cancellation, **options
         )
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

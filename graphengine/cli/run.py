@@ -26,6 +26,7 @@ from graphengine.cli.common import (
 
 if TYPE_CHECKING:
     from graphengine.graph import Graph
+    from graphengine.service.local import LocalWorker
 
 
 @guarded
@@ -45,14 +46,18 @@ def command(
     ] = False,
     root: Roots = None,
     backend: Annotated[
-        Literal["auto", "inline", "service"],
-        typer.Option("--backend", help="Compute here, or hand it to this user's `graphengine worker` if one runs."),
+        Literal["auto", "inline", "local", "service"],
+        typer.Option(
+            "--backend",
+            help="inline: compute in this process. local: in a process of its own for each GPU. service: by this "
+            "user's `graphengine worker`. auto: by that if one runs, else inline.",
+        ),
     ] = "auto",
     debug: Debug = False,
 ) -> int | None:
     """Run a workflow and write its outputs, with how they were made inside each picture."""
     graph = load_workflow(file, packs)
-    if backend != "inline":
+    if backend in ("auto", "service"):
         from graphengine.cli.handover import hand_over
 
         only_here = {"--device": device, "--no-cache": no_cache, "--report": report}
@@ -60,7 +65,8 @@ def command(
             return None
     from graphengine.cli.execute import Session, needed, print_warnings
 
-    session = Session(graph, no_cache)  # it begins with the heavy imports
+    # it begins with the heavy imports
+    session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
     from graphengine.cli.progress import Bars, JsonLines
     from graphengine.cli.values import parse_sets
     from graphengine.outputs import Writer, write_outputs
@@ -88,6 +94,15 @@ def command(
 
         record(graph, inputs, result, cache_folder(), root)
     return None
+
+
+def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> list[LocalWorker]:
+    """Processes for one run, one for each device; the disk store is theirs as well."""
+    from graphengine.files import cache_folder
+    from graphengine.service.start import local_workers
+
+    store = None if no_cache else cache_folder() / "store"
+    return local_workers([device] if device else None, store=store, packs=[str(folder) for folder in packs or ()])
 
 
 @contextlib.contextmanager

@@ -24,6 +24,28 @@ def devices_here() -> list[str]:
     return list(dict.fromkeys(device for devices in asked for device in devices())) or ["cpu"]
 
 
+def local_workers(
+    devices: Sequence[str] | None = None,
+    count: int | None = None,
+    threads: int | None = None,
+    store: Path | None = None,
+    packs: Sequence[str] = (),
+) -> list[LocalWorker]:
+    """Workers of this machine, which whoever takes them starts.
+
+    Args:
+        devices: Where they compute, one for each; by default every GPU, else the processor.
+        count: How many; by default as many as devices.
+        threads: How many threads each computes with; None as torch chooses.
+        store: The folder of the disk store that they share; None: all values go through their pipes.
+        packs: Folders of nodes to load.
+    """
+    places = list(devices or devices_here())
+    named = [(f"worker-{n}", places[n % len(places)]) for n in range(count or len(places))]
+    folder = None if store is None else str(store)
+    return [LocalWorker(name, device, threads, folder, tuple(packs)) for name, device in named]
+
+
 @contextlib.contextmanager
 def local_service(
     file: Path,
@@ -43,18 +65,13 @@ def local_service(
 
     Args:
         file: The queue.
-        devices: Where workers compute, one for each; by default every GPU, else the processor.
-        workers: How many workers; by default as many as devices.
-        threads: How many threads each computes with.
+        devices, workers, threads, packs: As those of `local_workers`.
         store: The folder of the disk store; by default the user's.
         told: Called with sentences about workers.
         options: Those of `Service`.
     """
-    places = list(devices or devices_here())
-    count = workers or len(places)
     folder = store or cache_folder() / "store"
-    named = [(f"worker-{n}", places[n % len(places)]) for n in range(count)]
-    made = [LocalWorker(name, device, threads, str(folder), tuple(packs)) for name, device in named]
+    made = local_workers(devices, workers, threads, folder, packs)
     disk = DiskStore(folder)
     backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told)
     with serving(file, backend, disk, roots, **options) as service:
