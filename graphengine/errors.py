@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "Where",
     "WorkflowError",
+    "lacks_memory",
     "nearest",
 ]
 
@@ -152,6 +153,11 @@ class Cancelled(GraphEngineError):
 
 class Lost(GraphEngineError):
     """What computed a value went away (a worker that died, memory that ran out): not the node's failure."""
+
+
+def lacks_memory(error: object) -> bool:
+    """Whether an exception says that memory ran out (torch's own for a device is no MemoryError)."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def shorten(value: Any, length: int = 80) -> str:

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,9 @@ class Pack:
             `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
         held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
             that need just that. See `SocketType.needs`.
+        spare: Given a device and the inputs of a call for which its memory did not suffice, a generator of the inputs
+            that give the same result with less of it, the cheapest first; before each it lets go of what it can. It
+            is asked for calls of other packs too, whose inputs it may not know.
         devices: The devices of this machine that its nodes can compute on, each for a worker of its own.
     """
 
@@ -48,6 +51,7 @@ class Pack:
     preload: tuple[str, ...] = ()
     parameters: Callable[[Any, Any], str | None] | None = None
     held: Callable[[str], frozenset[str]] | None = None
+    spare: Callable[[str, Mapping[str, Any]], Iterator[Mapping[str, Any]]] | None = None
     devices: Callable[[], list[str]] | None = None
 
 

@@ -6,14 +6,16 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from graphengine.context import Context
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled
-from graphengine.pack import environment
+from graphengine.errors import Cancelled, lacks_memory
+from graphengine.pack import environment, pack_of
+from graphengine.registry import modules
 
 _DEVICE, _WAIT = "graphengine-device", "graphengine-wait"
 """What the names of a runner's threads begin with."""
@@ -153,13 +155,7 @@ def compute(calls: Sequence[Call]) -> None:
     definition, start = live[0].definition, time.perf_counter()
     outcomes: Sequence[Any]
     try:
-        if len(live) == 1:
-            arguments = dict(live[0].inputs)
-            if definition.context_parameter is not None:
-                arguments[definition.context_parameter] = live[0].context
-            outcomes = [definition.fn(**arguments)]
-        else:
-            outcomes = _many(definition, live)
+        outcomes = [_alone(live[0])] if len(live) == 1 else _many(definition, live)
     except Cancelled as error:
         cancelled = [call for call in live if call.context.cancelled]
         if cancelled and len(cancelled) < len(live):  # whoever was cancelled is not the others' concern
@@ -176,6 +172,41 @@ def compute(calls: Sequence[Call]) -> None:
         facts["batch"] = len(live)
     for call, outcome in zip(live, outcomes, strict=True):
         call.landed(outcome, seconds, facts)
+
+
+def _alone(call: Call) -> Any:
+    """Compute one call; where the device lacks memory, again in each way that needs less."""
+    definition, lacked = call.definition, None
+    for inputs in _ways(call):
+        arguments = dict(inputs)
+        if definition.context_parameter is not None:
+            arguments[definition.context_parameter] = call.context
+        try:
+            return definition.fn(**arguments)
+        except Exception as error:
+            if not lacks_memory(error) or call.context.cancelled:
+                raise
+            lacked = error
+        _let_go(lacked)
+    assert lacked is not None
+    raise lacked
+
+
+def _ways(call: Call) -> Iterator[Mapping[str, Any]]:
+    """The call's inputs, and those that packs give in their place to need less memory: its own pack first."""
+    yield call.inputs
+    if call.definition.on == "device":
+        for pack in dict.fromkeys([call.definition.module_pack, *map(pack_of, modules())]):
+            if pack.spare is not None:
+                yield from pack.spare(call.context.device, call.inputs)
+
+
+def _let_go(error: BaseException) -> None:
+    """Let go of what the frames hold that an exception came through: the very memory that was lacking."""
+    found: BaseException | None = error
+    while found is not None:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__cause__ or found.__context__
 
 
 def _many(definition: NodeDef[..., Any], calls: Sequence[Call]) -> Sequence[Any]:

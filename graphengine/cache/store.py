@@ -9,7 +9,7 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight, Wanter
 from graphengine.cache.memory import NOTHING, Entry, Memory
-from graphengine.errors import Cancelled, Lost
+from graphengine.errors import Cancelled, Lost, lacks_memory
 
 WORTH_WRITING = 0.002
 """Seconds; what took less to compute is computed again sooner than read from a disk."""
@@ -81,9 +81,7 @@ class Store:
         if flight.joined:
             told = result
             # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
-            # (torch's own error for a full device is no MemoryError.)
-            full = isinstance(result, MemoryError) or type(result).__name__ == "OutOfMemoryError"
-            if full or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
+            if lacks_memory(result) or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
                 told = Lost("who computed it was cancelled or ran out of memory")
             for who, task in flight.joined:
                 who.landed(task, told)

@@ -15,6 +15,7 @@ from typing import Any
 from graphengine import errors
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.tree import from_tree, to_tree
+from graphengine.errors import lacks_memory
 
 Message = dict[str, Any]
 Blobs = dict[str, bytes]
@@ -83,11 +84,6 @@ def error_facts(error: BaseException) -> Message:
     """An exception as data."""
     text = "".join(traceback.format_exception(error))
     return {"type": type(error).__name__, "message": str(error), "memory": lacks_memory(error), "traceback": text}
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out (torch's own for a device is no MemoryError)."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def error_of(facts: Mapping[str, Any]) -> BaseException:

@@ -6,6 +6,7 @@ Importing it imports neither torch nor diffusers; a node does when it runs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from graphengine import Pack
@@ -107,6 +108,22 @@ def _held(device: str) -> frozenset[str]:
     return frozenset() if weights is None else weights.store.digests(device)
 
 
+def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Let go of all weights that no other call holds; then hold those of the call's models in main memory."""
+    import sys
+
+    weights = sys.modules.get("graphengine_nodes.weights")
+    if weights is None:
+        return
+    weights.store.spare(device)
+    yield inputs
+    if device.startswith("cuda"):
+        less = {name: weights.in_main_memory(value) for name, value in inputs.items()}
+        if less != dict(inputs):
+            weights.store.spare(device)
+            yield less
+
+
 __pack__ = Pack(
     "std",
     distribution="graphengine",
@@ -129,6 +146,7 @@ __pack__ = Pack(
     ),
     parameters=_parameters,
     held=_held,
+    spare=_spare,
     devices=_devices,
 )
 

@@ -143,6 +143,16 @@ class Store:
         with self._lock:
             self._drop_free(lambda key: device in (None, self._entries[key].device))
 
+    def spare(self, device: str) -> None:
+        """Give a device back what nobody holds, and what torch keeps of it for later use."""
+        import gc
+
+        import torch
+
+        self.clear(exact_device(device))
+        gc.collect()
+        torch.cuda.empty_cache()
+
     def _drop_free(self, wanted: Callable[[Hashable], bool]) -> None:
         while free := [key for key, entry in self._entries.items() if not entry.users and wanted(key)]:
             for key in free:
@@ -274,6 +284,12 @@ class Store:
         digests = {digest for _, digest in model.components}
         with self._lock:
             self._drop_free(lambda key: isinstance(key, tuple) and key[0] in digests)
+
+
+def in_main_memory(value: Any) -> Any:
+    """A model that says nothing else with its weights in main memory, a few layers at a time on the device."""
+    plain = isinstance(value, Model) and value.option("offload") is None and value.option("quantization") != "int8"
+    return value.with_options(offload="group") if plain else value
 
 
 def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None) -> Any:

@@ -239,6 +239,25 @@ def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRun
     assert max(result.made["n"]["together"] for result in results) == 2
 
 
+@pytest.mark.parametrize("eaten", [0, 1, 2])
+def test_a_call_that_lacks_memory_is_computed_with_less_of_it(
+    runners: Callable[..., WorkerRunner], eaten: int
+) -> None:
+    runner = runners(1)
+    found, freed, process = go(runner, "hungry", eaten=eaten)["n"]
+    assert (found, freed) == (0, ["cpu"])
+    assert process != os.getpid()
+    (status,) = runner.status()
+    assert (status.landed, status.deaths) == (1, 0)
+
+
+def test_what_needs_more_in_every_way_fails_with_advice(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(2)
+    with pytest.raises(NodeError, match=r"needs more memory than any worker has \(no room for 1\); make smaller"):
+        go(runner, "hungry", eaten=3)
+    assert [status.deaths for status in runner.status()] == [0, 0]
+
+
 def test_what_fits_no_worker_fails_with_advice(runners: Callable[..., WorkerRunner]) -> None:
     runner = runners(2)
     with pytest.raises(NodeError, match=r"needs more memory than any worker has .*; make smaller pictures"):

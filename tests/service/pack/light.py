@@ -5,11 +5,33 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from graphengine import INERT, Cancelled, Context, Doc, node
+from graphengine import INERT, Cancelled, Context, Doc, Pack, node
+
+
+def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The inputs of `hungry` that need less and less; those of others once more."""
+    _freed.append(device)
+    yield inputs
+    if "eaten" in inputs:
+        for less in (1, 2):
+            yield {**inputs, "eaten": inputs["eaten"] - less}
+
+
+__pack__ = Pack("pack", spare=_spare)
+
+_freed: list[str] = []
+"""Where memory was let go."""
+_taken: list[weakref.ref[_Memory]] = []
+"""What the attempts of `hungry` have taken."""
+
+
+class _Memory:
+    """What a node computes in."""
 
 
 @node(version=1, on="device")
@@ -88,6 +110,20 @@ def _greedy(x: Sequence[int], room: int, ctx: Sequence[Context]) -> list[int]:
     for one in ctx:
         one.note(together=len(x))
     return [10 * value for value in x]
+
+
+@node(version=1, on="device", cache="never")
+def hungry(eaten: int, room: int = 0, ctx: Context = INERT) -> list[Any]:
+    """A node that computes where memory was let go and it takes no more than there is room; says where and who."""
+    import torch
+
+    held = _Memory()
+    if any(one() is not None for one in _taken):
+        raise ValueError("an attempt that failed still holds its memory")
+    _taken.append(weakref.ref(held))
+    if not _freed or eaten > room:
+        raise torch.OutOfMemoryError(f"no room for {eaten}")
+    return [eaten, _freed, os.getpid()]
 
 
 @node(version=1, on="device", batch=("x",))
