@@ -70,22 +70,29 @@ class LocalWorker:
         self._lock = threading.Lock()
 
     def start(self, told: Told, lost: Lost) -> None:
+        try:
+            self._connection, self.process = self._started()
+        except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
+            lost(self, f"it cannot be started: {error.strerror or error}")
+            return
+        self.send(self.config, {})
+        arguments = (self._connection, self.process, told, lost)
+        threading.Thread(target=self._listen, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+
+    def _started(self) -> tuple[Connection, subprocess.Popen[bytes]]:
         here, there = socket.socketpair()
         environment = dict(os.environ)
         if self.threads is not None:  # set before it first computes: torch cannot change it for all threads later
             environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
-        with there:
-            self.process = subprocess.Popen(
+        with here, there:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "graphengine.service.worker", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the service, which stops its workers itself
             )
-        self._connection = Connection(here.detach())
-        self.send(self.config, {})
-        arguments = (self._connection, self.process, told, lost)
-        threading.Thread(target=self._listen, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+            return Connection(here.detach()), process
 
     def _listen(self, connection: Connection, process: subprocess.Popen[bytes], told: Told, lost: Lost) -> None:
         while True:
@@ -101,7 +108,8 @@ class LocalWorker:
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
         connection = self._connection
-        assert connection is not None
+        if connection is None:  # it could never be started, and that was told
+            return
         try:
             with self._lock:
                 connection.send_bytes(pack(message, blobs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,3 +269,19 @@ def test_what_fits_no_worker_fails_with_advice(runners: Callable[..., WorkerRunn
 def test_what_cannot_leave_the_process_is_told(runners: Callable[..., WorkerRunner]) -> None:
     with pytest.raises(NodeError, match="has no form in which it could be written"):
         go(runners(1), "echo", value=object())
+
+
+def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, told: Sentences
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/no/such/python")
+        runner = WorkerRunner(local(1, None), told=told.append)
+        while len(told) < 2:  # by the keeper, too
+            time.sleep(0.02)
+    try:
+        assert go(runner, "double", x=4)["n"] == 8
+    finally:
+        runner.close()
+    lacking = "worker w0 was lost while it computed nothing: it cannot be started: No such file or directory"
+    assert set(told) == {lacking}
