@@ -28,13 +28,14 @@ class Writer:
     Args:
         folder: Where; made if it is not there.
         prefix: The beginning of the names.
+        about: Told before files appear which these are, as `marks` says it.
 
     Raises:
         FileError: The folder cannot be made or written in; said before anything is computed.
     """
 
-    def __init__(self, folder: Path, prefix: str) -> None:
-        self.folder, self.prefix = folder, prefix
+    def __init__(self, folder: Path, prefix: str, about: Callable[[Mapping[str, str]], object] | None = None) -> None:
+        self.folder, self.prefix, self.about = folder, prefix, about
         self.files: list[Path] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,9 +85,11 @@ class Writer:
         number = next_number(self.folder, stem)
         while True:
             placed: list[Path] = []
+            finals = {file: self.folder / f"{stem}_{number:05d}{ending}" for file, ending in made.items()}
+            if self.about is not None:
+                self.about(marks(finals))
             try:
-                for file, ending in made.items():
-                    final = self.folder / f"{stem}_{number:05d}{ending}"
+                for file, final in finals.items():
                     place(file, final)
                     placed.append(final)
                 return placed
@@ -149,6 +152,24 @@ def place(file: Path, final: Path) -> None:
         except BaseException:
             _remove([final])
             raise
+
+
+def marks(finals: Mapping[Path, Path]) -> dict[str, str]:
+    """Names that files are about to get, each with a mark by which the file is known from any other of that name."""
+    return {str(final): _mark(file) for file, final in finals.items()}
+
+
+def remove_marked(files: Mapping[str, str]) -> None:
+    """Remove those of the files that `marks` told of which are there and were not changed since."""
+    for name, mark in files.items():
+        with contextlib.suppress(OSError):
+            if _mark(Path(name)) == mark:
+                os.unlink(name)
+
+
+def _mark(file: Path) -> str:
+    found = file.stat()  # a file keeps these when it is linked or moved
+    return f"{found.st_size}:{found.st_mtime_ns}"
 
 
 def next_number(folder: Path, stem: str) -> int:

@@ -357,7 +357,8 @@ class ServiceThread(threading.Thread):
         if order is not None:
             self._told(order, change)
         elif change.kind in ("failed", "done") and self._is_lost(change.job):
-            log.warning("job %d of an earlier process is %s; its callbacks are lost", change.job, change.kind)
+            lost = "job %d of an earlier process is %s; its callbacks are lost"
+            log.warning(lost, change.job, change.kind, extra={"job": change.job})
 
     def _is_lost(self, number: int) -> bool:
         try:
@@ -375,7 +376,7 @@ class ServiceThread(threading.Thread):
         with self._lock:
             del self._orders[change.job]
         if change.kind == "failed":
-            log.error("job %d failed: %s", change.job, change.facts.get("error"))
+            log.error("job %d failed: %s", change.job, change.facts.get("error"), extra={"job": change.job})
             order.failed = True
         for file in order.ended(change.job, made):
             order.session.setdefault("images", []).append(file)

@@ -55,6 +55,7 @@ class Claims:
         lost: Told why a worker was lost while it computed for the job.
         landed: Told of each of its calls that a worker has computed, before the call lands.
         environment: How the workers must compute that take its calls; None however they do.
+        number: Which job it is.
     """
 
     user: str = ""
@@ -63,6 +64,7 @@ class Claims:
     lost: Callable[[str], None] = lambda why: None
     landed: Callable[[Landed], None] = lambda landed: None
     environment: Mapping[str, Any] | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

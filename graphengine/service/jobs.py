@@ -77,7 +77,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at a job: when, by whom, and how it ended (`running` until it has)."""
+    """One try at a job: when, by whom, and how it ended (`running` until it has).
+
+    Attributes:
+        files: What it was about to write when it ended, by path, with the marks of `outputs.marks`.
+    """
 
     number: int
     worker: str
@@ -85,6 +89,7 @@ class Attempt:
     ended: float | None
     outcome: str
     error: str | None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

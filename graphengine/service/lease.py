@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from graphengine.service.jobs import Job, State
-from graphengine.service.queue import LeaseLost, Queue
+from graphengine.service.queue import LeaseLost, Queue, QueueError
 from graphengine.service.tables import COLUMNS, job_of
 
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""
 DEATHS = 10
 """Of how many deaths of the service a job that was under way is not begun again: one of them all may be its doing."""
+
+_RUNS = "and attempt = ? and state = 'running'"
 
 
 class Lease:
@@ -82,7 +84,7 @@ class Lease:
         """A job's attempt ended without an outcome (its service ended): it waits again where it stood, until its
         attempts are used up; then it has failed. One that is wanted to stop is cancelled."""
         with self._fenced() as base:
-            query = "select cancelling from jobs where id = ? and attempt = ? and state = 'running'"
+            query = f"select cancelling from jobs where id = ? {_RUNS}"
             found = base.execute(query, (id, attempt)).fetchone()
             if found is None:
                 return False
@@ -90,6 +92,17 @@ class Lease:
             error = why if state is not State.FAILED else f"{why} (given up after {attempt} attempts)"
             self._close(base, id, attempt, state, "lost", error)
             return True
+
+    def writes(self, id: int, attempt: int, files: Mapping[str, str]) -> None:
+        """A job's attempt is about to write all these files: if its end is never recorded, the next one removes them.
+
+        Args:
+            files: Their marks, by path.
+        """
+        with self._fenced() as base:
+            query = f"update jobs set tries = json_set(tries, '$[{attempt - 1}][5]', json(?)) where id = ? {_RUNS}"
+            if not base.execute(query, (json.dumps(files), id, attempt)).rowcount:
+                raise QueueError(f"attempt {attempt} of job {id} has ended already")
 
     def worker_lost(self, id: int, attempt: int, why: str) -> None:
         """A worker was lost while it computed something of a job, which goes on."""
@@ -103,8 +116,7 @@ class Lease:
 
     def _end(self, id: int, attempt: int, state: State, outcome: str, error: str | None, result: Any = None) -> bool:
         with self._fenced() as base:
-            query = "select 1 from jobs where id = ? and attempt = ? and state = 'running'"
-            if base.execute(query, (id, attempt)).fetchone() is None:
+            if base.execute(f"select 1 from jobs where id = ? {_RUNS}", (id, attempt)).fetchone() is None:
                 return False
             self._close(base, id, attempt, state, outcome, error, result)
             return True

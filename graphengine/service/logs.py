@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,19 @@ NAMES = ("job", "node", "event", "facts")
 QUIET = ("progress", "preview", "node_started")
 """What happens too often for a log."""
 
+_job: ContextVar[int | None] = ContextVar("job", default=None)
+
 log = logging.getLogger("graphengine.jobs")
+
+
+@contextmanager
+def about_job(job: int) -> Iterator[None]:
+    """What is logged on this thread meanwhile is about a job, whoever logs it."""
+    token = _job.set(job)
+    try:
+        yield
+    finally:
+        _job.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,7 +37,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts: dict[str, Any] = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname}
         facts |= {"logger": record.name, "message": record.getMessage()}
-        facts |= {name: getattr(record, name) for name in NAMES if getattr(record, name, None) is not None}
+        said = {"job": _job.get()} | {name: getattr(record, name) for name in NAMES if hasattr(record, name)}
+        facts |= {name: value for name, value in said.items() if value is not None}
         if record.exc_info:
             facts["traceback"] = self.formatException(record.exc_info)
         return json.dumps(facts, default=str)

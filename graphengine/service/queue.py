@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from graphengine.errors import GraphEngineError
+from graphengine.errors import FileError, GraphEngineError
 from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
 from graphengine.service.tables import COLUMNS, SCHEMA, VERSION, job_of
 
@@ -34,6 +34,10 @@ _ALL = ""
 
 class QueueError(GraphEngineError):
     """The queue cannot take or do something; nothing of it was done."""
+
+
+class QueueFileError(QueueError, FileError):
+    """The queue's file cannot be opened, read or written: locked, damaged, a full disk."""
 
 
 class QueueFull(QueueError):
@@ -55,7 +59,8 @@ class Queue:
         patience: Seconds to wait for another process's writing.
 
     Raises:
-        QueueError: It cannot be opened, is no queue, or of a newer version.
+        QueueFileError: It cannot be opened, or is no queue.
+        QueueError: It is of a newer version.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class Queue:
             self._base.execute(f"pragma synchronous = {synchronous}")
             self._prepare()
         except (sqlite3.Error, OSError) as error:
-            raise QueueError(f"{self.file} cannot be opened as a queue: {error}") from None
+            raise QueueFileError(f"{self.file} cannot be opened as a queue: {error}") from None
 
     def _prepare(self) -> None:
         if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
@@ -104,8 +109,8 @@ class Queue:
                     if self._base.in_transaction:
                         self._base.execute("rollback")
                     raise
-            except sqlite3.OperationalError as error:
-                raise QueueError(f"{self.file} cannot be written: {error}") from None
+            except sqlite3.Error as error:
+                raise QueueFileError(f"{self.file} cannot be written: {error}") from None
         with self._changed:
             self._changed.notify_all()
 
@@ -114,8 +119,8 @@ class Queue:
         with self._lock:
             try:
                 return self._base.execute(query, values).fetchall()
-            except sqlite3.OperationalError as error:
-                raise QueueError(f"{self.file} cannot be read: {error}") from None
+            except sqlite3.Error as error:
+                raise QueueFileError(f"{self.file} cannot be read: {error}") from None
 
     def close(self) -> None:
         """Let the file go."""
@@ -131,7 +136,8 @@ class Queue:
             Their numbers.
 
         Raises:
-            QueueError: A job is no JSON data or too large; the file cannot be written (disk full, locked).
+            QueueError: A job is no JSON data or too large.
+            QueueFileError: The file cannot be written (disk full, locked).
             QueueFull: A user's limit would be exceeded.
         """
         rows = [(_json(job.body, "body"), _json(job.facts, "facts"), job) for job in jobs]
@@ -263,7 +269,7 @@ class Queue:
     def _version(self) -> int:
         # `data_version` moves with other connections' commits, `total_changes` with this one's.
         with self._lock:
-            return int(self._base.execute("pragma data_version").fetchone()[0]) + self._base.total_changes
+            return int(self.read("pragma data_version")[0][0]) + self._base.total_changes
 
     # --- what users do to jobs ----------------------------------------------------------------------------------------
 

@@ -26,11 +26,13 @@ from graphengine.graph import Graph
 from graphengine.launch import Cancellation
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Landed, Status
-from graphengine.service.document import Request, request_of, result_tree
+from graphengine.service.document import Request, request_of
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
-from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.logs import about_job
+from graphengine.service.queue import LeaseLost, Queue, QueueError, QueueFileError
+from graphengine.service.results import Finisher, deliver, remove_written
 from graphengine.service.submit import delete, files_of, submit
 
 log = logging.getLogger(__name__)
@@ -53,10 +55,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Stop computing."""
-
-
-Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
-"""Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote."""
 
 
 class Service:
@@ -215,6 +213,7 @@ class Service:
                 if self._lease is not None:
                     self._look_after(self._lease)
                     self._claim(self._lease)
+                self.queue.wait_for_change(min(0.25, self.seconds / 4))
             except LeaseLost as error:
                 log.warning("%s; its jobs are let go here", error)
                 self._lease = None
@@ -222,7 +221,9 @@ class Service:
             except QueueError as error:  # a full disk, a locked file: it is tried again
                 log.error("%s", error)
                 self._stopping.wait(0.5)
-            self.queue.wait_for_change(min(0.25, self.seconds / 4))
+            except Exception:  # whatever it was: jobs wait for this thread
+                log.exception("the jobs of %s could not be looked after", self.queue.file)
+                self._stopping.wait(0.5)
 
     def _take_over(self) -> None:
         lease = take(self.queue, self.name, self.seconds)
@@ -230,7 +231,7 @@ class Service:
             return
         self._lease = lease
         for job in lease.recover():
-            log.warning("job %d was left running by another service", job)
+            log.warning("job %d was left running by another service", job, extra={"job": job})
             self._tell(JobEvent(job, "lost"))
         if self._taken is not None:
             self._taken()
@@ -286,12 +287,13 @@ class Service:
     def _run(self, lease: Lease, job: Job, cancellation: Cancellation) -> None:
         """Run a claimed job to its end, whatever that is."""
         try:
-            kind, facts = self._outcome(lease, job, cancellation)
+            with about_job(job.id):
+                kind, facts = self._outcome(lease, job, cancellation)
         except LeaseLost as error:
-            log.warning("job %d: %s", job.id, error)
+            log.warning("job %d: %s", job.id, error, extra={"job": job.id})
             kind, facts = "lost", {}
         except QueueError as error:  # its end could not be written: it is begun again when that can be
-            log.error("job %d: %s", job.id, error)
+            log.error("job %d: %s", job.id, error, extra={"job": job.id})
             kind, facts = "lost", {"error": str(error)}
         finally:
             with self._lock:
@@ -305,14 +307,17 @@ class Service:
         try:
             body = self.queue.body(job.id)
             request = request_of(body, self.files)
+            request.exact |= self.batch_invariant
             result = self._evaluate(lease, job, request, cancellation, calls)
-            told = self._result(request, result, body["files"]) | {"calls": calls}
+            told = self._deliver(lease, job, request, result, body["files"]) | {"calls": calls}
         except Cancelled:
             if self._stopping.is_set() and not self.queue.get(job.id).cancelling:
                 lease.lost(job.id, job.attempt, "the service that ran it was stopped")
                 return "lost", {}
             lease.cancelled(job.id, job.attempt)
             return State.CANCELLED, {}
+        except (QueueFileError, LeaseLost):
+            raise  # no fault of the job's
         except (GraphEngineError, OSError, MemoryError) as error:
             return self._failed(lease, job, error, str(error), calls)
         except Exception as error:
@@ -333,7 +338,10 @@ class Service:
         self, lease: Lease, job: Job, request: Request, cancellation: Cancellation, calls: list[dict[str, Any]]
     ) -> Result:
         def lost(why: str) -> None:
-            lease.worker_lost(job.id, job.attempt, why)
+            try:
+                lease.worker_lost(job.id, job.attempt, why)
+            except QueueError as error:  # the job goes on, without this in its history
+                log.warning("job %d: %s", job.id, error, extra={"job": job.id})
             self._tell(JobEvent(job.id, "worker_lost", facts={"error": why}))
 
         def landed(call: Landed) -> None:
@@ -345,16 +353,17 @@ class Service:
             if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
                 self._tell(JobEvent(job.id, event.kind, event))
 
-        exact = request.exact or self.batch_invariant
-        environment = self._environment(cancellation) if exact else None
+        environment = self._environment(cancellation) if request.exact else None
         return run(
             request.graph,
             None if request.want is None else list(request.want),
             request.inputs,
             store=self.store,
-            runner=self.backend.of(Claims(job.user, job.priority, job.limit, lost, landed, environment or None)),
+            runner=self.backend.of(
+                Claims(job.user, job.priority, job.limit, lost, landed, environment or None, job.id)
+            ),
             listeners=[listen],
-            exact=exact,
+            exact=request.exact,
             roots=request.roots if self.roots is None else self.roots,
             base=request.base,
             cancellation=cancellation,
@@ -367,37 +376,19 @@ class Service:
                 raise Cancelled("cancelled before a worker was there")
         return found
 
-    def _result(self, request: Request, result: Result, name: str) -> dict[str, Any]:
-        from graphengine.outputs import Writer, write_outputs
+    def _deliver(self, lease: Lease, job: Job, request: Request, result: Result, name: str) -> dict[str, Any]:
+        coming: dict[str, str] = {}
 
-        files: list[str] = []
-        written: dict[str, Any] = {}
-        if request.out is not None:
-            writer = Writer(request.out, request.name)
-            written = write_outputs(
-                request.graph, dict(request.inputs), result, writer,
-                exact=request.exact or self.batch_invariant, base=request.base,
-            )  # fmt: skip
-            files = [str(file) for file in writer.files]
-        names = request.want if request.want is not None else list(result)
-        outputs = dict(zip(names, result.outputs.values(), strict=True))
-        if request.finish is not None:
-            finisher, data = request.finish
-            if finisher not in self.finishers:
-                raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
-            files += self.finishers[finisher](data, outputs)
-        return {
-            "outputs": result_tree(outputs, name, self.files),
-            "files": files,
-            "told": written,
-            "reuse": {node: reuse.value for node, reuse in result.reuse.items()},
-            "seconds": result.seconds,
-            "elapsed": result.elapsed,
-        }
+        def about(marks: Mapping[str, str]) -> None:
+            coming.update(marks)
+            lease.writes(job.id, job.attempt, coming)
+
+        remove_written(self.queue.attempts(job.id)[:-1])  # who died between writing files and saying so
+        return deliver(request, result, self.files, name, self.finishers, about)
 
     def _tell(self, event: JobEvent) -> None:
         for listener in list(self._listeners):
             try:
                 listener(event)
             except Exception:  # one who listens badly must not stop the service
-                log.exception("a listener failed on %s of job %d", event.kind, event.job)
+                log.exception("a listener failed on %s of job %d", event.kind, event.job, extra={"job": event.job})

@@ -275,7 +275,8 @@ class WorkerRunner:
         except Cancelled:
             pass  # the keeper tells the worker
         except Exception:
-            log.exception("a preview of %s could not be shown", one.call.definition.full_name)
+            about = {"job": one.job.number, "node": one.call.context.node}
+            log.exception("a preview of %s could not be shown", one.call.definition.full_name, extra=about)
 
     def _answer(self, post: _Post, one: _Waiting, message: Message, blobs: Blobs) -> None:
         error, seconds = message.get("error"), float(message["seconds"])

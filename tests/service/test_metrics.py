@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import urllib.request
 from collections import Counter
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from graphengine.cache import DiskStore
 from graphengine.service.account import account
+from graphengine.service.happenings import JobEvent
+from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
 from graphengine.service.logs import log_event, log_to
 from graphengine.service.metrics import Metrics
@@ -75,6 +78,38 @@ def test_totals_are_the_queue_s_own(tmp_path: Path) -> None:
     assert "1 is not to its taste" in failure["facts"]["error"]
     assert any(line["event"] == "worker_lost" and line["job"] == deadly for line in lines if "event" in line)
     assert service.queue.get(waiting).state is State.QUEUED
+
+
+def test_every_line_about_a_job_names_it(tmp_path: Path) -> None:
+    """Also those of whoever logs on a job's thread."""
+    handler = log_to(tmp_path / "service.jsonl")
+    other = logging.getLogger("graphengine.of_another")
+
+    def bad(event: JobEvent) -> None:
+        if event.kind == "node_finished":
+            raise RuntimeError("a bad listener")
+
+    def odd(data: int, outputs: object) -> list[str]:
+        other.warning("a line that knows of no job")
+        return [] if data % 2 else [str(1 // 0)]
+
+    with Service(tmp_path / "q.sqlite", InlineRunner(), finishers={"odd": odd}) as service:
+        service.subscribe(log_event)
+        service.subscribe(bad)
+        numbers = [service.submit(of("double"), {"x": n}, finish=("odd", n)) for n in range(6)]
+        service.wait(*numbers, timeout=60)
+        counts = service.queue.counts()
+    logging.getLogger("graphengine").removeHandler(handler)
+    lines = [json.loads(line) for line in (tmp_path / "service.jsonl").read_text().splitlines()]
+    assert {line["job"] for line in lines} == set(numbers)
+    by_message = Counter(re.sub(r"\d+", "N", line["message"]) for line in lines)
+    assert by_message["a line that knows of no job"] == by_message["job N: queued"] == 6
+    assert by_message["a listener failed on node_finished of job N"] == 6
+    assert by_message["job N failed"] == by_message["job N: failed"] == counts[State.FAILED] == 3
+    assert by_message["job N: done"] == counts[State.DONE] == 3
+    for line in lines:
+        assert (found := re.search(r"job (\d+)", line["message"])) is None or int(found[1]) == line["job"]
+        assert ("traceback" in line) == (line["level"] == "ERROR")
 
 
 def test_deaths_are_counted_while_the_service_runs(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import signal
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from graphengine import INERT, Cancelled, Context, Doc, Pack, node
+from graphengine import INERT, Cancelled, Context, Doc, Pack, SocketType, node, register_type
 
 
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -32,6 +33,33 @@ _taken: list[weakref.ref[_Memory]] = []
 
 class _Memory:
     """What a node computes in."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A text that is written into a file."""
+
+    text: str
+
+
+def _save(page: Page, path: Path, text: Mapping[str, str]) -> list[Path]:
+    file = path.with_name(f"{path.name}.txt")
+    file.write_text(page.text)
+    return [file]
+
+
+register_type(
+    SocketType(
+        Page, "Page", encode=lambda page: page.text.encode(), decode=lambda data: Page(data.decode()),
+        size=lambda page: len(page.text), save=_save,
+    )
+)  # fmt: skip
+
+
+@node(version=1, on="device")
+def page(x: int, length: int = 1) -> Page:
+    """A page that says a number, over and over."""
+    return Page(f"{x}\n" * length)
 
 
 @node(version=1, on="device")

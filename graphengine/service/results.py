@@ -1,0 +1,67 @@
+"""What a job's run leaves: files for its user, and its outputs as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from graphengine.evaluate import Result
+from graphengine.service.document import Files, Request, result_tree
+from graphengine.service.jobs import Attempt
+from graphengine.service.queue import QueueError
+
+Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
+"""Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
+called again where a job's end could not be recorded."""
+
+
+def deliver(
+    request: Request,
+    result: Result,
+    files: Files,
+    name: str,
+    finishers: Mapping[str, Finisher],
+    about: Callable[[Mapping[str, str]], object],
+) -> dict[str, Any]:
+    """Write what a job asks for; returns what its user is told.
+
+    Args:
+        name: The job's folder among the files.
+        about: Told before files of the job's outputs appear, see `outputs.Writer`.
+
+    Raises:
+        FileError: Something cannot be written.
+        QueueError: There is no such finisher.
+    """
+    from graphengine.outputs import Writer, write_outputs
+
+    written: dict[str, Any] = {}
+    paths: list[str] = []
+    if request.out is not None:
+        writer = Writer(request.out, request.name, about)
+        inputs = dict(request.inputs)
+        written = write_outputs(request.graph, inputs, result, writer, exact=request.exact, base=request.base)
+        paths = [str(file) for file in writer.files]
+    names = request.want if request.want is not None else list(result)
+    outputs = dict(zip(names, result.outputs.values(), strict=True))
+    if request.finish is not None:
+        finisher, data = request.finish
+        if finisher not in finishers:
+            raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
+        paths += finishers[finisher](data, outputs)
+    return {
+        "outputs": result_tree(outputs, name, files),
+        "files": paths,
+        "told": written,
+        "reuse": {node: reuse.value for node, reuse in result.reuse.items()},
+        "seconds": result.seconds,
+        "elapsed": result.elapsed,
+    }
+
+
+def remove_written(attempts: Sequence[Attempt]) -> None:
+    """Remove the files of attempts that were lost after they wrote them, unless somebody has changed them since."""
+    from graphengine.outputs import remove_marked
+
+    for attempt in attempts:
+        remove_marked(attempt.files)
