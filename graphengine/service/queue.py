@@ -26,6 +26,7 @@ LARGEST = 32_000_000
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
+_TOO_LARGE = "a number of a job, or its priority, is beyond 63 bits"
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
 _ALL = ""
@@ -82,7 +83,8 @@ class Queue:
             self._base.execute(f"pragma synchronous = {synchronous}")
             self._prepare()
         except (sqlite3.Error, OSError) as error:
-            raise QueueFileError(f"{self.file} cannot be opened as a queue: {error}") from None
+            why = getattr(error, "strerror", None) or error
+            raise QueueFileError(f"{self.file} cannot be opened as a queue: {why}") from None
 
     def _prepare(self) -> None:
         if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
@@ -111,6 +113,8 @@ class Queue:
                     raise
             except sqlite3.Error as error:
                 raise QueueFileError(f"{self.file} cannot be written: {error}") from None
+            except OverflowError:
+                raise QueueError(_TOO_LARGE) from None
         with self._changed:
             self._changed.notify_all()
 
@@ -121,6 +125,8 @@ class Queue:
                 return self._base.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise QueueFileError(f"{self.file} cannot be read: {error}") from None
+            except OverflowError:
+                raise QueueError(_TOO_LARGE) from None
 
     def close(self) -> None:
         """Let the file go."""

@@ -35,6 +35,9 @@ def deliver(
     """
     from graphengine.outputs import Writer, write_outputs
 
+    names = request.want if request.want is not None else list(result)
+    outputs = dict(zip(names, result.outputs.values(), strict=True))
+    trees = result_tree(outputs, name, files)  # first: if that fails, nobody has a picture of a job that failed
     written: dict[str, Any] = {}
     paths: list[str] = []
     if request.out is not None:
@@ -42,15 +45,13 @@ def deliver(
         inputs = dict(request.inputs)
         written = write_outputs(request.graph, inputs, result, writer, exact=request.exact, base=request.base)
         paths = [str(file) for file in writer.files]
-    names = request.want if request.want is not None else list(result)
-    outputs = dict(zip(names, result.outputs.values(), strict=True))
     if request.finish is not None:
         finisher, data = request.finish
         if finisher not in finishers:
             raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
         paths += finishers[finisher](data, outputs)
     return {
-        "outputs": result_tree(outputs, name, files),
+        "outputs": trees,
         "files": paths,
         "told": written,
         "reuse": {node: reuse.value for node, reuse in result.reuse.items()},

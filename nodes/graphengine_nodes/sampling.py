@@ -27,6 +27,8 @@ Seeds = Annotated[
         "a list of generators one each."
     ),
 ]
+MOST = 1024
+"""Pictures that one call makes."""
 Count = Annotated[
     int | None, Range(1, 64, 1), Doc("Pictures to make; by default what seeds, prompts and pictures are given for.")
 ]
@@ -320,6 +322,8 @@ def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[
             raise ValueError(f"seed {value} is out of range; give 0 to {2**64 - 1}")
     if not seeds or (count is not None and len(seeds) != count):
         raise ValueError(f"{len(seeds)} seeds for {count or given} pictures; give one, or one for each picture")
+    if len(seeds) > MOST:
+        raise ValueError(f"{len(seeds):,} pictures are more than the {MOST:,} that one call makes; map over the seeds")
     return seeds, random
 
 

@@ -179,6 +179,8 @@ def test_inputs_that_contradict_each_other(model: std.Model, text: std.Condition
         std.sample(model, text, latent=std.empty_latent(model), strength=0.5)
     with pytest.raises(ValueError, match="3 seeds for 2 pictures"):
         std.sample(model, text, latent=std.empty_latent(model, count=2), seed=[1, 2, 3])
+    with pytest.raises(ValueError, match="1,000,000 pictures are more than the 1,024 that one call makes"):
+        std.sample(model, text, seed=list(range(1_000_000)))
     with pytest.raises(ValueError, match="this latent is empty, there is nothing to decode"):
         std.decode_latent(model, std.empty_latent(model))
     stranger = std.Conditioning(text.embeds, "flux", fallback=text.fallback)

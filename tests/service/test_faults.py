@@ -5,6 +5,7 @@ The short form runs for some seconds with a fixed seed; the slow form for minute
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,12 @@ from graphengine.service.queue import Queue, QueueError
 from graphengine.service.service import Service
 from graphengine.service.submit import files_of, submit
 
+from .alone import IMPOSSIBLE
 from .conftest import PACK
 from .test_queue import Clock
 from .test_service import of
+
+ROOT = Path(__file__).parents[2]
 
 SERVE = """
 import os, signal, sys, threading, time
@@ -68,7 +72,9 @@ while True:
         fill()
 """
 
-KINDS = ("double", "nap", "whose", "together", "fail", "deadly_once", "poison", "cancel")
+KINDS = ("double", "nap", "whose", "together", "page", "fail", "deadly_once", "poison", "cancel")
+
+Submit = Callable[[], int]
 
 HARM = ("worker", "service", "full", "locked", "clock", "cancel")
 
@@ -97,7 +103,7 @@ class Storm:
         """Light jobs of all kinds, few of those that kill."""
         for _ in range(count):
             x = len(self.jobs)
-            (kind,) = self.rng.choices(KINDS, (30, 30, 10, 30, 4, 2, 0.7, 4))
+            (kind,) = self.rng.choices(KINDS, (30, 30, 10, 30, 10, 4, 2, 0.7, 4))
             if kind in ("nap", "cancel"):
                 graph = of("nap", seconds=self.rng.choice((0.02, 0.1)))
             elif kind == "deadly_once":
@@ -105,7 +111,8 @@ class Storm:
             else:
                 graph = of(kind)
             options = {"user": self.rng.choice(("ann", "bob")), "priority": self.rng.choice((0, 0, 1))}
-            self.jobs[submit(self.queue, graph, {"x": x}, **options)] = kind, x
+            number = submit(self.queue, graph, {"x": x}, out=self.folder / "out", name=f"job{x}", **options)
+            self.jobs[number] = kind, x
 
     def hurt(self) -> None:
         """One thing that goes wrong."""
@@ -135,8 +142,17 @@ class Storm:
                 other.close()
             case "cancel":
                 wanted = [number for number, (what, _) in self.jobs.items() if what == "cancel"]
-                for number in self.rng.sample(wanted, min(3, len(wanted))):
+                for number in [self._running(), *self.rng.sample(wanted, min(3, len(wanted)))]:
                     self.queue.cancel(number)
+
+    def _running(self) -> int:
+        """A job that would run for long, and in most weather has begun."""
+        number = submit(self.queue, of("nap", seconds=600.0), {"x": len(self.jobs)}, priority=9)
+        self.jobs[number] = "long", len(self.jobs)
+        end = time.monotonic() + 10
+        while self.queue.get(number).state is State.QUEUED and time.monotonic() < end:
+            time.sleep(0.02)
+        return number
 
     def account(self, timeout: float) -> None:
         """Every job has ended as it must, once."""
@@ -152,20 +168,25 @@ class Storm:
             lost = [change for change in changes[job.id] if change.kind == "lost"]
             assert len(lost) >= job.attempt - 1
             self._check(job, kind, x)
+        written = Counter(file.name.partition("_")[0] for file in (self.folder / "out").glob("*.txt"))
+        assert set(written.values()) == {1}, written
 
     def _check(self, job: Job, kind: str, x: int) -> None:
         if kind == "fail":
             assert (job.state, f"{x} is not to its taste" in str(job.error)) == (State.FAILED, True), job
         elif kind == "poison":
             assert (job.state, "workers were lost" in str(job.error) or job.attempt >= DEATHS) == (State.FAILED, True)
-        elif kind == "cancel" and job.state is State.CANCELLED:
+        elif kind in ("cancel", "long") and job.state is State.CANCELLED:
             assert job.result is None
         elif job.state is State.FAILED:  # killed by chance as often as poison kills
             assert "3 workers were lost" in str(job.error), job
         else:
-            assert job.state is State.DONE, job
-            value = outputs(self.queue, job)["y"]
-            assert value == 2 * x if kind == "double" else kind == "whose" or value == x
+            assert (job.state, kind == "long") == (State.DONE, False), job
+            made = outputs(self.queue, job)["y"]
+            right = {"double": 2 * x, "whose": made}.get(kind, x)
+            assert made.text == f"{x}\n" if kind == "page" else made == right, (kind, x, made)
+            files = [str(self.folder / "out" / f"job{x}_y_00000.txt")] if kind == "page" else []
+            assert job.result["files"] == files
 
 
 def outputs(queue: Queue, job: Job) -> dict[str, Any]:
@@ -200,24 +221,41 @@ def storm(folder: Path, seed: int) -> Iterator[Storm]:
             one.process.wait()
 
 
-def weather(one: Storm, seconds: float, jobs: int) -> None:
-    """Jobs and harm, by turns."""
+def weather(
+    one: Storm, seconds: float, jobs: int, *, calm: tuple[float, float] = (0.1, 0.6), more: Sequence[Submit] = ()
+) -> list[int]:
+    """Jobs and harm, by turns.
+
+    Args:
+        calm: Seconds between two harms, at least and at most.
+        more: Called one after another over the time; the numbers of these jobs are returned.
+    """
+    numbers: list[int] = []
     end, first = time.monotonic() + seconds, time.monotonic()
     while (now := time.monotonic()) < end:
-        due = int(60 + (jobs - 60) * (now - first) / seconds)
-        one.submit(max(0, due - len(one.jobs)))
-        time.sleep(one.rng.uniform(0.1, 0.6))
+        part = (now - first) / seconds
+        one.submit(max(0, int(60 + (jobs - 60) * part) - len(one.jobs)))
+        numbers += [put() for put in more[len(numbers) : 1 + int(part * len(more))]]
+        time.sleep(one.rng.uniform(*calm))
         one.hurt()
     one.submit(max(0, jobs - len(one.jobs)))
+    return numbers + [put() for put in more[len(numbers) :]]
 
 
 def test_every_job_is_accounted_for(tmp_path: Path) -> None:
     with storm(tmp_path, 6) as one:
         weather(one, 10, 300)
         one.account(60)
-        kinds = {change.kind for changes in all_changes(one.queue).values() for change in changes}
-        assert kinds >= {"queued", "running", "done", "failed", "cancelled", "lost", "worker_lost"}
-        assert one.harm.keys() == set(HARM)
+        assert_all_happened(one)
+
+
+def assert_all_happened(one: Storm) -> None:
+    """Harm of every kind, and to jobs all that can be recorded of them."""
+    assert one.harm.keys() == set(HARM)
+    kinds = {change.kind for changes in all_changes(one.queue).values() for change in changes}
+    assert kinds >= {*State, "cancelling", "lost", "worker_lost"}
+    outcomes = {attempt.outcome for number in one.jobs for attempt in one.queue.attempts(number)}
+    assert outcomes == {"done", "failed", "cancelled", "lost"}
 
 
 def pictures(count: int) -> list[tuple[Graph, dict[str, Any]]]:
@@ -226,23 +264,27 @@ def pictures(count: int) -> list[tuple[Graph, dict[str, Any]]]:
         seed = graph.input("seed", int)
         model = load_model("tiny")
         text = encode_prompt(model, "a red circle on a blue background")
-        graph.output("image", decode_latent(model, sample(model, text, seed=seed, steps=6)))
+        graph.output("image", decode_latent(model, sample(model, text, seed=seed, steps=20)))
     return [(graph, {"seed": n}) for n in range(count)]
 
 
 @pytest.mark.slow
 def test_minutes_of_it_with_sampling(tmp_path: Path) -> None:
-    asked = pictures(24)
+    """Slower, so that workers have the time to begin with sampling, which is killed in the middle of it."""
+    asked = pictures(48)
     with storm(tmp_path, int.from_bytes(os.urandom(4), "big")) as one:
-        numbers = [submit(one.queue, graph, inputs, attempts=20) for graph, inputs in asked]
-        weather(one, 180, 1500)
+        more = [functools.partial(submit, one.queue, graph, inputs, attempts=20) for graph, inputs in asked]
+        numbers = weather(one, 240, 1500, calm=(1.0, 5.0), more=more)
         one.account(300)
+        assert_all_happened(one)
         jobs = one.queue.wait(*numbers, timeout=300)
         assert {job.state for job in jobs} == {State.DONE}, [job.error for job in jobs]
         for job, (graph, inputs) in zip(jobs, asked, strict=True):
             made, right = np.asarray(outputs(one.queue, job)["image"]), np.asarray(graph.run(inputs=inputs)["image"])
             assert np.abs(made - right).max() < 0.02  # what was joined differs in its last digits
-        assert one.harm.keys() == set(HARM)
+        changes = all_changes(one.queue)
+        lost = {change.facts["error"] for job in jobs for change in changes[job.id] if change.kind == "worker_lost"}
+        assert any("sample" in error for error in lost), lost
 
 
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
@@ -275,3 +317,12 @@ def test_a_file_that_cannot_be_written_for_a_while(tmp_path: Path) -> None:
         other.close()
         jobs = service.wait(*more, timeout=20)
         assert {job.state for job in jobs} == {State.DONE}
+
+
+def test_a_disk_that_runs_full(tmp_path: Path) -> None:
+    """In a process that has such a disk, see `small_disk`."""
+    command = [sys.executable, "-m", "tests.service.small_disk", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode == IMPOSSIBLE:
+        pytest.skip(done.stderr)
+    assert (done.returncode, done.stdout) == (0, "accounted for\n"), done.stderr

@@ -136,6 +136,13 @@ def wait(seconds: float, ctx: Context = INERT) -> float:
     return seconds
 
 
+@node(version=1, on="device")
+def hang(seconds: float) -> float:
+    """Wait without a sign."""
+    time.sleep(seconds)
+    return seconds
+
+
 @node(version=1)
 def add(a: int, b: int = 1) -> int:
     """Add two numbers."""
