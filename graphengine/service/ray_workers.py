@@ -140,7 +140,7 @@ class RayWorker:
         self._kind = "cuda:0" if num_gpus else "cpu"  # Ray shows an actor the GPUs that it was given, and no others
         self.device = self._kind
         self.config: Message = {"device": self._kind, "store": store, "packs": list(packs), "threads": threads}
-        self.options: dict[str, Any] = {"scheduling_strategy": "SPREAD", **(options or {})}
+        self.placement: Mapping[str, Any] = options or {}
         self._actor: Any = None
 
     def start(self, told: Told, lost: Lost) -> None:
@@ -164,7 +164,7 @@ class RayWorker:
         except RayError as error:
             why = str(error)
         except ray.exceptions.RayActorError as error:
-            why = f"its actor on {where} is gone: {_reason(error)}"
+            why = f"its actor on {where} {_reason(error)}"
         except ray.exceptions.RayTaskError as error:
             why = f"it failed on {where}: {error.cause!r}"
         except Exception as error:  # the connection to the cluster is lost, or was closed
@@ -184,9 +184,10 @@ class RayWorker:
             "max_task_retries": 0,
             "name": f"{self.name}-{uuid.uuid4().hex[:8]}",
             "namespace": NAMESPACE,
+            "scheduling_strategy": "SPREAD",
         }
         kind = ray.remote(concurrency_groups={"orders": 1})(Actor)  # orders: one thread, which keeps them in order
-        return kind.options(**options | self.options).remote(self.config)
+        return kind.options(**options | self.placement).remote(self.config)
 
     def _greet(self, actor: Any) -> Message:
         """Wait until it is there; what it says of itself."""
@@ -195,16 +196,20 @@ class RayWorker:
         try:
             facts: Message = ray.get(actor.hello.remote(), timeout=self.patience)
         except ray.exceptions.GetTimeoutError:
-            wish = f"{self.threads} CPU" + (f" and {self.num_gpus:g} GPU" if self.num_gpus else "")
             raise RayError(
-                f"no node gave it {wish} within {self.patience:g} s; of {_amount(ray.cluster_resources())} in the "
-                f"cluster, {_amount(ray.available_resources())} are free"
+                f"no node started it with {self._wish()} within {self.patience:g} s; of "
+                f"{_amount(ray.cluster_resources())} in the cluster, {_amount(ray.available_resources())} are free"
             ) from None
         if facts["auth"] != "token":
             raise RayError(f"Ray on {facts['node']} takes orders from anyone; start it with RAY_AUTH_MODE=token")
         if facts["version"] != __version__:
             raise RayError(f"{facts['node']} has graphengine {facts['version']}, the service {__version__}; install it")
         return facts
+
+    def _wish(self) -> str:
+        """What it claims, in words."""
+        claims = [f"{self.threads} CPU", f"{self.num_gpus:g} GPU"][: 2 if self.num_gpus else 1]
+        return " and ".join(claims + [f"{name} {what}" for name, what in self.placement.items()])
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
         with contextlib.suppress(Exception):  # it is gone; its thread tells
@@ -221,14 +226,18 @@ class RayWorker:
 
 
 def _reason(error: Exception) -> str:
-    """Why an actor died, of the lines in which Ray says so."""
+    """What became of an actor, of the lines in which Ray says so."""
+    from ray.exceptions import ActorUnavailableError
+
+    if isinstance(error, ActorUnavailableError):  # Ray would wait for it; the messages that were under way are lost
+        return "cannot be reached: its process, its node or the network between has failed"
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
     if "creation task" in lines[0]:
-        return lines[-1]  # of a traceback: the exception
+        return f"is gone: {lines[-1]}"  # of a traceback: the exception
     text = " ".join(lines[1:] or lines).replace("Worker exit type: SYSTEM_ERROR Worker exit detail: ", "")
     for advice in (" Some common causes", " There are some potential root causes"):
         text = text.partition(advice)[0]
-    return text.rstrip(".")
+    return f"is gone: {text.rstrip('.')}"
 
 
 def _first_line(error: Exception) -> str:

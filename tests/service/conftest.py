@@ -1,17 +1,45 @@
-"""Shared by the tests of the service: a folder of light nodes, loaded here and in every worker."""
+"""Shared by the tests of the service: a folder of light nodes, loaded here and in every worker; workers of a backend.
+
+Where `GRAPHENGINE_TEST_RAY` is set, the workers are a Ray cluster's: `test_ray.py` runs tests that way.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from graphengine import registry
+from graphengine.service.local import Handle, LocalWorker
 
 PACK = Path(__file__).parent / "pack"
+RAY = "GRAPHENGINE_TEST_RAY" in os.environ
+
+Workers = Callable[[int, "str | None"], list[Handle]]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def light_nodes() -> None:
     """The nodes of `pack/light.py`, by their bare names."""
     assert registry.load_folder(PACK) == []
+
+
+def local(count: int, store: str | None) -> list[Handle]:
+    """Workers of this machine that share the folder of a store."""
+    return [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
+
+
+@pytest.fixture
+def workers(request: pytest.FixtureRequest) -> Workers:
+    """Makes workers of the backend under test."""
+    made: Workers = request.getfixturevalue("actors") if RAY else local
+    return made
+
+
+@pytest.fixture
+def tiny_everywhere(request: pytest.FixtureRequest) -> None:
+    """`tiny` has been loaded once where each worker is."""
+    if RAY:
+        request.getfixturevalue("cluster").load("tiny")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from graphengine.service.local import Handle
 from graphengine.service.ray_workers import RayWorker, joined
 
-from .conftest import PACK
+from .conftest import PACK, Workers
 
 
 class TwoNodes:
@@ -32,8 +35,17 @@ class TwoNodes:
         self.address: str = self._cluster.address
 
     def _add(self, name: str, **more: Any) -> Any:
-        caches = {"GRAPHENGINE_CACHE": str(self._folder / name)}
-        return self._cluster.add_node(num_cpus=3, resources={name: 100}, env_vars=caches, **more)
+        return self._cluster.add_node(num_cpus=3, resources={name: 100}, env_vars=self._caches(name), **more)
+
+    def _caches(self, name: str) -> dict[str, str]:
+        return {"GRAPHENGINE_CACHE": str(self._folder / name)}
+
+    def load(self, source: str | Path) -> None:
+        """Load a model once on each node, as `docs/ray.md` says."""
+        code = "import sys; from graphengine_nodes import load_model; load_model(sys.argv[1])"
+        for name in ("one", "two"):
+            command = [sys.executable, "-c", code, str(source)]
+            subprocess.run(command, env=os.environ | self._caches(name), check=True)
 
     def kill_second(self) -> None:
         """As if its plug were pulled."""
@@ -57,7 +69,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
 
 
 @pytest.fixture
-def actors(cluster: TwoNodes) -> Callable[[int, str | None], list[Handle]]:
+def actors(cluster: TwoNodes) -> Workers:
     """Makes workers, on both nodes in turn."""
 
     def make(count: int, store: str | None) -> list[Handle]:

@@ -14,16 +14,16 @@ from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims
-from graphengine.service.local import LocalWorker
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import PACK
+from .conftest import Workers
 
 
-def test_pictures_go_to_the_worker_that_holds_their_weights(tmp_path: Path) -> None:
+def test_pictures_go_to_the_worker_that_holds_their_weights(
+    workers: Workers, tiny_everywhere: None, tmp_path: Path
+) -> None:
     folder = str(tmp_path / "store")
-    made = [LocalWorker(name, threads=1, store=folder, packs=(str(PACK),)) for name in ("first", "second")]
-    runner = WorkerRunner(made, DiskStore(folder))
+    runner = WorkerRunner(workers(2, folder), DiskStore(folder))
     assert runner.wait_until_ready(60)
     with Graph() as graph:
         model = std.load_model("tiny")
@@ -50,12 +50,12 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(tmp_path: Path) -> N
     try:
         while not runner.status()[0].computing:
             time.sleep(0.01)
-        assert picture(1) == "second"  # the weights are loaded there, since the first is busy
+        assert picture(1) == "w1"  # the weights are loaded there, since the first is busy
         cancellation.cancel()
         napping.join()
         while runner.status()[0].computing:
             time.sleep(0.01)
-        assert [picture(seed) for seed in (2, 3)] == ["second", "second"]  # both are idle
+        assert [picture(seed) for seed in (2, 3)] == ["w1", "w1"]  # both are idle
         first, second = runner.status()
         assert first.held == 0
         assert second.held >= 3

@@ -45,12 +45,12 @@ def test_one_node() -> None:
 
 
 @pytest.mark.slow
-def test_the_contract_of_workers_on_two_nodes() -> None:
-    inside("tests/service/test_workers.py")
+@pytest.mark.parametrize("file", ["test_workers.py", "test_service.py", "test_affinity.py"])
+def test_what_holds_for_local_workers_holds_on_two_nodes(file: str) -> None:
+    inside(f"tests/service/{file}")
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(run=False, reason="not seen to end yet: a node's death, and values between nodes without a folder")
 def test_two_nodes() -> None:
     inside("tests/service/ray_cases.py", "--deselect", "tests/service/ray_cases.py::test_smoke")
 

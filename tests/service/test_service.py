@@ -20,12 +20,13 @@ from graphengine.cache import DiskStore
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
-from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue, QueueError
 from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import PACK
+from .conftest import PACK, RAY, Workers
+
+Runners = Callable[..., WorkerRunner]
 
 
 def of(node: str, **inputs: Any) -> Graph:
@@ -36,16 +37,21 @@ def of(node: str, **inputs: Any) -> Graph:
     return graph
 
 
-def workers(folder: Path, count: int = 2, **options: Any) -> WorkerRunner:
-    store = str(folder / "store")
-    made = [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
-    return WorkerRunner(made, DiskStore(store), **options)
+@pytest.fixture
+def backend(workers: Workers, tmp_path: Path) -> Runners:
+    """Makes runners of workers that share the test's store."""
+
+    def make(count: int = 2, **options: Any) -> WorkerRunner:
+        store = str(tmp_path / "store")
+        return WorkerRunner(workers(count, store), DiskStore(store), **options)
+
+    return make
 
 
-@pytest.fixture(params=["inline", "local"])
+@pytest.fixture(params=["workers"] if RAY else ["inline", "workers"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    backend = InlineRunner() if request.param == "inline" else workers(tmp_path)
-    with Service(Queue(tmp_path / "queue.sqlite", synchronous="NORMAL"), backend, DiskStore(tmp_path / "store")) as it:
+    made = InlineRunner() if request.param == "inline" else request.getfixturevalue("backend")()
+    with Service(Queue(tmp_path / "queue.sqlite", synchronous="NORMAL"), made, DiskStore(tmp_path / "store")) as it:
         yield it
 
 
@@ -116,8 +122,8 @@ def test_cancelling_a_waiting_and_a_running_job(service: Service) -> None:
     assert time.monotonic() - start < 3
 
 
-def test_equal_jobs_are_computed_once(tmp_path: Path) -> None:
-    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+def test_equal_jobs_are_computed_once(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(), DiskStore(tmp_path / "store")) as service:
         numbers = [service.submit(of("whose"), {"x": n % 2}) for n in range(12)]
         jobs = service.wait(*numbers, timeout=60)
         assert {job.state for job in jobs} == {State.DONE}
@@ -126,11 +132,11 @@ def test_equal_jobs_are_computed_once(tmp_path: Path) -> None:
         assert reuse["computed"] == 2
 
 
-def test_priorities_and_users(tmp_path: Path) -> None:
+def test_priorities_and_users(backend: Runners, tmp_path: Path) -> None:
     order: list[int] = []
     queue = Queue(tmp_path / "q.sqlite")
     queue.pause()
-    with Service(queue, workers(tmp_path, count=1, batch=1), concurrency=1) as service:
+    with Service(queue, backend(1, batch=1), concurrency=1) as service:
         many = [service.submit(of("nap", seconds=0.02), {"x": n}, user="ann") for n in range(6)]
         few = [service.submit(of("nap", seconds=0.02), {"x": 100 + n}, user="bob") for n in range(2)]
         urgent = service.submit(of("nap", seconds=0.02), {"x": 1000}, user="ann", priority=5)
@@ -142,9 +148,9 @@ def test_priorities_and_users(tmp_path: Path) -> None:
     assert max(order.index(n) for n in few) < max(order.index(n) for n in many)
 
 
-def test_poison_ends_after_its_attempts_and_the_queue_goes_on(tmp_path: Path) -> None:
-    backend = workers(tmp_path, told=lambda sentence: None)
-    with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
+def test_poison_ends_after_its_attempts_and_the_queue_goes_on(backend: Runners, tmp_path: Path) -> None:
+    made = backend(told=lambda sentence: None)
+    with Service(tmp_path / "q.sqlite", made, DiskStore(tmp_path / "store")) as service:
         bad = service.submit(of("poison"), {"x": 1})
         good = [service.submit(of("nap", seconds=0.1), {"x": n}) for n in range(6)]
         jobs = service.wait(bad, *good, timeout=120)
@@ -152,8 +158,8 @@ def test_poison_ends_after_its_attempts_and_the_queue_goes_on(tmp_path: Path) ->
     assert "3 workers were lost" in str(jobs[0].error)
 
 
-def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(tmp_path: Path) -> None:
-    with Service(tmp_path / "q.sqlite", workers(tmp_path, 1), concurrency=1) as service:
+def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(1), concurrency=1) as service:
         first = service.submit(of("nap", seconds=0.5), {"x": 1})
         second = service.submit(of("nap", seconds=0.5), {"x": 2})
         while service.queue.get(first).state is not State.RUNNING:
@@ -163,16 +169,23 @@ def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(tmp_path: Path) 
 
 
 SERVE = """
-import sys, threading
+import contextlib, sys, threading
 from pathlib import Path
 from graphengine import registry
 from graphengine.cache import DiskStore
 from graphengine.service.local import LocalWorker
 from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
-folder, pack = Path(sys.argv[1]), sys.argv[2]
+folder, pack, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 registry.load_folder(pack)
-made = [LocalWorker(f"w{n}", threads=1, store=str(folder / "store"), packs=(pack,)) for n in range(2)]
+common = {"threads": 1, "store": str(folder / "store"), "packs": (pack,)}
+if address:
+    from graphengine.service.ray_workers import joined, ray_workers
+    cluster = contextlib.ExitStack()
+    cluster.enter_context(joined(address))
+    made = ray_workers(2, **common)
+else:
+    made = [LocalWorker(f"w{n}", **common) for n in range(2)]
 disk = DiskStore(folder / "store")
 service = Service(folder / "q.sqlite", WorkerRunner(made, disk), disk, seconds=1)
 service.start()
@@ -182,13 +195,14 @@ threading.Event().wait()
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts services in processes of their own."""
     started: list[subprocess.Popen[str]] = []
+    address = request.getfixturevalue("cluster").address if RAY else ""
 
     def start() -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(tmp_path), str(PACK)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVE, str(tmp_path), str(PACK), address], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdout is not None
@@ -255,8 +269,8 @@ def test_what_a_killed_job_computed_is_not_computed_again(
     assert submitter.outputs(number) == {"m": 5}
 
 
-def test_threads_that_submit_and_cancel_at_once(tmp_path: Path) -> None:
-    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+def test_threads_that_submit_and_cancel_at_once(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(), DiskStore(tmp_path / "store")) as service:
         found: list[tuple[int, bool]] = []
 
         def submits(part: int) -> None:

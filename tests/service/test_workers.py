@@ -17,10 +17,9 @@ from graphengine.cache import DiskStore
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, WorkerError
-from graphengine.service.local import Handle, LocalWorker
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import PACK
+from .conftest import Workers
 
 Sentences = list[str]
 
@@ -30,19 +29,9 @@ def told() -> Sentences:
     return []
 
 
-def local(count: int, store: str | None) -> list[Handle]:
-    return [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
-
-
-@pytest.fixture(params=["ray"] if "GRAPHENGINE_TEST_RAY" in os.environ else ["local"])
-def workers(request: pytest.FixtureRequest) -> Callable[[int, str | None], list[Handle]]:
-    """Makes workers of the backend under test: for Ray `test_ray.py` runs this file in a network of its own."""
-    return local if request.param == "local" else request.getfixturevalue("actors")
-
-
 @pytest.fixture
 def runners(
-    workers: Callable[[int, str | None], list[Handle]], told: Sentences, tmp_path: Path
+    workers: Workers, told: Sentences, tmp_path: Path
 ) -> Iterator[Callable[..., WorkerRunner]]:
     """Makes runners of workers and stops them."""
     made: list[WorkerRunner] = []
