@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +18,16 @@ from typing import Any
 
 from graphengine import __version__
 from graphengine.cache import DiskStore
-from graphengine.errors import GraphEngineError
 from graphengine.files import cache_folder
 from graphengine.service.local import Handle, Lost, Told
+from graphengine.service.ray_cluster import NAMESPACE, RayError, first_line, joined
 from graphengine.service.service import Service
 from graphengine.service.start import serving
 from graphengine.service.wire import Message, pack, unpack
 from graphengine.service.workers import WorkerRunner
 
-NAMESPACE = "graphengine"
 PATIENCE = 120.0
 """Seconds until an actor must have been placed and started."""
-
-
-class RayError(GraphEngineError):
-    """A Ray cluster cannot be used."""
 
 
 # --- in the cluster ---------------------------------------------------------------------------------------------------
@@ -168,7 +162,7 @@ class RayWorker:
         except ray.exceptions.RayTaskError as error:
             why = f"it failed on {where}: {error.cause!r}"
         except Exception as error:  # the connection to the cluster is lost, or was closed
-            why = f"Ray lost it: {_first_line(error)}"
+            why = f"Ray lost it: {first_line(error)}"
         if actor is not None:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
@@ -187,7 +181,7 @@ class RayWorker:
             "scheduling_strategy": "SPREAD",
         }
         kind = ray.remote(concurrency_groups={"orders": 1})(Actor)  # orders: one thread, which keeps them in order
-        return kind.options(**options | self.placement).remote(self.config)
+        return kind.options(**{**options, **self.placement}).remote(self.config)
 
     def _greet(self, actor: Any) -> Message:
         """Wait until it is there; what it says of itself."""
@@ -240,77 +234,11 @@ def _reason(error: Exception) -> str:
     return f"is gone: {text.rstrip('.')}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _amount(resources: Mapping[str, float]) -> str:
     return f"{resources.get('CPU', 0):g} CPU and {resources.get('GPU', 0):g} GPU"
 
 
-# --- the cluster ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def joined(address: str) -> Iterator[None]:
-    """Be a client of a cluster while the context lasts.
-
-    Args:
-        address: HOST:PORT of its head; `local` starts one of this machine alone, which ends with the context.
-
-    Raises:
-        RayError: Ray is not installed, there is no token, or no cluster at the address.
-    """
-    _prepare()
-    import ray
-
-    if ray.is_initialized():
-        raise RayError("this process is a client of a Ray cluster already; leave it with ray.shutdown() first")
-    more: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    with _signals_kept():
-        try:
-            ray.init(address=address, namespace=NAMESPACE, **more)
-        except Exception as error:
-            raise RayError(f"the Ray cluster at {address} cannot be joined: {_first_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _prepare() -> None:
-    """What must be settled before Ray is imported.
-
-    Ray's ports listen on every address, and whoever reaches them may run code unless a token is asked for.
-    """
-    mode = os.environ.get("RAY_AUTH_MODE")
-    if mode not in (None, "token") or (mode is None and "ray" in sys.modules):
-        raise RayError("Ray must ask for a token; set RAY_AUTH_MODE=token before this program starts")
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not os.environ.get("RAY_AUTH_TOKEN") and not file.is_file():
-        raise RayError(
-            f"there is no token for Ray in {file} or RAY_AUTH_TOKEN; make one with `ray get-auth-token --generate`, "
-            "the same for all machines of the cluster"
-        )
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise RayError("Ray is not installed; install graphengine[ray]") from None
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; it stays with the program."""
-    import signal
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, old)
+# --- all together -----------------------------------------------------------------------------------------------------
 
 
 def ray_workers(

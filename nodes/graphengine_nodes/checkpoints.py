@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -341,10 +342,11 @@ def locate(digest: str, what: str) -> Location:
             location = Location(Path(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(
-                f"the weights of {what} ({digest[:12]}) are not known on this machine; load them here once "
+                f"the weights of {what} ({digest[:12]}) are not known on {platform.node()}; load them there once "
                 "(load_model, load_controlnet or load_lora) from a file or folder with the same content"
             ) from None
         _locations[digest] = location
     if not location.path.exists():
-        raise ModelError(f"{location.path}, the weights of {what}, is gone; put it back or load another")
+        where = f"{location.path} on {platform.node()}"
+        raise ModelError(f"{where}, the weights of {what}, is gone; put it back or load another")
     return location

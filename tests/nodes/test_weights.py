@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import platform
 import threading
 import time
 from pathlib import Path
@@ -159,7 +160,7 @@ def test_bytes_are_found_by_digest_in_another_process(monkeypatch: pytest.Monkey
 
 def test_unknown_digests_say_what_to_do() -> None:
     unknown = std.Model("stable_diffusion", (("vae", "0" * 32),), source="lost model")
-    lost = pytest.raises(ModelError, match=r"lost model's vae .* not known on this machine; load them here once")
+    lost = pytest.raises(ModelError, match=rf"lost model's vae .* not known on {platform.node()}; load them there once")
     with lost, Store().component(unknown, "vae", "cpu"):
         pass
 

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shutil
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from graphengine_nodes.checkpoints import EMBEDDED
+from PIL import Image
 
 from graphengine import Graph, Result, Store, run
 from graphengine.events import Event, Kind
 from graphengine.service.calls import Claims
 from graphengine.service.happenings import JobEvent
-from graphengine.service.ray_workers import RayError, RayWorker, joined, ray_service
+from graphengine.service.queue import Queue
+from graphengine.service.ray_cluster import RayError, joined
+from graphengine.service.ray_workers import RayWorker, ray_service
 from graphengine.service.workers import WorkerRunner
+from tests.cli.conftest import command, environment
 
 from .conftest import PACK
 from .ray_fixtures import TwoNodes, on
 from .test_workers import at_once, go
+
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_smoke(tmp_path: Path) -> None:
@@ -118,3 +131,68 @@ def test_what_the_cluster_has_not_is_told(cluster: TwoNodes) -> None:
         "worker w was lost while it computed nothing: no node started it with 1 CPU and 3 GPU within 1 s; "
         "of 6 CPU and 0 GPU in the cluster, 6 CPU and 0 GPU are free"
     ]
+
+
+# --- from the shell ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(cluster: TwoNodes, tmp_path: Path) -> Shell:
+    """Runs `graphengine` with a queue of its own."""
+
+    def run_it(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        own = {"GRAPHENGINE_STATE": str(tmp_path / "state"), **more}
+        return subprocess.run(
+            command(*arguments), cwd=tmp_path, env=environment(tmp_path, **own), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+
+    return run_it
+
+
+def test_another_token_is_told(cluster: TwoNodes, shell: Shell) -> None:
+    done = shell("worker", "--backend", "ray", "--address", cluster.address, RAY_AUTH_TOKEN="0" * 64)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith(
+        f"the Ray cluster at {cluster.address} has another token; copy the auth_token of its head to this machine"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_picture_from_the_shell_is_the_inline_one(cluster: TwoNodes, shell: Shell, tmp_path: Path) -> None:
+    model = shutil.copytree(EMBEDDED["model"][1], tmp_path / "mine")
+    config = model / "vae" / "config.json"
+    config.write_text(config.read_text() + "\n")  # the same model by another digest
+    wish = ("text_to_image", "--set", f"model={model}", "--set", "steps=2", "--set", "seed=3")
+    own = environment(tmp_path, GRAPHENGINE_STATE=str(tmp_path / "state"))
+    arguments = ("worker", "--backend", "ray", "--address", cluster.address, "--workers", 2)
+    worker = subprocess.Popen(command(*arguments), cwd=tmp_path, env=own, stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout is not None
+        while "Ctrl-C" not in worker.stdout.readline():
+            assert worker.poll() is None
+        missing = shell("run", *wish, "--backend", "service")
+        assert missing.returncode == 3
+        assert f"are not known on {platform.node()}; load them there once" in missing.stderr
+        cluster.load(model)
+        for number, (kind, *more) in enumerate([("run", "--backend", "service"), ("queue", "submit")], 2):
+            words = (kind, *wish, *more) if kind == "run" else (kind, *more, *wish[:-1], "seed=4")
+            done = shell(*words, "--out", tmp_path / kind)
+            assert done.returncode == 0, done.stderr
+            assert shell("queue", "wait", number).returncode == 0
+    finally:
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(120) == 0
+    for job in Queue(tmp_path / "state" / "queue.sqlite").history(limit=2):
+        assert {job.result["reuse"][node] for node in ("sample", "image")} == {"computed"}
+    for kind, seed in (("run", 3), ("queue", 4)):
+        inline = tmp_path / f"{kind} inline"
+        done = shell("run", *wish[:-1], f"seed={seed}", "--backend", "inline", "--no-cache", "--out", inline)
+        assert done.returncode == 0, done.stderr
+        assert np.array_equal(picture(inline), picture(tmp_path / kind))
+
+
+def picture(folder: Path) -> Any:
+    """The pixels of the one picture in a folder."""
+    (file,) = folder.rglob("*.png")
+    return np.asarray(Image.open(file))

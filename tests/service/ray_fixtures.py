@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from graphengine.service.local import Handle
-from graphengine.service.ray_workers import RayWorker, joined
+from graphengine.service.ray_cluster import joined
+from graphengine.service.ray_workers import RayWorker
 
 from .conftest import PACK, Workers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.service.ray_workers import RayError, joined
+from graphengine.service.ray_cluster import RayError, joined
 
 from . import alone
 
@@ -67,3 +68,28 @@ def test_an_open_cluster_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(RayError, match="Ray must ask for a token; set RAY_AUTH_MODE=token"), joined("local"):
         pass
+
+
+@pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a token for Ray."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def test_without_ray_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, token: None) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RayError, match=r"Ray is not installed; install graphengine\[ray\]"), joined("local"):
+        pass
+
+
+def test_where_no_cluster_answers_it_is_told_at_once(token: None) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        with pytest.raises(RayError, match=f"no Ray cluster answers at {address}: .*refused; start its head"):
+            joined(address).__enter__()
+    for text in ("first", "ray://first:10001", "first:port", ":6379"):
+        with pytest.raises(RayError, match="is no address of a Ray cluster; write HOST:PORT"), joined(text):
+            pass

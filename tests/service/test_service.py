@@ -180,7 +180,8 @@ folder, pack, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 registry.load_folder(pack)
 common = {"threads": 1, "store": str(folder / "store"), "packs": (pack,)}
 if address:
-    from graphengine.service.ray_workers import joined, ray_workers
+    from graphengine.service.ray_cluster import joined
+    from graphengine.service.ray_workers import ray_workers
     cluster = contextlib.ExitStack()
     cluster.enter_context(joined(address))
     made = ray_workers(2, **common)
