@@ -278,7 +278,8 @@ def salt_of(graph: Graph, device: str | None = None, elsewhere: Mapping[str, Any
     if any(node.kind.expand for node in graph.nodes.values() if isinstance(node.kind, NodeDef)) or graph.parts:
         packs |= {pack_of(module) for module in modules()}  # an expansion may use nodes of any of them
     here = canonical(environment(sorted(packs, key=lambda pack: pack.name)))
-    return digest(("exact", device, here) if elsewhere is None else ("exact", device, here, canonical(elsewhere)))
+    there = here if elsewhere is None else canonical(elsewhere)
+    return digest(("exact", device, here) if there == here else ("exact", device, here, there))
 
 
 def packs_of(graph: Graph) -> list[Pack]:

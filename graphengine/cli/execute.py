@@ -24,6 +24,7 @@ from graphengine.runner import Call, Runner, ThreadRunner
 if TYPE_CHECKING:
     from graphengine.evaluate import Result
     from graphengine.service.local import Handle
+    from graphengine.service.workers import WorkerRunner
 
 
 PATIENCE = 3.0
@@ -105,7 +106,7 @@ class Session:
     def __init__(self, graph: Graph, no_cache: bool = False, workers: Sequence[Handle] | None = None) -> None:
         self.store = open_store(no_cache)
         self.cancellation = Cancellation()
-        self.runner: Runner
+        self.runner: PatientRunner | WorkerRunner
         if workers is None:
             self.runner = PatientRunner(Preload(graph), self.cancellation)
         else:
@@ -130,9 +131,15 @@ class Session:
         """Run with what the session shares; options are those of `graphengine.run`."""
         from graphengine.evaluate import run
 
-        return run(
-            graph, want, inputs, store=self.store, runner=self.runner, cancellation=self.cancellation, **options
-        )
+        runner = self._on_workers(self.runner, options) if not isinstance(self.runner, PatientRunner) else self.runner
+        return run(graph, want, inputs, store=self.store, runner=runner, cancellation=self.cancellation, **options)
+
+    def _on_workers(self, workers: WorkerRunner, options: Mapping[str, Any]) -> Runner:
+        from graphengine.service.calls import Claims
+
+        exact = options.get("exact", False)
+        environment = workers.exact_environment(lambda: self.cancellation.cancelled) if exact else None
+        return workers.of(Claims(environment=environment))
 
 
 def _say(sentence: str) -> None:

@@ -179,6 +179,19 @@ def resume(
         base.resume(user)
 
 
+@commands.command("limit")
+@guarded
+def limit(
+    count: Annotated[int | None, typer.Argument(metavar="[JOBS]", min=0, help="By default any number.")] = None,
+    user: Annotated[str, typer.Option("--user", help="By default of everybody who has no limit of their own.")] = "",
+    queue: File = None,
+    debug: Debug = False,
+) -> None:
+    """How many jobs of one user may wait at once; what is over it is refused when it is submitted."""
+    with _queue(queue) as base:
+        base.set_limit(count, user)
+
+
 @commands.command("wait")
 @guarded
 def wait(
@@ -205,15 +218,17 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     file = queue or queue_file()
     with _queue(queue) as base:
         counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
-        facts = {"file": str(file), **counts, "paused": base.paused(), "holder": holder(base)}
+        facts = {"file": str(file), **counts, "paused": base.paused(), "limits": base.limits(), "holder": holder(base)}
     told = hello(file)
     facts["service"] = told is not None
     workers = told["workers"] if told is not None else []
     if json:
         print(json_.dumps({**facts, "workers": workers}))
         return
+    facts["paused"] = ", ".join(user or "all" for user in facts["paused"])
+    facts["limits"] = ", ".join(f"{user or 'each'}: {count}" for user, count in facts["limits"].items())
     for name, value in facts.items():
-        print(f"{name:10} {', '.join(x or 'all' for x in value) if isinstance(value, list) else value}")
+        print(f"{name:10} {value}")
     for worker in workers:
         print(
             f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['landed']} nodes, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from graphengine.runner import Runner, ThreadRunner
@@ -16,7 +16,7 @@ class InlineRunner(ThreadRunner):
         """The runner that a job's run is given."""
         return _Shared(self)
 
-    def exact_environment(self) -> Mapping[str, Any]:
+    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
         """As this process."""
         return {}
 

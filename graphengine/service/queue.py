@@ -166,7 +166,8 @@ class Queue:
             count = base.execute("select count(*) from jobs where user = ? and state = 'queued'", (user,)).fetchone()[0]
             more = sum(job.user == user for job in jobs)
             if limit is not None and count + more > limit:
-                raise QueueFull(f"{count} jobs of {user or 'this user'} wait; {more} more would be over {limit}")
+                name = user or "this user"
+                raise QueueFull(f"{name} has {count} waiting; {more} more would be over the limit of {limit}")
 
     def set_limit(self, queued: int | None, user: str = _ALL) -> None:
         """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
@@ -175,6 +176,10 @@ class Queue:
             base.execute("delete from limits where user = ?", (user,))
             if queued is not None:
                 base.execute("insert into limits values (?, ?)", (user, queued))
+
+    def limits(self) -> dict[str, int]:
+        """How many jobs may wait at once, by user; of '' for everybody who has no limit of their own."""
+        return dict(self.read("select user, queued from limits order by user"))
 
     # --- looking ------------------------------------------------------------------------------------------------------
 

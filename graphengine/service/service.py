@@ -47,8 +47,8 @@ class Backend(Protocol):
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
 
-    def exact_environment(self) -> Mapping[str, Any] | None:
-        """How the workers compute that exact jobs go to; empty where as this process, None until they have said so."""
+    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
+        """How the workers compute that exact jobs go to, when one is there; empty where as this process."""
 
     def status(self) -> list[Status]:
         """Its workers as they are now."""
@@ -353,7 +353,10 @@ class Service:
             if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
                 self._tell(JobEvent(job.id, event.kind, event))
 
-        environment = self._environment(cancellation) if request.exact else None
+        def cancelled() -> bool:
+            return cancellation.cancelled or self._stopping.is_set()
+
+        environment = self.backend.exact_environment(cancelled) if request.exact else None
         return run(
             request.graph,
             None if request.want is None else list(request.want),
@@ -368,13 +371,6 @@ class Service:
             base=request.base,
             cancellation=cancellation,
         )
-
-    def _environment(self, cancellation: Cancellation) -> Mapping[str, Any]:
-        """How workers compute that an exact job may go to; waits until one is there."""
-        while (found := self.backend.exact_environment()) is None:
-            if cancellation.cancelled or self._stopping.wait(0.02):
-                raise Cancelled("cancelled before a worker was there")
-        return found
 
     def _deliver(self, lease: Lease, job: Job, request: Request, result: Result, name: str) -> dict[str, Any]:
         coming: dict[str, str] = {}

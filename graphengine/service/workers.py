@@ -129,15 +129,24 @@ class WorkerRunner:
         """The runner that a job's run is given."""
         return JobRunner(self, job)
 
-    def exact_environment(self) -> Mapping[str, Any] | None:
-        """How most of the workers compute, for an exact job's calls; None until one has said so, being asked."""
+    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
+        """How most of the workers compute, for an exact job's calls; waits until one has said so, being asked.
+
+        Raises:
+            Cancelled: The job was.
+        """
         with self._lock:
             first, self._exact = not self._exact, True
             asked = [post.handle for post in self._posts.values() if first and post.state == "ready"]
-            known = [post.environment for post in self._posts.values() if post.environment is not None]
         for handle in asked:
             handle.send({"op": "environment"}, {})
-        return max(known, key=known.count, default=None)
+        while not cancelled() and not self._closing.is_set():
+            with self._lock:
+                known = [post.environment for post in self._posts.values() if post.environment is not None]
+            if known:
+                return max(known, key=known.count)
+            time.sleep(TICK)
+        raise Cancelled("cancelled before a worker was there")
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""

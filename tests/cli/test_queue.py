@@ -72,6 +72,11 @@ def test_jobs_without_a_worker(cli: Run, paint: Path, state: Path) -> None:
     assert cli("queue", "move", 1).code == 0
     assert cli("queue", "cancel", 2, 3).out == "job 2 is cancelled\njob 3 is cancelled\n"
     assert cli("queue", "pause").code == cli("queue", "resume").code == 0
+    assert cli("queue", "limit", 1).code == 0
+    over = cli("queue", "submit", "paint.yaml")
+    assert (over.code, over.err.splitlines()[0]) == (2, "this user has 1 waiting; 1 more would be over the limit of 1")
+    assert "each: 1" in cli("queue", "stats").out
+    assert cli("queue", "limit").code == 0
     assert cli("queue", "wait", 2).code == 1
     assert cli("queue", "wait", 1, "--timeout", 0.1).out == "job 1 is queued\n"
     assert cli("queue", "delete", 2).code == 0

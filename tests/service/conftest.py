@@ -8,16 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graphengine import registry
+from graphengine.cache import DiskStore
 from graphengine.service.local import Handle, LocalWorker
+from graphengine.service.workers import WorkerRunner
 
 PACK = Path(__file__).parent / "pack"
 RAY = "GRAPHENGINE_TEST_RAY" in os.environ
 
 Workers = Callable[[int, "str | None"], list[Handle]]
+Runners = Callable[..., WorkerRunner]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,3 +47,14 @@ def tiny_everywhere(request: pytest.FixtureRequest) -> None:
     """`tiny` has been loaded once where each worker is."""
     if RAY:
         request.getfixturevalue("cluster").load("tiny")
+
+
+@pytest.fixture
+def backend(workers: Workers, tmp_path: Path) -> Runners:
+    """Makes runners of workers that share the test's store."""
+
+    def make(count: int = 2, **options: Any) -> WorkerRunner:
+        store = str(tmp_path / "store")
+        return WorkerRunner(workers(count, store), DiskStore(store), **options)
+
+    return make

@@ -13,13 +13,14 @@ from graphengine.cache import DiskStore
 from graphengine.service.here import Announcer, hello, identity, socket_file, watch
 from graphengine.service.service import Service
 
-from .test_service import of, workers
+from .conftest import Runners
+from .test_service import of
 
 
-def test_hello_and_watch(tmp_path: Path) -> None:
+def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     assert hello(file) is None
-    with Service(file, workers(tmp_path, 1), DiskStore(tmp_path / "store")) as service:
+    with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
         announcer = Announcer(service, identity([tmp_path]))
         assert stat.S_IMODE(os.stat(socket_file(file)).st_mode) == 0o600
         service.wait(service.submit(of("double"), {"x": 1}), timeout=60)
@@ -52,9 +53,9 @@ def test_hello_and_watch(tmp_path: Path) -> None:
     assert not socket_file(file).exists()
 
 
-def test_nonsense_harms_nobody(tmp_path: Path) -> None:
+def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
-    with Service(file, workers(tmp_path, 1), DiskStore(tmp_path / "store")) as service:
+    with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
         announcer = Announcer(service, identity())
         for line in (b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel'):
             with socket.socket(socket.AF_UNIX) as client:
@@ -64,12 +65,12 @@ def test_nonsense_harms_nobody(tmp_path: Path) -> None:
         announcer.close()
 
 
-def test_a_socket_that_a_killed_service_left_is_no_service(tmp_path: Path) -> None:
+def test_a_socket_that_a_killed_service_left_is_no_service(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(socket_file(file)))
     assert hello(file) is None
-    with Service(file, workers(tmp_path, 1)) as service:
+    with Service(file, backend(1)) as service:
         announcer = Announcer(service, identity())
         assert hello(file) is not None
         announcer.close()

@@ -19,7 +19,8 @@ from graphengine.service.logs import log_event, log_to
 from graphengine.service.metrics import Metrics
 from graphengine.service.service import Service
 
-from .test_service import of, workers
+from .conftest import Runners
+from .test_service import of
 
 
 def parsed(text: str) -> dict[str, float]:
@@ -33,10 +34,10 @@ def summed(found: dict[str, float], name: str, *labels: str) -> float:
     return sum(v for k, v in found.items() if k.split("{")[0] == name and all(label in k for label in labels))
 
 
-def test_totals_are_the_queue_s_own(tmp_path: Path) -> None:
+def test_totals_are_the_queue_s_own(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "log" / "service.jsonl"
     handler = log_to(file)
-    with Service(tmp_path / "q.sqlite", workers(tmp_path), DiskStore(tmp_path / "store")) as service:
+    with Service(tmp_path / "q.sqlite", backend(), DiskStore(tmp_path / "store")) as service:
         metrics = Metrics(service)
         service.subscribe(log_event)
         with socket.socket() as free:
@@ -112,8 +113,8 @@ def test_every_line_about_a_job_names_it(tmp_path: Path) -> None:
         assert ("traceback" in line) == (line["level"] == "ERROR")
 
 
-def test_deaths_are_counted_while_the_service_runs(tmp_path: Path) -> None:
-    backend = workers(tmp_path, told=lambda sentence: None)
+def test_deaths_are_counted_while_the_service_runs(backend: Runners, tmp_path: Path) -> None:
+    backend = backend(told=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
         metrics = Metrics(service)
         service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=60)
@@ -121,8 +122,8 @@ def test_deaths_are_counted_while_the_service_runs(tmp_path: Path) -> None:
         assert deaths["graphengine_worker_deaths"] == sum(status.deaths for status in backend.status()) == 1
 
 
-def test_a_job_s_report(tmp_path: Path) -> None:
-    with Service(tmp_path / "q.sqlite", workers(tmp_path, 1), DiskStore(tmp_path / "store")) as service:
+def test_a_job_s_report(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
         graph = of("nap", seconds=0.1)
         graph.add("nap", "m", x=graph.input("z", int), seconds=0.1)
         graph.output("w", graph["m"])

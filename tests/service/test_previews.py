@@ -16,7 +16,7 @@ from graphengine.cache import DiskStore
 from graphengine.service.here import as_dict
 from graphengine.service.service import Service
 
-from .test_service import workers
+from .conftest import Runners
 
 STEPS = 8
 PROMPTS = (
@@ -42,9 +42,9 @@ def picture_of(prompt: str, seed: int) -> Graph:
     return graph
 
 
-def test_previews_come_nearer_to_the_picture(tmp_path: Path) -> None:
+def test_previews_come_nearer_to_the_picture(backend: Runners, tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
-    with Service(tmp_path / "q.sqlite", workers(tmp_path, 1), DiskStore(tmp_path / "store")) as service:
+    with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
         service.subscribe(lambda event: told.append(as_dict(event)) if event.kind == "preview" else None)
         numbers = [service.submit(picture_of(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
         service.wait(*numbers, timeout=300)

@@ -130,7 +130,7 @@ def test_limits_of_users(queue: Queue) -> None:
     queue.set_limit(2)
     queue.set_limit(3, "ann")
     queue.submit(job(user="bob"), job(user="bob"), *[job(user="ann")] * 3)
-    with pytest.raises(QueueFull, match="2 jobs of bob wait; 1 more would be over 2"):
+    with pytest.raises(QueueFull, match="bob has 2 waiting; 1 more would be over the limit of 2"):
         queue.submit(job(user="bob"))
     with pytest.raises(QueueFull, match="over 3"):
         queue.submit(job(user="eve"), job(user="ann"))

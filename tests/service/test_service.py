@@ -22,11 +22,8 @@ from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
 from graphengine.service.queue import Queue, QueueError
 from graphengine.service.service import Service
-from graphengine.service.workers import WorkerRunner
 
-from .conftest import PACK, RAY, Workers
-
-Runners = Callable[..., WorkerRunner]
+from .conftest import PACK, RAY, Runners
 
 
 def of(node: str, **inputs: Any) -> Graph:
@@ -35,17 +32,6 @@ def of(node: str, **inputs: Any) -> Graph:
     graph.add(node, "n", x=graph.input("x", int), **inputs)
     graph.output("y", graph["n"])
     return graph
-
-
-@pytest.fixture
-def backend(workers: Workers, tmp_path: Path) -> Runners:
-    """Makes runners of workers that share the test's store."""
-
-    def make(count: int = 2, **options: Any) -> WorkerRunner:
-        store = str(tmp_path / "store")
-        return WorkerRunner(workers(count, store), DiskStore(store), **options)
-
-    return make
 
 
 @pytest.fixture(params=["workers"] if RAY else ["inline", "workers"])

@@ -19,7 +19,7 @@ from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, WorkerError
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import Workers
+from .conftest import Workers, local
 
 Sentences = list[str]
 
