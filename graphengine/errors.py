@@ -8,6 +8,7 @@
     ├── ModelError        weights are missing, damaged or of the wrong kind
     ├── FileError         a file is missing, damaged or outside the allowed folders
     ├── Cancelled         the run was cancelled
+    ├── NotStorable       a value has no form in which it could be written or sent
     └── Lost              what computed a value went away before it ended; another may take over
 
 A message says what was wrong, where, and what to do.
@@ -28,6 +29,7 @@ __all__ = [
     "ModelError",
     "NodeDefinitionError",
     "NodeError",
+    "NotStorable",
     "PackError",
     "Problem",
     "Where",
@@ -149,6 +151,10 @@ class FileError(GraphEngineError):
 
 class Cancelled(GraphEngineError):
     """The run was cancelled before it ended."""
+
+
+class NotStorable(GraphEngineError, TypeError):
+    """A value, or something in it, has no form in which it could be written to a file or sent to another process."""
 
 
 class Lost(GraphEngineError):

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from graphengine.errors import NotStorable
 from graphengine.types import is_named_tuple, socket_type, type_called
-
-
-class NotStorable(TypeError):
-    """A value, or something in it, has no codec."""
 
 
 class UnknownType(LookupError):
@@ -51,7 +48,23 @@ def to_tree(value: Any, write: Callable[[str, bytes], None]) -> Any:
     if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
         items = [to_tree(v, write) for v in value]
         return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
-    raise NotStorable(f"a {kind.__name__} has no form in which it could be written")
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    raise NotStorable(f"a value of type {name} has no form in which it could be written or sent: {_advice(kind)}")
+
+
+def _advice(kind: type) -> str:
+    """What gives the values of a class a form."""
+    known, name = socket_type(kind), kind.__name__
+    codec = f'register_type(SocketType({name}, "{name}", encode=..., decode=...))'
+    if kind is dict:
+        return "its keys must be texts"
+    if known is not None and known.type is kind:
+        return f"it is registered without a codec; {codec} in its pack gives it one"
+    if known is not None:
+        return f"what is registered is its base {known.name}; {codec} in its pack registers it too"
+    if kind.__module__ == "builtins":
+        return "nodes for the device take and return numbers, texts, lists, dicts and registered types"
+    return f"{codec} of graphengine, in its pack, gives it one"
 
 
 def from_tree(tree: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:

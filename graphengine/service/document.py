@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphengine.cache.tree import NotStorable, from_tree, to_tree
+from graphengine.cache.tree import from_tree, to_tree
 from graphengine.elements import INPUTS
-from graphengine.errors import FileError, Problem, Where, WorkflowError
+from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowError
 from graphengine.evaluate import folder_of
 from graphengine.graph import Graph
 

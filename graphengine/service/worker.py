@@ -18,7 +18,7 @@ from typing import Any
 
 from graphengine.cache.disk import DiskStore
 from graphengine.context import Context
-from graphengine.errors import Cancelled, PackError
+from graphengine.errors import Cancelled, NotStorable, PackError
 from graphengine.runner import Call, compute
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.types import coerce
@@ -151,7 +151,9 @@ class Worker:
             try:
                 message["tree"] = self.values.encode(outcome, blobs)
                 message["facts"] = {**facts, **context.facts}
-            except Exception as error:  # no codec; a full disk
+            except NotStorable as error:
+                blobs, message["error"] = {}, error_facts(NotStorable(f"what it gave cannot leave its worker; {error}"))
+            except Exception as error:  # a full disk
                 blobs, message["error"] = {}, error_facts(error)
         message["held"] = self._held()
         self.tell(message, blobs)

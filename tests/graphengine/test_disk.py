@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from graphengine import DiskStore, Graph, Reuse, SocketType, Store, node, register_type
 from graphengine.cache import Entry
 from graphengine.cache.disk import seal, unseal
+from graphengine.cache.tree import to_tree
+from graphengine.errors import NotStorable
 from graphengine.testing import Recorder
 
 from .sample import CALLS, Big, Division, big, number_of
@@ -93,6 +95,32 @@ def test_what_has_no_codec_stays_in_memory(disk: DiskStore, value: Any) -> None:
     assert not disk.put(KEY, Entry(value))
     assert disk.get(KEY) is None
     assert disk.usage() == (0, 0)
+
+
+class Mute(Bare):
+    """A type that is registered without a codec."""
+
+
+register_type(SocketType(Mute, "Mute"))
+
+
+class Nearly(Big):
+    """A subclass of a registered type."""
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (Bare(), r'type .*\.Bare has .*: register_type\(SocketType\(Bare, "Bare", .*\)\) of graphengine, in its pack'),
+        ([Mute()], r"type .*\.Mute has .*: it is registered without a codec; register_type\(SocketType\(Mute, .* one$"),
+        ({"a": Nearly(1)}, r"\.Nearly has .*: what is registered is its base TestBig; register_type\(.*Nearly"),
+        ({1: 2}, r"type dict has .*: its keys must be texts$"),
+        (object(), r"type object has .*: nodes for the device take and return numbers, .* and registered types$"),
+    ],
+)
+def test_what_has_no_form_is_told_with_what_to_do(value: Any, told: str) -> None:
+    with pytest.raises(NotStorable, match=told):
+        to_tree(value, lambda name, content: None)
 
 
 def test_a_codec_that_fails_fails_no_run(disk: DiskStore) -> None:

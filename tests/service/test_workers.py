@@ -14,6 +14,7 @@ import pytest
 
 from graphengine import Cancelled, Graph, NodeError, Result, Store, run
 from graphengine.cache import DiskStore
+from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, WorkerError
@@ -255,11 +256,6 @@ def test_what_fits_no_worker_fails_with_advice(runners: Callable[..., WorkerRunn
     assert [status.deaths for status in runner.status()] == [0, 0]
 
 
-def test_what_cannot_leave_the_process_is_told(runners: Callable[..., WorkerRunner]) -> None:
-    with pytest.raises(NodeError, match="has no form in which it could be written"):
-        go(runners(1), "echo", value=object())
-
-
 def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, told: Sentences
 ) -> None:
@@ -274,3 +270,19 @@ def test_a_worker_that_cannot_be_started_is_told_and_tried_again(
         runner.close()
     lacking = "worker w0 was lost while it computed nothing: it cannot be started: No such file or directory"
     assert set(told) == {lacking}
+
+
+class Unknown:
+    """A class that no pack has registered."""
+
+
+def test_what_cannot_leave_a_process_is_told_with_what_to_do(runners: Callable[..., WorkerRunner]) -> None:
+    runner = runners(1)
+    advice = r'Unknown has no form in .*: register_type\(SocketType\(Unknown, "Unknown", encode=.*, decode=.*\)\)'
+    with pytest.raises(NodeError, match=rf"its input value cannot go to a worker; a value of type \S*{advice}"):
+        go(runner, "echo", value=[Unknown()])
+    told = rf"what it gave cannot leave its worker; a value of type \S*{advice}"
+    with pytest.raises(NodeError, match=told) as caught:
+        go(runner, "unknown")
+    assert isinstance(caught.value.__cause__, NotStorable)
+    assert go(runner, "double", x=4)["n"] == 8

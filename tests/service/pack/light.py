@@ -181,6 +181,16 @@ def _slow(x: Sequence[int], seconds: float, ctx: Sequence[Context]) -> list[int]
     return list(x)
 
 
+class Unknown:
+    """A class that is not registered."""
+
+
+@node(version=1, on="device")
+def unknown() -> Unknown:
+    """What cannot be sent."""
+    return Unknown()
+
+
 @node(version=1, on="device")
 def echo(value: Any) -> Any:
     """What it is given."""
