@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphengine.errors import GraphEngineError
+from graphengine.errors import GraphEngineError, NotStorable
 from graphengine.keys import canonical, digest
 from graphengine.runner import Call
 from graphengine.service.schedule import Item
+from graphengine.service.wire import Blobs, Values
 from graphengine.types import socket_type
 
 ATTEMPTS = 3
@@ -86,6 +87,21 @@ class Status:
     landed: int
     deaths: int
     loads: int
+
+
+def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:
+    """A call's inputs as trees; their small blobs are added to those of the message.
+
+    Raises:
+        NotStorable: One cannot leave this process.
+    """
+    trees = {}
+    for name, value in call.inputs.items():
+        try:
+            trees[name] = values.encode(value, blobs)
+        except NotStorable as error:
+            raise NotStorable(f"its input {name} cannot go to a worker; {error}") from None
+    return trees
 
 
 def item_of(call: Call, job: Claims) -> Item:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
-from graphengine.errors import Cancelled, NotStorable
+from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
-from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, item_of
+from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler, Worker
@@ -230,13 +230,8 @@ class WorkerRunner:
         items = []
         for one in group:
             call, context = one.call, one.call.context
-            inputs = {}
             try:
-                for name, value in call.inputs.items():
-                    inputs[name] = self.values.encode(value, blobs)
-            except NotStorable as error:
-                self._land(post, one.number, NotStorable(f"its input {name} cannot go to a worker; {error}"), 0.0, {})
-                continue
+                inputs = inputs_of(call, self.values, blobs)
             except Exception as error:
                 self._land(post, one.number, error, 0.0, {})
                 continue
