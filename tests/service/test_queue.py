@@ -290,58 +290,61 @@ def test_a_clock_that_was_set_back_locks_nobody_out(queue: Queue, clock: Clock) 
 
 # --- many at once, and deaths -----------------------------------------------------------------------------------------
 
-CLAIMER = """
+AT_ONCE = """
 import sys
+from graphengine.service.jobs import NewJob
 from graphengine.service.lease import Lease
 from graphengine.service.queue import Queue
 queue = Queue(sys.argv[1], synchronous="NORMAL")
 lease = Lease(queue, "all", 1, 3600)
+print("ready", flush=True)
 sys.stdin.readline()
-for job in queue.waiting(10_000):
-    if lease.claim(job.id, sys.argv[2]):
-        print(job.id)
+for n in range(25):
+    print("put", *queue.submit(NewJob({}), NewJob({})))
+    for job in queue.waiting(20):
+        if lease.claim(job.id, sys.argv[2]):
+            print("begun", job.id)
 """
 
 
 def test_threads_and_processes_at_once_begin_each_job_once(tmp_path: Path) -> None:
+    """Six processes and six threads submit and claim, all from the same moment on, always for the same next jobs."""
     file = tmp_path / "queue.sqlite"
     queue = Queue(file, synchronous="NORMAL")
-    barrier = threading.Barrier(6)
-
-    def submits() -> None:
-        barrier.wait()
-        for _ in range(25):
-            queue.submit(job())
-
-    threads = [threading.Thread(target=submits) for _ in range(6)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    numbers = ids(queue)
-    assert len(set(numbers)) == 150
     lease = take(queue, "all", 3600)
     assert lease is not None
-    processes = [
-        subprocess.Popen([sys.executable, "-c", CLAIMER, str(file), f"p{n}"], stdin=PIPE, stdout=PIPE, text=True)
-        for n in range(2)
-    ]
-    found: list[int] = []
+    barrier = threading.Barrier(7)
+    put: list[int] = []
+    begun: list[int] = []
 
-    def claims() -> None:
+    def both(name: str) -> None:
         barrier.wait()
-        found.extend(number for number in numbers if lease.claim(number, "thread") is not None)
+        for _ in range(25):
+            put.extend(queue.submit(job(), job()))
+            begun.extend(one.id for one in queue.waiting(20) if lease.claim(one.id, name) is not None)
 
-    threads = [threading.Thread(target=claims) for _ in range(6)]
+    command = [sys.executable, "-c", AT_ONCE, str(file)]
+    processes = [subprocess.Popen([*command, f"p{n}"], stdin=PIPE, stdout=PIPE, text=True) for n in range(6)]
+    threads = [threading.Thread(target=both, args=(f"t{n}",)) for n in range(6)]
+    [thread.start() for thread in threads]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    barrier.wait()
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     for process in processes:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
         assert process.returncode == 0
-        found.extend(map(int, out.split()))
-    assert Counter(found) == Counter(numbers)
+        for kind, *numbers in (line.split() for line in out.splitlines()):
+            (put if kind == "put" else begun).extend(map(int, numbers))
+    assert Counter(put) == Counter(range(1, 601))
+    assert Counter([*begun, *ids(queue)]) == Counter(put)
+    assert len(begun) > 300
+    assert all(queue.get(number).attempt == 1 for number in begun)
 
 
 SUBMITTER = """
