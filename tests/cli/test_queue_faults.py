@@ -15,7 +15,7 @@ import pytest
 from graphengine.service.jobs import NewJob
 from graphengine.service.queue import Queue
 
-from .test_queue import Run, Start, show, state, until, worker
+from .test_queue import Run, Start, running, state, worker
 
 __all__ = ["state", "worker"]  # fixtures
 Write = Callable[..., Path]
@@ -116,13 +116,13 @@ def test_a_node_that_hangs_is_ended_and_the_worker_goes_on(
     cli: Run, paint: Path, workflow: Write, worker: Start
 ) -> None:
     workflow(HANG, "hang.yaml")
-    worker("--timeout", 1, "--workers", 2)
+    worker("--timeout", 2, "--workers", 2)
     cli("queue", "submit", "hang.yaml")
     cli("queue", "submit", "paint.yaml")
     assert cli("queue", "wait", 2).code == 0
     done = cli("run", "hang.yaml")
     assert done.code == 1
-    assert "3 workers were lost while they computed toy.hang: it gave no sign for 1 s and was ended" in done.err
+    assert "3 workers were lost while they computed toy.hang: it gave no sign for 2 s and was ended" in done.err
     assert cli("queue", "wait", 1).out.startswith("job 1 is failed: node h (toy.hang) failed: 3 workers were lost")
 
 
@@ -133,7 +133,7 @@ def test_a_queue_that_another_process_locks_for_longer_than_is_waited(
     workflow(WAIT, "wait.yaml")
     worker()
     cli("queue", "submit", "wait.yaml")
-    until(lambda: show(cli, 1)["state"] == "running")
+    running(state)
     other = sqlite3.connect(state / "queue.sqlite", isolation_level=None, check_same_thread=False)
     other.execute("begin immediate")
     done = cli("queue", "submit", "paint.yaml")  # after half a minute

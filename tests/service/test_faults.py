@@ -24,13 +24,17 @@ import pytest
 from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 
 from graphengine import Graph
+from graphengine.cache import DiskStore
 from graphengine.cache.tree import from_tree
+from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import Change, Job, State
 from graphengine.service.lease import DEATHS, take
+from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue, QueueError
 from graphengine.service.service import Service
 from graphengine.service.submit import files_of, submit
+from graphengine.service.workers import WorkerRunner
 
 from .alone import IMPOSSIBLE
 from .conftest import PACK
@@ -244,7 +248,7 @@ def weather(
 def test_every_job_is_accounted_for(tmp_path: Path) -> None:
     with storm(tmp_path, 6) as one:
         weather(one, 10, 300)
-        one.account(60)
+        one.account(600)
         assert_all_happened(one)
 
 
@@ -282,8 +286,29 @@ def test_minutes_of_it_with_sampling(tmp_path: Path) -> None:
             made, right = outputs(one.queue, job)["image"].pixels, graph.run(inputs=inputs)["image"].pixels
             assert (made - right).abs().max() < 0.02  # what was joined differs in its last digits
         changes = all_changes(one.queue)
-        lost = {change.facts["error"] for job in jobs for change in changes[job.id] if change.kind == "worker_lost"}
-        assert any("sample" in error for error in lost), lost
+        assert any(change.kind in ("lost", "worker_lost") for job in jobs for change in changes[job.id])
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_sampling(tmp_path: Path) -> None:
+    ((graph, inputs),) = pictures(1)
+    store = DiskStore(tmp_path / "store")
+    worker = LocalWorker("w", threads=1, store=str(tmp_path / "store"))
+
+    def kill(event: JobEvent) -> None:
+        if event.kind == "progress" and worker.process is first and event.event is not None and event.event.step == 3:
+            first.kill()
+
+    with Service(tmp_path / "q.sqlite", WorkerRunner([worker], store, told=lambda sentence: None), store) as service:
+        first = worker.process
+        assert first is not None
+        service.subscribe(kill)
+        (job,) = service.wait(service.submit(graph, inputs), timeout=600)
+        assert (job.state, job.attempt) == (State.DONE, 1)
+        assert worker.process is not first
+        told = [change.facts["error"] for change in service.queue.changes() if change.kind == "worker_lost"]
+        assert told == ["worker w was lost while it computed std.sample: it was ended by SIGKILL"]
+        made = service.outputs(job.id)["image"].pixels
+    assert (made - graph.run(inputs=inputs)["image"].pixels).abs().max() < 0.02
 
 
 def test_a_clock_that_jumps(tmp_path: Path) -> None:
@@ -292,7 +317,7 @@ def test_a_clock_that_jumps(tmp_path: Path) -> None:
     with Service(queue, InlineRunner(), seconds=0.5) as service:
         for jump in (0.0, 3600.0, -7200.0, 86400.0 * 365, -86400.0 * 400):
             clock.now += jump
-            (job,) = service.wait(service.submit(of("double"), {"x": int(jump)}), timeout=20)
+            (job,) = service.wait(service.submit(of("double"), {"x": int(jump)}), timeout=600)
             assert (job.state, job.attempt) == (State.DONE, 1)
             time.sleep(0.3)
         assert service.active
@@ -303,7 +328,7 @@ def test_a_file_that_cannot_be_written_for_a_while(tmp_path: Path) -> None:
     queue = Queue(tmp_path / "q.sqlite", patience=0.05)
     with Service(queue, InlineRunner(), seconds=30) as service:
         numbers = [service.submit(of("double"), {"x": n}) for n in range(3)]
-        service.wait(*numbers, timeout=20)
+        service.wait(*numbers, timeout=600)
         queue.pause()
         more = [service.submit(of("double"), {"x": n}) for n in range(10, 13)]
         other = sqlite3.connect(queue.file, isolation_level=None)
@@ -314,7 +339,7 @@ def test_a_file_that_cannot_be_written_for_a_while(tmp_path: Path) -> None:
             service.submit(of("double"), {"x": 5})
         other.execute("commit")
         other.close()
-        jobs = service.wait(*more, timeout=20)
+        jobs = service.wait(*more, timeout=600)
         assert {job.state for job in jobs} == {State.DONE}
 
 

@@ -80,7 +80,7 @@ def test_a_service_killed_between_writing_and_saying_so_leaves_one_file(
 ) -> None:
     queue, number = killed_between(tmp_path, serve)
     serve()
-    (job,) = queue.wait(number, timeout=120)
+    (job,) = queue.wait(number, timeout=600)
     assert (job.state, job.attempt) == (State.DONE, 2)
     assert names(tmp_path) == ["job_y_00000.txt"]
     assert job.result["files"] == [str(tmp_path / "out" / "job_y_00000.txt")]
@@ -94,7 +94,7 @@ def test_what_its_user_has_changed_meanwhile_stays(
     mine = tmp_path / "out" / "job_y_00000.txt"
     mine.write_text("mine")
     serve()
-    (job,) = queue.wait(number, timeout=120)
+    (job,) = queue.wait(number, timeout=600)
     assert job.result["files"] == [str(tmp_path / "out" / "job_y_00001.txt")]
     assert mine.read_text() == "mine"
 
@@ -117,7 +117,7 @@ def test_a_job_whose_end_cannot_be_recorded_writes_its_file_once(tmp_path: Path)
             time.sleep(0.02)
         assert names(tmp_path) == ["job_y_00000.txt"]
         other.execute("commit")
-        (job,) = service.wait(number, timeout=120)
+        (job,) = service.wait(number, timeout=600)
     assert (job.state, job.attempt) == (State.DONE, 2)
     assert names(tmp_path) == ["job_y_00000.txt"]
 

@@ -23,7 +23,7 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
         announcer = Announcer(service, identity([tmp_path]))
         assert stat.S_IMODE(os.stat(socket_file(file)).st_mode) == 0o600
-        service.wait(service.submit(of("double"), {"x": 1}), timeout=60)
+        service.wait(service.submit(of("double"), {"x": 1}), timeout=600)
         told = hello(file)
         assert told is not None
         assert (told["active"], told["pid"], told["roots"]) == (True, os.getpid(), [str(tmp_path)])
@@ -42,9 +42,9 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
                     return
 
         threading.Thread(target=read, daemon=True).start()
-        assert ready.wait(10)
+        assert ready.wait(600)
         number = service.submit(of("nap", seconds=0.1), {"x": 1})
-        assert ended.wait(30)
+        assert ended.wait(600)
         assert lines[0] == {"kind": "watching"}
         steps = [line["step"] for line in lines if line["kind"] == "progress" and line["job"] == number]
         assert steps == [*range(1, 11)]

@@ -48,7 +48,7 @@ def test_totals_are_the_queue_s_own(backend: Runners, tmp_path: Path) -> None:
         numbers += [service.submit(of("together"), {"x": n}) for n in range(8)]
         bad = service.submit(of("fail"), {"x": 1})
         deadly = service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1})
-        jobs = service.wait(*numbers, bad, deadly, timeout=60)
+        jobs = service.wait(*numbers, bad, deadly, timeout=600)
         service.queue.pause()
         waiting = service.submit(of("double"), {"x": 1})
         service.cancel(service.submit(of("double"), {"x": 2}))
@@ -98,7 +98,7 @@ def test_every_line_about_a_job_names_it(tmp_path: Path) -> None:
         service.subscribe(log_event)
         service.subscribe(bad)
         numbers = [service.submit(of("double"), {"x": n}, finish=("odd", n)) for n in range(6)]
-        service.wait(*numbers, timeout=60)
+        service.wait(*numbers, timeout=600)
         counts = service.queue.counts()
     logging.getLogger("graphengine").removeHandler(handler)
     lines = [json.loads(line) for line in (tmp_path / "service.jsonl").read_text().splitlines()]
@@ -117,7 +117,7 @@ def test_deaths_are_counted_while_the_service_runs(backend: Runners, tmp_path: P
     backend = backend(told=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
         metrics = Metrics(service)
-        service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=60)
+        service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=600)
         deaths = {m.name: sum(s.value for s in m.samples) for m in metrics.registry.collect()}
         assert deaths["graphengine_worker_deaths"] == sum(status.deaths for status in backend.status()) == 1
 
@@ -129,7 +129,7 @@ def test_a_job_s_report(backend: Runners, tmp_path: Path) -> None:
         graph.output("w", graph["m"])
         number = service.submit(graph, {"x": 4711, "z": 1})
         bad = service.submit(of("fail"), {"x": 3})
-        service.wait(number, bad, timeout=60)
+        service.wait(number, bad, timeout=600)
         page = account(service.queue, number)
         (first, second) = service.queue.get(number).result["calls"]
         assert second["waited"] > first["waited"] + 0.08  # one worker: the second waits for the first

@@ -47,7 +47,7 @@ def test_previews_come_nearer_to_the_picture(backend: Runners, tmp_path: Path) -
     with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
         service.subscribe(lambda event: told.append(as_dict(event)) if event.kind == "preview" else None)
         numbers = [service.submit(picture_of(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
-        service.wait(*numbers, timeout=300)
+        service.wait(*numbers, timeout=600)
         pictures = {number: service.outputs(number)["image"].pil() for number in numbers}
     for number, picture in pictures.items():
         previews = [pixels(base64.b64decode(line["png"])) for line in told if line["job"] == number]

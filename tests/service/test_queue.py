@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from subprocess import PIPE
@@ -410,9 +409,7 @@ def test_waiting_for_jobs_of_another_process(queue: Queue) -> None:
     assert queue.wait(number, timeout=0.05)[0].state is State.QUEUED
     other = Queue(queue.file)
     threading.Timer(0.2, other.cancel, [number]).start()
-    start = time.monotonic()
-    assert queue.wait(number, timeout=20)[0].state is State.CANCELLED
-    assert time.monotonic() - start < 5
+    assert queue.wait(number, timeout=600)[0].state is State.CANCELLED
 
 
 def test_one_who_is_woken_by_a_change_does_not_put_others_to_sleep(queue: Queue) -> None:
@@ -427,9 +424,7 @@ def test_one_who_is_woken_by_a_change_does_not_put_others_to_sleep(queue: Queue)
     for thread in threads:
         thread.start()
     asleep.wait()
-    start = time.monotonic()
     queue.submit(job())
     for thread in threads:
         thread.join()
     assert woken == [State.QUEUED] * 3
-    assert time.monotonic() - start < 15
