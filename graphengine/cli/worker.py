@@ -93,7 +93,8 @@ def command(
 
             Metrics(service).serve(metrics_port)
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
-        print(f"running the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
+        does = "running" if service.active else "standing by for another worker that runs"
+        print(f"{does} the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
         stop.wait()
         print("stopping", flush=True)
     return None

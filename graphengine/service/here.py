@@ -90,6 +90,7 @@ class Announcer:
             self._server = _Server(str(self.file), Handler)
         finally:
             os.umask(old)
+        self._inode = os.stat(self.file).st_ino
         threading.Thread(target=self._server.serve_forever, name="graphengine-socket", daemon=True).start()
 
     def close(self) -> None:
@@ -97,7 +98,8 @@ class Announcer:
         self._server.shutdown()
         self._server.server_close()
         with contextlib.suppress(FileNotFoundError):
-            self.file.unlink()
+            if os.stat(self.file).st_ino == self._inode:  # not that of a service that has taken over
+                self.file.unlink()
 
     def answer(self, client: socketserver.StreamRequestHandler) -> None:
         """One client: its line says what it wants."""

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
 
+PATIENCE = 5.0
+"""Seconds that a service which is started waits for a queue's file that is locked."""
+
 
 class Backend(Protocol):
     """What computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
@@ -107,7 +110,7 @@ class Service:
         self._users: Counter[str] = Counter()
         self._begun: Counter[str] = Counter()
         self._lock, self._making = threading.Lock(), threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping, self._looked = threading.Event(), threading.Event()
         self._lease: Lease | None = None
         self._threads: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
@@ -120,8 +123,9 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Begin to run jobs, as soon as no other service does."""
+        """Begin to run jobs, as soon as no other service does; returns when it is known whether one does."""
         self._thread.start()
+        self._looked.wait(PATIENCE)
 
     def stop(self, finish: bool = True) -> None:
         """Begin no more jobs; those that run are finished, or with `finish=False` left to be begun again."""
@@ -206,6 +210,7 @@ class Service:
             try:
                 if self._lease is None:
                     self._take_over()
+                    self._looked.set()
                     renewed = time.monotonic()
                 elif time.monotonic() - renewed > self.seconds / 3:
                     self._lease.renew()

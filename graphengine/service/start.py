@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from graphengine import registry
 from graphengine.cache import DiskStore
 from graphengine.files import cache_folder
 from graphengine.pack import pack_of
-from graphengine.service.here import Announcer, identity
+from graphengine.service.here import Announcer, identity, socket_file
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue
 from graphengine.service.service import Backend, Service
 from graphengine.service.workers import WorkerRunner
+
+log = logging.getLogger(__name__)
 
 
 def devices_here() -> list[str]:
@@ -82,10 +85,18 @@ def local_service(
 def serving(
     file: Path, backend: Backend, disk: DiskStore, roots: Sequence[str | Path] | None = None, **options: Any
 ) -> Iterator[Service]:
-    """A service with its socket while the context lasts."""
-    with Service(Queue(file), backend, disk, roots=roots, **options) as service:
-        announcer = Announcer(service, identity(roots))
+    """A service while the context lasts, with its socket while it runs the queue's jobs."""
+    facts, announced = identity(roots), contextlib.ExitStack()
+
+    def announce() -> None:
+        try:
+            announced.callback(Announcer(service, facts).close)
+        except OSError as error:
+            log.warning("%s cannot be made: %s; nobody can hand runs over or watch", socket_file(file), error)
+
+    service = Service(Queue(file), backend, disk, roots=roots, taken=announce, **options)
+    with service:
         try:
             yield service
         finally:
-            announcer.close()
+            announced.close()

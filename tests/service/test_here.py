@@ -7,11 +7,16 @@ import os
 import socket
 import stat
 import threading
+import time
 from pathlib import Path
+
+import pytest
 
 from graphengine.cache import DiskStore
 from graphengine.service.here import Announcer, hello, identity, socket_file, watch
+from graphengine.service.inline import InlineRunner
 from graphengine.service.service import Service
+from graphengine.service.start import serving
 
 from .conftest import Runners
 from .test_service import of
@@ -74,6 +79,35 @@ def test_a_socket_that_a_killed_service_left_is_no_service(backend: Runners, tmp
         announcer = Announcer(service, identity())
         assert hello(file) is not None
         announcer.close()
+
+
+def test_the_socket_is_of_who_runs_the_jobs(tmp_path: Path) -> None:
+    file, disk = tmp_path / "q.sqlite", DiskStore(tmp_path / "store")
+
+    def active() -> bool:
+        told = hello(file)
+        return told is not None and bool(told["active"])
+
+    with serving(file, InlineRunner(), disk, seconds=600):
+        with serving(file, InlineRunner(), disk, seconds=600) as other:
+            assert (other.active, active()) == (False, True)
+        assert active()  # who stood by has not taken it away
+        following = serving(file, InlineRunner(), disk, seconds=600)
+        other = following.__enter__()
+    while not other.active:
+        time.sleep(0.01)
+    assert active()
+    following.__exit__(None, None, None)
+    assert hello(file) is None
+
+
+def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / ("long" * 30)
+    with serving(folder / "q.sqlite", InlineRunner(), DiskStore(tmp_path / "store")) as service:
+        (job,) = service.wait(service.submit(of("double"), {"x": 1}), timeout=600)
+    assert job.state == "done"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.endswith("q.sqlite.sock cannot be made: AF_UNIX path too long; nobody can hand runs over or watch")
 
 
 def test_identity_is_data() -> None:
