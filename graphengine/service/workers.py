@@ -6,11 +6,9 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
@@ -19,7 +17,8 @@ from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
-from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler, Worker
+from graphengine.service.posts import PAUSE, Post, Waiting
+from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler
 from graphengine.service.wire import Blobs, Message, Values, error_of
 
 log = logging.getLogger(__name__)
@@ -27,49 +26,6 @@ log = logging.getLogger(__name__)
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
 STRANDED = WorkerError("no worker computes any more as those that the exact job began with; submit it again")
-PAUSE = 0.5, 30.0
-"""Seconds before a worker that died without computing anything is started anew, and at most."""
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A call that was taken and has not landed."""
-
-    call: Call
-    item: Item
-    job: Claims
-    number: int = 0
-    together: int = 1
-    deaths: int = 0
-    loads: int = 0
-    stopping: bool = False
-    submitted: float = field(default_factory=time.time)
-    waited: float = 0.0
-
-
-@dataclass(eq=False)
-class _Post:
-    """A worker with what is known of it."""
-
-    handle: Handle
-    state: str = "starting"
-    held: frozenset[str] = frozenset()
-    computing: dict[int, _Waiting] = field(default_factory=dict)
-    sign: float = 0.0
-    until: float = 0.0
-    pause: float = PAUSE[0]
-    landed: int = 0
-    deaths: int = 0
-    loads: int = 0
-    killed_for: str = ""
-    environment: Mapping[str, Any] | None = None
-
-    def view(self, now: float, load: float) -> Worker:
-        free_in = max(0.0, self.until - now) if self.computing else 0.0 if self.state == "ready" else math.inf
-        how = None if self.environment is None else how_of(self.environment)
-        return Worker(self.handle.name, self.held, free_in, load, how)
-
-
 class WorkerRunner:
     """The runner of a service.
 
@@ -97,8 +53,8 @@ class WorkerRunner:
         self.attempts, self.timeout, self.told = attempts, timeout, told
         self.values, self.limits = Values(disk), Limits(batch)
         self._scheduler = Scheduler(bound)
-        self._waiting: dict[Item, _Waiting] = {}
-        self._posts = {handle.name: _Post(handle) for handle in handles}
+        self._waiting: dict[Item, Waiting] = {}
+        self._posts = {handle.name: Post(handle) for handle in handles}
         self._numbers = itertools.count(1)
         self._typical: dict[str, float] = {}
         self._load = 5.0
@@ -117,7 +73,7 @@ class WorkerRunner:
         """Take calls of a job; those that need no device are computed by threads of this process."""
         job = job or Claims(attempts=self.attempts)
         self._here.submit([call for call in calls if call.definition.on != "device"])
-        waiting = [_Waiting(call, item_of(call, job), job) for call in calls if call.definition.on == "device"]
+        waiting = [Waiting(call, item_of(call, job), job) for call in calls if call.definition.on == "device"]
         with self._lock:
             for one in waiting:
                 one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
@@ -151,14 +107,7 @@ class WorkerRunner:
     def status(self) -> list[Status]:
         """Every worker as it is now."""
         with self._lock:
-            return [
-                Status(
-                    post.handle.name, post.handle.device, "computing" if post.computing else post.state,
-                    tuple(one.call.definition.full_name for one in post.computing.values()),
-                    len(post.held), post.landed, post.deaths, post.loads,
-                )
-                for post in self._posts.values()
-            ]  # fmt: skip
+            return [post.status() for post in self._posts.values()]
 
     def waiting(self) -> int:
         """How many calls wait for a worker."""
@@ -215,7 +164,7 @@ class WorkerRunner:
         known = self.limits.seconds(item.group, device) if item.group is not None else None
         return known if known is not None else self._typical.get(self._waiting[item].call.definition.full_name, 1.0)
 
-    def _begin(self, post: _Post, group: list[_Waiting], now: float) -> list[_Waiting]:
+    def _begin(self, post: Post, group: list[Waiting], now: float) -> list[Waiting]:
         for one in group:
             one.number, one.together, one.stopping = next(self._numbers), len(group), False
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
@@ -225,7 +174,7 @@ class WorkerRunner:
         post.until = now + seconds * len(group) + group[0].loads * self._load
         return group
 
-    def _send(self, post: _Post, group: list[_Waiting]) -> None:
+    def _send(self, post: Post, group: list[Waiting]) -> None:
         blobs: Blobs = {}
         items = []
         for one in group:
@@ -260,7 +209,7 @@ class WorkerRunner:
             if op == "ready":
                 post.state = "ready"
             if op == "environment":
-                post.environment = message["facts"]
+                post.environment, post.how = message["facts"], how_of(message["facts"])
         if op == "ready":
             if self._exact:
                 handle.send({"op": "environment"}, {})
@@ -278,7 +227,7 @@ class WorkerRunner:
         elif op == "landed":
             self._answer(post, one, message, blobs)
 
-    def _tell(self, one: _Waiting, tell: Callable[[], None]) -> None:
+    def _tell(self, one: Waiting, tell: Callable[[], None]) -> None:
         try:
             tell()
         except Cancelled:
@@ -287,7 +236,7 @@ class WorkerRunner:
             about = {"job": one.job.number, "node": one.call.context.node}
             log.exception("a preview of %s could not be shown", one.call.definition.full_name, extra=about)
 
-    def _answer(self, post: _Post, one: _Waiting, message: Message, blobs: Blobs) -> None:
+    def _answer(self, post: Post, one: Waiting, message: Message, blobs: Blobs) -> None:
         error, seconds = message.get("error"), float(message["seconds"])
         size = int(message.get("facts", {}).get("batch", 1))
         group, device = one.item.group, post.handle.device
@@ -309,7 +258,7 @@ class WorkerRunner:
             self._land(post, one.number, outcome, seconds, message["facts"])
         self._dispatch()
 
-    def _learn(self, one: _Waiting, seconds: float) -> None:
+    def _learn(self, one: Waiting, seconds: float) -> None:
         """How long a call of a node takes, and how much longer where weights were loaded for it."""
         name = one.call.definition.full_name
         known = self._typical.get(name, seconds)
@@ -318,7 +267,7 @@ class WorkerRunner:
             longer = max(0.0, (seconds - known) * one.together) / one.loads
             self._load += 0.5 / one.together * (longer - self._load)
 
-    def _lacked(self, post: _Post, one: _Waiting, error: Mapping[str, Any]) -> None:
+    def _lacked(self, post: Post, one: Waiting, error: Mapping[str, Any]) -> None:
         """Memory ran out: fewer at once, then another worker, then advice."""
         with self._lock:
             if one.together > 1:
@@ -337,7 +286,7 @@ class WorkerRunner:
             )
             self._land(post, one.number, problem, 0.0, {})
 
-    def _land(self, post: _Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+    def _land(self, post: Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
         with self._lock:
             one = post.computing.pop(number, None)
             if one is None or self._waiting.pop(one.item, None) is None:
@@ -356,10 +305,10 @@ class WorkerRunner:
     def _lost(self, handle: Handle, why: str) -> None:
         """Called by a worker's listener at its end."""
         post = self._posts[handle.name]
-        dead: list[_Waiting] = []
+        dead: list[Waiting] = []
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
-            post.held, post.state, post.environment = frozenset(), "dead", None
+            post.held, post.state, post.environment, post.how = frozenset(), "dead", None, None
             why, post.killed_for = post.killed_for or why, ""
             if self._closing.is_set():
                 return
@@ -384,17 +333,17 @@ class WorkerRunner:
             one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
         self._dispatch()
 
-    def _stranded(self, one: _Waiting) -> bool:
+    def _stranded(self, one: Waiting) -> bool:
         """Whether no worker computes any more as an exact job needs it: one was started anew on another machine."""
-        known = [post.environment for post in self._posts.values()]
-        return one.item.how is not None and all(it is not None and how_of(it) != one.item.how for it in known)
+        known = [post.how for post in self._posts.values()]
+        return one.item.how is not None and None not in known and one.item.how not in known
 
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         """Tell workers of cancelled calls, let those that wait go, end workers that hang, start lost ones anew."""
         while not self._closing.wait(TICK):
-            gone: list[_Waiting] = []
+            gone: list[Waiting] = []
             cancels: list[tuple[Handle, int]] = []
             starts: list[Handle] = []
             with self._lock:

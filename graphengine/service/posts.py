@@ -1,0 +1,91 @@
+"""What a runner keeps of each worker, and of each call that it was given."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from graphengine.runner import Call
+from graphengine.service.calls import Claims, Status
+from graphengine.service.local import Handle
+from graphengine.service.schedule import Item, Worker
+
+PAUSE = 0.5, 30.0
+"""Seconds before a worker that died without computing anything is started anew, and at most."""
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A call that was taken and has not landed.
+
+    Attributes:
+        number: Under which its worker knows it.
+        together: With how many it is computed.
+        deaths: How many workers were lost while they computed it.
+        loads: How many models its worker has to load for it.
+        stopping: Its worker was told that it is cancelled.
+        submitted, waited: When it was taken, in seconds since the epoch, and for how long it waited.
+    """
+
+    call: Call
+    item: Item
+    job: Claims
+    number: int = 0
+    together: int = 1
+    deaths: int = 0
+    loads: int = 0
+    stopping: bool = False
+    submitted: float = field(default_factory=time.time)
+    waited: float = 0.0
+
+
+@dataclass(eq=False)
+class Post:
+    """A worker with what is known of it.
+
+    Attributes:
+        state: `starting`, `ready` or `dead`.
+        held: What it holds in memory, by digest.
+        computing: What it computes, by number.
+        sign: When it said something last (`time.monotonic`).
+        until: When it is expected to be idle; of a dead one, when it is started anew.
+        pause: Seconds until then, should it die without computing anything.
+        landed, deaths, loads: As `Status` tells them.
+        killed_for: Why it was ended, if it was on purpose.
+        environment, how: How it computes, and that to be compared; None until it has said so.
+    """
+
+    handle: Handle
+    state: str = "starting"
+    held: frozenset[str] = frozenset()
+    computing: dict[int, Waiting] = field(default_factory=dict)
+    sign: float = 0.0
+    until: float = 0.0
+    pause: float = PAUSE[0]
+    landed: int = 0
+    deaths: int = 0
+    loads: int = 0
+    killed_for: str = ""
+    environment: Mapping[str, Any] | None = None
+    how: bytes | None = None
+
+    def view(self, now: float, load: float) -> Worker:
+        """As the scheduler sees it.
+
+        Args:
+            load: Seconds that loading a model takes.
+        """
+        idle = 0.0 if self.state == "ready" else math.inf
+        free_in = max(0.0, self.until - now) if self.computing else idle
+        return Worker(self.handle.name, self.held, free_in, load, self.how)
+
+    def status(self) -> Status:
+        """As people see it."""
+        return Status(
+            self.handle.name, self.handle.device, "computing" if self.computing else self.state,
+            tuple(one.call.definition.full_name for one in self.computing.values()),
+            len(self.held), self.landed, self.deaths, self.loads,
+        )  # fmt: skip
