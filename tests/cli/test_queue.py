@@ -121,7 +121,7 @@ def test_a_run_is_handed_to_the_worker(cli: Run, paint: Path, worker: Start, tmp
     assert "job 1 of the service that runs here" in done.err
     assert "| torch\n" not in done.err
     assert (tmp_path / "out" / "paint_image_00000.png").exists()
-    lines = cli("run", "paint.yaml", "--set", "seed=1", "--json").lines
+    lines = cli("run", "paint.yaml", "--set", "seed=1", "--set", "steps=100", "--json").lines
     assert [line["kind"] for line in lines][-1] == "outputs"
     assert {"node_finished", "progress"} <= {line["kind"] for line in lines}
 

@@ -18,6 +18,8 @@ from . import cases
 class Watching(Context):
     """A context that remembers what it was told, and cancels at a step."""
 
+    watched = True
+
     def __init__(self, cancel_at: int | None = None) -> None:
         self.steps: list[tuple[int, int]] = []
         self.shown: list[Any] = []
@@ -56,7 +58,7 @@ def test_progress_counts_what_the_scheduler_does(model: std.Model, text: std.Con
     std.sample(model, text, steps=4, scheduler="HeunDiscreteScheduler", ctx=ctx)
     assert ctx.steps == [(step, 7) for step in range(1, 8)]  # two evaluations for all steps but the last
     assert len(ctx.shown) == 7
-    assert ctx.shown[0].samples.shape == (1, 4, 16, 16)
+    assert ctx.shown[0].pixels.shape == (1, 16, 16, 3)
 
 
 def test_cancelling_in_a_step_leaves_the_weights_as_they_were(model: std.Model, text: std.Conditioning) -> None:
