@@ -24,7 +24,7 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
 ) -> None:
     folder = str(tmp_path / "store")
     runner = WorkerRunner(workers(2, folder), DiskStore(folder))
-    assert runner.wait_until_ready(60)
+    assert runner.wait_until_ready(600)
     with Graph() as graph:
         model = std.load_model("tiny")
         seed = graph.input("seed", int)
@@ -37,7 +37,7 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
         return str(result.made["image"]["worker"])
 
     busy = Graph()
-    busy.add("nap", "n", x=1, seconds=60.0)
+    busy.add("nap", "n", x=1, seconds=3600.0)
     cancellation = Cancellation()
     options: Any = {"store": Store(), "runner": runner.of(Claims()), "cancellation": cancellation}
 
