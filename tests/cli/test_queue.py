@@ -61,7 +61,7 @@ def until(true: Callable[[], Any], seconds: float = 600) -> None:
 def running(state: Path) -> None:
     """Wait until job 1 runs; without a process for each look, which takes as long as the job."""
     queue = Queue(state / "queue.sqlite")
-    until(lambda: queue.get(1).state == "running")
+    until(lambda: [job.id for job in queue.running()] == [1])
     queue.close()
 
 
