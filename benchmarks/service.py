@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from benchmarks.table import environment, machine, show
 from graphengine import DiskStore, Graph, registry
 from graphengine.service.jobs import NewJob
 from graphengine.service.lease import take
-from graphengine.service.local import LocalWorker
+from graphengine.service.local import Handle, LocalWorker
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.submit import new_job
 from graphengine.service.workers import WorkerRunner
+from tests.service import alone
 from tests.service.simulator import Device, simulate, zipf_jobs
 
 PACK = Path(__file__).parents[1] / "tests" / "service" / "pack"
@@ -43,13 +45,20 @@ def folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="graphengine-benchmark-"))
 
 
+Workers = Callable[[int, "int | None", str], "list[Handle]"]
+
+
+def here(count: int, threads: int | None, store: str) -> list[Handle]:
+    """Workers of this machine."""
+    return [LocalWorker(f"w{n}", "cpu", threads, store, (str(PACK),)) for n in range(count)]
+
+
 @contextlib.contextmanager
-def serving(workers: int, threads: int | None, **options: Any) -> Iterator[Service]:
+def serving(workers: int, threads: int | None, made: Workers = here, **options: Any) -> Iterator[Service]:
     """A service with warm workers and empty memory, its queue paused."""
     place = folder()
     disk = DiskStore(place / "store")
-    made = [LocalWorker(f"w{n}", "cpu", threads, str(place / "store"), (str(PACK),)) for n in range(workers)]
-    runner = WorkerRunner(made, disk, **options)
+    runner = WorkerRunner(made(workers, threads, str(place / "store")), disk, **options)
     with Service(Queue(place / "queue.sqlite"), runner, disk) as service:
         assert runner.wait_until_ready(120)
         yield service
@@ -215,17 +224,45 @@ def nap(seconds: float) -> Graph:
 
 
 def naps(runs: int, count: int) -> None:
-    """Nodes that sleep a quarter of a second, on N workers."""
+    """Nodes that sleep a quarter of a second, on N workers: of this machine, and of a Ray cluster."""
+    _naps("Sleeping nodes", here)
+    if find_spec("ray") is None:
+        print("Ray is not installed")
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-") as place:
+        run_module = [sys.executable, "-m"]
+        command = [*run_module, "tests.service.alone", *run_module, "benchmarks.service", "naps_on_ray"]
+        subprocess.run(command, env=alone.for_ray(place))
+
+
+def naps_on_ray(runs: int, count: int) -> None:
+    """The same on a Ray cluster that is started here: `naps` runs this where only this machine hears it."""
+    if not alone.is_alone():
+        raise SystemExit("others would hear Ray's ports; measure naps")
+    from graphengine.service.ray_cluster import joined
+    from graphengine.service.ray_workers import ray_workers
+
+    def there(count: int, threads: int | None, store: str) -> list[Handle]:
+        packs, share = [str(PACK)], {"num_cpus": 0.1}  # they sleep: eight fit any machine
+        return ray_workers(count, num_gpus=0, store=store, packs=packs, options=share)
+
+    with joined("local"):
+        _naps("Sleeping nodes on Ray", there)
+
+
+def _naps(title: str, made: Workers) -> None:
     rows = []
     for workers in (1, 2, 4, 8):
-        with serving(workers, 1) as service:
+        with serving(workers, 1, made) as service:
             each = 12
             jobs = [new_job(service.queue, nap(0.25), {"x": n}) for n in range(each * workers)]
-            alone = seconds_of(service, [new_job(service.queue, nap(0.25), {"x": -1})])
-            speed = alone * each * workers / seconds_of(service, jobs)
+            single = statistics.median(
+                seconds_of(service, [new_job(service.queue, nap(0.25), {"x": n})]) for n in range(-5, 0)
+            )
+            speed = single * each * workers / seconds_of(service, jobs)
             asleep = 0.25 * each * workers / seconds_of(service, [_again(service, n) for n in range(each * workers)])
         rows.append((workers, speed, speed / workers, asleep / workers))
-    show("Sleeping nodes", ("workers", "times one job after the other", "of N", "of N, over bare sleep"), rows)
+    show(title, ("workers", "times one job after the other", "of N", "of N, over bare sleep"), rows)
 
 
 def _again(service: Service, n: int) -> NewJob:
@@ -301,7 +338,10 @@ def loads(runs: int, count: int) -> None:
     show(f"2,000 jobs, 24 models, 4 devices of 2: loads {rows[1][1] / rows[0][1]:.2f} of FIFO's", head, rows)
 
 
-MEASURES = {"pictures": pictures, "queue": queue, "naps": naps, "latency": latency, "run": run, "loads": loads}
+MEASURES = {
+    "pictures": pictures, "queue": queue, "naps": naps, "naps_on_ray": naps_on_ray, "latency": latency, "run": run,
+    "loads": loads,
+}  # fmt: skip
 COUNTS = {"pictures": 64, "queue": 1000, "latency": 50}
 
 
@@ -313,7 +353,7 @@ def main() -> None:
     given = parser.parse_args()
     assert registry.load_folder(PACK) == []
     print(machine())
-    for name in given.names or MEASURES:
+    for name in given.names or [name for name in MEASURES if name != "naps_on_ray"]:
         MEASURES[name](given.runs, given.count or COUNTS.get(name, 0))
 
 

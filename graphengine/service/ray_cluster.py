@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import socket
@@ -90,11 +91,10 @@ def _reach(address: str) -> None:
         raise RayError(
             f"no Ray cluster answers at {address}: {error}; start its head there with `ray start --head --port={port}`"
         ) from None
-    from ray._raylet import GcsClient
     from ray.exceptions import AuthenticationError
 
     try:
-        GcsClient(address=address)
+        importlib.import_module("ray._raylet").GcsClient(address=address)
     except AuthenticationError:
         raise RayError(
             f"the Ray cluster at {address} has another token; copy the auth_token of its head to this machine"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import secrets
 import socket
 import struct
 import sys
@@ -40,6 +41,20 @@ def leave() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         (flags,) = struct.unpack_from("h", fcntl.ioctl(any_socket, GET_FLAGS, struct.pack("16sh", b"lo", 0)), 16)
         fcntl.ioctl(any_socket, SET_FLAGS, struct.pack("16sh", b"lo", flags | UP))
+
+
+def for_ray(folder: str) -> dict[str, str]:
+    """The environment of a cluster that is started alone, with a token.
+
+    Args:
+        folder: For Ray's sockets, whose paths must be short.
+    """
+    return os.environ | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_TMPDIR": folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def main() -> None:

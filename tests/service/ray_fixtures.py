@@ -30,7 +30,7 @@ class TwoNodes:
 
         self._folder = folder
         self._cluster = Cluster()
-        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+        quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 10}
         self._add("one", include_dashboard=False, _system_config=quick)
         self._second = self._add("two")
         self.address: str = self._cluster.address

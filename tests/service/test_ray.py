@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import subprocess
@@ -19,21 +18,15 @@ from . import alone
 ROOT = Path(__file__).parents[2]
 
 
-def inside(*arguments: str, timeout: float = 600) -> None:
+def inside(*arguments: str, timeout: float = 1200) -> None:
     """Run tests alone, with a token, and hand on what they say."""
     pytest.importorskip("ray")
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # its sockets' paths must be short
-        more = {
-            "GRAPHENGINE_TEST_RAY": "1",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_TMPDIR": folder,
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.service.ray_fixtures", *arguments]
         done = subprocess.run(
             [sys.executable, "-m", "tests.service.alone", *command],
-            cwd=ROOT, env=os.environ | more, capture_output=True, text=True, timeout=timeout,
+            cwd=ROOT, env=alone.for_ray(folder) | {"GRAPHENGINE_TEST_RAY": "1"},
+            capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
     if done.returncode == alone.IMPOSSIBLE:
         pytest.skip(done.stderr.strip())
@@ -42,7 +35,7 @@ def inside(*arguments: str, timeout: float = 600) -> None:
 
 
 def test_one_node() -> None:
-    inside("tests/service/ray_cases.py::test_smoke", timeout=120)
+    inside("tests/service/ray_cases.py::test_smoke", timeout=300)
 
 
 @pytest.mark.slow
