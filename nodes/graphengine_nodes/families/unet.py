@@ -205,8 +205,10 @@ def cut_off(tokenizer: Any, prompt: str) -> None:
     limit = tokenizer.model_max_length
     whole = tokenizer(prompt, truncation=False)["input_ids"]
     if len(whole) > limit:
-        lost = tokenizer.decode(whole[limit - 1 : -1])
-        log.warning("the prompt is longer than the %d tokens that the text encoder reads; cut off: %s", limit, lost)
+        lost = tokenizer.decode(whole[limit - 1 : min(len(whole) - 1, 2 * limit)])
+        more = " ..." if len(whole) - 1 > 2 * limit else ""
+        said = "the prompt is longer than the %d tokens that the text encoder reads; cut off: %s%s"
+        log.warning(said, limit, lost, more)
 
 
 def own_copy(vae: Any) -> Any:
