@@ -14,6 +14,7 @@ import graphengine_nodes as std
 from graphengine_nodes.types import Conditioning, Model
 
 from graphengine import Graph, NodeError, WorkflowError
+from graphengine.errors import Problem
 
 __all__ = [
     "PROMPTS", "Call", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale", "plain_errors",
@@ -170,4 +171,10 @@ def plain_errors() -> Iterator[None]:
     except NodeError as error:
         raise (error.__cause__ or error) from error
     except WorkflowError as error:
-        raise ValueError("; ".join(problem.what for problem in error.problems)) from error
+        raise ValueError("; ".join(map(_said, error.problems))) from error
+
+
+def _said(problem: Problem) -> str:
+    """What is wrong, and with which argument."""
+    name = problem.where.socket
+    return problem.what if not name or name in problem.what else f"{name}: {problem.what}"
