@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,17 @@ class Files:
         """The name of a new job's folder, made when something is written."""
         return uuid.uuid4().hex
 
-    def put(self, name: str, blob: str, content: bytes) -> None:
-        """Write bytes into a job's folder, whole or not at all."""
+    def put(self, name: str, blob: str, content: bytes, like: str = "") -> None:
+        """Write bytes into a job's folder, whole or not at all; what lies in the folder `like` is linked."""
         file = self._file(name, blob)
         if file.exists():
             return
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
+                if like:
+                    os.link(self._file(like, blob), file)
+                    return
             temporary = file.with_name(f".{uuid.uuid4().hex}")
             with open(temporary, "wb") as target:
                 target.write(content)
@@ -92,18 +96,25 @@ class Files:
         return self.folder / name / blob
 
 
-def body_of(request: Request, files: Files) -> dict[str, Any]:
+def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
     """The body of a job, its bytes put into files.
+
+    Args:
+        like: The folder of a job whose bytes are linked, not written again, where they are the same.
 
     Raises:
         WorkflowError: The graph cannot be written, or an input is no data; names all.
     """
-    from graphengine.workflow import to_document
-
     name = files.new()
+    try:
+        return _body(request, name, lambda blob, content: files.put(name, blob, content, like))
+    except BaseException:
+        files.remove(name)
+        raise
 
-    def put(blob: str, content: bytes) -> None:
-        files.put(name, blob, content)
+
+def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
+    from graphengine.workflow import to_document
 
     problems, inputs = [], {}
     for key, value in request.inputs.items():

@@ -41,6 +41,10 @@ class QueueFileError(QueueError, FileError):
     """The queue's file cannot be opened, read or written: locked, damaged, a full disk."""
 
 
+class NoJob(QueueError):
+    """There is no job of that number."""
+
+
 class QueueFull(QueueError):
     """As many jobs wait as may."""
 
@@ -187,25 +191,25 @@ class Queue:
         """A job.
 
         Raises:
-            QueueError: There is none of that number.
+            NoJob: There is none of that number.
         """
         found = self.read(f"select {COLUMNS} from jobs where id = ?", (id,))
         if not found:
-            raise QueueError(f"there is no job {id}")
+            raise NoJob(f"there is no job {id}")
         return job_of(found[0])
 
     def body(self, id: int) -> Any:
         """What a job was submitted with."""
         found = self.read("select body from jobs where id = ?", (id,))
         if not found:
-            raise QueueError(f"there is no job {id}")
+            raise NoJob(f"there is no job {id}")
         return json.loads(found[0][0])
 
     def attempts(self, id: int) -> list[Attempt]:
         """Every try at a job, first to last."""
         found = self.read("select tries from jobs where id = ?", (id,))
         if not found:
-            raise QueueError(f"there is no job {id}")
+            raise NoJob(f"there is no job {id}")
         return [Attempt(number, *facts) for number, facts in enumerate(json.loads(found[0][0]), start=1)]
 
     def waiting(self, limit: int = 1000) -> list[Job]:
@@ -376,7 +380,7 @@ class Queue:
 def _state_of(base: sqlite3.Connection, id: int) -> State:
     found = base.execute("select state from jobs where id = ?", (id,)).fetchone()
     if found is None:
-        raise QueueError(f"there is no job {id}")
+        raise NoJob(f"there is no job {id}")
     return State(found[0])
 
 

@@ -12,7 +12,8 @@ from graphengine.service.queue import QueueError
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
-called again where a job's end could not be recorded."""
+called again where a job's end could not be recorded. What it was given is its own then: the queue keeps neither the
+outputs nor the job's bytes."""
 
 
 def deliver(
@@ -50,6 +51,7 @@ def deliver(
         if finisher not in finishers:
             raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
         paths += finishers[finisher](data, outputs)
+        outputs = {}
     return {
         "outputs": trees,
         "files": paths,

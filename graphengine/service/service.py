@@ -329,6 +329,8 @@ class Service:
             log.exception("job %d failed", job.id)
             return self._failed(lease, job, error, f"{type(error).__name__}: {error}", calls)
         lease.done(job.id, job.attempt, told)
+        if request.finish is not None:
+            self.files.remove(body["files"])
         return State.DONE, {"files": told["files"]}
 
     def _failed(

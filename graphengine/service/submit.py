@@ -33,8 +33,12 @@ def new_job(
     roots: Sequence[str | Path] | None = None,
     finish: tuple[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
+    like: NewJob | None = None,
 ) -> NewJob:
     """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `document.Request` and `jobs.NewJob`.
+
+    Args:
+        like: A job of the same queue: bytes that both need lie on the disk once.
 
     Raises:
         WorkflowError: The graph or the inputs are wrong, or no data.
@@ -44,7 +48,8 @@ def new_job(
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
-    return NewJob(body_of(request, files_of(queue)), user, priority, attempts, facts or {})
+    body = body_of(request, files_of(queue), "" if like is None else like.body["files"])
+    return NewJob(body, user, priority, attempts, facts or {})
 
 
 def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
