@@ -7,14 +7,16 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from graphengine.graph import Graph
 from graphengine.service.jobs import Job, NewJob
 from graphengine.service.queue import Queue
-from graphengine.service.submit import new_job
+from graphengine.service.submit import files_of, new_job
 from multigen import pipes
 from multigen.prompting import Cfgen
 from multigen.sessions import VERSION, GenSession
@@ -23,15 +25,12 @@ from multigen.util import plain
 __all__ = [
     "FINISHER",
     "Order",
+    "Picture",
     "as_seeds",
     "calls_back",
     "finish",
-    "has_pictures",
-    "on_gpus",
     "open_here",
-    "pipe_class",
-    "pipe_on",
-    "pipes_by_name",
+    "prepare",
     "submit",
     "unfinished",
 ]
@@ -40,14 +39,26 @@ FINISHER = "multigen"
 BLEMISHES = "jpeg artifacts, blur, distortion, lowres, bad anatomy, bad crop, watermark, text"
 """The negative prompt where none is given."""
 NOT_OF_SETUP = ("generator", "num_inference_steps", "cnet", "cnet_ids", "nprompt")
-PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_image", "control_image")
-"""Names under which `setup` takes pictures."""
 LARGEST_SEED = 2**64 - 1
-ROOMY = 23 * 2**30
-"""Bytes of a GPU's memory over which FLUX stays on it, in 8 bits; with less, its weights travel layer by layer."""
 
 open_here: set[str] = set()
 """The ServiceThreads of this process that call back."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one job is to make.
+
+    Attributes:
+        graph, values: What is run.
+        count: How many pictures that are; more than one where the inputs say so.
+        conf: What is written beside it.
+    """
+
+    graph: Graph
+    values: Mapping[str, Any]
+    count: int
+    conf: Any
 
 
 @dataclass(eq=False)
@@ -78,74 +89,45 @@ class Order:
         return told
 
 
-def pipes_by_name() -> dict[str, type]:
-    """The Pipe classes by name."""
-    return {name: kind for name, kind in vars(pipes).items() if isinstance(kind, type) and name.endswith("Pipe")}
-
-
-def pipe_class(models: Mapping[str, Any], pipe: str) -> type:
-    """The class of a Pipe by its name in the models file.
+def prepare(
+    pipe: Any, prompt: Any, count: int, seeds: list[int] | None, images: Any, setup: Mapping[str, Any]
+) -> list[Picture]:
+    """What `count` calls of a Pipe make, in the order of the seeds.
 
     Raises:
-        RuntimeError: There is no such name.
+        ValueError, FileError, ModelError: As the Pipe's `setup` and `gen`.
     """
-    entry = models["pipes"].get(pipe)
-    if entry is None:
-        known = ", ".join(models["pipes"]) or "none"
-        raise RuntimeError(f"there is no pipe {pipe!r} in the models file; it has {known}")
-    return pipes_by_name()[entry["classname"]]
-
-
-def on_gpus(devices: Sequence[str]) -> bool:
-    """Whether all devices are GPUs."""
-    return all(device.startswith("cuda") for device in devices)
-
-
-def pipe_on(kind: Any, source: str, family: str, devices: Sequence[str], named: dict[str, Any]) -> Any:
-    """A Pipe whose weights are held as they fit the smallest of the devices."""
-    if family != "FLUX" or not on_gpus(devices):
-        return kind(source, **named)
-    import torch
-
-    if min(torch.cuda.get_device_properties(device).total_memory for device in devices) <= ROOMY:
-        return kind(source, **named, offload_device=torch.device(devices[0]).index or 0)
-    pipe = kind(source, **named)
-    pipe._weights.quantization = "float8"
-    return pipe
-
-
-def submit(
-    queue: Queue,
-    pipe: Any,
-    prompt: Any,
-    count: int,
-    seeds: list[int] | None,
-    images: Any,
-    setup: Mapping[str, Any],
-    *,
-    folder: Path,
-    user: str,
-    facts: Mapping[str, Any],
-) -> list[int]:
-    """Queue `count` pictures in one go; their jobs, in the order of the seeds, which their numbers follow."""
     given = {name: value for name, value in setup.items() if name not in NOT_OF_SETUP}
     if setup.get("cnet") and "ctypes" not in given:
         given["ctypes"] = setup["cnet"]
     pipe.setup(**given, **_pictures(pipe, images, given))
     rounds = -(-count // len(seeds)) if seeds else 1
     negative = BLEMISHES if setup.get("nprompt") is None else setup["nprompt"]
-    jobs: list[NewJob] = []
+    config, found = None, []
     for inputs in Cfgen(prompt, negative, max_count=count, seeds=seeds or None, max_seed_rounds=rounds):
         seed = inputs.pop("generator")
         graph, values, drawn = pipe.call({**inputs, "seed": seed})
-        if not jobs:
-            config, number = pipe.get_config(), _free_number(queue, folder)
+        config = pipe.get_config() if config is None else config
         conf = {**config, **inputs, "generator": seed, "feedback": "?", "cversion": VERSION}
-        done = (FINISHER, {"folder": str(folder), "number": number, "conf": plain(conf)})
-        number += drawn.count
-        known = {**facts, "folder": str(folder), "next": number}
-        jobs.append(new_job(queue, graph, values, want="image", user=user, finish=done, facts=known))
-    return queue.submit(*jobs)
+        found.append(Picture(graph, values, drawn.count, plain(conf)))
+    return found
+
+
+def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
+    """Queue pictures in one go; their jobs in that order, which is that of their numbers in the folder."""
+    number, jobs = _free_number(queue, folder), list[NewJob]()
+    try:
+        for one in pictures:
+            done = (FINISHER, {"folder": str(folder), "number": number, "conf": one.conf})
+            number += one.count
+            known = {**facts, "folder": str(folder), "next": number}
+            named: dict[str, Any] = {"user": user, "finish": done, "facts": known, "like": jobs[0] if jobs else None}
+            jobs.append(new_job(queue, one.graph, one.values, want="image", **named))
+        return queue.submit(*jobs)
+    except BaseException:
+        for job in jobs:
+            files_of(queue).remove(job.body["files"])
+        raise
 
 
 def _free_number(queue: Queue, folder: Path) -> int:
@@ -167,7 +149,7 @@ def as_seeds(seeds: Any, count: int) -> list[int] | None:
     """
     if seeds is None:
         return None
-    several = list(seeds)[:count] if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds]
+    several = islice(seeds, count) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else [seeds]
     found = []
     for seed in several:
         try:
@@ -179,15 +161,6 @@ def as_seeds(seeds: Any, count: int) -> list[int] | None:
     return found or None
 
 
-def has_pictures(images: Any, setup: Mapping[str, Any]) -> bool:
-    """Whether any picture was given, under whatever name."""
-    return any(one is not None for one in _several(images)) or any(setup.get(name) is not None for name in PICTURES)
-
-
-def _several(images: Any) -> list[Any]:
-    return list(images) if isinstance(images, list | tuple) else [images]
-
-
 def _pictures(pipe: Any, images: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """`images` as the arguments of the Pipe's `setup`."""
     names: tuple[str, ...]
@@ -197,14 +170,14 @@ def _pictures(pipe: Any, images: Any, given: Mapping[str, Any]) -> dict[str, Any
         names = ("image", "mask_image")
     else:
         names = ("image",)
-    several = zip(names, _several(images), strict=False)
+    several = zip(names, images if isinstance(images, list | tuple) else [images], strict=False)
     return {name: one for name, one in several if one is not None and given.get(name) is None}
 
 
 def finish(data: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
     """Write a job's pictures into its folder, as a GenSession does."""
     session, files = GenSession(data["folder"], None, ()), []
-    session.session_dir.mkdir(parents=True, exist_ok=True)
+    session.first_number()  # makes the folder, if it is gone since
     for number, picture in enumerate(outputs["image"].pils(), start=data["number"]):
         session.last_index = number
         there = session.session_dir / f"{number:05d}.png"

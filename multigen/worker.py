@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import operator
-import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from graphengine.cache import DiskStore
-from graphengine.errors import GraphEngineError
 from graphengine.service.jobs import Change
+from graphengine.service.lease import holder
 from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue, QueueError
+from graphengine.service.queue import NoJob, Queue, QueueError
 from graphengine.service.service import Service
-from graphengine.service.start import devices_here
 from graphengine.service.workers import WorkerRunner
 from multigen.log import setup_logger
-from multigen.service_config import model_path, read_config, read_models
-from multigen.service_jobs import (
-    FINISHER,
-    Order,
-    as_seeds,
-    calls_back,
-    finish,
-    has_pictures,
-    on_gpus,
-    open_here,
-    pipe_class,
-    pipe_on,
-    pipes_by_name,
-    submit,
-    unfinished,
-)
+from multigen.pipes.building import listed
+from multigen.service_config import ConfigError, read_config, read_models
+from multigen.service_jobs import FINISHER, Order, as_seeds, calls_back, finish, open_here, prepare, submit, unfinished
+from multigen.service_pipes import Catalogue, named_devices, pipes_by_name
 
 __all__ = ["ServiceThread"]
 
@@ -74,12 +61,16 @@ class ServiceThread(threading.Thread):
         file = Path(cfg_file).expanduser().absolute()
         self.cwd = file.parent
         self.config = read_config(file)
-        self.models = read_models(self.cwd / self.config["model_list"], pipes_by_name())
+        self.models = read_models(self.cwd / Path(self.config["model_list"]).expanduser(), pipes_by_name())
         self.sessions: dict[str, dict[str, Any]] = {}
         self.max_img_cnt = 20
         self.qlimit: int | None = self.config.get("queue_limit")
         self.queue_num = 0
-        self.logger = setup_logger(self.cwd / self.config.get("logging_folder", "logs") / "multigen.log")
+        logs = self.cwd / Path(self.config.get("logging_folder", "logs")).expanduser()
+        try:
+            self.logger = setup_logger(logs / "multigen.log")
+        except OSError as error:
+            raise ConfigError(f"{file}: logging_folder {logs} cannot be written: {error.strerror or error}") from None
         self.queue = Queue(self.cwd / ".multigen" / "queue.sqlite")
         self._store = self.cwd / ".multigen" / "store"
         self._orders: dict[int, Order] = {}
@@ -102,7 +93,12 @@ class ServiceThread(threading.Thread):
         Raises:
             RuntimeError: There is no such name.
         """
-        return pipe_class(self.models, pipe)
+        return self._catalogue.pipe_class(pipe)
+
+    @property
+    def _catalogue(self) -> Catalogue:
+        """What can be named now."""
+        return Catalogue(self.cwd, self.config, self.models)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -118,17 +114,21 @@ class ServiceThread(threading.Thread):
             RuntimeError: There is no such Pipe, model or LoRA, or its files are not there.
             ValueError: User or project would lead out of `_projects`.
         """
+        session = {"user": user, "project": project, "pipe": pipe, "model": model, "loras": listed(loras),
+                   "images": [], "status": "not started", **others}  # fmt: skip
+        if (found := self._session_of(user)) is None:
+            self._catalogue.folder(session)  # what is wrong is told now, not later
+            self._catalogue.pipe(session, {})  # reads a new model's files for its hash, while others are called back
         with self._lock:
-            for id, session in self.sessions.items():
-                if session["user"] == user:
-                    return {"error": f"{user} has an open session already", "session_id": id}
-            session = {"user": user, "project": project, "pipe": pipe, "model": model, "loras": list(loras),
-                       "images": [], "status": "not started", **others}  # fmt: skip
-            self._folder(session, None)  # what is wrong is told now, not later
-            self._pipe(session, {})
+            if (found := self._session_of(user)) is not None:
+                return {"error": f"{user} has an open session already", "session_id": found}
             id = uuid.uuid4().hex
             self.sessions[id] = session
             return {"session_id": id}
+
+    def _session_of(self, user: str) -> str | None:
+        with self._lock:
+            return next((id for id, session in self.sessions.items() if session["user"] == user), None)
 
     def close_session(self, session_id: str) -> dict[str, str]:
         """Close a session; its jobs go on.
@@ -165,7 +165,7 @@ class ServiceThread(threading.Thread):
         if session is None:
             return self.get_session_info(session_id)
         if i is None:
-            return str(self._folder(session, None))
+            return str(self._catalogue.folder(session))
         if not 0 <= i < len(session["images"]):
             return {**self.get_session_info(session_id), "warning": f"there is no picture {i}"}
         return session["images"][i]
@@ -224,78 +224,31 @@ class ServiceThread(threading.Thread):
             count = self.max_img_cnt
         if absent := [name for name in ("user", "pipe", "model") if name not in session]:
             raise RuntimeError(f"the session lacks {', '.join(absent)}")
-        if self.qlimit is not None and len({j.facts.get("call") for j in unfinished(self.queue)}) >= self.qlimit:
+        if self._is_busy():
             return {"error": "Server is busy"}
-        lacking = self._lacking(session, images, setup)
+        catalogue = self._catalogue
+        lacking = catalogue.lacking(session, images, setup)
         if lacking is not None:
             return {"error": lacking}
+        folder = catalogue.folder(session, gen_dir)
+        pictures = prepare(catalogue.pipe(session, setup), prompt, count, as_seeds(seeds, count), images, setup)
         order = Order(session, start_callback, image_callback, finish_callback)
-        pipe = self._pipe(session, setup)
         with self._lock:  # so that no change of these jobs is seen before they are known
-            jobs = submit(
-                self.queue, pipe, prompt, count, as_seeds(seeds, count), images, setup,
-                folder=self._folder(session, gen_dir), user=str(session["user"]),
-                facts={"process": self._process, "call": uuid.uuid4().hex},
-            )  # fmt: skip
+            if self._is_busy():
+                return {"error": "Server is busy"}
+            facts = {"process": self._process, "call": uuid.uuid4().hex}
+            jobs = submit(self.queue, pictures, folder, str(session["user"]), facts)
             order.places = list(jobs)
             self._orders |= dict.fromkeys(jobs, order)
-            session.setdefault("images", [])
+            session["images"] = session.get("images") or []
             session["status"] = "running"
             self.queue_num += 1
         return {"status": "success", "queue_number": self.queue_num, **found}
 
-    def _lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
-        """What the session's Pipe needs and was not given."""
-        entry = self.models["pipes"].get(session["pipe"], {})
-        if entry.get("need_imgs") and not has_pictures(images, setup):
-            return f"the pipe {session['pipe']} needs images"
-        if entry.get("needs_cnet") and not (setup.get("cnet") or setup.get("ctypes") or setup.get("cnet_ids")):
-            return f"the pipe {session['pipe']} needs a control type: cnet"
-        return None
-
-    def _pipe(self, session: Mapping[str, Any], setup: Mapping[str, Any]) -> Any:
-        """A Pipe of a session's model, with its LoRAs; reads no weights."""
-        kind = self.get_pipe_class(session["pipe"])
-        base = self.models["base"].get(session["model"])
-        if base is None:
-            known = ", ".join(self.models["base"]) or "none"
-            raise RuntimeError(f"there is no model {session['model']!r} in the models file; it has {known}")
-        named: dict[str, Any] = {name: setup[name] for name in ("cnet_ids",) if setup.get(name)}
-        if setup.get("cnet"):
-            named["ctypes"] = setup["cnet"]
-        devices = list(self.config.get("devices") or devices_here())
-        named |= {"device": devices[0], "torch_dtype": "bfloat16" if on_gpus(devices) else "float32"}
-        try:
-            pipe = pipe_on(kind, model_path(self.cwd, self.config, base["id"]), base["type"], devices, named)
-            if (found := pipe.model_type.name) != base["type"]:
-                raise RuntimeError(f"the model {session['model']!r} is of type {found}, not {base['type']}")
-            for name in session.get("loras") or ():
-                lora = self.models["lora"].get(name)
-                if lora is None:
-                    known = ", ".join(self.models["lora"]) or "none"
-                    raise RuntimeError(f"there is no LoRA {name!r} in the models file; it has {known}")
-                if lora.get("type", base["type"]) != base["type"]:
-                    raise RuntimeError(f"the LoRA {name!r} is for {lora['type']}, not for {session['model']!r}")
-                pipe.load_lora(model_path(self.cwd, self.config, lora["id"], "Lora"))
-        except GraphEngineError as error:
-            raise RuntimeError(str(error)) from error
-        return pipe
-
-    def _folder(self, session: Mapping[str, Any], gen_dir: str | Path | None) -> Path:
-        """Where a session's pictures go.
-
-        Raises:
-            ValueError: User or project would lead out of `_projects`.
-        """
-        given = gen_dir or session.get("gen_dir")
-        if given is not None:
-            return Path(given).expanduser().absolute()
-        names = [str(session["user"]), str(session.get("project", ""))]
-        root = (self.cwd / "_projects").absolute()
-        folder = Path(os.path.normpath(root.joinpath(*names)))
-        if not folder.is_relative_to(root / names[0]) or folder == root or os.path.isabs(names[0]):
-            raise ValueError(f"user {names[0]!r} and project {names[1]!r} lead out of {root}")
-        return folder
+    def _is_busy(self) -> bool:
+        if self.qlimit is None:
+            return False
+        return len({job.facts.get("call") for job in unfinished(self.queue)}) >= self.qlimit
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -312,8 +265,17 @@ class ServiceThread(threading.Thread):
             self._call_back()
         service.stop(finish=self._ending.is_set() and not self._at_once)
         self._call_back()
+        with contextlib.suppress(QueueError):
+            self._see_out()
         open_here.discard(self._process)
         atexit.unregister(self._exit)
+
+    def _see_out(self) -> None:
+        """Wait for jobs of this one that run in another, which holds the lease."""
+        running = {job.id for job in self.queue.running()}
+        while running & self._orders.keys() and holder(self.queue) is not None and not self._at_once:
+            self.queue.wait_for_change(0.2)
+            self._call_back()
 
     def _exit(self) -> None:
         self._at_once = True
@@ -325,7 +287,7 @@ class ServiceThread(threading.Thread):
         self._ending.set()
 
     def _workers(self) -> WorkerRunner:
-        places = list(self.config.get("devices") or devices_here())
+        places = named_devices(self.config)
         count, threads = int(self.config.get("workers") or len(places)), self.config.get("threads")
         made = [LocalWorker(f"w{n}", places[n % len(places)], threads, str(self._store)) for n in range(count)]
         return WorkerRunner(made, DiskStore(self._store))
@@ -363,7 +325,7 @@ class ServiceThread(threading.Thread):
     def _is_lost(self, number: int) -> bool:
         try:
             return not calls_back(str(self.queue.get(number).facts.get("process", "")))
-        except GraphEngineError:
+        except NoJob:
             return False
 
     def _told(self, order: Order, change: Change) -> None:
@@ -372,7 +334,7 @@ class ServiceThread(threading.Thread):
             self._call(order.start_callback)
         if change.kind not in ("done", "failed", "cancelled"):
             return
-        made = self.queue.get(change.job).result["files"] if change.kind == "done" else []
+        made = self._files(change.job) if change.kind == "done" else []
         with self._lock:
             del self._orders[change.job]
         if change.kind == "failed":
@@ -386,11 +348,18 @@ class ServiceThread(threading.Thread):
             order.session["status"] = "running" if others else "done"
             self._call(order.finish_callback, *([FAILED] if order.failed else []))
 
+    def _files(self, number: int) -> list[str]:
+        """What a job has written; nothing if somebody has deleted it since."""
+        try:
+            return list(self.queue.get(number).result["files"])
+        except NoJob:
+            return []
+
     def _call(self, callback: Callable[..., object] | None, *args: Any) -> None:
         try:
             if callback is not None:
                 callback(*args)
-        except Exception:  # one who is called back badly must not stop the others' jobs
+        except (Exception, SystemExit):  # one who is called back badly must not stop the others' jobs
             log.exception("a callback failed")
 
 

@@ -43,7 +43,8 @@ class BasePipe:
         device: Where to compute, as torch writes it; by default a GPU if there is one.
         offload_device: The number of the GPU to which the weights are moved piece by piece while they are used.
         lpw: Long prompts without truncation, and weights in them: `(word:1.3)`, `[word]`.
-        args: Those of diffusers' `from_pretrained`: `torch_dtype`, `variant`, `vae=...` and so on; and `scheduler`.
+        args: Those of diffusers' `from_pretrained`: `torch_dtype`, `variant`, `vae=...` and so on; `scheduler`; and
+            `quantization`, how `gen` stores the denoiser's weights: `float8` or `int8`.
 
     Attributes:
         pipe_params: The parameters by the names that diffusers' pipelines have for them.
@@ -174,6 +175,7 @@ class BasePipe:
 
         Raises:
             ValueError: A parameter is out of its limits, or there is no such scheduler.
+            ModelError: There is no such LoRA, or it is damaged.
         """
         if isinstance(steps, str) or steps < 1:
             raise ValueError(f"steps is {steps}, but must be at least 1")
@@ -184,6 +186,8 @@ class BasePipe:
         self.lpw = self.lpw if lpw is None else lpw
         several = [loras] if isinstance(loras, str | Path) else loras or ()
         self._setup_loras = [with_multiplier(lora) for lora in several]
+        for source, _ in self._setup_loras:
+            std.load_lora(source)
         known = building.arguments_of(self._family_class())
         taken = {name: value for name, value in args.items() if name in known and name not in NOT_PARAMETERS}
         self.pipe_params = {**taken, "num_inference_steps": steps, "clip_skip": clip_skip}

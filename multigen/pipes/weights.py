@@ -56,7 +56,7 @@ class Weights:
             device = pipeline.device
         self.device = device_name(device, offload_device)
         self.offload_device = offload_device
-        self.quantization: str | None = None
+        self.quantization: str | None = args.get("quantization")
         self.controlnets: Sequence[ControlNet] = ()
         origin = None if pipeline is None else watch.origin(pipeline)
         self._pipeline, self._made, self._foreign = pipeline, False, pipeline is not None and origin is None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from multigen.service_config import ConfigError, model_path, read_config, read_models
-from multigen.service_jobs import pipes_by_name
+from multigen.service_pipes import pipes_by_name
+from multigen.worker import ServiceThread
 
 MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: Prompt2ImPipe\n"
 
@@ -20,6 +21,10 @@ MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: 
         ("model_list: m.yaml\nmodel_dir: .\nqueue_limit: five\n", ":3", "queue_limit is 'five'"),
         ("model_list: m.yaml\nmodel_dir: .\nworkers: 0\n", ":3", "workers is 0"),
         ("model_list: m.yaml\nmodel_dir: .\ndevices: cpu\n", ":3", "devices is 'cpu'"),
+        ("model_list: m.yaml\nmodel_dir: .\nthreads: two\n", ":3", "threads is 'two'"),
+        ("model_list: m.yaml\nmodel_dir: .\nlogging_folder: 5\n", ":3", "logging_folder must be"),
+        ("model_list: [\n", ":2", ""),
+        ("model_list: m.yaml\nmodel_list: n.yaml\n", ":2", "model_list"),
         ("- 1\n", "", "must hold keys"),
     ],
 )
@@ -66,3 +71,20 @@ def test_where_a_model_lies(tmp_path: Path) -> None:
     (tmp_path / "models" / "sub").mkdir(parents=True)
     assert model_path(tmp_path, {"model_dir": "./models"}, "sub") == str(tmp_path / "models" / "sub")
     assert model_path(tmp_path, {"model_dir": "./models"}, "tiny") == "tiny"
+
+
+def test_what_a_service_thread_is_given(tmp_path: Path) -> None:
+    """What is wrong is told when it is made, in one sentence, whichever file it is in."""
+    (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\nlogging_folder: file/logs\n")
+    (tmp_path / "file").write_text("")
+    for file, what in (("none.yaml", "none.yaml cannot be read: No such file"), ("config.yaml", "models.yaml cannot")):
+        with pytest.raises(ConfigError, match=what):
+            ServiceThread(tmp_path / file)
+    (tmp_path / "models.yaml").write_text(MODELS.replace("type: SD", "type: SD3"))
+    with pytest.raises(ConfigError, match=r"models.yaml:4: type of base.m must be one of SD, SDXL, FLUX"):
+        ServiceThread(tmp_path / "config.yaml")
+    (tmp_path / "models.yaml").write_text(MODELS)
+    with pytest.raises(ConfigError, match=r"config.yaml: logging_folder .*file/logs cannot be written"):
+        ServiceThread(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\n")
+    assert ServiceThread(tmp_path / "config.yaml").pipes == {"p": {"classname": "Prompt2ImPipe"}}

@@ -1,0 +1,138 @@
+"""What a ServiceThread's sessions name: Pipes, models, LoRAs, as the models file has them now, and folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphengine.errors import GraphEngineError
+from graphengine.service.start import devices_here
+from multigen import pipes
+from multigen.service_config import model_path
+
+__all__ = ["PICTURES", "Catalogue", "held_as", "named_devices", "pipes_by_name", "precision_on"]
+
+PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_image")
+"""Names under which `setup` takes pictures."""
+ROOMY = 23 * 2**30
+"""Bytes of a GPU's memory over which FLUX stays on it, in 8 bits; with less, its weights travel layer by layer."""
+
+
+def pipes_by_name() -> dict[str, type]:
+    """The Pipe classes by name."""
+    return {name: kind for name, kind in vars(pipes).items() if isinstance(kind, type) and name.endswith("Pipe")}
+
+
+def named_devices(config: Mapping[str, Any]) -> list[str]:
+    """Where a configuration's workers compute: the devices that it names, else those of this machine."""
+    return list(config.get("devices") or devices_here())
+
+
+def precision_on(devices: Sequence[str]) -> str:
+    """The numbers that workers on these devices compute with."""
+    return "bfloat16" if _are_gpus(devices) else "float32"
+
+
+def held_as(family: str, devices: Sequence[str]) -> str | None:
+    """How a model is held so that it fits the smallest of the devices: `float8`, `offload`, or None for as it is."""
+    if family != "FLUX" or not _are_gpus(devices):
+        return None
+    import torch
+
+    memory = min(torch.cuda.get_device_properties(device).total_memory for device in devices)
+    return "float8" if memory > ROOMY else "offload"
+
+
+def _are_gpus(devices: Sequence[str]) -> bool:
+    return all(device.startswith("cuda") for device in devices)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What can be named, as the two files say it at a moment.
+
+    Attributes:
+        cwd: The folder that paths are relative to.
+        config, models: The files' contents.
+    """
+
+    cwd: Path
+    config: Mapping[str, Any]
+    models: Mapping[str, Any]
+
+    def pipe_class(self, pipe: str) -> type:
+        """The class of a Pipe by its name in the models file.
+
+        Raises:
+            RuntimeError: There is no such name.
+        """
+        return pipes_by_name()[self._entry("pipes", "pipe", pipe)["classname"]]
+
+    def lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
+        """What the session's Pipe needs and was not given."""
+        entry = self._entry("pipes", "pipe", session["pipe"])
+        given = [*(images if isinstance(images, list | tuple) else [images]), *map(setup.get, PICTURES)]
+        if entry.get("need_imgs") and all(one is None for one in given):
+            return f"the pipe {session['pipe']} needs images"
+        if entry.get("needs_cnet") and not (setup.get("cnet") or setup.get("ctypes") or setup.get("cnet_ids")):
+            return f"the pipe {session['pipe']} needs a control type: cnet"
+        return None
+
+    def pipe(self, session: Mapping[str, Any], setup: Mapping[str, Any]) -> Any:
+        """A Pipe of a session's model, with its LoRAs; reads no weights.
+
+        Raises:
+            RuntimeError: The models file has no such name, or there is no such file; a type is another one.
+        """
+        kind: Any = self.pipe_class(session["pipe"])
+        model, devices = session["model"], named_devices(self.config)
+        base = self._entry("base", "model", model)
+        named: dict[str, Any] = {"device": devices[0], "torch_dtype": precision_on(devices)}
+        named |= {name: setup[name] for name in ("cnet_ids",) if setup.get(name)}
+        if setup.get("cnet"):
+            named["ctypes"] = setup["cnet"]
+        held = held_as(base["type"], devices)
+        if held == "offload":
+            named["offload_device"] = int(devices[0].partition(":")[2] or 0)
+        else:
+            named["quantization"] = held
+        try:
+            pipe = kind(model_path(self.cwd, self.config, base["id"]), **named)
+            if (found := pipe.model_type.name) != base["type"]:
+                raise RuntimeError(f"the model {model!r} is of type {found}, not {base['type']}")
+            for name in session.get("loras") or ():
+                lora = self._entry("lora", "LoRA", name)
+                if lora.get("type", base["type"]) != base["type"]:
+                    raise RuntimeError(f"the LoRA {name!r} is for {lora['type']}, not for {model!r}")
+                pipe.load_lora(model_path(self.cwd, self.config, lora["id"], "Lora"))
+        except GraphEngineError as error:
+            where = self.cwd / Path(self.config["model_dir"]).expanduser()
+            raise RuntimeError(f"{error}; ids of the models file are looked for in {where} first") from error
+        return pipe
+
+    def folder(self, session: Mapping[str, Any], gen_dir: str | Path | None = None) -> Path:
+        """Where a session's pictures go.
+
+        Raises:
+            ValueError: User or project would lead out of `_projects`.
+        """
+        given = gen_dir or session.get("gen_dir")
+        if given is not None:
+            return Path(given).expanduser().absolute()
+        names = [str(session["user"]), str(session.get("project", ""))]
+        root = (self.cwd / "_projects").absolute()
+        folder = Path(os.path.normpath(root.joinpath(*names)))
+        if not folder.is_relative_to(root / names[0]) or folder == root or os.path.isabs(names[0]):
+            raise ValueError(f"user {names[0]!r} and project {names[1]!r} lead out of {root}")
+        return folder
+
+    def _entry(self, section: str, what: str, name: Any) -> Mapping[str, Any]:
+        """An entry of the models file."""
+        entries: Mapping[str, Any] = self.models[section]
+        if not isinstance(name, str) or name not in entries:
+            known = ", ".join(entries) or "none"
+            raise RuntimeError(f"there is no {what} {name!r} in the models file; it has {known}")
+        return entries[name]  # type: ignore[no-any-return]
