@@ -8,6 +8,7 @@ Tensors are copied out of the file: one that is overwritten while it is mapped w
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 Tensors = dict[str, "torch.Tensor"]
 
 
-LoraState = tuple["Tensors", "dict[str, Any] | None", "dict[str, Any] | None"]
-"""A LoRA's tensors with diffusers' names, its alphas, and what its file says of how it was made."""
+LoraState = tuple["Tensors", "dict[str, Any] | None"]
+"""A LoRA's tensors with diffusers' names, and its alphas."""
 
 Read = Callable[[Location, Any, "torch.dtype"], Tensors]
 """Reads the tensors for a module out of a whole checkpoint."""
@@ -82,18 +83,22 @@ def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
 
 
 def read_tensors(
-    file: Path, dtype: torch.dtype, prefixes: tuple[str, ...] = ("",), full: frozenset[str] = frozenset()
+    file: Path,
+    dtype: torch.dtype | None = None,
+    prefixes: tuple[str, ...] = ("",),
+    full: frozenset[str] = frozenset(),
 ) -> Tensors:
     """The tensors of a safetensors file whose names begin so; floating point ones as `dtype`.
 
     Args:
+        dtype: None for what the file has.
         full: Layers whose tensors are in single precision.
     """
     import torch
     from safetensors import SafetensorError, safe_open
 
     def kind(name: str, tensor: torch.Tensor) -> torch.dtype:
-        if not tensor.is_floating_point():
+        if dtype is None or not tensor.is_floating_point():
             return tensor.dtype
         return dtype if full.isdisjoint(name.split(".")) else torch.float32
 
@@ -197,7 +202,6 @@ def add_loras(
         ModelError: One does not fit the module.
     """
     import torch
-    from safetensors.torch import load_file
 
     methods = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), mixin)
     peft_utils: Any = importlib.import_module("diffusers.utils.peft_utils")
@@ -205,22 +209,51 @@ def add_loras(
     for name, file, _ in loras:
         checkpoints.read_header(file)
         try:
-            state, alphas, metadata = read(component, module, load_file(file))
+            state, alphas = read(component, module, read_tensors(file))
             wanted = [key for key in state if key.startswith(f"{component}.") and _is_down(key)]
             if not wanted:  # it changes others of the part's components
                 continue
-            options = {"adapter_name": name, "metadata": metadata}
+            options = {"adapter_name": name, "metadata": _metadata(file)}
             with torch.no_grad():
                 if component.startswith("text_encoder"):
                     methods.load_lora_into_text_encoder(state, alphas, module, prefix=component, **options)
                 else:
                     getattr(methods, f"load_lora_into_{component}")(state, alphas, module, **options)
-        except (ValueError, RuntimeError, KeyError) as error:
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             reason = str(error).strip().split("\n")[-1].strip()
             raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
         _check_fit(name, file, component, module, wanted)
+        _place(name, component, module, state)
     names = [name for name, _, _ in loras]
     peft_utils.set_weights_and_activate_adapters(module, names, [scale for _, _, scale in loras])
+
+
+def _metadata(file: Path) -> dict[str, Any] | None:
+    """What diffusers wrote into a LoRA's file of how it was made: ranks, alphas and the like."""
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as source:
+        text = (source.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
+    found: dict[str, Any] | None = json.loads(text) if text else None
+    return found
+
+
+def _place(name: str, component: str, module: Any, state: Tensors) -> None:
+    """Take a LoRA's tensors as they lie in its file, see `_copied`: what loads them copies them elsewhere.
+
+    diffusers itself takes them as they are, but builds the LoRA's layers while torch is patched for all threads.
+    """
+    import torch
+
+    layers = {_squashed(n): layer for n, layer in module.named_modules() if name in getattr(layer, "lora_A", ())}
+    for key, tensor in state.items():
+        down = key.replace(".lora_B.", ".lora_A.").replace("up.weight", "down.weight")
+        layer = layers.get(_squashed(down.removeprefix(f"{component}.")))
+        if layer is not None:
+            weight = getattr(layer, "lora_A" if down == key else "lora_B")[name].weight
+            if weight.dtype == tensor.dtype and torch.equal(weight, tensor):
+                weight.data = tensor
 
 
 def _check_fit(name: str, file: Path, component: str, module: Any, wanted: Sequence[str]) -> None:

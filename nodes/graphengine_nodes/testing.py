@@ -57,12 +57,16 @@ def lora(
     rank: int = 4,
     kohya: bool = False,
     model: Path = TINY / "model",
+    alpha: float | None = None,
 ) -> Path:
     """A LoRA for a model with random weights on the attention of its `unet` and text encoders.
 
     Args:
         kohya: With the names that kohya's trainer writes, and an alpha of half the rank.
+        alpha: Told in the file's metadata, as diffusers' trainers write it; by default the rank, and nothing is told.
     """
+    import json
+
     import torch
     from safetensors.torch import save_file
 
@@ -88,8 +92,17 @@ def lora(
                 tensors[f"{prefix}.alpha"] = torch.tensor(rank / 2)
             else:
                 tensors |= {f"{part}.{module}.lora_A.weight": down, f"{part}.{module}.lora_B.weight": up}
-    save_file(tensors, file)
+    layers = {"unet": ["to_q", "to_k", "to_v", "to_out.0"]}
+    facts = {
+        f"{part}.{name}": value
+        for part in parts
+        for name, value in (("r", rank), ("lora_alpha", alpha), ("target_modules", layers.get(part, _PROJECTIONS)))
+    }
+    save_file(tensors, file, None if alpha is None else {"lora_adapter_metadata": json.dumps(facts)})
     return file
+
+
+_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 def _kohya_name(part: str, module: str, model: Path, xl: bool) -> str:

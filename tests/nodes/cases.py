@@ -175,6 +175,8 @@ def cases() -> list[dict[str, Any]]:
         case("two LoRAs, other order", loras=[("noise", -0.4), ("blueprint", 0.7)]),
         case("LoRA on the text encoder", loras=[("words", 1.3)], negative="green"),
         case("LoRA in kohya's names", loras=[("kohya", 0.9)]),
+        case("LoRA in kohya's names, no guidance", loras=[("kohya", 0.9)], guidance=1.0),
+        case("LoRA whose alpha is told in metadata", loras=[("told", 0.9)]),
         case("guess", controls=[(0.8, 0.0, 1.0)], guess=True, guidance=5.0),
         case("guess image", "image", controls=[(0.8, 0.0, 1.0)], guess=True, seeds=[1, 2]),
         case("guess inpaint", "inpaint", controls=[(0.8, 0.0, 1.0)], guess=True),

@@ -68,6 +68,7 @@ def sd_models(folder: Path) -> None:
     testing.lora(folder / "noise.safetensors", seed=1)
     testing.lora(folder / "words.safetensors", seed=2, parts=("unet", "text_encoder"))
     testing.lora(folder / "kohya.safetensors", seed=3, parts=("unet", "text_encoder"), kohya=True)
+    testing.lora(folder / "told.safetensors", seed=4, parts=("unet", "text_encoder"), alpha=1.0)
 
 
 def xl_models(folder: Path) -> None:

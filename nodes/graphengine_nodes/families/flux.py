@@ -157,7 +157,7 @@ class Flux(Pipelines):
         from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin as Mixin
 
         try:
-            found: loading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True, return_lora_metadata=True)
+            found: loading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True)
         except AssertionError as error:
             raise ValueError(f"its names are not those of a FLUX LoRA: {error}") from None
         if not any(name.startswith(("transformer.", "text_encoder.")) for name in found[0]):

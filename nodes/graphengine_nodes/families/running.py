@@ -99,10 +99,8 @@ class Pipelines:
         raise ModelError(f"{self.name} has no checkpoints in one file")
 
     def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
-        """A LoRA file's tensors with diffusers' names, its alphas and its metadata."""
-        mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
-        found: loading.LoraState = mixin.lora_state_dict(tensors, return_lora_metadata=True)
-        return found
+        """A LoRA file's tensors with diffusers' names, and its alphas."""
+        raise ModelError(f"{self.name} has no LoRAs")
 
     def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
         """See `Family`."""

@@ -96,10 +96,10 @@ class UNetFamily(Pipelines):
     def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
         mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
         config = module.config if component == "unet" else None
-        state, alphas, metadata = mixin.lora_state_dict(tensors, unet_config=config, return_lora_metadata=True)
+        state, alphas = mixin.lora_state_dict(tensors, unet_config=config)
         # Names of old files begin in the UNet.
         starts = ("unet.", "text_encoder.", "text_encoder_2.")
-        return {n if n.startswith(starts) else f"unet.{n}": t for n, t in state.items()}, alphas, metadata
+        return {n if n.startswith(starts) else f"unet.{n}": t for n, t in state.items()}, alphas
 
     # --- pictures to latents and back ---------------------------------------------------------------------------------
 
