@@ -11,13 +11,13 @@ import importlib
 import pickle
 import threading
 import types
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
+from graphengine_nodes.quiet import warnings_as
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -57,22 +57,19 @@ class Kind:
 
 def aux(name: str) -> Any:
     """A module of controlnet-aux."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings_as("ignore"):
         return importlib.import_module(f"controlnet_aux.{name}")
 
 
 def _normal_network() -> Any:
     aux("normalbae.nets.submodules.encoder").print = lambda *args, **kwargs: None  # it tells stdout what it builds
     arguments = types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports more of its own code
+    with warnings_as("ignore"):  # it imports more of its own code
         return aux("normalbae").NNET(arguments)
 
 
 def _midas_network() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm has renamed what is inside
+    with warnings_as("ignore"):  # timm has renamed what is inside
         return aux("midas.midas.dpt_depth").DPTDepthModel(backbone="vitb_rn50_384")
 
 

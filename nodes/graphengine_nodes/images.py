@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, FileError, Range, node
 from graphengine_nodes.pictures import Format, save_pictures
+from graphengine_nodes.quiet import warnings_as
 from graphengine_nodes.types import Image
 
 if TYPE_CHECKING:
@@ -35,17 +36,15 @@ def open_picture(path: Path) -> PIL.Image.Image:
     Raises:
         FileError: It is no picture, cut short, or too large.
     """
-    import warnings
-
     import PIL.Image
     import PIL.ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(path) as picture:
-                picture.load()
-                return PIL.ImageOps.exif_transpose(picture)
+        with warnings_as("error", PIL.Image.DecompressionBombWarning):
+            picture = PIL.Image.open(path)  # reads no more than the size
+        with picture:
+            picture.load()
+            return PIL.ImageOps.exif_transpose(picture)
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         limit = f"{PIL.Image.MAX_IMAGE_PIXELS or 0:,}"
         raise FileError(f"{path} would unpack to more than {limit} pixels; make it smaller first") from None

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -116,21 +116,15 @@ def write_whole(file: Path, data: bytes) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
+        # Not by tempfile, which makes what only its owner reads: a saved picture should be like any other file.
+        temporary = file.with_name(f".{secrets.token_hex(8)}{file.suffix}")
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         try:
             with os.fdopen(handle, "wb") as target:
                 target.write(data)
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, file)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
-
-
-def _umask() -> int:
-    # Reading the mask means setting it; a temporary file is 0600, a saved picture should be like any other file.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import graphengine_nodes as std
@@ -22,6 +25,18 @@ from . import cases
 def saved(picture: PIL.Image.Image, file: Path, **options: object) -> Path:
     picture.save(file, **options)  # type: ignore[arg-type]
     return file
+
+
+def test_reading_many_at_once_leaves_no_filter_of_warnings(tmp_path: Path) -> None:
+    file = saved(cases.picture(), tmp_path / "a.png")
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(images.open_picture, [file] * 1000))
+    finally:
+        sys.setswitchinterval(interval)
+    assert list(warnings.filters) == before
 
 
 def test_modes(tmp_path: Path) -> None:
