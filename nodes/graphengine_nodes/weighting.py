@@ -133,7 +133,7 @@ def scaled(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
         return embeds
     changed = embeds * factors
     before, after = (tensor.float().mean(dim=(-2, -1), keepdim=True) for tensor in (embeds, changed))
-    return changed * (before / after).to(embeds.dtype)
+    return _finite(changed * (before / after).to(embeds.dtype))
 
 
 def moved(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
@@ -142,7 +142,18 @@ def moved(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
     if factors is None:
         return embeds
     last = embeds[:, -1:]
-    return (last + (embeds - last) * factors).where(factors != 1.0, embeds)
+    return _finite((last + (embeds - last) * factors).where(factors != 1.0, embeds))
+
+
+def _finite(embeds: torch.Tensor) -> torch.Tensor:
+    """The same.
+
+    Raises:
+        ValueError: They are more than their numbers can hold.
+    """
+    if not bool(embeds.isfinite().all()):
+        raise ValueError("the weights in the prompt make its embeddings too large; give smaller ones")
+    return embeds
 
 
 def _factors(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor | None:

@@ -200,6 +200,12 @@ def latent(prompt: str, weighted: bool = True, negative: str | None = None) -> t
     return std.sample(model, texts.positive, negative=texts.negative, **SAMPLING).samples
 
 
+@pytest.mark.parametrize("prompt", [f"(a:{'9' * 45})", "(" * 3000 + "a"], ids=["number", "brackets"])
+def test_weights_that_numbers_cannot_hold(prompt: str) -> None:
+    with pytest.raises(ValueError, match="the weights in the prompt make its embeddings too large"):
+        std.encode_weighted(std.load_model("tiny"), prompt)
+
+
 def test_the_tail_of_a_long_prompt_changes_the_picture() -> None:
     one, other = f"{LONG} a red circle", f"{LONG} a blue house"
     assert not torch.allclose(latent(one), latent(other), atol=1e-3)
