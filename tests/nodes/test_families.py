@@ -178,6 +178,27 @@ def test_a_second_prompt_needs_a_second_encoder(tiny: std.Model, xl: std.Model) 
         std.encode_prompt(xl, "a", clip_skip=3)
 
 
+def test_an_absent_prompt_is_as_the_models_own_tokenizer_writes_it(models: Path, tmp_path: Path) -> None:
+    """Two models may have one text encoder, whose memory of the absent prompt must not go from one to the other."""
+    shutil.copytree(TINY / "model", tmp_path / "other")
+    config = tmp_path / "other" / "tokenizer" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token": "!"}))
+    plain, other = std.load_model("tiny"), std.load_model(tmp_path / "other")
+    assert plain.component("text_encoder") == other.component("text_encoder")
+    first, second = (std.encode_prompt(model, None).embeds for model in (plain, other))
+    assert not torch.equal(first, second)
+    assert torch.equal(second, std.encode_prompt(other, "").embeds)
+
+
+def test_xl_inpainting_with_a_controlnet_knows_no_mean_of_latents(models: Path) -> None:
+    model, picture = std.load_model(models / "xl-moments"), std.Image(torch.rand(1, 64, 64, 3))
+    control = std.apply_controlnet(std.load_controlnet(models / "xl-controlnet"), picture)
+    with pytest.raises(ValueError, match=r"the VAE of xl-moments says the mean of its latents, .* leave control out"):
+        std.inpaint(
+            model, std.encode_prompt(model, "a"), picture, std.Mask(torch.ones(1, 64, 64)), control=control, steps=2
+        )
+
+
 # --- precision --------------------------------------------------------------------------------------------------------
 
 

@@ -175,6 +175,8 @@ def test_inputs_that_contradict_each_other(model: std.Model, text: std.Condition
         std.sample(model, text, latent=start, width=128)
     with pytest.raises(ValueError, match=r"strength 0\.1 of 5 steps leaves no step to do; raise strength or steps"):
         std.sample(model, text, latent=start, strength=0.1, steps=5)
+    with pytest.raises(ValueError, match=r"strength 0\.8 of 1 steps leaves no step to do"):  # the pipeline's own
+        std.sample(model, text, latent=std.encode_image(model, picture), steps=1)
     with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline takes no guidance_rescale: leave it out"):
         std.sample(model, text, latent=start, guidance_rescale=0.5)
     with pytest.raises(ValueError, match="strength says"):

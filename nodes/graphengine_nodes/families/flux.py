@@ -241,7 +241,7 @@ class Flux(Pipelines):
         model = request.model
         kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
         cls = self.pipeline(kind, bool(request.control))
-        _check_request(request, kind)
+        _check_request(request, kind, cls)
         generators = request.generators()
         width, height = request.image.size if request.image is not None else (request.width, request.height)
         assert width is not None
@@ -280,9 +280,10 @@ class Flux(Pipelines):
 FAMILY = Flux()
 
 
-def _check_request(request: Request, kind: str) -> None:
+def _check_request(request: Request, kind: str, cls: Any) -> None:
     """Refuse what the pipelines would swallow or fail at with less clear words."""
-    inputs.check_strength(request)
+    # Unlike others' these pipelines do a step that is begun: of 10 with a strength of .05 one.
+    inputs.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
     if kind and request.control and request.arguments.get("true_cfg_scale", 1.0) > 1:
         raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import Request
@@ -63,17 +64,24 @@ def sides_of(model: Model) -> int:
     return int(model.setting("multiple", model.setting("factor", 8)))
 
 
-def check_strength(request: Request) -> None:
-    """Refuse a strength that leaves nothing to do.
+def check_strength(request: Request, cls: Any, left: Callable[[int, float], int]) -> None:
+    """Refuse a strength that leaves nothing to do: the one given, or the pipeline's own.
+
+    Args:
+        cls: The pipeline's class.
+        left: How many of so many steps it does with a strength.
 
     Raises:
-        ValueError: It does.
+        ValueError: It leaves none.
     """
-    started = request.mask is not None or request.latent is not None
-    if started and request.strength is not None and int(request.steps * request.strength) < 1:
-        raise ValueError(
-            f"strength {request.strength:g} of {request.steps} steps leaves no step to do; raise strength or steps"
-        )
+    parameter = inspect.signature(cls.__call__).parameters.get("strength")
+    if parameter is None or request.arguments.get("denoising_start") is not None:  # which takes its place
+        return
+    strength = float(parameter.default if request.strength is None else request.strength)
+    times = [request.arguments[name] for name in ("timesteps", "sigmas") if request.arguments.get(name) is not None]
+    steps = len(times[0]) if times else request.steps
+    if left(steps, strength) < 1:
+        raise ValueError(f"strength {strength:g} of {steps} steps leaves no step to do; raise strength or steps")
 
 
 def start_latents(

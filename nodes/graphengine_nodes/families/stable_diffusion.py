@@ -85,13 +85,10 @@ class StableDiffusion(UNetFamily):
             torch.no_grad(),
         ):
             self.forget_changed(model, "text_encoder", encoder)
-            absent: torch.Tensor | None = self.absent.get(encoder)
-            if absent is None:
-                # The pipelines encode an absent negative prompt as the empty one, and never skip its layers.
-                absent = self.absent[encoder] = _encode(tokenizer.tokenizer, encoder, "", 0, device).cpu()
-            embeds = absent
-            if prompt is not None:
-                embeds = _encode(tokenizer.tokenizer, encoder, prompt, clip_skip, device).cpu()
+            encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
+            # The pipelines encode an absent negative prompt as the empty one, and never skip its layers.
+            absent: torch.Tensor = self.absent(tokenizer.tokenizer, encoder, lambda: encode("", 0).cpu())
+            embeds = absent if prompt is None else encode(prompt, clip_skip).cpu()
         return Conditioning(embeds, self.name, prompt is None, fallback={"embeds": absent})
 
     def encode_weighted(

@@ -108,14 +108,10 @@ class StableDiffusionXL(UNetFamily):
                 encoder = stack.enter_context(store.component(model, f"text_encoder{end}", device))
                 stack.enter_context(tokenizer.lock)
                 self.forget_changed(model, f"text_encoder{end}", encoder)
-                if encoder not in self.absent:
-                    # Never with layers left out: the pipelines do so in the positive prompt alone.
-                    self.absent[encoder] = _encode(tokenizer.tokenizer, encoder, "", 0, device)
-                empty.append(self.absent[encoder])
-                found = empty[-1]
-                if text is not None:
-                    found = _encode(tokenizer.tokenizer, encoder, text, clip_skip, device)
-                rows.append(found)
+                encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
+                # Never with layers left out: the pipelines do so in the positive prompt alone.
+                empty.append(self.absent(tokenizer.tokenizer, encoder, functools.partial(encode, "", 0)))
+                rows.append(empty[-1] if text is None else encode(text, clip_skip))
         absent, absent_pooled = _joined(empty)
         embeds, pooled = _joined(rows)
         fallback = {"embeds": absent, "pooled": absent_pooled}
@@ -181,8 +177,15 @@ class StableDiffusionXL(UNetFamily):
 
         return own_copy(vae).float() if _overflows(vae) and vae.dtype == torch.float16 else vae
 
-    def vae_for(self, kind: str, vae: Any) -> Any:
-        return own_copy(vae) if kind == "Inpaint" and _overflows(vae) else vae
+    def vae_for(self, request: Request, vae: Any) -> Any:
+        if request.mask is None:
+            return vae
+        if request.control and "latents_mean" in inputs.scaling_of(vae):
+            raise ValueError(
+                f"the VAE of {request.model.source} says the mean of its latents, of which diffusers' inpainting with "
+                "a ControlNet knows nothing; leave control out"
+            )
+        return own_copy(vae) if _overflows(vae) else vae
 
 
 FAMILY = StableDiffusionXL()

@@ -6,7 +6,7 @@ import copy
 import importlib
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +46,20 @@ class UNetFamily(Pipelines):
 
     def __init__(self) -> None:
         # What a text encoder gives for the absent prompt, kept as long as the encoder: it is wanted with each prompt.
-        self.absent: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._absent: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def absent(self, tokenizer: Any, encoder: Any, encode: Callable[[], Any]) -> Any:
+        """What a text encoder gives for the absent prompt as a tokenizer writes it, encoded where it is not known."""
+        known = self._absent.setdefault(encoder, {})
+        signs = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length)
+        if signs not in known:
+            known[signs] = encode()
+        return known[signs]
 
     def forget_changed(self, model: Model, name: str, encoder: Any) -> None:
         """Keep nothing of an encoder that a caller handed in and may have changed since."""
         if isinstance(model.component(name), Held):
-            self.absent.pop(encoder, None)
+            self._absent.pop(encoder, None)
 
     # --- what lies on disk --------------------------------------------------------------------------------------------
 
@@ -139,17 +147,22 @@ class UNetFamily(Pipelines):
         """What the pipeline's constructor takes beside components."""
         return {}
 
-    def vae_for(self, kind: str, vae: Any) -> Any:
-        """The VAE as a pipeline may have it: one that casts it gets its own."""
+    def vae_for(self, request: Request, vae: Any) -> Any:
+        """The VAE as a pipeline may have it: one that casts it gets its own.
+
+        Raises:
+            ValueError: The pipeline would compute wrongly with it.
+        """
         return vae
 
     def sample(self, request: Request, device: str, step: Step) -> Sampled:
         from graphengine_nodes.weights import store
 
         model = request.model
-        _check_request(request)
-        generators = request.generators()
         kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
+        cls = self.pipeline(kind, bool(request.control))
+        self.check_request(request, cls)
+        generators = request.generators()
         with ExitStack() as stack:
             unet = stack.enter_context(store.component(model, "unet", device))
             config = stack.enter_context(store.component(model, "scheduler", "cpu"))
@@ -161,7 +174,7 @@ class UNetFamily(Pipelines):
                 call |= inputs.control_arguments(request)
             if kind in self.with_vae:
                 vae = stack.enter_context(store.component(model, "vae", device))
-                components["vae"] = self.vae_for(kind, vae)
+                components["vae"] = self.vae_for(request, vae)
             if kind == "Inpaint":
                 call |= inputs.inpaint_arguments(request, generators)
             elif request.latent is not None:
@@ -170,8 +183,14 @@ class UNetFamily(Pipelines):
                 call |= {"width": request.width, "height": request.height}
             if kind and request.strength is not None:
                 call["strength"] = request.strength
-            cls = self.pipeline(kind, bool(request.control))
             return run(cls, components, call, request, config, self, step, options=self.options(model, kind))
+
+    def check_request(self, request: Request, cls: Any) -> None:
+        """Refuse what the pipelines would swallow or fail at with less clear words."""
+        model = request.model
+        if model.setting("unet_channels") == 9 and request.mask is None:
+            raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
+        inputs.check_strength(request, cls, lambda steps, strength: int(steps * strength))
 
     with_vae: Sequence[str] = ("Inpaint",)
     """What starts a pipeline that needs the VAE."""
@@ -180,14 +199,6 @@ class UNetFamily(Pipelines):
         """The pipeline's class."""
         module = importlib.import_module(f"diffusers.pipelines.{self.modules[kind, control]}")
         return getattr(module, f"{self.prefix}{'ControlNet' if control else ''}{kind}Pipeline")
-
-
-def _check_request(request: Request) -> None:
-    """Refuse what the pipelines would swallow or fail at with less clear words."""
-    model = request.model
-    if model.setting("unet_channels") == 9 and request.mask is None:
-        raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
-    inputs.check_strength(request)
 
 
 def refuse_length(model: Model, max_sequence_length: int | None) -> None:

@@ -102,6 +102,7 @@ def cases() -> list[dict[str, Any]]:
         if kind != "text":
             found.append(_case(f"{kind}, all", kind, strength=1.0, seeds=[1, 2]))
             found.append(_case(f"{kind}, default strength", kind, steps=3))
+    found.append(_case("image, a step that is only begun", "image", strength=0.05, steps=10))
     for mode in ("sample", "argmax", "random"):
         found.append(_case(f"repaint {mode}", "repaint", sample_mode=mode, strength=0.75, steps=4, seeds=[1, 2]))
     return [
