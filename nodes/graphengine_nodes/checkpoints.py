@@ -260,7 +260,9 @@ def read_header(file: Path) -> Header:
                 raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
             header = json.loads(handle.read(length))
         header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        for entry in header.values():
+            entry["shape"] = [int(side) for side in entry["shape"]]
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
     except FileNotFoundError:
         raise ModelError(f"there is no file {file}") from None
     except OSError as error:

@@ -52,7 +52,7 @@ def load_module(
     if class_name not in names and any(names):
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
     cls = getattr(importlib.import_module(module_name), class_name)
-    module = _empty(cls, found)
+    module = _empty(cls, found, location.folder / "config.json")
     if location.config is not None:
         try:
             tensors = read(location, module, dtype)
@@ -65,14 +65,18 @@ def load_module(
     return fill(module, _renamed(tensors, module), location.path)
 
 
-def _empty(cls: Any, config: dict[str, Any]) -> Any:
-    """A module without weights."""
+def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
+    """A module without weights, of a configuration and the file that this is from."""
     import torch
 
-    with torch.device("meta"):
-        if hasattr(cls, "from_config"):
-            return cls.from_config(config).eval()
-        return cls(cls.config_class.from_dict(config)).eval()
+    try:
+        with torch.device("meta"):
+            if hasattr(cls, "from_config"):
+                return cls.from_config(config).eval()
+            return cls(cls.config_class.from_dict(config)).eval()
+    except Exception as error:  # what the libraries make of values that they do not expect has no common base
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{file} describes no {cls.__name__} that can be built: {reason:.300}") from None
 
 
 def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
@@ -219,7 +223,7 @@ def add_loras(
                     methods.load_lora_into_text_encoder(state, alphas, module, prefix=component, **options)
                 else:
                     getattr(methods, f"load_lora_into_{component}")(state, alphas, module, **options)
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
             reason = str(error).strip().split("\n")[-1].strip()
             raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
         _check_fit(name, file, component, module, wanted)

@@ -90,7 +90,10 @@ def _model(
     kind: Family, folder: Path, file: Path | None, variant: str | None, precision: str | None, source: str
 ) -> Model:
     """The reference; notes where each component lies."""
-    settings = kind.settings(folder)
+    try:
+        settings = kind.settings(folder)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: its configurations cannot be used ({error}); copy them again") from None
     components, variants = [], set()
     header = {} if file is None else checkpoints.read_header(file)
     for name in [name for names in kind.parts.values() for name in names]:

@@ -58,7 +58,7 @@ def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind:
         kind: The names that the family can use.
 
     Raises:
-        ValueError: The scheduler is unknown or of the wrong kind.
+        ValueError: The scheduler is unknown or of the wrong kind, or its configuration cannot be used.
     """
     import importlib
 
@@ -66,7 +66,11 @@ def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind:
     check_name(name or own_name, kind, family)
     known = importlib.import_module("diffusers.schedulers")
     cls = getattr(known, own_name, None) or getattr(known, str(name))
-    return cls.from_config(config, **_seeds(cls, seeds))
+    try:
+        return cls.from_config(config, **_seeds(cls, seeds))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the configuration of the model's {own_name} cannot be used: {reason:.200}") from None
 
 
 def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) -> Any:

@@ -9,7 +9,9 @@ import graphengine_nodes as std
 import psutil
 import pytest
 import torch
+from graphengine_nodes import testing
 from graphengine_nodes.weights import Store, store
+from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
 
@@ -131,3 +133,10 @@ def test_a_dropped_base_stays_while_clones_use_it() -> None:
     with small.component(plain, "vae", "cpu"):
         pass
     assert small.size() == 0
+
+
+def test_half_a_lora(tmp_path: Path) -> None:
+    whole = load_file(testing.lora(tmp_path / "whole.safetensors"))
+    save_file({name: tensor for name, tensor in whole.items() if "lora_A" in name}, tmp_path / "half.safetensors")
+    with pytest.raises(ModelError, match=r"half\.safetensors does not fit this model's unet"):
+        latent(with_lora(1.0, tmp_path / "half.safetensors"))

@@ -279,6 +279,63 @@ def test_models_that_follow_something_else(copy: Path, channels: int) -> None:
         std.load_model(copy)
 
 
+def changed(model: Path, part: str, values: dict[str, Any]) -> None:
+    """Write values into a part's configuration."""
+    (file,) = (model / part).glob("*config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_size_may_be_height_and_width(copy: Path) -> None:
+    changed(copy, "unet", {"sample_size": [16, 24]})
+    (copy / "defaults.json").unlink()
+    model = std.load_model(copy)
+    assert (model.setting("width"), model.setting("height")) == (192, 128)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [("unet", {"sample_size": "a"}), ("vae", {"block_out_channels": 7}), ("vae", {"block_out_channels": None})],
+)
+def test_configurations_that_cannot_be_used(copy: Path, part: str, values: dict[str, Any]) -> None:
+    changed(copy, part, values)
+    with pytest.raises(ModelError, match=r"model: its configurations cannot be used \(.*\); copy them again"):
+        std.load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("unet", {"block_out_channels": 5}),
+        ("text_encoder", {"hidden_size": "x"}),
+        ("text_encoder", {"num_attention_heads": 7}),
+        ("text_encoder", {"hidden_act": "zz"}),
+    ],
+)
+def test_configurations_of_which_nothing_can_be_built(copy: Path, part: str, values: dict[str, Any]) -> None:
+    changed(copy, part, values)
+    with pytest.raises(ModelError, match=rf"{part}/config\.json describes no \w+ that can be built: .+"):
+        latent(std.load_model(copy))
+
+
+@pytest.mark.parametrize("values", [{"beta_schedule": "x"}, {"num_train_timesteps": "x"}, {"beta_start": None}])
+def test_schedulers_whose_configuration_cannot_be_used(copy: Path, values: dict[str, Any]) -> None:
+    changed(copy, "scheduler", values)
+    with pytest.raises(ValueError, match=r"the configuration of the model's DDIMScheduler cannot be used: .+"):
+        latent(std.load_model(copy))
+
+
+@pytest.mark.parametrize(
+    "entry", [{"data_offsets": ["x", "y"], "shape": [1]}, {"data_offsets": [0, None], "shape": [1]},
+              {"data_offsets": [0, 4]}, {"data_offsets": [0, 4], "shape": "z"}],
+)  # fmt: skip
+def test_headers_that_are_none(tmp_path: Path, entry: dict[str, Any]) -> None:
+    header = json.dumps({"unet.attn2.to_k.lora_A.weight": entry}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    for load in (std.load_model, std.load_lora):
+        with pytest.raises(ModelError, match=r"its header cannot be read"):
+            load(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize("name", ["harm.ckpt", "harm.pt", "harm.bin"])
 def test_a_pickle_is_not_opened(tmp_path: Path, copy: Path, name: str) -> None:
     witness = tmp_path / "executed"

@@ -73,12 +73,13 @@ class UNetFamily(Pipelines):
                 "(inpainting) are known, none that follow a picture, a depth map or a smaller picture"
             )
         factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-        side = int(unet.get("sample_size") or 64) * factor
+        size = unet.get("sample_size") or 64  # or height and width
+        height, width = (int(side) * factor for side in (size if isinstance(size, list) else [size, size]))
         return {
             "steps": 50,
             "guidance_scale": self.guidance_scale,
-            "width": side,
-            "height": side,
+            "width": width,
+            "height": height,
             "factor": factor,
             "latent_channels": vae.get("latent_channels", 4),
             "unet_channels": channels,
@@ -231,4 +232,4 @@ def context_width(header: Header) -> int | None:
     """The width of the prompts that a LoRA's denoiser attends to; None where it does not say."""
     ends = ("lora_A.weight", "down.weight")
     keys = (entry for name, entry in header.items() if "attn2" in name and "to_k" in name and name.endswith(ends))
-    return next((int(entry["shape"][1]) for entry in keys), None)
+    return next((int(entry["shape"][1]) for entry in keys if len(entry["shape"]) > 1), None)
