@@ -76,7 +76,7 @@ def scheduler_class(name: str) -> Any:
     Raises:
         ValueError: There is none.
     """
-    known = (*schedulers.KARRAS, *schedulers.FLOW)
+    known = (*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW)
     if name not in known:
         schedulers.check_name(name, known, "multigen")
     return getattr(importlib.import_module("diffusers"), name)

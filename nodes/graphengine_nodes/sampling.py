@@ -41,7 +41,9 @@ Rescale = Annotated[
     float | None, Range(0, 1, 0.05), Doc("Against overexposure by guidance, where the family's pipeline has it.")
 ]
 Scheduler = Annotated[
-    str | None, Choices(*schedulers.KARRAS, *schedulers.FLOW), Doc("By diffusers' class name; default: the model's.")
+    str | None,
+    Choices(*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW),
+    Doc("By diffusers' class name; default: the model's."),
 ]
 Spacing = Annotated[str | None, Choices(*schedulers.SPACINGS), Doc("Default: the scheduler's own.")]
 Strength = Annotated[

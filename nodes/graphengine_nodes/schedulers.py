@@ -27,6 +27,9 @@ KARRAS = (
 )
 """`diffusers.schedulers.KarrasDiffusionSchedulers` by name, written out so that validation needs no torch."""
 
+DISTILLED = ("LCMScheduler", "TCDScheduler")
+"""Schedulers of models, and with LoRAs, that need a few steps only."""
+
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 """Schedulers of flow-matching families."""
 
@@ -41,7 +44,7 @@ def check_name(name: str, kind: Sequence[str], family: str) -> None:
     """
     if name in kind:
         return
-    if name in KARRAS or name in FLOW:
+    if name in (*KARRAS, *DISTILLED, *FLOW):
         raise ValueError(f"{name} is of the wrong kind for {family}; it takes one of {', '.join(kind)}")
     near = nearest(name, kind)
     advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(kind)}"

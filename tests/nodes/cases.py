@@ -118,6 +118,11 @@ def cases() -> list[dict[str, Any]]:
             case(f"control image {scheduler}", "image", scheduler=scheduler, controls=[(0.8, 0.0, 0.7)], strength=0.8),
             case(f"one LoRA {scheduler}", scheduler=scheduler, loras=[("blueprint", 0.7)]),
         ]
+    for scheduler in ("LCMScheduler", "TCDScheduler"):
+        found += [
+            case(f"few steps {scheduler}", scheduler=scheduler, seeds=[1, 2], steps=4),
+            case(f"few steps, image {scheduler}", "image", scheduler=scheduler, strength=0.75, steps=4),
+        ]
     for guidance in (0.0, 1.0, 7.5):
         found += [
             case(f"guidance {guidance}", guidance=guidance, negative="green"),

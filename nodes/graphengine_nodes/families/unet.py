@@ -37,7 +37,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {"unet": ("model.diffusion_model.",), "va
 class UNetFamily(Pipelines):
     """A family whose denoiser is a UNet; see `graphengine_nodes.families.Family`."""
 
-    schedulers = schedulers.KARRAS
+    schedulers = (*schedulers.KARRAS, *schedulers.DISTILLED)
     prefix: str
     """What the names of its pipelines begin with."""
     modules: Mapping[tuple[str, bool], str]
