@@ -141,6 +141,6 @@ def test_what_an_earlier_process_left_is_done_after_new_jobs(tmp_path: Path) -> 
     jobs = taking.queue.wait(3, 4, 5, timeout=PATIENCE)
     assert [job.state for job in jobs] == ["done", "cancelled", "cancelled"]
     assert [change.job for change in taking.queue.changes(before) if change.kind == "running"] == [6, 3]
-    assert [file.name for file in (tmp_path / "_projects" / "test" / "results").glob("*.png")] == NAMES[:1]
+    assert [Path(file).name for file in jobs[0].result["files"]] == NAMES[:1]
     taking.stop()
     taking.join(PATIENCE)
