@@ -119,8 +119,8 @@ def run(
     names, links, extra = wanted_links(graph, want)
     bound = bind_inputs(graph, inputs or {}, base)
     with not_building(), confining():
-        environment = None if runner is None else runner.environment
-        plan = take_plan(graph, bound, roots, salt_of(graph, device, environment) if exact else None)
+        salt = salt_of(graph, device, None if runner is None else runner.environment) if exact else None
+        plan = take_plan(graph, bound, roots, salt)
         plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
         drive = Drive(
             store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Pixels = Annotated[int, Range(1, 16384, 1)]
+MOST = 16384
+"""Pixels of a side."""
+Pixels = Annotated[int, Range(1, MOST, 1)]
 
 
 @node(version=1)

@@ -15,7 +15,7 @@ from graphengine.files import fingerprint
 from graphengine.types import SocketType, View, register_type
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Location
-from graphengine_nodes.images import Resampling, resize_image
+from graphengine_nodes.images import MOST, Resampling, resize_image
 from graphengine_nodes.pictures import write_whole
 from graphengine_nodes.types import Image, Latent
 
@@ -64,8 +64,14 @@ def upscale_latent(
 
 @node(version=1)
 def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "lanczos") -> Image:
-    """Bring pictures to another size by a factor; through 8 bits, as PIL does it."""
+    """Bring pictures to another size by a factor; through 8 bits, as PIL does it.
+
+    Raises:
+        ValueError: They would be too large.
+    """
     width, height = (max(1, round(side * factor)) for side in image.size)
+    if max(width, height) > MOST:
+        raise ValueError(f"{factor:g} times would make {width} x {height} pixels; a side has {MOST} at most")
     return resize_image(image, width, height, resampling)
 
 

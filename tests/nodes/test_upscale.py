@@ -182,3 +182,9 @@ def test_a_latent_is_sampled_on_at_twice_the_size() -> None:
     small = std.sample(model, text, width=64, height=64, steps=2)
     large = std.sample(model, text, latent=std.upscale_latent(small), strength=0.6, steps=3)
     assert std.decode_latent(model, large).size == (128, 128)
+
+
+def test_what_would_be_too_large_is_refused() -> None:
+    small = std.Image(torch.zeros(1, 8, 2000, 3))
+    with pytest.raises(ValueError, match="16 times would make 32000 x 128 pixels; a side has 16384 at most"):
+        std.upscale_image(small, 16.0)

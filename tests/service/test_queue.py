@@ -131,7 +131,7 @@ def test_limits_of_users(queue: Queue) -> None:
     queue.submit(job(user="bob"), job(user="bob"), *[job(user="ann")] * 3)
     with pytest.raises(QueueFull, match="bob has 2 waiting; 1 more would be over the limit of 2"):
         queue.submit(job(user="bob"))
-    with pytest.raises(QueueFull, match="over 3"):
+    with pytest.raises(QueueFull, match="over the limit of 3"):
         queue.submit(job(user="eve"), job(user="ann"))
     assert queue.counts()[State.QUEUED] == 5
     queue.set_limit(None, "ann")
