@@ -123,6 +123,8 @@ class Catalogue:
         if given is not None:
             return Path(given).expanduser().absolute()
         names = [str(session["user"]), str(session.get("project", ""))]
+        if not names[0].isprintable() or not names[1].isprintable():
+            raise ValueError(f"user {names[0]!a} and project {names[1]!a} are names of folders; some of it is no text")
         root = (self.cwd / "_projects").absolute()
         folder = Path(os.path.normpath(root.joinpath(*names)))
         if not folder.is_relative_to(root / names[0]) or folder == root or os.path.isabs(names[0]):

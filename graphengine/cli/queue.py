@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -269,11 +270,17 @@ def watch(
     from graphengine.cli.watching import Following, table
 
     with _queue(queue) as base:
-        if json:
-            for line in Following(base, job).lines(job):
-                print(json_.dumps(line), flush=True)
+        if json or not sys.stdout.isatty():  # a table that lives is for a terminal
+            for line in Following(base, job, previews=json).lines(job):
+                print(json_.dumps(line) if json else _event(line), flush=True)
         else:
             table(base, job)
+
+
+def _event(line: dict[str, Any]) -> str:
+    step = f"{line['step']}/{line['total']}" if line["kind"] == "progress" else ""
+    facts = (str(line[name]) for name in ("node", "error", "worker") if line.get(name))
+    return " ".join(["job", str(line["job"]), line["kind"], *([step] if step else []), *facts])
 
 
 # --- how jobs look ----------------------------------------------------------------------------------------------------

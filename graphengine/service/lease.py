@@ -17,6 +17,9 @@ SECONDS = 15.0
 DEATHS = 10
 """Of how many deaths of the service a job that was under way is not begun again: one of them all may be its doing."""
 
+KEPT = 100_000
+"""Changes that can be read afterwards."""
+
 _RUNS = "and attempt = ? and state = 'running'"
 
 
@@ -45,6 +48,7 @@ class Lease:
         """
         with self._fenced() as base:
             base.execute("update lease set until = ?", (self.queue.clock() + self.seconds,))
+            base.execute("delete from changes where number <= (select max(number) from changes) - ?", (KEPT,))
 
     def release(self) -> None:
         """Let another have it at once."""
@@ -126,6 +130,7 @@ class Lease:
         result: str | None = None,
     ) -> None:  # fmt: skip
         now = self.queue.clock()
+        error = None if error is None else error.encode(errors="backslashreplace").decode()  # of a file's name, say
         last = f"$[{attempt - 1}]"
         base.execute(
             "update jobs set state = ?, cancelling = 0, ended = ?, error = ?, result = ?, tries = json_set(tries, "

@@ -6,6 +6,7 @@ when the other dies inside it; here a death is an end of file on one pipe.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,12 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Protocol
 
 from graphengine.service.wire import Blobs, Message, pack, unpack
 
 Told = Callable[["Handle", Message, Blobs], None]
 Lost = Callable[["Handle", str], None]
+Orders = SimpleQueue[bytes | None]
 
 
 class Handle(Protocol):
@@ -66,18 +69,20 @@ class LocalWorker:
         self.name, self.device, self.threads = name, device, threads
         self.config: Message = {"device": device, "store": store, "packs": list(packs)}
         self.process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()
+        self._orders: Orders = SimpleQueue()
 
     def start(self, told: Told, lost: Lost) -> None:
         try:
-            self._connection, self.process = self._started()
+            connection, self.process = self._started()
         except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
             lost(self, f"it cannot be started: {error.strerror or error}")
             return
+        orders: Orders = SimpleQueue()
+        self._orders = orders
         self.send(self.config, {})
-        arguments = (self._connection, self.process, told, lost)
-        threading.Thread(target=self._listen, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+        listening = (connection, self.process, orders, told, lost)
+        for work, arguments in ((_write, (connection, orders)), (self._listen, listening)):
+            threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
 
     def _started(self) -> tuple[Connection, subprocess.Popen[bytes]]:
         here, there = socket.socketpair()
@@ -94,7 +99,9 @@ class LocalWorker:
             )
             return Connection(here.detach()), process
 
-    def _listen(self, connection: Connection, process: subprocess.Popen[bytes], told: Told, lost: Lost) -> None:
+    def _listen(
+        self, connection: Connection, process: subprocess.Popen[bytes], orders: Orders, told: Told, lost: Lost
+    ) -> None:
         while True:
             try:
                 message, blobs = unpack(connection.recv_bytes())
@@ -103,18 +110,12 @@ class LocalWorker:
             told(self, message, blobs)
         process.kill()  # it may have closed its pipe and linger
         code = process.wait()
+        orders.put(None)
         connection.close()
         lost(self, _ended(code))
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
-        connection = self._connection
-        if connection is None:  # it could never be started, and that was told
-            return
-        try:
-            with self._lock:
-                connection.send_bytes(pack(message, blobs))
-        except OSError:
-            pass  # it is gone; the listener tells
+        self._orders.put(pack(message, blobs))
 
     def kill(self) -> None:
         if self.process is not None:
@@ -122,6 +123,14 @@ class LocalWorker:
 
     def stop(self) -> None:
         self.send({"op": "stop"}, {})
+
+
+def _write(connection: Connection, orders: Orders) -> None:
+    """Hand orders on, on a thread of its own: one that a worker does not read must not hold up whoever gave it, who
+    may be just about to end that worker."""
+    with contextlib.suppress(OSError):  # it is gone; the listener tells
+        while (order := orders.get()) is not None:
+            connection.send_bytes(order)
 
 
 def _ended(code: int) -> str:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from graphengine.errors import FileError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.service import Service
 
@@ -50,9 +51,12 @@ class Metrics(Collector):
         """Answer on a port of this machine's own address.
 
         Raises:
-            OSError: The port is taken.
+            FileError: The port is taken.
         """
-        start_http_server(port, "127.0.0.1", self.registry)
+        try:
+            start_http_server(port, "127.0.0.1", self.registry)
+        except OSError as error:
+            raise FileError(f"metrics cannot be told on port {port}: {error.strerror}; take another one") from None
 
     def _hear(self, event: JobEvent) -> None:
         facts = event.facts

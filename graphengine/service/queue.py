@@ -27,6 +27,7 @@ POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
 _TOO_LARGE = "a number of a job, or its priority, is beyond 63 bits"
+_HALF = "a text of the job, or its user's name, has half a surrogate pair: it is no Unicode"
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
 _ALL = ""
@@ -119,6 +120,8 @@ class Queue:
                 raise QueueFileError(f"{self.file} cannot be written: {error}") from None
             except OverflowError:
                 raise QueueError(_TOO_LARGE) from None
+            except UnicodeEncodeError:
+                raise QueueError(_HALF) from None
         with self._changed:
             self._changed.notify_all()
 
@@ -131,6 +134,8 @@ class Queue:
                 raise QueueFileError(f"{self.file} cannot be read: {error}") from None
             except OverflowError:
                 raise QueueError(_TOO_LARGE) from None
+            except UnicodeEncodeError:
+                raise QueueError(_HALF) from None
 
     def close(self) -> None:
         """Let the file go."""
@@ -176,6 +181,8 @@ class Queue:
     def set_limit(self, queued: int | None, user: str = _ALL) -> None:
         """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
         limit of their own."""
+        if queued is not None and queued < 0:
+            raise QueueError(f"a limit is 0 or more, not {queued}")
         with self.write() as base:
             base.execute("delete from limits where user = ?", (user,))
             if queued is not None:
@@ -219,6 +226,15 @@ class Queue:
             f"and not exists (select 1 from paused where user = '') order by {_ORDER} limit ?"
         )
         return [job_of(row) for row in self.read(query, (limit,))]
+
+    def first_of_users(self) -> list[Job]:
+        """The next job of each user, of those that are the most urgent now."""
+        waits = "state = 'queued' and user not in (select user from paused)"
+        query = (  # of the rows of a group, SQLite takes the others' values from the one with the minimum
+            f"select {COLUMNS}, min({_PLACE}) from jobs where {waits} and not exists (select 1 from paused where "
+            f"user = '') and priority = (select max(priority) from jobs where {waits}) group by user"
+        )
+        return [job_of(row[:-1]) for row in self.read(query)]
 
     def running(self) -> list[Job]:
         """The jobs that run, or were running when their process died."""
@@ -386,7 +402,10 @@ def _state_of(base: sqlite3.Connection, id: int) -> State:
 
 def _json(data: Mapping[str, Any], what: str) -> str:
     try:
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except UnicodeEncodeError:
+        raise QueueError(_HALF) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise QueueError(f"the job's {what} is no JSON data: {error}") from None
     if len(text) > LARGEST:

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
+LOOK = 1000
+"""Waiting jobs that are looked at, to begin some of them."""
 
 PATIENCE = 5.0
 """Seconds that a service which is started waits for a queue's file that is locked."""
@@ -255,7 +257,9 @@ class Service:
         room = self.concurrency - len(self._running)
         if room <= 0:
             return
-        waiting = self.queue.waiting()
+        waiting = self.queue.waiting(LOOK)
+        if len(waiting) == LOOK:  # others may wait behind the many of one user
+            waiting += [job for job in self.queue.first_of_users() if all(job.id != one.id for one in waiting)]
         while waiting and room > 0 and not self._stopping.is_set():
             top = waiting[0].priority
             candidates: dict[str, Job] = {}
@@ -297,8 +301,8 @@ class Service:
         except LeaseLost as error:
             log.warning("job %d: %s", job.id, error, extra={"job": job.id})
             kind, facts = "lost", {}
-        except QueueError as error:  # its end could not be written: it is begun again when that can be
-            log.error("job %d: %s", job.id, error, extra={"job": job.id})
+        except Exception as error:  # its end could not be written: it is begun again when that can be
+            log.error("job %d: %s", job.id, error, extra={"job": job.id}, exc_info=not isinstance(error, QueueError))
             kind, facts = "lost", {"error": str(error)}
         finally:
             with self._lock:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from multigen.service_config import ConfigError, model_path, read_config, read_models
-from multigen.service_pipes import pipes_by_name
+from multigen.service_pipes import Catalogue, pipes_by_name
 from multigen.worker import ServiceThread
 
 MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: Prompt2ImPipe\n"
@@ -88,3 +88,9 @@ def test_what_a_service_thread_is_given(tmp_path: Path) -> None:
         ServiceThread(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\n")
     assert ServiceThread(tmp_path / "config.yaml").pipes == {"p": {"classname": "Prompt2ImPipe"}}
+
+
+@pytest.mark.parametrize("user", ["a\0b", "a\udcff", "a\nb"])
+def test_a_user_whose_name_is_no_text_has_no_folder(user: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"are names of folders; some of it is no text"):
+        Catalogue(tmp_path, {}, {}).folder({"user": user})

@@ -23,9 +23,10 @@ import psutil
 import pytest
 from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 
-from graphengine import Graph
+from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.cache.tree import from_tree
+from graphengine.service.calls import Claims
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import Change, Job, State
@@ -349,3 +350,20 @@ def test_a_disk_that_runs_full(tmp_path: Path) -> None:
     if done.returncode == IMPOSSIBLE:
         pytest.skip(done.stderr)
     assert (done.returncode, done.stdout) == (0, "accounted for\n"), done.stderr
+
+
+def test_a_worker_that_reads_nothing_holds_up_no_other(tmp_path: Path) -> None:
+    made = [LocalWorker(name, threads=1, packs=(str(PACK),)) for name in ("a", "b")]
+    runner = WorkerRunner(made, timeout=2.0, told=lambda sentence: None)
+    assert runner.wait_until_ready(600)
+    assert made[0].process is not None
+    os.kill(made[0].process.pid, signal.SIGSTOP)
+    graph = Graph()
+    graph.add("echo", "n", value=graph.input("value", str))
+    text = "x" * 5_000_000  # more than a pipe takes
+    try:
+        result = run(graph, inputs={"value": text}, store=Store(), runner=runner.of(Claims()))
+        assert result["n"] == text
+        assert sum(status.deaths for status in runner.status()) == 1
+    finally:
+        runner.close()

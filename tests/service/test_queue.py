@@ -428,3 +428,34 @@ def test_one_who_is_woken_by_a_change_does_not_put_others_to_sleep(queue: Queue)
     for thread in threads:
         thread.join()
     assert woken == [State.QUEUED] * 3
+
+
+def test_the_next_of_each_user_are_found_behind_the_many_of_one(queue: Queue) -> None:
+    queue.submit(*[job(user="big") for _ in range(30)])
+    (urgent, small, other) = queue.submit(job(user="big"), job(user="small"), job(user="other"))
+    assert [found.id for found in queue.first_of_users()] == [1, other, small]
+    queue.move(urgent)
+    queue.pause("other")
+    assert [found.id for found in queue.first_of_users()] == [urgent, small]
+
+
+def test_of_very_many_changes_the_oldest_are_forgotten(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphengine.service.lease.KEPT", 5)
+    lease = take(queue, "s")
+    assert lease is not None
+    queue.submit(*[job() for _ in range(20)])
+    lease.renew()
+    assert [change.job for change in queue.changes()] == [16, 17, 18, 19, 20]
+
+
+def test_what_is_no_unicode_is_told(queue: Queue) -> None:
+    for refused in (NewJob({"text": "\udcff"}), NewJob({}, user="\udcff")):
+        with pytest.raises(QueueError, match="has half a surrogate pair"):
+            queue.submit(refused)
+    with pytest.raises(QueueError, match="a limit is 0 or more, not -5"):
+        queue.set_limit(-5)
+    (number,), lease = queue.submit(job()), take(queue, "s")
+    assert lease is not None
+    assert lease.claim(number, "s") is not None
+    assert lease.failed(number, 1, "no file \udcff")
+    assert queue.get(number).error == "no file \\udcff"
