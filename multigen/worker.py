@@ -259,7 +259,8 @@ class ServiceThread(threading.Thread):
             seconds=LEASE, finishers={FINISHER: finish}, taken=self._put_behind,
         )  # fmt: skip
         atexit.register(self._exit)  # after a Ctrl-C while nothing but this thread was left
-        service.start()
+        if not self._ending.is_set():
+            service.start()
         while not self._ending.is_set() and not _interrupted():
             self.queue.wait_for_change(0.2)
             self._call_back()
