@@ -131,15 +131,14 @@ class Session:
         """Run with what the session shares; options are those of `graphengine.run`."""
         from graphengine.evaluate import run
 
-        runner = self._on_workers(self.runner, options) if not isinstance(self.runner, PatientRunner) else self.runner
+        if isinstance(self.runner, PatientRunner):
+            runner: Runner = self.runner
+        else:
+            from graphengine.service.calls import Claims
+
+            exact = options.get("exact", False)
+            runner = self.runner.of(Claims(exact=exact, cancelled=lambda: self.cancellation.cancelled))
         return run(graph, want, inputs, store=self.store, runner=runner, cancellation=self.cancellation, **options)
-
-    def _on_workers(self, workers: WorkerRunner, options: Mapping[str, Any]) -> Runner:
-        from graphengine.service.calls import Claims
-
-        exact = options.get("exact", False)
-        environment = workers.exact_environment(lambda: self.cancellation.cancelled) if exact else None
-        return workers.of(Claims(environment=environment))
 
 
 def _say(sentence: str) -> None:

@@ -55,7 +55,8 @@ class Claims:
         attempts: Of how many workers' deaths one of its calls is not tried again.
         lost: Told why a worker was lost while it computed for the job.
         landed: Told of each of its calls that a worker has computed, before the call lands.
-        environment: How the workers must compute that take its calls; None however they do.
+        exact: Its calls go only to workers that compute alike.
+        cancelled: Whether it is; asked while such workers are waited for.
         number: Which job it is.
     """
 
@@ -64,7 +65,8 @@ class Claims:
     attempts: int = ATTEMPTS
     lost: Callable[[str], None] = lambda why: None
     landed: Callable[[Landed], None] = lambda landed: None
-    environment: Mapping[str, Any] | None = None
+    exact: bool = False
+    cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
 
 
@@ -104,8 +106,8 @@ def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:
     return trees
 
 
-def item_of(call: Call, job: Claims) -> Item:
-    """A call as the scheduler sees it."""
+def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
+    """A call as the scheduler sees it; `how` workers must compute that take it, None however they do."""
     needs: set[str] = set()
     for name, value in call.inputs.items():
         for one in value if isinstance(value, list) else (value,):
@@ -116,7 +118,6 @@ def item_of(call: Call, job: Claims) -> Item:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    how = None if job.environment is None else how_of(job.environment)
     return Item(frozenset(needs), job.priority, job.user, group, how=how)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from graphengine.runner import Runner, ThreadRunner
@@ -15,10 +15,6 @@ class InlineRunner(ThreadRunner):
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
         return _Shared(self)
-
-    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
-        """As this process."""
-        return {}
 
     def status(self) -> list[Status]:
         """It has no workers."""

@@ -13,26 +13,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
-from graphengine.errors import Cancelled, GraphEngineError, NodeError
-from graphengine.evaluate import Result, run
-from graphengine.events import Event, Kind
 from graphengine.graph import Graph
-from graphengine.launch import Cancellation
 from graphengine.runner import Runner
-from graphengine.service.calls import Claims, Landed, Status
-from graphengine.service.document import Request, request_of
+from graphengine.service.calls import Claims, Status
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
-from graphengine.service.logs import about_job
-from graphengine.service.queue import LeaseLost, Queue, QueueError, QueueFileError
-from graphengine.service.results import Finisher, deliver, remove_written
+from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.results import Finisher
+from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit
 
 log = logging.getLogger(__name__)
@@ -50,10 +44,7 @@ class Backend(Protocol):
     """What computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
 
     def of(self, job: Claims) -> Runner:
-        """The runner that a job's run is given."""
-
-    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
-        """How the workers compute that exact jobs go to, when one is there; empty where as this process."""
+        """The runner that a job's run is given; an exact job waits for it until it is known how workers compute."""
 
     def status(self) -> list[Status]:
         """Its workers as they are now."""
@@ -108,7 +99,7 @@ class Service:
         self.roots = None if roots is None else [str(Path(root).absolute()) for root in roots]
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._listeners: list[JobListener] = []
-        self._running: dict[int, Cancellation] = {}
+        self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
         self._begun: Counter[str] = Counter()
         self._lock, self._making = threading.Lock(), threading.Lock()
@@ -152,7 +143,7 @@ class Service:
     def submit(self, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
         """Put a job into the queue; on disk when this returns. Options are those of `submit.submit`."""
         number = submit(self.queue, graph, inputs, **options)
-        self._tell(JobEvent(number, State.QUEUED))
+        self.tell(JobEvent(number, State.QUEUED))
         return number
 
     def wait(self, *jobs: int, timeout: float | None = None) -> list[Job]:
@@ -175,11 +166,11 @@ class Service:
     def cancel(self, job: int) -> State:
         """Cancel a job: at once if it waits, within a step if it runs."""
         state = self.queue.cancel(job)
-        cancellation = self._running.get(job)
-        if cancellation is not None:
-            cancellation.cancel()
+        run = self._running.get(job)
+        if run is not None:
+            run.cancel()
         if state is State.CANCELLED:
-            self._tell(JobEvent(job, state))
+            self.tell(JobEvent(job, state))
         return state
 
     def delete(self, job: int) -> None:
@@ -198,6 +189,11 @@ class Service:
             if self._made is None:
                 self._made = self._make()
             return self._made
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
 
     @property
     def active(self) -> bool:
@@ -239,18 +235,18 @@ class Service:
         self._lease = lease
         for job in lease.recover():
             log.warning("job %d was left running by another service", job, extra={"job": job})
-            self._tell(JobEvent(job, "lost"))
+            self.tell(JobEvent(job, "lost"))
         if self._taken is not None:
             self._taken()
 
     def _look_after(self, lease: Lease) -> None:
         """Jobs may be cancelled by other processes, and the end of one may not have come to the disk."""
         for job in self.queue.running():
-            cancellation = self._running.get(job.id)
-            if cancellation is None:  # nothing, if it has ended just now
+            run = self._running.get(job.id)
+            if run is None:  # nothing, if it has ended just now
                 lease.lost(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
-                cancellation.cancel()
+                run.cancel()
 
     def _claim(self, lease: Lease) -> None:
         """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
@@ -275,125 +271,34 @@ class Service:
             # Who begins anew is not owed for the time when they wanted nothing.
             least = min((self._begun[user] for user in candidates if user != job.user), default=0)
             self._begun[job.user] = max(self._begun[job.user], least) + 1
-            cancellation = Cancellation()
+            run = JobRun(self, lease, job)
             with self._lock:
-                self._running[job.id] = cancellation
+                self._running[job.id] = run
                 self._users[job.user] += 1
             waited = (job.started or job.created) - job.created
-            self._tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
+            self.tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
             # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
-            thread = threading.Thread(target=self._run, args=(lease, job, cancellation), name=f"graphengine-{job.id}")
+            thread = threading.Thread(target=self._run, args=(run,), name=f"graphengine-{job.id}")
             thread.daemon = True
             self._threads.add(thread)
             thread.start()
 
     def _cancel_all(self) -> None:
-        for cancellation in list(self._running.values()):
-            cancellation.cancel()
+        for run in list(self._running.values()):
+            run.cancel()
 
-    # --- one job ------------------------------------------------------------------------------------------------------
-
-    def _run(self, lease: Lease, job: Job, cancellation: Cancellation) -> None:
-        """Run a claimed job to its end, whatever that is."""
+    def _run(self, run: JobRun) -> None:
         try:
-            with about_job(job.id):
-                kind, facts = self._outcome(lease, job, cancellation)
-        except LeaseLost as error:
-            log.warning("job %d: %s", job.id, error, extra={"job": job.id})
-            kind, facts = "lost", {}
-        except Exception as error:  # its end could not be written: it is begun again when that can be
-            log.error("job %d: %s", job.id, error, extra={"job": job.id}, exc_info=not isinstance(error, QueueError))
-            kind, facts = "lost", {"error": str(error)}
+            ended = run.run()
         finally:
             with self._lock:
-                self._running.pop(job.id, None)
-                self._users[job.user] -= 1
+                self._running.pop(run.job.id, None)
+                self._users -= Counter([run.job.user])  # without those of whom nothing runs
                 self._threads.discard(threading.current_thread())
-        self._tell(JobEvent(job.id, kind, facts=facts))
+        self.tell(ended)
 
-    def _outcome(self, lease: Lease, job: Job, cancellation: Cancellation) -> tuple[str, dict[str, Any]]:
-        calls: list[dict[str, Any]] = []
-        try:
-            body = self.queue.body(job.id)
-            request = request_of(body, self.files)
-            request.exact |= self.batch_invariant
-            result = self._evaluate(lease, job, request, cancellation, calls)
-            told = self._deliver(lease, job, request, result, body["files"]) | {"calls": calls}
-        except Cancelled:
-            if self._stopping.is_set() and not self.queue.get(job.id).cancelling:
-                lease.lost(job.id, job.attempt, "the service that ran it was stopped")
-                return "lost", {}
-            lease.cancelled(job.id, job.attempt)
-            return State.CANCELLED, {}
-        except (QueueFileError, LeaseLost):
-            raise  # no fault of the job's
-        except (GraphEngineError, OSError, MemoryError) as error:
-            return self._failed(lease, job, error, str(error), calls)
-        except Exception as error:
-            log.exception("job %d failed", job.id)
-            return self._failed(lease, job, error, f"{type(error).__name__}: {error}", calls)
-        lease.done(job.id, job.attempt, told)
-        if request.finish is not None:
-            self.files.remove(body["files"])
-        return State.DONE, {"files": told["files"]}
-
-    def _failed(
-        self, lease: Lease, job: Job, error: BaseException, text: str, calls: list[dict[str, Any]]
-    ) -> tuple[str, dict[str, Any]]:
-        cause = error.__cause__ if isinstance(error, NodeError) else error
-        names = {"error": type(error).__name__, "cause": type(cause).__name__}
-        lease.failed(job.id, job.attempt, text, {**names, "calls": calls})
-        return State.FAILED, {"error": text}
-
-    def _evaluate(
-        self, lease: Lease, job: Job, request: Request, cancellation: Cancellation, calls: list[dict[str, Any]]
-    ) -> Result:
-        def lost(why: str) -> None:
-            try:
-                lease.worker_lost(job.id, job.attempt, why)
-            except QueueError as error:  # the job goes on, without this in its history
-                log.warning("job %d: %s", job.id, error, extra={"job": job.id})
-            self._tell(JobEvent(job.id, "worker_lost", facts={"error": why}))
-
-        def landed(call: Landed) -> None:
-            facts = asdict(call)
-            calls.append(facts)
-            self._tell(JobEvent(job.id, "computed", facts=facts))
-
-        def listen(event: Event) -> None:
-            if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
-                self._tell(JobEvent(job.id, event.kind, event))
-
-        def cancelled() -> bool:
-            return cancellation.cancelled or self._stopping.is_set()
-
-        environment = self.backend.exact_environment(cancelled) if request.exact else None
-        return run(
-            request.graph,
-            None if request.want is None else list(request.want),
-            request.inputs,
-            store=self.store,
-            runner=self.backend.of(
-                Claims(job.user, job.priority, job.limit, lost, landed, environment or None, job.id)
-            ),
-            listeners=[listen],
-            exact=request.exact,
-            roots=request.roots if self.roots is None else self.roots,
-            base=request.base,
-            cancellation=cancellation,
-        )
-
-    def _deliver(self, lease: Lease, job: Job, request: Request, result: Result, name: str) -> dict[str, Any]:
-        coming: dict[str, str] = {}
-
-        def about(marks: Mapping[str, str]) -> None:
-            coming.update(marks)
-            lease.writes(job.id, job.attempt, coming)
-
-        remove_written(self.queue.attempts(job.id)[:-1])  # who died between writing files and saying so
-        return deliver(request, result, self.files, name, self.finishers, about)
-
-    def _tell(self, event: JobEvent) -> None:
+    def tell(self, event: JobEvent) -> None:
+        """Tell those who listen what has happened to a job."""
         for listener in list(self._listeners):
             try:
                 listener(event)

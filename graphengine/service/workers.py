@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
 STRANDED = WorkerError("no worker computes any more as those that the exact job began with; submit it again")
+
+
 class WorkerRunner:
     """The runner of a service.
 
@@ -69,11 +71,12 @@ class WorkerRunner:
 
     # --- taking calls -------------------------------------------------------------------------------------------------
 
-    def submit(self, calls: Sequence[Call], job: Claims | None = None) -> None:
-        """Take calls of a job; those that need no device are computed by threads of this process."""
+    def submit(self, calls: Sequence[Call], job: Claims | None = None, how: bytes | None = None) -> None:
+        """Take calls of a job, for workers that compute so; those that need no device are computed by threads of this
+        process."""
         job = job or Claims(attempts=self.attempts)
         self._here.submit([call for call in calls if call.definition.on != "device"])
-        waiting = [Waiting(call, item_of(call, job), job) for call in calls if call.definition.on == "device"]
+        waiting = [Waiting(call, item_of(call, job, how), job) for call in calls if call.definition.on == "device"]
         with self._lock:
             for one in waiting:
                 one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
@@ -82,15 +85,15 @@ class WorkerRunner:
         self._dispatch()
 
     def of(self, job: Claims) -> JobRunner:
-        """The runner that a job's run is given."""
-        return JobRunner(self, job)
-
-    def exact_environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
-        """How most of the workers compute, for an exact job's calls; waits until one has said so, being asked.
+        """The runner that a job's run is given; an exact job waits for it until a worker has said how it computes.
 
         Raises:
-            Cancelled: The job was.
+            Cancelled: The job was, meanwhile.
         """
+        return JobRunner(self, job, self._environment(job.cancelled) if job.exact else None)
+
+    def _environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
+        """How most of the workers compute; they say so when they are asked, since it imports what computes."""
         with self._lock:
             first, self._exact = not self._exact, True
             asked = [post.handle for post in self._posts.values() if first and post.state == "ready"]
@@ -374,14 +377,19 @@ class WorkerRunner:
 
 
 class JobRunner:
-    """A service's runner as one job's run sees it."""
+    """A service's runner as one job's run sees it.
 
-    def __init__(self, runner: WorkerRunner, job: Claims) -> None:
-        self.runner, self.job, self.environment = runner, job, job.environment
+    Args:
+        environment: How the workers must compute that take its calls; None however they do.
+    """
+
+    def __init__(self, runner: WorkerRunner, job: Claims, environment: Mapping[str, Any] | None) -> None:
+        self.runner, self.job, self.environment = runner, job, environment
+        self._how = None if environment is None else how_of(environment)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""
-        self.runner.submit(calls, self.job)
+        self.runner.submit(calls, self.job, self._how)
 
     def close(self) -> None:
         """The service's runner goes on."""

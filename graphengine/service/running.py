@@ -1,0 +1,141 @@
+"""One try at a job, from its claim to its end, whatever that is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from graphengine.errors import Cancelled, GraphEngineError, NodeError
+from graphengine.evaluate import Result, run
+from graphengine.events import Event, Kind
+from graphengine.launch import Cancellation
+from graphengine.service.calls import Claims, Landed
+from graphengine.service.document import Request, request_of
+from graphengine.service.happenings import JobEvent
+from graphengine.service.jobs import Job, State
+from graphengine.service.lease import Lease
+from graphengine.service.logs import about_job
+from graphengine.service.queue import LeaseLost, QueueError, QueueFileError
+from graphengine.service.results import deliver, remove_written
+
+if TYPE_CHECKING:
+    from graphengine.service.service import Service
+
+log = logging.getLogger(__name__)
+
+
+class JobRun:
+    """Runs a job that was claimed.
+
+    Args:
+        service: With whose store, files and workers; it is told what happens.
+        lease: Under which the job was claimed, and under which its end is written.
+        job: As it was claimed.
+    """
+
+    def __init__(self, service: Service, lease: Lease, job: Job) -> None:
+        self.service, self.lease, self.job = service, lease, job
+        self._cancellation = Cancellation()
+        self._calls: list[dict[str, Any]] = []
+
+    def cancel(self) -> None:
+        """Let it end within a step: cancelled, or as lost if it is the service that stops."""
+        self._cancellation.cancel()
+
+    def run(self) -> JobEvent:
+        """Run it to its end; that is on disk, if it can be, when this returns."""
+        try:
+            with about_job(self.job.id):
+                kind, facts = self._outcome()
+        except LeaseLost as error:
+            log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
+            kind, facts = "lost", {}
+        except Exception as error:  # its end could not be written: it is begun again when that can be
+            about, unforeseen = {"job": self.job.id}, not isinstance(error, QueueError)
+            log.error("job %d: %s", self.job.id, error, extra=about, exc_info=unforeseen)
+            kind, facts = "lost", {"error": str(error)}
+        return JobEvent(self.job.id, kind, facts=facts)
+
+    def _outcome(self) -> tuple[str, dict[str, Any]]:
+        service, lease, job = self.service, self.lease, self.job
+        try:
+            body = service.queue.body(job.id)
+            request = request_of(body, service.files)
+            request.exact |= service.batch_invariant
+            result = self._evaluate(request)
+            told = self._deliver(request, result, body["files"]) | {"calls": self._calls}
+        except Cancelled:
+            if service.stopping and not service.queue.get(job.id).cancelling:
+                lease.lost(job.id, job.attempt, "the service that ran it was stopped")
+                return "lost", {}
+            lease.cancelled(job.id, job.attempt)
+            return State.CANCELLED, {}
+        except (QueueFileError, LeaseLost):
+            raise  # no fault of the job's
+        except (GraphEngineError, OSError, MemoryError) as error:
+            return self._failed(error, str(error))
+        except Exception as error:
+            log.exception("job %d failed", job.id)
+            return self._failed(error, f"{type(error).__name__}: {error}")
+        lease.done(job.id, job.attempt, told)
+        if request.finish is not None:
+            service.files.remove(body["files"])
+        return State.DONE, {"files": told["files"]}
+
+    def _failed(self, error: BaseException, text: str) -> tuple[str, dict[str, Any]]:
+        cause = error.__cause__ if isinstance(error, NodeError) else error
+        facts = {"error": type(error).__name__, "cause": type(cause).__name__, "calls": self._calls}
+        self.lease.failed(self.job.id, self.job.attempt, text, facts)
+        return State.FAILED, {"error": text}
+
+    def _evaluate(self, request: Request) -> Result:
+        service, job = self.service, self.job
+        claims = Claims(
+            job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id
+        )
+        return run(
+            request.graph,
+            None if request.want is None else list(request.want),
+            request.inputs,
+            store=service.store,
+            runner=service.backend.of(claims),
+            listeners=[self._listen],
+            exact=request.exact,
+            roots=request.roots if service.roots is None else service.roots,
+            base=request.base,
+            cancellation=self._cancellation,
+        )
+
+    def _deliver(self, request: Request, result: Result, name: str) -> dict[str, Any]:
+        service, job = self.service, self.job
+        coming: dict[str, str] = {}
+
+        def about(marks: Mapping[str, str]) -> None:
+            coming.update(marks)
+            self.lease.writes(job.id, job.attempt, coming)
+
+        remove_written(service.queue.attempts(job.id)[:-1])  # who died between writing files and saying so
+        return deliver(request, result, service.files, name, service.finishers, about)
+
+    # --- what it hears of its run -------------------------------------------------------------------------------------
+
+    def _unwanted(self) -> bool:
+        return self._cancellation.cancelled or self.service.stopping
+
+    def _worker_lost(self, why: str) -> None:
+        try:
+            self.lease.worker_lost(self.job.id, self.job.attempt, why)
+        except QueueError as error:  # the job goes on, without this in its history
+            log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
+        self.service.tell(JobEvent(self.job.id, "worker_lost", facts={"error": why}))
+
+    def _landed(self, call: Landed) -> None:
+        facts = asdict(call)
+        self._calls.append(facts)
+        self.service.tell(JobEvent(self.job.id, "computed", facts=facts))
+
+    def _listen(self, event: Event) -> None:
+        if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
+            self.service.tell(JobEvent(self.job.id, event.kind, event))
