@@ -16,10 +16,11 @@ from typing import Any
 import psutil
 
 from graphengine.cache import DiskStore
+from graphengine.service.database import QueueError
 from graphengine.service.jobs import Change
 from graphengine.service.lease import holder
 from graphengine.service.local import LocalWorker
-from graphengine.service.queue import NoJob, Queue, QueueError
+from graphengine.service.queue import NoJob, Queue
 from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
 from multigen.log import setup_logger

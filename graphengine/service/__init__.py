@@ -14,12 +14,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphengine.service.database import QueueError
     from graphengine.service.happenings import JobEvent
     from graphengine.service.here import queue_file
     from graphengine.service.inline import InlineRunner
     from graphengine.service.jobs import Job, NewJob, State
     from graphengine.service.local import LocalWorker
-    from graphengine.service.queue import LeaseLost, Queue, QueueError, QueueFull
+    from graphengine.service.queue import LeaseLost, Queue, QueueFull
     from graphengine.service.service import Service
     from graphengine.service.start import local_service
     from graphengine.service.workers import WorkerRunner
@@ -32,7 +33,7 @@ _HOMES = {
     "LocalWorker": "local",
     "NewJob": "jobs",
     "Queue": "queue",
-    "QueueError": "queue",
+    "QueueError": "database",
     "QueueFull": "queue",
     "Service": "service",
     "State": "jobs",

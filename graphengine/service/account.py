@@ -10,9 +10,10 @@ from typing import Any
 from graphengine.cache.tree import from_tree
 from graphengine.events import Reuse
 from graphengine.report import Recorder, Seen, page
+from graphengine.service.database import QueueError
 from graphengine.service.document import request_of
 from graphengine.service.jobs import Attempt, Job
-from graphengine.service.queue import Queue, QueueError
+from graphengine.service.queue import Queue
 from graphengine.service.submit import files_of
 
 

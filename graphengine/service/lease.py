@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from graphengine.service.database import QueueError
 from graphengine.service.jobs import Job, State
-from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.queue import LeaseLost, Queue
 from graphengine.service.tables import COLUMNS, job_of
 
 SECONDS = 15.0

@@ -8,38 +8,22 @@ nothing any more once another has taken over.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from graphengine.errors import FileError, GraphEngineError
+from graphengine.service.database import HALF, POLL, Database, QueueError
 from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
-from graphengine.service.tables import COLUMNS, SCHEMA, VERSION, job_of
+from graphengine.service.tables import COLUMNS, job_of
 
 LARGEST = 32_000_000
 """Characters of one job's body."""
-POLL = 0.02
-"""Seconds between looks at whether another process has changed the file."""
-
-_TOO_LARGE = "a number of a job, or its priority, is beyond 63 bits"
-_HALF = "a text of the job, or its user's name, has half a surrogate pair: it is no Unicode"
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
 _ALL = ""
 """In `paused` and `limits`: everybody."""
-
-
-class QueueError(GraphEngineError):
-    """The queue cannot take or do something; nothing of it was done."""
-
-
-class QueueFileError(QueueError, FileError):
-    """The queue's file cannot be opened, read or written: locked, damaged, a full disk."""
 
 
 class NoJob(QueueError):
@@ -54,7 +38,7 @@ class LeaseLost(QueueError):
     """Another process runs the jobs of this file now."""
 
 
-class Queue:
+class Queue(Database):
     """A queue in a file.
 
     Args:
@@ -76,71 +60,8 @@ class Queue:
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         patience: float = 30.0,
     ) -> None:
-        self.file, self.clock = Path(file), clock
-        self._lock = threading.RLock()
-        self._changed = threading.Condition()
-        self._seen = threading.local()  # by each thread that waits: who is woken must not put others to sleep
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self.file, patience, isolation_level=None, check_same_thread=False)
-            os.chmod(self.file, 0o600)
-            self._base.execute("pragma journal_mode = wal")
-            self._base.execute(f"pragma synchronous = {synchronous}")
-            self._prepare()
-        except (sqlite3.Error, OSError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise QueueFileError(f"{self.file} cannot be opened as a queue: {why}") from None
-
-    def _prepare(self) -> None:
-        if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
-            return
-        with self.write() as base:
-            version = base.execute("pragma user_version").fetchone()[0]
-            if version > VERSION:
-                raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
-            if version == 0:
-                for statement in SCHEMA.split(";\n"):
-                    base.execute(statement)
-                base.execute(f"pragma user_version = {VERSION}")
-
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; all of it is on disk after the block, or nothing of it."""
-        with self._lock:
-            try:
-                self._base.execute("begin immediate")
-                try:
-                    yield self._base
-                    self._base.execute("commit")
-                except BaseException:
-                    if self._base.in_transaction:
-                        self._base.execute("rollback")
-                    raise
-            except sqlite3.Error as error:
-                raise QueueFileError(f"{self.file} cannot be written: {error}") from None
-            except OverflowError:
-                raise QueueError(_TOO_LARGE) from None
-            except UnicodeEncodeError:
-                raise QueueError(_HALF) from None
-        with self._changed:
-            self._changed.notify_all()
-
-    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """The rows of a query."""
-        with self._lock:
-            try:
-                return self._base.execute(query, values).fetchall()
-            except sqlite3.Error as error:
-                raise QueueFileError(f"{self.file} cannot be read: {error}") from None
-            except OverflowError:
-                raise QueueError(_TOO_LARGE) from None
-            except UnicodeEncodeError:
-                raise QueueError(_HALF) from None
-
-    def close(self) -> None:
-        """Let the file go."""
-        with self._lock:
-            self._base.close()
+        super().__init__(Path(file), synchronous, patience)
+        self.clock = clock
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
@@ -285,23 +206,6 @@ class Queue:
                 return [self.get(id) for id in ids]
             self.wait_for_change(min(left, 1.0))
 
-    def wait_for_change(self, timeout: float) -> bool:
-        """Wait until any process has written to the file since this thread called this last; whether one has."""
-        end = time.monotonic() + timeout
-        with self._changed:  # this process's own writing is told at once, others' is looked for
-            while (version := self._version()) == getattr(self._seen, "version", None):
-                left = end - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(min(left, POLL))
-        self._seen.version = version
-        return True
-
-    def _version(self) -> int:
-        # `data_version` moves with other connections' commits, `total_changes` with this one's.
-        with self._lock:
-            return int(self.read("pragma data_version")[0][0]) + self._base.total_changes
-
     # --- what users do to jobs ----------------------------------------------------------------------------------------
 
     def cancel(self, id: int) -> State:
@@ -405,7 +309,7 @@ def _json(data: Mapping[str, Any], what: str) -> str:
         text = json.dumps(data, allow_nan=False, ensure_ascii=False)
         text.encode()
     except UnicodeEncodeError:
-        raise QueueError(_HALF) from None
+        raise QueueError(HALF) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise QueueError(f"the job's {what} is no JSON data: {error}") from None
     if len(text) > LARGEST:

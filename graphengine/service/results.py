@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphengine.evaluate import Result
+from graphengine.service.database import QueueError
 from graphengine.service.document import Files, Request, result_tree
 from graphengine.service.jobs import Attempt
-from graphengine.service.queue import QueueError
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is

@@ -12,12 +12,13 @@ from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, Landed
+from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.document import Request, request_of
 from graphengine.service.happenings import JobEvent
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import Lease
 from graphengine.service.logs import about_job
-from graphengine.service.queue import LeaseLost, QueueError, QueueFileError
+from graphengine.service.queue import LeaseLost
 from graphengine.service.results import deliver, remove_written
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ from graphengine.cache.tree import from_tree
 from graphengine.graph import Graph
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
+from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import SECONDS, Lease, take
-from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.queue import LeaseLost, Queue
 from graphengine.service.results import Finisher
 from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit

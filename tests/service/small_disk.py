@@ -18,9 +18,10 @@ from pathlib import Path
 
 from graphengine import registry
 from graphengine.cache import DiskStore
+from graphengine.service.database import QueueError
 from graphengine.service.jobs import State
 from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue, QueueError
+from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
 

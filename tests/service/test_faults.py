@@ -27,12 +27,13 @@ from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.cache.tree import from_tree
 from graphengine.service.calls import Claims
+from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import Change, Job, State
 from graphengine.service.lease import DEATHS, take
 from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue, QueueError
+from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.submit import files_of, submit
 from graphengine.service.workers import WorkerRunner

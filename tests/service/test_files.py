@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from graphengine.service.database import QueueError
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import NewJob, State
 from graphengine.service.lease import take
-from graphengine.service.queue import LeaseLost, Queue, QueueError
+from graphengine.service.queue import LeaseLost, Queue
 from graphengine.service.service import Service
 from graphengine.service.submit import submit
 

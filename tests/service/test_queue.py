@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphengine.service.database import QueueError
 from graphengine.service.jobs import NewJob, State
 from graphengine.service.lease import DEATHS, Lease, holder, take
-from graphengine.service.queue import LeaseLost, Queue, QueueError, QueueFull
+from graphengine.service.queue import LeaseLost, Queue, QueueFull
 
 
 class Clock:

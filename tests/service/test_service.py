@@ -17,10 +17,11 @@ import pytest
 
 from graphengine import Graph, WorkflowError
 from graphengine.cache import DiskStore
+from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
-from graphengine.service.queue import Queue, QueueError
+from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 
 from .conftest import PACK, RAY, Runners

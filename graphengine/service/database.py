@@ -1,0 +1,125 @@
+"""One SQLite file that any number of processes and threads read and write, and the errors of that."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from graphengine.errors import FileError, GraphEngineError
+from graphengine.service.tables import SCHEMA, VERSION
+
+POLL = 0.02
+"""Seconds between looks at whether another process has changed the file."""
+
+HALF = "a text of the job, or its user's name, has half a surrogate pair: it is no Unicode"
+_TOO_LARGE = "a number of a job, or its priority, is beyond 63 bits"
+
+
+class QueueError(GraphEngineError):
+    """The queue cannot take or do something; nothing of it was done."""
+
+
+class QueueFileError(QueueError, FileError):
+    """The queue's file cannot be opened, read or written: locked, damaged, a full disk."""
+
+
+class Database:
+    """A queue's file, opened; it is made, with its folder and tables, if it is not there.
+
+    Args:
+        file: Readable by its owner only.
+        synchronous: As SQLite's pragma of that name.
+        patience: Seconds to wait for another process's writing.
+
+    Raises:
+        QueueFileError: It cannot be opened, or is no queue.
+        QueueError: It is of a newer version.
+    """
+
+    def __init__(self, file: Path, synchronous: Literal["FULL", "NORMAL"], patience: float) -> None:
+        self.file = file
+        self._lock = threading.RLock()
+        self._changed = threading.Condition()
+        self._seen = threading.local()  # by each thread that waits: who is woken must not put others to sleep
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(file, patience, isolation_level=None, check_same_thread=False)
+            os.chmod(file, 0o600)
+            self._base.execute("pragma journal_mode = wal")
+            self._base.execute(f"pragma synchronous = {synchronous}")
+            self._prepare()
+        except (sqlite3.Error, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise QueueFileError(f"{file} cannot be opened as a queue: {why}") from None
+
+    def _prepare(self) -> None:
+        if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
+            return
+        with self.write() as base:
+            version = base.execute("pragma user_version").fetchone()[0]
+            if version > VERSION:
+                raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
+            if version == 0:
+                for statement in SCHEMA.split(";\n"):
+                    base.execute(statement)
+                base.execute(f"pragma user_version = {VERSION}")
+
+    @contextmanager
+    def _told(self, done: str) -> Iterator[None]:
+        """SQLite's errors, in the queue's words."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise QueueFileError(f"{self.file} cannot be {done}: {error}") from None
+        except OverflowError:
+            raise QueueError(_TOO_LARGE) from None
+        except UnicodeEncodeError:
+            raise QueueError(HALF) from None
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; all of it is on disk after the block, or nothing of it."""
+        with self._lock, self._told("written"):
+            self._base.execute("begin immediate")
+            try:
+                yield self._base
+                self._base.execute("commit")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("rollback")
+                raise
+        with self._changed:
+            self._changed.notify_all()
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        with self._lock, self._told("read"):
+            return self._base.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Let the file go."""
+        with self._lock:
+            self._base.close()
+
+    def wait_for_change(self, timeout: float) -> bool:
+        """Wait until any process has written to the file since this thread called this last; whether one has."""
+        end = time.monotonic() + timeout
+        with self._changed:  # this process's own writing is told at once, others' is looked for
+            while (version := self._version()) == getattr(self._seen, "version", None):
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, POLL))
+        self._seen.version = version
+        return True
+
+    def _version(self) -> int:
+        # `data_version` moves with other connections' commits, `total_changes` with this one's.
+        with self._lock:
+            return int(self.read("pragma data_version")[0][0]) + self._base.total_changes
