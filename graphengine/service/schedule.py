@@ -134,6 +134,7 @@ class Scheduler:
             item.overtaken += id(item) not in chosen
         self._waiting = [item for item in self._waiting if id(item) not in chosen]
         self._virtual = max([self._virtual, *(item.due for item in taken)])
+        self._last_due = {user: due for user, due in self._last_due.items() if due > self._virtual}
         return taken
 
     def _choose(self, worker: Worker, others: Sequence[Worker]) -> Item | None:

@@ -36,6 +36,14 @@ def test_many_of_one_user_wait_for_the_few_of_another() -> None:
     assert [item.user for item in taken] == ["bob", "ann", "bob", "ann", "ann"]
 
 
+def test_users_who_want_nothing_more_are_forgotten() -> None:
+    scheduler = Scheduler()
+    for n in range(100):
+        scheduler.add(of(user=f"once {n}"), of(user="always"))
+        assert [len(scheduler.take(holding("w"))) for _ in range(3)] == [1, 1, 0]
+    assert len(scheduler._last_due) < 5
+
+
 def test_a_worker_takes_what_it_holds_and_counts_who_was_overtaken() -> None:
     scheduler = Scheduler(bound=2)
     cold, *warm = of("a"), of("b"), of("b"), of("b")
