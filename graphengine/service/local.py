@@ -43,9 +43,6 @@ class Handle(Protocol):
     def kill(self) -> None:
         """End it at once."""
 
-    def stop(self) -> None:
-        """Ask it to end when it has done what it was told."""
-
 
 class LocalWorker:
     """A process of this machine.
@@ -120,9 +117,6 @@ class LocalWorker:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-
-    def stop(self) -> None:
-        self.send({"op": "stop"}, {})
 
 
 def _write(connection: Connection, orders: Orders) -> None:

@@ -230,9 +230,6 @@ class RayWorker:
         with contextlib.suppress(Exception):  # it is gone already, or the cluster is
             ray.kill(self._actor)
 
-    def stop(self) -> None:
-        self.send({"op": "stop"}, {})
-
 
 def _reason(error: Exception) -> str:
     """What became of an actor, of the lines in which Ray says so."""

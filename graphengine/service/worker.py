@@ -73,7 +73,7 @@ class Worker:
         self._serial = itertools.count()
 
     def run(self) -> None:
-        """Work until the service says stop, or is gone."""
+        """Work until the service is gone."""
         from graphengine import registry
 
         for folder in self._packs:
@@ -111,8 +111,6 @@ class Worker:
                 context = self._contexts.get(message["call"])
                 if context is not None:
                     context.stopped = True
-            elif message["op"] == "stop":
-                self._orders.put(None)
 
     def _compute(self, message: Message, blobs: Blobs) -> None:
         calls = []

@@ -134,7 +134,6 @@ class WorkerRunner:
             left = [*self._waiting.values()]
             self._waiting.clear()
         for post in self._posts.values():
-            post.handle.stop()
             post.handle.kill()
         self._here.close()
         for one in left:
