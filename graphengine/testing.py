@@ -1,12 +1,19 @@
-"""For tests of nodes, graphs and workflows: what happened in a run, and why each node did or did not run."""
+"""For tests of nodes, graphs and workflows: what happened in a run, why each node did or did not run, and workers
+without processes or GPUs."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Mapping
 
 from graphengine.events import Event, Kind, Reuse
+from graphengine.service.inbox import Inbox
+from graphengine.service.local import Lost, Told
+from graphengine.service.wire import Message, pack, unpack
+from graphengine.service.worker import Worker
 
-__all__ = ["Recorder"]
+__all__ = ["FakeWorker", "Recorder"]
 
 
 class Recorder:
@@ -52,3 +59,65 @@ class Recorder:
     def failed(self) -> dict[str, str]:
         """By node id, the message of each node that failed."""
         return {event.node: event.error or "" for event in self.of(Kind.NODE_FAILED)}
+
+
+class FakeWorker:
+    """A worker on threads of this process, with the nodes of this process; for the rest it is as any other.
+
+        with Service("queue.sqlite", WorkerRunner([FakeWorker("a"), FakeWorker("b", device="cuda:0")])) as service:
+            ...
+
+    What it is given and what it tells crosses as bytes. `kill` loses it as the death of a process does: nothing more
+    is heard of it, and the service starts it anew. But no thread can be ended from without: a node that does not look
+    whether it is cancelled computes on unheard, and one that ends its process ends the tests.
+
+    Args:
+        name: Unique in its service.
+        device: What its nodes are told; there need be no such device.
+        store: The folder of the disk store that it shares with the service.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", store: str | None = None) -> None:
+        self.name, self.device = name, device
+        self.config: Message = {"device": device, "store": store, "packs": []}
+        self._inbox = Inbox()
+
+    def start(self, told: Told, lost: Lost) -> None:
+        """Start it, or start it anew after it was lost."""
+        inbox = self._inbox = Inbox()
+        for work, arguments in ((self._work, (inbox,)), (self._listen, (inbox, told, lost))):
+            threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+
+    def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
+        """Say something to it."""
+        self._inbox.order(pack(message, blobs))
+
+    def kill(self) -> None:
+        """Lose it at once."""
+        self._inbox.close()
+
+    def _work(self, inbox: Inbox) -> None:
+        error: BaseException | None = None
+        try:
+            _ThreadWorker(inbox, self.config).run()
+        except Exception as found:
+            error = found
+        inbox.end(error)
+
+    def _listen(self, inbox: Inbox, told: Told, lost: Lost) -> None:
+        why = "it was killed"
+        try:
+            for group in inbox.told():
+                for data in group:
+                    told(self, *unpack(data))
+        except Exception as error:
+            why = f"it failed: {error!r}"
+        lost(self, why)
+
+
+class _ThreadWorker(Worker):
+    def end(self) -> None:
+        """There is nobody to work for any more: what it computes is cancelled."""
+        for context in list(self._contexts.values()):
+            context.stopped = True
+        self._orders.put(None)

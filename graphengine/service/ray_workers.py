@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from graphengine import __version__
 from graphengine.cache import DiskStore
 from graphengine.files import cache_folder
+from graphengine.service.inbox import Inbox
 from graphengine.service.local import Handle, Lost, Told
 from graphengine.service.ray_cluster import NAMESPACE, RayError, first_line, joined
 from graphengine.service.service import Service
@@ -34,48 +33,6 @@ SPACING = 0.05
 
 
 # --- in the cluster ---------------------------------------------------------------------------------------------------
-
-
-class Inbox:
-    """Both ends of what would be a pipe, inside an actor: Ray's calls put into one and take out of the other."""
-
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
-
-    def send_bytes(self, data: bytes) -> None:
-        """The worker tells something."""
-        self._told.put(data)
-
-    def recv_bytes(self) -> bytes:
-        """The worker waits for an order."""
-        return self._orders.get()
-
-    def order(self, data: bytes) -> None:
-        """The service orders something."""
-        self._orders.put(data)
-
-    def end(self, error: BaseException | None) -> None:
-        """The worker has ended."""
-        self._told.put(error)
-
-    def told(self) -> Iterator[list[bytes]]:
-        """What the worker tells, until it has ended: steps and previews in groups, the rest at once."""
-        due, group = 0.0, list[bytes]()
-        while True:
-            with contextlib.suppress(queue.Empty):
-                data = self._told.get(timeout=max(0.0, due - time.monotonic()) if group else None)
-                if not isinstance(data, bytes):
-                    break
-                group.append(data)
-                if time.monotonic() < due and unpack(data)[0]["op"] in ("progress", "preview"):
-                    continue
-            yield group
-            due, group = time.monotonic() + SPACING, []
-        if group:
-            yield group
-        if data is not None:
-            raise data
 
 
 class Actor:
@@ -101,7 +58,7 @@ class Actor:
     def run(self) -> Iterator[list[bytes]]:
         """Start the worker; yields its messages, some at a time, until it has ended."""
         threading.Thread(target=self._work, name="graphengine-worker", daemon=True).start()
-        yield from self._inbox.told()
+        yield from self._inbox.told(SPACING)
 
     def order(self, data: bytes) -> None:
         """A message for the worker."""

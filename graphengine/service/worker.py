@@ -93,14 +93,19 @@ class Worker:
             with self._lock:
                 self.connection.send_bytes(pack(message, blobs or {}))
         except OSError:
-            os._exit(0)
+            self.end()
+
+    def end(self) -> None:
+        """There is nobody to work for any more: end the process, whatever it computes."""
+        os._exit(0)
 
     def _listen(self) -> None:
         while True:
             try:
                 message, blobs = unpack(self.connection.recv_bytes())
             except (EOFError, OSError):
-                os._exit(0)
+                self.end()
+                return
             if message["op"] == "calls":
                 for item in message["items"]:
                     self._contexts[item["call"]] = RemoteContext(self, item["call"], item)

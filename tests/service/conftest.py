@@ -16,6 +16,7 @@ from graphengine import registry
 from graphengine.cache import DiskStore
 from graphengine.service.local import Handle, LocalWorker
 from graphengine.service.workers import WorkerRunner
+from graphengine.testing import FakeWorker
 
 PACK = Path(__file__).parent / "pack"
 RAY = "GRAPHENGINE_TEST_RAY" in os.environ
@@ -35,10 +36,15 @@ def local(count: int, store: str | None) -> list[Handle]:
     return [LocalWorker(f"w{n}", threads=1, store=store, packs=(str(PACK),)) for n in range(count)]
 
 
+def fake(count: int, store: str | None) -> list[Handle]:
+    """Workers of this process."""
+    return [FakeWorker(f"w{n}", store=store) for n in range(count)]
+
+
 @pytest.fixture
 def workers(request: pytest.FixtureRequest) -> Workers:
-    """Makes workers of the backend under test."""
-    made: Workers = request.getfixturevalue("actors") if RAY else local
+    """Makes workers of the backend under test, or of the one that a test is parametrized with."""
+    made: Workers = request.getfixturevalue("actors") if RAY else getattr(request, "param", local)
     return made
 
 

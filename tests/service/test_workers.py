@@ -1,4 +1,8 @@
-"""What every kind of worker must do: compute, tell, stop, die, be replaced; and what their runner makes of it."""
+"""What every kind of worker must do: compute, tell, stop, die, be replaced; and what their runner makes of it.
+
+Each test is of processes and of threads (`graphengine.testing.FakeWorker`), but for those marked `process`: they ask
+which process computes, end it, or count what it alone holds.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,16 @@ from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, WorkerError
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import Workers, local
+from .conftest import RAY, Workers, fake, local
 
 Sentences = list[str]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of workers on threads as well."""
+    if "workers" in metafunc.fixturenames and not RAY:
+        kinds = [local] if metafunc.definition.get_closest_marker("process") else [local, fake]
+        metafunc.parametrize("workers", kinds, indirect=True, ids=lambda kind: kind.__name__)
 
 
 @pytest.fixture
@@ -94,6 +105,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.process
 def test_a_call_is_computed_by_another_process(runners: Callable[..., WorkerRunner]) -> None:
     result = go(runners(1), "whose", x=1)
     assert result["n"] != os.getpid()
@@ -198,6 +210,7 @@ def test_a_member_of_a_batch_is_cancelled_without_harm_to_the_others(runners: Ca
     assert {result.made["n"]["batch"] for result in others} == {4}
 
 
+@pytest.mark.process
 def test_a_killed_worker_is_replaced_and_its_call_computed_again(
     runners: Callable[..., WorkerRunner], told: Sentences, tmp_path: Path
 ) -> None:
@@ -209,6 +222,7 @@ def test_a_killed_worker_is_replaced_and_its_call_computed_again(
     assert runner.status()[0].deaths == 1
 
 
+@pytest.mark.process
 def test_what_kills_every_worker_fails_and_the_others_go_on(
     runners: Callable[..., WorkerRunner], told: Sentences
 ) -> None:
@@ -250,6 +264,7 @@ def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRun
     assert max(result.made["n"]["together"] for result in results) == 2
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("eaten", [0, 1, 2])
 def test_a_call_that_lacks_memory_is_computed_with_less_of_it(
     runners: Callable[..., WorkerRunner], eaten: int
