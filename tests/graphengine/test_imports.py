@@ -45,6 +45,10 @@ def test_loading_a_workflow_is_light() -> None:
     assert loaded("import graphengine; graphengine.loads('version: 1\\nnodes: {}\\n').problems()") == []
 
 
+def test_helpers_for_tests_are_light() -> None:
+    assert loaded("import graphengine.testing") == []
+
+
 def test_all_names_are_there_and_sorted() -> None:
     names = graphengine.__all__
     constants = [n for n in names if n.isupper()]

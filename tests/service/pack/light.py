@@ -74,6 +74,13 @@ def whose(x: int) -> int:
     return os.getpid()
 
 
+@node(version=1, on="device")
+def where(x: int, seconds: float = 0.0, ctx: Context = INERT) -> str:
+    """The device it computes on, after a while."""
+    time.sleep(seconds)
+    return ctx.device
+
+
 @node(version=1, on="device", cache="never")
 def looked_at(ctx: Context = INERT) -> bool:
     """Whether anybody may look at previews."""
