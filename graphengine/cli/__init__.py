@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(arguments)
     finally:
+        gc.freeze()  # all that was imported ends with the process: to take it apart first would take long
         gc.enable()
 
 

@@ -164,3 +164,14 @@ def test_what_runs_no_model_imports_nothing_heavy(arguments: list[str], tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_end_of_a_command_takes_nothing_apart(tmp_path: Path) -> None:
+    ended = "import gc; from graphengine.cli import main; main(['nodes']); print(gc.isenabled(), gc.get_freeze_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", ended], cwd=tmp_path, env=environment(tmp_path, GRAPHENGINE_PACKS=""),
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    enabled, frozen = done.stdout.splitlines()[-1].split()
+    assert enabled == "True"
+    assert int(frozen) > 10_000
