@@ -11,6 +11,7 @@ from typing import Any
 
 from graphengine.cache import Store
 from graphengine.definition import NodeDef
+from graphengine.devices import check_device
 from graphengine.elements import INPUTS, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
@@ -115,6 +116,8 @@ def run(
         Cancelled: It was cancelled.
     """
     start = time.perf_counter()
+    if device is not None:
+        check_device(device)
     check_changes(graph)
     names, links, extra = wanted_links(graph, want)
     bound = bind_inputs(graph, inputs or {}, base)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from graphengine.devices import check_device
 from graphengine.errors import GraphEngineError
 from graphengine.yaml12 import load
 
@@ -39,6 +40,11 @@ def read_config(file: Path) -> dict[str, Any]:
     devices = data.get("devices", ["cpu"])
     if not isinstance(devices, list) or not devices or not all(isinstance(one, str) for one in devices):
         _fail(file, lines, ("devices",), f"devices is {devices!r:.40}, but must be a list such as [cuda:0, cuda:1]")
+    try:
+        for device in devices:
+            check_device(device)
+    except GraphEngineError as error:
+        _fail(file, lines, ("devices",), f"devices: {error}")
     if not isinstance(data.get("logging_folder", ""), str):
         _fail(file, lines, ("logging_folder",), "logging_folder must be the path of a folder")
     return dict(data)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from graphengine.devices import check_device
 from graphengine.errors import (
     Cancelled,
     FileError,
@@ -42,7 +43,23 @@ Sets = Annotated[
 Workflow = Annotated[str, typer.Argument(metavar="FILE", help="A workflow file, or the name of a shipped workflow.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]
-Device = Annotated[str | None, typer.Option("--device", help="Where to compute: cpu, cuda:0, ...")]
+
+
+def device_option(help: str) -> Any:
+    """`--device`, given once or several times: a name that no device can have is refused before anything begins."""
+
+    def checked(given: Any) -> Any:
+        try:
+            for name in [given] if isinstance(given, str) else given or ():
+                check_device(name)
+        except WorkflowError as error:
+            raise typer.BadParameter(str(error)) from None
+        return given
+
+    return typer.Option("--device", help=help, callback=checked)
+
+
+Device = Annotated[str | None, device_option("Where to compute: cpu, cuda:0, ...")]
 Roots = Annotated[
     list[Path] | None, typer.Option("--root", metavar="FOLDER", help="Nodes read and write files only inside it.")
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphengine.cli.common import Debug, Packs, Roots, guarded, load_packs
+from graphengine.cli.common import Debug, Packs, Roots, device_option, guarded, load_packs
 from graphengine.errors import WorkflowError
 
 
@@ -20,7 +20,7 @@ def command(
         int | None, typer.Option("--workers", min=1, max=64, help="How many; by default one for each device.")
     ] = None,
     device: Annotated[
-        list[str] | None, typer.Option("--device", help="Where they compute: cpu, cuda:0, ...; may be repeated.")
+        list[str] | None, device_option("Where they compute: cpu, cuda:0, ...; may be repeated.")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of each worker.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, max=256, help="Pictures made together at most.")] = 32,

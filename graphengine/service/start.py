@@ -10,6 +10,7 @@ from typing import Any
 
 from graphengine import registry
 from graphengine.cache import DiskStore
+from graphengine.devices import check_device
 from graphengine.files import cache_folder
 from graphengine.pack import pack_of
 from graphengine.service.here import Announcer, identity, socket_file
@@ -42,8 +43,11 @@ def local_workers(
         threads: How many threads each computes with; None as torch chooses.
         store: The folder of the disk store that they share; None: all values go through their pipes.
         packs: Folders of nodes to load.
+
+    Raises:
+        WorkflowError: No device can be called so.
     """
-    places = list(devices or devices_here())
+    places = [check_device(device) for device in devices or devices_here()]
     named = [(f"worker-{n}", places[n % len(places)]) for n in range(count or len(places))]
     folder = None if store is None else str(store)
     return [LocalWorker(name, device, threads, folder, tuple(packs)) for name, device in named]

@@ -30,6 +30,13 @@ def test_validate_tells_every_problem_of_every_file(cli: Run, paint: Path, workf
         assert any(name in line for line in lines)
 
 
+@pytest.mark.parametrize("command", [("run", "paint.yaml"), ("run", "paint.yaml", "--backend", "local"), ("worker",)])
+def test_a_device_that_cannot_be_is_refused_at_once(cli: Run, paint: Path, command: tuple[str, ...]) -> None:
+    done = cli(*command, "--device", "foo", COLUMNS="200")
+    assert (done.code, done.out) == (2, "")
+    assert "'--device': there is no device 'foo' (devices are called cpu, cuda:0" in done.err
+
+
 def test_validate_as_json(cli: Run, paint: Path, workflow: Write) -> None:
     workflow("version: 1\nnodes:\n  a: {node: toy.add}\n", "wrong.yaml")
     done = cli("validate", "paint.yaml", "wrong.yaml", "--json")

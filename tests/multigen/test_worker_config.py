@@ -21,6 +21,7 @@ MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: 
         ("model_list: m.yaml\nmodel_dir: .\nqueue_limit: five\n", ":3", "queue_limit is 'five'"),
         ("model_list: m.yaml\nmodel_dir: .\nworkers: 0\n", ":3", "workers is 0"),
         ("model_list: m.yaml\nmodel_dir: .\ndevices: cpu\n", ":3", "devices is 'cpu'"),
+        ("model_list: m.yaml\nmodel_dir: .\ndevices: [cpu, foo]\n", ":3", "there is no device 'foo'"),
         ("model_list: m.yaml\nmodel_dir: .\nthreads: two\n", ":3", "threads is 'two'"),
         ("model_list: m.yaml\nmodel_dir: .\nlogging_folder: 5\n", ":3", "logging_folder must be"),
         ("model_list: [\n", ":2", ""),
