@@ -15,6 +15,7 @@ from graphengine.errors import FileError, GraphEngineError
 from graphengine.files import fingerprint
 from graphengine.graph import Graph
 from graphengine.metadata import CHUNK, EXIF, FORMAT, MAKER_NOTE, Position
+from graphengine.quiet import warnings_as
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -26,14 +27,13 @@ def read(picture: Path) -> dict[str, Any]:
     Raises:
         FileError: It is no picture, or carries no record that can be read.
     """
-    import warnings
-
     import PIL
     import PIL.Image
 
     try:
-        with warnings.catch_warnings(), PIL.Image.open(picture) as image:
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        with warnings_as("error", PIL.Image.DecompressionBombWarning):
+            image = PIL.Image.open(picture)  # reads no more than the size
+        with image:
             text = image.info.get(CHUNK) or _note(image).get(CHUNK)
             if isinstance(text, str):
                 image.load()  # what is cut short could not be compared with what is made again

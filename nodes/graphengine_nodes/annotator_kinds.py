@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
-from graphengine_nodes.quiet import warnings_as
+from graphengine.quiet import warnings_as
 
 if TYPE_CHECKING:
     import PIL.Image

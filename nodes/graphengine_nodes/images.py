@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, FileError, Range, node
+from graphengine.quiet import warnings_as
 from graphengine_nodes.pictures import Format, save_pictures
-from graphengine_nodes.quiet import warnings_as
 from graphengine_nodes.types import Image
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import warnings
@@ -13,11 +14,13 @@ import graphengine_nodes as std
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import PIL.PngImagePlugin
 import pytest
 import torch
 from graphengine_nodes import images
 
-from graphengine import FileError
+from graphengine import FileError, record
+from graphengine.metadata import CHUNK
 
 from . import cases
 
@@ -28,12 +31,14 @@ def saved(picture: PIL.Image.Image, file: Path, **options: object) -> Path:
 
 
 def test_reading_many_at_once_leaves_no_filter_of_warnings(tmp_path: Path) -> None:
-    file = saved(cases.picture(), tmp_path / "a.png")
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text(CHUNK, json.dumps({"format": 1, "workflow": {}, "inputs": {}, "output": "", "files": []}))
+    file = saved(cases.picture(), tmp_path / "a.png", pnginfo=text)
     before, interval = list(warnings.filters), sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(images.open_picture, [file] * 1000))
+            list(pool.map(lambda read: read(file), [images.open_picture, record.read] * 500))
     finally:
         sys.setswitchinterval(interval)
     assert list(warnings.filters) == before
@@ -114,6 +119,8 @@ def test_a_decompression_bomb(tmp_path: Path) -> None:
         bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
         with pytest.raises(FileError, match=r"bomb\.png would unpack to more than [\d,]+ pixels"):
             std.load_image(bomb)
+        with pytest.raises(FileError, match=r"bomb\.png would unpack to more pixels"):
+            record.read(bomb)
 
 
 def test_sizes() -> None:
