@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphengine.lazy import exports
 
 if TYPE_CHECKING:
     from graphengine.cache import DiskStore, Store
@@ -54,7 +55,6 @@ _HOMES = {
     "types": ("SocketType", "View", "register_type"),
     "workflow": ("load", "loads", "save"),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
@@ -66,15 +66,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    # Names are imported when they are first used, so that `import graphengine` costs next to nothing.
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'graphengine' has no attribute {name!r}")
-    # A submodule of the same name (say `graphengine.graph`) must not hide the function.
-    value = getattr(importlib.import_module(f"graphengine.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker tells of names that are not there
+    __getattr__ = exports(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from graphengine.lazy import exports
 
 if TYPE_CHECKING:
     from graphengine.service.database import QueueError
@@ -26,20 +27,16 @@ if TYPE_CHECKING:
     from graphengine.service.workers import WorkerRunner
 
 _HOMES = {
-    "InlineRunner": "inline",
-    "Job": "jobs",
-    "JobEvent": "happenings",
-    "LeaseLost": "queue",
-    "LocalWorker": "local",
-    "NewJob": "jobs",
-    "Queue": "queue",
-    "QueueError": "database",
-    "QueueFull": "queue",
-    "Service": "service",
-    "State": "jobs",
-    "WorkerRunner": "workers",
-    "local_service": "start",
-    "queue_file": "here",
+    "database": ("QueueError",),
+    "happenings": ("JobEvent",),
+    "here": ("queue_file",),
+    "inline": ("InlineRunner",),
+    "jobs": ("Job", "NewJob", "State"),
+    "local": ("LocalWorker",),
+    "queue": ("LeaseLost", "Queue", "QueueFull"),
+    "service": ("Service",),
+    "start": ("local_service",),
+    "workers": ("WorkerRunner",),
 }
 __all__ = [
     "InlineRunner", "Job", "JobEvent", "LeaseLost", "LocalWorker", "NewJob", "Queue", "QueueError", "QueueFull",
@@ -47,14 +44,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    # As in `graphengine`: who looks only at the queue imports no more than that.
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'graphengine.service' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"graphengine.service.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker tells of names that are not there
+    __getattr__ = exports(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

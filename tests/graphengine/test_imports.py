@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import graphengine
+import graphengine.service
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "networkx", "PIL", "jsonschema", "rich", "typer")
@@ -49,21 +51,24 @@ def test_helpers_for_tests_are_light() -> None:
     assert loaded("import graphengine.testing") == []
 
 
-def test_all_names_are_there_and_sorted() -> None:
-    names = graphengine.__all__
+@pytest.mark.parametrize("package", [graphengine, graphengine.service])
+def test_all_names_are_there_and_sorted(package: ModuleType) -> None:
+    names = package.__all__
     constants = [n for n in names if n.isupper()]
     classes = [n for n in names if n[0].isupper() and n not in constants]
     functions = [n for n in names if n not in constants and n not in classes]
     assert names == sorted(constants) + sorted(classes) + sorted(functions)
     for name in names:
-        assert getattr(graphengine, name) is not None
-        assert name in dir(graphengine)
-    assert set(names) == set(graphengine._HOME_OF)
+        assert getattr(package, name) is not None
+        assert name in vars(package)  # from now on
+        assert name in dir(package)
+    assert set(names) == {name for names in package._HOMES.values() for name in names}
 
 
-def test_what_is_not_there_is_told() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        graphengine.nothing  # noqa: B018
+@pytest.mark.parametrize("package", [graphengine, graphengine.service])
+def test_what_is_not_there_is_told(package: ModuleType) -> None:
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_submodules_do_not_hide_the_functions() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, NamedTuple, TypeVar
 
+import graphengine.service
 from graphengine import INERT, Context, Graph, Lazy, each, node, when
 
 T = TypeVar("T")
@@ -76,3 +77,8 @@ with Graph() as g:
     seed: str = g.input("seed", int)  # E: assignment
 
 blur(3)  # E: arg-type
+
+
+def misspelt() -> None:
+    graphengine.Grahp("a")  # E: attr-defined
+    graphengine.service.Qeue("queue.sqlite")  # E: attr-defined
