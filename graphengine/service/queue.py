@@ -20,6 +20,7 @@ from graphengine.service.tables import COLUMNS, job_of
 
 LARGEST = 32_000_000
 """Characters of one job's body."""
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)  # made once: `json.dumps` makes one for each text
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
 _ALL = ""
@@ -90,8 +91,10 @@ class Queue(Database):
         return ids
 
     def _check_limits(self, base: sqlite3.Connection, jobs: Sequence[NewJob]) -> None:
-        limits = dict(base.execute("select user, queued from limits").fetchall())
-        for user in {job.user for job in jobs} if limits else ():
+        limits = dict(base.execute("select user, queued from limits"))
+        if not limits:
+            return
+        for user in {job.user for job in jobs}:
             limit = limits.get(user, limits.get(_ALL))
             count = base.execute("select count(*) from jobs where user = ? and state = 'queued'", (user,)).fetchone()[0]
             more = sum(job.user == user for job in jobs)
@@ -293,7 +296,7 @@ class Queue(Database):
 
     def tell(self, base: sqlite3.Connection, job: int, kind: str, **facts: Any) -> None:
         """Record a change, in the transaction that makes it."""
-        values = (job, kind, self.clock(), json.dumps(facts))
+        values = (job, kind, self.clock(), json.dumps(facts) if facts else "{}")
         base.execute("insert into changes (job, kind, time, facts) values (?, ?, ?, ?)", values)
 
 
@@ -306,7 +309,7 @@ def _state_of(base: sqlite3.Connection, id: int) -> State:
 
 def _json(data: Mapping[str, Any], what: str) -> str:
     try:
-        text = json.dumps(data, allow_nan=False, ensure_ascii=False)
+        text = _ENCODER.encode(data)
         text.encode()
     except UnicodeEncodeError:
         raise QueueError(HALF) from None
