@@ -38,6 +38,8 @@ class Pack:
             `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
         held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
             that need just that. See `SocketType.needs`.
+        free: Given a device, how many bytes more this process can hold there before it lets go of what it holds; None
+            where that is not known, or it holds nothing. It is asked after each call, and must be cheap.
         spare: Given a device and the inputs of a call for which its memory did not suffice, a generator of the inputs
             that give the same result with less of it, the cheapest first; before each it lets go of what it can. It
             is asked for calls of other packs too, whose inputs it may not know.
@@ -51,6 +53,7 @@ class Pack:
     preload: tuple[str, ...] = ()
     parameters: Callable[[Any, Any], str | None] | None = None
     held: Callable[[str], frozenset[str]] | None = None
+    free: Callable[[str], int | None] | None = None
     spare: Callable[[str, Mapping[str, Any]], Iterator[Mapping[str, Any]]] | None = None
     devices: Callable[[], list[str]] | None = None
 

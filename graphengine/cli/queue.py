@@ -231,9 +231,10 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     for name, value in facts.items():
         print(f"{name:10} {value}")
     for worker in workers:
+        free = "" if worker["free"] is None else f"{worker['free'] / 2**30:.1f} GiB free, "
         print(
             f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['landed']} nodes, "
-            f"{worker['held']} models held, {worker['loads']} loaded, lost {worker['deaths']} times"
+            f"{worker['held']} models held, {free}{worker['loads']} loaded, lost {worker['deaths']} times"
         )
 
 

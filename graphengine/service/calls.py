@@ -79,6 +79,7 @@ class Status:
         computing: The nodes that it computes.
         held, loads: How many models it holds, and how many it has loaded.
         landed, deaths: How many calls it has computed, and how often it was lost.
+        free: Bytes that it can load before it lets go of any; None where that is not known, or it holds none.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Status:
     landed: int
     deaths: int
     loads: int
+    free: int | None
 
 
 def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:

@@ -85,12 +85,17 @@ class Metrics(Collector):
         of_worker = ["worker", "device"]
         up = GaugeMetricFamily("graphengine_worker_up", "Whether a worker is ready or computing.", labels=of_worker)
         held = GaugeMetricFamily("graphengine_models_held", "Models in a worker's memory.", labels=of_worker)
+        free = GaugeMetricFamily(
+            "graphengine_memory_free_bytes", "What a worker can load before it lets go of models.", labels=of_worker
+        )
         loads = CounterMetricFamily("graphengine_model_loads", "Models that a worker loaded.", labels=of_worker)
         deaths = CounterMetricFamily("graphengine_worker_deaths", "How often a worker was lost.", labels=of_worker)
         for status in self.service.backend.status() if self.service.active else ():
             labels = [status.name, status.device]
             up.add_metric(labels, status.state in ("ready", "computing"))
             held.add_metric(labels, status.held)
+            if status.free is not None:
+                free.add_metric(labels, status.free)
             loads.add_metric(labels, status.loads)
             deaths.add_metric(labels, status.deaths)
-        yield from (up, held, loads, deaths)
+        yield from (up, held, free, loads, deaths)

@@ -48,7 +48,7 @@ class Post:
 
     Attributes:
         state: `starting`, `ready` or `dead`.
-        held: What it holds in memory, by digest.
+        held, free: What it holds in memory, by digest, and the bytes that it has room for, if known.
         computing: What it computes, by number.
         sign: When it said something last (`time.monotonic`).
         until: When it is expected to be idle; of a dead one, when it is started anew.
@@ -61,6 +61,7 @@ class Post:
     handle: Handle
     state: str = "starting"
     held: frozenset[str] = frozenset()
+    free: int | None = None
     computing: dict[int, Waiting] = field(default_factory=dict)
     sign: float = 0.0
     until: float = 0.0
@@ -72,20 +73,28 @@ class Post:
     environment: Mapping[str, Any] | None = None
     how: bytes | None = None
 
-    def view(self, now: float, load: float) -> Worker:
+    def remember(self, held: frozenset[str], free: int | None) -> int:
+        """What it holds now, as it says; returns the bytes of one model that it has loaded for it, 0 if unknown."""
+        new, before = len(held - self.held), self.free
+        self.loads += new
+        self.held, self.free = held, free
+        return 0 if not new or before is None or free is None else max(0, (before - free) // new)
+
+    def view(self, now: float, load: float, size: int) -> Worker:
         """As the scheduler sees it.
 
         Args:
-            load: Seconds that loading a model takes.
+            load, size: Seconds that loading a model takes, and its bytes.
         """
         idle = 0.0 if self.state == "ready" else math.inf
         free_in = max(0.0, self.until - now) if self.computing else idle
-        return Worker(self.handle.name, self.held, free_in, load, self.how)
+        room = math.inf if self.free is None or size == 0 else self.free / size
+        return Worker(self.handle.name, self.held, free_in, load, self.how, 0.0 if self.computing or idle else room)
 
     def status(self) -> Status:
         """As people see it."""
         return Status(
             self.handle.name, self.handle.device, "computing" if self.computing else self.state,
             tuple(one.call.definition.full_name for one in self.computing.values()),
-            len(self.held), self.landed, self.deaths, self.loads,
+            len(self.held), self.landed, self.deaths, self.loads, self.free,
         )  # fmt: skip

@@ -2,13 +2,15 @@
 
 The order is by priority, then fair between users (start-time fair queueing, Goyal et al. 1996: each call of a user is
 due after the one before it, so that many calls of one wait for the few of another). A worker may take a later call
-whose models it holds, since loading a model costs as much as many pictures. How often a call can be overtaken so is
-bounded by a count: under a backlog a bound in seconds would make every call overdue, and the order first in, first
-out. Of calls that may be computed together a worker takes no more than its share, so that all are idle at once.
+whose models it holds, since loading a model costs as much as many pictures; one that would have to let go of models for
+a call leaves it to an idle one that has more room. How often a call can be overtaken so is bounded by a count: under a
+backlog a bound in seconds would make every call overdue, and the order first in, first out. Of calls that may be
+computed together a worker takes no more than its share, so that all are idle at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -49,6 +51,8 @@ class Worker:
         free_in: Seconds until it is expected to be idle; 0 when it is, infinite where it cannot be told.
         load: Seconds that loading one model takes it, as measured.
         how: How it computes.
+        room: How many models it can load now without letting go of others: none while it is not idle, any number
+            where that is not known.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Worker:
     free_in: float = 0.0
     load: float = 10.0
     how: Hashable = None
+    room: float = math.inf
 
     def may_take(self, item: Item) -> bool:
         """Whether an item may go to it."""
@@ -143,7 +148,7 @@ class Scheduler:
             if item.models <= worker.models:
                 return item
         for item in possible:
-            if item.overtaken >= self.bound or not self._soon_elsewhere(item, worker, others):
+            if item.overtaken >= self.bound or not self._better_elsewhere(item, worker, others):
                 return item
         return None
 
@@ -160,13 +165,17 @@ class Scheduler:
                 break
         return found
 
-    def _soon_elsewhere(self, item: Item, worker: Worker, others: Sequence[Worker]) -> bool:
-        """Whether waiting for a worker that holds an item's models is quicker than loading them here."""
+    def _better_elsewhere(self, item: Item, worker: Worker, others: Sequence[Worker]) -> bool:
+        """Whether waiting for a worker that holds an item's models is quicker than loading them here, or loading them
+        here pushes others out while an idle worker has more room for as many."""
         missing = len(item.models - worker.models)
-        return any(
-            item.models <= other.models and other.may_take(item) and other.free_in < missing * worker.load
-            for other in others
-        )
+        for other in filter(lambda other: other.may_take(item), others):
+            lacks = len(item.models - other.models)
+            soon = lacks == 0 and other.free_in < missing * worker.load
+            roomier = lacks <= missing and worker.room < missing and worker.room < other.room
+            if soon or roomier:
+                return True
+        return False
 
 
 def _share(work: float, free: Sequence[float]) -> float:

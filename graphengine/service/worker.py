@@ -80,7 +80,7 @@ class Worker:
             for failure in registry.load_folder(folder):
                 self.tell({"op": "warning", "text": str(failure)})
         threading.Thread(target=self._listen, name="graphengine-listen", daemon=True).start()
-        self.tell({"op": "ready", "pid": os.getpid(), "device": self.device, "held": self._held()})
+        self.tell({"op": "ready", "pid": os.getpid(), "device": self.device, **self._memory()})
         while (order := self._orders.get()) is not None:
             if order[0]["op"] == "environment":
                 self._tell_environment()
@@ -158,8 +158,7 @@ class Worker:
                 blobs, message["error"] = {}, error_facts(NotStorable(f"what it gave cannot leave its worker; {error}"))
             except Exception as error:  # a full disk
                 blobs, message["error"] = {}, error_facts(error)
-        message["held"] = self._held()
-        self.tell(message, blobs)
+        self.tell(message | self._memory(), blobs)
 
     def _tell_environment(self) -> None:
         """Say how this process computes; only for exact runs, since it imports what computes."""
@@ -169,16 +168,15 @@ class Worker:
         packs = sorted({pack_of(module) for module in registry.modules()}, key=lambda pack: pack.name)
         self.tell({"op": "environment", "facts": environment(packs) | {"device": self.device.partition(":")[0]}})
 
-    def _held(self) -> list[str]:
-        """What its packs hold in memory for this device, by digest."""
+    def _memory(self) -> Message:
+        """What its packs hold in memory for this device, by digest, and the bytes that are free there, if known."""
         from graphengine import registry
         from graphengine.pack import pack_of
 
-        found: set[str] = set()
-        for module in registry.modules():
-            if (held := pack_of(module).held) is not None:
-                found |= held(self.device)
-        return sorted(found)
+        packs = dict.fromkeys(map(pack_of, registry.modules()))
+        held = {digest for pack in packs if pack.held is not None for digest in pack.held(self.device)}
+        free = [bytes for pack in packs if pack.free is not None and (bytes := pack.free(self.device)) is not None]
+        return {"held": sorted(held), "free": min(free, default=None)}
 
 
 def main() -> None:

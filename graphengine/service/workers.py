@@ -59,7 +59,7 @@ class WorkerRunner:
         self._posts = {handle.name: Post(handle) for handle in handles}
         self._numbers = itertools.count(1)
         self._typical: dict[str, float] = {}
-        self._load = 5.0
+        self._load, self._size = 5.0, 0
         self._exact = False
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -143,20 +143,26 @@ class WorkerRunner:
 
     def _dispatch(self) -> None:
         """Give every idle worker what it should compute next."""
-        given = []
+        given: list[tuple[Post, list[Waiting]]] = []
         with self._lock:
-            now = time.monotonic()
-            for post in self._posts.values():
-                if post.state != "ready" or post.computing or self._closing.is_set():
-                    continue
-                others = [other.view(now, self._load) for other in self._posts.values() if other is not post]
-                limit = functools.partial(self._limit, post.handle.device)
-                seconds = functools.partial(self._seconds, post.handle.device)
-                items = self._scheduler.take(post.view(now, self._load), others, limit, seconds)
-                if items:
-                    given.append((post, self._begin(post, [self._waiting[item] for item in items], now)))
+            # Again, until none takes anything: what one has left to another, that other may have left for better.
+            while more := [(post, group) for post in self._posts.values() if (group := self._take(post))]:
+                given += more
         for post, group in given:
             self._send(post, group)
+
+    def _take(self, post: Post) -> list[Waiting]:
+        """What a worker begins now; nothing where it is not idle."""
+        if post.state != "ready" or post.computing or self._closing.is_set():
+            return []
+        now, device = time.monotonic(), post.handle.device
+        worker, *others = [
+            one.view(now, self._load, self._size)
+            for one in (post, *(other for other in self._posts.values() if other is not post))
+        ]
+        limit, seconds = functools.partial(self._limit, device), functools.partial(self._seconds, device)
+        items = self._scheduler.take(worker, others, limit, seconds)
+        return self._begin(post, [self._waiting[item] for item in items], now) if items else []
 
     def _limit(self, device: str, item: Item) -> int:
         return self.limits.of(item.group, device)
@@ -205,9 +211,8 @@ class WorkerRunner:
             post.sign = time.monotonic()
             one = post.computing.get(message.get("call", 0))
             if "held" in message:
-                held = frozenset(message["held"])
-                post.loads += len(held - post.held)
-                post.held = held
+                size = post.remember(frozenset(message["held"]), message["free"])
+                self._size = max(self._size, size)
             if op == "ready":
                 post.state = "ready"
             if op == "environment":
@@ -310,7 +315,7 @@ class WorkerRunner:
         dead: list[Waiting] = []
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
-            post.held, post.state, post.environment, post.how = frozenset(), "dead", None, None
+            post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
             why, post.killed_for = post.killed_for or why, ""
             if self._closing.is_set():
                 return

@@ -108,6 +108,14 @@ def _held(device: str) -> frozenset[str]:
     return frozenset() if weights is None else weights.store.digests(device)
 
 
+def _free(device: str) -> int | None:
+    """The bytes of weights that this process has room for; None while it holds none."""
+    import sys
+
+    weights = sys.modules.get("graphengine_nodes.weights")
+    return None if weights is None else weights.store.free(device)
+
+
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Let go of all weights that no other call holds; then hold those of the call's models in main memory."""
     import sys
@@ -146,6 +154,7 @@ __pack__ = Pack(
     ),
     parameters=_parameters,
     held=_held,
+    free=_free,
     spare=_spare,
     devices=_devices,
 )

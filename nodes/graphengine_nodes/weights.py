@@ -117,7 +117,7 @@ class Store:
     def _make_room(self, device: str) -> None:
         mine = {key: e for key, e in self._entries.items() if e.device == device and e.value is not None}
         total = sum(entry.size for entry in mine.values())
-        budget = self.budget if self.budget is not None else _memory_of(device)
+        budget = self._budget_of(device)
         while total > budget:
             free = [(entry.priority, index, key) for index, (key, entry) in enumerate(mine.items()) if not entry.users]
             if not free:
@@ -126,6 +126,9 @@ class Store:
             entry = mine.pop(key)
             total -= entry.size
             self._drop(key, entry)
+
+    def _budget_of(self, device: str) -> int:
+        return self.budget if self.budget is not None else _memory_of(device)
 
     def _drop(self, key: Hashable, entry: _Entry) -> None:
         self.evictions[key] += 1
@@ -162,6 +165,19 @@ class Store:
         """Bytes held for a device."""
         with self._lock:
             return sum(entry.size for entry in self._entries.values() if entry.device == device)
+
+    def free(self, device: str) -> int | None:
+        """Bytes that can be loaded for a device before others are dropped; None while nothing is held for it."""
+        held = self.size(device)
+        if held == 0:
+            return None
+        room = self._budget_of(device) - held
+        if device.startswith("cuda"):  # others compute on it as well
+            import torch
+
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            room = min(room, torch.cuda.mem_get_info(device)[0] + kept)
+        return max(0, room)
 
     def digests(self, device: str) -> frozenset[str]:
         """The digests of the components that are held for a device."""

@@ -84,6 +84,17 @@ def test_the_budget_drops_what_is_cheap_and_long_unused() -> None:
     assert store.loads["dear"] == 1
 
 
+def test_what_is_free_is_what_the_budget_leaves() -> None:
+    store = Store(budget=2500 * 1024)
+    assert store.free("cpu") is None
+    for _ in range(2):
+        with store.hold("a", "cpu", lambda: module(1)):
+            assert store.free("cpu") == 2500 * 1024 - store.size("cpu") > 0
+    assert store.free("cuda:7") is None
+    store.budget = 1
+    assert store.free("cpu") == 0
+
+
 def test_what_is_held_is_not_dropped() -> None:
     store = Store(budget=1)
     with store.hold("a", "cpu", lambda: module(10)) as value:

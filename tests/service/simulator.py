@@ -46,6 +46,12 @@ class Device:
     held: OrderedDict[str, None] = field(default_factory=OrderedDict)
     busy_until: float = 0.0
 
+    def view(self, now: float) -> Worker:
+        """As the scheduler sees it."""
+        idle = self.busy_until <= now
+        room = self.room - len(self.held) if idle else 0
+        return Worker(self.name, frozenset(self.held), max(0.0, self.busy_until - now), self.load, room=room)
+
     def use(self, model: str) -> bool:
         """Hold a model, least recently used ones going; whether it had to be loaded."""
         new = model not in self.held
@@ -84,9 +90,8 @@ def simulate(jobs: Sequence[Job], devices: Sequence[Device], bound: int | None) 
         for device in devices:
             if device.busy_until > now:
                 continue
-            views = {d.name: Worker(d.name, frozenset(d.held), max(0.0, d.busy_until - now), d.load) for d in devices}
-            mine = views.pop(device.name)
-            for item in scheduler.take(mine, list(views.values())):
+            others = [other.view(now) for other in devices if other is not device]
+            for item in scheduler.take(device.view(now), others):
                 job = known[id(item)]
                 wait = now - job.arrival
                 outcome.waits.append(wait)

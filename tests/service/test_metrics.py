@@ -10,6 +10,9 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from prometheus_client import generate_latest
+
+from graphengine import Graph
 from graphengine.cache import DiskStore
 from graphengine.service.account import account
 from graphengine.service.happenings import JobEvent
@@ -18,6 +21,8 @@ from graphengine.service.jobs import State
 from graphengine.service.logs import log_event, log_to
 from graphengine.service.metrics import Metrics
 from graphengine.service.service import Service
+from graphengine.service.workers import WorkerRunner
+from graphengine.testing import FakeWorker
 
 from .conftest import Runners
 from .test_service import of
@@ -120,6 +125,23 @@ def test_deaths_are_counted_while_the_service_runs(backend: Runners, tmp_path: P
         service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=600)
         deaths = {m.name: sum(s.value for s in m.samples) for m in metrics.registry.collect()}
         assert deaths["graphengine_worker_deaths"] == sum(status.deaths for status in backend.status()) == 1
+
+
+def test_what_workers_hold_and_have_room_for_is_told(tmp_path: Path) -> None:
+    runner = WorkerRunner([FakeWorker("a", "told:0"), FakeWorker("b", "told:1")])
+    graph = Graph()
+    graph.add("book", "book", title=graph.input("x", str))
+    graph.add("read", "n", book=graph["book"])
+    graph.output("y", graph["n"])
+    with Service(tmp_path / "q.sqlite", runner) as service:
+        metrics = Metrics(service)
+        assert runner.wait_until_ready(60)
+        for title in "ABCD" * 3:
+            service.wait(service.submit(graph, {"x": title}), timeout=60)
+        found = parsed(generate_latest(metrics.registry).decode())
+    assert [(status.held, status.free, status.loads) for status in runner.status()] == [(2, 0, 2), (2, 0, 2)]
+    assert found['graphengine_memory_free_bytes{device="told:0",worker="a"}'] == 0
+    assert summed(found, "graphengine_model_loads_total") == 4
 
 
 def test_a_job_s_report(backend: Runners, tmp_path: Path) -> None:

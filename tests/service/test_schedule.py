@@ -70,6 +70,30 @@ def test_a_model_that_is_soon_free_elsewhere_is_not_loaded_again() -> None:
     assert scheduler.take(here, [holding("there", "a", free_in=15)]) == [item]
 
 
+def test_an_idle_worker_leaves_what_would_push_out_models_to_an_idle_one_with_more_room() -> None:
+    def taken(here: float, *others: Worker, **facts: object) -> int:
+        scheduler = Scheduler(bound=3)
+        scheduler.add(of("a", **facts))
+        return len(scheduler.take(holding("here", "b", room=here), others))
+
+    assert taken(0.5, holding("there", room=0.9)) == 0
+    assert taken(0.5, holding("there")) == 0, "it holds nothing yet"
+    assert taken(1, holding("there", room=2)) == 1, "nothing is pushed out"
+    assert taken(0.5, holding("there", room=0.5)) == 1
+    assert taken(0.5, holding("there", room=0.0, free_in=0.0)) == 1, "it computes longer than was expected"
+    assert taken(0.0) == 1, "there is no other"
+    assert taken(0.5, holding("there", room=0.9), refused={"there"}) == 1
+    assert taken(0.5, holding("there", room=0.9), overtaken=3) == 1
+
+
+def test_of_several_with_little_room_the_one_with_the_most_takes_it() -> None:
+    scheduler, item = Scheduler(), of("a")
+    scheduler.add(item)
+    workers = [holding(f"w{n}", room=room) for n, room in enumerate((0.1, 0.5, 0.5, 0.3))]
+    taken = [scheduler.take(worker, [other for other in workers if other is not worker]) for worker in workers]
+    assert taken == [[], [item], [], []]
+
+
 def test_a_worker_that_lacked_memory_is_not_asked_again() -> None:
     scheduler = Scheduler()
     item = of("a", refused={"small"})
@@ -117,6 +141,14 @@ def test_loads_are_a_quarter_of_first_in_first_out_at_a_load_near_one() -> None:
     assert ours.makespan < fifo.makespan / 2
     assert ours.wait(0.5) < fifo.wait(0.5) / 2
     assert ours.wait(0.99) < fifo.wait(0.99) / 2
+
+
+def test_where_all_models_fit_each_is_loaded_once_by_workers_that_are_idle() -> None:
+    """8 models, 4 devices of 2, a picture every 20 seconds: 190 loads where the first idle one takes it."""
+    for rate in (0.02, 0.05, 0.1, 0.2):
+        assert simulate(zipf_jobs(500, 8, rate, seed=1), devices(), 100).loads == 8
+        mixed = [Device("small", 1, 10.0), Device("large", 4, 10.0)]
+        assert simulate(zipf_jobs(500, 5, rate, seed=2), mixed, 100).loads <= 7
 
 
 def test_a_lower_bound_overtakes_less_and_loads_more() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,19 @@ def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]
             yield {**inputs, "eaten": inputs["eaten"] - less}
 
 
-__pack__ = Pack("pack", spare=_spare)
+def _held(device: str) -> frozenset[str]:
+    return frozenset(_shelves[device])
+
+
+def _free(device: str) -> int | None:
+    """A shelf has room for two books of 100 bytes."""
+    return 200 - 100 * len(_shelves[device]) if _shelves[device] else None
+
+
+__pack__ = Pack("pack", spare=_spare, held=_held, free=_free)
+
+_shelves: defaultdict[str, dict[str, None]] = defaultdict(dict)
+"""By device, the books that this process holds there."""
 
 _freed: list[str] = []
 """Where memory was let go."""
@@ -54,6 +67,37 @@ register_type(
         size=lambda page: len(page.text), save=_save,
     )
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Book:
+    """What must be in memory to be read."""
+
+    title: str
+
+
+register_type(
+    SocketType(
+        Book, "Book", encode=lambda book: book.title.encode(), decode=lambda data: Book(data.decode()),
+        needs=lambda book, part: frozenset({book.title}),
+    )
+)  # fmt: skip
+
+
+@node(version=1)
+def book(title: str) -> Book:
+    """A book, not in memory yet."""
+    return Book(title)
+
+
+@node(version=1, on="device", cache="never")
+def read(book: Book, ctx: Context = INERT) -> str:
+    """Read a book; where the shelf is full, the first on it goes."""
+    shelf = _shelves[ctx.device]
+    shelf.setdefault(book.title)
+    if len(shelf) > 2:
+        del shelf[next(iter(shelf))]
+    return book.title
 
 
 @node(version=1, on="device")
