@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from graphengine import NodeError, Pack, registry
+from graphengine import Graph, NodeError, Pack, Store, registry, run
 from graphengine.cache import DiskStore
 from graphengine.events import Event, Kind
+from graphengine.service.calls import Claims
 from graphengine.service.service import Service
 from graphengine.service.wire import Message, Values
 from graphengine.service.workers import WorkerRunner
@@ -97,6 +98,25 @@ def test_one_that_fails_says_what_with(monkeypatch: pytest.MonkeyPatch) -> None:
         wait_for(lambda: bool(told))
     assert told[0].endswith("computed nothing: it failed: ValueError('what is held on cpu is not known')")
     assert go(runner, "double", x=4)["n"] == 8
+    runner.close()
+
+
+def test_what_was_left_to_a_worker_that_takes_another_call_is_taken_at_once() -> None:
+    runner = WorkerRunner([FakeWorker("a", "left:0"), FakeWorker("b", "left:1")])
+    assert runner.wait_until_ready(60)
+
+    def read(**seconds: float) -> list[tuple[str, str]]:
+        """Read books at once; who has read which, in the order in which they were done."""
+        done: list[Event] = []
+        graph = Graph()
+        for title, long in seconds.items():
+            graph.add("read", title, book=registry.find("book").fn(title), seconds=long)  # type: ignore[union-attr]
+        result = run(graph, store=Store(), runner=runner.of(Claims()), listeners=[done.append])
+        ended = [event.node for event in done if event.kind is Kind.NODE_FINISHED]
+        return [(node, result.made[node]["worker"]) for node in ended]
+
+    assert [read(**{title: 0.0}) for title in "ABC"] == [[("A", "a")], [("B", "a")], [("C", "b")]]
+    assert read(D=0.0, C=1.0) == [("D", "a"), ("C", "b")]  # b has room for D, but it holds C
     runner.close()
 
 

@@ -91,8 +91,9 @@ def book(title: str) -> Book:
 
 
 @node(version=1, on="device", cache="never")
-def read(book: Book, ctx: Context = INERT) -> str:
-    """Read a book; where the shelf is full, the first on it goes."""
+def read(book: Book, seconds: float = 0.0, ctx: Context = INERT) -> str:
+    """Read a book for a while; where the shelf is full, the first on it goes."""
+    time.sleep(seconds)
     shelf = _shelves[ctx.device]
     shelf.setdefault(book.title)
     if len(shelf) > 2:
