@@ -86,10 +86,10 @@ class Post:
         Args:
             load, size: Seconds that loading a model takes, and its bytes.
         """
-        idle = 0.0 if self.state == "ready" else math.inf
-        free_in = max(0.0, self.until - now) if self.computing else idle
-        room = math.inf if self.free is None or size == 0 else self.free / size
-        return Worker(self.handle.name, self.held, free_in, load, self.how, 0.0 if self.computing or idle else room)
+        free_in, room = 0.0, math.inf if self.free is None or size == 0 else self.free / size
+        if self.computing or self.state != "ready":
+            free_in, room = max(0.0, self.until - now) if self.computing else math.inf, 0.0
+        return Worker(self.handle.name, self.held, free_in, load, self.how, room)
 
     def status(self) -> Status:
         """As people see it."""

@@ -59,6 +59,9 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
         first, second = runner.status()
         assert first.held == 0
         assert second.held >= 3
+        assert first.free is None
+        assert second.free is not None
+        assert second.free > 2**20
     finally:
         runner.close()
 

@@ -68,7 +68,12 @@ def _parameters(step: Step, value: Any) -> str | None:
     return f"{words}\nSeed: {step.inputs['seed']}, Model: {brush}"
 
 
-__pack__ = Pack("toy", environment=lambda: {"device": "easel", "threads": 1}, parameters=_parameters)
+__pack__ = Pack(
+    "toy",
+    environment=lambda: {"device": "easel", "threads": 1},
+    parameters=_parameters,
+    free=lambda device: 3 << 30,
+)
 
 
 @node(version=1)
