@@ -11,6 +11,8 @@ from typing import Any
 from graphengine.errors import GraphEngineError
 from graphengine.service.start import devices_here
 from multigen import pipes
+from multigen.pipes.arguments import path
+from multigen.pipes.building import listed
 from multigen.service_config import model_path
 
 __all__ = ["PICTURES", "Catalogue", "held_as", "named_devices", "pipes_by_name", "precision_on"]
@@ -103,7 +105,7 @@ class Catalogue:
             pipe = kind(model_path(self.cwd, self.config, base["id"]), **named)
             if (found := pipe.model_type.name) != base["type"]:
                 raise RuntimeError(f"the model {model!r} is of type {found}, not {base['type']}")
-            for name in session.get("loras") or ():
+            for name in listed(session.get("loras")):
                 lora = self._entry("lora", "LoRA", name)
                 if lora.get("type", base["type"]) != base["type"]:
                     raise RuntimeError(f"the LoRA {name!r} is for {lora['type']}, not for {model!r}")
@@ -117,11 +119,11 @@ class Catalogue:
         """Where a session's pictures go.
 
         Raises:
-            ValueError: User or project would lead out of `_projects`.
+            ValueError: User or project would lead out of `_projects`; `gen_dir` is no path.
         """
         given = gen_dir or session.get("gen_dir")
-        if given is not None:
-            return Path(given).expanduser().absolute()
+        if given:
+            return Path(path("gen_dir", given)).absolute()
         names = [str(session["user"]), str(session.get("project", ""))]
         if not names[0].isprintable() or not names[1].isprintable():
             raise ValueError(f"user {names[0]!a} and project {names[1]!a} are names of folders; some of it is no text")

@@ -207,13 +207,15 @@ class ServiceThread(threading.Thread):
             queued.
 
         Raises:
-            RuntimeError: The session's Pipe, model or LoRA is not there any more.
+            RuntimeError: The session's Pipe, model or LoRA is not there any more, or `session` is no session.
             ValueError, FileError: An argument of `setup`, a seed or the folder is wrong.
         """
         session = self.sessions.get(str(session_id)) if session is None else session
         if session is None:
             return {"error": f"session {session_id} does not exist"}
         try:
+            if isinstance(count, bool):
+                raise TypeError
             count = operator.index(count)
         except TypeError:
             return {"error": f"count is {count!r:.40}, but must be a number of pictures"}
@@ -223,6 +225,8 @@ class ServiceThread(threading.Thread):
         if count > self.max_img_cnt:
             found["warning"] = f"{count} pictures are too many at once, {self.max_img_cnt} are generated"
             count = self.max_img_cnt
+        if not isinstance(session, dict):
+            raise RuntimeError(f"session is {session!r:.40}, but must be a dictionary with user, pipe and model")
         if absent := [name for name in ("user", "pipe", "model") if name not in session]:
             raise RuntimeError(f"the session lacks {', '.join(absent)}")
         if self._is_busy():
@@ -241,7 +245,8 @@ class ServiceThread(threading.Thread):
             jobs = submit(self.queue, pictures, folder, str(session["user"]), facts)
             order.places = list(jobs)
             self._orders |= dict.fromkeys(jobs, order)
-            session["images"] = session.get("images") or []
+            if not isinstance(session.get("images"), list):
+                session["images"] = listed(session.get("images"))
             session["status"] = "running"
             self.queue_num += 1
         return {"status": "success", "queue_number": self.queue_num, **found}

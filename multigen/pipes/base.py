@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from graphengine import Graph
 from graphengine.errors import nearest
 from graphengine.events import Event
 from multigen.pipes import building
+from multigen.pipes.arguments import check_range
 from multigen.pipes.building import PROMPTS, Call, plain_errors, with_multiplier
 from multigen.pipes.draws import Draws, draws
 from multigen.pipes.kinds import Diffusers, ModelType, scheduler_name
@@ -177,14 +178,14 @@ class BasePipe:
             ValueError: A parameter is out of its limits, or there is no such scheduler.
             ModelError: There is no such LoRA, or it is damaged.
         """
-        if isinstance(steps, str) or steps < 1:
-            raise ValueError(f"steps is {steps}, but must be at least 1")
-        if not 0 <= clip_skip <= 10:
-            raise ValueError(f"clip_skip is {clip_skip}, but must be 0 to 10")
+        check_range("steps", steps, "at least 1", 1)
+        check_range("clip_skip", clip_skip, "0 to 10", 0, 10)
         self._timestep_spacing = timestep_spacing
         self.try_set_scheduler({"scheduler": scheduler})
         self.lpw = self.lpw if lpw is None else lpw
-        several = [loras] if isinstance(loras, str | Path) else loras or ()
+        several = loras or ()
+        if isinstance(several, str) or not isinstance(several, Iterable):
+            several = [several]
         self._setup_loras = [with_multiplier(lora) for lora in several]
         for source, _ in self._setup_loras:
             std.load_lora(source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from graphengine_nodes.types import Conditioning, Model
 
 from graphengine import Graph, NodeError, WorkflowError
 from graphengine.errors import Problem
+from multigen.pipes.arguments import numbers, path
 
 __all__ = [
     "PROMPTS", "Call", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale", "plain_errors",
@@ -158,9 +158,17 @@ FROZEN = (std.Image, std.Mask, std.ControlNet)
 
 
 def with_multiplier(lora: Any) -> tuple[str, float]:
-    """A LoRA that is given alone, or as a pair with its multiplier."""
-    path, multiplier = lora if isinstance(lora, list | tuple) else (lora, 1.0)
-    return os.path.expanduser(path), float(multiplier)
+    """A LoRA that is given alone, or as a pair with its multiplier.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not isinstance(lora, list | tuple):
+        return path("a LoRA", lora), 1.0
+    if len(lora) != 2:
+        raise ValueError(f"a LoRA is {lora!r:.40}, but must be a path, or one with its multiplier")
+    [multiplier] = numbers("the multiplier of a LoRA", lora[1:])
+    return path("a LoRA", lora[0]), multiplier
 
 
 @contextmanager

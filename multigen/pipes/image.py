@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import graphengine_nodes as std
 from graphengine_nodes.types import Image, Latent
 
+from multigen.pipes.arguments import check_range, numbers
 from multigen.pipes.base import BasePipe
 from multigen.pipes.building import Call, listed
 from multigen.pipes.kinds import Diffusers
@@ -47,6 +48,8 @@ class ImagePipe(BasePipe):
         if given is None:
             raise ValueError("setup needs a picture: its path as fimage, or the picture itself as image")
         self._source_image = str(given) if isinstance(given, str | Path) else None
+        if scale is not None and len(numbers("scale", listed(scale))) != 1 + isinstance(scale, list | tuple):
+            raise ValueError(f"scale is {scale!r:.40}, but must be a number, or [width, height]")
         self._sizing = scale, width, height
         return as_image(given)
 
@@ -61,9 +64,11 @@ class ImagePipe(BasePipe):
     def _size(self, given: Mapping[str, Any]) -> tuple[int, int]:
         """Width and height of the pictures that are made: those given, else what `setup` says of the picture's."""
         image, (scale, width, height) = given["image"], self._sizing
+        sides = list(image.size)
         if isinstance(scale, list | tuple):
-            width, height = int(scale[0]), int(scale[1])
-        sides = [int(side * (1 if isinstance(scale, list | tuple) else scale or 1) + 0.5) for side in image.size]
+            width, height = map(int, scale)
+        elif scale:
+            sides = [int(side * scale + 0.5) for side in sides]
         if min(sides) < 1:
             raise ValueError(f"a picture of {image.size[0]} x {image.size[1]} scaled by {scale:g} is none any more")
         return given.get("width") or width or sides[0], given.get("height") or height or sides[1]
@@ -141,7 +146,5 @@ def check_strength(strength: float | None) -> None:
     Raises:
         ValueError: It is less than 0 or more than 1.
     """
-    if strength is None:
-        return
-    if isinstance(strength, str) or not 0 <= strength <= 1:
-        raise ValueError(f"strength is {strength}, but must be 0 to 1: how much of the picture is replaced")
+    if strength is not None:
+        check_range("strength", strength, "0 to 1: how much of the picture is replaced", 0, 1)

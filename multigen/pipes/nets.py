@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import graphengine_nodes as std
 from graphengine_nodes.types import ControlNet
 
 from graphengine import ModelError
+from multigen.pipes.arguments import numbers, path
 from multigen.pipes.kinds import ModelType
 
 __all__ = ["Net", "find", "scales"]
@@ -75,6 +76,7 @@ def find(pipe: Any, objects: Sequence[Any], ids: Sequence[Any]) -> list[Net]:
 
     Raises:
         ModelError: There is none where it should be, or it is for another type of model.
+        ValueError: What names one is no path and no name.
     """
     if objects:
         found = [Net(std.loaded_controlnet(one), None) for one in objects]
@@ -104,7 +106,7 @@ def scales(pipe: Any, given: float | Sequence[float] | None, count: int) -> list
     if given is None:
         kinds = pipe.ctypes * count if len(pipe.ctypes) == 1 else pipe.ctypes
         return [float(defaults.get(kind, DEFAULT_SCALE)) for kind in kinds]
-    found = [float(given)] * count if isinstance(given, int | float) else [float(one) for one in given]
+    found = numbers("cscales", given) if isinstance(given, Iterable) else numbers("cscales", [given]) * count
     if len(found) != count:
         raise ValueError(f"{len(found)} cscales for {count} ControlNets; give one number, or one for each")
     return found
@@ -116,12 +118,13 @@ def _folder(pipe: Any) -> Path:
 
 def _of_id(pipe: Any, source: Any) -> str:
     """A path, one in the folder of ControlNets, an embedded name or a hub id."""
-    source = os.path.expanduser(source)
+    source = path("a ControlNet (cnet_ids, or cnet of no known kind)", source)
     inside = _folder(pipe) / source
     return str(inside) if not os.path.exists(source) and inside.exists() else source
 
 
 def _of_kind(pipe: Any, kind: str) -> str:
+    kind = path("a kind of control (cnet, ctypes)", kind)
     if pipe.model_id == "tiny" and kind == "canny":
         return "tiny-canny"
     table = pipe.cmodels if pipe.model_type is ModelType.SD else pipe.cmodelsxl

@@ -74,7 +74,7 @@ def test_counts(idle: ServiceThread) -> None:
         assert idle.queue_gen(session_id=id, **SMALL, count=count) == {
             "warning": f"count is {count}: nothing to generate"
         }
-    for wrong in ("five", None, 2.5):
+    for wrong in ("five", None, 2.5, True):
         told = idle.queue_gen(session_id=id, **SMALL, count=wrong)  # type: ignore[arg-type]
         assert told == {"error": f"count is {wrong!r}, but must be a number of pictures"}
     answer = idle.queue_gen(session_id=id, **SMALL, count=21)
@@ -148,6 +148,13 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("prompt2image", {"prompt": "a" * 11_000_000}, GraphEngineError, "characters, more than 32,000,000"),
     ("prompt2image", {"steps": 0}, ValueError, "steps is 0, but must be at least 1"),
     ("prompt2image", {"clip_skip": 11}, ValueError, "clip_skip is 11, but must be 0 to 10"),
+    ("prompt2image", {"steps": [5]}, ValueError, "steps is [5], but must be at least 1"),
+    ("prompt2image", {"clip_skip": "x"}, ValueError, "clip_skip is 'x', but must be 0 to 10"),
+    ("prompt2image", {"gen_dir": 5}, ValueError, "gen_dir is 5, but must be a path or a name"),
+    ("prompt2image", {"loras": 5}, ValueError, "a LoRA is 5, but must be a path or a name"),
+    ("prompt2image", {"loras": [object()]}, ValueError, "a LoRA is <object"),
+    ("prompt2image", {"loras": [["a"]]}, ValueError, "a LoRA is ['a'], but must be a path, or one with its multiplier"),
+    ("prompt2image", {"loras": [("a", "b")]}, ValueError, "the multiplier of a LoRA is ('b',), but must be a number"),
     ("prompt2image", {"width": "wide"}, ValueError, "width: 'wide'"),
     ("prompt2image", {"guidance_scale": object()}, ValueError, "guidance_scale: <object"),
     ("prompt2image", {"scheduler": "Euler"}, ValueError, "there is no scheduler 'Euler'"),
@@ -161,6 +168,12 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("image2image", {"images": np.zeros((3, 4, 5, 6, 7))}, ValueError, "is no picture"),
     ("image2image", {"mask": WHITE}, ValueError, "setup needs a picture"),
     ("image2image", {"images": WHITE, "strength": 2}, ValueError, "strength is 2, but must be 0 to 1"),
+    ("image2image", {"images": WHITE, "strength": []}, ValueError, "strength is [], but must be 0 to 1"),
+    ("image2image", {"images": WHITE, "scale": "x"}, ValueError, "scale is ['x'], but must be a number or several"),
+    ("image2image", {"images": WHITE, "scale": [64]}, ValueError, "scale is [64], but must be a number, or [width"),
+    ("condition", {"images": [WHITE], "cnet": 5}, ValueError, "a kind of control (cnet, ctypes) is 5, but must be a"),
+    ("condition", {"images": [WHITE], "cnet": "canny", "cnet_ids": [5]}, ValueError, "a ControlNet (cnet_ids"),
+    ("condition", {"images": [WHITE], "cnet": "canny", "cscales": [None]}, ValueError, "cscales is [None], but must"),
     ("masked", {"images": [WHITE]}, ValueError, "setup needs a mask"),
     ("masked", {"images": [WHITE, WHITE.resize((8, 8))]}, ValueError, "the painted picture is 8 x 8"),
     ("controlled inpainting", {"images": [WHITE], "cnet_ids": ["tiny-canny"]}, ValueError, "setup needs a mask"),
@@ -186,6 +199,19 @@ def test_bad_input_is_one_sentence_and_nothing_is_queued(
     assert sum(idle.queue.counts().values()) == 0
     assert not list(files_of(idle.queue).folder.glob("*/*"))
     assert idle.get_session_info(id) == {"available_images": 0, "next_job": 0, "status": "not started"}
+
+
+def test_what_is_no_session(idle: ServiceThread) -> None:
+    with pytest.raises(RuntimeError, match="session is 5, but must be a dictionary with user, pipe and model"):
+        idle.queue_gen(session=5, **SMALL)  # type: ignore[arg-type]
+    session = {"user": "u", "pipe": "prompt2image", "model": "small"}
+    with pytest.raises(ValueError, match="gen_dir is 5"):
+        idle.queue_gen(session={**session, "gen_dir": 5}, **SMALL)
+    with pytest.raises(RuntimeError, match="no LoRA 5"):
+        idle.queue_gen(session={**session, "loras": 5}, **SMALL)
+    one = {**session, "images": "a.png"}
+    assert idle.queue_gen(session=one, **SMALL)["status"] == "success"
+    assert one["images"] == ["a.png"]  # pictures are added to it
 
 
 def test_what_setup_ignores_is_left_out(idle: ServiceThread) -> None:
