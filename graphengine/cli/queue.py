@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, ca
 File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
+MOST_WAITING = 100_000
+"""Jobs that are counted as waiting."""
 
 
 @contextmanager
@@ -96,11 +99,13 @@ def list_(
             raise WorkflowError(f"{name!r:.40} is no state of a job; did you mean {near}?")
     with _queue(queue) as base:
         jobs = base.history([State(name) for name in state or State], user, before, limit)
+        idle = _idle(base, queue)
     if json:
         for job in jobs:
             print(json_.dumps(_facts(job)))
     else:
         _table(jobs)
+        print(idle, end="")
 
 
 @commands.command("show")
@@ -220,6 +225,7 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     with _queue(queue) as base:
         counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
         facts = {"file": str(file), **counts, "paused": base.paused(), "limits": base.limits(), "holder": holder(base)}
+        idle = _idle(base, queue)
     told = hello(file)
     facts["service"] = told is not None
     workers = told["workers"] if told is not None else []
@@ -236,6 +242,20 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
             f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['landed']} nodes, "
             f"{worker['held']} models held, {free}{worker['loads']} loaded, lost {worker['deaths']} times"
         )
+    print(idle, end="")
+
+
+def _idle(base: Queue, file: Path | None) -> str:
+    """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
+    from graphengine.service.lease import holder
+
+    count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
+    if not waiting or holder(base) is not None:
+        return ""
+    what = "1 job waits and nothing runs it" if count == 1 else f"{count} jobs wait and nothing runs them"
+    if base.body(waiting[0].id).get("finish"):  # of a script, which does more with the outputs than write them
+        return f"{what}; the script that queued them does when it is started again\n"
+    return f"{what}; `graphengine worker{'' if file is None else f' --queue {shlex.quote(str(file))}'}` does\n"
 
 
 @commands.command("report")

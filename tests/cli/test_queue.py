@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from graphengine.service.lease import take
 from graphengine.service.queue import Queue
 from tests.cli.conftest import Done, command, environment
 
@@ -90,6 +91,34 @@ def test_jobs_without_a_worker(cli: Run, paint: Path, state: Path) -> None:
     assert cli("queue", "delete", 2).code == 0
     stats = json.loads(cli("queue", "stats", "--json").out)
     assert (stats["queued"], stats["cancelled"], stats["service"], stats["workers"]) == (1, 1, False, [])
+
+
+def test_jobs_that_nothing_runs_are_told(cli: Run, paint: Path, state: Path) -> None:
+    assert "nothing runs" not in cli("queue", "list").out
+    cli("queue", "submit", "paint.yaml")
+    told = "1 job waits and nothing runs it; `graphengine worker` does"
+    assert [cli("queue", command).out.splitlines()[-1] for command in ("list", "stats")] == [told] * 2
+    assert len(cli("queue", "list", "--json").out.splitlines()) == 1
+    cli("queue", "submit", "paint.yaml")
+    base = Queue(state / "queue.sqlite")
+    lease = take(base, "a service that is killed", 0.5)
+    assert lease is not None
+    assert lease.claim(1, "worker-0") is not None
+    base.close()
+    told = f"2 jobs wait and nothing runs them; `graphengine worker --queue {state / 'queue.sqlite'}` does\n"
+    until(lambda: cli("queue", "list", "--queue", state / "queue.sqlite").out.endswith(told))
+
+
+def test_jobs_that_wait_are_not_told_of_where_one_runs_them_or_none_may(cli: Run, paint: Path, state: Path) -> None:
+    cli("queue", "submit", "paint.yaml")
+    base = Queue(state / "queue.sqlite")
+    lease = take(base, "a service", 3600)
+    assert lease is not None
+    assert "nothing runs" not in cli("queue", "list").out
+    lease.release()
+    base.pause("")
+    assert "nothing runs" not in cli("queue", "stats").out
+    base.close()
 
 
 @pytest.mark.parametrize(
