@@ -103,14 +103,16 @@ def test_one_that_fails_says_what_with(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_left_to_a_worker_that_takes_another_call_is_taken_at_once() -> None:
     runner = WorkerRunner([FakeWorker("a", "left:0"), FakeWorker("b", "left:1")])
+    book = registry.find("pack.book")
     assert runner.wait_until_ready(60)
+    assert book is not None
 
     def read(**seconds: float) -> list[tuple[str, str]]:
         """Read books at once; who has read which, in the order in which they were done."""
         done: list[Event] = []
         graph = Graph()
         for title, long in seconds.items():
-            graph.add("read", title, book=registry.find("book").fn(title), seconds=long)  # type: ignore[union-attr]
+            graph.add("pack.read", title, book=book.fn(title), seconds=long)
         result = run(graph, store=Store(), runner=runner.of(Claims()), listeners=[done.append])
         ended = [event.node for event in done if event.kind is Kind.NODE_FINISHED]
         return [(node, result.made[node]["worker"]) for node in ended]

@@ -49,10 +49,12 @@ def test_totals_are_the_queue_s_own(backend: Runners, tmp_path: Path) -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         metrics.serve(port)
+        service.queue.pause()  # until all wait: what waits is taken together
         numbers = [service.submit(of("nap", seconds=0.05), {"x": n % 8}) for n in range(12)]
         numbers += [service.submit(of("together"), {"x": n}) for n in range(8)]
         bad = service.submit(of("fail"), {"x": 1})
         deadly = service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1})
+        service.queue.resume()
         jobs = service.wait(*numbers, bad, deadly, timeout=600)
         service.queue.pause()
         waiting = service.submit(of("double"), {"x": 1})
@@ -130,8 +132,8 @@ def test_deaths_are_counted_while_the_service_runs(backend: Runners, tmp_path: P
 def test_what_workers_hold_and_have_room_for_is_told(tmp_path: Path) -> None:
     runner = WorkerRunner([FakeWorker("a", "told:0"), FakeWorker("b", "told:1")])
     graph = Graph()
-    graph.add("book", "book", title=graph.input("x", str))
-    graph.add("read", "n", book=graph["book"])
+    graph.add("pack.book", "book", title=graph.input("x", str))
+    graph.add("pack.read", "n", book=graph["book"])
     graph.output("y", graph["n"])
     with Service(tmp_path / "q.sqlite", runner) as service:
         metrics = Metrics(service)

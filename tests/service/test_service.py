@@ -28,9 +28,9 @@ from .conftest import PACK, RAY, Runners
 
 
 def of(node: str, **inputs: Any) -> Graph:
-    """A graph of one node, with the input `x`."""
+    """A graph of one node of `pack/light.py`, with the input `x`."""
     graph = Graph()
-    graph.add(node, "n", x=graph.input("x", int), **inputs)
+    graph.add(f"pack.{node}", "n", x=graph.input("x", int), **inputs)
     graph.output("y", graph["n"])
     return graph
 
