@@ -35,7 +35,7 @@ class Lease:
         self.queue, self.holder, self.epoch, self.seconds = queue, holder, epoch, seconds
 
     @contextmanager
-    def _fenced(self) -> Iterator[sqlite3.Connection]:
+    def _fenced(self) -> Iterator[sqlite3.Cursor]:
         with self.queue.write() as base:
             if base.execute("select epoch from lease").fetchone()[0] != self.epoch:
                 raise LeaseLost(f"another process runs the jobs of {self.queue.file} now")
@@ -127,7 +127,7 @@ class Lease:
             return True
 
     def _close(
-        self, base: sqlite3.Connection, id: int, attempt: int, state: State, outcome: str, error: str | None,
+        self, base: sqlite3.Cursor, id: int, attempt: int, state: State, outcome: str, error: str | None,
         result: str | None = None,
     ) -> None:  # fmt: skip
         now = self.queue.clock()

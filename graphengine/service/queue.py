@@ -77,21 +77,21 @@ class Queue(Database):
             QueueFileError: The file cannot be written (disk full, locked).
             QueueFull: A user's limit would be exceeded.
         """
-        rows = [(_json(job.body, "body"), _json(job.facts, "facts"), job) for job in jobs]
+        rows = [(_json(job.body, "body"), _json(job.facts, "facts") if job.facts else "{}", job) for job in jobs]
         now, ids = self.clock(), []
         with self.write() as base:
             self._check_limits(base, jobs)
             for body, facts, job in rows:
-                cursor = base.execute(
+                base.execute(
                     "insert into jobs (user, priority, facts, attempts, created, body) values (?, ?, ?, ?, ?, ?)",
                     (job.user, job.priority, facts, job.attempts, now, body),
                 )
-                ids.append(int(cursor.lastrowid or 0))
+                ids.append(int(base.lastrowid or 0))
                 self.tell(base, ids[-1], "queued")
         return ids
 
-    def _check_limits(self, base: sqlite3.Connection, jobs: Sequence[NewJob]) -> None:
-        limits = dict(base.execute("select user, queued from limits"))
+    def _check_limits(self, base: sqlite3.Cursor, jobs: Sequence[NewJob]) -> None:
+        limits = dict(base.execute("select user, queued from limits").fetchall())
         if not limits:
             return
         for user in {job.user for job in jobs}:
@@ -294,13 +294,13 @@ class Queue(Database):
         """Whose jobs are paused; '' stands for all."""
         return [user for (user,) in self.read("select user from paused order by user")]
 
-    def tell(self, base: sqlite3.Connection, job: int, kind: str, **facts: Any) -> None:
+    def tell(self, base: sqlite3.Cursor, job: int, kind: str, **facts: Any) -> None:
         """Record a change, in the transaction that makes it."""
         values = (job, kind, self.clock(), json.dumps(facts) if facts else "{}")
         base.execute("insert into changes (job, kind, time, facts) values (?, ?, ?, ?)", values)
 
 
-def _state_of(base: sqlite3.Connection, id: int) -> State:
+def _state_of(base: sqlite3.Cursor, id: int) -> State:
     found = base.execute("select state from jobs where id = ?", (id,)).fetchone()
     if found is None:
         raise NoJob(f"there is no job {id}")

@@ -449,12 +449,22 @@ def test_of_very_many_changes_the_oldest_are_forgotten(queue: Queue, monkeypatch
     assert [change.job for change in queue.changes()] == [16, 17, 18, 19, 20]
 
 
+def test_numbers_that_the_file_cannot_hold_are_told(queue: Queue) -> None:
+    for refused in (lambda: queue.submit(job(), job(priority=2**63)), lambda: queue.get(2**63)):
+        with pytest.raises(QueueError, match="beyond 63 bits"):
+            refused()
+    assert ids(queue) == []
+    assert queue.submit(job()) == [1]
+
+
 def test_what_is_no_unicode_is_told(queue: Queue) -> None:
     for refused in (NewJob({"text": "\udcff"}), NewJob({}, user="\udcff")):
         with pytest.raises(QueueError, match="has half a surrogate pair"):
             queue.submit(refused)
     with pytest.raises(QueueError, match="a limit is 0 or more, not -5"):
         queue.set_limit(-5)
+    with pytest.raises(QueueError, match="has half a surrogate pair"):
+        queue.history(user="\udcff")
     (number,), lease = queue.submit(job()), take(queue, "s")
     assert lease is not None
     assert lease.claim(number, "s") is not None
