@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from graphengine_nodes.prompts import check_lengths
 
 from graphengine.graph import Graph
 from graphengine.service.jobs import Job, NewJob
@@ -105,6 +106,7 @@ def prepare(
     negative = BLEMISHES if setup.get("nprompt") is None else setup["nprompt"]
     config, found = None, []
     for inputs in Cfgen(prompt, negative, max_count=count, seeds=seeds or None, max_seed_rounds=rounds):
+        check_lengths(prompt=inputs["prompt"], negative_prompt=inputs["negative_prompt"])
         seed = inputs.pop("generator")
         graph, values, drawn = pipe.call({**inputs, "seed": seed})
         config = pipe.get_config() if config is None else config

@@ -8,6 +8,21 @@ from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families import family
 from graphengine_nodes.types import Conditioning, Model
 
+LONGEST = 100_000
+"""Characters of a prompt. Tokenizers take seconds for a megabyte, and the long prompts of `encode_weighted` go through
+the text encoder 75 tokens at a time: a worker would do nothing else for minutes."""
+
+
+def check_lengths(**texts: str | None) -> None:
+    """Refuse texts that a worker would be busy with for long, before it is.
+
+    Raises:
+        ValueError: One is longer than `LONGEST`.
+    """
+    for name, text in texts.items():
+        if text is not None and len(text) > LONGEST:
+            raise ValueError(f"{name} has {len(text):,} characters, and {LONGEST:,} are the most; make it shorter")
+
 
 @node(version=1, on="device")
 def encode_prompt(
@@ -29,8 +44,10 @@ def encode_prompt(
     What does not fit the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning.
 
     Raises:
-        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or one of a fixed length.
+        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or one of a fixed length; a text
+            is longer than 100,000 characters.
     """
+    check_lengths(prompt=prompt, prompt_2=prompt_2)
     kind, device = family(model.family), model.computes_on(ctx.device)
     return kind.encode_prompt(model, prompt, clip_skip, device, prompt_2, max_sequence_length)
 
@@ -72,8 +89,12 @@ def encode_weighted(
     clip skip is for the positive prompt alone.
 
     Raises:
-        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or knows no weights.
+        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or knows no weights; a text is
+            longer than 100,000 characters.
     """
+    check_lengths(
+        prompt=prompt, negative_prompt=negative_prompt, prompt_2=prompt_2, negative_prompt_2=negative_prompt_2
+    )
     kind, device = family(model.family), model.computes_on(ctx.device)
     texts, others = (prompt, negative_prompt), (prompt_2, negative_prompt_2)
     return Prompts(*kind.encode_weighted(model, texts, clip_skip, device, others))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from graphengine_nodes.prompts import LONGEST
 
 from graphengine.service.submit import files_of
 from multigen.worker import ServiceThread
@@ -168,9 +169,9 @@ def test_two_share_a_configuration(worker: ServiceThread) -> None:
 
 
 @pytest.mark.slow
-def test_a_prompt_of_a_megabyte(worker: ServiceThread) -> None:
+def test_the_longest_prompt(worker: ServiceThread) -> None:
     id = opened(worker, "long")
-    called = generate(worker, id, prompt="a red circle, " * 80_000)
+    called = generate(worker, id, prompt=("a red circle, " * 8_000)[:LONGEST])
     assert called.kinds == ["start", "image", "finish"]
 
 

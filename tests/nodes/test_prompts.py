@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import graphengine_nodes as std
+import pytest
 import torch
 
 
@@ -32,3 +33,18 @@ def test_the_steps_of_clip_skip_are_different_layers() -> None:
     for skip in (1, 2, 3):
         assert not torch.allclose(found[0], found[skip], atol=1e-2)
         assert torch.equal(std.encode_prompt(model, None, skip).embeds, std.encode_prompt(model, None).embeds)
+
+
+@pytest.mark.parametrize("name", ["prompt", "prompt_2", "negative_prompt", "negative_prompt_2"])
+def test_a_text_of_megabytes_is_refused_before_it_is_read(name: str) -> None:
+    model, told = std.load_model("tiny"), f"{name} has 1,000,000 characters, and 100,000 are the most"
+    texts = {"prompt": "a", name: "x" * 1_000_000}
+    with pytest.raises(ValueError, match=told):
+        std.encode_weighted(model, **texts)  # type: ignore[arg-type]
+    if not name.startswith("negative"):
+        with pytest.raises(ValueError, match=told):
+            std.encode_prompt(model, **texts)
+
+
+def test_a_long_text_is_encoded() -> None:
+    assert std.encode_prompt(std.load_model("tiny"), "word " * 20_000).embeds.shape[1] == 77
