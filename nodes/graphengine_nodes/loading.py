@@ -53,6 +53,8 @@ def load_module(
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
     cls = getattr(importlib.import_module(module_name), class_name)
     module = _empty(cls, found, location.folder / "config.json")
+    if component == "vae":
+        _check_scaling(module.config, location.folder / "config.json")
     if location.config is not None:
         try:
             tensors = read(location, module, dtype)
@@ -77,6 +79,19 @@ def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
     except Exception as error:  # what the libraries make of values that they do not expect has no common base
         reason = " ".join(str(error).split())
         raise ModelError(f"{file} describes no {cls.__name__} that can be built: {reason:.300}") from None
+
+
+def _check_scaling(config: Any, file: Path) -> None:
+    """Refuse what a VAE's configuration cannot say about the step to the denoiser's scale.
+
+    Raises:
+        ModelError: `scaling_factor` is no number, or `shift_factor` neither one nor null.
+    """
+    for name, optional in (("scaling_factor", False), ("shift_factor", True)):
+        value = getattr(config, name, None)
+        if not (optional and value is None) and (not isinstance(value, int | float) or isinstance(value, bool)):
+            say = "; leave it out for diffusers' default" if name == "scaling_factor" else " or null"
+            raise ModelError(f"{file}: {name} is {value!r:.40}, but must be a number{say}")
 
 
 def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:

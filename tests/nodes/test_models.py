@@ -270,6 +270,22 @@ def test_a_foreign_model(copy: Path, tmp_path: Path) -> None:
         std.load_controlnet(TINY / "model" / "unet")
 
 
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"scaling_factor": None}, "scaling_factor is None, but must be a number; leave it out for diffusers' default"),
+        ({"scaling_factor": "x"}, "scaling_factor is 'x', but must be a number"),
+        ({"shift_factor": [1]}, r"shift_factor is \[1\], but must be a number or null"),
+    ],
+)
+def test_a_vae_that_says_no_scale_is_told_with_its_file(copy: Path, values: dict[str, Any], what: str) -> None:
+    file = copy / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    model = std.load_model(str(copy))
+    with pytest.raises(ModelError, match=f"{file}: {what}"):
+        std.decode_latent(model, std.Latent(torch.zeros(1, 4, 8, 8), model.family))
+
+
 @pytest.mark.parametrize("channels", [5, 7, 8])
 def test_models_that_follow_something_else(copy: Path, channels: int) -> None:
     config = json.loads((copy / "unet" / "config.json").read_text())
