@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.errors import GraphEngineError, NotStorable
@@ -58,6 +59,7 @@ class Claims:
         exact: Its calls go only to workers that compute alike.
         cancelled: Whether it is; asked while such workers are waited for.
         number: Which job it is.
+        begun: How many have claimed anything before it.
     """
 
     user: str = ""
@@ -68,6 +70,7 @@ class Claims:
     exact: bool = False
     cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
+    begun: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    return Item(frozenset(needs), job.priority, job.user, group, how=how)
+    return Item(frozenset(needs), job.priority, job.user, group, how=how, begun=job.begun)
 
 
 def how_of(environment: Mapping[str, Any]) -> bytes:

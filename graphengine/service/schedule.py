@@ -1,11 +1,12 @@
 """Which waiting call an idle worker computes next: the policy alone, without processes, clocks or files.
 
 The order is by priority, then fair between users (start-time fair queueing, Goyal et al. 1996: each call of a user is
-due after the one before it, so that many calls of one wait for the few of another). A worker may take a later call
-whose models it holds, since loading a model costs as much as many pictures; one that would have to let go of models for
-a call leaves it to an idle one that has more room. How often a call can be overtaken so is bounded by a count: under a
-backlog a bound in seconds would make every call overdue, and the order first in, first out. Of calls that may be
-computed together a worker takes no more than its share, so that all are idle at once.
+due after the one before it, so that many calls of one wait for the few of another). Of one user's, what takes less goes
+before what a later job wants: a picture that is sampled is decoded before others are sampled. A worker may take a call
+whose models it holds before others, since loading a model costs as much as many pictures; one that would have to let go
+of models for a call leaves it to an idle one that has more room. How often a call can be overtaken so is bounded by a
+count: under a backlog a bound in seconds would make every call overdue, and the order first in, first out. Of calls
+that may be computed together a worker takes no more than its share, so that all are idle at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Item:
         cost: What it takes in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
         how: How workers must compute that it goes to, as they say of themselves; None however they do.
+        begun: How many jobs began before the one whose it is.
         overtaken: How often a later one was taken before it.
     """
 
@@ -37,6 +39,7 @@ class Item:
     cost: float = 1.0
     refused: set[str] = field(default_factory=set)
     how: Hashable = None
+    begun: int = 0
     overtaken: int = 0
     number: int = 0
     due: float = 0.0
@@ -125,6 +128,7 @@ class Scheduler:
         first = self._choose(worker, others)
         if first is None:
             return []
+        first = self._sooner(first, worker, seconds)
         taken = [first]
         room = limit(first) if first.group is not None else 1
         if room > 1:
@@ -151,6 +155,17 @@ class Scheduler:
             if item.overtaken >= self.bound or not self._better_elsewhere(item, worker, others):
                 return item
         return None
+
+    def _sooner(self, first: Item, worker: Worker, seconds: Callable[[Item], float]) -> Item:
+        """What takes less than the first and can go before it: of its user, of a job that is no later."""
+        if first.overtaken >= self.bound:
+            return first
+        shorter = (
+            item for item in self._possible(worker)
+            if item.user == first.user and item.priority == first.priority and item.begun <= first.begun
+            and item.models <= worker.models and seconds(item) < seconds(first)
+        )  # fmt: skip
+        return min(shorter, key=lambda item: item.begun, default=first)
 
     def _possible(self, worker: Worker) -> list[Item]:
         """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""

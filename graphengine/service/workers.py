@@ -15,6 +15,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
+from graphengine.service.durations import Durations
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.posts import PAUSE, Post, Waiting
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
+LULL = 0.01
+"""Seconds in which a job's next calls are submitted after one of its calls has landed."""
 STRANDED = WorkerError("no worker computes any more as those that the exact job began with; submit it again")
 
 
@@ -58,8 +61,8 @@ class WorkerRunner:
         self._waiting: dict[Item, Waiting] = {}
         self._posts = {handle.name: Post(handle) for handle in handles}
         self._numbers = itertools.count(1)
-        self._typical: dict[str, float] = {}
-        self._load, self._size = 5.0, 0
+        self.durations = Durations()
+        self._size = 0
         self._exact = False
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -79,7 +82,7 @@ class WorkerRunner:
         waiting = [Waiting(call, item_of(call, job, how), job) for call in calls if call.definition.on == "device"]
         with self._lock:
             for one in waiting:
-                one.item.cost = self._typical.get(one.call.definition.full_name, 1.0)
+                one.item.cost = self.durations.of(one.call.definition.full_name)
                 self._waiting[one.item] = one
             self._scheduler.add(*[one.item for one in waiting])
         self._dispatch()
@@ -157,7 +160,7 @@ class WorkerRunner:
             return []
         now, device = time.monotonic(), post.handle.device
         worker, *others = [
-            one.view(now, self._load, self._size)
+            one.view(now, self.durations.load, self._size)
             for one in (post, *(other for other in self._posts.values() if other is not post))
         ]
         limit, seconds = functools.partial(self._limit, device), functools.partial(self._seconds, device)
@@ -170,7 +173,7 @@ class WorkerRunner:
     def _seconds(self, device: str, item: Item) -> float:
         """What a call is expected to take: as others of its group, else as others of its node."""
         known = self.limits.seconds(item.group, device) if item.group is not None else None
-        return known if known is not None else self._typical.get(self._waiting[item].call.definition.full_name, 1.0)
+        return known if known is not None else self.durations.of(self._waiting[item].call.definition.full_name)
 
     def _begin(self, post: Post, group: list[Waiting], now: float) -> list[Waiting]:
         for one in group:
@@ -179,7 +182,7 @@ class WorkerRunner:
             post.computing[one.number] = one
         post.sign = now
         seconds = self._seconds(post.handle.device, group[0].item)
-        post.until = now + seconds * len(group) + group[0].loads * self._load
+        post.until = now + seconds * len(group) + group[0].loads * self.durations.load
         return group
 
     def _send(self, post: Post, group: list[Waiting]) -> None:
@@ -259,20 +262,20 @@ class WorkerRunner:
             except Exception as damage:  # the disk store was cleared meanwhile, say
                 outcome = damage
             with self._lock:
-                self._learn(one, seconds)
+                self.durations.took(one.call.definition.full_name, seconds, one.together, one.loads)
             if group is not None:
                 self.limits.took(group, device, size, seconds)
             self._land(post, one.number, outcome, seconds, message["facts"])
+            self._lull(post)
         self._dispatch()
 
-    def _learn(self, one: Waiting, seconds: float) -> None:
-        """How long a call of a node takes, and how much longer where weights were loaded for it."""
-        name = one.call.definition.full_name
-        known = self._typical.get(name, seconds)
-        self._typical[name] = min(seconds, 0.7 * known + 0.3 * seconds)
-        if one.loads:  # told by each of a group, since each says its part of the seconds
-            longer = max(0.0, (seconds - known) * one.together) / one.loads
-            self._load += 0.5 / one.together * (longer - self._load)
+    def _lull(self, post: Post) -> None:
+        """Wait a moment where the next call is long: what follows from the one that landed may be short, and first."""
+        with self._lock:
+            first = next(iter(self._scheduler), None)
+            long = first is not None and self._seconds(post.handle.device, first) > 100 * LULL
+        if long and not post.computing:
+            time.sleep(LULL)
 
     def _lacked(self, post: Post, one: Waiting, error: Mapping[str, Any]) -> None:
         """Memory ran out: fewer at once, then another worker, then advice."""

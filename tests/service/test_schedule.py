@@ -36,6 +36,28 @@ def test_many_of_one_user_wait_for_the_few_of_another() -> None:
     assert [item.user for item in taken] == ["bob", "ann", "bob", "ann", "ann"]
 
 
+def test_what_takes_less_goes_before_what_a_later_job_of_its_user_wants() -> None:
+    def taken(bound: int = 100, **decode: object) -> Item:
+        scheduler = Scheduler(bound)
+        sample = of("unet", user="ann", cost=50.0, begun=1)
+        scheduler.add(sample, of("vae", **{"user": "ann", "cost": 0.1, "begun": 0, **decode}))
+        return scheduler.take(holding("w", "unet", "vae"))[0]
+
+    assert taken().cost == 0.1
+    assert taken(begun=1).cost == 0.1  # another picture of the same job
+    for other in ({"begun": 2}, {"user": "bob"}, {"cost": 60.0}, {"priority": -1}):
+        assert taken(**other).cost == 50
+    assert taken(bound=0).cost == 50
+
+
+def test_the_earliest_job_s_goes_first_and_a_worker_loads_nothing_for_it() -> None:
+    scheduler = Scheduler()
+    sample, later, earlier = of(cost=50.0, begun=3), of(cost=1.0, begun=2), of(cost=2.0, begun=1)
+    cold = of("vae", begun=0)
+    scheduler.add(sample, later, earlier, cold)
+    assert [scheduler.take(holding("w"))[0] for _ in range(4)] == [earlier, later, sample, cold]
+
+
 def test_users_who_want_nothing_more_are_forgotten() -> None:
     scheduler = Scheduler()
     for n in range(100):

@@ -6,6 +6,7 @@ which process computes, end it, or count what it alone holds.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -242,6 +243,29 @@ def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> Non
     with pytest.raises(NodeError, match="gave no sign for 2 s and was ended"):
         go(runner, "hang", x=1)
     assert go(runner, "double", x=4)["n"] == 8
+
+
+def test_what_is_left_of_a_job_is_done_before_a_later_job_s_long_call(runners: Callable[..., WorkerRunner]) -> None:
+    runner, done = runners(1), list[str]()
+    go(runner, "nap", x=0, seconds=1.2)
+    go(runner, "double", x=0)  # how long each takes is known
+
+    def heard(job: int, event: Event) -> None:
+        if event.kind is Kind.NODE_FINISHED:
+            done.append(f"{event.node} {job}")
+
+    def work(job: int) -> None:
+        graph = Graph()
+        graph.add("pack.double", "short", x=graph.add("pack.nap", "long", x=job, seconds=1.2))
+        run(graph, store=Store(), runner=runner.of(Claims()), listeners=[functools.partial(heard, job)])
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in range(3)]
+    for waiting, thread in enumerate(threads):
+        thread.start()
+        wait_for(lambda waiting=waiting: bool(runner.status()[0].computing) and runner.waiting() == waiting)
+    for thread in threads:
+        thread.join()
+    assert done == [f"{call} {job}" for job in range(3) for call in ("long", "short")]
 
 
 def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRunner]) -> None:
