@@ -48,24 +48,35 @@ class Database:
         self._changed = threading.Condition()
         self._seen = threading.local()  # by each thread that waits: who is woken must not put others to sleep
         try:
+            if file.exists() and not file.is_file():
+                raise QueueFileError(f"{file} cannot be opened as a queue: it is no file")
             file.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(file, patience, isolation_level=None, check_same_thread=False)
+            version = self._check()  # before anything is changed
             os.chmod(file, 0o600)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute(f"pragma synchronous = {synchronous}")
-            self._prepare()
+            if version == 0:
+                self._prepare()
         except (sqlite3.Error, OSError) as error:
             why = getattr(error, "strerror", None) or error
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                why = f"{error.filename} is no folder"
             raise QueueFileError(f"{file} cannot be opened as a queue: {why}") from None
 
+    def _check(self) -> int:
+        """The file's version, 0 of a new one; an error if it is no queue, or one that this program does not know."""
+        has_tables = self._base.execute("select 1 from sqlite_master").fetchone() is not None
+        version = int(self._base.execute("pragma user_version").fetchone()[0])  # second: another may be making it
+        if version > VERSION:
+            raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
+        if version == 0 and has_tables:
+            raise QueueFileError(f"{self.file} cannot be opened as a queue: it is a database of something else")
+        return version
+
     def _prepare(self) -> None:
-        if self._base.execute("pragma user_version").fetchone()[0] == VERSION:
-            return
         with self.write() as base:
-            version = base.execute("pragma user_version").fetchone()[0]
-            if version > VERSION:
-                raise QueueError(f"{self.file} is of version {version}, this program knows {VERSION}; update it")
-            if version == 0:
+            if self._check() == 0:  # nobody else has made them meanwhile
                 for statement in SCHEMA.split(";\n"):
                     base.execute(statement)
                 base.execute(f"pragma user_version = {VERSION}")

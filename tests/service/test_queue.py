@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphengine.service.database import QueueError
+from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.jobs import NewJob, State
 from graphengine.service.lease import DEATHS, Lease, holder, take
 from graphengine.service.queue import LeaseLost, Queue, QueueFull
@@ -403,6 +404,23 @@ def test_files_that_are_no_queue(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "new", isolation_level=None).execute("pragma user_version = 99")
     with pytest.raises(QueueError, match="of version 99"):
         Queue(tmp_path / "new")
+
+
+def test_what_is_no_queue_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no queue at all, but a text that is longer than the header of a database" * 20)
+    with closing(sqlite3.connect(tmp_path / "other", isolation_level=None)) as other:
+        other.execute("create table bookmarks (name text)")
+    os.mkfifo(tmp_path / "pipe")
+    before = {file.name: (file.stat().st_mode, file.stat().st_size) for file in tmp_path.iterdir()}
+    for name, why in (("text", "not a database"), ("other", "a database of something else"), ("pipe", "it is no file")):
+        with pytest.raises(QueueFileError, match=f"{name} cannot be opened as a queue: .*{why}"):
+            Queue(tmp_path / name)
+    with pytest.raises(QueueFileError, match=r"text/queue cannot be opened as a queue: .*text is no folder"):
+        Queue(tmp_path / "text" / "queue")
+    assert {file.name: (file.stat().st_mode, file.stat().st_size) for file in tmp_path.iterdir()} == before
+    (tmp_path / "empty").touch(0o644)
+    Queue(tmp_path / "empty").close()
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == 0o600
 
 
 def test_waiting_for_jobs_of_another_process(queue: Queue) -> None:
