@@ -42,7 +42,8 @@ class Writer:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".graphengine-"):
                 pass
         except OSError as error:
-            raise FileError(f"the folder {folder} cannot be written: {error.strerror or error}") from None
+            why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
+            raise FileError(f"the folder {folder} cannot be written: {why}") from None
 
     def write(self, name: str, value: Any, text: Text) -> tuple[list[Path], list[Any]]:
         """Write an output, a list item by item; returns the files, and the values that are no files but plain."""

@@ -57,13 +57,14 @@ def hand_over(
         return False
     from graphengine.cli.values import parse_sets
     from graphengine.cli.watching import Following
+    from graphengine.outputs import Writer
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
 
     inputs = parse_sets(graph, sets)
     graph.check()
     print_problems(problem for problem in graph.problems() if problem.severity == "warning")
-    out.mkdir(parents=True, exist_ok=True)
+    Writer(out, "")  # a folder that cannot be written is told now, not by the job
     queue = Queue(file)
     following = Following(queue, previews=False)  # before the job is there, so that none of its steps is missed
     number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)

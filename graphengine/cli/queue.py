@@ -68,13 +68,13 @@ def submit(
     """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder."""
     graph = load_workflow(file, packs)
     from graphengine.cli.values import parse_sets
+    from graphengine.outputs import Writer
     from graphengine.service.submit import submit as put
 
     inputs = parse_sets(graph, set)
+    Writer(out, "")  # a folder that cannot be written is told now, not when the job runs
     with _queue(queue) as base:
-        number = put(
-            base, graph, inputs, user=user, priority=priority, exact=exact, out=out, name=workflow_name(graph)
-        )
+        number = put(base, graph, inputs, user=user, priority=priority, exact=exact, out=out, name=workflow_name(graph))
     print(json_.dumps({"job": number}) if json else f"job {number}")
 
 

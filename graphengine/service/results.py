@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.evaluate import Result
 from graphengine.service.database import QueueError
 from graphengine.service.document import Files, Request, result_tree
 from graphengine.service.jobs import Attempt
+
+if TYPE_CHECKING:
+    from graphengine.outputs import Writer
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
@@ -22,27 +25,26 @@ def deliver(
     files: Files,
     name: str,
     finishers: Mapping[str, Finisher],
-    about: Callable[[Mapping[str, str]], object],
+    writer: Writer | None,
 ) -> dict[str, Any]:
     """Write what a job asks for; returns what its user is told.
 
     Args:
         name: The job's folder among the files.
-        about: Told before files of the job's outputs appear, see `outputs.Writer`.
+        writer: Of the folder that the job asks for, if it asks for one.
 
     Raises:
         FileError: Something cannot be written.
         QueueError: There is no such finisher.
     """
-    from graphengine.outputs import Writer, write_outputs
+    from graphengine.outputs import write_outputs
 
     names = request.want if request.want is not None else list(result)
     outputs = dict(zip(names, result.outputs.values(), strict=True))
     trees = result_tree(outputs, name, files)  # first: if that fails, nobody has a picture of a job that failed
     written: dict[str, Any] = {}
     paths: list[str] = []
-    if request.out is not None:
-        writer = Writer(request.out, request.name, about)
+    if writer is not None:
         inputs = dict(request.inputs)
         written = write_outputs(request.graph, inputs, result, writer, exact=request.exact, base=request.base)
         paths = [str(file) for file in writer.files]

@@ -22,6 +22,7 @@ from graphengine.service.queue import LeaseLost
 from graphengine.service.results import deliver, remove_written
 
 if TYPE_CHECKING:
+    from graphengine.outputs import Writer
     from graphengine.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,9 @@ class JobRun:
             body = service.queue.body(job.id)
             request = request_of(body, service.files)
             request.exact |= service.batch_invariant
+            writer = self._writer(request)
             result = self._evaluate(request)
-            told = self._deliver(request, result, body["files"]) | {"calls": self._calls}
+            told = self._deliver(request, result, body["files"], writer) | {"calls": self._calls}
         except Cancelled:
             if service.stopping and not service.queue.get(job.id).cancelling:
                 lease.lost(job.id, job.attempt, "the service that ran it was stopped")
@@ -109,16 +111,21 @@ class JobRun:
             cancellation=self._cancellation,
         )
 
-    def _deliver(self, request: Request, result: Result, name: str) -> dict[str, Any]:
-        service, job = self.service, self.job
+    def _writer(self, request: Request) -> Writer | None:
+        """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
+        from graphengine.outputs import Writer
+
         coming: dict[str, str] = {}
 
         def about(marks: Mapping[str, str]) -> None:
             coming.update(marks)
-            self.lease.writes(job.id, job.attempt, coming)
+            self.lease.writes(self.job.id, self.job.attempt, coming)
 
-        remove_written(service.queue.attempts(job.id)[:-1])  # who died between writing files and saying so
-        return deliver(request, result, service.files, name, service.finishers, about)
+        return None if request.out is None else Writer(request.out, request.name, about)
+
+    def _deliver(self, request: Request, result: Result, name: str, writer: Writer | None) -> dict[str, Any]:
+        remove_written(self.service.queue.attempts(self.job.id)[:-1])  # who died between writing files and saying so
+        return deliver(request, result, self.service.files, name, self.service.finishers, writer)
 
     # --- what it hears of its run -------------------------------------------------------------------------------------
 

@@ -143,3 +143,14 @@ def test_who_lost_the_lease_announces_no_files(tmp_path: Path) -> None:
         second.writes(number, 1, {"c": "5:6"})
     second.claim(number, "second")
     assert [attempt.files for attempt in queue.attempts(number)] == [{"a": "1:2", "b": "3:4"}, {}]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    heard: list[str] = []
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        service.subscribe(lambda event: heard.append(event.kind))
+        (job,) = service.wait(service.submit(of("double"), {"x": 1}, out=tmp_path / "file"), timeout=600)
+    assert job.error == f"the folder {tmp_path / 'file'} cannot be written: a file is in its place"
+    assert job.state is State.FAILED
+    assert "node_started" not in heard
