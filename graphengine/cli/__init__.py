@@ -25,12 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    from graphengine.cli.app import application
-
     # What libraries think of each other's versions is of no use to who wants a picture.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        from graphengine.cli.app import application  # here: Ctrl-C comes also while this is imported
+
         application(given)(args=given, prog_name="graphengine")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

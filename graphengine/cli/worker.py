@@ -6,12 +6,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphengine.cli.common import Debug, Packs, Roots, device_option, guarded, load_packs
 from graphengine.errors import WorkflowError
+
+if TYPE_CHECKING:
+    from graphengine.service.service import Service
 
 
 @guarded
@@ -58,7 +61,7 @@ def command(
     """Run the jobs of this user's queue until it is interrupted.
 
     Where one runs already, this one stands by and takes over when that one has ended. Ctrl-C lets the jobs end that
-    run; those that wait stay in the queue.
+    run; those that wait stay in the queue. A second Ctrl-C lets no job end: those that run are begun again later.
     """
     load_packs(packs)
     from graphengine.service.here import queue_file
@@ -67,9 +70,9 @@ def command(
         from graphengine.service.logs import log_event, log_to
 
         log_to(log)
-    stop = threading.Event()
+    stop, again = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: (again if stop.is_set() else stop).set())
     file = queue or queue_file()
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
@@ -96,8 +99,16 @@ def command(
         does = "running" if service.active else "standing by for another worker that runs"
         print(f"{does} the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
         stop.wait()
-        print("stopping", flush=True)
+        print("stopping when the running jobs are done; Ctrl-C again leaves them to be begun again", flush=True)
+        threading.Thread(target=_let_go, args=(service, again), daemon=True).start()
     return None
+
+
+def _let_go(service: Service, again: threading.Event) -> None:
+    """Leave the jobs that run at every further signal."""
+    while again.wait():
+        again.clear()
+        service.let_go()
 
 
 def _on_ray(backend: str, address: str | None, device: list[str] | None, gpus: float | None, shared: Any) -> bool:

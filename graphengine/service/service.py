@@ -125,7 +125,7 @@ class Service:
         """Begin no more jobs; those that run are finished, or with `finish=False` left to be begun again."""
         self._stopping.set()
         if not finish:
-            self._cancel_all()
+            self.let_go()
         if self._thread.ident is not None:
             self._thread.join()
         for thread in list(self._threads):
@@ -138,6 +138,11 @@ class Service:
                 log.warning("%s", error)
         if self._made is not None:
             self._made.close()
+
+    def let_go(self) -> None:
+        """Stop within a step, also while `stop` waits: jobs that run are left to be begun again."""
+        self._stopping.set()
+        self._cancel_all()
 
     # --- what users do ------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_ctrl_c_ends_within_a_step(workflow: Write, tmp_path: Path) -> None:
     assert err == "cancelled\n"
     assert json.loads(out.splitlines()[-1]) == {"kind": "error", "code": 130, "error": "cancelled"}
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "from graphengine.cli import main\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.exit(main(['queue', 'list']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "cancelled\n")
 
 
 def test_sigterm_does_the_same(workflow: Write, tmp_path: Path) -> None:

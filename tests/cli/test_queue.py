@@ -200,6 +200,23 @@ def test_ctrl_c_of_the_worker_lets_running_jobs_end(cli: Run, worker: Start, sta
     assert show(cli, 1)["state"] == "done"
 
 
+def test_a_second_ctrl_c_of_the_worker_leaves_running_jobs_to_be_begun_again(
+    cli: Run, worker: Start, state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wait.yaml").write_text(WAIT)
+    process = worker()
+    cli("queue", "submit", "wait.yaml")
+    running(state)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert "Ctrl-C again" in process.stdout.readline()
+    assert show(cli, 1)["state"] == "running"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    job = show(cli, 1)
+    assert (job["state"], job["attempts"][0]["error"]) == ("queued", "the service that ran it was stopped")
+
+
 def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
     (tmp_path / "wait.yaml").write_text(WAIT)
     first = worker()
