@@ -292,7 +292,7 @@ def watch(
 
     with _queue(queue) as base:
         if json or not sys.stdout.isatty():  # a table that lives is for a terminal
-            for line in Following(base, job, previews=json).lines(job):
+            for line in Following(base, job, previews=json).lines():
                 print(json_.dumps(line) if json else _event(line), flush=True)
         else:
             table(base, job)

@@ -32,7 +32,7 @@ class Following:
     """
 
     def __init__(self, queue: Queue, job: int | None = None, previews: bool = True) -> None:
-        self.queue, self._last = queue, queue.last_change()
+        self.queue, self.job, self._last = queue, job, queue.last_change()
         self._first = None if job is None else queue.get(job)
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._listening = threading.Event()
@@ -60,7 +60,8 @@ class Following:
                 yield self._told.get(timeout > 0, timeout)
 
     def lines(self, job: int | None = None) -> Iterator[dict[str, Any]]:
-        """All that happens to a job, until it has ended, or to all jobs for ever."""
+        """All that happens to a job (by default the one known already) until it has ended, or to all jobs for ever."""
+        job = self.job if job is None else job
         if self._first is not None:
             yield {"job": self._first.id, "kind": self._first.state, "time": self._first.created}
             if self._first.state.ended:

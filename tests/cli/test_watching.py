@@ -26,4 +26,6 @@ def test_a_short_job_is_followed_whole(tmp_path: Path) -> None:
             assert kinds[-1] == "done"
             assert kinds.count("progress") == 10
             assert kinds.count("node_finished") == 1
-            assert [line["kind"] for line in Following(queue, job).lines(job)] == ["done"]
+            assert [line["kind"] for line in Following(queue, job).lines()] == ["done"]
+        later = service.submit(graph, {"x": 10})
+        assert [line["kind"] for line in Following(queue, later).lines()][-1] == "done"
