@@ -262,6 +262,9 @@ class Service:
         waiting = self.queue.waiting(LOOK)
         if len(waiting) == LOOK:  # others may wait behind the many of one user
             waiting += [job for job in self.queue.first_of_users() if all(job.id != one.id for one in waiting)]
+        with self._lock:  # who has nothing here any more is forgotten
+            here = {job.user for job in waiting}.union(self._users)
+        self._begun = Counter({user: count for user, count in self._begun.items() if user in here})
         while waiting and room > 0 and not self._stopping.is_set():
             top = waiting[0].priority
             candidates: dict[str, Job] = {}

@@ -133,6 +133,13 @@ def test_priorities_and_users(backend: Runners, tmp_path: Path) -> None:
     assert max(order.index(n) for n in few) < max(order.index(n) for n in many)
 
 
+def test_users_of_whom_nothing_waits_or_runs_are_forgotten(tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        service.wait(*[service.submit(of("double"), {"x": n}, user=f"once {n}") for n in range(10)], timeout=600)
+        service.wait(service.submit(of("nap", seconds=1.0), {"x": 1}, user="last"), timeout=600)
+        assert set(service._begun) <= {"last"}
+
+
 def test_poison_ends_after_its_attempts_and_the_queue_goes_on(backend: Runners, tmp_path: Path) -> None:
     made = backend(told=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", made, DiskStore(tmp_path / "store")) as service:
