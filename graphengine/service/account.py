@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import time
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,8 @@ def account(queue: Queue, number: int) -> str:
         link = request.graph.outputs.get(name)
         seen = recorder.nodes.get(link.node if link is not None else name)
         if seen is not None and tree is not None:
-            seen.value, seen.known = from_tree(tree, lambda blob: files.get(body["files"], blob)), True
+            with contextlib.suppress(FileNotFoundError):  # what was finished keeps no bytes, see `results.Finisher`
+                seen.value, seen.known = from_tree(tree, lambda blob: files.get(body["files"], blob)), True
     more = _attempts(job, queue.attempts(number)) + _calls(job, calls)
     return page(request.graph, recorder, request.inputs, f"Job {number}: {request.name}", more)
 
@@ -58,6 +60,7 @@ def _attempts(job: Job, attempts: Sequence[Attempt]) -> str:
         ended = "" if attempt.ended is None else f"{attempt.ended - attempt.started:.2f} s"
         begun = f"{_clock(attempt.started)} (waited {attempt.started - job.created:.2f} s)"
         rows.append((f"attempt {attempt.number}: {attempt.outcome}", begun, f"{attempt.worker} {ended}", attempt.error))
+    rows += [("wrote", file, "", "") for file in (job.result or {}).get("files", ())]
     return f"<h2>The job</h2>{_table(('', 'at', 'by', ''), rows)}"
 
 

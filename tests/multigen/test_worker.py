@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 from graphengine_nodes.prompts import LONGEST
 
+from graphengine.service.account import account
 from graphengine.service.submit import files_of
 from multigen.worker import ServiceThread
 
@@ -55,6 +56,10 @@ def test_the_queue_keeps_no_bytes_of_what_is_done(worker: ServiceThread) -> None
     folders = [files_of(worker.queue).folder / worker.queue.body(job)["files"] for job in jobs]
     assert len(folders) == 3
     wait_for(lambda: not any(folder.exists() for folder in folders))
+    page = account(worker.queue, max(jobs))  # it tells where the picture is, and what took how long
+    (file,) = worker.queue.get(max(jobs)).result["files"]
+    assert f"<td>wrote</td><td>{file}</td>" in page
+    assert "Workers</h2>" in page
 
 
 def test_one_callback_that_raises_stops_nothing(worker: ServiceThread) -> None:
