@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import logging
 import operator
 import sys
@@ -373,3 +374,12 @@ class ServiceThread(threading.Thread):
 def _interrupted() -> bool:
     """Whether the script has ended with Ctrl-C."""
     return not threading.main_thread().is_alive() and getattr(sys, "last_type", None) is KeyboardInterrupt
+
+
+def _unraisable(told: sys.UnraisableHookArgs, before: Callable[[sys.UnraisableHookArgs], object]) -> None:
+    """Ctrl-C while Python waits for nothing but a ServiceThread ends it, and is no error to be told of."""
+    if told.exc_type is not KeyboardInterrupt or told.object is not threading:
+        before(told)
+
+
+sys.unraisablehook = functools.partial(_unraisable, before=sys.unraisablehook)

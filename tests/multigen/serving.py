@@ -134,9 +134,12 @@ if 'error' not in result:
 """The documented example, without a main guard; then its main thread ends."""
 
 
-def start(config: Path, finish: str, steps: int = 2, more: str = "") -> subprocess.Popen[str]:
+def start(
+    config: Path, finish: str, steps: int = 2, more: str = "", stderr: int | None = None
+) -> subprocess.Popen[str]:
     text = SCRIPT.replace("FINISH", finish).replace("STEPS", str(steps)) + more
-    return subprocess.Popen([sys.executable, "-c", text], cwd=config.parent, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", text]
+    return subprocess.Popen(command, cwd=config.parent, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
 def read_until(process: subprocess.Popen[str], line: str) -> list[str]:

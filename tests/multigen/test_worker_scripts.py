@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -35,12 +36,13 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_script_whose_main_thread_ends_gets_its_pictures_and_lives_until_ctrl_c(tmp_path: Path) -> None:
-    script = start(prepare(tmp_path), OVER)
+    script = start(prepare(tmp_path), OVER, stderr=subprocess.PIPE)
     assert names(read_until(script, "over")) == NAMES
     workers = children(script.pid)
     assert workers
     script.send_signal(signal.SIGINT)  # it never stops by itself
-    script.wait(PATIENCE)
+    _, told = script.communicate(timeout=PATIENCE)
+    assert "Exception ignored" not in told
     assert gone(workers)
 
 
