@@ -65,6 +65,7 @@ def command(
     """
     load_packs(packs)
     from graphengine.service.here import queue_file
+    from graphengine.service.lease import holder
 
     if log is not None:
         from graphengine.service.logs import log_event, log_to
@@ -97,6 +98,8 @@ def command(
             Metrics(service).serve(metrics_port)
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         does = "running" if service.active else "standing by for another worker that runs"
+        if not service.active and holder(service.queue) is None:  # its file cannot be written
+            does = "standing by until it can run"
         print(f"{does} the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
         stop.wait()
         print("stopping when the running jobs are done; Ctrl-C again leaves them to be begun again", flush=True)

@@ -209,7 +209,7 @@ class Service:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        renewed = 0.0
+        renewed, told = 0.0, ""
         while not self._stopping.is_set():
             try:
                 if self._lease is None:
@@ -222,13 +222,15 @@ class Service:
                 if self._lease is not None:
                     self._look_after(self._lease)
                     self._claim(self._lease)
+                told = ""
                 self.queue.wait_for_change(min(0.25, self.seconds / 4))
             except LeaseLost as error:
                 log.warning("%s; its jobs are let go here", error)
                 self._lease = None
                 self._cancel_all()
-            except QueueError as error:  # a full disk, a locked file: it is tried again
-                log.error("%s", error)
+            except QueueError as error:  # a full disk, a locked file: it is tried again, and told once
+                if str(error) != told:
+                    log.error("%s; it is tried again until it can", told := str(error))
                 self._stopping.wait(0.5)
             except Exception:  # whatever it was: jobs wait for this thread
                 log.exception("the jobs of %s could not be looked after", self.queue.file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from graphengine.cache import DiskStore
 from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
+from graphengine.service.jobs import NewJob, State
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 
@@ -131,6 +132,21 @@ def test_priorities_and_users(backend: Runners, tmp_path: Path) -> None:
         service.wait(*many, *few, urgent, timeout=600)
     assert order[0] == urgent
     assert max(order.index(n) for n in few) < max(order.index(n) for n in many)
+
+
+def test_a_queue_that_cannot_be_written_is_told_once_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue(tmp_path / "q.sqlite", patience=0.0)
+    queue.submit(NewJob({"nonsense": 1}))
+    other = sqlite3.connect(tmp_path / "q.sqlite", isolation_level=None)
+    other.execute("begin immediate")
+    with Service(queue, InlineRunner(), seconds=1) as service:
+        time.sleep(2)
+        other.execute("rollback")
+        service.wait(1, timeout=600)
+    told = [record.message for record in caplog.records if "it is tried again" in record.message]
+    assert told == [f"{tmp_path / 'q.sqlite'} cannot be written: database is locked; it is tried again until it can"]
 
 
 def test_users_of_whom_nothing_waits_or_runs_are_forgotten(tmp_path: Path) -> None:
