@@ -17,11 +17,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     # Until something is computed, Python's search for garbage finds nothing and takes time from the imports.
     gc.disable()
+    _open_streams()
     try:
         return _main(arguments)
     finally:
         gc.freeze()  # all that was imported ends with the process: to take it apart first would take long
         gc.enable()
+
+
+def _open_streams() -> None:
+    """Let standard streams that whoever started this has closed lead nowhere; no file gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
 
 
 def _main(arguments: Sequence[str] | None) -> int:

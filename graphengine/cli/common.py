@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json as json_
 import os
@@ -112,7 +113,7 @@ def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> in
             found: dict[str, Any] = {"kind": "error", "code": code, "error": sentence(error)}
             if isinstance(error, WorkflowError):
                 found["problems"] = [problem.as_dict() for problem in error.problems]
-            print(json_.dumps(found), flush=True)
+            _print_json(found)
         if debug:
             import traceback
 
@@ -127,6 +128,16 @@ def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> in
     return code
 
 
+def _print_json(data: dict[str, Any]) -> None:
+    """A line on standard output; where there is no room for it, nothing."""
+    try:
+        print(json_.dumps(data), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        leave_output()
+
+
 def sentence(error: BaseException) -> str:
     """An error as one sentence, without a traceback."""
     if isinstance(error, KeyboardInterrupt | Cancelled):
@@ -134,7 +145,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, GraphEngineError):
         return str(error)
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
+        full = "standard output, or a file, cannot be written: " if error.errno == errno.ENOSPC else ""
+        place = f"{error.filename}: " if error.filename else full
         return f"{place}{error.strerror or error}"
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
@@ -147,7 +159,7 @@ def print_problems(problems: Iterable[Problem]) -> None:
 
 
 def leave_output() -> None:
-    """Let what is still to be written to standard output go nowhere: its reader went away."""
+    """Let what is still to be written to standard output go nowhere: its reader went away, or it is full."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

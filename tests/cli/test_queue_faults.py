@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from graphengine.service.jobs import NewJob
 from graphengine.service.queue import Queue
 
+from .conftest import command, environment
 from .test_queue import Run, Start, running, state, worker
 
 __all__ = ["state", "worker"]  # fixtures
@@ -68,6 +71,18 @@ def _tear(file: Path) -> None:
     queue.close()
     content = file.read_bytes()
     file.write_bytes(content[:4096] + bytes(len(content) - 4096))
+
+
+def test_standard_streams_that_are_closed_or_full(cli: Run, paint: Path, state: Path, tmp_path: Path) -> None:
+    cli("queue", "submit", "paint.yaml", "--set", f"prompt={'long ' * 5000}")
+    given: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path)}
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command("queue", "list")], **given)
+    assert closed.returncode == 0
+    for arguments in (["list"], ["list", "--json"], ["show", 1, "--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command("queue", *arguments), stdout=full, stderr=subprocess.PIPE, text=True, **given)
+        assert done.returncode == 3
+        assert done.stderr == "standard output, or a file, cannot be written: No space left on device\n"
 
 
 def test_a_worker_of_a_damaged_queue(cli: Run, tmp_path: Path) -> None:
