@@ -201,14 +201,14 @@ def limit(
 @commands.command("wait")
 @guarded
 def wait(
-    jobs: Numbers,
+    jobs: Annotated[list[int] | None, typer.Argument(metavar="[JOB...]", help="All that wait or run if none.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="In seconds.")] = None,
     queue: File = None,
     debug: Debug = False,
 ) -> int | None:
     """Wait until jobs have ended; 0 if all are done, else 1."""
     with _queue(queue) as base:
-        found = base.wait(*jobs, timeout=timeout)
+        found = base.wait(*(jobs or base.unfinished()), timeout=timeout)
     for job in found:
         print(f"job {job.id} is {job.state}{f': {job.error}' if job.error else ''}")
     return None if all(job.state == "done" for job in found) else FAILED

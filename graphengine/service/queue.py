@@ -164,6 +164,10 @@ class Queue(Database):
         """The jobs that run, or were running when their process died."""
         return [job_of(row) for row in self.read(f"select {COLUMNS} from jobs where state = 'running' order by id")]
 
+    def unfinished(self) -> list[int]:
+        """The numbers of all jobs that have not ended, paused ones too, as they came."""
+        return [id for (id,) in self.read("select id from jobs where state in ('queued', 'running') order by id")]
+
     def history(
         self,
         states: Iterable[State] = tuple(State),

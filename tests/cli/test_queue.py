@@ -88,6 +88,7 @@ def test_jobs_without_a_worker(cli: Run, paint: Path, state: Path) -> None:
     assert cli("queue", "limit").code == 0
     assert cli("queue", "wait", 2).code == 1
     assert cli("queue", "wait", 1, "--timeout", 0.1).out == "job 1 is queued\n"
+    assert cli("queue", "wait", "--timeout", 0.1).out == "job 1 is queued\n"  # all that have not ended
     assert cli("queue", "delete", 2).code == 0
     stats = json.loads(cli("queue", "stats", "--json").out)
     assert (stats["queued"], stats["cancelled"], stats["service"], stats["workers"]) == (1, 1, False, [])
