@@ -45,7 +45,7 @@ def subgraph(graph: Graph, links: list[Link]) -> Graph:
             keep.add(id)
             stack.extend(link.node for _, link in graph.nodes[id].sources())
     part = Graph(graph.title, graph.description)
-    part.file, part.ui = graph.file, dict(graph.ui)
+    part.file, part.base, part.ui = graph.file, graph.base, dict(graph.ui)
     used = {link for id in keep for _, link in graph.nodes[id].sources()} | set(links)
     part.inputs = {n: i for n, i in graph.inputs.items() if Link(INPUTS, n) in used}
     part.values = {n: v for n, v in graph.values.items() if Link(VALUES, n) in used}
@@ -61,6 +61,6 @@ def copy(graph: Graph) -> Graph:
     twin = Graph(graph.title, graph.description)
     merge(twin, graph)
     twin.inputs, twin.outputs, twin.values = dict(graph.inputs), dict(graph.outputs), dict(graph.values)
-    twin.ui, twin.file, twin.lines = dict(graph.ui), graph.file, graph.lines
+    twin.ui, twin.file, twin.base, twin.lines = dict(graph.ui), graph.file, graph.base, graph.lines
     twin.problems_at_load = list(graph.problems_at_load)
     return twin

@@ -27,7 +27,7 @@ from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
 from graphengine.types import coerce
-from graphengine.validate import check_problems, literal_problem, node_problems
+from graphengine.validate import check_problems, literal_problem, node_problems, too_many
 
 IDLE_PLANS = 4
 """How many plans a graph keeps for later runs."""
@@ -213,6 +213,10 @@ def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
         socket = node.sockets.get(socket_name)
         if const is None or socket is None or const.value is None:
             continue
+        mapped = len(const.value) if socket_name in node.each and isinstance(const.value, list) else 0
+        if (problem := too_many(mapped, Where(node=INPUTS, socket=link.port))) is not None:
+            found.setdefault(link.port, problem)
+            continue
         for value in const.value if socket_name in node.each and isinstance(const.value, list) else [const.value]:
             if (problem := literal_problem(socket, value, Where(node=INPUTS, socket=link.port))) is not None:
                 found.setdefault(link.port, replace(problem, hint=f"as {id}.{socket_name} takes it"))
@@ -227,7 +231,7 @@ def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
 
 def folder_of(graph: Graph) -> Path:
     """Where relative paths in a graph start."""
-    return graph.file.absolute().parent if graph.file is not None else Path.cwd()
+    return graph.folder or Path.cwd()
 
 
 def check_changes(graph: Graph) -> None:

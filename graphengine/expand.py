@@ -36,6 +36,7 @@ from graphengine.task import (
     value_of,
 )
 from graphengine.types import is_named_tuple, socket_type
+from graphengine.validate import too_many
 
 _serials = itertools.count(1)
 _DEPTH = re.compile(r"#(\d{1,9})")
@@ -165,7 +166,7 @@ class Expander:
     def _inline(self, task: Task, graph: Graph) -> None:
         scope: dict[Link, Source] = {}
         given = dict(task.links)
-        base = graph.file.absolute().parent if graph.file is not None else self._bases.get(task)
+        base = graph.folder or self._bases.get(task)
         for name, declared in graph.inputs.items():
             source = given.get(name)
             if source is None or (type(source) is Const and source.value is None and declared.default is not None):
@@ -298,6 +299,8 @@ class Expander:
                 Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}",
                         Where(node=task.id))
             )
+        if (problem := too_many(next(iter(lengths.values()), 0), Where(node=task.id))) is not None:
+            raise WorkflowError(problem)
         single = Node(node.kind, node.args)
         children = []
         for n in range(next(iter(lengths.values()), 0)):

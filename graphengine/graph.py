@@ -50,6 +50,7 @@ class Graph:
         values: Literals that JSON cannot hold, linked as `values.NAME`.
         title, description: For people.
         file: The workflow file it was read from; relative paths start in its folder.
+        base: Where they start if it was read from no file.
         lines: Line numbers in that file by path (`("nodes", "model", "with", "source")`).
         problems_at_load: What was wrong with the file but does not keep it from being a graph.
     """
@@ -62,6 +63,7 @@ class Graph:
         self.values: dict[str, Any] = {}
         self.ui: dict[str, Any] = {}
         self.file: Path | None = None
+        self.base: Path | None = None
         self.lines: Mapping[tuple[Any, ...], int] = {}
         self.problems_at_load: list[Problem] = []
         self._counts: dict[str, int] = {}
@@ -371,6 +373,11 @@ class Graph:
     @property
     def name(self) -> str:
         return self.title or "workflow"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative paths in it start; None for the current folder, or that of the graph that it is part of."""
+        return self.file.absolute().parent if self.file is not None else self.base
 
     @property
     def sockets(self) -> dict[str, Socket]:

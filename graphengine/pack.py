@@ -172,6 +172,11 @@ def stamp(pack: Pack) -> tuple[str, ...]:
     return found
 
 
+def sources_of(pack: Pack) -> str | None:
+    """The hash of its sources, where that stands for its state."""
+    return next((part for part in stamp(pack) if "==" not in part), None)
+
+
 def _stamp(pack: Pack) -> tuple[str, ...]:
     found = _libraries(pack)
     if pack.distribution is not None and (version := _version(pack.distribution)) and not _is_local(pack.distribution):

@@ -104,7 +104,8 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             facts[name if separator else f"the sources of pack {pack}"] = version if separator else name
     for id, weights in (record.get("weights") or {}).items():
         facts[f"the weights of {id} ({weights.get('name') or weights.get('type')})"] = weights.get("digest")
-    return facts | {name: value for name, value in (record.get("made") or {}).items() if name not in facts}
+    made = (record.get("made") or {}).items()
+    return facts | {name: value for name, value in made if name not in facts and name != "worker"}  # that is a name
 
 
 def _told(value: Any) -> str:

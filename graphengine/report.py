@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str
     notes, colours = {}, {}
     for id in graph.nodes:
         seen = recorder.nodes.get(id)
-        notes[id] = how(seen.reuse, seen.seconds) if seen and not seen.error else "failed" if seen else "not needed"
+        notes[id] = _fate(id, seen, recorder)
         if seen is not None:
             colours[id] = "#e8a0a0" if seen.error else COLOURS.get(seen.reuse or Reuse.COMPUTED, "#fff")
     took = f"<p>{recorder.elapsed:.2f} s</p>" if recorder.elapsed is not None else ""
@@ -139,6 +139,20 @@ def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
+
+
+def _fate(id: str, seen: Seen | None, recorder: Recorder) -> str:
+    """What became of a node, in words."""
+    if seen is not None:
+        return "failed" if seen.error else how(seen.reuse, seen.seconds)
+    if parts := sum(map(_inside(id), recorder.nodes)):
+        return f"became {parts}"
+    return "not reached" if recorder.error else "not needed"
+
+
+def _inside(id: str) -> Callable[[str], bool]:
+    """Whether a node is an item of another one, or of what that became."""
+    return lambda other: other.startswith((f"{id}/", f"{id}["))
 
 
 def how(reuse: Reuse | None, seconds: float | None) -> str:
@@ -173,9 +187,9 @@ def _sections(graph: Graph, recorder: Recorder) -> Iterator[str]:
         type_ = seen.type if seen is not None else graph.nodes[id].type
         head = f'<h3>{html.escape(id)} <span class="type">{html.escape(type_)}</span> '
         if seen is None:
-            if any(other.startswith((f"{id}/", f"{id}[")) for other in inner):
+            if any(map(_inside(id), inner)):
                 continue  # what it became is shown
-            yield f"<section>{head}not needed</h3></section>"
+            yield f"<section>{head}{_fate(id, None, recorder)}</h3></section>"
         elif seen.error:
             yield f'<section>{head}</h3><p class="error">{html.escape(seen.error)}</p></section>'
         else:

@@ -116,6 +116,10 @@ class FakeWorker:
 
 
 class _ThreadWorker(Worker):
+    def absent(self) -> str | None:
+        """Its device is only said to be there."""
+        return None
+
     def end(self) -> None:
         """There is nobody to work for any more: what it computes is cancelled."""
         for context in list(self._contexts.values()):

@@ -192,6 +192,19 @@ def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
     return Problem(kind, sentence, where, expected=expected, found=found, nearest=nearest(str(value), known))
 
 
+MOST_MAPPED = 20_000
+"""Items that a node is mapped over at most: each is a task of its own, of 15 KB."""
+
+
+def too_many(count: int, where: Where) -> Problem | None:
+    """What is wrong with mapping a node over so many items, if something is."""
+    if count <= MOST_MAPPED:
+        return None
+    hint = "split the list over several runs or jobs"
+    what = f"{count:,} items are more than a node is mapped over ({MOST_MAPPED:,})"
+    return Problem("too large", what, where, hint=hint)
+
+
 def _mapping(node: Node, id: str) -> Iterator[Problem]:
     for name in node.each:
         if name not in node.args:
@@ -202,6 +215,9 @@ def _mapping(node: Node, id: str) -> Iterator[Problem]:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         yield Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}", Where(node=id))
+    for name, length in lengths.items():
+        if (problem := too_many(length, Where(node=id, socket=name))) is not None:
+            yield problem
 
 
 def link_problems(graph: Graph, link: Link) -> Iterator[Problem]:

@@ -106,7 +106,9 @@ def from_document(
     """
     folder = Path.cwd() if base is None else Path(base).absolute()
     reach = Reach(folder, _folders(roots), fetch, open_file=_open)
-    return Reader(lines or {}, None, name, reach).graph_of(migrated(data, Where(file=name)))
+    graph = Reader(lines or {}, None, name, reach).graph_of(migrated(data, Where(file=name)))
+    graph.base = None if base is None else folder
+    return graph
 
 
 def to_document(
@@ -132,7 +134,7 @@ def to_document(
         WorkflowError: A literal is no data; holds every such problem.
         FileError: A value's file cannot be written.
     """
-    base = graph.file.absolute().parent if graph.file is not None else Path.cwd()
+    base = graph.folder or Path.cwd()
     folder = base if values_folder is None else Path(values_folder).absolute()
     stem = stem or (graph.file.stem if graph.file is not None else "workflow")
 

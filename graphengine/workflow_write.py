@@ -108,7 +108,7 @@ class Writer:
         Raises:
             WorkflowError: A part of it cannot be written; holds all problems.
         """
-        base = graph.file.absolute().parent if graph.file is not None else Path.cwd()
+        base = graph.folder or Path.cwd()
         data = {"version": FORMAT, **_Part(self, graph, base, "").data(0)}
         if self.problems:
             raise WorkflowError(self.problems)
@@ -129,7 +129,7 @@ class _Part:
 
     def __init__(self, writer: Writer, graph: Graph, base: Path, prefix: str) -> None:
         self.writer, self.graph, self.prefix = writer, graph, prefix
-        self.base = graph.file.absolute().parent if graph.file is not None else base
+        self.base = graph.folder or base
         self.moved = self.base != writer.folder
         self.values: dict[str, Any] = {}
         self.by_digest: dict[str, str] = {}

@@ -129,6 +129,7 @@ class DiskStore:
 
     def _write(self, file: Path, content: bytes) -> None:
         if file.parent not in self._made:
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)  # what was made is nobody else's business
             file.parent.mkdir(parents=True, exist_ok=True)
             self._made.add(file.parent)
         temporary = file.parent / f".{uuid.uuid4().hex}.tmp"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pytest
 
 from graphengine import Graph, Lazy, NodeError, Reuse, Store, WorkflowError, collect, each, node, when
+from graphengine.errors import Where
 from graphengine.testing import Recorder
 
 from .sample import (
@@ -402,6 +403,23 @@ def test_unequal_lengths_are_told_when_they_are_known(store: Store) -> None:
     with pytest.raises(WorkflowError, match="equally long") as caught:
         g.run(want=out, store=store)
     assert caught.value.problems[0].kind == "unequal lengths"
+
+
+def test_a_list_that_is_too_long_is_refused_when_it_is_known(store: Store) -> None:
+    sentence = r"1,000,000 items are more than a node is mapped over \(20,000\)"
+    many = list(range(1_000_000))
+    with Graph(), pytest.raises(WorkflowError, match=sentence):
+        each(many, inc)
+    with Graph() as g:
+        given = g.input("items", list[int])
+        g.output("out", each(given, inc))
+    with pytest.raises(WorkflowError, match=sentence) as caught:
+        g.run(inputs={"items": many}, store=store)
+    assert caught.value.problems[0].where == Where(node="inputs", socket="items")
+    with Graph() as g:
+        out = each(upto(1_000_000), inc)
+    with pytest.raises(WorkflowError, match=sentence):
+        g.run(want=out, store=store)
 
 
 @pytest.mark.parametrize("make", [list, lambda: upto(0)], ids=["literal", "made"])

@@ -122,7 +122,7 @@ def test_differences() -> None:
     then = {"versions": {"graphengine": "1", "python": "3.11", "packs": {"p": ["torch==2", "abc"]}},
             "weights": {"m": {"name": "tiny", "digest": "x"}}, "made": {"device": "cpu", "batch": 4}}  # fmt: skip
     now = {"versions": {"graphengine": "1", "python": "3.12", "packs": {"p": ["torch==3", "abd"]}},
-           "weights": {"m": {"name": "tiny", "digest": "y"}}, "made": {"device": "cpu"}}  # fmt: skip
+           "weights": {"m": {"name": "tiny", "digest": "y"}}, "made": {"device": "cpu", "worker": "w1"}}  # fmt: skip
     assert differences(then, now) == [
         "python: 3.11 then, 3.12 now",
         "torch: 2 then, 3 now",

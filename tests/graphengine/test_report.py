@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from graphengine import Graph, NodeError, Result, SocketType, View, node, register_type, run
+from graphengine import Graph, NodeError, Result, SocketType, View, each, node, register_type, run
 from graphengine.events import Reuse
 from graphengine.report import MOST_ITEMS, Recorder, page, result_html, views, views_html
 
@@ -103,6 +103,16 @@ def test_a_page_shows_how_each_value_came() -> None:
     assert "from memory" in text
     assert "not needed" in text
     assert text.count("<img") == 1
+
+
+def test_a_node_that_became_others_is_no_node_that_was_not_needed() -> None:
+    with Graph() as graph:
+        graph.output("out", each(["a", "b", "c"], shout))
+    recorder = Recorder()
+    graph.run(listeners=[recorder])
+    text = page(graph, recorder, {})
+    assert "became 3" in text
+    assert "not needed" not in text
 
 
 def test_a_result_shows_itself_in_a_notebook() -> None:
