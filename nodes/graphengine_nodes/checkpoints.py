@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import platform
 import re
@@ -19,6 +20,8 @@ from typing import Any
 from graphengine.errors import FileError, ModelError
 from graphengine.files import cache_folder, confined, fingerprint
 from graphengine_nodes.references import digest_of
+
+log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -326,8 +329,17 @@ def note(digest: str, location: Location) -> None:
         temporary = file.with_name(f"{digest}.{os.getpid()}")
         temporary.write_text(text, "utf-8")
         os.replace(temporary, file)
-    except OSError:
-        pass  # Other processes will not find it; this one does.
+    except OSError as error:
+        _warn(
+            f"{file.parent} cannot be written ({error.strerror}): other processes, a service's workers too, will not "
+            "find models loaded here; set GRAPHENGINE_CACHE to a folder that can be"
+        )
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Once, not for each component."""
+    log.warning(sentence)
 
 
 def locate(digest: str, what: str) -> Location:
@@ -344,8 +356,9 @@ def locate(digest: str, what: str) -> Location:
             location = Location(Path(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(
-                f"the weights of {what} ({digest[:12]}) are not known on {platform.node()}; load them there once "
-                "(load_model, load_controlnet or load_lora) from a file or folder with the same content"
+                f"the weights of {what} ({digest[:12]}) are not known on {platform.node()} (in "
+                f"{cache_folder() / 'weights'}); load them there once (load_model, load_controlnet or load_lora) from "
+                "a file or folder with the same content"
             ) from None
         _locations[digest] = location
     if not location.path.exists():

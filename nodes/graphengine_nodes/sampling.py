@@ -51,6 +51,8 @@ Strength = Annotated[
     Range(0, 1, 0.05),
     Doc("How much of what it starts from is replaced; 1 is all. Default: the pipeline's own."),
 ]
+MOST_TOLD = 64
+"""Seeds of a batch that are told beside each of its pictures."""
 
 
 @node(version=1, on="device", batch=("positive", "seed"))
@@ -179,8 +181,11 @@ def _sample_many(
         if None not in results:
             raise Cancelled("all calls of this batch were cancelled")
 
+    told: dict[str, Any] = {"batch": sum(counts)}
+    if len(requests) > 1:
+        told["batch_seeds"] = [one if isinstance(one, int) else "drawn" for one in request.seeds][:MOST_TOLD]
     for index in requests:
-        ctx[index].note(batch=sum(counts))
+        ctx[index].note(**told)
     try:
         samples = family(model.family).sample(request, model.computes_on(ctx[0].device), step).samples
     except Cancelled:

@@ -152,7 +152,7 @@ class Store:
 
         import torch
 
-        self.clear(exact_device(device))
+        self.clear(_numbered(device))
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -334,7 +334,22 @@ def _weighty(model: Model, part: str) -> list[str]:
 
 
 def exact_device(device: str) -> str:
-    """A device with its number: `cuda` alone is whichever is current."""
+    """A device of this machine with its number: `cuda` alone is whichever is current.
+
+    Raises:
+        ModelError: This machine has no such device.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    count = getattr(getattr(torch, kind, None), "device_count", lambda: None)()
+    if kind != "cpu" and count is not None and int(number or 0) >= count:
+        there = ", ".join(f"{kind}:{n}" for n in range(count)) or f"no {kind} that torch can use"
+        raise ModelError(f"there is no {device} here: this machine has {there}; name another device, or none")
+    return _numbered(device)
+
+
+def _numbered(device: str) -> str:
     if device != "cuda":
         return device
     import torch

@@ -1,9 +1,9 @@
 """The oracle's other side: diffusers alone, in a process of its own.
 
-    python reference.py MODELS OUT.npz MODULE
+    python reference.py MODELS OUT.npz MODULE [DEVICE]
 
 MODELS is a folder with models, ControlNets and `*.safetensors`; OUT gets the float pictures of every case of MODULE,
-`cases` or `cases_xl`.
+`cases` or `cases_xl`, computed on DEVICE, by default `cpu`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLASSES = {
 PREFIXES = {"stable_diffusion": "StableDiffusion", "stable_diffusion_xl": "StableDiffusionXL"}
 
 
-def pipeline(models: Path, case: dict[str, Any], known: dict[Any, Any]) -> Any:
+def pipeline(models: Path, case: dict[str, Any], known: dict[Any, Any], device: str) -> Any:
     """The pipeline of a case; those without LoRAs share their modules, which they do not change."""
     model = case["model"], case["precision"]
     key = case["kind"], *model, len(case["controls"]), bool(case["loras"])
@@ -45,7 +45,7 @@ def pipeline(models: Path, case: dict[str, Any], known: dict[Any, Any]) -> Any:
             extra |= {name: part for name, part in first.components.items() if name not in ("scheduler", "controlnet")}
             extra |= {"controlnet": extra["controlnet"]} if "controlnet" in extra else {}
         cls = getattr(diffusers, PREFIXES[case["family"]] + CLASSES[case["kind"], bool(case["controls"])])
-        known[key] = cls.from_pretrained(models / case["model"], torch_dtype=dtype, **extra)
+        known[key] = cls.from_pretrained(models / case["model"], torch_dtype=dtype, **extra).to(device)
         known[key].set_progress_bar_config(disable=True)
         if not case["loras"]:
             known.setdefault(model, known[key])
@@ -106,7 +106,7 @@ def _prompts(pipe: Any, case: dict[str, Any], prompt: str | list[str]) -> dict[s
         with torch.no_grad():
             rows = [
                 pipe.encode_prompt(
-                    p, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=n
+                    p, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=n
                 )
                 for p, n in zip(prompt, wanted, strict=True)
             ]
@@ -120,7 +120,7 @@ def _prompts(pipe: Any, case: dict[str, Any], prompt: str | list[str]) -> dict[s
     length = pipe.tokenizer.model_max_length
     tokens = pipe.tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        hidden = pipe.text_encoder(tokens.input_ids, output_hidden_states=True).hidden_states
+        hidden = pipe.text_encoder(tokens.input_ids.to(pipe.device), output_hidden_states=True).hidden_states
         return {"prompt_embeds": pipe.text_encoder.final_layer_norm(hidden[-(case["clip_skip"] + 1)])}
 
 
@@ -149,12 +149,12 @@ def _pictures(case: dict[str, Any]) -> dict[str, Any]:
     return call
 
 
-def main(models: Path, out: Path, module: str) -> None:
+def main(models: Path, out: Path, module: str, device: str = "cpu") -> None:
     torch.set_num_threads(1)
     pipes: dict[Any, Any] = {}
     asked = importlib.import_module(module).cases()
-    np.savez(out, **{case["name"]: run(pipeline(models, case, pipes), models, case) for case in asked})
+    np.savez(out, **{case["name"]: run(pipeline(models, case, pipes, device), models, case) for case in asked})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -410,3 +410,16 @@ def test_a_folder_called_tiny_does_not_hide_the_embedded_model(tmp_path: Path, m
     with Graph() as graph:
         graph.output("model", std.load_model("tiny"))
     assert graph().source == "tiny"
+
+
+def test_that_nobody_else_will_find_what_was_loaded_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRAPHENGINE_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(checkpoints, "_locations", {})
+    checkpoints._warn.cache_clear()
+    std.load_model("tiny")
+    (record,) = caplog.records
+    where = tmp_path / "file" / "cache" / "weights"
+    assert record.getMessage().startswith(f"{where} cannot be written (Not a directory): other processes, ")

@@ -11,21 +11,23 @@ import pytest
 import torch
 from graphengine_nodes import images
 
+from graphengine import INERT, Context
+
 from . import cases, cases_xl
 
 CASES = [*cases.cases(), *cases_xl.cases()]
 
 
-def make(models: Path, case: dict[str, Any]) -> std.Image:
-    """A case's picture through the nodes."""
+def make(models: Path, case: dict[str, Any], ctx: Context = INERT) -> std.Image:
+    """A case's picture through the nodes, on the device of `ctx`."""
     model = std.load_model("tiny" if case["model"] == "tiny" else models / case["model"], precision=case["precision"])
     for name, scale in case["loras"]:
         source = "tiny-blueprint" if name == "blueprint" else models / f"{name}.safetensors"
         model = std.apply_lora(model, std.load_lora(source), scale)
     prompt = case.get("prompt", cases.PROMPT)
     skip, second, other = (case.get(name) for name in ("clip_skip", "prompt_2", "negative_prompt_2"))
-    positive = [std.encode_prompt(model, text, skip or 0, second) for text in _listed(prompt)]
-    negative = [std.encode_prompt(model, text, 0, other) for text in _listed(case["negative"])]
+    positive = [std.encode_prompt(model, text, skip or 0, second, ctx=ctx) for text in _listed(prompt)]
+    negative = [std.encode_prompt(model, text, 0, other, ctx=ctx) for text in _listed(case["negative"])]
     embedded = case["family"] == "stable_diffusion"
     net = std.load_controlnet("tiny-canny" if embedded else models / "xl-controlnet", precision=case["precision"])
     pictures = [images.from_pil(picture) for picture in cases.control_pictures(case)]
@@ -47,6 +49,7 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
         "timestep_spacing": case.get("spacing"),
         "strength": case["strength"],
         "arguments": _arguments(case),
+        "ctx": ctx,
     }
     size = case["side"], case["side"]
     picture = images.from_pil(cases.sized(cases.picture(), size))
@@ -56,9 +59,9 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
         latent = std.inpaint(model, wanted, picture, mask, **common)
     else:
         width, height = case.get("size", (None, None))
-        start = std.encode_image(model, picture) if case["kind"] == "image" else None
+        start = std.encode_image(model, picture, ctx) if case["kind"] == "image" else None
         latent = std.sample(model, wanted, latent=start, width=width, height=height, **common)
-    return std.decode_latent(model, latent)
+    return std.decode_latent(model, latent, ctx)
 
 
 def _listed(prompt: str | list[str] | None) -> list[str]:

@@ -123,7 +123,8 @@ def test_a_batch_gives_each_call_its_own_result(model: std.Model, text: std.Cond
             assert one.samples.shape == expected.samples.shape
             assert torch.allclose(one.samples, expected.samples, atol=2e-4), rest
         assert not torch.allclose(found[0].samples, found[2].samples, atol=0.1)
-        assert all(ctx.facts["batch"] == 4 and ctx.steps == contexts[0].steps for ctx in contexts)
+        assert all(ctx.facts == {"batch": 4, "batch_seeds": [1, 2, 3, 4]} for ctx in contexts)
+        assert all(ctx.steps == contexts[0].steps for ctx in contexts)
 
 
 def test_a_cancelled_call_is_not_the_others_concern(model: std.Model, text: std.Conditioning) -> None:

@@ -95,6 +95,13 @@ def test_what_is_free_is_what_the_budget_leaves() -> None:
     assert store.free("cpu") == 0
 
 
+@pytest.mark.parametrize("name", ["cuda:99", "xpu:99"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    model = std.offload_model(std.load_model("tiny"), "model", name)
+    with pytest.raises(ModelError, match=rf"there is no {name} here: this machine has .*; name another device"):
+        std.encode_prompt(model, "a red circle")
+
+
 def test_what_is_held_is_not_dropped() -> None:
     store = Store(budget=1)
     with store.hold("a", "cpu", lambda: module(10)) as value:
@@ -171,8 +178,8 @@ def test_bytes_are_found_by_digest_in_another_process(monkeypatch: pytest.Monkey
 
 def test_unknown_digests_say_what_to_do() -> None:
     unknown = std.Model("stable_diffusion", (("vae", "0" * 32),), source="lost model")
-    lost = pytest.raises(ModelError, match=rf"lost model's vae .* not known on {platform.node()}; load them there once")
-    with lost, Store().component(unknown, "vae", "cpu"):
+    what = rf"lost model's vae .* not known on {platform.node()} \(in .*\); load them there once"
+    with pytest.raises(ModelError, match=what), Store().component(unknown, "vae", "cpu"):
         pass
 
 
