@@ -13,7 +13,7 @@ from graphengine.events import Reuse
 from graphengine.report import Recorder, Seen, page
 from graphengine.service.database import QueueError
 from graphengine.service.document import request_of
-from graphengine.service.jobs import Attempt, Job
+from graphengine.service.jobs import Attempt, Job, State
 from graphengine.service.queue import Queue
 from graphengine.service.submit import files_of
 
@@ -32,7 +32,8 @@ def account(queue: Queue, number: int) -> str:
     request = request_of(body, files)
     result = job.result or {}
     recorder = Recorder()
-    recorder.elapsed, recorder.error = result.get("elapsed"), job.error or ""
+    recorder.elapsed = result.get("elapsed")
+    recorder.error = job.error or ("" if job.state is State.DONE else f"it was {job.state}")
     calls: Sequence[Mapping[str, Any]] = result.get("calls", ())
     types = {id: node.type for id, node in request.graph.nodes.items()} | {call["node"]: call["type"] for call in calls}
     for node, reuse in result.get("reuse", {}).items():
@@ -44,6 +45,8 @@ def account(queue: Queue, number: int) -> str:
             recorder.nodes[call["node"]] = Seen(call["type"], error=call["error"])
         elif call["node"] not in recorder.nodes:  # of a job that failed later
             recorder.nodes[call["node"]] = Seen(call["type"], Reuse.COMPUTED, call["seconds"], known=False)
+    if (failed := result.get("node")) is not None:
+        recorder.nodes[failed[0]] = Seen(failed[1], error=job.error or "")
     for name, tree in result.get("outputs", {}).items():
         link = request.graph.outputs.get(name)
         seen = recorder.nodes.get(link.node if link is not None else name)
@@ -60,6 +63,7 @@ def _attempts(job: Job, attempts: Sequence[Attempt]) -> str:
         ended = "" if attempt.ended is None else f"{attempt.ended - attempt.started:.2f} s"
         begun = f"{_clock(attempt.started)} (waited {attempt.started - job.created:.2f} s)"
         rows.append((f"attempt {attempt.number}: {attempt.outcome}", begun, f"{attempt.worker} {ended}", attempt.error))
+    rows += [("worker lost", _clock(moment), "", why) for moment, why in (job.result or {}).get("lost", ())]
     rows += [("wrote", file, "", "") for file in (job.result or {}).get("files", ())]
     return f"<h2>The job</h2>{_table(('', 'at', 'by', ''), rows)}"
 

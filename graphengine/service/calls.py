@@ -59,6 +59,7 @@ class Claims:
         exact: Its calls go only to workers that compute alike.
         cancelled: Whether it is; asked while such workers are waited for.
         number: Which job it is.
+        taken: Told when a worker takes a call of it.
         begun: How many have claimed anything before it.
     """
 
@@ -70,6 +71,7 @@ class Claims:
     exact: bool = False
     cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
+    taken: Callable[[], None] = lambda: None
     begun: int = field(default_factory=itertools.count().__next__)
 
 
@@ -114,16 +116,18 @@ def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:
 def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
     """A call as the scheduler sees it; `how` workers must compute that take it, None however they do."""
     needs: set[str] = set()
+    kin: set[str] = set()
     for name, value in call.inputs.items():
         for one in value if isinstance(value, list) else (value,):
             kind = socket_type(type(one))
             if kind is not None and kind.needs is not None:
                 needs |= kind.needs(one, call.definition.sockets[name].uses)
+                kin |= kind.needs(one, None)
     try:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    return Item(frozenset(needs), job.priority, job.user, group, how=how, begun=job.begun)
+    return Item(frozenset(needs), frozenset(kin), job.priority, job.user, group, how=how, begun=job.begun)
 
 
 def how_of(environment: Mapping[str, Any]) -> bytes:

@@ -67,6 +67,7 @@ class Files:
         if file.exists():
             return
         try:
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)  # what jobs hold is nobody else's business
             file.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
                 if like:

@@ -16,8 +16,9 @@ class JobEvent:
 
     Attributes:
         job: Its number.
-        kind: A state, `queued` to `cancelled`, `lost`, `worker_lost`, `computed` (a call by a worker, with the facts
-            of `Landed`), or what happened in its run (`node_started`, `progress`, ...).
+        kind: A state, `queued` to `cancelled`, `lost` (its service died), `left` (to be begun again), `worker_lost`,
+            `computed` (a call by a worker, with the facts of `Landed`), or what happened in its run (`node_started`,
+            `progress`, ...).
         event: The event of its run, if it is one.
         facts: More about it.
     """

@@ -157,14 +157,19 @@ def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -
 
 
 def hello(file: Path) -> dict[str, Any] | None:
-    """What runs a queue's jobs on this machine; None if nothing does."""
+    """What runs a queue's jobs on this machine; None if nothing does. Of another version than this program, it tells
+    no more than its version: the rest may mean anything."""
+    from graphengine import __version__
+
     try:
         with _connected(file) as stream:
             stream.write(b'{"op": "hello"}\n')
             stream.flush()
-            return dict(json.loads(stream.readline()))
+            found = json.loads(stream.readline())
     except (OSError, ValueError):
         return None
+    version = found.get("version") if isinstance(found, dict) else None
+    return found if version == __version__ else {"version": version, "active": True, "workers": []}
 
 
 def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

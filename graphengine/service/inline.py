@@ -20,6 +20,10 @@ class InlineRunner(ThreadRunner):
         """It has no workers."""
         return []
 
+    def waiting_jobs(self) -> set[int | None]:
+        """None waits for a worker."""
+        return set()
+
 
 class _Shared:
     """The runner as one run sees it."""

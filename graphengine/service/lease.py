@@ -18,6 +18,8 @@ SECONDS = 15.0
 DEATHS = 10
 """Of how many deaths of the service a job that was under way is not begun again: one of them all may be its doing."""
 
+LONGEST = 20_000
+"""Characters of an error that are kept."""
 KEPT = 100_000
 """Changes that can be read afterwards."""
 
@@ -86,16 +88,25 @@ class Lease:
         return self._end(id, attempt, State.CANCELLED, "cancelled", None)
 
     def lost(self, id: int, attempt: int, why: str) -> bool:
-        """A job's attempt ended without an outcome (its service ended): it waits again where it stood, until its
-        attempts are used up; then it has failed. One that is wanted to stop is cancelled."""
+        """A job's attempt ended without an outcome (its service died): it waits again where it stood, until so many
+        were lost that it has failed. One that is wanted to stop is cancelled."""
+        return self._again(id, attempt, "lost", why)
+
+    def left(self, id: int, attempt: int, why: str) -> bool:
+        """A job's attempt was given up by its service, to be begun again: it waits where it stood, or is cancelled if
+        it is wanted to stop. No fault of the job's, however often."""
+        return self._again(id, attempt, "left", why)
+
+    def _again(self, id: int, attempt: int, outcome: str, why: str) -> bool:
         with self._fenced() as base:
-            query = f"select cancelling from jobs where id = ? {_RUNS}"
+            query = f"select cancelling, tries from jobs where id = ? {_RUNS}"
             found = base.execute(query, (id, attempt)).fetchone()
             if found is None:
                 return False
-            state = State.CANCELLED if found[0] else State.QUEUED if attempt < DEATHS else State.FAILED
-            error = why if state is not State.FAILED else f"{why} (given up after {attempt} attempts)"
-            self._close(base, id, attempt, state, "lost", error)
+            deaths = [one[3] for one in json.loads(found[1])].count("lost") + (outcome == "lost")
+            state = State.CANCELLED if found[0] else State.QUEUED if deaths < DEATHS else State.FAILED
+            error = why if state is not State.FAILED else f"{why} (given up after {deaths} attempts)"
+            self._close(base, id, attempt, state, outcome, error)
             return True
 
     def writes(self, id: int, attempt: int, files: Mapping[str, str]) -> None:
@@ -131,7 +142,9 @@ class Lease:
         result: str | None = None,
     ) -> None:  # fmt: skip
         now = self.queue.clock()
-        error = None if error is None else error.encode(errors="backslashreplace").decode()  # of a file's name, say
+        if error is not None:
+            error = error.encode(errors="backslashreplace").decode()  # of a file's name, say
+            error = error if len(error) <= LONGEST else f"{error[:LONGEST]} … ({len(error):,} characters in all)"
         last = f"$[{attempt - 1}]"
         base.execute(
             "update jobs set state = ?, cancelling = 0, ended = ?, error = ?, result = ?, tries = json_set(tries, "
@@ -139,7 +152,7 @@ class Lease:
             (state, now if state.ended else None, error, result, now, outcome, error, id),
         )
         facts = {"attempt": attempt} | ({} if error is None else {"error": error})
-        self.queue.tell(base, id, state.value if state.ended else "lost", **facts)
+        self.queue.tell(base, id, state.value if state.ended else outcome, **facts)
 
 
 def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:

@@ -1,7 +1,7 @@
 """Worker processes on this machine: one supervised process with one pipe of its own each.
 
 The standard pools lose every pending job when one process is killed, and a queue that two processes share starves one
-when the other dies inside it; here a death is an end of file on one pipe.
+when the other dies inside it; here a death is the end of one process, or of its pipe.
 """
 
 from __future__ import annotations
@@ -70,34 +70,45 @@ class LocalWorker:
 
     def start(self, told: Told, lost: Lost) -> None:
         try:
-            connection, self.process = self._started()
+            connection, pipe, self.process = self._started()
         except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
             lost(self, f"it cannot be started: {error.strerror or error}")
             return
         orders: Orders = SimpleQueue()
         self._orders = orders
         self.send(self.config, {})
-        listening = (connection, self.process, orders, told, lost)
-        for work, arguments in ((_write, (connection, orders)), (self._listen, listening)):
-            threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+        self._thread(_watch, pipe, self.process)
+        writing = self._thread(_write, connection, orders)
+        self._thread(self._listen, connection, self.process, orders, writing, told, lost)
 
-    def _started(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+    def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True)
+        thread.start()
+        return thread
+
+    def _started(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
         here, there = socket.socketpair()
         environment = dict(os.environ)
         if self.threads is not None:  # set before it first computes: torch cannot change it for all threads later
             environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
         with here, there:
             process = subprocess.Popen(
-                [sys.executable, "-m", "graphengine.service.worker", str(there.fileno())],
+                [sys.executable, "-P", "-m", "graphengine.service.worker", str(there.fileno())],
                 pass_fds=(there.fileno(),),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the service, which stops its workers itself
             )
-            return Connection(here.detach()), process
+            return Connection(here.dup().detach()), here.dup(), process
 
     def _listen(
-        self, connection: Connection, process: subprocess.Popen[bytes], orders: Orders, told: Told, lost: Lost
+        self,
+        connection: Connection,
+        process: subprocess.Popen[bytes],
+        orders: Orders,
+        writing: threading.Thread,
+        told: Told,
+        lost: Lost,
     ) -> None:
         while True:
             try:
@@ -105,18 +116,36 @@ class LocalWorker:
             except (EOFError, OSError):
                 break
             told(self, message, blobs)
-        process.kill()  # it may have closed its pipe and linger
+        _kill(process)  # it may have closed its pipe and linger
         code = process.wait()
         orders.put(None)
-        connection.close()
         lost(self, _ended(code))
+        writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
+        connection.close()
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
         self._orders.put(pack(message, blobs))
 
     def kill(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            _kill(self.process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process with all that it has begun: nodes may fork, and what they fork holds their pipe."""
+    if process.returncode is None:  # until it is waited for, its number is no other's
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    """Let the listener know when a process has ended, though what it forked may hold its side of the pipe."""
+    with pipe:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        _kill(process)
+        with contextlib.suppress(OSError):
+            pipe.shutdown(socket.SHUT_RDWR)  # what lies in it is still read
 
 
 def _write(connection: Connection, orders: Orders) -> None:

@@ -64,9 +64,15 @@ def log_to(file: Path) -> logging.Handler:
         OSError: It cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(0o600)
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("graphengine")
+    if not logger.hasHandlers():  # then warnings went to standard error, and still do
+        shown = logging.StreamHandler()
+        shown.setLevel(logging.WARNING)
+        shown.addFilter(lambda record: not hasattr(record, "event"))
+        logger.addHandler(shown)
     logger.addHandler(handler)
     logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
     return handler

@@ -55,6 +55,7 @@ class Post:
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
         killed_for: Why it was ended, if it was on purpose.
+        told: What was said last of its end.
         environment, how: How it computes, and that to be compared; None until it has said so.
     """
 
@@ -70,6 +71,7 @@ class Post:
     deaths: int = 0
     loads: int = 0
     killed_for: str = ""
+    told: str = ""
     environment: Mapping[str, Any] | None = None
     how: bytes | None = None
 

@@ -23,7 +23,7 @@ LARGEST = 32_000_000
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)  # made once: `json.dumps` makes one for each text
 _PLACE = "coalesce(place, id)"
 _ORDER = f"priority desc, {_PLACE}, id"
-_ALL = ""
+ALL = ""
 """In `paused` and `limits`: everybody."""
 
 
@@ -73,10 +73,12 @@ class Queue(Database):
             Their numbers.
 
         Raises:
-            QueueError: A job is no JSON data or too large.
+            QueueError: A job is no JSON data or too large; its user, priority or attempts are none.
             QueueFileError: The file cannot be written (disk full, locked).
             QueueFull: A user's limit would be exceeded.
         """
+        for job in jobs:
+            _check(job)
         rows = [(_json(job.body, "body"), _json(job.facts, "facts") if job.facts else "{}", job) for job in jobs]
         now, ids = self.clock(), []
         with self.write() as base:
@@ -95,14 +97,14 @@ class Queue(Database):
         if not limits:
             return
         for user in {job.user for job in jobs}:
-            limit = limits.get(user, limits.get(_ALL))
+            limit = limits.get(user, limits.get(ALL))
             count = base.execute("select count(*) from jobs where user = ? and state = 'queued'", (user,)).fetchone()[0]
             more = sum(job.user == user for job in jobs)
             if limit is not None and count + more > limit:
                 name = user or "this user"
                 raise QueueFull(f"{name} has {count} waiting; {more} more would be over the limit of {limit}")
 
-    def set_limit(self, queued: int | None, user: str = _ALL) -> None:
+    def set_limit(self, queued: int | None, user: str = ALL) -> None:
         """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
         limit of their own."""
         if queued is not None and queued < 0:
@@ -282,13 +284,13 @@ class Queue(Database):
                 if base.execute(query, (priority, id, priority)).rowcount:
                     self.tell(base, id, "preferred", priority=priority)
 
-    def pause(self, user: str = _ALL) -> None:
-        """Begin no more jobs, of a user or at all; what runs goes on."""
+    def pause(self, user: str = ALL) -> None:
+        """Begin no more jobs, of a user or at all; what a worker has begun goes on."""
         with self.write() as base:
             base.execute("insert or ignore into paused values (?)", (user,))
             self.tell(base, 0, "paused", user=user)
 
-    def resume(self, user: str = _ALL) -> None:
+    def resume(self, user: str = ALL) -> None:
         """Take a pause back."""
         with self.write() as base:
             base.execute("delete from paused where user = ?", (user,))
@@ -309,6 +311,15 @@ def _state_of(base: sqlite3.Cursor, id: int) -> State:
     if found is None:
         raise NoJob(f"there is no job {id}")
     return State(found[0])
+
+
+def _check(job: NewJob) -> None:
+    if not isinstance(job.user, str):
+        raise QueueError(f"user is {job.user!r:.40}, but must be a text")
+    for name, low, high in (("priority", -(2**63), 2**63 - 1), ("attempts", 1, 1000)):
+        value = getattr(job, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise QueueError(f"{name} is {value!r:.40}, but must be a whole number from {low} to {high}")
 
 
 def _json(data: Mapping[str, Any], what: str) -> str:

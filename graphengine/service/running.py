@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -35,15 +36,24 @@ class JobRun:
         service: With whose store, files and workers; it is told what happens.
         lease: Under which the job was claimed, and under which its end is written.
         job: As it was claimed.
+        alone: No other may run beside it.
     """
 
-    def __init__(self, service: Service, lease: Lease, job: Job) -> None:
-        self.service, self.lease, self.job = service, lease, job
+    def __init__(self, service: Service, lease: Lease, job: Job, alone: bool = False) -> None:
+        self.service, self.lease, self.job, self.alone = service, lease, job, alone
+        self.begun = False  # whether a worker has taken a call of it
+        self._left = ""
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []
+        self._losses: list[tuple[float, str]] = []
 
     def cancel(self) -> None:
-        """Let it end within a step: cancelled, or as lost if it is the service that stops."""
+        """Let it end within a step."""
+        self._cancellation.cancel()
+
+    def leave(self, why: str) -> None:
+        """Let it end within a step, to be begun again later."""
+        self._left = self._left or why
         self._cancellation.cancel()
 
     def run(self) -> JobEvent:
@@ -68,11 +78,12 @@ class JobRun:
             request.exact |= service.batch_invariant
             writer = self._writer(request)
             result = self._evaluate(request)
-            told = self._deliver(request, result, body["files"], writer) | {"calls": self._calls}
+            told = self._deliver(request, result, body["files"], writer) | self._told()
         except Cancelled:
-            if service.stopping and not service.queue.get(job.id).cancelling:
-                lease.lost(job.id, job.attempt, "the service that ran it was stopped")
-                return "lost", {}
+            why = self._left or ("the service that ran it was stopped" if service.stopping else "")
+            if why and not service.queue.get(job.id).cancelling:
+                lease.left(job.id, job.attempt, why)
+                return "left", {"error": why}
             lease.cancelled(job.id, job.attempt)
             return State.CANCELLED, {}
         except (QueueFileError, LeaseLost):
@@ -89,15 +100,22 @@ class JobRun:
 
     def _failed(self, error: BaseException, text: str) -> tuple[str, dict[str, Any]]:
         cause = error.__cause__ if isinstance(error, NodeError) else error
-        facts = {"error": type(error).__name__, "cause": type(cause).__name__, "calls": self._calls}
+        facts = {"error": type(error).__name__, "cause": type(cause).__name__, **self._told()}
+        if isinstance(error, NodeError):
+            facts["node"] = error.node, error.type
         self.lease.failed(self.job.id, self.job.attempt, text, facts)
         return State.FAILED, {"error": text}
+
+    def _told(self) -> dict[str, Any]:
+        """What its report tells of workers."""
+        return {"calls": self._calls, "lost": self._losses}
 
     def _evaluate(self, request: Request) -> Result:
         service, job = self.service, self.job
         claims = Claims(
-            job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id
-        )
+            job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id,
+            taken=self._taken,
+        )  # fmt: skip
         return run(
             request.graph,
             None if request.want is None else list(request.want),
@@ -132,7 +150,11 @@ class JobRun:
     def _unwanted(self) -> bool:
         return self._cancellation.cancelled or self.service.stopping
 
+    def _taken(self) -> None:
+        self.begun = True
+
     def _worker_lost(self, why: str) -> None:
+        self._losses.append((time.time(), why))
         try:
             self.lease.worker_lost(self.job.id, self.job.attempt, why)
         except QueueError as error:  # the job goes on, without this in its history

@@ -2,11 +2,12 @@
 
 The order is by priority, then fair between users (start-time fair queueing, Goyal et al. 1996: each call of a user is
 due after the one before it, so that many calls of one wait for the few of another). Of one user's, what takes less goes
-before what a later job wants: a picture that is sampled is decoded before others are sampled. A worker may take a call
-whose models it holds before others, since loading a model costs as much as many pictures; one that would have to let go
-of models for a call leaves it to an idle one that has more room. How often a call can be overtaken so is bounded by a
-count: under a backlog a bound in seconds would make every call overdue, and the order first in, first out. Of calls
-that may be computed together a worker takes no more than its share, so that all are idle at once.
+before what a later job wants: a picture that is sampled is decoded before others are sampled, though its worker must
+load the VAE for it. A worker may take a call whose models it holds before others, since loading a model costs as much
+as many pictures; one that would have to let go of models for a call leaves it to an idle one that has more room. How
+often a call can be overtaken so is bounded by a count: under a backlog a bound in seconds would make every call
+overdue, and the order first in, first out. Of calls that may be computed together a worker takes no more than its
+share, so that all are idle at once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Item:
 
     Attributes:
         models: What a worker must hold in memory for it, by digest.
+        kin: All parts of the models that those are parts of.
         group: Items of equal groups may be computed together; None for one that may not.
         cost: What it takes in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
@@ -33,6 +35,7 @@ class Item:
     """
 
     models: frozenset[str] = frozenset()
+    kin: frozenset[str] = frozenset()
     priority: int = 0
     user: str = ""
     group: Hashable = None
@@ -128,7 +131,7 @@ class Scheduler:
         first = self._choose(worker, others)
         if first is None:
             return []
-        first = self._sooner(first, worker, seconds)
+        first = self._sooner(first, worker, others, seconds)
         taken = [first]
         room = limit(first) if first.group is not None else 1
         if room > 1:
@@ -156,16 +159,25 @@ class Scheduler:
                 return item
         return None
 
-    def _sooner(self, first: Item, worker: Worker, seconds: Callable[[Item], float]) -> Item:
-        """What takes less than the first and can go before it: of its user, of a job that is no later."""
+    def _sooner(
+        self, first: Item, worker: Worker, others: Sequence[Worker], seconds: Callable[[Item], float]
+    ) -> Item:
+        """What takes less than the first and can go before it: of its user, of a job that is no later; what an earlier
+        one wants may take as long. It may need another part of a model of which the worker holds some, if there is
+        room: that will be loaded in any case."""
         if first.overtaken >= self.bound:
             return first
-        shorter = (
-            item for item in self._possible(worker)
-            if item.user == first.user and item.priority == first.priority and item.begun <= first.begun
-            and item.models <= worker.models and seconds(item) < seconds(first)
-        )  # fmt: skip
-        return min(shorter, key=lambda item: item.begun, default=first)
+
+        def may_go(item: Item) -> bool:
+            if item.user != first.user or item.priority != first.priority or item.begun > first.begun:
+                return False
+            missing = len(item.models - worker.models)
+            known = not missing or (missing <= worker.room and not item.kin.isdisjoint(worker.models))
+            if not known or (missing and self._better_elsewhere(item, worker, others)):
+                return False
+            return seconds(item) < seconds(first) or (item.begun < first.begun and seconds(item) == seconds(first))
+
+        return min(filter(may_go, self._possible(worker)), key=lambda item: item.begun, default=first)
 
     def _possible(self, worker: Worker) -> list[Item]:
         """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""

@@ -24,8 +24,8 @@ from graphengine.service.calls import Claims, Status
 from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
-from graphengine.service.lease import SECONDS, Lease, take
-from graphengine.service.queue import LeaseLost, Queue
+from graphengine.service.lease import DEATHS, SECONDS, Lease, take
+from graphengine.service.queue import ALL, LeaseLost, Queue
 from graphengine.service.results import Finisher
 from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
+SUSPECT = DEATHS // 2
+"""Of how many deaths of the service a job is run alone, so that no other one pays for what it may have done."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
 
@@ -49,6 +51,9 @@ class Backend(Protocol):
 
     def status(self) -> list[Status]:
         """Its workers as they are now."""
+
+    def waiting_jobs(self) -> set[int | None]:
+        """The jobs of which calls wait for a worker."""
 
     def close(self) -> None:
         """Stop computing."""
@@ -105,6 +110,7 @@ class Service:
         self._begun: Counter[str] = Counter()
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping, self._looked = threading.Event(), threading.Event()
+        self._putting_back = False
         self._lease: Lease | None = None
         self._threads: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
@@ -129,7 +135,8 @@ class Service:
         if self._thread.ident is not None:
             self._thread.join()
         for thread in list(self._threads):
-            thread.join()
+            if thread is not threading.current_thread():  # a listener may stop it
+                thread.join()
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
@@ -138,6 +145,15 @@ class Service:
                 log.warning("%s", error)
         if self._made is not None:
             self._made.close()
+
+    def drain(self, put_back: bool = False) -> None:
+        """Begin no more jobs, before `stop` or while it waits.
+
+        Args:
+            put_back: Jobs that only wait for a worker are left to be begun again.
+        """
+        self._putting_back |= put_back
+        self._stopping.set()
 
     def let_go(self) -> None:
         """Stop within a step, also while `stop` waits: jobs that run are left to be begun again."""
@@ -202,6 +218,11 @@ class Service:
         return self._stopping.is_set()
 
     @property
+    def busy(self) -> bool:
+        """Whether jobs run here."""
+        return bool(self._running)
+
+    @property
     def active(self) -> bool:
         """Whether this service runs the queue's jobs, or stands by."""
         return self._lease is not None
@@ -210,17 +231,18 @@ class Service:
 
     def _serve(self) -> None:
         renewed, told = 0.0, ""
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() or self._running:  # the lease is held until the last job has ended
             try:
-                if self._lease is None:
+                if self._lease is None and not self._stopping.is_set():
                     self._take_over()
                     self._looked.set()
                     renewed = time.monotonic()
-                elif time.monotonic() - renewed > self.seconds / 3:
+                elif self._lease is not None and time.monotonic() - renewed > self.seconds / 3:
                     self._lease.renew()
                     renewed = time.monotonic()
                 if self._lease is not None:
                     self._look_after(self._lease)
+                    self._leave_unbegun()
                     self._claim(self._lease)
                 told = ""
                 self.queue.wait_for_change(min(0.25, self.seconds / 4))
@@ -231,10 +253,10 @@ class Service:
             except QueueError as error:  # a full disk, a locked file: it is tried again, and told once
                 if str(error) != told:
                     log.error("%s; it is tried again until it can", told := str(error))
-                self._stopping.wait(0.5)
+                time.sleep(0.5)
             except Exception:  # whatever it was: jobs wait for this thread
                 log.exception("the jobs of %s could not be looked after", self.queue.file)
-                self._stopping.wait(0.5)
+                time.sleep(0.5)
 
     def _take_over(self) -> None:
         lease = take(self.queue, self.name, self.seconds)
@@ -256,10 +278,20 @@ class Service:
             elif job.cancelling:
                 run.cancel()
 
+    def _leave_unbegun(self) -> None:
+        """Put jobs back that only wait for a worker, when they are paused or all are to be."""
+        every, paused = self._putting_back, self.queue.paused()
+        if self._made is None or not (every or paused):
+            return
+        waiting = self._made.waiting_jobs()
+        for run in list(self._running.values()):
+            if not run.begun and run.job.id in waiting and (every or not {ALL, run.job.user}.isdisjoint(paused)):
+                run.leave("the service that ran it was stopped" if every else "it was paused before it began")
+
     def _claim(self, lease: Lease) -> None:
         """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
         room = self.concurrency - len(self._running)
-        if room <= 0:
+        if room <= 0 or self._stopping.is_set() or any(run.alone for run in list(self._running.values())):
             return
         waiting = self.queue.waiting(LOOK)
         if len(waiting) == LOOK:  # others may wait behind the many of one user
@@ -275,6 +307,10 @@ class Service:
                     candidates.setdefault(job.user, job)
             chosen = min(candidates.values(), key=lambda job: (self._users[job.user], self._begun[job.user]))
             waiting.remove(chosen)
+            alone = self._is_suspect(chosen)
+            if alone and self._running:
+                return  # until they have ended
+            room = 0 if alone else room
             job = lease.claim(chosen.id, self.name)  # type: ignore[assignment]
             if job is None:
                 continue
@@ -282,7 +318,7 @@ class Service:
             # Who begins anew is not owed for the time when they wanted nothing.
             least = min((self._begun[user] for user in candidates if user != job.user), default=0)
             self._begun[job.user] = max(self._begun[job.user], least) + 1
-            run = JobRun(self, lease, job)
+            run = JobRun(self, lease, job, alone)
             with self._lock:
                 self._running[job.id] = run
                 self._users[job.user] += 1
@@ -293,6 +329,11 @@ class Service:
             thread.daemon = True
             self._threads.add(thread)
             thread.start()
+
+    def _is_suspect(self, job: Job) -> bool:
+        if job.attempt < SUSPECT:
+            return False
+        return [attempt.outcome for attempt in self.queue.attempts(job.id)].count("lost") >= SUSPECT
 
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):
@@ -305,8 +346,8 @@ class Service:
             with self._lock:
                 self._running.pop(run.job.id, None)
                 self._users -= Counter([run.job.user])  # without those of whom nothing runs
-                self._threads.discard(threading.current_thread())
         self.tell(ended)
+        self._threads.discard(threading.current_thread())  # `stop` waits until it is told
 
     def tell(self, event: JobEvent) -> None:
         """Tell those who listen what has happened to a job."""

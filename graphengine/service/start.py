@@ -75,7 +75,7 @@ def local_service(
         devices, workers, threads, packs: As those of `local_workers`.
         store: The folder of the disk store; by default the user's.
         told: Called with sentences about workers.
-        options: Those of `Service`.
+        options: Those of `serving` and `Service`.
     """
     folder = store or cache_folder() / "store"
     made = local_workers(devices, workers, threads, folder, packs)
@@ -87,9 +87,18 @@ def local_service(
 
 @contextlib.contextmanager
 def serving(
-    file: Path, backend: Backend, disk: DiskStore, roots: Sequence[str | Path] | None = None, **options: Any
+    file: Path,
+    backend: Backend,
+    disk: DiskStore,
+    roots: Sequence[str | Path] | None = None,
+    prepare: Callable[[Service], object] = lambda service: None,
+    **options: Any,
 ) -> Iterator[Service]:
-    """A service while the context lasts, with its socket while it runs the queue's jobs."""
+    """A service while the context lasts, with its socket while it runs the queue's jobs.
+
+    Args:
+        prepare: Called with the service before it begins: what listens from then on misses nothing.
+    """
     facts, announced = identity(roots), contextlib.ExitStack()
 
     def announce() -> None:
@@ -99,7 +108,10 @@ def serving(
             log.warning("%s cannot be made: %s; nobody can hand runs over or watch", socket_file(file), error)
 
     service = Service(Queue(file), backend, disk, roots=roots, taken=announce, **options)
-    with service:
+    with announced, contextlib.ExitStack() as stopping:  # a service may take over while it is about to stop
+        stopping.callback(service.stop)
+        prepare(service)
+        service.start()
         try:
             yield service
         finally:

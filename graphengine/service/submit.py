@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphengine.evaluate import bind_inputs
+from graphengine.errors import WorkflowError
+from graphengine.evaluate import bind_inputs, wanted_links
 from graphengine.graph import Graph
 from graphengine.service.document import Files, Request, body_of, wants
 from graphengine.service.jobs import NewJob
@@ -41,10 +42,15 @@ def new_job(
         like: A job of the same queue: bytes that both need lie on the disk once.
 
     Raises:
-        WorkflowError: The graph or the inputs are wrong, or no data.
+        WorkflowError: The graph, the inputs or what is wanted are wrong, or no data.
     """
+    if not isinstance(graph, Graph):
+        raise WorkflowError(f"a job is made of a Graph, not of {graph!r:.60}")
+    if not isinstance(inputs or {}, Mapping):
+        raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
     graph.check()
     bind_inputs(graph, inputs or {})
+    wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
@@ -62,13 +68,29 @@ def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, 
         WorkflowError: The graph or the inputs are wrong, or no data; nothing was put into the queue.
         QueueError: The queue does not take it.
     """
-    job = new_job(queue, graph, inputs, **options)
+    return submit_all(queue, graph, [inputs], **options)[0]
+
+
+def submit_all(
+    queue: Queue, graph: Graph, several: Sequence[Mapping[str, Any] | None], **options: Any
+) -> list[int]:
+    """Put a job for each of several inputs into a queue, all of them or none; on disk when this returns.
+
+    Returns:
+        The jobs' numbers, in that order.
+
+    Raises:
+        WorkflowError, QueueError: As `submit`.
+    """
+    jobs: list[NewJob] = []
     try:
-        (number,) = queue.submit(job)
+        for inputs in several:
+            jobs.append(new_job(queue, graph, inputs, like=jobs[0] if jobs else None, **options))
+        return queue.submit(*jobs)
     except BaseException:
-        files_of(queue).remove(job.body["files"])
+        for job in jobs:
+            files_of(queue).remove(job.body["files"])
         raise
-    return number
 
 
 def delete(queue: Queue, job: int) -> None:

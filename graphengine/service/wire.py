@@ -1,7 +1,7 @@
 """What service and workers say to each other: JSON, with the bytes of values beside it. Never a pickle.
 
 A message is a JSON object and blobs. Large blobs go through the folder of a disk store where both sides share one,
-small ones with the message.
+small ones with the message, and all where that folder takes nothing.
 """
 
 from __future__ import annotations
@@ -60,12 +60,20 @@ class Values:
         """
 
         def write(name: str, content: bytes) -> None:
-            if self.disk is None or len(content) <= INLINE:
+            if not self._share(name, content):
                 blobs[name] = content
-            else:
-                self.disk.put_blob(name, content)
 
         return to_tree(value, write)
+
+    def _share(self, name: str, content: bytes) -> bool:
+        """Whether the folder that both sides share has taken it."""
+        if self.disk is None or len(content) <= INLINE:
+            return False
+        try:
+            self.disk.put_blob(name, content)
+        except OSError:  # it is full, or may not be written
+            return False
+        return True
 
     def decode(self, tree: Any, blobs: Mapping[str, bytes]) -> Any:
         """The value of a tree."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.context import Context
 from graphengine.errors import Cancelled, NotStorable, PackError
 from graphengine.runner import Call, compute
+from graphengine.service.fitness import absent, code
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.types import coerce
 
@@ -80,12 +82,16 @@ class Worker:
             for failure in registry.load_folder(folder):
                 self.tell({"op": "warning", "text": str(failure)})
         threading.Thread(target=self._listen, name="graphengine-listen", daemon=True).start()
-        self.tell({"op": "ready", "pid": os.getpid(), "device": self.device, **self._memory()})
+        self.tell({"op": "ready", "code": code(), "absent": self.absent(), **self._memory()})
         while (order := self._orders.get()) is not None:
             if order[0]["op"] == "environment":
                 self._tell_environment()
             else:
                 self._compute(*order)
+
+    def absent(self) -> str | None:
+        """Why it can compute nothing."""
+        return absent(self.device)
 
     def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
         """Say something to the service; if it is gone, there is nobody to work for."""
@@ -96,7 +102,9 @@ class Worker:
             self.end()
 
     def end(self) -> None:
-        """There is nobody to work for any more: end the process, whatever it computes."""
+        """There is nobody to work for any more: end the process, whatever it computes, and what its nodes forked."""
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
     def _listen(self) -> None:

@@ -16,6 +16,7 @@ from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
 from graphengine.service.durations import Durations
+from graphengine.service.fitness import unfit
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.posts import PAUSE, Post, Waiting
@@ -120,6 +121,11 @@ class WorkerRunner:
         with self._lock:
             return len(self._scheduler)
 
+    def waiting_jobs(self) -> set[int | None]:
+        """The jobs that wait for a worker."""
+        with self._lock:
+            return {one.job.number for one in self._waiting.values()}
+
     def wait_until_ready(self, timeout: float) -> bool:
         """Wait until every worker has started; whether all have."""
         end = time.monotonic() + timeout
@@ -180,6 +186,7 @@ class WorkerRunner:
             one.number, one.together, one.stopping = next(self._numbers), len(group), False
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
+            one.job.taken()
         post.sign = now
         seconds = self._seconds(post.handle.device, group[0].item)
         post.until = now + seconds * len(group) + group[0].loads * self.durations.load
@@ -216,6 +223,9 @@ class WorkerRunner:
             if "held" in message:
                 size = post.remember(frozenset(message["held"]), message["free"])
                 self._size = max(self._size, size)
+            if op == "ready" and (why := unfit(message)) is not None:
+                post.killed_for, post.pause, op = why, PAUSE[1], "unfit"
+                handle.kill()
             if op == "ready":
                 post.state = "ready"
             if op == "environment":
@@ -335,7 +345,9 @@ class WorkerRunner:
             post.pause = PAUSE[0] if group else min(PAUSE[1], 2 * post.pause)
         names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
         sentence = f"worker {handle.name} was lost while it computed {names}: {why}"
-        self.told(sentence)
+        if group or sentence != post.told:  # one that cannot be of use is started again and again
+            self.told(sentence)
+        post.told = sentence
         for one in group:
             one.job.lost(sentence)
         for one in dead:

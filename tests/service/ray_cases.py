@@ -173,7 +173,7 @@ def test_a_picture_from_the_shell_is_the_inline_one(cluster: TwoNodes, shell: Sh
             assert worker.poll() is None
         missing = shell("run", *wish, "--backend", "service")
         assert missing.returncode == 3
-        assert f"are not known on {platform.node()}; load them there once" in missing.stderr
+        assert f"are not known on {platform.node()} (in " in missing.stderr
         cluster.load(model)
         for number, (kind, *more) in enumerate([("run", "--backend", "service"), ("queue", "submit")], 2):
             words = (kind, *wish, *more) if kind == "run" else (kind, *more, *wish[:-1], "seed=4")

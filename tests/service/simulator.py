@@ -84,7 +84,7 @@ def simulate(jobs: Sequence[Job], devices: Sequence[Device], bound: int | None) 
     while events:
         now, _, _, event = heapq.heappop(events)
         if isinstance(event, Job):
-            item = Item(frozenset({event.model}), event.priority, event.user)
+            item = Item(frozenset({event.model}), priority=event.priority, user=event.user)
             known[id(item)] = event
             scheduler.add(item)
         for device in devices:

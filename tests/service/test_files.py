@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from graphengine import Graph, load
 from graphengine.service.database import QueueError
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import NewJob, State
@@ -154,3 +155,29 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp
     assert job.error == f"the folder {tmp_path / 'file'} cannot be written: a file is in its place"
     assert job.state is State.FAILED
     assert "node_started" not in heard
+
+
+def test_relative_paths_of_a_job_start_where_they_did_when_it_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In workflow files, in those used as nodes, and in graphs made in Python; wherever the service runs."""
+    import graphengine_nodes as std
+    from PIL import Image
+
+    for name, size in (("a", 8), ("b", 16), ("c", 24), ("elsewhere", 32)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (size, size)).save(tmp_path / name / "picture.png")
+    node = "  i: {node: std.load_image, with: {path: picture.png}}\n"
+    (tmp_path / "a" / "flow.yaml").write_text(f"version: 1\nnodes:\n{node}outputs: {{image: i}}\n")
+    outer = "version: 1\nnodes:\n  w: {workflow: ../a/flow.yaml}\n" + node + "outputs: {image: w.image, own: i}\n"
+    (tmp_path / "b" / "outer.yaml").write_text(outer)
+    queue = Queue(tmp_path / "q.sqlite")
+    monkeypatch.chdir(tmp_path / "c")
+    with Graph() as graph:
+        graph.output("image", std.load_image("picture.png"))
+    jobs = [submit(queue, one) for one in (load("../a/flow.yaml"), load("../b/outer.yaml"), graph)]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Service(queue, InlineRunner()) as service:
+        assert [job.error for job in service.wait(*jobs, timeout=60)] == [None] * 3
+        sizes = [[picture.size[0] for picture in service.outputs(job).values()] for job in jobs]
+    assert sizes == [[8], [8, 16], [24]]

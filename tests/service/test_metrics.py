@@ -20,7 +20,10 @@ from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import State
 from graphengine.service.logs import log_event, log_to
 from graphengine.service.metrics import Metrics
+from graphengine.service.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.start import serving
+from graphengine.service.submit import submit
 from graphengine.service.workers import WorkerRunner
 from graphengine.testing import FakeWorker
 
@@ -160,3 +163,30 @@ def test_a_job_s_report(backend: Runners, tmp_path: Path) -> None:
         for text in ("w0 on cpu", f"{second['waited']:.3f} s", "4711", "attempt 1: done", "computed by"):
             assert text in page
         assert "3 is not to its taste" in account(service.queue, bad)
+
+
+def test_jobs_that_waited_before_the_service_began_are_counted(tmp_path: Path) -> None:
+    queue, counted = Queue(tmp_path / "q.sqlite"), list[Metrics]()
+    jobs = [submit(queue, of("double"), {"x": n}) for n in range(5)]
+    disk = DiskStore(tmp_path / "store")
+    with serving(queue.file, InlineRunner(), disk, prepare=lambda made: counted.append(Metrics(made))) as service:
+        service.wait(*jobs, timeout=60)
+    found = parsed(generate_latest(counted[0].registry).decode())
+    assert summed(found, "graphengine_job_wait_seconds_count") == 5
+    assert summed(found, "graphengine_jobs_ended_total", 'state="done"') == 5
+
+
+def test_a_report_of_what_failed_tells_where_and_who_was_lost(backend: Runners, tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("poison", "bad", x=1)
+    graph.add("double", "after", x=graph["bad"])
+    graph.output("y", graph["after"])
+    with Service(tmp_path / "q.sqlite", backend(2, told=lambda line: None), DiskStore(tmp_path / "store")) as service:
+        job = service.submit(graph)
+        assert service.wait(job, timeout=600)[0].state is State.FAILED
+        page = account(service.queue, job)
+    assert page.count("<td>worker lost</td>") == 3
+    assert "not needed" not in page
+    assert "not reached" in page
+    bad = page.index("<h3>bad ")
+    assert "3 workers were lost while they computed pack.poison" in page[bad : page.index("<h3>after ")]

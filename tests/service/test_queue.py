@@ -201,6 +201,18 @@ def test_a_lost_job_waits_where_it_stood_until_too_many_services_have_died(queue
     assert ids(queue) == [second]
 
 
+def test_being_left_to_be_begun_again_is_no_death(queue: Queue) -> None:
+    (id,), lease = queue.submit(job()), lease_of(queue)
+    for attempt in range(1, DEATHS + 2):
+        lease.claim(id, "w")
+        assert lease.left(id, attempt, "stopped")
+    assert queue.get(id).state is State.QUEUED
+    lease.claim(id, "w")
+    queue.cancel(id)
+    assert lease.left(id, DEATHS + 2, "stopped")
+    assert queue.get(id).state is State.CANCELLED
+
+
 def test_cancelling(queue: Queue) -> None:
     waits, runs, dies = queue.submit(job(), job(), job())
     lease = lease_of(queue)
@@ -468,9 +480,8 @@ def test_of_very_many_changes_the_oldest_are_forgotten(queue: Queue, monkeypatch
 
 
 def test_numbers_that_the_file_cannot_hold_are_told(queue: Queue) -> None:
-    for refused in (lambda: queue.submit(job(), job(priority=2**63)), lambda: queue.get(2**63)):
-        with pytest.raises(QueueError, match="beyond 63 bits"):
-            refused()
+    with pytest.raises(QueueError, match="beyond 63 bits"):
+        queue.get(2**63)
     assert ids(queue) == []
     assert queue.submit(job()) == [1]
 
@@ -488,3 +499,30 @@ def test_what_is_no_unicode_is_told(queue: Queue) -> None:
     assert lease.claim(number, "s") is not None
     assert lease.failed(number, 1, "no file \udcff")
     assert queue.get(number).error == "no file \\udcff"
+
+
+@pytest.mark.parametrize(
+    ("named", "what"),
+    [
+        ({"user": None}, "user is None, but must be a text"),
+        ({"priority": "high"}, "priority is 'high', but must be a whole number from -9223372036854775808 to 9"),
+        ({"priority": 2.7}, "priority is 2.7"),
+        ({"priority": 2**63}, "priority is 9223372036854775808, but must be"),
+        ({"attempts": 0}, "attempts is 0, but must be a whole number from 1 to 1000"),
+        ({"attempts": True}, "attempts is True"),
+    ],
+)
+def test_what_is_no_job_is_refused(queue: Queue, named: dict[str, Any], what: str) -> None:
+    with pytest.raises(QueueError, match=what):
+        queue.submit(job(), NewJob({}, **named))
+    assert sum(queue.counts().values()) == 0
+
+
+def test_of_a_long_error_the_beginning_is_kept(queue: Queue) -> None:
+    (id,), lease = queue.submit(job()), lease_of(queue)
+    lease.claim(id, "w")
+    lease.failed(id, 1, "x" * 5_000_000)
+    error = queue.get(id).error
+    assert error is not None
+    assert error.endswith("x … (5,000,000 characters in all)")
+    assert len(error) < 30_000

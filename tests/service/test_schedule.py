@@ -58,6 +58,18 @@ def test_the_earliest_job_s_goes_first_and_a_worker_loads_nothing_for_it() -> No
     assert [scheduler.take(holding("w"))[0] for _ in range(4)] == [earlier, later, sample, cold]
 
 
+def test_another_part_of_a_model_that_a_worker_holds_is_loaded_for_an_earlier_job() -> None:
+    def taken(room: float = 1, kin: str = "unet", **decode: object) -> Item:
+        scheduler = Scheduler()
+        sample = of("unet", begun=1)
+        scheduler.add(sample, of("vae", **{"kin": frozenset({"vae", kin}), "begun": 0, **decode}))
+        return scheduler.take(Worker("w", frozenset({"unet"}), room=room))[0]
+
+    assert taken().begun == 0
+    for other in ({"room": 0}, {"kin": "other"}, {"begun": 2}, {"cost": 60.0}):
+        assert taken(**other).models == {"unet"}
+
+
 def test_users_who_want_nothing_more_are_forgotten() -> None:
     scheduler = Scheduler()
     for n in range(100):

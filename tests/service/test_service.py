@@ -22,8 +22,10 @@ from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
 from graphengine.service.jobs import NewJob, State
+from graphengine.service.lease import DEATHS
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.submit import submit
 
 from .conftest import PACK, RAY, Runners
 
@@ -295,3 +297,117 @@ def test_threads_that_submit_and_cancel_at_once(backend: Runners, tmp_path: Path
         jobs = {job.id: job for job in service.wait(*[number for number, _ in found], timeout=600)}
         for number, cancelled in found:
             assert jobs[number].state in ((State.CANCELLED, State.DONE) if cancelled else (State.DONE,))
+
+
+def test_one_that_stops_keeps_its_lease_until_its_jobs_have_ended(backend: Runners, tmp_path: Path) -> None:
+    """Another one that stands by must not take them for lost."""
+    file = tmp_path / "q.sqlite"
+    first = Service(file, backend(1), DiskStore(tmp_path / "store"), seconds=0.6)
+    with first, Service(file, InlineRunner(), DiskStore(tmp_path / "store"), seconds=0.6):
+        job = first.submit(of("nap", seconds=3.0), {"x": 1})
+        while first.queue.get(job).state is not State.RUNNING:
+            time.sleep(0.01)
+        first.stop()
+        assert first.queue.get(job).state is State.DONE
+    assert [attempt.outcome for attempt in first.queue.attempts(job)] == ["done"]
+
+
+def test_a_running_job_is_cancelled_while_its_service_stops(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
+        job = service.submit(of("nap", seconds=60.0), {"x": 1})
+        while not any(status.computing for status in service.backend.status()):
+            time.sleep(0.01)
+        service.drain()
+        Queue(tmp_path / "q.sqlite").cancel(job)  # another process
+        start = time.monotonic()
+        service.stop()
+        assert time.monotonic() - start < 20
+        assert service.queue.get(job).state is State.CANCELLED
+
+
+def test_what_only_waits_for_a_worker_is_put_back_where_it_stood(backend: Runners, tmp_path: Path) -> None:
+    with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
+        first, *others = [service.submit(of("nap", seconds=4.0), {"x": n}, user="u") for n in range(3)]
+        while not any(status.computing for status in service.backend.status()):
+            time.sleep(0.01)
+        service.queue.pause("u")
+        while any(service.queue.get(job).state is not State.QUEUED for job in others):
+            time.sleep(0.01)
+        assert service.queue.get(first).state is State.RUNNING
+        service.queue.resume("u")
+        while any(service.queue.get(job).state is not State.RUNNING for job in others):
+            time.sleep(0.01)
+        service.drain(put_back=True)
+        service.stop()
+        assert [service.queue.get(job).state for job in (first, *others)] == [State.DONE, State.QUEUED, State.QUEUED]
+        left = service.queue.attempts(others[0])
+    assert [(attempt.outcome, attempt.error) for attempt in left] == [
+        ("left", "it was paused before it began"), ("left", "the service that ran it was stopped"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"graph": "text_to_image"}, "a job is made of a Graph, not of 'text_to_image'"),
+        ({"inputs": [1]}, r"inputs are a dictionary of names and values, not \[1\]"),
+        ({"want": "nope"}, "nope"),
+        ({"inputs": {"x": "y"}}, "x"),
+    ],
+)
+def test_what_is_no_job_is_told_when_it_is_submitted(tmp_path: Path, given: dict[str, Any], what: str) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    with pytest.raises(WorkflowError, match=what):
+        submit(queue, **{"graph": of("double"), "inputs": {"x": 1}, **given})
+    assert sum(queue.counts().values()) == 0
+
+
+def test_stopping_waits_until_all_is_told(tmp_path: Path) -> None:
+    told = []
+
+    def slow(event: JobEvent) -> None:
+        if event.kind == "done":
+            time.sleep(0.3)
+            told.append(event.job)
+
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        service.subscribe(slow)
+        jobs = [service.submit(of("double"), {"x": n}) for n in range(5)]
+        service.wait(*jobs, timeout=60)
+    assert sorted(told) == jobs
+
+
+def test_a_listener_may_stop_it(tmp_path: Path) -> None:
+    service, stopped = Service(tmp_path / "q.sqlite", InlineRunner()), threading.Event()
+
+    def end(event: JobEvent) -> None:
+        if event.kind == "done":
+            service.stop()
+            stopped.set()
+
+    service.subscribe(end)
+    service.start()
+    service.submit(of("double"), {"x": 1})
+    assert stopped.wait(60)
+
+
+DEADLY = """
+import sys
+from graphengine import registry
+from graphengine.service.inline import InlineRunner
+from graphengine.service.service import Service
+registry.load_folder(sys.argv[2])
+with Service(sys.argv[1], InlineRunner(), seconds=0.2) as service:
+    service.wait(*service.queue.unfinished())
+"""
+
+
+def test_no_job_pays_for_one_that_ends_the_service_every_time(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    bad = submit(queue, of("dies_here"), {"x": 1})
+    good = [submit(queue, of("nap", seconds=1.0), {"x": n}) for n in range(3)]
+    for _ in range(DEATHS + 5):
+        subprocess.run([sys.executable, "-c", DEADLY, str(queue.file), str(PACK)], timeout=60)
+        time.sleep(0.2)  # the dead one's lease
+    assert [queue.get(job).state for job in (bad, *good)] == [State.FAILED, *[State.DONE] * 3]
+    assert queue.get(bad).error == f"the service that ran it ended (given up after {DEATHS} attempts)"

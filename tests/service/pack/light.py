@@ -162,11 +162,30 @@ def poison(x: int) -> int:
     return x
 
 
+@node(version=1)
+def dies_here(x: int) -> int:
+    """End the process of the service."""
+    time.sleep(0.3)
+    os._exit(7)
+
+
 @node(version=1, on="device")
 def deadly_once(x: int, mark: Annotated[str, Doc("A file that says that it has killed already.")]) -> int:
     """End the first process that computes it."""
     if not Path(mark).exists():
         Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+@node(version=1, on="device")
+def fork_and_die(x: int, mark: Annotated[str, Doc("A file that says which process was forked.")]) -> int:
+    """Fork a process that sleeps, and end the first process that computes this."""
+    if not Path(mark).exists():
+        child = os.fork()
+        if child == 0:
+            time.sleep(600)
+        Path(mark).write_text(str(child))
         os.kill(os.getpid(), signal.SIGKILL)
     return x
 

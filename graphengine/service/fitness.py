@@ -1,0 +1,41 @@
+"""Which workers are of use: whose device is there, and whose nodes are the very code that the service knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphengine.pack import pack_of, sources_of
+
+
+def code() -> dict[str, str]:
+    """By pack, the hash of the sources that this process has loaded, where it is told by its sources."""
+    from graphengine import registry
+
+    packs = dict.fromkeys(map(pack_of, registry.modules()))
+    return {pack.name: found for pack in packs if (found := sources_of(pack)) is not None}
+
+
+def absent(device: str) -> str | None:
+    """Why nothing can be computed on a device; None if it can, as far as the packs know."""
+    from graphengine import registry
+
+    kind = device.partition(":")[0]
+    if kind != "cuda":  # packs list every GPU that they compute on by themselves, and no other devices
+        return None
+    lists = [pack.devices() for pack in dict.fromkeys(map(pack_of, registry.modules())) if pack.devices is not None]
+    there = [one for devices in lists for one in devices]
+    if not there or device in there or any(device == one.partition(":")[0] for one in there):
+        return None
+    return f"there is no {device} here, only {', '.join(there)}"
+
+
+def unfit(ready: Mapping[str, Any]) -> str | None:
+    """Why a worker that says so much of itself is of no use to this process; None if it is."""
+    if ready["absent"] is not None:
+        return str(ready["absent"])
+    mine = code()
+    other = sorted(name for name, found in ready["code"].items() if mine.get(name, found) != found)
+    if not other:
+        return None
+    return f"its code of {', '.join(other)} is not this service's; it was changed since: start the service again"
