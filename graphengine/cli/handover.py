@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def hand_over(
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
     from graphengine.cli.values import parse_sets
-    from graphengine.cli.watching import Following
+    from graphengine.cli.watching import Following, attending
     from graphengine.outputs import Writer
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
@@ -66,7 +66,8 @@ def hand_over(
     print_problems(problem for problem in graph.problems() if problem.severity == "warning")
     Writer(out, "")  # a folder that cannot be written is told now, not by the job
     queue = Queue(file)
-    following = Following(queue, previews=False)  # before the job is there, so that none of its steps is missed
+    # Before the job is there, so that none of its steps is missed.
+    following = Following(queue, previews=False, look=attending(queue, None))
     number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
     print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
     _follow(queue, following, number, graph, json, out)
@@ -81,14 +82,30 @@ def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> 
         return f"a service cannot follow {', '.join(only_here)}"
     if not facts["active"]:
         return "the service that runs here stands by"
+    return _differs(facts, roots)
+
+
+def differs(file: Path, roots: list[Path] | None, folders: bool = True) -> str | None:
+    """In what the service that runs a queue's jobs differs from this process; None if in nothing, or none runs.
+
+    Args:
+        folders: Whether those that it allows matter.
+    """
+    facts = hello(file)
+    why = None if facts is None else _differs(facts, roots)
+    return why if folders or why is None or "folders" not in why else None
+
+
+def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
     mine = json_.loads(json_.dumps(identity(roots)))
+    if facts["version"] != mine["version"]:
+        return f"the service that runs here is of another version ({facts['version']})"
     differ = [name for name in mine if facts[name] != mine[name]]
-    if "packs" in differ and "version" not in differ:
+    if "packs" in differ:
         theirs, ours = facts["packs"], mine["packs"]
         names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
         return f"the service that runs here has other packs ({', '.join(names)})"
-    told = {"version": "is of another version", "roots": "allows other folders"}
-    return f"the service that runs here {' and '.join(told[name] for name in differ)}" if differ else None
+    return "the service that runs here allows other folders" if differ else None
 
 
 def _follow(queue: Queue, following: Following, number: int, graph: Graph, json: bool, out: Path) -> None:

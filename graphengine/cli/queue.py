@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json as json_
-import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ import typer
 
 from graphengine.cli.common import (
     FAILED,
+    WRONG,
     Debug,
     Json,
     Out,
@@ -25,8 +25,10 @@ from graphengine.cli.common import (
     load_workflow,
     workflow_name,
 )
+from graphengine.cli.sweep import Over
 
 if TYPE_CHECKING:
+    from graphengine.graph import Graph
     from graphengine.service.jobs import Job
     from graphengine.service.queue import Queue
 
@@ -35,8 +37,8 @@ commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, ca
 File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
-MOST_WAITING = 100_000
-"""Jobs that are counted as waiting."""
+LOOK = 1.0
+"""Seconds of waiting between looks whether anything runs the jobs."""
 
 
 @contextmanager
@@ -56,6 +58,7 @@ def _queue(file: Path | None) -> Iterator[Queue]:
 def submit(
     file: Workflow,
     set: Sets = None,
+    over: Annotated[list[str] | None, Over] = None,
     out: Out = Path("out"),
     priority: Annotated[int, typer.Option("--priority", help="What is higher is run first.")] = 0,
     user: Annotated[str, typer.Option("--user", help="Whose job it is, for fairness.")] = "",
@@ -65,17 +68,33 @@ def submit(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder."""
+    """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder.
+
+    With --over a job for every combination of values, all of them or none: workers share them, and join what they can.
+    """
     graph = load_workflow(file, packs)
+    from graphengine.cli.handover import differs
     from graphengine.cli.values import parse_sets
     from graphengine.outputs import Writer
-    from graphengine.service.submit import submit as put
+    from graphengine.service.submit import submit_all
 
-    inputs = parse_sets(graph, set)
+    several = [parse_sets(graph, set)] if not over else _over(graph, set, over)
     Writer(out, "")  # a folder that cannot be written is told now, not when the job runs
     with _queue(queue) as base:
-        number = put(base, graph, inputs, user=user, priority=priority, exact=exact, out=out, name=workflow_name(graph))
-    print(json_.dumps({"job": number}) if json else f"job {number}")
+        common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
+        numbers = submit_all(base, graph, several, **common)
+        why = differs(base.file, None, folders=False)
+    for number in numbers:
+        print(json_.dumps({"job": number}) if json else f"job {number}")
+    if why is not None:
+        print(f"note: {why}; the job may fail there", file=sys.stderr)
+
+
+def _over(graph: Graph, set: list[str] | None, over: list[str]) -> list[dict[str, Any]]:
+    from graphengine.cli.sweep import combinations
+
+    fixed, _, runs = combinations(graph, set, over)
+    return [fixed | values for values in runs]
 
 
 @commands.command("list")
@@ -90,6 +109,7 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """The newest jobs; a page at a time with --before."""
+    from graphengine.cli.watching import idle
     from graphengine.errors import WorkflowError, nearest
     from graphengine.service.jobs import State
 
@@ -99,13 +119,13 @@ def list_(
             raise WorkflowError(f"{name!r:.40} is no state of a job; did you mean {near}?")
     with _queue(queue) as base:
         jobs = base.history([State(name) for name in state or State], user, before, limit)
-        idle = _idle(base, queue)
+        nobody = idle(base, queue)
     if json:
         for job in jobs:
             print(json_.dumps(_facts(job)))
     else:
         _table(jobs)
-        print(idle, end="")
+        print(nobody, end="")
 
 
 @commands.command("show")
@@ -123,29 +143,51 @@ def show(job: Number, queue: File = None, json: Json = False, debug: Debug = Fal
             print(f"{name:9} {facts[name]}")
     for attempt in attempts:
         print(f"attempt {attempt.number} on {attempt.worker}: {attempt.outcome} {attempt.error or ''}".rstrip())
-    for file in (found.result or {}).get("files", ()):
+    result = found.result or {}
+    for file in result.get("files", ()):
         print(file)
+    for name, told in result.get("told", {}).items():
+        if "value" in told:
+            print(f"{name}: {told['value']}")
 
 
 @commands.command("cancel")
 @guarded
-def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> None:
+def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | None:
     """Cancel jobs: at once those that wait, within a step those that run."""
     with _queue(queue) as base:
-        for job in jobs:
+
+        def cancel_one(job: int) -> None:
             state = base.cancel(job)
             print(f"job {job} is {'being cancelled' if state == 'running' else state}")
+
+        return _each(jobs, cancel_one)
 
 
 @commands.command("delete")
 @guarded
-def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> None:
+def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | None:
     """Take jobs that have ended out of the history, with what is kept of them."""
     from graphengine.service.submit import delete as forget
 
     with _queue(queue) as base:
-        for job in jobs:
-            forget(base, job)
+        return _each(jobs, lambda job: forget(base, job))
+
+
+def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
+    """Do something with every job; what cannot be done with one is told, and the others are done."""
+    from graphengine.service.database import QueueError, QueueFileError
+
+    code = None
+    for job in jobs:
+        try:
+            work(job)
+        except QueueFileError:
+            raise
+        except QueueError as error:
+            print(error, file=sys.stderr)
+            code = WRONG
+    return code
 
 
 @commands.command("move")
@@ -207,8 +249,17 @@ def wait(
     debug: Debug = False,
 ) -> int | None:
     """Wait until jobs have ended; 0 if all are done, else 1."""
-    with _queue(queue) as base:
-        found = base.wait(*(jobs or base.unfinished()), timeout=timeout)
+    from graphengine.cli.watching import attending, left_alone
+
+    end = None if timeout is None else time.monotonic() + timeout
+    with _queue(queue) as base, left_alone():
+        numbers, look = jobs or base.unfinished(), attending(base, queue)
+        while True:
+            look()
+            left = LOOK if end is None else max(0.0, end - time.monotonic())
+            found = base.wait(*numbers, timeout=min(LOOK, left))
+            if left < LOOK or all(job.state.ended for job in found):
+                break
     for job in found:
         print(f"job {job.id} is {job.state}{f': {job.error}' if job.error else ''}")
     return None if all(job.state == "done" for job in found) else FAILED
@@ -218,6 +269,7 @@ def wait(
 @guarded
 def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     """How many jobs are in each state, who runs them, and what its workers do."""
+    from graphengine.cli.watching import idle
     from graphengine.service.here import hello, queue_file
     from graphengine.service.lease import holder
 
@@ -225,7 +277,7 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     with _queue(queue) as base:
         counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
         facts = {"file": str(file), **counts, "paused": base.paused(), "limits": base.limits(), "holder": holder(base)}
-        idle = _idle(base, queue)
+        nobody = idle(base, queue)
     told = hello(file)
     facts["service"] = told is not None
     workers = told["workers"] if told is not None else []
@@ -242,20 +294,7 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
             f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['landed']} nodes, "
             f"{worker['held']} models held, {free}{worker['loads']} loaded, lost {worker['deaths']} times"
         )
-    print(idle, end="")
-
-
-def _idle(base: Queue, file: Path | None) -> str:
-    """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
-    from graphengine.service.lease import holder
-
-    count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
-    if not waiting or holder(base) is not None:
-        return ""
-    what = "1 job waits and nothing runs it" if count == 1 else f"{count} jobs wait and nothing runs them"
-    if base.body(waiting[0].id).get("finish"):  # of a script, which does more with the outputs than write them
-        return f"{what}; the script that queued them does when it is started again\n"
-    return f"{what}; `graphengine worker{'' if file is None else f' --queue {shlex.quote(str(file))}'}` does\n"
+    print(nobody, end="")
 
 
 @commands.command("report")
@@ -288,14 +327,15 @@ def watch(
     debug: Debug = False,
 ) -> None:
     """See jobs go on: a live table, or every event as a line of JSON."""
-    from graphengine.cli.watching import Following, table
+    from graphengine.cli.watching import Following, attending, left_alone, table
 
-    with _queue(queue) as base:
+    with _queue(queue) as base, left_alone():
+        look = attending(base, queue)
         if json or not sys.stdout.isatty():  # a table that lives is for a terminal
-            for line in Following(base, job, previews=json).lines():
+            for line in Following(base, job, previews=json, look=look).lines():
                 print(json_.dumps(line) if json else _event(line), flush=True)
         else:
-            table(base, job)
+            table(base, job, look)
 
 
 def _event(line: dict[str, Any]) -> str:

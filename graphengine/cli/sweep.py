@@ -36,15 +36,13 @@ if TYPE_CHECKING:
     from graphengine.outputs import Writer
 
 MOST_RUNS = 10_000
+Over = typer.Option("--over", metavar="NAME=VALUES", help="1..8, 1..9..2, 10,20, or a JSON list of texts.")
 
 
 @guarded
 def command(
     file: Workflow,
-    over: Annotated[
-        list[str],
-        typer.Option("--over", metavar="NAME=VALUES", help="1..8, 1..9..2, 10,20, or a JSON list of texts."),
-    ],
+    over: Annotated[list[str], Over],
     set: Sets = None,
     out: Out = Path("out"),
     json: Json = False,
@@ -56,22 +54,18 @@ def command(
 ) -> int:
     """Run a workflow with every combination of values, and make a labelled sheet of the pictures.
 
-    What does not depend on what changes is computed once. The last --over changes fastest and makes the columns.
+    What does not depend on what changes is computed once. The last --over changes fastest and makes the columns. (For
+    several workers at once: `graphengine queue submit --over`.)
     """
     graph = load_workflow(file, packs)
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)
     from graphengine.cli.progress import Bars, JsonLines
-    from graphengine.cli.values import parse_over, parse_sets
     from graphengine.evaluate import bind_inputs
     from graphengine.outputs import Writer
 
-    axes = parse_over(graph, over)
-    fixed = parse_sets(graph, set, whole=False)
-    if both := [name for name in axes if name in fixed]:
-        raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
-    runs = [dict(zip(axes, values, strict=True)) for values in _product(axes)]
+    fixed, axes, runs = combinations(graph, set, over)
     graph.check()
     for values in runs:
         bind_inputs(graph, fixed | values)
@@ -108,6 +102,23 @@ def command(
         for path in (*files, *sheets):
             print(path)
     return code
+
+
+def combinations(
+    graph: Graph, set: list[str] | None, over: list[str]
+) -> tuple[dict[str, Any], dict[str, list[Any]], list[dict[str, Any]]]:
+    """The inputs that are fixed, the values of the others, and every combination of these.
+
+    Raises:
+        WorkflowError: One is given twice; there are too many; a value does not fit.
+    """
+    from graphengine.cli.values import parse_over, parse_sets
+
+    axes = parse_over(graph, over)
+    fixed = parse_sets(graph, set, whole=False)
+    if both := [name for name in axes if name in fixed]:
+        raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
+    return fixed, axes, [dict(zip(axes, values, strict=True)) for values in _product(axes)]
 
 
 def _product(axes: dict[str, list[Any]]) -> list[tuple[Any, ...]]:

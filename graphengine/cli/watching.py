@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from graphengine.service.here import socket_file, watch
 from graphengine.service.jobs import State
@@ -18,8 +23,58 @@ if TYPE_CHECKING:
 ENDED = tuple(state.value for state in State if state.ended)
 STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed")
 """What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
+MOST_WAITING = 100_000
+"""Jobs that are counted as waiting."""
+LOOK = 1.0
+"""Seconds between looks whether anything runs a queue's jobs."""
 PATIENCE = 1.0
 """Seconds for which a service that is there is waited for: until it tells, and at a job's end for its last steps."""
+
+
+def idle(base: Queue, file: Path | None) -> str:
+    """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
+    from graphengine.service.lease import holder
+
+    count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
+    if not waiting or holder(base) is not None:
+        return ""
+    what = "1 job waits and nothing runs it" if count == 1 else f"{count} jobs wait and nothing runs them"
+    if base.body(waiting[0].id).get("finish"):  # of a script, which does more with the outputs than write them
+        return f"{what}; the script that queued them does when it is started again\n"
+    return f"{what}; `graphengine worker{'' if file is None else f' --queue {shlex.quote(str(file))}'}` does\n"
+
+
+def attending(base: Queue, file: Path | None) -> Callable[[], None]:
+    """To be called now and then by who waits: it says on standard error why nothing goes on, and when it does again."""
+    said, looked = "", -LOOK
+
+    def look() -> None:
+        nonlocal said, looked
+        if time.monotonic() - looked < LOOK:
+            return
+        looked = time.monotonic()
+        why = idle(base, file)
+        if not why and "" in base.paused():
+            why = "the queue is paused; `graphengine queue resume` ends that\n"
+        if why != said:
+            print(why or "something runs the jobs again\n", end="", file=sys.stderr, flush=True)
+        said = why
+
+    return look
+
+
+@contextlib.contextmanager
+def left_alone() -> Iterator[None]:
+    """Ctrl-C ends the looking, and nothing else.
+
+    Raises:
+        typer.Exit: It came.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("the jobs go on", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 class Following:
@@ -29,10 +84,13 @@ class Following:
     Args:
         job: The one that matters, if it is known already.
         previews: Whether they are wanted.
+        look: Called now and then while nothing happens.
     """
 
-    def __init__(self, queue: Queue, job: int | None = None, previews: bool = True) -> None:
-        self.queue, self.job, self._last = queue, job, queue.last_change()
+    def __init__(
+        self, queue: Queue, job: int | None = None, previews: bool = True, look: Callable[[], None] = lambda: None
+    ) -> None:
+        self.queue, self.job, self._last, self._look = queue, job, queue.last_change(), look
         self._first = None if job is None else queue.get(job)
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._listening = threading.Event()
@@ -80,6 +138,7 @@ class Following:
             if end is not None:
                 yield end
                 return
+            self._look()
             self.queue.wait_for_change(0.05)
 
     def _steps_of(self, job: int | None, timeout: float) -> Iterator[dict[str, Any]]:
@@ -95,7 +154,7 @@ class Following:
                     return
 
 
-def table(queue: Queue, job: int | None) -> None:
+def table(queue: Queue, job: int | None, look: Callable[[], None] = lambda: None) -> None:
     """A live table of what waits and runs, with the steps of what is computed; ends when the job has."""
     from rich.live import Live
 
@@ -109,6 +168,7 @@ def table(queue: Queue, job: int | None) -> None:
             live.update(_rows(queue, job, steps))
             if job is not None and queue.get(job).state.ended:
                 return
+            look()
             queue.wait_for_change(0.25)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -31,7 +32,8 @@ def command(
         bool, typer.Option("--batch-invariant", help="Make every picture as if it was made alone, bit for bit.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="Seconds without a sign after which a node is ended.")
+        float | None,
+        typer.Option("--timeout", min=1, help="Seconds without a sign after which a node on a worker is ended."),
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="local: processes of this machine. ray: actors of a Ray cluster.")
@@ -61,23 +63,33 @@ def command(
     """Run the jobs of this user's queue until it is interrupted.
 
     Where one runs already, this one stands by and takes over when that one has ended. Ctrl-C lets the jobs end that
-    run; those that wait stay in the queue. A second Ctrl-C lets no job end: those that run are begun again later.
+    a worker has begun; all others stay in the queue. A second Ctrl-C lets no job end: those that run are begun again
+    later. A third ends this process at once, whatever it does.
     """
     load_packs(packs)
+    from graphengine.cli.handover import differs
     from graphengine.service.here import queue_file
     from graphengine.service.lease import holder
+    from graphengine.service.logs import log_event, log_to
 
     if log is not None:
-        from graphengine.service.logs import log_event, log_to
-
         log_to(log)
+
+    def prepare(service: Service) -> None:
+        if log is not None:
+            service.subscribe(log_event)
+        if metrics_port is not None:
+            from graphengine.service.metrics import Metrics
+
+            Metrics(service).serve(metrics_port)
+
     stop, again = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: (again if stop.is_set() else stop).set())
     file = queue or queue_file()
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
-        "packs": [str(folder) for folder in packs or ()],
+        "packs": [str(folder) for folder in packs or ()], "prepare": prepare,
         "told": lambda line: print(line, file=sys.stderr, flush=True),
     }  # fmt: skip
     if _on_ray(backend, address, device, gpus, shared):
@@ -90,28 +102,30 @@ def command(
 
         serve = local_service(file, devices=device, threads=threads, **common)
     with serve as service:
-        if log is not None:
-            service.subscribe(log_event)
-        if metrics_port is not None:
-            from graphengine.service.metrics import Metrics
-
-            Metrics(service).serve(metrics_port)
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         does = "running" if service.active else "standing by for another worker that runs"
         if not service.active and holder(service.queue) is None:  # its file cannot be written
             does = "standing by until it can run"
+        elif not service.active and (why := differs(file, root)) is not None:
+            print(f"warning: {why}; jobs that need that will fail once this one takes over", file=sys.stderr)
         print(f"{does} the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
-        stop.wait()
+        while not stop.wait(0.5):
+            if does != "running" and service.active:
+                print(f"{(does := 'running')} the jobs of {file} now", flush=True)
         print("stopping when the running jobs are done; Ctrl-C again leaves them to be begun again", flush=True)
+        service.drain(put_back=True)
         threading.Thread(target=_let_go, args=(service, again), daemon=True).start()
     return None
 
 
 def _let_go(service: Service, again: threading.Event) -> None:
-    """Leave the jobs that run at every further signal."""
-    while again.wait():
-        again.clear()
-        service.let_go()
+    """Leave the jobs that run at the second signal; the third is for nodes of this process that do not end."""
+    again.wait()
+    again.clear()
+    service.let_go()
+    print("leaving them; Ctrl-C again ends all at once", flush=True)
+    again.wait()
+    os._exit(130)
 
 
 def _on_ray(backend: str, address: str | None, device: list[str] | None, gpus: float | None, shared: Any) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socketserver
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from graphengine.service.here import hello
 from graphengine.service.lease import take
 from graphengine.service.queue import Queue
 from tests.cli.conftest import Done, command, environment
@@ -20,6 +23,7 @@ from tests.cli.conftest import Done, command, environment
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., Done]
 WAIT = "version: 1\ninputs:\n  seconds: {type: float, default: 60}\nnodes:\n  w: {node: toy.wait, from: {seconds: inputs.seconds}}\noutputs: {w: w}\n"  # noqa: E501
+STUCK = "import time\nfrom graphengine import node\n@node(version=1)\ndef stuck() -> int:\n    time.sleep(600)\n    return 1\n"  # noqa: E501
 FAIL = 'version: 1\nnodes:\n  f: {node: toy.fail, with: {text: "a\\nb"}}\noutputs: {f: f}\n'
 
 
@@ -57,6 +61,11 @@ def until(true: Callable[[], Any], seconds: float = 600) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def begun(state: Path) -> None:
+    """Wait until a worker computes something."""
+    until(lambda: any(w["computing"] for w in (hello(state / "queue.sqlite") or {"workers": []})["workers"]))
 
 
 def running(state: Path) -> None:
@@ -195,7 +204,7 @@ def test_ctrl_c_of_the_worker_lets_running_jobs_end(cli: Run, worker: Start, sta
     (tmp_path / "wait.yaml").write_text(WAIT)
     process = worker()
     cli("queue", "submit", "wait.yaml", "--set", "seconds=3")
-    running(state)
+    begun(state)
     process.send_signal(signal.SIGINT)
     assert process.wait(600) == 0
     assert show(cli, 1)["state"] == "done"
@@ -207,7 +216,7 @@ def test_a_second_ctrl_c_of_the_worker_leaves_running_jobs_to_be_begun_again(
     (tmp_path / "wait.yaml").write_text(WAIT)
     process = worker()
     cli("queue", "submit", "wait.yaml")
-    running(state)
+    begun(state)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert "Ctrl-C again" in process.stdout.readline()
@@ -218,10 +227,28 @@ def test_a_second_ctrl_c_of_the_worker_leaves_running_jobs_to_be_begun_again(
     assert (job["state"], job["attempts"][0]["error"]) == ("queued", "the service that ran it was stopped")
 
 
+def test_a_third_ctrl_c_ends_the_worker_whatever_it_does(
+    cli: Run, worker: Start, state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "odd.py").write_text(STUCK)
+    (tmp_path / "stuck.yaml").write_text("version: 1\nnodes:\n  s: {node: odd.stuck}\noutputs: {s: s}\n")
+    process = worker("--packs", "odd")
+    cli("queue", "submit", "stuck.yaml", "--packs", "odd")
+    running(state)
+    assert process.stdout is not None
+    for sentence in ("Ctrl-C again leaves", "Ctrl-C again ends all at once"):
+        process.send_signal(signal.SIGINT)
+        assert sentence in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+
+
 def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
     (tmp_path / "wait.yaml").write_text(WAIT)
+    (tmp_path / "allowed").mkdir()
     first = worker()
-    worker()
+    second = worker("--root", "allowed")
     cli("queue", "submit", "wait.yaml", "--set", "seconds=4")
     running(state)
     os.kill(first.pid, signal.SIGKILL)
@@ -233,3 +260,86 @@ def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_pat
     assert "lost" in kinds
     assert kinds[-1] == "done"
     assert [attempt["outcome"] for attempt in show(cli, 1)["attempts"]] == ["lost", "done"]
+    assert second.stdout is not None
+    assert second.stdout.readline() == f"running the jobs of {state / 'queue.sqlite'} now\n"
+    second.kill()
+    warning = "warning: the service that runs here allows other folders; jobs that need that will fail once this one"
+    assert warning in second.communicate()[1]
+
+
+def test_who_waits_is_told_that_nothing_runs_the_queue_and_that_something_does_again(
+    cli: Run, worker: Start, state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wait.yaml").write_text(WAIT)
+    assert cli("queue", "submit", "wait.yaml", "--set", "seconds=4").code == 0
+    waiting = subprocess.Popen(
+        command("queue", "wait"), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline() == "1 job waits and nothing runs it; `graphengine worker` does\n"
+    worker()
+    assert waiting.stderr.readline() == "something runs the jobs again\n"
+    out, _ = waiting.communicate(timeout=600)
+    assert out == "job 1 is done\n"
+
+
+@pytest.mark.parametrize("words", [("wait",), ("watch",)])
+def test_ctrl_c_of_one_who_looks_says_that_jobs_go_on(
+    cli: Run, paint: Path, state: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    cli("queue", "submit", paint)
+    looking = subprocess.Popen(
+        command("queue", *words), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert looking.stderr is not None
+    assert "nothing runs it" in looking.stderr.readline()
+    looking.send_signal(signal.SIGINT)
+    _, err = looking.communicate(timeout=60)
+    assert (looking.returncode, err) == (130, "the jobs go on\n")
+
+
+def test_one_unknown_job_keeps_no_other_from_being_cancelled(cli: Run, paint: Path, state: Path) -> None:
+    for _ in range(2):
+        cli("queue", "submit", paint)
+    found = cli("queue", "cancel", 1, 77, 2)
+    assert (found.code, found.out) == (2, "job 1 is cancelled\njob 2 is cancelled\n")
+    assert "there is no job 77" in found.err
+    found = cli("queue", "delete", 1, 77, 2)
+    assert found.code == 2
+    assert cli("queue", "list", "--json").out == ""
+
+
+@pytest.mark.parametrize("answer", ["null", "{}", '{"active": true, "version": "9.0", "workers": 5}'])
+def test_a_service_of_another_version_is_told_so(
+    cli: Run, paint: Path, state: Path, tmp_path: Path, answer: str
+) -> None:
+    cli("queue", "submit", paint)
+
+    class Other(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer.encode() + b"\n")
+
+    with socketserver.ThreadingUnixStreamServer(str(state / "queue.sqlite.sock"), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = cli("run", paint)
+        assert found.code == 0
+        assert "the service that runs here is of another version" in found.err
+        found = cli("queue", "stats")
+        assert found.code == 0
+        found = cli("queue", "submit", paint)
+        assert (found.code, found.out) == (0, "job 2\n")
+        assert "is of another version" in found.err
+        server.shutdown()
+
+
+def test_every_combination_is_a_job_or_none_is(cli: Run, worker: Start, paint: Path, tmp_path: Path) -> None:
+    found = cli("queue", "submit", paint, "--over", "prompt=[\"a\", \"b\"]", "--over", "steps=1..3", "--json")
+    assert [json.loads(line)["job"] for line in found.out.splitlines()] == [1, 2, 3, 4, 5, 6]
+    found = cli("queue", "submit", paint, "--over", "steps=1,2,five")
+    assert found.code == 2
+    assert len(cli("queue", "list", "--json").out.splitlines()) == 6
+    worker()
+    assert cli("queue", "wait", "--timeout", 600).code == 0

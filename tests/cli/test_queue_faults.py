@@ -36,7 +36,7 @@ WAIT = "version: 1\nnodes:\n  w: {node: toy.wait, with: {seconds: 8.0}}\noutputs
         (("submit", "huge.yaml"), 2, "the file is larger than 10 MB"),
         (("submit", "paint.yaml", "--set", "prompt=a", "--set", "steps=five"), 2, "steps"),
         (("submit", "text_to_image", "--set", "width=1000000"), 2, "inputs.width: 1000000 is outside 8..8192"),
-        (("submit", "paint.yaml", "--priority", 10**30), 2, "is beyond 63 bits"),
+        (("submit", "paint.yaml", "--priority", 10**30), 2, "but must be a whole number from -9"),
         (("show", 10**30), 2, "is beyond 63 bits"),
         (("submit", "paint.yaml", "--queue", "damaged.sqlite"), 3, "opened as a queue: file is not a database"),
         (("list", "--queue", "folder"), 3, "folder cannot be opened as a queue: it is no file"),
@@ -160,3 +160,25 @@ def test_a_queue_that_another_process_locks_for_longer_than_is_waited(
     assert cli("queue", "submit", "paint.yaml").out == "job 2\n"
     assert cli("queue", "wait", 1, 2).code == 0
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["paint_image_00000.png"]
+
+
+def test_what_jobs_hold_is_for_their_owner_alone_and_a_log_keeps_no_warning_to_itself(
+    cli: Run, paint: Path, state: Path, tmp_path: Path
+) -> None:
+    socket = state / "queue.sqlite.sock"
+    socket.mkdir(parents=True)
+    (socket / "file").touch()  # a folder that is not empty: no socket can be made
+    process = subprocess.Popen(
+        command("worker", "--threads", 1, "--log", tmp_path / "log.jsonl"), cwd=tmp_path, env=environment(tmp_path),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        assert "cannot be made" in process.stderr.readline()
+        cli("queue", "submit", paint)
+        assert cli("queue", "wait", "--timeout", 600).code == 0
+        for made in (state / "queue.sqlite-files", tmp_path / "cache" / "store", tmp_path / "log.jsonl"):
+            assert made.stat().st_mode & 0o077 == 0, made
+    finally:
+        process.kill()
+        process.communicate()
