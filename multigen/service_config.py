@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from graphengine.devices import check_device
 from graphengine.errors import GraphEngineError
 from graphengine.yaml12 import load
 
-__all__ = ["ConfigError", "model_path", "read_config", "read_models"]
+__all__ = ["ConfigError", "model_path", "read_config", "read_models", "wrong"]
 
 FAMILIES = ("SD", "SDXL", "FLUX")
+FLAGS = {True: ("true", "yes", "on", "y"), False: ("false", "no", "off", "n", "")}
+"""What YAML 1.1, in which these files were always written, takes for true and false."""
 
 
 class ConfigError(GraphEngineError, RuntimeError):
@@ -26,17 +28,17 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read, or lacks a key.
     """
-    data, lines = _read(file)
+    data, lines = _read(file, "model_dir: ./models-sd/")
     for name, what in (("model_list", "the models file"), ("model_dir", "the models' folder")):
         if not isinstance(data.get(name), str):
             _fail(file, lines, (name,), f"{name} must be the path of {what}")
-    limit = data.get("queue_limit")
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        _fail(file, lines, ("queue_limit",), f"queue_limit is {limit!r}, but must be a number of jobs, at least 1")
-    for name in ("workers", "threads"):
-        value = data.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            _fail(file, lines, (name,), f"{name} is {value!r:.40}, but must be a number, at least 1")
+    models = file.parent / Path(data["model_list"]).expanduser()
+    if not models.exists():
+        _fail(file, lines, ("model_list",), f"model_list names {models}, which is not there")
+    for name, most in (("queue_limit", 10**9), ("workers", 64), ("threads", 1024)):
+        value = data.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most):
+            _fail(file, lines, (name,), f"{name} is {value!r:.40}, but must be a number from 1 to {most}")
     devices = data.get("devices", ["cpu"])
     if not isinstance(devices, list) or not devices or not all(isinstance(one, str) for one in devices):
         _fail(file, lines, ("devices",), f"devices is {devices!r:.40}, but must be a list such as [cuda:0, cuda:1]")
@@ -59,10 +61,10 @@ def read_models(file: Path, pipes: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: It cannot be read; an entry lacks its `id`, its `type` or its `classname`, or has an unknown one.
     """
-    data, lines = _read(file)
+    data, lines = _read(file, "base: {name: {id: folder, type: SD}}")
     found: dict[str, Any] = {"base": {}, "lora": {}, "pipes": {}}
     for section in found:
-        entries = data.get(section) or {}
+        entries = {} if data.get(section) is None else data[section]
         if not isinstance(entries, dict):
             _fail(file, lines, (section,), f"{section} must hold names, each with what belongs to it")
         for name, entry in entries.items():
@@ -75,16 +77,36 @@ def read_models(file: Path, pipes: Mapping[str, Any]) -> dict[str, Any]:
             if entry.get(key) not in known and not (section == "lora" and key not in entry):
                 _fail(file, lines, (*place, key), f"{key} of {section}.{name} must be one of {', '.join(known)}")
             found[section][name] = dict(entry)
+            for key in ("need_imgs", "needs_cnet") if section == "pipes" else ():
+                if (flag := _flag(entry.get(key, False))) is None:
+                    what = f"{key} of {section}.{name} is {entry[key]!r:.40}, but must be True or False"
+                    _fail(file, lines, (*place, key), what)
+                found[section][name][key] = flag
     return {**data, **found}
 
 
 def model_path(cwd: Path, config: Mapping[str, Any], id: str, folder: str = "") -> str:
     """Where a model lies: under `model_dir`; an id that is no path there is a model's name (`tiny`, a hub id)."""
-    path = cwd / Path(config["model_dir"]).expanduser() / folder / id
+    path = cwd / Path(config.get("model_dir") or "").expanduser() / folder / id
     return str(path) if path.exists() else id
 
 
-def _read(file: Path) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
+def wrong(file: Path, key: str, what: str) -> ConfigError:
+    """That a key of a file is wrong, which showed only later."""
+    try:
+        _fail(file, _read(file, key)[1], (key,), what)
+    except ConfigError as error:
+        return error
+
+
+def _flag(value: Any) -> bool | None:
+    """A truth value, however it is written; None for what is none."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    return next((flag for flag, words in FLAGS.items() if isinstance(value, str) and value.lower() in words), None)
+
+
+def _read(file: Path, example: str) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
     try:
         data, lines = load(file.read_text("utf-8"), str(file))
     except OSError as error:
@@ -94,10 +116,10 @@ def _read(file: Path) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
     except GraphEngineError as error:
         raise ConfigError(str(error)) from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{file} must hold keys with values, as `model_dir: ./models-sd/`")
+        raise ConfigError(f"{file} must hold keys with values, such as `{example}`")
     return data, lines
 
 
-def _fail(file: Path, lines: Mapping[tuple[Any, ...], int], place: tuple[Any, ...], what: str) -> None:
+def _fail(file: Path, lines: Mapping[tuple[Any, ...], int], place: tuple[Any, ...], what: str) -> NoReturn:
     line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
     raise ConfigError(f"{file}{f':{line}' if line else ''}: {what}")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 from graphengine_nodes.prompts import check_lengths
 
 from graphengine.graph import Graph
-from graphengine.service.jobs import Job, NewJob
+from graphengine.service.jobs import Job, NewJob, State
 from graphengine.service.queue import Queue
 from graphengine.service.submit import files_of, new_job
 from multigen import pipes
@@ -28,9 +29,7 @@ __all__ = [
     "Order",
     "Picture",
     "as_seeds",
-    "calls_back",
     "finish",
-    "open_here",
     "prepare",
     "submit",
     "unfinished",
@@ -41,9 +40,8 @@ BLEMISHES = "jpeg artifacts, blur, distortion, lowres, bad anatomy, bad crop, wa
 """The negative prompt where none is given."""
 NOT_OF_SETUP = ("generator", "num_inference_steps", "cnet", "cnet_ids", "nprompt")
 LARGEST_SEED = 2**64 - 1
+MOST = 1_000_000
 
-open_here: set[str] = set()
-"""The ServiceThreads of this process that call back."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,17 @@ def prepare(
 
 def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
     """Queue pictures in one go; their jobs in that order, which is that of their numbers in the folder."""
+    with _numbering(queue):
+        return _submit(queue, pictures, folder, user, facts)
+
+
+def _submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
     number, jobs = _free_number(queue, folder), list[NewJob]()
     try:
         for one in pictures:
             done = (FINISHER, {"folder": str(folder), "number": number, "conf": one.conf})
             number += one.count
-            known = {**facts, "folder": str(folder), "next": number}
+            known = {**facts, "folder": os.path.realpath(folder), "next": number}
             named: dict[str, Any] = {"user": user, "finish": done, "facts": known, "like": jobs[0] if jobs else None}
             jobs.append(new_job(queue, one.graph, one.values, want="image", **named))
         return queue.submit(*jobs)
@@ -132,15 +135,24 @@ def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, f
         raise
 
 
+@contextmanager
+def _numbering(queue: Queue) -> Iterator[None]:
+    """Nobody else, in whatever process, gives numbers to the pictures of a queue's jobs meanwhile."""
+    with queue.file.with_name(queue.file.name + ".numbers").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _free_number(queue: Queue, folder: Path) -> int:
     """The number after those of a folder's pictures, and of those that jobs will write into it."""
-    taken = [int(job.facts["next"]) for job in unfinished(queue) if job.facts.get("folder") == str(folder)]
+    real = os.path.realpath(folder)  # one folder may be called in many ways
+    taken = [int(job.facts["next"]) for job in unfinished(queue) if job.facts.get("folder") == real]
     return max([GenSession(folder, None, ()).first_number(), *taken])
 
 
 def unfinished(queue: Queue) -> list[Job]:
-    """The jobs that wait or run."""
-    return [*queue.waiting(100_000), *queue.running()]
+    """The jobs that wait, paused or not, or run, as they came."""
+    return queue.history((State.QUEUED, State.RUNNING), limit=MOST)[::-1]
 
 
 def as_seeds(seeds: Any, count: int) -> list[int] | None:
@@ -194,15 +206,4 @@ def _is_of(picture: Path, conf: Mapping[str, Any]) -> bool:
     try:
         return picture.exists() and bool(json.loads(picture.with_suffix(".txt").read_text("utf-8")) == conf)
     except (OSError, ValueError):
-        return False
-
-
-def calls_back(process: str) -> bool:
-    """Whether a ServiceThread, as the jobs name it, is still there to call back."""
-    pid, created, _ = [*process.split(":"), "", "", ""][:3]
-    try:
-        if int(pid) == os.getpid():
-            return process in open_here
-        return f"{psutil.Process(int(pid)).create_time():.2f}" == created
-    except (psutil.Error, ValueError):
         return False

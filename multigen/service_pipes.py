@@ -17,6 +17,8 @@ from multigen.service_config import model_path
 
 __all__ = ["PICTURES", "Catalogue", "held_as", "named_devices", "pipes_by_name", "precision_on"]
 
+NEEDED = {"base": ("id", "type"), "lora": ("id",), "pipes": ("classname",)}
+"""The keys without which an entry of the models file means nothing."""
 PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_image")
 """Names under which `setup` takes pictures."""
 ROOMY = 23 * 2**30
@@ -71,7 +73,10 @@ class Catalogue:
         Raises:
             RuntimeError: There is no such name.
         """
-        return pipes_by_name()[self._entry("pipes", "pipe", pipe)["classname"]]
+        name = self._entry("pipes", "pipe", pipe)["classname"]
+        if name not in pipes_by_name():
+            raise RuntimeError(f"the pipe {pipe!r} of the models file has an unknown classname: {name!r:.40}")
+        return pipes_by_name()[name]
 
     def lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
         """What the session's Pipe needs and was not given."""
@@ -111,7 +116,7 @@ class Catalogue:
                     raise RuntimeError(f"the LoRA {name!r} is for {lora['type']}, not for {model!r}")
                 pipe.load_lora(model_path(self.cwd, self.config, lora["id"], "Lora"))
         except GraphEngineError as error:
-            where = self.cwd / Path(self.config["model_dir"]).expanduser()
+            where = self.cwd / Path(self.config.get("model_dir") or "").expanduser()
             raise RuntimeError(f"{error}; ids of the models file are looked for in {where} first") from error
         return pipe
 
@@ -127,16 +132,20 @@ class Catalogue:
         names = [str(session["user"]), str(session.get("project", ""))]
         if not names[0].isprintable() or not names[1].isprintable():
             raise ValueError(f"user {names[0]!a} and project {names[1]!a} are names of folders; some of it is no text")
-        root = (self.cwd / "_projects").absolute()
+        root = Path(os.path.abspath(self.cwd / "_projects"))
         folder = Path(os.path.normpath(root.joinpath(*names)))
         if not folder.is_relative_to(root / names[0]) or folder == root or os.path.isabs(names[0]):
             raise ValueError(f"user {names[0]!r} and project {names[1]!r} lead out of {root}")
         return folder
 
     def _entry(self, section: str, what: str, name: Any) -> Mapping[str, Any]:
-        """An entry of the models file."""
-        entries: Mapping[str, Any] = self.models[section]
+        """An entry of the models file, as it is now."""
+        entries: Mapping[str, Any] = self.models.get(section) or {}
         if not isinstance(name, str) or name not in entries:
             known = ", ".join(entries) or "none"
             raise RuntimeError(f"there is no {what} {name!r} in the models file; it has {known}")
-        return entries[name]  # type: ignore[no-any-return]
+        entry: Mapping[str, Any] = entries[name]
+        for key in NEEDED[section]:
+            if not isinstance(entry.get(key), str):
+                raise RuntimeError(f"the {what} {name!r} of the models file has no {key}")
+        return entry

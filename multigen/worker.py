@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from graphengine.cache import DiskStore
 from graphengine.service.database import QueueError
-from graphengine.service.jobs import Change
+from graphengine.service.jobs import Change, Job, State
 from graphengine.service.lease import holder
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import NoJob, Queue
@@ -26,8 +24,9 @@ from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
 from multigen.log import setup_logger
 from multigen.pipes.building import listed
-from multigen.service_config import ConfigError, read_config, read_models
-from multigen.service_jobs import FINISHER, Order, as_seeds, calls_back, finish, open_here, prepare, submit, unfinished
+from multigen.presence import Presence, is_present
+from multigen.service_config import read_config, read_models, wrong
+from multigen.service_jobs import FINISHER, Order, as_seeds, finish, prepare, submit, unfinished
 from multigen.service_pipes import Catalogue, named_devices, pipes_by_name
 
 __all__ = ["ServiceThread"]
@@ -72,17 +71,17 @@ class ServiceThread(threading.Thread):
         try:
             self.logger = setup_logger(logs / "multigen.log")
         except OSError as error:
-            raise ConfigError(f"{file}: logging_folder {logs} cannot be written: {error.strerror or error}") from None
+            what = f"logging_folder {logs} cannot be written: {error.strerror or error}"
+            raise wrong(file, "logging_folder", what) from None
         self.queue = Queue(self.cwd / ".multigen" / "queue.sqlite")
-        self._store = self.cwd / ".multigen" / "store"
+        self._store, self._present = self.cwd / ".multigen" / "store", self.cwd / ".multigen" / "threads"
         self._orders: dict[int, Order] = {}
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._at_once = False
         self._seen = self.queue.last_change()
-        process = psutil.Process()
-        self._process = f"{process.pid}:{process.create_time():.2f}:{uuid.uuid4().hex}"
-        open_here.add(self._process)
+        self._presence = Presence(self._present)
+        self._service: Service | None = None
 
     @property
     def pipes(self) -> dict[str, Any]:
@@ -237,12 +236,15 @@ class ServiceThread(threading.Thread):
         if lacking is not None:
             return {"error": lacking}
         folder = catalogue.folder(session, gen_dir)
-        pictures = prepare(catalogue.pipe(session, setup), prompt, count, as_seeds(seeds, count), images, setup)
+        try:
+            pictures = prepare(catalogue.pipe(session, setup), prompt, count, as_seeds(seeds, count), images, setup)
+        except RecursionError:
+            raise ValueError("the prompt is a template that is nested too deeply, or holds itself") from None
         order = Order(session, start_callback, image_callback, finish_callback)
         with self._lock:  # so that no change of these jobs is seen before they are known
             if self._is_busy():
                 return {"error": "Server is busy"}
-            facts = {"process": self._process, "call": uuid.uuid4().hex}
+            facts = {"process": self._presence.name, "call": uuid.uuid4().hex}
             jobs = submit(self.queue, pictures, folder, str(session["user"]), facts)
             order.places = list(jobs)
             self._orders |= dict.fromkeys(jobs, order)
@@ -261,7 +263,7 @@ class ServiceThread(threading.Thread):
 
     def run(self) -> None:
         """Run jobs, and call back, until `stop`."""
-        service = Service(
+        service = self._service = Service(
             self.queue, self._workers, DiskStore(self._store),
             seconds=LEASE, finishers={FINISHER: finish}, taken=self._put_behind,
         )  # fmt: skip
@@ -271,11 +273,16 @@ class ServiceThread(threading.Thread):
         while not self._ending.is_set() and not _interrupted():
             self.queue.wait_for_change(0.2)
             self._call_back()
+        service.drain()
+        while service.busy and self._ending.is_set() and not self._at_once:
+            self.queue.wait_for_change(0.2)
+            self._call_back()
+        self._call_back()
         service.stop(finish=self._ending.is_set() and not self._at_once)
         self._call_back()
         with contextlib.suppress(QueueError):
             self._see_out()
-        open_here.discard(self._process)
+        self._presence.end()
         atexit.unregister(self._exit)
 
     def _see_out(self) -> None:
@@ -288,7 +295,8 @@ class ServiceThread(threading.Thread):
     def _exit(self) -> None:
         self._at_once = True
         self._ending.set()
-        self.join(LEASE)
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C means the same
+            self.join(LEASE)
 
     def stop(self) -> None:
         """Let running jobs end; waiting ones stay on disk. `join` waits for it."""
@@ -302,7 +310,9 @@ class ServiceThread(threading.Thread):
 
     def _put_behind(self) -> None:
         """Jobs that a process left which is gone are run after new ones."""
-        gone = [job.id for job in self.queue.waiting(100_000) if not calls_back(str(job.facts.get("process", "")))]
+        waiting = {job.id: self._process_of(job) for job in unfinished(self.queue) if job.state is State.QUEUED}
+        absent = {name for name in set(waiting.values()) if not is_present(self._present, name)}
+        gone = [id for id, name in waiting.items() if name in absent]
         self.queue.prefer(LEFTOVER, *gone)
         if gone:
             log.warning("%d jobs of an earlier process are run after new ones; nobody will be called back", len(gone))
@@ -326,15 +336,19 @@ class ServiceThread(threading.Thread):
         order = self._orders.get(change.job)
         if order is not None:
             self._told(order, change)
-        elif change.kind in ("failed", "done") and self._is_lost(change.job):
+        elif change.kind in ("failed", "done") and self._service and self._service.active and self._is_lost(change.job):
             lost = "job %d of an earlier process is %s; its callbacks are lost"
             log.warning(lost, change.job, change.kind, extra={"job": change.job})
 
     def _is_lost(self, number: int) -> bool:
         try:
-            return not calls_back(str(self.queue.get(number).facts.get("process", "")))
+            return not is_present(self._present, self._process_of(self.queue.get(number)))
         except NoJob:
             return False
+
+    @staticmethod
+    def _process_of(job: Job) -> str:
+        return str(job.facts.get("process", ""))
 
     def _told(self, order: Order, change: Change) -> None:
         if change.kind == "running" and not order.started:
@@ -367,7 +381,7 @@ class ServiceThread(threading.Thread):
         try:
             if callback is not None:
                 callback(*args)
-        except (Exception, SystemExit):  # one who is called back badly must not stop the others' jobs
+        except BaseException:  # one who is called back badly must not stop the others' jobs
             log.exception("a callback failed")
 
 

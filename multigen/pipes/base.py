@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +30,11 @@ log = logging.getLogger(__name__)
 NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "generator"})
 """Arguments of diffusers' pipelines that are no parameters: `setup` reads them itself, or only `gen` does."""
 
-_told: set[tuple[str, str]] = set()
-"""Classes and the names of arguments that they ignored; each is told of once."""
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """A service that makes a thousand pictures says it once."""
+    log.warning(text)
 
 
 class BasePipe:
@@ -339,9 +343,7 @@ class BasePipe:
         return given
 
     def _ignore(self, name: str, why: str) -> None:
-        if (type(self).__name__, name) not in _told:
-            _told.add((type(self).__name__, name))
-            log.warning("%s ignores %s%s", type(self).__name__, name, why)
+        warn_once(f"{type(self).__name__} ignores {name}{why}")
 
     def _family_class(self) -> Any:
         return {"SD": self._class, "SDXL": self._classxl, "FLUX": self._classflux}[self.model_type.name]

@@ -117,6 +117,7 @@ def _images(value: Any) -> list[Image]:
     import numpy as np
     import PIL.Image
     import PIL.ImageOps
+    import torch
     from graphengine_nodes.images import from_pil, open_picture
 
     if isinstance(value, str | os.PathLike):
@@ -125,11 +126,13 @@ def _images(value: Any) -> list[Image]:
         return [from_pil(PIL.ImageOps.exif_transpose(value))]
     if isinstance(value, list | tuple):
         return [image for one in value for image in _images(one)]
-    if hasattr(value, "detach"):
+    if isinstance(value, torch.Tensor):
         value = _channels_last(value)
     elif not hasattr(value, "__array__"):
         raise ValueError(f"a {type(value).__name__} is no picture; give a path, a PIL picture, an array or a tensor")
     array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"an array of {array.dtype} is no picture; give numbers")
     if array.ndim not in (2, 3, 4) or (array.ndim > 2 and array.shape[-1] not in (1, 3, 4)) or not array.size:
         raise ValueError(f"an array of {list(array.shape)} is no picture; give [H, W] or [H, W, 3]")
     return [_of_array(one) for one in (array if array.ndim == 4 else [array])]

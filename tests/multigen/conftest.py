@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from multigen.worker import ServiceThread
 
 
+@pytest.fixture(autouse=True)
+def _nothing_was_told() -> None:
+    """Warnings that a process gives once are given in every test."""
+    from multigen.pipes import base
+
+    base.warn_once.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceThread]:
     """One that was started, of all tests that leave its configuration as it is; each has users of its own."""

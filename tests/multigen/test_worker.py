@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from graphengine.service.account import account
 from graphengine.service.submit import files_of
 from multigen.worker import ServiceThread
 
-from .serving import PATIENCE, SMALL, Called, generate, opened, pixels, queued, wait_for
+from .serving import PATIENCE, SMALL, Called, generate, opened, pixels, prepare, queued, wait_for
 
 
 def test_pictures_come_in_the_order_of_the_seeds_with_all_that_is_documented(worker: ServiceThread) -> None:
@@ -67,7 +69,7 @@ def test_one_callback_that_raises_stops_nothing(worker: ServiceThread) -> None:
 
     def wrong(*_: Any) -> None:
         heard.append("")
-        raise [ZeroDivisionError, SystemExit][len(heard) % 2]
+        raise [ZeroDivisionError, SystemExit, CancelledError][len(heard) % 3]
 
     id = opened(worker, "raises")
     assert generate(worker, id, count=2, start_callback=wrong, image_callback=wrong).all == [("finish",)]
@@ -171,6 +173,29 @@ def test_two_share_a_configuration(worker: ServiceThread) -> None:
     second.stop()
     second.join(PATIENCE)
     assert last.kinds == ["start", "image", "finish"]
+
+
+def test_no_two_pictures_get_one_number(tmp_path: Path) -> None:
+    """Whoever queues at once, and however the folder is called."""
+    file = prepare(tmp_path / "service")
+    made = [ServiceThread(file) for _ in range(3)]
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    together = threading.Barrier(3)
+
+    def queue_some(one: ServiceThread, folder: Path) -> None:
+        id = opened(one, folder.name)
+        together.wait()
+        for _ in range(4):
+            one.queue_gen(id, **SMALL, count=2, seeds=[1, 2], gen_dir=folder)
+
+    folders = [tmp_path / "real", tmp_path / "link", tmp_path / "real" / ".." / "real"]
+    threads = [threading.Thread(target=queue_some, args=pair) for pair in zip(made, folders, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(job.facts["next"] for job in made[0].queue.waiting()) == list(range(1, 25))
 
 
 @pytest.mark.slow

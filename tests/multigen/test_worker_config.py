@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from multigen.service_config import ConfigError, model_path, read_config, read_models
 from multigen.service_pipes import Catalogue, pipes_by_name
@@ -24,6 +25,8 @@ MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: 
         ("model_list: m.yaml\nmodel_dir: .\ndevices: [cpu, foo]\n", ":3", "there is no device 'foo'"),
         ("model_list: m.yaml\nmodel_dir: .\nthreads: two\n", ":3", "threads is 'two'"),
         ("model_list: m.yaml\nmodel_dir: .\nlogging_folder: 5\n", ":3", "logging_folder must be"),
+        ("model_list: none.yaml\nmodel_dir: .\n", ":1", "model_list names"),
+        ("model_list: m.yaml\nmodel_dir: .\nworkers: 100000\n", ":3", "must be a number from 1 to 64"),
         ("model_list: [\n", ":2", ""),
         ("model_list: m.yaml\nmodel_list: n.yaml\n", ":2", "model_list"),
         ("- 1\n", "", "must hold keys"),
@@ -31,6 +34,7 @@ MODELS = "base:\n  m:\n    id: tiny\n    type: SD\npipes:\n  p:\n    classname: 
 )
 def test_a_broken_config(tmp_path: Path, text: str, line: str, what: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "m.yaml").write_text(MODELS)
     with pytest.raises(ConfigError) as caught:
         read_config(tmp_path / "config.yaml")
     assert f"{tmp_path / 'config.yaml'}{line}: " in str(caught.value) or not line
@@ -44,6 +48,9 @@ def test_a_broken_config(tmp_path: Path, text: str, line: str, what: str) -> Non
         ("type: SD", "type: SD3", ":4", "type of base.m must be one of"),
         ("    id: tiny\n", "", ":2", "base.m needs an id"),
         ("Prompt2ImPipe", "NoPipe", ":7", "classname of pipes.p must be one of"),
+        ("Prompt2ImPipe\n", "Prompt2ImPipe\n    need_imgs: maybe\n", ":8", "need_imgs of pipes.p is 'maybe', but"),
+        ("Prompt2ImPipe\n", "Prompt2ImPipe\n    needs_cnet: [1]\n", ":8", "needs_cnet of pipes.p is [1], but must be"),
+        (MODELS, "base: 0\n", ":1", "base must hold names"),
     ],
 )
 def test_a_broken_models_file(tmp_path: Path, old: str, new: str, line: str, what: str) -> None:
@@ -53,6 +60,19 @@ def test_a_broken_models_file(tmp_path: Path, old: str, new: str, line: str, wha
         read_models(file, pipes_by_name())
     assert f"{file}{line}: " in str(caught.value)
     assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["yes", "Yes", "on", "True", "true", "no", "NO", "off", "False", "", "~"])
+def test_truth_values_are_those_of_the_yaml_that_these_files_are_written_in(tmp_path: Path, word: str) -> None:
+    (tmp_path / "models.yaml").write_text(f"{MODELS}    need_imgs: {word}\n")
+    needs = read_models(tmp_path / "models.yaml", pipes_by_name())["pipes"]["p"]["need_imgs"]
+    assert needs is bool(yaml.safe_load(word))
+
+
+def test_numbers_may_be_left_open(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(MODELS)
+    (tmp_path / "config.yaml").write_text("model_list: m.yaml\nmodel_dir: .\nworkers:\nthreads:\nqueue_limit:\n")
+    assert read_config(tmp_path / "config.yaml")["workers"] is None
 
 
 def test_lora_and_what_is_not_needed_may_be_absent(tmp_path: Path) -> None:
@@ -78,17 +98,20 @@ def test_what_a_service_thread_is_given(tmp_path: Path) -> None:
     """What is wrong is told when it is made, in one sentence, whichever file it is in."""
     (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\nlogging_folder: file/logs\n")
     (tmp_path / "file").write_text("")
-    for file, what in (("none.yaml", "none.yaml cannot be read: No such file"), ("config.yaml", "models.yaml cannot")):
+    for file, what in (("none.yaml", "cannot be read: No such file"), ("config.yaml", "config.yaml:1: model_list")):
         with pytest.raises(ConfigError, match=what):
             ServiceThread(tmp_path / file)
+    (tmp_path / "models.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"models.yaml must hold keys with values, such as `base: "):
+        ServiceThread(tmp_path / "config.yaml")
     (tmp_path / "models.yaml").write_text(MODELS.replace("type: SD", "type: SD3"))
     with pytest.raises(ConfigError, match=r"models.yaml:4: type of base.m must be one of SD, SDXL, FLUX"):
         ServiceThread(tmp_path / "config.yaml")
     (tmp_path / "models.yaml").write_text(MODELS)
-    with pytest.raises(ConfigError, match=r"config.yaml: logging_folder .*file/logs cannot be written"):
+    with pytest.raises(ConfigError, match=r"config.yaml:3: logging_folder .*file/logs cannot be written"):
         ServiceThread(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\n")
-    assert ServiceThread(tmp_path / "config.yaml").pipes == {"p": {"classname": "Prompt2ImPipe"}}
+    assert ServiceThread(tmp_path / "config.yaml").pipes["p"]["classname"] == "Prompt2ImPipe"
 
 
 @pytest.mark.parametrize("user", ["a\0b", "a\udcff", "a\nb"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -122,6 +123,36 @@ def test_a_limit_in_the_configuration(idle: ServiceThread) -> None:
     assert limited.queue_gen(session_id=id, **SMALL) == {"error": "Server is busy"}
 
 
+def test_paused_jobs_count_and_their_numbers_are_taken(idle: ServiceThread) -> None:
+    idle.queue.pause()
+    idle.qlimit, id = 2, opened(idle, "u")
+    answers = [idle.queue_gen(session_id=id, **SMALL, count=2) for _ in range(3)]
+    assert answers[2] == {"error": "Server is busy"}
+    assert [job.facts["next"] for job in idle.queue.history()] == [4, 3, 2, 1]
+
+
+def test_a_configuration_that_was_changed_to_something_incomplete(idle: ServiceThread) -> None:
+    id = opened(idle, "u")
+    for section, entry, what in (
+        ("base", {"id": "tiny"}, "the model 'small' of the models file has no type"),
+        ("pipes", {}, "the pipe 'prompt2image' of the models file has no classname"),
+        ("pipes", {"classname": "Zzz"}, "the pipe 'prompt2image' of the models file has an unknown classname: 'Zzz'"),
+    ):
+        before, name = idle.models[section], "small" if section == "base" else "prompt2image"
+        idle.models[section] = {name: entry}
+        with pytest.raises(RuntimeError, match=what):
+            idle.queue_gen(session_id=id, **SMALL)
+        idle.models[section] = before
+    del idle.models["lora"]
+    with pytest.raises(RuntimeError, match="there is no LoRA 'a' in the models file; it has none"):
+        opened(idle, "v", loras=["a"])
+
+
+def test_a_configuration_by_a_path_with_dots(idle: ServiceThread) -> None:
+    other = ServiceThread(idle.cwd / "models-sd" / ".." / "config.yaml")
+    assert other.queue_gen(session_id=opened(other, "u"), **SMALL)["status"] == "success"
+
+
 def test_what_a_pipe_needs(idle: ServiceThread) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     image, control = opened(idle, "i", "image2image"), opened(idle, "c", "control")
@@ -136,6 +167,8 @@ def test_what_a_pipe_needs(idle: ServiceThread) -> None:
     assert told["status"] == "success"
 
 
+DEEP: list[Any] = []
+DEEP.append(DEEP)
 WHITE = PIL.Image.new("RGB", (64, 64), "white")
 WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("prompt2image", {"seeds": [1.5]}, ValueError, "a seed is 1.5, but must be a whole number"),
@@ -166,6 +199,10 @@ WRONG: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("image2image", {"images": "cut.png"}, FileError, "cut.png is damaged or cut short"),
     ("image2image", {"images": "text.png"}, FileError, "text.png is no picture that can be read"),
     ("image2image", {"images": [object()]}, ValueError, "a object is no picture"),
+    ("image2image", {"images": [io.BytesIO(b"x")]}, ValueError, "a BytesIO is no picture"),
+    ("image2image", {"images": np.array([[None]])}, ValueError, "an array of object is no picture"),
+    ("image2image", {"images": np.zeros((8, 8), complex)}, ValueError, "an array of complex128 is no picture"),
+    ("prompt2image", {"prompt": DEEP}, ValueError, "a template that is nested too deeply, or holds itself"),
     ("image2image", {"images": np.zeros((3, 4, 5, 6, 7))}, ValueError, "is no picture"),
     ("image2image", {"mask": WHITE}, ValueError, "setup needs a picture"),
     ("image2image", {"images": WHITE, "strength": 2}, ValueError, "strength is 2, but must be 0 to 1"),

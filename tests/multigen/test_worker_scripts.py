@@ -127,7 +127,8 @@ def test_another_process_takes_over_when_the_first_is_killed(tmp_path: Path) -> 
 def test_what_an_earlier_process_left_is_done_after_new_jobs(tmp_path: Path) -> None:
     config = prepare(tmp_path)
     left = ServiceThread(config)  # lives, and was not started: its jobs are run, in their order
-    left.queue_gen(session_id=opened(left, "left"), **SMALL, count=2)
+    id = opened(left, "test")  # the script's user: between users it is fairness that decides
+    left.queue_gen(session_id=id, **{**SMALL, "prompt": "a blue house"}, count=2, gen_dir=tmp_path / "left")
     script = start(config, OVER, steps=LONG)
     read_until(script, "queued")
     wait_for(lambda: len(left.queue.running()) == 3 and left.queue.counts()["done"] == 2)
