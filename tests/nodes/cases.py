@@ -82,7 +82,7 @@ def case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
         "kind": kind,  # text, image, inpaint
         "family": "stable_diffusion",
         "model": "tiny",  # or "nine", the inpainting checkpoint; "euler", "zero", "old": see conftest
-        "side": 128,  # of the pictures that it starts from and follows
+        "side": 128 if kind == "inpaint" else 64,  # of the pictures that it starts from and follows
         "seeds": [5],
         "one": False,  # one generator, of the first seed, for all pictures
         "steps": 4 if changes.get("scheduler") == "PNDMScheduler" else 3,
@@ -91,7 +91,7 @@ def case(name: str, kind: str = "text", **changes: Any) -> dict[str, Any]:
         "scheduler": None,
         "strength": None,
         "controls": [],  # (scale, start, end)
-        "control_sizes": [],  # of their pictures, where not 128 x 128
+        "control_sizes": [],  # of their pictures, where not of that side
         "loras": [],  # (name, scale)
         "guess": False,
         "arguments": {},  # further ones of the pipeline
@@ -197,7 +197,7 @@ def cases() -> list[dict[str, Any]]:
         case("one generator, one picture", one=True, scheduler="EulerAncestralDiscreteScheduler"),
         case("eta", arguments={"eta": 0.7}, scheduler="DDIMScheduler"),
         case("sigmas", arguments={"sigmas": [5.0, 2.0, 0.5]}, scheduler="EulerDiscreteScheduler"),
-        case("latents", latents=3),
+        case("latents", side=128, latents=3),
         case("latents, control", latents=3, controls=[(0.8, 0.0, 1.0)]),
         case("latents, inpaint", "inpaint", latents=3),
         case("a caller's look at steps", fade=True),
