@@ -39,6 +39,8 @@ Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
 LOOK = 1.0
 """Seconds of waiting between looks whether anything runs the jobs."""
+WIDE = 1000
+"""Columns of a table that is not for a terminal: a line for each job."""
 
 
 @contextmanager
@@ -374,4 +376,4 @@ def _table(jobs: list[Job]) -> None:
         facts = _facts(job)
         cells = [job.id, job.state, job.user, job.priority, facts["created"], facts["ended"] or "", job.error or ""]
         table.add_row(*[Text(str(cell).split("\n")[0][:80]) for cell in cells])
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)

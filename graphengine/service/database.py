@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphengine.errors import FileError, GraphEngineError
-from graphengine.service.tables import SCHEMA, VERSION
+from graphengine.service.tables import SCHEMA, UPGRADE, VERSION
 
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
@@ -56,7 +56,7 @@ class Database:
             os.chmod(file, 0o600)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute(f"pragma synchronous = {synchronous}")
-            if version == 0:
+            if version < VERSION:
                 self._prepare()
         except (sqlite3.Error, OSError) as error:
             why = getattr(error, "strerror", None) or error
@@ -76,8 +76,9 @@ class Database:
 
     def _prepare(self) -> None:
         with self.write() as base:
-            if self._check() == 0:  # nobody else has made them meanwhile
-                for statement in SCHEMA.split(";\n"):
+            version = self._check()
+            if version < VERSION:  # nobody else has done it meanwhile
+                for statement in (SCHEMA if version == 0 else UPGRADE).split(";\n"):
                     base.execute(statement)
                 base.execute(f"pragma user_version = {VERSION}")
 

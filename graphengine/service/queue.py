@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 from graphengine.service.database import HALF, POLL, Database, QueueError
 from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
-from graphengine.service.tables import COLUMNS, job_of
+from graphengine.service.tables import COLUMNS, NEXT, job_of
 
 LARGEST = 32_000_000
 """Characters of one job's body."""
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)  # made once: `json.dumps` makes one for each text
 _PLACE = "coalesce(place, id)"
+_INSERT = f"insert into jobs (id, user, priority, facts, attempts, created, body) values ({NEXT}, ?, ?, ?, ?, ?, ?)"
 _ORDER = f"priority desc, {_PLACE}, id"
 ALL = ""
 """In `paused` and `limits`: everybody."""
@@ -84,10 +85,7 @@ class Queue(Database):
         with self.write() as base:
             self._check_limits(base, jobs)
             for body, facts, job in rows:
-                base.execute(
-                    "insert into jobs (user, priority, facts, attempts, created, body) values (?, ?, ?, ?, ?, ?)",
-                    (job.user, job.priority, facts, job.attempts, now, body),
-                )
+                base.execute(_INSERT, (job.user, job.priority, facts, job.attempts, now, body))
                 ids.append(int(base.lastrowid or 0))
                 self.tell(base, ids[-1], "queued")
         return ids
@@ -244,6 +242,7 @@ class Queue(Database):
             state = _state_of(base, id)
             if not state.ended:
                 raise QueueError(f"job {id} is {state}; cancel it first")
+            base.execute("update deleted set highest = max(highest, ?)", (id,))
             base.execute("delete from jobs where id = ?", (id,))
             self.tell(base, id, "deleted")
 
@@ -316,6 +315,8 @@ def _state_of(base: sqlite3.Cursor, id: int) -> State:
 def _check(job: NewJob) -> None:
     if not isinstance(job.user, str):
         raise QueueError(f"user is {job.user!r:.40}, but must be a text")
+    if not job.user.isprintable():  # it would reach terminals, and logs
+        raise QueueError(f"user is {job.user!r:.40}, which has characters that cannot be printed")
     for name, low, high in (("priority", -(2**63), 2**63 - 1), ("attempts", 1, 1000)):
         value = getattr(job, name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

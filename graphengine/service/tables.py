@@ -8,13 +8,13 @@ from typing import Any
 
 from graphengine.service.jobs import Job, State
 
-VERSION = 1
+VERSION = 2
 
-# Few pages are written for a job: its body and its attempts stand in its row, the index holds only what waits, and
-# what was never moved stands where its number is.
+# Few pages are written for a job: its body and its attempts stand in its row, the index holds only what waits, what was
+# never moved stands where its number is, and the highest number is written down only when its job is deleted.
 SCHEMA = """
 create table jobs (
-    id integer primary key autoincrement, state text not null default 'queued', user text not null,
+    id integer primary key, state text not null default 'queued', user text not null,
     priority integer not null, place real, facts text not null, attempt integer not null default 0,
     attempts integer not null, worker text, cancelling integer not null default 0, created real not null,
     started real, ended real, result text, error text, tries text not null default '[]', body text not null);
@@ -22,11 +22,20 @@ create index waiting on jobs (priority desc, coalesce(place, id), id) where stat
 create index running on jobs (id) where state = 'running';
 create table changes (
     number integer primary key, job integer not null, kind text not null, time real not null, facts text not null);
+create table deleted (one integer primary key check (one = 1), highest integer not null);
+insert into deleted values (1, 0);
 create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null);
 insert into lease values (1, 0, null, 0);
 create table paused (user text primary key) without rowid;
 create table limits (user text primary key, queued integer not null) without rowid;
 """
+UPGRADE = """
+create table deleted (one integer primary key check (one = 1), highest integer not null);
+insert into deleted select 1, coalesce(max(seq), 0) from sqlite_sequence where name = 'jobs';
+"""
+"""From version 1."""
+NEXT = "(select max(highest, coalesce((select max(id) from jobs), 0)) + 1 from deleted)"
+"""The number of the next job: one that none ever had."""
 
 COLUMNS = (
     "id, state, user, priority, facts, attempt, attempts, worker, cancelling, created, started, ended, result, error"

@@ -86,7 +86,9 @@ def test_jobs_without_a_worker(cli: Run, paint: Path, state: Path) -> None:
     listed = cli("queue", "list", "--state", "queued", "--json").lines
     assert [(line["job"], line["user"], line["priority"]) for line in listed] == [(3, "", 2), (2, "ann", 0), (1, "", 0)]
     assert [line["job"] for line in cli("queue", "list", "--before", 3, "--limit", 1, "--json").lines] == [2]
-    assert "queued" in cli("queue", "list").out
+    cli("queue", "submit", "paint.yaml", "--user", "somebody with a long name " * 3)
+    assert [line.split()[0] for line in cli("queue", "list").out.splitlines()[:5]] == ["job", "4", "3", "2", "1"]
+    assert cli("queue", "cancel", 4).code == cli("queue", "delete", 4).code == 0
     assert cli("queue", "move", 1).code == 0
     assert cli("queue", "cancel", 2, 3).out == "job 2 is cancelled\njob 3 is cancelled\n"
     assert cli("queue", "pause").code == cli("queue", "resume").code == 0

@@ -22,6 +22,7 @@ from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.jobs import NewJob, State
 from graphengine.service.lease import DEATHS, Lease, holder, take
 from graphengine.service.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.tables import SCHEMA
 
 
 class Clock:
@@ -408,6 +409,32 @@ def test_a_locked_file_is_waited_for_and_then_told(tmp_path: Path) -> None:
     assert patient.submit(job()) == [1]
 
 
+def test_no_number_is_given_twice(queue: Queue) -> None:
+    for several, deleted in ((3, [3]), (1, [2, 1, 4])):
+        queue.submit(*[job()] * several)
+        for number in deleted:
+            queue.cancel(number)
+            queue.delete(number)
+    assert Queue(queue.file).submit(job(), job()) == [5, 6]
+
+
+def test_a_file_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old", isolation_level=None)) as old:
+        for statement in SCHEMA.split(";\n"):
+            if "deleted" not in statement:
+                old.execute(statement.replace("primary key, state", "primary key autoincrement, state"))
+        for _ in range(3):
+            old.execute(
+                "insert into jobs (user, priority, facts, attempts, created, body) values ('', 0, '{}', 3, 0, 1)"
+            )
+        old.execute("delete from jobs where id = 3")
+        old.execute("pragma user_version = 1")
+    for _ in range(2):
+        queue = Queue(tmp_path / "old")
+        assert ids(queue) == [1, 2]
+    assert queue.submit(job()) == [4]
+
+
 def test_files_that_are_no_queue(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no queue at all, but a text that is longer than the header of a database" * 20)
     with pytest.raises(QueueError, match="cannot be opened as a queue"):
@@ -487,9 +514,8 @@ def test_numbers_that_the_file_cannot_hold_are_told(queue: Queue) -> None:
 
 
 def test_what_is_no_unicode_is_told(queue: Queue) -> None:
-    for refused in (NewJob({"text": "\udcff"}), NewJob({}, user="\udcff")):
-        with pytest.raises(QueueError, match="has half a surrogate pair"):
-            queue.submit(refused)
+    with pytest.raises(QueueError, match="has half a surrogate pair"):
+        queue.submit(NewJob({"text": "\udcff"}))
     with pytest.raises(QueueError, match="a limit is 0 or more, not -5"):
         queue.set_limit(-5)
     with pytest.raises(QueueError, match="has half a surrogate pair"):
@@ -505,6 +531,8 @@ def test_what_is_no_unicode_is_told(queue: Queue) -> None:
     ("named", "what"),
     [
         ({"user": None}, "user is None, but must be a text"),
+        ({"user": "a\x1b[2J"}, r"user is 'a\\x1b\[2J', which has characters that cannot be printed"),
+        ({"user": "\udcff"}, r"user is '\\udcff', which has characters that cannot be printed"),
         ({"priority": "high"}, "priority is 'high', but must be a whole number from -9223372036854775808 to 9"),
         ({"priority": 2.7}, "priority is 2.7"),
         ({"priority": 2**63}, "priority is 9223372036854775808, but must be"),
