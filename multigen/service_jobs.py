@@ -195,15 +195,18 @@ def finish(data: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
     for number, picture in enumerate(outputs["image"].pils(), start=data["number"]):
         session.last_index = number
         there = session.session_dir / f"{number:05d}.png"
-        # the process may have died after it wrote the picture and before it said so
-        file = there if _is_of(there, data["conf"]) else session.save(picture, dict(data["conf"]))
+        # the process may have died after it wrote the picture, or only its text, and before it said so
+        ours = _conf_of(there) == data["conf"]
+        if ours and not there.exists():
+            there.with_suffix(".txt").unlink()
+        file = there if ours and there.exists() else session.save(picture, dict(data["conf"]))
         files.append(str(file))
     return files
 
 
-def _is_of(picture: Path, conf: Mapping[str, Any]) -> bool:
-    """Whether a picture is there, and is of this configuration."""
+def _conf_of(picture: Path) -> Any:
+    """The configuration that stands beside a picture; None where there is none."""
     try:
-        return picture.exists() and bool(json.loads(picture.with_suffix(".txt").read_text("utf-8")) == conf)
+        return json.loads(picture.with_suffix(".txt").read_text("utf-8"))
     except (OSError, ValueError):
-        return False
+        return None

@@ -138,14 +138,14 @@ class ServiceThread(threading.Thread):
             RuntimeError: There is no such session.
         """
         with self._lock:
-            if self.sessions.pop(session_id, None) is None:
+            if self.sessions.pop(str(session_id), None) is None:
                 raise RuntimeError(f"there is no session {session_id}")
         return {"status": "success"}
 
     def get_session_info(self, session_id: str) -> dict[str, Any]:
         """How many pictures there are, how many jobs are before the session's next one, and how it stands."""
         with self._lock:
-            session = self.sessions.get(session_id)
+            session = self.sessions.get(str(session_id))
             if session is None:
                 return {"status": f"session {session_id} does not exist"}
             mine = [number for number, order in self._orders.items() if order.session is session]
@@ -155,20 +155,20 @@ class ServiceThread(threading.Thread):
 
     def get_image_count(self, session_id: str) -> dict[str, Any]:
         """How many pictures a session has."""
-        session = self.sessions.get(session_id)
+        session = self.sessions.get(str(session_id))
         if session is None:
             return {"image_number": 0, "comment": f"session {session_id} does not exist"}
         return {"image_number": len(session["images"]), "comment": session["status"]}
 
     def get_image_pathname(self, session_id: str, i: int | None = None) -> Any:
         """The path of a session's picture; without a number that of its folder."""
-        session = self.sessions.get(session_id)
+        session = self.sessions.get(str(session_id))
         if session is None:
             return self.get_session_info(session_id)
         if i is None:
             return str(self._catalogue.folder(session))
-        if not 0 <= i < len(session["images"]):
-            return {**self.get_session_info(session_id), "warning": f"there is no picture {i}"}
+        if not hasattr(i, "__index__") or not 0 <= i < len(session["images"]):
+            return {**self.get_session_info(session_id), "warning": f"there is no picture {i!r:.40}"}
         return session["images"][i]
 
     # --- jobs ---------------------------------------------------------------------------------------------------------

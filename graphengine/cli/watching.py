@@ -33,12 +33,16 @@ PATIENCE = 1.0
 
 def idle(base: Queue, file: Path | None) -> str:
     """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
+    from graphengine.service.here import hello
     from graphengine.service.lease import holder
 
     count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
     if not waiting or holder(base) is not None:
         return ""
-    what = "1 job waits and nothing runs it" if count == 1 else f"{count} jobs wait and nothing runs them"
+    wait, them = ("1 job waits", "it") if count == 1 else (f"{count} jobs wait", "them")
+    if (told := hello(base.file)) is not None and told["active"]:
+        return f"{wait}; the service that runs {them} cannot write {base.file}: is the disk full?\n"
+    what = f"{wait} and nothing runs {them}"
     if base.body(waiting[0].id).get("finish"):  # of a script, which does more with the outputs than write them
         return f"{what}; the script that queued them does when it is started again\n"
     return f"{what}; `graphengine worker{'' if file is None else f' --queue {shlex.quote(str(file))}'}` does\n"
@@ -53,14 +57,23 @@ def attending(base: Queue, file: Path | None) -> Callable[[], None]:
         if time.monotonic() - looked < LOOK:
             return
         looked = time.monotonic()
-        why = idle(base, file)
-        if not why and "" in base.paused():
-            why = "the queue is paused; `graphengine queue resume` ends that\n"
+        why = idle(base, file) or _paused(base)
         if why != said:
             print(why or "something runs the jobs again\n", end="", file=sys.stderr, flush=True)
         said = why
 
     return look
+
+
+def _paused(base: Queue) -> str:
+    """A line about jobs that wait because they are paused."""
+    for user in base.paused():
+        if not user:
+            return "the queue is paused; `graphengine queue resume` ends that\n"
+        if base.history([State.QUEUED], user, limit=1):
+            name = shlex.quote(user)
+            return f"the jobs of {name} are paused; `graphengine queue resume --user {name}` ends that\n"
+    return ""
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 LONGEST = 100_000
 """Bytes of one line that is read."""
+LOOK = 1.0
+"""Seconds without an event between looks whether who watches is still there."""
 
 
 def state_folder() -> Path:
@@ -124,8 +126,9 @@ class Announcer:
         end = self.service.subscribe(listen)
         try:
             _write(client, {"kind": "watching"})
-            while True:
-                _write(client, as_dict(events.get()))
+            while not _has_left(client):
+                with contextlib.suppress(queue.Empty):
+                    _write(client, as_dict(events.get(timeout=LOOK)))
         finally:
             end()
 
@@ -151,6 +154,14 @@ def preview_png(value: Any) -> str | None:
 
 def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:
     client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
+
+
+def _has_left(client: socketserver.StreamRequestHandler) -> bool:
+    """Whether a client, that says nothing more, has closed its end."""
+    try:
+        return client.request.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""  # type: ignore[no-any-return]
+    except BlockingIOError:
+        return False
 
 
 # --- the client's end -------------------------------------------------------------------------------------------------

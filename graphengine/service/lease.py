@@ -158,14 +158,15 @@ class Lease:
 def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
     """The lease of a queue, if nobody holds it or its holder did not renew it in time; else None.
 
-    An end that lies further ahead than any lease lasts is of a clock that was set back: it does not count.
+    An end that lies further ahead than that lease lasts is of a clock that was set back: it does not count.
     """
     with queue.write() as base:
-        epoch, until = base.execute("select epoch, until from lease").fetchone()
+        epoch, until, lasts = base.execute("select epoch, until, seconds from lease").fetchone()
         now = queue.clock()
-        if now < until <= now + 2 * seconds:
+        if now < until <= now + 2 * lasts:
             return None
-        base.execute("update lease set epoch = ?, holder = ?, until = ?", (epoch + 1, holder, now + seconds))
+        query = "update lease set epoch = ?, holder = ?, until = ?, seconds = ?"
+        base.execute(query, (epoch + 1, holder, now + seconds, seconds))
         return Lease(queue, holder, epoch + 1, seconds)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.runner import Call
-from graphengine.service.calls import Claims, Status
+from graphengine.service.calls import Claims, Status, WorkerError
 from graphengine.service.local import Handle
 from graphengine.service.schedule import Item, Worker
 
@@ -26,6 +26,7 @@ class Waiting:
         together: With how many it is computed.
         deaths: How many workers were lost while they computed it.
         loads: How many models its worker has to load for it.
+        lacked: What was said when a worker lacked memory for it.
         stopping: Its worker was told that it is cancelled.
         submitted, waited: When it was taken, in seconds since the epoch, and for how long it waited.
     """
@@ -37,9 +38,20 @@ class Waiting:
     together: int = 1
     deaths: int = 0
     loads: int = 0
+    lacked: str = ""
     stopping: bool = False
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
+
+    def why_hopeless(self) -> WorkerError:
+        """What is told where no worker may take it: each lacked memory, or computes otherwise than an exact job
+        needs."""
+        if not self.lacked:
+            return WorkerError("no worker computes any more as those that the exact job began with; submit it again")
+        return WorkerError(
+            f"{self.call.definition.full_name} needs more memory than any worker has ({self.lacked}); make smaller "
+            "pictures, fewer at once, or hold the model in less memory (offload, tiling, quantization)"
+        )
 
 
 @dataclass(eq=False)
@@ -51,7 +63,7 @@ class Post:
         held, free: What it holds in memory, by digest, and the bytes that it has room for, if known.
         computing: What it computes, by number.
         sign: When it said something last (`time.monotonic`).
-        until: When it is expected to be idle; of a dead one, when it is started anew.
+        since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
         killed_for: Why it was ended, if it was on purpose.
@@ -65,6 +77,7 @@ class Post:
     free: int | None = None
     computing: dict[int, Waiting] = field(default_factory=dict)
     sign: float = 0.0
+    since: float = 0.0
     until: float = 0.0
     pause: float = PAUSE[0]
     landed: int = 0
@@ -82,6 +95,19 @@ class Post:
         self.held, self.free = held, free
         return 0 if not new or before is None or free is None else max(0, (before - free) // new)
 
+    def may_ever_take(self, item: Item) -> bool:
+        """Whether an item may go to it, now or when it is known how it computes."""
+        return self.handle.name not in item.refused and (item.how is None or self.how in (None, item.how))
+
+    def left(self, now: float) -> float:
+        """Seconds until what it computes is expected to end; what is overdue may take as long again as it has already.
+
+        So what is left to it waits no more than twice as long as need be: loading its models elsewhere, which is
+        quicker in the end, begins after as much time as it takes (as one who does not know how often they will ski
+        rents until that has cost what skis do: Karlin et al. 1988).
+        """
+        return self.until - now if now < self.until else now - self.since
+
     def view(self, now: float, load: float, size: int) -> Worker:
         """As the scheduler sees it.
 
@@ -90,7 +116,7 @@ class Post:
         """
         free_in, room = 0.0, math.inf if self.free is None or size == 0 else self.free / size
         if self.computing or self.state != "ready":
-            free_in, room = max(0.0, self.until - now) if self.computing else math.inf, 0.0
+            free_in, room = self.left(now) if self.computing else math.inf, 0.0
         return Worker(self.handle.name, self.held, free_in, load, self.how, room)
 
     def status(self) -> Status:

@@ -344,7 +344,8 @@ class Service:
             ended = run.run()
         finally:
             with self._lock:
-                self._running.pop(run.job.id, None)
+                if self._running.get(run.job.id) is run:  # and not a later one: the lease was lost, and got again
+                    del self._running[run.job.id]
                 self._users -= Counter([run.job.user])  # without those of whom nothing runs
         self.tell(ended)
         self._threads.discard(threading.current_thread())  # `stop` waits until it is told

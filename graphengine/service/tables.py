@@ -24,14 +24,16 @@ create table changes (
     number integer primary key, job integer not null, kind text not null, time real not null, facts text not null);
 create table deleted (one integer primary key check (one = 1), highest integer not null);
 insert into deleted values (1, 0);
-create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null);
-insert into lease values (1, 0, null, 0);
+create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null,
+    seconds real not null default 0);
+insert into lease (one, epoch, until) values (1, 0, 0);
 create table paused (user text primary key) without rowid;
 create table limits (user text primary key, queued integer not null) without rowid;
 """
 UPGRADE = """
 create table deleted (one integer primary key check (one = 1), highest integer not null);
 insert into deleted select 1, coalesce(max(seq), 0) from sqlite_sequence where name = 'jobs';
+alter table lease add column seconds real not null default 15;
 """
 """From version 1."""
 NEXT = "(select max(highest, coalesce((select max(id) from jobs), 0)) + 1 from deleted)"

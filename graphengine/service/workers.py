@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
+OVERDUE = 0.25
+"""Seconds over what was expected after which others look again at what was left to a worker."""
 LULL = 0.01
 """Seconds in which a job's next calls are submitted after one of its calls has landed."""
-STRANDED = WorkerError("no worker computes any more as those that the exact job began with; submit it again")
 
 
 class WorkerRunner:
@@ -187,7 +188,7 @@ class WorkerRunner:
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
             one.job.taken()
-        post.sign = now
+        post.sign = post.since = now
         seconds = self._seconds(post.handle.device, group[0].item)
         post.until = now + seconds * len(group) + group[0].loads * self.durations.load
         return group
@@ -294,17 +295,13 @@ class WorkerRunner:
                 self.limits.lacked(one.item.group, post.handle.device, one.together)
             else:
                 one.item.refused.add(post.handle.name)
-            hopeless = one.item.refused >= self._posts.keys()
+                one.lacked = str(error["message"])
+            hopeless = not any(post.may_ever_take(one.item) for post in self._posts.values())
             if not hopeless:
                 del post.computing[one.number]
                 self._scheduler.put_back(one.item)
         if hopeless:
-            name = one.call.definition.full_name
-            problem = WorkerError(
-                f"{name} needs more memory than any worker has ({error['message']}); make smaller pictures, fewer at "
-                "once, or hold the model in less memory (offload, tiling, quantization)"
-            )
-            self._land(post, one.number, problem, 0.0, {})
+            self._land(post, one.number, one.why_hopeless(), 0.0, {})
 
     def _land(self, post: Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
         with self._lock:
@@ -355,10 +352,9 @@ class WorkerRunner:
             one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
         self._dispatch()
 
-    def _stranded(self, one: Waiting) -> bool:
-        """Whether no worker computes any more as an exact job needs it: one was started anew on another machine."""
-        known = [post.how for post in self._posts.values()]
-        return one.item.how is not None and None not in known and one.item.how not in known
+    def _is_unwanted(self, one: Waiting) -> bool:
+        """Whether it is cancelled, or no worker may take it."""
+        return one.call.context.cancelled or not any(post.may_ever_take(one.item) for post in self._posts.values())
 
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
@@ -370,7 +366,7 @@ class WorkerRunner:
             starts: list[Handle] = []
             with self._lock:
                 now = time.monotonic()
-                for one in [one for one in self._waiting.values() if one.call.context.cancelled or self._stranded(one)]:
+                for one in [one for one in self._waiting.values() if self._is_unwanted(one)]:
                     if self._scheduler.remove(one.item):
                         del self._waiting[one.item]
                         gone.append(one)
@@ -386,13 +382,16 @@ class WorkerRunner:
                     if post.state == "dead" and now >= post.until:
                         post.state = "starting"
                         starts.append(post.handle)
+                overdue = any(post.computing and now > post.until + OVERDUE for post in self._posts.values())
             for one in gone:
-                why = Cancelled("cancelled before it began") if one.call.context.cancelled else STRANDED
-                one.call.landed(why, 0.0, {})
+                cancelled = one.call.context.cancelled
+                one.call.landed(Cancelled("cancelled before it began") if cancelled else one.why_hopeless(), 0.0, {})
             for handle, number in cancels:
                 handle.send({"op": "cancel", "call": number}, {})
             for handle in starts:
                 handle.start(self._message, self._lost)
+            if overdue:
+                self._dispatch()
 
 
 class JobRunner:

@@ -286,6 +286,16 @@ def test_who_waits_is_told_that_nothing_runs_the_queue_and_that_something_does_a
     assert out == "job 1 is done\n"
 
 
+def test_who_waits_is_told_whose_jobs_are_paused(cli: Run, worker: Start, paint: Path, state: Path) -> None:
+    worker()
+    cli("queue", "pause", "--user", "ann lee")
+    assert cli("queue", "submit", "paint.yaml").code == 0
+    assert cli("queue", "wait", "--timeout", 60).err == ""
+    assert cli("queue", "submit", "paint.yaml", "--user", "ann lee").code == 0
+    told = "the jobs of 'ann lee' are paused; `graphengine queue resume --user 'ann lee'` ends that\n"
+    assert cli("queue", "wait", "--timeout", 0.1).err == told
+
+
 @pytest.mark.parametrize("words", [("wait",), ("watch",)])
 def test_ctrl_c_of_one_who_looks_says_that_jobs_go_on(
     cli: Run, paint: Path, state: Path, tmp_path: Path, words: tuple[str, ...]

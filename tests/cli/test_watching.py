@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphengine import DiskStore, Graph
-from graphengine.cli.watching import Following
+from graphengine import DiskStore, Graph, __version__
+from graphengine.cli.watching import Following, idle
+from graphengine.service.here import Announcer
 from graphengine.service.inline import InlineRunner
 from graphengine.service.queue import Queue
+from graphengine.service.service import Service
 from graphengine.service.start import serving
 from tests.service.conftest import light_nodes as light_nodes
 
@@ -29,3 +31,20 @@ def test_a_short_job_is_followed_whole(tmp_path: Path) -> None:
             assert [line["kind"] for line in Following(queue, job).lines()] == ["done"]
         later = service.submit(graph, {"x": 10})
         assert [line["kind"] for line in Following(queue, later).lines()][-1] == "done"
+
+
+def test_a_service_that_cannot_renew_its_lease_is_there_all_the_same(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("nap", "n", x=1, seconds=0.1)
+    queue = Queue(tmp_path / "queue.sqlite")
+    with Service(queue, InlineRunner(), seconds=3600) as service:
+        announcer = Announcer(service, {"version": __version__})
+        with queue.write() as base:
+            base.execute("update lease set until = 0")  # as if it could not be written since
+        assert idle(queue, None) == ""
+        service.drain()
+        service.submit(graph)
+        told = f"1 job waits; the service that runs it cannot write {queue.file}: is the disk full?\n"
+        assert idle(queue, None) == told
+        announcer.close()
+    assert idle(queue, None).startswith("1 job waits and nothing runs it")

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from graphengine_nodes import Image
 from graphengine_nodes.prompts import LONGEST
 
 from graphengine.service.account import account
 from graphengine.service.submit import files_of
+from multigen.service_jobs import finish
 from multigen.worker import ServiceThread
 
 from .serving import PATIENCE, SMALL, Called, generate, opened, pixels, prepare, queued, wait_for
@@ -208,3 +211,17 @@ def test_the_longest_prompt(worker: ServiceThread) -> None:
 def test_several_pictures_of_one_job(worker: ServiceThread) -> None:
     called = generate(worker, opened(worker, "several"), num_images_per_prompt=2, seeds=[1, 2], count=2)
     assert [file.name for file in called.files] == [f"0000{n}.png" for n in range(4)]
+
+
+def test_what_a_process_left_half_written_is_written_whole_under_its_name(tmp_path: Path) -> None:
+    job = {"folder": str(tmp_path), "number": 3, "conf": {"prompt": "a house", "generator": 7}}
+    picture, others = {"image": Image(torch.zeros(1, 64, 64, 3))}, tmp_path / "00003.txt"
+    for killed in ("before", "after its text", "after its picture"):
+        if killed == "after its text":
+            (tmp_path / "00003.png").unlink()
+        assert finish(job, picture) == [str(tmp_path / "00003.png")]
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["00003.png", "00003.txt"]
+    (tmp_path / "00003.png").unlink()
+    others.write_text("somebody's")
+    assert finish(job, picture) == [str(tmp_path / "00003_1.png")]
+    assert others.read_text() == "somebody's"

@@ -31,6 +31,12 @@ def test_sessions(idle: ServiceThread) -> None:
     assert idle.get_session_info(id) == {"status": f"session {id} does not exist"}
     assert idle.get_image_count(id) == {"image_number": 0, "comment": f"session {id} does not exist"}
     assert idle.get_image_pathname(id, 0) == {"status": f"session {id} does not exist"}
+    for nonsense in ([], None, {"id": 1}):
+        assert idle.get_session_info(nonsense) == {"status": f"session {nonsense} does not exist"}
+        assert idle.get_image_count(nonsense)["image_number"] == 0
+        with pytest.raises(RuntimeError, match="there is no session"):
+            idle.close_session(nonsense)
+    assert idle.get_image_pathname(opened(idle, "n"), "1")["warning"] == "there is no picture '1'"
     assert idle.queue_gen(session_id=id, **SMALL) == {"error": f"session {id} does not exist"}
     assert idle.queue_gen(**SMALL) == {"error": "session None does not exist"}
     assert opened(idle, "u", model="named")

@@ -11,6 +11,7 @@ import pytest
 
 from graphengine import DiskStore, Graph
 from graphengine.service import LocalWorker, Service, State, WorkerRunner
+from graphengine.testing import FakeWorker
 from tests.cli.conftest import command, environment
 
 from .conftest import PACK
@@ -48,6 +49,18 @@ def test_each_is_as_if_made_alone_with_as_many_threads(graph: Graph, tmp_path: P
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(other)))
     computed = [event.facts for event in events if event.kind == "computed"]
     assert {call["together"] for call in computed} == {1}
+
+
+def test_one_that_fits_no_worker_that_may_compute_it_fails_with_advice(tmp_path: Path) -> None:
+    """There is another device, but pictures of it would be others."""
+    graph = Graph()
+    graph.add("pack.greedy", "n", x=101)
+    runner = WorkerRunner([FakeWorker("a"), FakeWorker("b", device="cuda:0")])
+    with Service(tmp_path / "queue.sqlite", runner) as service:
+        (job,) = service.wait(service.submit(graph, exact=True), timeout=60)
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert "needs more memory than any worker has" in job.error
 
 
 def test_an_exact_job_that_waits_for_a_worker_can_be_cancelled(graph: Graph, tmp_path: Path) -> None:

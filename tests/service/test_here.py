@@ -58,6 +58,21 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
     assert not socket_file(file).exists()
 
 
+def test_who_watches_no_more_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "q.sqlite"
+    with Service(file, InlineRunner()) as service:
+        announcer = Announcer(service, identity())
+        for _ in range(3):
+            lines = watch(file, job=1)
+            assert next(lines) == {"kind": "watching"}
+            lines.close()  # type: ignore[attr-defined]
+        end = time.monotonic() + 60
+        while any(thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        announcer.close()
+
+
 def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:

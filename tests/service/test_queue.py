@@ -22,7 +22,22 @@ from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.jobs import NewJob, State
 from graphengine.service.lease import DEATHS, Lease, holder, take
 from graphengine.service.queue import LeaseLost, Queue, QueueFull
-from graphengine.service.tables import SCHEMA
+
+VERSION_1 = """
+create table jobs (
+    id integer primary key autoincrement, state text not null default 'queued', user text not null,
+    priority integer not null, place real, facts text not null, attempt integer not null default 0,
+    attempts integer not null, worker text, cancelling integer not null default 0, created real not null,
+    started real, ended real, result text, error text, tries text not null default '[]', body text not null);
+create index waiting on jobs (priority desc, coalesce(place, id), id) where state = 'queued';
+create index running on jobs (id) where state = 'running';
+create table changes (
+    number integer primary key, job integer not null, kind text not null, time real not null, facts text not null);
+create table lease (one integer primary key check (one = 1), epoch integer not null, holder text, until real not null);
+insert into lease values (1, 0, null, 0);
+create table paused (user text primary key) without rowid;
+create table limits (user text primary key, queued integer not null) without rowid;
+"""
 
 
 class Clock:
@@ -276,6 +291,14 @@ def test_one_holder_at_a_time(queue: Queue, clock: Clock) -> None:
     lease_of(queue, "second")
 
 
+def test_a_lease_lasts_as_long_as_its_holder_said(queue: Queue, clock: Clock) -> None:
+    assert take(queue, "patient", seconds=60) is not None
+    clock.now += 20
+    assert take(queue, "hasty", seconds=5) is None
+    clock.now += 41
+    assert take(queue, "hasty", seconds=5) is not None
+
+
 def test_who_lost_the_lease_changes_nothing(queue: Queue, clock: Clock) -> None:
     number, other = queue.submit(job(), job())
     first = lease_of(queue, "first")
@@ -420,9 +443,8 @@ def test_no_number_is_given_twice(queue: Queue) -> None:
 
 def test_a_file_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "old", isolation_level=None)) as old:
-        for statement in SCHEMA.split(";\n"):
-            if "deleted" not in statement:
-                old.execute(statement.replace("primary key, state", "primary key autoincrement, state"))
+        for statement in VERSION_1.split(";\n"):
+            old.execute(statement)
         for _ in range(3):
             old.execute(
                 "insert into jobs (user, priority, facts, attempts, created, body) values ('', 0, '{}', 3, 0, 1)"
@@ -433,6 +455,7 @@ def test_a_file_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
         queue = Queue(tmp_path / "old")
         assert ids(queue) == [1, 2]
     assert queue.submit(job()) == [4]
+    assert lease_of(queue).claim(4, "w") is not None
 
 
 def test_files_that_are_no_queue(tmp_path: Path) -> None:

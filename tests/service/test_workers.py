@@ -322,6 +322,27 @@ def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> Non
     assert go(runner, "double", x=4)["n"] == 8
 
 
+@pytest.mark.process
+def test_a_worker_does_not_wait_for_one_that_takes_longer_than_was_expected(
+    runners: Callable[..., WorkerRunner]
+) -> None:
+    def read(seconds: float) -> None:
+        graph = Graph()
+        graph.add("pack.read", "r", book=graph.add("pack.book", "b", title="a"), seconds=seconds)
+        run(graph, store=Store(), runner=runner.of(Claims()))
+
+    runner = runners(2)
+    read(0.0)  # one worker holds it now, and took no time
+    runner.durations.load = 0.3
+    long = threading.Thread(target=read, args=(8.0,))
+    long.start()
+    wait_for(lambda: any(status.computing for status in runner.status()))
+    read(0.0)
+    assert long.is_alive()
+    assert sum(status.loads for status in runner.status()) == 2
+    long.join()
+
+
 def test_what_is_left_of_a_job_is_done_before_a_later_job_s_long_call(runners: Callable[..., WorkerRunner]) -> None:
     runner, done = runners(1), list[str]()
     go(runner, "nap", x=0, seconds=1.2)
