@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
 
 File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
-Number = Annotated[int, typer.Argument(metavar="JOB", min=1, max=2**63 - 1)]
+Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
 LOOK = 1.0
 """Seconds of waiting between looks whether anything runs the jobs."""
@@ -232,9 +232,7 @@ def resume(
 @commands.command("limit")
 @guarded
 def limit(
-    count: Annotated[
-        int | None, typer.Argument(metavar="[JOBS]", min=0, max=2**63 - 1, help="By default any number.")
-    ] = None,
+    count: Annotated[int | None, typer.Argument(metavar="[JOBS]", min=0, help="By default any number.")] = None,
     user: Annotated[str, typer.Option("--user", help="By default of everybody who has no limit of their own.")] = "",
     queue: File = None,
     debug: Debug = False,

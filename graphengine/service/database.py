@@ -18,7 +18,7 @@ POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
 HALF = "a text or a path of the job, or its user's name, has half a surrogate pair: it is no Unicode"
-_TOO_LARGE = "a number of a job, or its priority, is beyond 63 bits"
+_TOO_LARGE = "a number that was given is beyond 63 bits"
 
 
 class QueueError(GraphEngineError):
