@@ -41,7 +41,7 @@ BLEMISHES = "jpeg artifacts, blur, distortion, lowres, bad anatomy, bad crop, wa
 NOT_OF_SETUP = ("generator", "num_inference_steps", "cnet", "cnet_ids", "nprompt")
 LARGEST_SEED = 2**64 - 1
 MOST = 1_000_000
-
+"""Jobs that are looked at as unfinished."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, ca
 File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
-LOOK = 1.0
-"""Seconds of waiting between looks whether anything runs the jobs."""
 WIDE = 1000
 """Columns of a table that is not for a terminal: a line for each job."""
 
@@ -251,11 +249,13 @@ def wait(
     debug: Debug = False,
 ) -> int | None:
     """Wait until jobs have ended; 0 if all are done, else 1."""
-    from graphengine.cli.watching import attending, left_alone
+    from graphengine.cli.watching import LOOK, attending, left_alone
 
     end = None if timeout is None else time.monotonic() + timeout
     with _queue(queue) as base, left_alone():
         numbers, look = jobs or base.unfinished(), attending(base, queue)
+        if not numbers:
+            print("no job waits or runs; `graphengine queue list` tells of those that have ended", file=sys.stderr)
         while True:
             look()
             left = LOOK if end is None else max(0.0, end - time.monotonic())

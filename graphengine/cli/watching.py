@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphengine.service.here import socket_file, watch
+from graphengine.service.here import hello, socket_file, watch
 from graphengine.service.jobs import State
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ PATIENCE = 1.0
 
 def idle(base: Queue, file: Path | None) -> str:
     """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
-    from graphengine.service.here import hello
     from graphengine.service.lease import holder
 
+    if holder(base) is not None:  # first: who waits asks every second
+        return ""
     count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
-    if not waiting or holder(base) is not None:
+    if not waiting:
         return ""
     wait, them = ("1 job waits", "it") if count == 1 else (f"{count} jobs wait", "them")
     if (told := hello(base.file)) is not None and told["active"]:

@@ -296,7 +296,7 @@ class WorkerRunner:
             else:
                 one.item.refused.add(post.handle.name)
                 one.lacked = str(error["message"])
-            hopeless = not any(post.may_ever_take(one.item) for post in self._posts.values())
+            hopeless = self._is_hopeless(one)
             if not hopeless:
                 del post.computing[one.number]
                 self._scheduler.put_back(one.item)
@@ -352,9 +352,9 @@ class WorkerRunner:
             one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
         self._dispatch()
 
-    def _is_unwanted(self, one: Waiting) -> bool:
-        """Whether it is cancelled, or no worker may take it."""
-        return one.call.context.cancelled or not any(post.may_ever_take(one.item) for post in self._posts.values())
+    def _is_hopeless(self, one: Waiting) -> bool:
+        """Whether no worker may take it."""
+        return not any(post.may_ever_take(one.item) for post in self._posts.values())
 
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
@@ -366,8 +366,9 @@ class WorkerRunner:
             starts: list[Handle] = []
             with self._lock:
                 now = time.monotonic()
-                for one in [one for one in self._waiting.values() if self._is_unwanted(one)]:
-                    if self._scheduler.remove(one.item):
+                for one in list(self._waiting.values()):
+                    unwanted = one.call.context.cancelled or self._is_hopeless(one)
+                    if unwanted and self._scheduler.remove(one.item):
                         del self._waiting[one.item]
                         gone.append(one)
                 for post in self._posts.values():

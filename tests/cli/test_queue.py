@@ -100,6 +100,7 @@ def test_jobs_without_a_worker(cli: Run, paint: Path, state: Path) -> None:
     assert cli("queue", "wait", 2).code == 1
     assert cli("queue", "wait", 1, "--timeout", 0.1).out == "job 1 is queued\n"
     assert cli("queue", "wait", "--timeout", 0.1).out == "job 1 is queued\n"  # all that have not ended
+    assert cli("queue", "wait", "--queue", state / "empty.sqlite").err.startswith("no job waits or runs; ")
     assert cli("queue", "delete", 2).code == 0
     stats = json.loads(cli("queue", "stats", "--json").out)
     assert (stats["queued"], stats["cancelled"], stats["service"], stats["workers"]) == (1, 1, False, [])
@@ -290,7 +291,7 @@ def test_who_waits_is_told_whose_jobs_are_paused(cli: Run, worker: Start, paint:
     worker()
     cli("queue", "pause", "--user", "ann lee")
     assert cli("queue", "submit", "paint.yaml").code == 0
-    assert cli("queue", "wait", "--timeout", 60).err == ""
+    assert cli("queue", "wait", 1, "--timeout", 60).err == ""
     assert cli("queue", "submit", "paint.yaml", "--user", "ann lee").code == 0
     told = "the jobs of 'ann lee' are paused; `graphengine queue resume --user 'ann lee'` ends that\n"
     assert cli("queue", "wait", "--timeout", 0.1).err == told

@@ -38,6 +38,7 @@ insert into lease values (1, 0, null, 0);
 create table paused (user text primary key) without rowid;
 create table limits (user text primary key, queued integer not null) without rowid;
 """
+"""What files of version 1 hold, whatever becomes of today's tables."""
 
 
 class Clock:
