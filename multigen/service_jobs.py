@@ -16,9 +16,9 @@ from typing import Any
 from graphengine_nodes.prompts import check_lengths
 
 from graphengine.graph import Graph
-from graphengine.service.jobs import Job, NewJob, State
+from graphengine.service.jobs import Job, State
 from graphengine.service.queue import Queue
-from graphengine.service.submit import files_of, new_job
+from graphengine.service.submit import submit_all
 from multigen import pipes
 from multigen.prompting import Cfgen
 from multigen.sessions import VERSION, GenSession
@@ -115,24 +115,15 @@ def prepare(
 
 def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
     """Queue pictures in one go; their jobs in that order, which is that of their numbers in the folder."""
+    real, wanted = os.path.realpath(folder), []
     with _numbering(queue):
-        return _submit(queue, pictures, folder, user, facts)
-
-
-def _submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
-    number, jobs = _free_number(queue, folder), list[NewJob]()
-    try:
+        number = _free_number(queue, folder)
         for one in pictures:
             done = (FINISHER, {"folder": str(folder), "number": number, "conf": one.conf})
             number += one.count
-            known = {**facts, "folder": os.path.realpath(folder), "next": number}
-            named: dict[str, Any] = {"user": user, "finish": done, "facts": known, "like": jobs[0] if jobs else None}
-            jobs.append(new_job(queue, one.graph, one.values, want="image", **named))
-        return queue.submit(*jobs)
-    except BaseException:
-        for job in jobs:
-            files_of(queue).remove(job.body["files"])
-        raise
+            about = {"user": user, "finish": done, "facts": {**facts, "folder": real, "next": number}}
+            wanted.append({"graph": one.graph, "inputs": one.values, "want": "image", **about})
+        return submit_all(queue, wanted)
 
 
 @contextmanager

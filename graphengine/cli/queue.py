@@ -82,7 +82,7 @@ def submit(
     Writer(out, "")  # a folder that cannot be written is told now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
-        numbers = submit_all(base, graph, several, **common)
+        numbers = submit_all(base, [{"graph": graph, "inputs": inputs, **common} for inputs in several])
         why = differs(base.file, None, folders=False)
     for number in numbers:
         print(json_.dumps({"job": number}) if json else f"job {number}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,14 @@ def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, 
         WorkflowError: The graph or the inputs are wrong, or no data; nothing was put into the queue.
         QueueError: The queue does not take it.
     """
-    return submit_all(queue, graph, [inputs], **options)[0]
+    return submit_all(queue, [{"graph": graph, "inputs": inputs, **options}])[0]
 
 
-def submit_all(
-    queue: Queue, graph: Graph, several: Sequence[Mapping[str, Any] | None], **options: Any
-) -> list[int]:
-    """Put a job for each of several inputs into a queue, all of them or none; on disk when this returns.
+def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Put several jobs into a queue, all of them or none; on disk when this returns.
+
+    Args:
+        wanted: The arguments of `new_job` for each; bytes that the first has as well lie on the disk once.
 
     Returns:
         The jobs' numbers, in that order.
@@ -84,8 +85,8 @@ def submit_all(
     """
     jobs: list[NewJob] = []
     try:
-        for inputs in several:
-            jobs.append(new_job(queue, graph, inputs, like=jobs[0] if jobs else None, **options))
+        for one in wanted:
+            jobs.append(new_job(queue, **one, like=jobs[0] if jobs else None))
         return queue.submit(*jobs)
     except BaseException:
         for job in jobs:
