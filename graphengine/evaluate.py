@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graphengine.acting import acts
 from graphengine.cache import Store
 from graphengine.definition import NodeDef
 from graphengine.devices import check_device
@@ -16,7 +17,6 @@ from graphengine.elements import INPUTS, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
-from graphengine.expand import acts
 from graphengine.files import confining
 from graphengine.graph import Graph, not_building
 from graphengine.keys import canonical, digest

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from graphengine.acting import acts
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
 from graphengine.errors import NodeError, Problem, Where, WorkflowError
@@ -331,28 +332,6 @@ class Expander:
         assert node is not None
         task.node = Node(node.kind, links)
         self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
-
-
-def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
-    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it.
-
-    `known` remembers it of graphs by their `id`, as long as none of them is changed.
-    """
-    if not isinstance(kind, Graph):
-        return isinstance(kind, NodeDef) and kind.output
-    known = {} if known is None else known
-    stack = [kind]
-    while stack:
-        graph = stack[-1]
-        waiting = [part for part in graph.parts.values() if id(part) not in known]
-        if id(graph) not in known:
-            own = (node.kind for node in graph.nodes.values())
-            known[id(graph)] = any(isinstance(k, NodeDef) and k.output for k in own)
-            stack.extend(waiting)  # a graph used in itself is known by now, and adds nothing
-        if not waiting or all(id(part) in known for part in graph.parts.values()):
-            stack.pop()
-            known[id(graph)] |= any(known[id(part)] for part in graph.parts.values())
-    return known[id(kind)]
 
 
 def _mark_impure(task: Task | None) -> None:

@@ -1,6 +1,9 @@
 """A graph as data: nodes, links between them, declared inputs and outputs.
 
 It is built by calling nodes inside `with Graph() as g:`, or by `add`, `connect`, `set`, `replace` and `merge`.
+
+One class, and so one module of more than 400 lines: users look for all that a graph can do in one place. What takes
+more than a few lines is done elsewhere (`combine`, `validate`, `evaluate`, `workflow`, `draw`).
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ _origins: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 def get_model_size(model: Any) -> int:
     """Bytes of a module's, or of a diffusers pipeline's, weights; what is shared inside it counts once."""
-    from graphengine_nodes.weights import storages
+    from graphengine_nodes.devices import storages
 
     modules = model.components.values() if hasattr(model, "components") else [model]
     return sum({pointer: size for module in modules for pointer, size in storages(module).items()}.values())

@@ -17,6 +17,7 @@ from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
 from graphengine.service.durations import Durations
 from graphengine.service.fitness import unfit
+from graphengine.service.job_runner import JobRunner
 from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.posts import PAUSE, Post, Waiting
@@ -393,22 +394,3 @@ class WorkerRunner:
                 handle.start(self._message, self._lost)
             if overdue:
                 self._dispatch()
-
-
-class JobRunner:
-    """A service's runner as one job's run sees it.
-
-    Args:
-        environment: How the workers must compute that take its calls; None however they do.
-    """
-
-    def __init__(self, runner: WorkerRunner, job: Claims, environment: Mapping[str, Any] | None) -> None:
-        self.runner, self.job, self.environment = runner, job, environment
-        self._how = None if environment is None else how_of(environment)
-
-    def submit(self, calls: Sequence[Call]) -> None:
-        """Take calls."""
-        self.runner.submit(calls, self.job, self._how)
-
-    def close(self) -> None:
-        """The service's runner goes on."""

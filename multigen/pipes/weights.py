@@ -9,11 +9,12 @@ from typing import Any
 
 import graphengine_nodes as std
 from graphengine_nodes import schedulers
+from graphengine_nodes.devices import dtype_of
 from graphengine_nodes.families import family
 from graphengine_nodes.families.inputs import sides_of
 from graphengine_nodes.models import PRECISIONS
 from graphengine_nodes.types import ControlNet, Model
-from graphengine_nodes.weights import dtype_of, store
+from graphengine_nodes.weights import store
 
 from graphengine.graph import not_building
 from multigen.pipes import watch

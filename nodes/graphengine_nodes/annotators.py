@@ -104,7 +104,8 @@ def _networks(annotator: Annotator, device: str) -> Iterator[list[Any]]:
 
 
 def _network(annotator: Annotator, name: str, device: str) -> AbstractContextManager[Any]:
-    from graphengine_nodes.weights import exact_device, store, to_device
+    from graphengine_nodes.devices import exact_device, to_device
+    from graphengine_nodes.weights import store
 
     network, digests, device = NETWORKS[name], dict(annotator.files), exact_device(device)
     wanted = [digests[file] for file in network.files]

@@ -153,7 +153,8 @@ class Network:
 
 @contextmanager
 def _network(upscaler: Upscaler, device: str) -> Iterator[Network]:
-    from graphengine_nodes.weights import exact_device, store
+    from graphengine_nodes.devices import exact_device
+    from graphengine_nodes.weights import store
 
     device = exact_device(device)
 

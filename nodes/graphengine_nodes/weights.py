@@ -8,7 +8,6 @@ and longest unused. LoRAs and options live on clones of a module's structure ove
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, objects
 from graphengine_nodes.changes import OFFLOADERS, Change, changes_of, shared_clone
+from graphengine_nodes.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 from graphengine_nodes.families import Family, family
 from graphengine_nodes.references import ControlNet, Held, Model
 
@@ -128,7 +128,7 @@ class Store:
             self._drop(key, entry)
 
     def _budget_of(self, device: str) -> int:
-        return self.budget if self.budget is not None else _memory_of(device)
+        return self.budget if self.budget is not None else memory_of(device)
 
     def _drop(self, key: Hashable, entry: _Entry) -> None:
         self.evictions[key] += 1
@@ -152,7 +152,7 @@ class Store:
 
         import torch
 
-        self.clear(_numbered(device))
+        self.clear(numbered(device))
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -331,75 +331,6 @@ def _weighty(model: Model, part: str) -> list[str]:
     """The components of a part that have weights."""
     kind = family(model.family)
     return [name for name in kind.parts[part] if kind.stems[name] is not None]
-
-
-def exact_device(device: str) -> str:
-    """A device of this machine with its number: `cuda` alone is whichever is current.
-
-    Raises:
-        ModelError: This machine has no such device.
-    """
-    import torch
-
-    kind, _, number = device.partition(":")
-    count = getattr(getattr(torch, kind, None), "device_count", lambda: None)()
-    if kind != "cpu" and count is not None and int(number or 0) >= count:
-        there = ", ".join(f"{kind}:{n}" for n in range(count)) or f"no {kind} that torch can use"
-        raise ModelError(f"there is no {device} here: this machine has {there}; name another device, or none")
-    return _numbered(device)
-
-
-def _numbered(device: str) -> str:
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{torch.cuda.current_device()}"
-
-
-def dtype_of(precision: str | None, device: str) -> torch.dtype:
-    """The type of numbers to compute with; without a wish single precision on a CPU, half on anything else."""
-    import torch
-
-    if precision is None:
-        return torch.float32 if device.startswith("cpu") else torch.float16
-    found = getattr(torch, precision)
-    assert isinstance(found, torch.dtype)
-    return found
-
-
-def to_device(value: Any, device: str) -> Any:
-    """A module on a device; what is no module stays as it is."""
-    return value.to(device) if hasattr(value, "parameters") and device != "cpu" else value
-
-
-def storages(value: Any) -> dict[int, int]:
-    """Address and bytes of every piece of memory that a module uses."""
-    if not hasattr(value, "parameters"):
-        return {}
-    plain = [part for tensor in [*value.parameters(), *value.buffers()] for part in _plain(tensor)]
-    storages = [tensor.untyped_storage() for tensor in plain if not tensor.is_meta]
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
-
-
-def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor, or those that one of a class of its own (a quantized one) is made of."""
-    import torch
-
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
-        return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [part for name in names if getattr(tensor, name) is not None for part in _plain(getattr(tensor, name))]
-
-
-def _memory_of(device: str) -> int:
-    if given := os.environ.get("GRAPHENGINE_WEIGHTS_GB"):
-        return int(float(given) * 2**30)
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.get_device_properties(device).total_memory * 0.8)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
 store = Store()

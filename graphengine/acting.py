@@ -1,0 +1,30 @@
+"""What acts when it is run: nodes that save or show, and graphs with such nodes in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphengine.definition import NodeDef
+from graphengine.graph import Graph
+
+
+def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
+    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it.
+
+    `known` remembers it of graphs by their `id`, as long as none of them is changed.
+    """
+    if not isinstance(kind, Graph):
+        return isinstance(kind, NodeDef) and kind.output
+    known = {} if known is None else known
+    stack = [kind]
+    while stack:
+        graph = stack[-1]
+        waiting = [part for part in graph.parts.values() if id(part) not in known]
+        if id(graph) not in known:
+            own = (node.kind for node in graph.nodes.values())
+            known[id(graph)] = any(isinstance(k, NodeDef) and k.output for k in own)
+            stack.extend(waiting)  # a graph used in itself is known by now, and adds nothing
+        if not waiting or all(id(part) in known for part in graph.parts.values()):
+            stack.pop()
+            known[id(graph)] |= any(known[id(part)] for part in graph.parts.values())
+    return known[id(kind)]

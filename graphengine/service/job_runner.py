@@ -1,0 +1,31 @@
+"""The workers as one job's run sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphengine.runner import Call
+from graphengine.service.calls import Claims, how_of
+
+if TYPE_CHECKING:
+    from graphengine.service.workers import WorkerRunner
+
+
+class JobRunner:
+    """A service's runner as one job's run sees it.
+
+    Args:
+        environment: How the workers must compute that take its calls; None however they do.
+    """
+
+    def __init__(self, runner: WorkerRunner, job: Claims, environment: Mapping[str, Any] | None) -> None:
+        self.runner, self.job, self.environment = runner, job, environment
+        self._how = None if environment is None else how_of(environment)
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls."""
+        self.runner.submit(calls, self.job, self._how)
+
+    def close(self) -> None:
+        """The service's runner goes on."""
