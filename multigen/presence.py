@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import uuid
 from pathlib import Path
+
+from multigen.locks import hold, is_held
 
 __all__ = ["Presence", "is_present"]
 
@@ -34,15 +35,16 @@ class Presence:
         folder.mkdir(parents=True, exist_ok=True)
         self.name = uuid.uuid4().hex
         self._path = folder / self.name
-        self._file = self._path.open("w")
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self._lock = hold(self._path)
         _here.add(self.name)
 
     def end(self) -> None:
         """It calls nobody back any more."""
         _here.discard(self.name)
+        with contextlib.suppress(PermissionError):  # of a file that is open, where the system refuses that
+            self._path.unlink(missing_ok=True)
+        self._lock.close()
         self._path.unlink(missing_ok=True)
-        self._file.close()
 
 
 def is_present(folder: Path, name: str) -> bool:
@@ -51,10 +53,8 @@ def is_present(folder: Path, name: str) -> bool:
         return True
     if not name.isalnum():
         return False
-    with contextlib.suppress(FileNotFoundError), (folder / name).open("r+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with contextlib.suppress(FileNotFoundError):
+        if is_held(folder / name):
             return True
         (folder / name).unlink(missing_ok=True)
     return False

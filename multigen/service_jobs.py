@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,6 +18,7 @@ from graphengine.service.jobs import Job, State
 from graphengine.service.queue import Queue
 from graphengine.service.submit import submit_all
 from multigen import pipes
+from multigen.locks import alone
 from multigen.prompting import Cfgen
 from multigen.sessions import VERSION, GenSession
 from multigen.util import plain
@@ -116,7 +115,7 @@ def prepare(
 def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
     """Queue pictures in one go; their jobs in that order, which is that of their numbers in the folder."""
     real, wanted = os.path.realpath(folder), []
-    with _numbering(queue):
+    with alone(queue.file.with_name(queue.file.name + ".numbers")):  # nobody else numbers pictures meanwhile
         number = _free_number(queue, folder)
         for one in pictures:
             done = (FINISHER, {"folder": str(folder), "number": number, "conf": one.conf})
@@ -124,14 +123,6 @@ def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, f
             about = {"user": user, "finish": done, "facts": {**facts, "folder": real, "next": number}}
             wanted.append({"graph": one.graph, "inputs": one.values, "want": "image", **about})
         return submit_all(queue, wanted)
-
-
-@contextmanager
-def _numbering(queue: Queue) -> Iterator[None]:
-    """Nobody else, in whatever process, gives numbers to the pictures of a queue's jobs meanwhile."""
-    with queue.file.with_name(queue.file.name + ".numbers").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _free_number(queue: Queue, folder: Path) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from graphengine.cli.common import FAILED, NO_FILE, WRONG, print_problems, workflow_name
 from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
 from graphengine.events import Event, Kind
-from graphengine.service.here import hello, identity, queue_file, socket_file
+from graphengine.service.channel import listens
+from graphengine.service.here import hello, identity, queue_file
 
 if TYPE_CHECKING:
     from graphengine.cli.watching import Following
@@ -52,7 +53,7 @@ def hand_over(
     if why is not None:
         if backend == "service":
             raise WorkflowError(why)
-        if socket_file(file).exists() and not only_here:
+        if listens(file) and not only_here:
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
     from graphengine.cli.values import parse_sets
@@ -76,7 +77,7 @@ def hand_over(
 
 def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> str | None:
     """Why the service cannot do it; None if it can."""
-    if not socket_file(file).exists() or (facts := hello(file)) is None:
+    if not listens(file) or (facts := hello(file)) is None:
         return "no service of this user runs here; start `graphengine worker`"
     if only_here:
         return f"a service cannot follow {', '.join(only_here)}"

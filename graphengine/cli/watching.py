@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphengine.service.here import hello, socket_file, watch
+from graphengine.service.channel import listens
+from graphengine.service.here import hello, watch
 from graphengine.service.jobs import State
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Following:
         self._over = False
         kinds = [*(kind for kind in STEPS if previews or kind != "preview"), *ENDED]
         threading.Thread(target=self._listen, args=(job, kinds), daemon=True).start()
-        if socket_file(queue.file).exists():
+        if listens(queue.file):
             self._listening.wait(PATIENCE)
 
     def _listen(self, job: int | None, kinds: list[str]) -> None:

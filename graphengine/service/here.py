@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import queue
-import socket
 import socketserver
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphengine.service.channel import Listener, connected, is_closed
 from graphengine.types import socket_type
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ def queue_file() -> Path:
     return state_folder() / "queue.sqlite"
 
 
-def socket_file(file: Path) -> Path:
-    """The socket of whoever runs a queue's jobs."""
-    return file.with_name(file.name + ".sock")
-
-
 def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
     """What must be the same on both sides for a job to mean the same: version, packs, allowed folders."""
     from graphengine import __version__, registry
@@ -57,11 +52,6 @@ def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
     packs = {pack.name: list(stamp(pack)) for pack in map(pack_of, registry.modules())}
     allowed = None if roots is None else sorted(str(Path(root).absolute()) for root in roots)
     return {"version": __version__, "packs": packs, "roots": allowed}
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    request_queue_size = 128  # who comes while it is full is refused at once, as if no service ran
-    daemon_threads = True
 
 
 class Announcer:
@@ -77,31 +67,13 @@ class Announcer:
 
     def __init__(self, service: Service, facts: Mapping[str, Any]) -> None:
         self.service, self.facts = service, facts
-        self.file = socket_file(service.queue.file)
-        announcer = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                with contextlib.suppress(OSError, ValueError):
-                    announcer.answer(self)
-
-        with contextlib.suppress(FileNotFoundError):
-            self.file.unlink()  # of a service that was killed: two are kept apart by the queue's lease
-        old = os.umask(0o177)
-        try:
-            self._server = _Server(str(self.file), Handler)
-        finally:
-            os.umask(old)
-        self._inode = os.stat(self.file).st_ino
-        threading.Thread(target=self._server.serve_forever, name="graphengine-socket", daemon=True).start()
+        self._listener = Listener(service.queue.file, self.answer)
+        threading.Thread(target=self._listener.serve_forever, name="graphengine-socket", daemon=True).start()
 
     def close(self) -> None:
         """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(self.file).st_ino == self._inode:  # not that of a service that has taken over
-                self.file.unlink()
+        self._listener.shutdown()
+        self._listener.server_close()
 
     def answer(self, client: socketserver.StreamRequestHandler) -> None:
         """One client: its line says what it wants."""
@@ -126,7 +98,7 @@ class Announcer:
         end = self.service.subscribe(listen)
         try:
             _write(client, {"kind": "watching"})
-            while not _has_left(client):
+            while not is_closed(client.request):
                 with contextlib.suppress(queue.Empty):
                     _write(client, as_dict(events.get(timeout=LOOK)))
         finally:
@@ -156,14 +128,6 @@ def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -
     client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
 
 
-def _has_left(client: socketserver.StreamRequestHandler) -> bool:
-    """Whether a client, that says nothing more, has closed its end."""
-    try:
-        return client.request.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""  # type: ignore[no-any-return]
-    except BlockingIOError:
-        return False
-
-
 # --- the client's end -------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +137,7 @@ def hello(file: Path) -> dict[str, Any] | None:
     from graphengine import __version__
 
     try:
-        with _connected(file) as stream:
+        with connected(file) as stream:
             stream.write(b'{"op": "hello"}\n')
             stream.flush()
             found = json.loads(stream.readline())
@@ -192,17 +156,8 @@ def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None
     Raises:
         OSError: Nothing runs the queue's jobs.
     """
-    with _connected(file, timeout=None) as stream:
+    with connected(file, timeout=None) as stream:
         stream.write(json.dumps({"op": "watch", "job": job, "kinds": kinds}).encode() + b"\n")
         stream.flush()
         for line in stream:
             yield json.loads(line)
-
-
-@contextlib.contextmanager
-def _connected(file: Path, timeout: float | None = 5.0) -> Iterator[Any]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout)
-        connection.connect(str(socket_file(file)))
-        with connection.makefile("rwb") as stream:
-            yield stream

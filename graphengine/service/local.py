@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Protocol
 
+from graphengine.service.channel import start_with_pipe
+from graphengine.service.process_tree import end_tree, wait_for_end
 from graphengine.service.wire import Blobs, Message, pack, unpack
 
 Told = Callable[["Handle", Message, Blobs], None]
@@ -87,18 +89,12 @@ class LocalWorker:
         return thread
 
     def _started(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
-        here, there = socket.socketpair()
         environment = dict(os.environ)
         if self.threads is not None:  # set before it first computes: torch cannot change it for all threads later
             environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
-        with here, there:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "graphengine.service.worker", str(there.fileno())],
-                pass_fds=(there.fileno(),),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the service, which stops its workers itself
-            )
+        command = [sys.executable, "-P", "-m", "graphengine.service.worker"]
+        here, process = start_with_pipe(command, environment)
+        with here:
             return Connection(here.dup().detach()), here.dup(), process
 
     def _listen(
@@ -116,7 +112,7 @@ class LocalWorker:
             except (EOFError, OSError):
                 break
             told(self, message, blobs)
-        _kill(process)  # it may have closed its pipe and linger
+        end_tree(process)  # it may have closed its pipe and linger
         code = process.wait()
         orders.put(None)
         lost(self, _ended(code))
@@ -128,22 +124,14 @@ class LocalWorker:
 
     def kill(self) -> None:
         if self.process is not None:
-            _kill(self.process)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all that it has begun: nodes may fork, and what they fork holds their pipe."""
-    if process.returncode is None:  # until it is waited for, its number is no other's
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            end_tree(self.process)
 
 
 def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:
     """Let the listener know when a process has ended, though what it forked may hold its side of the pipe."""
     with pipe:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        _kill(process)
+        wait_for_end(process)
+        end_tree(process)
         with contextlib.suppress(OSError):
             pipe.shutdown(socket.SHUT_RDWR)  # what lies in it is still read
 

@@ -13,7 +13,7 @@ from graphengine.cache import DiskStore
 from graphengine.devices import check_device
 from graphengine.files import cache_folder
 from graphengine.pack import pack_of
-from graphengine.service.here import Announcer, identity, socket_file
+from graphengine.service.here import Announcer, identity
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue
 from graphengine.service.service import Backend, Service
@@ -105,7 +105,7 @@ def serving(
         try:
             announced.callback(Announcer(service, facts).close)
         except OSError as error:
-            log.warning("%s cannot be made: %s; nobody can hand runs over or watch", socket_file(file), error)
+            log.warning("a socket beside %s cannot be made: %s; nobody can hand runs over or watch", file, error)
 
     service = Service(Queue(file), backend, disk, roots=roots, taken=announce, **options)
     with announced, contextlib.ExitStack() as stopping:  # a service may take over while it is about to stop

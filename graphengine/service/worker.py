@@ -8,20 +8,19 @@ It is started by the service, never through the user's `__main__`, and speaks th
 from __future__ import annotations
 
 import itertools
-import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
 from graphengine.context import Context
 from graphengine.errors import Cancelled, NotStorable, PackError
 from graphengine.runner import Call, compute
+from graphengine.service.channel import pipe_from
 from graphengine.service.fitness import absent, code
+from graphengine.service.process_tree import end_own_tree
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.types import coerce
 
@@ -103,9 +102,7 @@ class Worker:
 
     def end(self) -> None:
         """There is nobody to work for any more: end the process, whatever it computes, and what its nodes forked."""
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-        os._exit(0)
+        end_own_tree()
 
     def _listen(self) -> None:
         while True:
@@ -188,8 +185,8 @@ class Worker:
 
 
 def main() -> None:
-    """Serve on the file descriptor given as the first argument; the first message is the configuration."""
-    connection = Connection(int(sys.argv[1]))
+    """Serve on the pipe given as the first argument; the first message is the configuration."""
+    connection = pipe_from(sys.argv[1])
     config, _ = unpack(connection.recv_bytes())
     Worker(connection, config).run()
 

@@ -79,4 +79,6 @@ def memory_of(device: str) -> int:
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory * 0.8)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    import psutil
+
+    return int(psutil.virtual_memory().total // 2)

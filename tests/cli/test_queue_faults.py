@@ -165,9 +165,8 @@ def test_a_queue_that_another_process_locks_for_longer_than_is_waited(
 def test_what_jobs_hold_is_for_their_owner_alone_and_a_log_keeps_no_warning_to_itself(
     cli: Run, paint: Path, state: Path, tmp_path: Path
 ) -> None:
-    socket = state / "queue.sqlite.sock"
-    socket.mkdir(parents=True)
-    (socket / "file").touch()  # a folder that is not empty: no socket can be made
+    for name in ("queue.sqlite.sock", "queue.sqlite.port"):  # folders: no socket can be made
+        (state / name / "folder").mkdir(parents=True)
     process = subprocess.Popen(
         command("worker", "--threads", 1, "--log", tmp_path / "log.jsonl"), cwd=tmp_path, env=environment(tmp_path),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

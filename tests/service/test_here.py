@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from graphengine.cache import DiskStore
-from graphengine.service.here import Announcer, hello, identity, socket_file, watch
+from graphengine.service.channel import port_file, socket_file
+from graphengine.service.here import Announcer, hello, identity, watch
 from graphengine.service.inline import InlineRunner
 from graphengine.service.service import Service
 from graphengine.service.start import serving
@@ -116,13 +118,39 @@ def test_the_socket_is_of_who_runs_the_jobs(tmp_path: Path) -> None:
     assert hello(file) is None
 
 
+def test_a_path_too_long_for_a_unix_socket_has_a_port_and_a_secret(tmp_path: Path) -> None:
+    file = tmp_path / ("long" * 30) / "q.sqlite"
+    with serving(file, InlineRunner(), DiskStore(tmp_path / "store")) as service:
+        told = hello(file)
+        assert told is not None
+        assert told["active"]
+        assert stat.S_IMODE(port_file(file).stat().st_mode) == 0o600
+        port = json.loads(port_file(file).read_text())["port"]
+        for line in (b"", b"0" * 64 + b"\n", b"x" * 1000 + b"\n"):
+            with socket.create_connection(("127.0.0.1", port)) as stranger, stranger.makefile("rwb") as stream:
+                stream.write(line + b'{"op": "hello"}\n')
+                stream.flush()
+                stranger.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):  # it was closed with something unread
+                    assert stream.read() == b""
+        (job,) = service.wait(service.submit(of("double"), {"x": 1}), timeout=600)
+        assert job.state == "done"
+        events = watch(file)
+        assert next(events) == {"kind": "watching"}
+        events.close()  # type: ignore[attr-defined]
+    assert hello(file) is None
+    assert not port_file(file).exists()
+
+
 def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / ("long" * 30)
-    with serving(folder / "q.sqlite", InlineRunner(), DiskStore(tmp_path / "store")) as service:
+    file = tmp_path / ("long" * 30) / "q.sqlite"
+    (port_file(file) / "folder").mkdir(parents=True)
+    with serving(file, InlineRunner(), DiskStore(tmp_path / "store")) as service:
         (job,) = service.wait(service.submit(of("double"), {"x": 1}), timeout=600)
     assert job.state == "done"
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.endswith("q.sqlite.sock cannot be made: AF_UNIX path too long; nobody can hand runs over or watch")
+    assert "cannot be made" in told
+    assert told.endswith("nobody can hand runs over or watch")
 
 
 def test_identity_is_data() -> None:
