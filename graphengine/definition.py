@@ -9,10 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
+from graphengine.callables import is_async, name_of, plain_function
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+V = TypeVar("V")
 
 Cache = Literal["disk", "memory", "never"]
 On = Literal["here", "thread", "device"]
@@ -36,7 +41,7 @@ class NodeDef(Generic[P, R]):
         version: The declared version, or None: then the code's hash stands for it.
         cache: Where results may be remembered: on disk (and in memory), in memory, or never.
         on: Where it runs: `here` (in the thread that drives the run), `thread` (waits for something, so on a
-            thread of its own), `device` (needs the device).
+            thread of its own, as every `async def` node that does not need the device), `device` (needs the device).
         output: It acts (saves, shows) whenever the whole graph runs or it is wanted; never merged or remembered.
         expand: Its body builds a graph and returns a value or a reference.
         batch: Names of the inputs that `many` takes as lists.
@@ -54,15 +59,16 @@ class NodeDef(Generic[P, R]):
         expand: bool = False,
         batch: Sequence[str] = (),
     ) -> None:
-        if inspect.iscoroutinefunction(fn):
-            raise NodeDefinitionError(
-                f"{fn.__name__}: there are no async nodes; a node that waits is a plain function with on='thread'"
-            )
-        self.fn = fn
-        self.name = name or fn.__name__
+        self.fn: Callable[P, R] = plain_function(fn)
+        self.name = name or name_of(fn)
         if not re.fullmatch(r"[^\W\d]\w*", self.name):
             raise NodeDefinitionError(f"{self.name!r} is no name for a node; give one: @node(name='...')")
+        if is_async(fn):
+            if expand:
+                raise NodeDefinitionError(f"{self.name} builds a graph, so nothing in it waits: leave out the async")
+            on = "thread" if on == "here" else on
         self.version, self.cache, self.on, self.output, self.expand = version, cache, on, output, expand
+        self.is_static = isinstance(fn, staticmethod)
         self.batch = tuple(batch)
         self.many_fn: Callable[..., Sequence[Any]] | None = None
         self.group_fn: Callable[..., Any] | None = None
@@ -71,7 +77,7 @@ class NodeDef(Generic[P, R]):
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.key_identity: tuple[bytes, list[Any]] | None = None
         self.key_template: tuple[Any, list[tuple[str, Any]], list[Any]] | None = None  # both belong to graphengine.keys
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(self, self.fn, updated=())
 
     @functools.cached_property
     def module_pack(self) -> Pack:
@@ -108,15 +114,24 @@ class NodeDef(Generic[P, R]):
             ) from None
 
     @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        try:
+            return inspect.signature(self.fn)
+        except ValueError as error:
+            raise NodeDefinitionError(f"{self.full_name}: its signature cannot be read ({error})") from None
+
+    @functools.cached_property
     def sockets(self) -> dict[str, Socket]:
         """The inputs by name, in the function's order."""
         found: dict[str, Socket] = {}
-        for parameter in inspect.signature(self.fn).parameters.values():
+        for parameter in self._signature.parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise NodeDefinitionError(f"{self.full_name}: a node has no *args or **kwargs; use a list")
             if parameter.name not in self._hints:
+                is_method = not found and parameter.name in ("self", "cls") and "." in self.fn.__qualname__
+                remedy = "a method becomes a node when it is taken from its object" if is_method else "add one"
                 raise NodeDefinitionError(
-                    f"{self.full_name}: the parameter {parameter.name} has no annotation; add one"
+                    f"{self.full_name}: the parameter {parameter.name} has no annotation; {remedy}"
                 )
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 raise NodeDefinitionError(
@@ -212,22 +227,22 @@ class NodeDef(Generic[P, R]):
         """
         if not self.batch:
             raise NodeDefinitionError(f"{self.full_name}: a batched form needs @node(batch=('name', ...))")
-        self.many_fn = fn
+        self.many_fn = plain_function(fn)
         return fn
 
     def group(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Register a function of the inputs whose value must agree within one batch (a prompt's length)."""
-        self.group_fn = fn
+        self.group_fn = plain_function(fn)
         return fn
 
     def check(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
         """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong."""
-        self.check_fn = fn
+        self.check_fn = plain_function(fn)
         return fn
 
     def fingerprint(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Register a function of the inputs that says, at each run, what else the result depends on."""
-        self.fingerprint_fn = fn
+        self.fingerprint_fn = plain_function(fn)
         return fn
 
     def migration(
@@ -244,33 +259,67 @@ class NodeDef(Generic[P, R]):
 
         return register
 
+    # --- as a method ------------------------------------------------------------------------------------------------
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> NodeDef[P, R]: ...
+
+    @overload
+    def __get__(self: NodeDef[Concatenate[S, Q], V], instance: S, owner: type[Any] | None = None) -> NodeDef[Q, V]: ...
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> NodeDef[..., Any]:
+        """The node of a method, taken from its object; the object is part of the node, and none of its inputs."""
+        if instance is None or self.is_static:
+            return self
+        bound: NodeDef[..., Any] = NodeDef(
+            types.MethodType(self.fn, instance), name=self.name, version=self.version, cache=self.cache, on=self.on,
+            output=self.output, expand=self.expand, batch=self.batch,
+        )
+        for beside in ("many_fn", "group_fn", "check_fn", "fingerprint_fn"):
+            if (fn := getattr(self, beside)) is not None:
+                setattr(bound, beside, types.MethodType(fn, instance))
+        bound.migrations = self.migrations
+        return bound
+
     # --- calling --------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload  # of an async function: its value
+    def __call__(self: NodeDef[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs) -> V: ...
+
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         from graphengine.graph import building
 
         graph = building()
         if graph is None:
             return self.fn(*args, **kwargs)
-        return typing.cast(R, graph.call(self, args, kwargs))
+        return graph.call(self, args, kwargs)
 
-    def named(self, id: str) -> Callable[P, R]:
+    @overload
+    def named(self: NodeDef[P, Coroutine[Any, Any, V]], id: str) -> Callable[P, V]: ...
+
+    @overload
+    def named(self, id: str) -> Callable[P, R]: ...
+
+    def named(self, id: str) -> Callable[..., Any]:
         """The same node, added under this id: `encode_prompt.named("negative")(model, "blurry")`."""
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        def call(*args: Any, **kwargs: Any) -> Any:
             from graphengine.graph import building
 
             graph = building()
             if graph is None:
                 return self.fn(*args, **kwargs)
-            return typing.cast(R, graph.call(self, args, kwargs, id=id))
+            return graph.call(self, args, kwargs, id=id)
 
         return call
 
     @functools.cached_property
     def _parameters(self) -> tuple[list[str], frozenset[str]]:
         """The names that arguments by position take, and all names."""
-        parameters = inspect.signature(self.fn).parameters.values()
+        parameters = self._signature.parameters.values()
         return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY], frozenset(p.name for p in parameters)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +327,7 @@ class NodeDef(Generic[P, R]):
         by_position, names = self._parameters
         bound = dict(zip(by_position, args, strict=False))
         if len(args) > len(by_position) or not names.issuperset(kwargs) or not bound.keys().isdisjoint(kwargs):
-            inspect.signature(self.fn).bind_partial(*args, **kwargs)  # raises
+            self._signature.bind_partial(*args, **kwargs)  # raises
         bound.update(kwargs)
         if self.context_parameter is not None:
             bound.pop(self.context_parameter, None)

@@ -86,7 +86,7 @@ def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict
 def _mapped(graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args: dict[str, Any]) -> Ref:
     from graphengine.validate import node_problems
 
-    ref = graph.add(kind, each=each, **args)
+    ref = graph.place(kind, args, each=each)
     errors = [p for p in node_problems(graph, ref._link.node) if p.severity == "error"]
     if errors:
         graph.remove(ref._link.node)

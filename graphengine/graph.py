@@ -96,8 +96,7 @@ class Graph:
         """Add a node by a call; a wrong argument raises at once and adds nothing."""
         from graphengine.validate import node_problems
 
-        bound = kind.bind(args, kwargs)
-        ref = self.add(kind, id, **bound)
+        ref = self.place(kind, kind.bind(args, kwargs), id)
         errors = [p for p in node_problems(self, ref._link.node) if p.severity == "error"]
         if errors:
             self.remove(ref._link.node)
@@ -184,7 +183,17 @@ class Graph:
     def add(
         self, kind: NodeDef[..., Any] | Graph | str, /, id: str | None = None, *, each: Sequence[str] = (), **args: Any
     ) -> Ref:
-        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node."""
+        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node.
+
+        Inputs that are called `id` or `each` are given by `set`, or by calling the node.
+        """
+        return self.place(kind, args, id, each)
+
+    def place(
+        self, kind: NodeDef[..., Any] | Graph | str, args: Mapping[str, Any], id: str | None = None,
+        each: Sequence[str] = (),
+    ) -> Ref:
+        """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
         if isinstance(kind, str):
             from graphengine.registry import find
 
@@ -209,7 +218,7 @@ class Graph:
         args = {**node.args, socket: self.argument(value)}
         self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
 
-    def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, **args: Any) -> None:
+    def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, /, **args: Any) -> None:
         """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
         new node has such a socket."""
         if isinstance(kind, str):
@@ -401,7 +410,7 @@ class Graph:
             raise TypeError(f"{self.name} got multiple values for {', '.join(sorted(twice))}")
         return given | dict(kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run with these inputs and return the output (several: a dictionary); inside a graph, add it as a node."""
         graph = building()
         if graph is not None and graph is not self:

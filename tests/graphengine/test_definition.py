@@ -158,14 +158,6 @@ def test_an_annotation_that_cannot_be_read_is_told() -> None:
         odd.sockets  # noqa: B018
 
 
-def test_async_functions_are_refused() -> None:
-    with pytest.raises(NodeDefinitionError, match="no async nodes"):
-
-        @node
-        async def wait(x: int) -> int:
-            return x
-
-
 def test_variable_arguments_are_refused() -> None:
     @node
     def args(*x: int) -> int:

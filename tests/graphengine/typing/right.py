@@ -83,3 +83,25 @@ with Graph() as g:
     g.run(want=looped)
 
 outside: Image = blur(photo(3))
+
+
+@node(on="device")
+async def fetch(address: str) -> Image:
+    return Image()
+
+
+class Painter:
+    @node
+    def paint(self, image: Image, colour: int = 3) -> Image:
+        return image
+
+    @node(version=1)
+    async def ask(self, n: int) -> int:
+        return n
+
+
+with Graph() as h:
+    fetched: Image = fetch("a")
+    fetched_again: list[Image] = each(["a"], fetch)
+    painted: Image = Painter().paint(fetched, colour=2)
+    asked: int = Painter().ask.named("asked")(3)

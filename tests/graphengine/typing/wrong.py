@@ -55,6 +55,17 @@ def odd(x: int) -> int:
     return x
 
 
+@node
+async def fetch(address: str) -> Image:
+    return Image()
+
+
+class Painter:
+    @node
+    def paint(self, image: Image, colour: int = 3) -> Image:
+        return image
+
+
 with Graph() as g:
     picture = photo(1)
     blur("picture")  # E: arg-type
@@ -75,6 +86,10 @@ with Graph() as g:
     each(([1], ["a"]), lambda a, b: blur(a))  # E: arg-type
     photo(seed=1, context=3)  # E: arg-type
     seed: str = g.input("seed", int)  # E: assignment
+
+    fetched: int = fetch("a")  # E: assignment
+    fetch(3)  # E: call-overload
+    Painter().paint("image")  # E: arg-type
 
 blur(3)  # E: arg-type
 

@@ -1,0 +1,92 @@
+"""What people make nodes of, as plain functions: coroutine functions, partials, bound methods, callable objects."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import types
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from graphengine.errors import NodeDefinitionError
+
+
+def plain_function(fn: Any) -> Callable[..., Any]:
+    """A function that does what a callable does, with its annotations, its signature and its module.
+
+    A plain function is returned as it is. A coroutine function becomes one that runs an event loop until it is done.
+
+    Raises:
+        NodeDefinitionError: No node can be made of it; the sentence says what can.
+    """
+    if isinstance(fn, staticmethod):
+        return plain_function(fn.__func__)
+    if isinstance(fn, type) or not callable(fn):
+        what = f"the class {fn.__name__}" if isinstance(fn, type) else f"{fn!r:.60}"
+        hint = "put @node under @classmethod" if isinstance(fn, classmethod) else "write a function that returns it"
+        raise NodeDefinitionError(f"{what} cannot be a node, which is made of a function; {hint}")
+    inner = _annotated(fn)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        raise NodeDefinitionError(
+            f"{name_of(fn)} yields, so that its values could be read only once; return a list instead"
+        )
+    if is_async(fn):
+        return _like(fn, inner, lambda *args, **kwargs: _finish(fn(*args, **kwargs)))
+    if isinstance(fn, types.FunctionType | functools._lru_cache_wrapper) and fn.__module__:
+        return fn
+    return _like(fn, inner, lambda *args, **kwargs: fn(*args, **kwargs))
+
+
+def is_async(fn: Any) -> bool:
+    """Whether a call of it gives a coroutine."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_annotated(fn))
+
+
+def name_of(fn: Any) -> str:
+    """The name of a function, or of that which a callable is made of."""
+    inner = fn.func if isinstance(fn, functools.partial) else fn
+    if inner is not fn:
+        return name_of(inner)
+    return str(getattr(fn, "__name__", type(fn).__name__))
+
+
+def _annotated(fn: Any) -> Any:
+    """The function whose annotations are those of a callable."""
+    if isinstance(fn, functools.partial):
+        return _annotated(fn.func)
+    if isinstance(fn, types.MethodType):
+        return _annotated(fn.__func__)
+    if isinstance(fn, types.FunctionType | types.BuiltinFunctionType) or hasattr(fn, "__wrapped__"):
+        return fn
+    return getattr(type(fn), "__call__", fn)  # noqa: B004 - the function itself, not whether there is one
+
+
+def _like(fn: Any, inner: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, which calls `fn`, with all that is read off a node's function."""
+    functools.update_wrapper(call, inner, updated=())
+    try:
+        signature = inspect.signature(fn)
+    except ValueError as error:
+        raise NodeDefinitionError(f"{name_of(fn)}: its signature cannot be read ({error})") from None
+    named = {*signature.parameters, "return"}
+    call.__annotations__ = {n: a for n, a in getattr(inner, "__annotations__", {}).items() if n in named}
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__name__ = name_of(fn)
+    call.__module__ = getattr(inner, "__module__", None) or "__main__"  # code made by exec has none
+    if not isinstance(fn, types.FunctionType):
+        call.__doc__ = getattr(fn, "__doc__", None) if isinstance(fn, types.MethodType) else inner.__doc__
+    return call
+
+
+def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine; where this thread runs an event loop already, by a thread of its own."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1, thread_name_prefix="graphengine-async") as pool:
+        return pool.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
