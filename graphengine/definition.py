@@ -18,7 +18,7 @@ from graphengine.callables import is_async, name_of, plain_function
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
-from graphengine.types import has_variables, is_named_tuple, is_reference, strip, union_members
+from graphengine.types import has_variables, holds_path, is_named_tuple, is_reference, strip, union_members
 
 if TYPE_CHECKING:
     from graphengine.pack import Pack
@@ -170,6 +170,9 @@ class NodeDef(Generic[P, R]):
                     extras["uses"] = item.part
                 case File():
                     extras["file"] = item
+        if "file" not in extras and holds_path(hint):
+            members = [strip(member) for member in union_members(strip(hint))]
+            extras["file"] = File(names=str in members, missing=True)
         if extras.get("lazy") and not self.expand:
             raise NodeDefinitionError(f"{self.full_name}: only expanding nodes have lazy inputs ({parameter.name})")
         return Socket(parameter.name, strip(hint), required, None if required else parameter.default, **extras)

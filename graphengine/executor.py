@@ -320,7 +320,8 @@ class Drive(Launcher):
             pairs = [self._path(socket, item, hashed) for item in source.items]
             return [value for value, _ in pairs], ("list", *[token for _, token in pairs])
         base = source.base if type(source) is Const else None
-        return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed)
+        opaque = ("linked", token_of(source, socket.uses))
+        return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed, opaque)
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> None:
         """Make a reference in place: what it is keyed by is its own digest."""

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from graphengine.sockets import File
 
 REMEMBERED = 4 << 20
 """Files of at least this many bytes have their hash remembered between processes."""
+
+FINE, COARSE = 20_000_000, 2_000_000_000
+"""Nanoseconds that a file system's clock may stand still: that of a kernel, and of one that counts seconds."""
 
 
 def cache_folder() -> Path:
@@ -59,7 +63,7 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
                 raise FileError(f"{text} lies outside the allowed folders ({allowed}){leads}")
     if exists and not (path.is_file() or path.is_dir()):
         raise FileError(f"{path} is neither a file nor a folder")
-    if not exists and not rule.write:
+    if not exists and not (rule.write or rule.missing):
         near = nearest(path.name, _names(path.parent))
         advice = f"; did you mean {' or '.join(near)}?" if near else ""
         raise FileError(f"there is no file or folder {path}{advice}")
@@ -128,15 +132,23 @@ def _of_file(path: Path) -> str:
     if known is not None and known[0] == state:
         return known[1]
     large = stat.st_size >= REMEMBERED
+    settled = _is_settled(stat)
     digest = _remembered(name, state) if large else None
     if digest is None:
         with open(name, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if large:
+        if large and settled:
             _remember(name, state, digest)
-    with _lock:
-        _known[name] = (state, digest)
+    if settled:
+        with _lock:
+            _known[name] = (state, digest)
     return digest
+
+
+def _is_settled(stat: os.stat_result) -> bool:
+    """Whether a file that changes from now on gets another time of change: file systems count in ticks."""
+    tick = COARSE if stat.st_ctime_ns % 1_000_000_000 == 0 else FINE
+    return time.time_ns() - stat.st_ctime_ns > tick
 
 
 def _open() -> sqlite3.Connection:

@@ -6,9 +6,10 @@ link or on something that is never remembered are None here, and found as the ru
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from graphengine.definition import NodeDef
@@ -17,30 +18,79 @@ from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
 from graphengine.keys import PLAIN, NotData, canonical, is_current, node_key
-from graphengine.sockets import Socket
+from graphengine.sockets import File, Socket
 from graphengine.task import Const, constant
-from graphengine.types import coerce, value_fits
+from graphengine.types import coerce, holds_path, is_named_tuple, value_fits
 
 
 def literal(
-    socket: Socket, value: Any, base: Path, roots: Sequence[Path] | None, hashed: bool = True
+    socket: Socket, value: Any, base: Path, roots: Sequence[Path] | None, hashed: bool = True, opaque: Any = None
 ) -> tuple[Any, Any]:
-    """A literal as the node takes it, and what it adds to the key; paths resolved and fingerprinted."""
-    rule = socket.file
-    if rule is not None and value is not None:
-        if isinstance(value, list | tuple):
-            pairs = [literal(socket, v, base, roots, hashed) for v in value]
-            return [v for v, _ in pairs], ("list", *[t for _, t in pairs])
-        path = resolve(value, rule, base, roots)
-        if rule.write or isinstance(path, str) or not hashed:
-            return path, ("path", str(path))
-        return path, ("file", fingerprint(path))
+    """A literal as the node takes it, and what it adds to the key; paths resolved and fingerprinted.
+
+    Args:
+        opaque: Stands for what is no data beside the paths; None: that is an error.
+    """
+    if socket.file is not None and value is not None:
+        value = coerce(value, socket.type) if socket.file.missing else value
+        return _Paths(socket.file, base, roots, hashed, socket.uses, opaque).follow(value)
     kind = type(value)
     if kind is socket.type and kind in PLAIN:
         return value, value
     if kind is not socket.type:
         value = coerce(value, socket.type)
     return value, canonical(value, socket.uses)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Paths:
+    """How the paths in one input are resolved, and whether their content enters the key."""
+
+    rule: File
+    base: Path
+    roots: Sequence[Path] | None
+    hashed: bool
+    part: str | None
+    opaque: Any
+
+    def follow(self, value: Any) -> tuple[Any, Any]:
+        """A value with its paths resolved, and what it adds to the key.
+
+        Paths in the fields of a class are followed as this process would open them, and the object is handed on.
+        """
+        rule = self.rule
+        if isinstance(value, PurePath) or (type(value) is str and (rule.names or not rule.missing)):
+            path = resolve(value, rule, self.base, self.roots)
+            absent = rule.missing and isinstance(path, Path) and not path.exists()
+            if rule.write or isinstance(path, str) or not self.hashed or absent:
+                return path, ("path", str(path))
+            return path, ("file", fingerprint(path))
+        if type(value) in (list, tuple):
+            pairs = list(map(self.follow, value))
+            return type(value)(v for v, _ in pairs), ("list", *[token for _, token in pairs])
+        if type(value) is dict:
+            items = {key: self.follow(v) for key, v in value.items()}
+            tokens = sorted(((canonical(key), token) for key, (_, token) in items.items()), key=repr)
+            return {key: v for key, (v, _) in items.items()}, ("dict", *tokens)
+        if (names := _fields(value)) is not None:
+            inside = dataclasses.replace(self, base=Path.cwd(), rule=dataclasses.replace(rule, names=False))
+            tokens = [(name, inside.follow(getattr(value, name))[1]) for name in names]
+            return value, ("fields", type(value).__module__, type(value).__qualname__, *tokens)
+        try:
+            return value, canonical(value, self.part)
+        except NotData:
+            if self.opaque is None:
+                raise
+            return value, self.opaque
+
+
+def _fields(value: Any) -> list[str] | None:
+    """The names of the fields of an object whose type says what they hold."""
+    if isinstance(value, tuple) and is_named_tuple(type(value)):
+        return list(type(value)._fields)
+    if dataclasses.is_dataclass(value) and holds_path(type(value)):
+        return [field.name for field in dataclasses.fields(value)]
+    return None
 
 
 def is_default(socket: Socket, value: Any) -> bool:

@@ -66,12 +66,15 @@ class File:
         names: What is no existing path may also be a name (a hub id, `tiny`) and is handed on as it is. The content
             is no part of the key: meant for nodes that make references, whose digests hold it.
         known: Texts that are names whether or not such a path exists.
+        missing: It need not exist: the path alone is then the key. Inputs whose annotation holds a `Path` and no
+            `File` are taken so.
     """
 
     kind: str = "file"
     write: bool = False
     names: bool = False
     known: tuple[str, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

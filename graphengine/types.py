@@ -7,8 +7,11 @@ Sockets are Python types. A source fits a target when it is that type, a subclas
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
+import functools
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -208,6 +211,41 @@ def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
     if not inner or not wanted or len(inner) != len(wanted):
         return True
     return all(fits(a, b, solved) for a, b in zip(inner, wanted, strict=True))
+
+
+def holds_path(annotation: Any) -> bool:
+    """Whether values of a type are paths or hold them: bare, optional, in containers, in fields of a class."""
+    return _holds_path(annotation, frozenset())
+
+
+def _holds_path(annotation: Any, above: frozenset[Any]) -> bool:
+    annotation = strip(annotation)
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        if issubclass(annotation, pathlib.Path):
+            return True
+        has_fields = dataclasses.is_dataclass(annotation) or is_named_tuple(annotation)
+        if annotation in above or not (has_fields or typing.is_typeddict(annotation)) or _is_weights(annotation):
+            return False
+        return any(_holds_path(hint, above | {annotation}) for hint in _field_types(annotation))
+    if get_origin(annotation) is Literal:
+        return False
+    return any(_holds_path(argument, above) for argument in get_args(annotation) if argument is not ...)
+
+
+@functools.lru_cache
+def _field_types(cls: type) -> tuple[Any, ...]:
+    """The types of a class's fields; where they cannot be read, those that are called a path."""
+    try:
+        return tuple(typing.get_type_hints(cls).values())
+    except Exception:  # a name that only type checkers import
+        written = map(str, vars(cls).get("__annotations__", {}).values())
+        return (pathlib.Path,) if any(re.search(r"\bPath\b", text) for text in written) else ()
+
+
+def _is_weights(cls: type) -> bool:
+    """Whether its digest tells all of it."""
+    registered = socket_type(cls)
+    return registered is not None and registered.digest is not None
 
 
 def has_variables(annotation: Any) -> bool:
