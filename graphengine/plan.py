@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from graphengine.definition import NodeDef
@@ -59,7 +59,7 @@ class _Paths:
         Paths in the fields of a class are followed as this process would open them, and the object is handed on.
         """
         rule = self.rule
-        if isinstance(value, PurePath) or (type(value) is str and (rule.names or not rule.missing)):
+        if isinstance(value, Path) or (type(value) is str and (rule.names or not rule.missing)):
             path = resolve(value, rule, self.base, self.roots)
             absent = rule.missing and isinstance(path, Path) and not path.exists()
             if rule.write or isinstance(path, str) or not self.hashed or absent:
@@ -87,7 +87,7 @@ class _Paths:
 def _fields(value: Any) -> list[str] | None:
     """The names of the fields of an object whose type says what they hold."""
     if isinstance(value, tuple) and is_named_tuple(type(value)):
-        return list(type(value)._fields)
+        return list(value._fields)  # type: ignore[attr-defined]
     if dataclasses.is_dataclass(value) and holds_path(type(value)):
         return [field.name for field in dataclasses.fields(value)]
     return None

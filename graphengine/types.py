@@ -226,7 +226,8 @@ def _holds_path(annotation: Any, above: frozenset[Any]) -> bool:
         has_fields = dataclasses.is_dataclass(annotation) or is_named_tuple(annotation)
         if annotation in above or not (has_fields or typing.is_typeddict(annotation)) or _is_weights(annotation):
             return False
-        return any(_holds_path(hint, above | {annotation}) for hint in _field_types(annotation))
+        cls: Any = annotation
+        return any(_holds_path(hint, above | {cls}) for hint in _field_types(cls))
     if get_origin(annotation) is Literal:
         return False
     return any(_holds_path(argument, above) for argument in get_args(annotation) if argument is not ...)
