@@ -9,7 +9,8 @@
     ├── FileError         a file is missing, damaged or outside the allowed folders
     ├── Cancelled         the run was cancelled
     ├── NotStorable       a value has no form in which it could be written or sent
-    └── Lost              what computed a value went away before it ended; another may take over
+    ├── Lost              what computed a value went away before it ended; another may take over
+    └── Exhausted         this process has no more threads, descriptors or memory: no fault of the node's
 
 A message says what was wrong, where, and what to do.
 """
@@ -23,6 +24,7 @@ from typing import Any, Literal
 
 __all__ = [
     "Cancelled",
+    "Exhausted",
     "FileError",
     "GraphEngineError",
     "Lost",
@@ -159,6 +161,10 @@ class NotStorable(GraphEngineError, TypeError):
 
 class Lost(GraphEngineError):
     """What computed a value went away (a worker that died, memory that ran out): not the node's failure."""
+
+
+class Exhausted(GraphEngineError):
+    """This process has no more threads, descriptors or memory to be had: not the node's failure."""
 
 
 def lacks_memory(error: object) -> bool:

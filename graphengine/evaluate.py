@@ -26,6 +26,7 @@ from graphengine.plan import Plan
 from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
+from graphengine.threads import leavable
 from graphengine.types import coerce
 from graphengine.validate import check_problems, literal_problem, node_problems, too_many
 
@@ -113,7 +114,9 @@ def run(
     Raises:
         WorkflowError: The graph or the inputs are wrong; holds all problems.
         NodeError: A node raised.
-        Cancelled: It was cancelled.
+        Cancelled: It was cancelled. It ends at once: what does not look whether it was cancelled is left with its
+            thread, and named in a warning.
+        Exhausted: A run that can be cancelled has a thread of its own, and this process has none for it.
     """
     start = time.perf_counter()
     if device is not None:
@@ -128,7 +131,8 @@ def run(
         drive = Drive(
             store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
         )
-        goals = drive.run(plan, [*links, *extra], acting=want is None)
+        work = functools.partial(drive.run, plan, [*links, *extra], acting=want is None)
+        goals = leavable(work, drive.cancellation if cancellation is not None else None, drive.leave, graph.name)
     if len(graph.idle_plans) < IDLE_PLANS:
         graph.idle_plans.append(plan)
     return _result(names, goals, drive, time.perf_counter() - start)

@@ -8,7 +8,7 @@ the rest goes to the runner, many ready calls at once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -62,6 +62,7 @@ class Drive(Launcher):
         self._wanted: list[Task] = []
         self.acting = False
         self._expander = Expander(self, limit)
+        self._in_place: Callable[[NodeDef[..., Any]], bool] | None = getattr(self.runner, "in_place", None)
 
     # --- the run --------------------------------------------------------------------------------------------------
 
@@ -242,11 +243,14 @@ class Drive(Launcher):
         if task.node is None:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
             task.links, task.stage = [], DONE
-        elif task.node.kind.on == "here":  # type: ignore[union-attr]
+        elif task.node.kind.on == "here" and self._is_in_place(task.node.kind):  # type: ignore[union-attr, arg-type]
             self.compute(task, task.node.kind)  # type: ignore[arg-type]
         else:
             task.stage = RUNNING
             self.ready.append(task)
+
+    def _is_in_place(self, kind: NodeDef[..., Any]) -> bool:
+        return self._in_place is None or self._in_place(kind)
 
     def _find_key(self, task: Task) -> bool:
         """Find out a task's key; False if it must wait for what its inputs are."""

@@ -16,7 +16,7 @@ from graphengine.cache.memory import NOTHING
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, Lost, NodeError, WorkflowError
+from graphengine.errors import Cancelled, Exhausted, Lost, NodeError, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.pack import environment
 from graphengine.plan import Plan
@@ -157,7 +157,10 @@ class Launcher(ABC):
             made = {**made, **context.facts}
         entry = self.store.land(flight, value, made, cost, "never" if task.volatile else kind.cache)
         self._here = None
-        self.finish(task, entry, Reuse.COMPUTED)  # type: ignore[arg-type]
+        if isinstance(entry, BaseException):  # it cannot be kept
+            arguments.pop(kind.context_parameter or "", None)
+            self.fail(task, entry, arguments)
+        self.finish(task, entry, Reuse.COMPUTED)
 
     def submit(self) -> None:
         """Hand all ready calls to the runner at once."""
@@ -191,8 +194,13 @@ class Launcher(ABC):
         keep = "never" if task.volatile else kind.cache
 
         def landed(outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
-            made = {**inherited, **facts, **context.facts} or NOTHING
-            entry = self.store.land(flight, outcome, made, seconds, keep)
+            if flight.has_landed:  # it was left, and has ended after all
+                return
+            try:
+                made = {**inherited, **facts, **context.facts} or NOTHING
+                entry = self.store.land(flight, outcome, made, seconds, keep)
+            except BaseException as error:  # whatever it is, the run waits for this call
+                entry = self.store.land(flight, error)
             self.arrived.put((task, (flight, entry)))
 
         self.emit(Kind.NODE_STARTED, task.id, kind.full_name)
@@ -244,7 +252,8 @@ class Launcher(ABC):
 
     def leave_all(self) -> None:
         """No longer want anything; computations that nobody else wants are cancelled. Called on any thread."""
-        for key in list(self._wants):
+        wants = list(self._wants)
+        for key in wants:
             self.store.leave(key, self)
         with self._lock:
             flights = list(self._flying)
@@ -256,6 +265,11 @@ class Launcher(ABC):
             else:
                 self.store.leave(flight.key, self)
         self.arrived.put((None, None))
+        if (wants or flights) and hasattr(self.runner, "unwanted"):
+            try:
+                self.runner.unwanted()
+            except Exhausted as error:
+                _log.warning("nodes that nobody wants any more may hold up others: %s", error)
 
     def abandon(self) -> None:
         """The run ends before its time: what it reserved and did not hand on will not be computed."""
@@ -263,6 +277,12 @@ class Launcher(ABC):
         for flight in [*self._unsent, *([] if self._here is None else [self._here])]:
             self.store.land(flight, Cancelled("the run that computed it has ended"))
         self._here, self._unsent = None, []
+
+    def leave(self) -> None:
+        """The run has ended for all others, though its thread has not: nobody hears of it or waits for it any more."""
+        self.emit(Kind.RUN_FAILED, error="the run was cancelled")
+        self.listeners.clear()
+        self.abandon()
 
     # --- what others are told ---------------------------------------------------------------------------------------
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from graphengine.context import Context
@@ -16,6 +14,7 @@ from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, lacks_memory
 from graphengine.pack import environment, pack_of
 from graphengine.registry import modules
+from graphengine.threads import CALL_GRACE, Lane, start
 
 _DEVICE, _WAIT = "graphengine-device", "graphengine-wait"
 """What the names of a runner's threads begin with."""
@@ -32,7 +31,8 @@ class Call:
         exact: Never join it with others.
         order: What is smaller is computed first: earlier runs, and in a run what comes after most, so that values
             are let go of soon.
-        landed: Told the outcome (a value or an exception), the seconds it took and how it was made.
+        landed: Told the outcome (a value or an exception), the seconds it took and how it was made. It never raises,
+            and what it is told after the first time changes nothing.
     """
 
     __slots__ = ("context", "definition", "exact", "inputs", "key", "landed", "order", "tokens")
@@ -69,6 +69,10 @@ def on_device_thread() -> bool:
 class Runner(Protocol):
     """Takes ready calls of any number of runs and sees to it that each lands once.
 
+    It may also have `in_place(definition)`, whether the thread that drives a run computes a node with `on="here"`
+    itself (without it, each), and `unwanted()`, which is called when a run has ended before its time: calls that nobody
+    wants any more must not hold up others.
+
     Attributes:
         environment: How it computes, if not as this process: what exact runs share only with their like.
     """
@@ -95,64 +99,60 @@ class ThreadRunner:
 
     def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
         self.batch = batch
-        self._device = ThreadPoolExecutor(device_threads, thread_name_prefix=_DEVICE)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=_WAIT)
-        self._waiting: list[tuple[tuple[int, int], int, Call]] = []  # a heap
-        self._count = itertools.count()
-        self._lock = threading.Lock()
+        self._device = Lane(_DEVICE, device_threads, compute, self._joined if batch > 1 else None)
+        self._threads = Lane(_WAIT, threads, compute)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls. A call that comes from one of the runner's own threads and would need another of them is
         computed right there: else it could wait for ever."""
         here = threading.current_thread().name
-        for call in calls:
-            if call.definition.on != "device":
-                if here.startswith(_WAIT):
-                    compute([call])
-                else:
-                    self._threads.submit(compute, [call])
-            elif here.startswith(_DEVICE):
+        for name, lane in ((_DEVICE, self._device), (_WAIT, self._threads)):
+            mine = [call for call in calls if (call.definition.on == "device") == (lane is self._device)]
+            if not here.startswith(name):
+                lane.put(mine)
+                continue
+            for call in mine:
                 compute([call])
-            else:
-                with self._lock:
-                    heapq.heappush(self._waiting, (call.order, next(self._count), call))
-                self._device.submit(self._work)
 
-    def _work(self) -> None:
-        with self._lock:
-            if not self._waiting:  # joined with an earlier one
-                return
-            calls = [heapq.heappop(self._waiting)[2]]
-            group = self._group(calls[0])
-            if group is not None:
-                same = [item for item in sorted(self._waiting) if self._group(item[2]) == group][: self.batch - 1]
-                if same:
-                    calls += [item[2] for item in same]
-                    taken = {item[1] for item in same}
-                    self._waiting = [item for item in self._waiting if item[1] not in taken]
-                    heapq.heapify(self._waiting)
-        compute(calls)
+    def unwanted(self) -> None:
+        """Leave the threads of calls that nobody wants any more and that do not end soon."""
+        hung = [(lane, *work) for lane in (self._device, self._threads) for work in lane.unwanted()]
+
+        def leave() -> None:
+            time.sleep(CALL_GRACE)
+            for lane, thread, calls in hung:
+                lane.leave(thread, calls)
+
+        if hung:
+            start(leave, "graphengine-unwanted")
+
+    def _joined(self, first: Call, others: Iterable[Call]) -> list[Call]:
+        """What is computed together with a call."""
+        group = self._group(first)
+        if group is None:
+            return []
+        return list(itertools.islice((call for call in others if self._group(call) == group), self.batch - 1))
 
     def _group(self, call: Call) -> Any:
         try:
-            return call.group() if self.batch > 1 else None
+            return call.group()
         except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
             return None
 
     def close(self) -> None:
-        self._device.shutdown()
-        self._threads.shutdown()
+        self._device.close()
+        self._threads.close()
 
 
 def compute(calls: Sequence[Call]) -> None:
-    """Compute one call, or several of one group by the node's batched form, and land each."""
+    """Compute one call, or several of one group by the node's batched form, and land each, whatever raises."""
     live = [call for call in calls if not call.context.cancelled]
     for call in calls:
         if call.context.cancelled:
             call.landed(Cancelled("cancelled before it began"), 0.0, {})
     if not live:
         return
-    definition, start = live[0].definition, time.perf_counter()
+    definition, began = live[0].definition, time.perf_counter()
     outcomes: Sequence[Any]
     try:
         outcomes = [_alone(live[0])] if len(live) == 1 else _many(definition, live)
@@ -166,8 +166,11 @@ def compute(calls: Sequence[Call]) -> None:
         outcomes = [error] * len(live)
     except BaseException as error:
         outcomes = [error] * len(live)
-    seconds = (time.perf_counter() - start) / len(live)
-    facts = {} if definition.on != "device" else environment([definition.module_pack])
+    seconds, facts = (time.perf_counter() - began) / len(live), dict[str, Any]()
+    try:
+        facts = {} if definition.on != "device" else environment([definition.module_pack])
+    except BaseException as error:  # how it was made is part of what it is
+        outcomes = [one if isinstance(one, BaseException) else error for one in outcomes]
     if len(live) > 1:
         facts["batch"] = len(live)
     for call, outcome in zip(live, outcomes, strict=True):

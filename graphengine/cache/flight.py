@@ -26,13 +26,14 @@ class Flight:
     Attributes:
         wanted_by: Who wants it, each with its own task.
         joined: Who is to be told when it has ended: all but the one who computes it.
+        has_landed: It has ended; what it is said to have given later is taken by nobody.
     """
 
-    __slots__ = ("_first", "_more", "cancelled", "joined", "key")
+    __slots__ = ("_first", "_more", "cancelled", "has_landed", "joined", "key")
 
     def __init__(self, key: bytes | None, who: Wanter, task: Any) -> None:
         self.key = key
-        self.cancelled = False
+        self.cancelled = self.has_landed = False
         self._first: tuple[Wanter, Any] | None = (who, task)  # most are wanted by one: no more is made for them
         self._more: dict[Wanter, Any] | None = None
         self.joined: list[tuple[Wanter, Any]] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight, Wanter
 from graphengine.cache.memory import NOTHING, Entry, Memory
-from graphengine.errors import Cancelled, Lost, lacks_memory
+from graphengine.errors import Cancelled, Exhausted, Lost, lacks_memory
 
 WORTH_WRITING = 0.002
 """Seconds; what took less to compute is computed again sooner than read from a disk."""
@@ -68,12 +68,20 @@ class Store:
     def land(
         self, flight: Flight, outcome: Any, made: Mapping[str, Any] = NOTHING, cost: float = 0.0, keep: str = "disk"
     ) -> Entry | BaseException:
-        """End a flight with a value or an exception. Values are remembered, exceptions go to who waits now."""
+        """End a flight with a value or an exception. Values are remembered, exceptions go to who waits now. What it
+        gives after it has landed is not."""
         key = flight.key
-        result = outcome if isinstance(outcome, BaseException) else Entry(outcome, made, cost)
+        try:
+            result = outcome if isinstance(outcome, BaseException) else Entry(outcome, made, cost)
+        except Exception as error:  # its size cannot be told: who waits must not wait for ever
+            result = error
         if key is None:
+            flight.has_landed = True
             return result
         with self.lock:
+            if flight.has_landed:
+                return result
+            flight.has_landed = True
             if keep != "never" and type(result) is Entry:
                 self.memory.put(key, result)
             if self.flights.get(key) is flight:
@@ -81,7 +89,8 @@ class Store:
         if flight.joined:
             told = result
             # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
-            if lacks_memory(result) or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
+            lacking = lacks_memory(result) or isinstance(result, Exhausted)
+            if lacking or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
                 told = Lost("who computed it was cancelled or ran out of memory")
             for who, task in flight.joined:
                 who.landed(task, told)

@@ -47,9 +47,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         code = 130
     else:
         code = 0
-    if any(thread.name == "graphengine-preload" and thread.is_alive() for thread in threading.enumerate()):
-        # All came from the disk, or the run was cancelled: nobody needs what is still being imported, and Python
-        # cannot end well under a thread that imports. Nothing else is under way.
+    if any(thread.name.startswith(("graphengine-preload", "graphengine-left")) for thread in threading.enumerate()):
+        # All came from the disk, or the run was cancelled: nobody needs what is still being imported or computed, and
+        # Python cannot end well under a thread that imports or computes. Nothing else is under way.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -31,7 +31,7 @@ class _Shared:
     environment: Mapping[str, Any] | None = None
 
     def __init__(self, runner: ThreadRunner) -> None:
-        self.submit = runner.submit
+        self.submit, self.unwanted = runner.submit, runner.unwanted
 
     def close(self) -> None:
         """The service's runner goes on."""

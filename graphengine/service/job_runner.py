@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from graphengine.definition import NodeDef
 from graphengine.runner import Call
 from graphengine.service.calls import Claims, how_of
 
@@ -22,6 +23,14 @@ class JobRunner:
     def __init__(self, runner: WorkerRunner, job: Claims, environment: Mapping[str, Any] | None) -> None:
         self.runner, self.job, self.environment = runner, job, environment
         self._how = None if environment is None else how_of(environment)
+
+    def in_place(self, definition: NodeDef[..., Any]) -> bool:
+        """Whether the job's own thread computes a node."""
+        return self.runner.in_place(definition)
+
+    def unwanted(self) -> None:
+        """The job has ended before its time."""
+        self.runner.unwanted()
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""

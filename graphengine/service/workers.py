@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
+from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
@@ -89,6 +90,15 @@ class WorkerRunner:
                 self._waiting[one.item] = one
             self._scheduler.add(*[one.item for one in waiting])
         self._dispatch()
+
+    def in_place(self, definition: NodeDef[..., Any]) -> bool:
+        """Whether a job's own thread computes a node with `on="here"`."""
+        return True
+
+    def unwanted(self) -> None:
+        """A run has ended before its time: the threads of this process are left to its calls that do not end soon;
+        workers are looked after by the keeper."""
+        self._here.unwanted()
 
     def of(self, job: Claims) -> JobRunner:
         """The runner that a job's run is given; an exact job waits for it until a worker has said how it computes.

@@ -94,7 +94,7 @@ def gathered(runner: Runner, store: Store, works: Sequence[Callable[[], Any]]) -
                 hold(time.monotonic_ns())
             return g.run(runner=runner, store=store)
         if n > len(works):
-            while len(runner._waiting) < len(works) and not GATE.is_set():  # type: ignore[attr-defined]
+            while len(runner._device._waiting) < len(works) and not GATE.is_set():  # type: ignore[attr-defined]
                 time.sleep(0.002)
                 if time.monotonic() > deadline:
                     break
