@@ -2,26 +2,43 @@
 
 Layout of the folder: `keys/ab/cdef...` says which blobs make up a value and how it was made; `blobs/ab/cdef...`
 holds bytes, called by their own hash. Everything is written to a temporary name and renamed, so that readers of any
-process see whole files; what is truncated, damaged or foreign is a miss and is taken away.
+process see whole files; what is truncated, damaged or foreign is a miss and is taken away. Who writes bytes that lie
+there already compares them, so that damage is mended and not believed.
+
+The budget is kept by whoever writes, in whichever process: before more than a share of it is written, the folder is
+measured, and brought to `TARGET` of the budget where it is over `FULL`. What was used last is kept; blobs that no key
+names yet (another process is about to write it, or sends them to a worker) count as used when they were written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from graphengine.cache.memory import Entry
 from graphengine.cache.tree import UnknownType, blob_name, blobs_of, from_tree, to_tree
+from graphengine.errors import lacks_memory
+from graphengine.files import cache_folder
+from graphengine.opening import read_file
+from graphengine.private import NotPrivate, make_private, write_private
 
 FORMAT = 1
 BUDGET = 10 << 30
+FULL, TARGET = 0.9, 0.8
+"""Parts of the budget: over which a folder is brought to which."""
+SHARE = 50
+"""A process looks at the folder when it has written one part of so many of the budget: five that write at once stay
+within it."""
+ORPHANED = 60.0
+"""Blobs older than this, in seconds, that no key names, go first."""
 KEPT_SECONDS = 3600.0
 """Temporary files older than this are left over from a process that died."""
 
@@ -39,21 +56,23 @@ class DiskStore:
         self.folder = Path(folder)
         self._budget = budget
         self._written = 0
+        self._checked = False
         self._made: set[Path] = set()
 
     @property
     def budget(self) -> int:
         if self._budget is None:
             try:
-                self._budget = int(json.loads((self.folder / "config.json").read_text())["budget"])
+                self._budget = int(json.loads(read_file(self.folder / "config.json"))["budget"])
             except (OSError, ValueError, KeyError, TypeError):
                 self._budget = BUDGET
         return self._budget
 
     def set_budget(self, budget: int) -> None:
         """Change the budget for every process that uses this folder from now on."""
+        self._make(self.folder)
+        write_private(self.folder / "config.json", json.dumps({"budget": budget}).encode())
         self._budget = budget
-        self._write(self.folder / "config.json", json.dumps({"budget": budget}).encode())
         self.evict()
 
     # --- values ---------------------------------------------------------------------------------------------------
@@ -62,10 +81,16 @@ class DiskStore:
         return self._key_file(key).exists()
 
     def get(self, key: bytes) -> Entry | None:
-        """The value of a key, or None: also when what lies there is damaged or of a type that is not known here."""
+        """The value of a key, or None: also when what lies there is damaged or of a type that is not known here.
+
+        Raises:
+            NotPrivate: The folder belongs to another user.
+        """
         file = self._key_file(key)
         try:
-            text = file.read_bytes()
+            text = self._read(file)
+        except NotPrivate:
+            raise
         except OSError:
             return None
         try:
@@ -76,31 +101,42 @@ class DiskStore:
             entry = Entry(value, dict(record["made"]), float(record["cost"]))
         except UnknownType:  # a pack's that is not loaded here: others may know it
             return None
-        except Exception:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
-            with contextlib.suppress(OSError):
-                file.unlink()
+        except Exception as error:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
+            if _is_damage(error):
+                _remove(file)
             return None
         with contextlib.suppress(OSError):
             os.utime(file)
         return entry
 
     def put(self, key: bytes, entry: Entry) -> bool:
-        """Write a value; False if it has no codec or the disk does not take it (which is no failure of the run)."""
+        """Write a value; False if it has no codec or the disk does not take it (which is no failure of the run).
+
+        Raises:
+            NotPrivate: The folder belongs to another user.
+        """
         try:
             tree = to_tree(entry.value, self.put_blob)
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
             self._write(self._key_file(key), seal(record))
+            return True
+        except NotPrivate:
+            raise
         except Exception:  # no codec, one that raises, a full disk: the value stays in memory only
             return False
-        if self._written > self.budget // 20:
-            self.evict()
-        return True
 
     def put_blob(self, name: str, content: bytes) -> None:
-        """Write bytes under their hash."""
+        """Write bytes under their hash; what lies there already is compared, and replaced where it is damaged.
+
+        Raises:
+            OSError: They cannot be written.
+        """
         file = self._blob_file(name)
-        if not file.exists():
-            self._write(file, content)
+        with contextlib.suppress(OSError):
+            if os.stat(file).st_size == len(content) and self._read(file) == content:
+                os.utime(file)  # used now: it is not to go before the key is written that names it
+                return
+        self._write(file, content)
 
     def get_blob(self, name: str) -> bytes:
         """The bytes of a hash; damaged ones are taken away.
@@ -109,10 +145,10 @@ class DiskStore:
             OSError: They are not there.
             ValueError: They are damaged.
         """
-        content = self._blob_file(name).read_bytes()
+        file = self._blob_file(name)
+        content = self._read(file)
         if blob_name(content) != name:
-            with contextlib.suppress(OSError):
-                self._blob_file(name).unlink()
+            _remove(file)
             raise ValueError("damaged")
         return content
 
@@ -127,97 +163,145 @@ class DiskStore:
             raise ValueError("no name of a blob")
         return self.folder / "blobs" / name[:2] / name[2:]
 
-    def _write(self, file: Path, content: bytes) -> None:
-        if file.parent not in self._made:
-            self.folder.mkdir(0o700, parents=True, exist_ok=True)  # what was made is nobody else's business
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(file.parent)
-        temporary = file.parent / f".{uuid.uuid4().hex}.tmp"
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(file)
-        except FileNotFoundError:  # the folder was cleared meanwhile
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(file)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        self._written += len(content)
+    def _read(self, file: Path) -> bytes:
+        self._check()
+        return read_file(file)
 
-    def _files(self, part: str) -> Iterator[os.DirEntry[str]]:
+    def _check(self) -> None:
+        """Refuse a folder of ours that belongs to another user, once."""
+        if not self._checked and self.folder.is_dir():
+            make_private(self.folder, cache_folder())
+            self._checked = True
+
+    def _write(self, file: Path, content: bytes) -> None:
+        self._written += len(content)
+        if self._written > self.budget // SHARE:
+            if len(content) > self.budget * TARGET:
+                raise OSError(errno.EFBIG, "it is larger than the budget of the disk store")
+            self.evict(len(content))
+        if file.parent not in self._made:
+            self._make(file.parent)
+        try:
+            write_private(file, content)
+        except FileNotFoundError:  # the folder was cleared meanwhile
+            self._make(file.parent)
+            write_private(file, content)
+
+    def _make(self, folder: Path) -> None:
+        make_private(self.folder, cache_folder())
+        make_private(folder)
+        self._made.add(folder)
+
+    def _files(self, part: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+        """The whole files of a part; temporary ones that are left over from a process that died are taken away."""
         with contextlib.suppress(OSError):
             for folder in sorted((self.folder / part).iterdir()):
                 with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                    yield from entries
+                    for entry in entries:
+                        with contextlib.suppress(OSError):
+                            stat = entry.stat(follow_symlinks=False)
+                            if not entry.name.endswith(".tmp"):
+                                yield entry, stat
+                            elif time.time() - stat.st_mtime > KEPT_SECONDS:
+                                os.unlink(entry.path)
 
-    def evict(self) -> int:
-        """Bring the folder under its budget, least recently used first, and take away what nothing points to."""
-        self._written = 0
-        keys: list[tuple[float, Path, list[str], int]] = []
-        for entry in self._files("keys"):
-            try:
-                stat = entry.stat()
-                if entry.name.endswith(".tmp"):
-                    self._drop_old(entry.path, stat.st_mtime)
-                    continue
-                record = unseal(Path(entry.path).read_bytes())
-                keys.append((stat.st_mtime, Path(entry.path), list(blobs_of(record["value"])), stat.st_size))
-            except Exception:  # truncated, damaged or foreign, in whatever way
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-        sizes = {}
-        for entry in self._files("blobs"):
-            with contextlib.suppress(OSError):
-                stat = entry.stat()
-                if entry.name.endswith(".tmp"):
-                    self._drop_old(entry.path, stat.st_mtime)
-                else:
-                    sizes[Path(entry.path).parent.name + entry.name] = stat.st_size
-        kept, used, freed = set[str](), 0, set[str]()
-        for _, file, blobs, size in sorted(keys, key=lambda k: k[0], reverse=True):
-            more = size + sum(sizes.get(b, 0) for b in set(blobs) - kept)
-            if used + more <= self.budget:
-                kept.update(blobs)
+    def evict(self, room: int = 0) -> int:
+        """Bring the folder under its budget, least recently used first; returns the bytes that are left.
+
+        Nothing is read while there is room.
+
+        Args:
+            room: Bytes that are about to be written.
+        """
+        self._written = room
+        self._check()
+        used = self.usage()[1]
+        if used + room <= self.budget * FULL:
+            return used
+        files = [(Path(entry.path), stat) for entry, stat in self._files("blobs")]
+        blobs = {file.parent.name + file.name: _Blob(file, stat.st_size, stat.st_mtime) for file, stat in files}
+        values = self._values()
+        named = {name for value in values for name in value.blobs}
+        orphans = [name for name in blobs if name not in named]
+        young = time.time() - ORPHANED
+        values += [_Value(blobs[name].used, None, [name], 0) for name in orphans if blobs[name].used > young]
+        kept, used, gone = set[str](), 0, list[Path]()
+        for value in sorted(values, key=lambda value: value.used, reverse=True):
+            more = value.size + sum(blobs[name].size for name in set(value.blobs) - kept if name in blobs)
+            if used + room + more <= self.budget * TARGET:
+                kept.update(value.blobs)
                 used += more
-            else:
-                freed.update(blobs)
-                with contextlib.suppress(OSError):
-                    file.unlink()
-        now = time.time()
-        for name in set(sizes) - kept:
-            blob = self._blob_file(name)
-            with contextlib.suppress(OSError):
-                # A blob just written may belong to a key that another process is about to write.
-                if name in freed or now - blob.stat().st_mtime > 60:
-                    blob.unlink()
+            elif value.file is not None:
+                gone.append(value.file)
+        for file in (*gone, *(blob.file for name, blob in blobs.items() if name not in kept)):
+            _remove(file)
         return used
 
-    def _drop_old(self, path: str, modified: float) -> None:
-        if time.time() - modified > KEPT_SECONDS:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+    def _values(self) -> list[_Value]:
+        """All values; what is damaged is taken away."""
+        values = []
+        for entry, stat in self._files("keys"):
+            file = Path(entry.path)
+            try:
+                record = unseal(self._read(file))
+                values.append(_Value(stat.st_mtime, file, list(blobs_of(record["value"])), stat.st_size))
+            except Exception as error:  # truncated, damaged or foreign, in whatever way
+                if _is_damage(error):
+                    _remove(file)
+        return values
 
     def clear(self) -> int:
-        """Forget everything; returns the number of values that there were."""
+        """Forget everything; returns the number of values that there were.
+
+        What others are writing at this moment stays: they find their files whole, or not at all.
+        """
         count = 0
         for part in ("keys", "blobs"):
-            for entry in self._files(part):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
-                    count += part == "keys"
+            for entry, _ in self._files(part):
+                count += _remove(Path(entry.path)) and part == "keys"
         return count
 
     def usage(self) -> tuple[int, int]:
         """How many values there are, and how many bytes they take."""
         count = size = 0
         for part in ("keys", "blobs"):
-            for entry in self._files(part):
-                with contextlib.suppress(OSError):
-                    size += entry.stat().st_size
-                    count += part == "keys"
+            for _, stat in self._files(part):
+                size += stat.st_size
+                count += part == "keys"
         return count, size
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """What is kept or goes as a whole: a key's file with the blobs that it names, or a blob that no key names."""
+
+    used: float
+    file: Path | None
+    blobs: list[str]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """A file of bytes."""
+
+    file: Path
+    size: int
+    used: float
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an exception says that what lies there is wrong, and not that it cannot be read just now."""
+    return not lacks_memory(error) and (not isinstance(error, OSError) or isinstance(error, FileNotFoundError))
+
+
+def _remove(file: Path) -> bool:
+    """Take a file away; whether it was there, and could be."""
+    try:
+        file.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def seal(record: Mapping[str, Any]) -> bytes:

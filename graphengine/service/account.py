@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.cache.tree import from_tree
+from graphengine.errors import FileError
 from graphengine.events import Reuse
 from graphengine.report import Recorder, Seen, page
 from graphengine.service.database import QueueError
@@ -51,7 +52,8 @@ def account(queue: Queue, number: int) -> str:
         link = request.graph.outputs.get(name)
         seen = recorder.nodes.get(link.node if link is not None else name)
         if seen is not None and tree is not None:
-            with contextlib.suppress(FileNotFoundError):  # what was finished keeps no bytes, see `results.Finisher`
+            # What was finished keeps no bytes, see `results.Finisher`; damaged ones are no picture.
+            with contextlib.suppress(FileNotFoundError, FileError):
                 seen.value, seen.known = from_tree(tree, lambda blob: files.get(body["files"], blob)), True
     more = _attempts(job, queue.attempts(number)) + _calls(job, calls)
     return page(request.graph, recorder, request.inputs, f"Job {number}: {request.name}", more)

@@ -98,8 +98,11 @@ class Status:
     free: int | None
 
 
-def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:
+def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> dict[str, Any]:
     """A call's inputs as trees; their small blobs are added to those of the message.
+
+    Args:
+        share: Whether large ones may go through the folder of the store.
 
     Raises:
         NotStorable: One cannot leave this process.
@@ -107,7 +110,7 @@ def inputs_of(call: Call, values: Values, blobs: Blobs) -> dict[str, Any]:
     trees = {}
     for name, value in call.inputs.items():
         try:
-            trees[name] = values.encode(value, blobs)
+            trees[name] = values.encode(value, blobs, share)
         except NotStorable as error:
             raise NotStorable(f"its input {name} cannot go to a worker; {error}") from None
     return trees

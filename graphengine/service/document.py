@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphengine.cache.tree import from_tree, to_tree
+from graphengine.cache.tree import blob_name, from_tree, to_tree
 from graphengine.elements import INPUTS
 from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowError
 from graphengine.evaluate import folder_of
 from graphengine.graph import Graph
+from graphengine.opening import read_file
+from graphengine.private import make_private, write_private
+from graphengine.service.here import state_folder
 
 FORMAT = 1
 
@@ -67,24 +71,31 @@ class Files:
         if file.exists():
             return
         try:
-            self.folder.mkdir(0o700, parents=True, exist_ok=True)  # what jobs hold is nobody else's business
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.folder, state_folder())
+            make_private(file.parent)
             with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
                 if like:
                     os.link(self._file(like, blob), file)
                     return
-            temporary = file.with_name(f".{uuid.uuid4().hex}")
-            with open(temporary, "wb") as target:
-                target.write(content)
-                target.flush()
-                os.fsync(target.fileno())  # the job that needs it will be acknowledged
-            temporary.replace(file)
+            write_private(file, content, sync=True)  # the job that needs it will be acknowledged
         except OSError as error:
             raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
 
-    def get(self, name: str, blob: str) -> bytes:
-        """Bytes of a job's folder."""
-        return self._file(name, blob).read_bytes()
+    def get(self, name: str, blob: str, hash_of: Callable[[bytes], str] = blob_name) -> bytes:
+        """Bytes of a job's folder, as they were written.
+
+        Args:
+            hash_of: What has given them their name.
+
+        Raises:
+            OSError: They are not there.
+            FileError: They are damaged.
+        """
+        file = self._file(name, blob)
+        content = read_file(file)
+        if hash_of(content) != blob:
+            raise FileError(f"{file} is damaged: its bytes are not those that were written; submit the job again")
+        return content
 
     def remove(self, name: str) -> None:
         """Take a job's folder away."""
@@ -149,7 +160,7 @@ def request_of(body: Mapping[str, Any], files: Files) -> Request:
 
     Raises:
         WorkflowError: It is of a newer version, or its workflow cannot be read here.
-        FileError: Its bytes are gone.
+        FileError: Its bytes are gone, or damaged.
     """
     from graphengine.workflow import from_document
 
@@ -165,7 +176,7 @@ def request_of(body: Mapping[str, Any], files: Files) -> Request:
 
     def fetch(digest: str) -> bytes | None:
         with contextlib.suppress(OSError):
-            return files.get(name, digest)
+            return files.get(name, digest, lambda content: hashlib.sha256(content).hexdigest())
         return None
 
     graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=body["roots"], fetch=fetch)

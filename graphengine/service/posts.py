@@ -28,6 +28,7 @@ class Waiting:
         loads: How many models its worker has to load for it.
         lacked: What was said when a worker lacked memory for it.
         stopping: Its worker was told that it is cancelled.
+        share: Whether its values may go through the folder of the store; not any more when some were lost there.
         submitted, waited: When it was taken, in seconds since the epoch, and for how long it waited.
     """
 
@@ -40,6 +41,7 @@ class Waiting:
     loads: int = 0
     lacked: str = ""
     stopping: bool = False
+    share: bool = True
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
+from graphengine.errors import FileError
 from graphengine.graph import Graph
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
@@ -177,13 +178,17 @@ class Service:
 
         Raises:
             QueueError: It is not done.
+            FileError: What it made is damaged, or gone.
         """
         found = self.queue.get(job)
         if found.state is not State.DONE:
             raise QueueError(f"job {job} is {found.state}{f': {found.error}' if found.error else ''}")
         name = self.queue.body(job)["files"]
         trees = found.result["outputs"]
-        return {key: from_tree(tree, lambda blob: self.files.get(name, blob)) for key, tree in trees.items()}
+        try:
+            return {key: from_tree(tree, lambda blob: self.files.get(name, blob)) for key, tree in trees.items()}
+        except OSError as error:
+            raise FileError(f"what job {job} made is gone from {self.files.folder}: {error.strerror}") from None
 
     def cancel(self, job: int) -> State:
         """Cancel a job: at once if it waits, within a step if it runs."""

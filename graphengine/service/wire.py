@@ -1,7 +1,9 @@
 """What service and workers say to each other: JSON, with the bytes of values beside it. Never a pickle.
 
 A message is a JSON object and blobs. Large blobs go through the folder of a disk store where both sides share one,
-small ones with the message, and all where that folder takes nothing.
+small ones with the message, and all where that folder takes nothing. What was put into the folder may be damaged, or
+gone before it is read (`cache clear`, a small budget): then `BlobLost` is raised, and all is sent once more with the
+messages.
 """
 
 from __future__ import annotations
@@ -22,6 +24,13 @@ Blobs = dict[str, bytes]
 
 INLINE = 64_000
 """Bytes up to which a blob goes with its message."""
+SMALL = 20
+"""A blob of more than one part of so many of the store's budget goes with its message: it would push others out before
+they are read."""
+
+
+class BlobLost(Exception):
+    """The bytes of a value are not, or not whole, where the other side has put them."""
 
 
 def pack(message: Message, blobs: Mapping[str, bytes]) -> bytes:
@@ -52,22 +61,25 @@ class Values:
     def __init__(self, disk: DiskStore | None) -> None:
         self.disk = disk
 
-    def encode(self, value: Any, blobs: Blobs) -> Any:
+    def encode(self, value: Any, blobs: Blobs, share: bool = True) -> Any:
         """A value as a tree; its small blobs are added to those of the message.
+
+        Args:
+            share: Whether large ones may go through the folder; otherwise all go with the message.
 
         Raises:
             NotStorable: It cannot leave this process.
         """
 
         def write(name: str, content: bytes) -> None:
-            if not self._share(name, content):
+            if not (share and self._share(name, content)):
                 blobs[name] = content
 
         return to_tree(value, write)
 
     def _share(self, name: str, content: bytes) -> bool:
         """Whether the folder that both sides share has taken it."""
-        if self.disk is None or len(content) <= INLINE:
+        if self.disk is None or not INLINE < len(content) <= self.disk.budget // SMALL:
             return False
         try:
             self.disk.put_blob(name, content)
@@ -76,14 +88,21 @@ class Values:
         return True
 
     def decode(self, tree: Any, blobs: Mapping[str, bytes]) -> Any:
-        """The value of a tree."""
+        """The value of a tree.
+
+        Raises:
+            BlobLost: Bytes that went through the folder are damaged or gone.
+        """
 
         def read(name: str) -> bytes:
             if name in blobs:
                 return blobs[name]
             if self.disk is None:
                 raise LookupError(f"the blob {name} did not come with its message")
-            return self.disk.get_blob(name)
+            try:
+                return self.disk.get_blob(name)
+            except (OSError, ValueError) as error:
+                raise BlobLost(f"the bytes {name[:12]} of a value were lost in {self.disk.folder}: {error}") from None
 
         return from_tree(tree, read)
 

@@ -31,7 +31,7 @@ class RemoteContext(Context):
     def __init__(self, worker: Worker, call: int, facts: Mapping[str, Any]) -> None:
         self._worker, self._call = worker, call
         self.device, self.exact, self.node = worker.device, facts["exact"], facts["node"]
-        self.made, self.watched = facts["made"], facts["watched"]
+        self.made, self.watched, self.share = facts["made"], facts["watched"], facts["share"]
         self.facts: dict[str, Any] = {}
         self.stopped = False
 
@@ -157,7 +157,7 @@ class Worker:
             message["error"] = error_facts(outcome)
         else:
             try:
-                message["tree"] = self.values.encode(outcome, blobs)
+                message["tree"] = self.values.encode(outcome, blobs, context.share)
                 message["facts"] = {**facts, **context.facts}
             except NotStorable as error:
                 blobs, message["error"] = {}, error_facts(NotStorable(f"what it gave cannot leave its worker; {error}"))

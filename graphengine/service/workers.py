@@ -23,7 +23,7 @@ from graphengine.service.limits import Limits
 from graphengine.service.local import Handle
 from graphengine.service.posts import PAUSE, Post, Waiting
 from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler
-from graphengine.service.wire import Blobs, Message, Values, error_of
+from graphengine.service.wire import BlobLost, Blobs, Message, Values, error_of
 
 log = logging.getLogger(__name__)
 
@@ -210,13 +210,13 @@ class WorkerRunner:
         for one in group:
             call, context = one.call, one.call.context
             try:
-                inputs = inputs_of(call, self.values, blobs)
+                inputs = inputs_of(call, self.values, blobs, one.share)
             except Exception as error:
                 self._land(post, one.number, error, 0.0, {})
                 continue
             made = {k: dict(v) for k, v in context.made.items()}
             facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
-            items.append({"call": one.number, "inputs": inputs, **facts})
+            items.append({"call": one.number, "inputs": inputs, "share": one.share, **facts})
         if items:
             name = group[0].call.definition.full_name
             post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
@@ -274,6 +274,8 @@ class WorkerRunner:
         group, device = one.item.group, post.handle.device
         if error is not None and error["memory"] and not one.call.context.cancelled:
             self._lacked(post, one, error)
+        elif error is not None and error["type"] == BlobLost.__name__ and one.share:
+            self._send_again(post, one)
         elif error is not None:
             cancelled = error["type"] == "Cancelled"
             outcome = Cancelled(error["message"]) if cancelled else error_of(error)
@@ -281,7 +283,13 @@ class WorkerRunner:
         else:
             try:
                 outcome = self.values.decode(message["tree"], blobs)
-            except Exception as damage:  # the disk store was cleared meanwhile, say
+            except BlobLost as lost:
+                if one.share:
+                    self._send_again(post, one)
+                    self._dispatch()
+                    return
+                outcome = lost
+            except Exception as damage:  # a codec that fails
                 outcome = damage
             with self._lock:
                 self.durations.took(one.call.definition.full_name, seconds, one.together, one.loads)
@@ -313,6 +321,13 @@ class WorkerRunner:
                 self._scheduler.put_back(one.item)
         if hopeless:
             self._land(post, one.number, one.why_hopeless(), 0.0, {})
+
+    def _send_again(self, post: Post, one: Waiting) -> None:
+        """Bytes of a call were lost in the store's folder: compute it once more, with all bytes in the messages."""
+        with self._lock:
+            if post.computing.pop(one.number, None) is not None:
+                one.share = False
+                self._scheduler.put_back(one.item)
 
     def _land(self, post: Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
         with self._lock:

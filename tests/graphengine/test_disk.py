@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from graphengine import DiskStore, Graph, Reuse, SocketType, Store, node, register_type
 from graphengine.cache import Entry
 from graphengine.cache.disk import seal, unseal
-from graphengine.cache.tree import to_tree
+from graphengine.cache.tree import blob_name, to_tree
 from graphengine.errors import NotStorable
 from graphengine.testing import Recorder
 
@@ -172,6 +172,41 @@ def test_whatever_is_damaged_is_a_miss_and_is_mended(disk: DiskStore, part: str,
     assert found.value.number == 7
 
 
+@pytest.mark.parametrize("how", ["cut short", "emptied", "noise", "gone", "longer", "one bit"])
+def test_bytes_that_are_written_again_are_mended(disk: DiskStore, how: str) -> None:
+    content = random.Random(2).randbytes(5000)
+    name = blob_name(content)
+    disk.put_blob(name, content)
+    damage(disk._blob_file(name), how)
+    disk.put_blob(name, content)
+    assert disk.get_blob(name) == content
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+@pytest.mark.parametrize("part", ["keys", "blobs"])
+def test_a_fifo_in_the_place_of_a_file_is_a_miss(disk: DiskStore, part: str) -> None:
+    disk.put(KEY, Entry(Big(7, 70)))
+    (file,) = [f for f in (disk.folder / part).rglob("*") if f.is_file()]
+    file.unlink()
+    os.mkfifo(file)
+    assert disk.get(KEY) is None
+    assert disk.put(KEY, Entry(Big(7, 70)))
+    assert disk.get(KEY) is not None
+
+
+def test_what_cannot_be_read_just_now_is_not_taken_away(disk: DiskStore) -> None:
+    resource = pytest.importorskip("resource")
+    disk.put(KEY, Entry(Big(7, 70)))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        found = disk.get(KEY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found is None
+    assert disk.get(KEY) is not None
+
+
 def test_any_bit_that_flips_gives_no_wrong_value(disk: DiskStore) -> None:
     disk.put(KEY, Entry([Big(7, 70), 1234, "abc"]))
     file = disk._key_file(KEY)
@@ -261,15 +296,14 @@ def test_a_file_in_the_folders_place_fails_no_run(tmp_path: Path) -> None:
     assert disk.usage() == (0, 0)
 
 
-def test_a_full_disk_leaves_no_half_file(disk: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
-        with open(self, "wb") as file:
-            file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+def test_a_full_disk_leaves_no_half_file(disk: DiskStore) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))  # bytes of a file
+    try:
         assert not disk.put(KEY, Entry(Big(1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not [f for f in disk.folder.rglob("*") if f.is_file()]
     assert disk.put(KEY, Entry(Big(1)))
 
@@ -303,6 +337,35 @@ def test_bytes_that_nothing_points_to_go_with_their_values(tmp_path: Path) -> No
     assert found.value.text == "0049" * 500
     assert type(found.value) is Text
     assert len([f for f in (disk.folder / "blobs").rglob("*") if f.is_file()]) == disk.usage()[0]
+
+
+def test_bytes_without_a_key_are_within_the_budget_and_used_last_stays(tmp_path: Path) -> None:
+    disk = DiskStore(tmp_path / "store", budget=100_000)
+    contents = [random.Random(n).randbytes(4000) for n in range(100)]
+    for content in contents:
+        disk.put_blob(blob_name(content), content)
+        assert disk.usage()[1] <= 100_000
+    assert [disk.get_blob(blob_name(content)) for content in contents[-10:]] == contents[-10:]
+
+
+def test_processes_that_write_at_once_keep_the_budget(tmp_path: Path) -> None:
+    """Each has a store of its own over one folder, as workers and their service have."""
+    stores = [DiskStore(tmp_path / "store", budget=100_000) for _ in range(4)]
+    for n in range(120):
+        content = random.Random(n).randbytes(2000)
+        stores[n % 4].put_blob(blob_name(content), content)
+        assert stores[0].usage()[1] <= 100_000
+
+
+def test_foreign_files_hinder_nobody(tmp_path: Path) -> None:
+    disk = DiskStore(tmp_path / "store", budget=1000)
+    disk.put(KEY, Entry(Big(1)))
+    for part in ("keys", "blobs"):
+        (tmp_path / "store" / part / "odd").mkdir()
+        (tmp_path / "store" / part / "odd" / "a.b c").write_bytes(b"x" * 2000)
+    assert disk.put(OTHER, Entry("x" * 100))
+    disk.evict()
+    assert disk.usage()[1] <= 1000
 
 
 class Text(NamedTuple("Text", [("text", str)])):

@@ -154,6 +154,25 @@ def test_what_the_shared_folder_does_not_take_goes_through_the_pipe(tmp_path: Pa
         runner.close()
 
 
+def test_what_is_lost_in_the_shared_folder_is_sent_again_with_the_messages(
+    workers: Workers, tmp_path: Path, told: Sentences
+) -> None:
+    """Worker and service each look into another folder: what either puts there is gone for the other."""
+    runner = WorkerRunner(workers(1, str(tmp_path / "a")), DiskStore(tmp_path / "b"), told=told.append)
+    try:
+        assert len(go(runner, "page", x=1, length=100_000)["n"].text) == 200_000
+        graph = Graph()
+        graph.add("pack.page", "p", x=2, length=50_000)
+        graph.add("pack.echo", "n", value=graph["p"])
+        result = run(graph, store=Store(), runner=runner.of(Claims()))
+        assert len(result["n"].text) == 100_000
+        assert told == []
+        assert runner.status()[0].deaths == 0
+        assert runner.waiting() == 0
+    finally:
+        runner.close()
+
+
 def test_two_workers_compute_at_the_same_time(runners: Callable[..., WorkerRunner]) -> None:
     runner = runners(2)
     events: list[Event] = []
