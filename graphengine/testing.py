@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from graphengine.events import Event, Kind, Reuse
+from graphengine.service.deaths import End, Fault
 from graphengine.service.inbox import Inbox
 from graphengine.service.local import Lost, Told
 from graphengine.service.wire import Message, pack, unpack
@@ -105,14 +106,14 @@ class FakeWorker:
         inbox.end(error)
 
     def _listen(self, inbox: Inbox, told: Told, lost: Lost) -> None:
-        why = "it was killed"
+        end = End("it was killed")
         try:
             for group in inbox.told():
                 for data in group:
                     told(self, *unpack(data))
         except Exception as error:
-            why = f"it failed: {error!r}"
-        lost(self, why)
+            end = End(f"it failed: {error!r}", Fault.CALL)
+        lost(self, end)
 
 
 class _ThreadWorker(Worker):

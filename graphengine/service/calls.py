@@ -15,6 +15,9 @@ from graphengine.service.wire import Blobs, Values
 from graphengine.types import socket_type
 
 ATTEMPTS = 3
+"""Of how many workers' deaths by its own doing a call is not tried again."""
+KILLS = 4
+"""How many kills that nobody can be shown to owe count as one such death."""
 
 
 class WorkerError(GraphEngineError):
@@ -53,7 +56,8 @@ class Claims:
 
     Attributes:
         user, priority: Whose its calls are, and how they stand.
-        attempts: Of how many workers' deaths one of its calls is not tried again.
+        attempts: Of how many workers' deaths by its own doing one of its calls is not tried again; of `KILLS` times as
+            many where it cannot be told who killed them.
         lost: Told why a worker was lost while it computed for the job.
         landed: Told of each of its calls that a worker has computed, before the call lands.
         exact: Its calls go only to workers that compute alike.

@@ -31,7 +31,7 @@ class NewJob:
         body: A graph, its inputs and its wanted outputs, as JSON data.
         user: Whose it is; '' where there is but one.
         priority: What is higher is run first.
-        attempts: How often each of its nodes is computed anew when workers die of it.
+        attempts: How often each of its nodes is tried when workers die of it.
         facts: What the scheduler wants to know without reading the body (models, sizes), as JSON data.
     """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,11 +18,12 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from graphengine.service.channel import start_with_pipe
+from graphengine.service.deaths import End, Fault, MemoryKills, end_of_process
 from graphengine.service.process_tree import end_tree, wait_for_end
 from graphengine.service.wire import Blobs, Message, pack, unpack
 
 Told = Callable[["Handle", Message, Blobs], None]
-Lost = Callable[["Handle", str], None]
+Lost = Callable[["Handle", End], None]
 Orders = SimpleQueue[bytes | None]
 
 
@@ -69,15 +69,17 @@ class LocalWorker:
         self.config: Message = {"device": device, "store": store, "packs": list(packs)}
         self.process: subprocess.Popen[bytes] | None = None
         self._orders: Orders = SimpleQueue()
+        self._memory: MemoryKills | None = None
+        self._killed = 0
 
     def start(self, told: Told, lost: Lost) -> None:
         try:
             connection, pipe, self.process = self._started()
         except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
-            lost(self, f"it cannot be started: {error.strerror or error}")
+            lost(self, End(f"it cannot be started: {error.strerror or error}", Fault.NOBODY))
             return
         orders: Orders = SimpleQueue()
-        self._orders = orders
+        self._orders, self._memory = orders, MemoryKills(self.process.pid)
         self.send(self.config, {})
         self._thread(_watch, pipe, self.process)
         writing = self._thread(_write, connection, orders)
@@ -115,11 +117,17 @@ class LocalWorker:
         end_tree(process)  # it may have closed its pipe and linger
         code = process.wait()
         orders.put(None)
-        lost(self, _ended(code))
+        lost(self, end_of_process(code, self._memory_kills()))
         writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
         connection.close()
 
+    def _memory_kills(self) -> int:
+        """How many processes the kernel has killed for lack of memory since calls were sent last."""
+        return 0 if self._memory is None else self._memory.count() - self._killed
+
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
+        if message.get("op") == "calls" and self._memory is not None:
+            self._killed = self._memory.count()
         self._orders.put(pack(message, blobs))
 
     def kill(self) -> None:
@@ -142,12 +150,3 @@ def _write(connection: Connection, orders: Orders) -> None:
     with contextlib.suppress(OSError):  # it is gone; the listener tells
         while (order := orders.get()) is not None:
             connection.send_bytes(order)
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"it ended with exit code {code}"
-    try:
-        return f"it was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"it was ended by signal {-code}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.runner import Call
-from graphengine.service.calls import Claims, Status, WorkerError
+from graphengine.service.calls import KILLS, Claims, Status, WorkerError
+from graphengine.service.deaths import End, Fault
 from graphengine.service.local import Handle
 from graphengine.service.schedule import Item, Worker
 
@@ -24,7 +25,8 @@ class Waiting:
     Attributes:
         number: Under which its worker knows it.
         together: With how many it is computed.
-        deaths: How many workers were lost while they computed it.
+        deaths: How many workers died of it, alone with it.
+        kills: How many were killed while they computed it alone; nobody knows by whom.
         loads: How many models its worker has to load for it.
         lacked: What was said when a worker lacked memory for it.
         stopping: Its worker was told that it is cancelled.
@@ -38,12 +40,28 @@ class Waiting:
     number: int = 0
     together: int = 1
     deaths: int = 0
+    kills: int = 0
     loads: int = 0
     lacked: str = ""
     stopping: bool = False
     share: bool = True
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
+
+    def outlived(self, end: End) -> bool:
+        """Count the end of its worker; whether it is to be tried again, then by itself: what ends a worker should not
+        take others with it, and only what dies alone is known to have done it."""
+        if self.together == 1:
+            self.deaths += end.fault is Fault.CALL
+            self.kills += end.fault is Fault.UNKNOWN
+        self.item.group = None
+        return self.deaths < self.job.attempts and self.kills < KILLS * self.job.attempts
+
+    def why_given_up(self, end: End) -> WorkerError:
+        """What is told where too many workers were lost of it."""
+        name, count = self.call.definition.full_name, self.deaths + self.kills
+        lost = f"{count} workers were lost while they" if count > 1 else "a worker was lost while it"
+        return WorkerError(f"{lost} computed {name}: {end.why}")
 
     def why_hopeless(self) -> WorkerError:
         """What is told where no worker may take it: each lacked memory, or computes otherwise than an exact job
@@ -68,7 +86,7 @@ class Post:
         since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
-        killed_for: Why it was ended, if it was on purpose.
+        ending: How it is being ended, if it is on purpose.
         told: What was said last of its end.
         environment, how: How it computes, and that to be compared; None until it has said so.
     """
@@ -85,7 +103,7 @@ class Post:
     landed: int = 0
     deaths: int = 0
     loads: int = 0
-    killed_for: str = ""
+    ending: End | None = None
     told: str = ""
     environment: Mapping[str, Any] | None = None
     how: bytes | None = None

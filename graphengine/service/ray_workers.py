@@ -18,6 +18,7 @@ from typing import Any
 from graphengine import __version__
 from graphengine.cache import DiskStore
 from graphengine.files import cache_folder
+from graphengine.service.deaths import End, Fault
 from graphengine.service.inbox import Inbox
 from graphengine.service.local import Handle, Lost, Told
 from graphengine.service.ray_cluster import NAMESPACE, RayError, first_line, joined
@@ -126,19 +127,21 @@ class RayWorker:
                 del item  # the last reference: Ray may forget the bytes
                 for data in group:
                     told(self, *unpack(data))
-            why = f"it ended on {where}"
+            end = End(f"it ended on {where}")
         except RayError as error:
-            why = str(error)
-        except ray.exceptions.RayActorError as error:
-            why = f"its actor on {where} {_reason(error)}"
+            end = End(str(error), Fault.NOBODY)
+        except ray.exceptions.RayActorError as error:  # Ray does not tell a crash from a kill
+            end = End(f"its actor on {where} {_reason(error)}")
+        except ray.exceptions.OutOfMemoryError as error:
+            end = End(f"{where} was out of memory: {first_line(error)}", Fault.CALL)
         except ray.exceptions.RayTaskError as error:
-            why = f"it failed on {where}: {error.cause!r}"
+            end = End(f"it failed on {where}: {error.cause!r}", Fault.CALL)
         except Exception as error:  # the connection to the cluster is lost, or was closed
-            why = f"Ray lost it: {first_line(error)}"
+            end = End(f"Ray lost it: {first_line(error)}", Fault.NOBODY)
         if actor is not None:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        lost(self, why)
+        lost(self, end)
 
     def _create(self) -> Any:
         import ray

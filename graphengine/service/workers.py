@@ -15,7 +15,8 @@ from graphengine.cache.disk import DiskStore
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled
 from graphengine.runner import Call, ThreadRunner
-from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of
+from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, how_of, inputs_of, item_of
+from graphengine.service.deaths import End, Fault
 from graphengine.service.durations import Durations
 from graphengine.service.fitness import unfit
 from graphengine.service.job_runner import JobRunner
@@ -41,7 +42,7 @@ class WorkerRunner:
     Args:
         handles: Its workers; they are started here.
         disk: The store whose folder the workers share; None where they share none.
-        attempts: Of how many workers' deaths a call is not tried again.
+        attempts: Of how many workers' deaths by its own doing a call is not tried again, see `Claims`.
         timeout: Seconds without a sign (progress, a preview, the end) after which a worker is killed; None for never.
         bound: How often a call can be overtaken.
         batch: How many calls are joined at most.
@@ -236,7 +237,7 @@ class WorkerRunner:
                 size = post.remember(frozenset(message["held"]), message["free"])
                 self._size = max(self._size, size)
             if op == "ready" and (why := unfit(message)) is not None:
-                post.killed_for, post.pause, op = why, PAUSE[1], "unfit"
+                post.ending, post.pause, op = End(why, Fault.NOBODY), PAUSE[1], "unfit"
                 handle.kill()
             if op == "ready":
                 post.state = "ready"
@@ -345,37 +346,34 @@ class WorkerRunner:
         )  # fmt: skip
         one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
 
-    def _lost(self, handle: Handle, why: str) -> None:
+    def _lost(self, handle: Handle, end: End) -> None:
         """Called by a worker's listener at its end."""
         post = self._posts[handle.name]
         dead: list[Waiting] = []
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
             post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
-            why, post.killed_for = post.killed_for or why, ""
+            end, post.ending = post.ending or end, None
             if self._closing.is_set():
                 return
             post.deaths += 1
             for one in group:
-                one.deaths += 1
-                if one.deaths >= one.job.attempts:
+                if one.outlived(end):
+                    self._scheduler.put_back(one.item)
+                else:
                     dead.append(one)
                     del self._waiting[one.item]
-                else:  # by itself: what kills a worker should not take others with it again
-                    one.item.group = None
-                    self._scheduler.put_back(one.item)
             post.until = time.monotonic() + (0.0 if group else post.pause)
             post.pause = PAUSE[0] if group else min(PAUSE[1], 2 * post.pause)
         names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
-        sentence = f"worker {handle.name} was lost while it computed {names}: {why}"
+        sentence = f"worker {handle.name} was lost while it computed {names}: {end.why}"
         if group or sentence != post.told:  # one that cannot be of use is started again and again
             self.told(sentence)
         post.told = sentence
         for one in group:
             one.job.lost(sentence)
         for one in dead:
-            name = one.call.definition.full_name
-            one.call.landed(WorkerError(f"{one.deaths} workers were lost while they computed {name}: {why}"), 0.0, {})
+            one.call.landed(one.why_given_up(end), 0.0, {})
         self._dispatch()
 
     def _is_hopeless(self, one: Waiting) -> bool:
@@ -403,7 +401,7 @@ class WorkerRunner:
                             one.stopping = True
                             cancels.append((post.handle, number))
                     if post.computing and self.timeout is not None and now - post.sign > self.timeout:
-                        post.killed_for = f"it gave no sign for {self.timeout:g} s and was ended"
+                        post.ending = End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
                         post.sign = now
                         post.handle.kill()
                     if post.state == "dead" and now >= post.until:

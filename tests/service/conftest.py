@@ -14,12 +14,15 @@ import pytest
 
 from graphengine import registry
 from graphengine.cache import DiskStore
+from graphengine.service.calls import ATTEMPTS, KILLS
 from graphengine.service.local import Handle, LocalWorker
 from graphengine.service.workers import WorkerRunner
 from graphengine.testing import FakeWorker
 
 PACK = Path(__file__).parent / "pack"
 RAY = "GRAPHENGINE_TEST_RAY" in os.environ
+LOST = ATTEMPTS * KILLS if RAY else ATTEMPTS
+"""How many workers a call that ends each is tried on: Ray does not tell a crash from a kill."""
 
 Workers = Callable[[int, "str | None"], list[Handle]]
 Runners = Callable[..., WorkerRunner]

@@ -183,8 +183,8 @@ class Storm:
             assert (job.state, "workers were lost" in str(job.error) or job.attempt >= DEATHS) == (State.FAILED, True)
         elif kind in ("cancel", "long") and job.state is State.CANCELLED:
             assert job.result is None
-        elif job.state is State.FAILED:  # killed by chance as often as poison kills
-            assert "3 workers were lost" in str(job.error), job
+        elif job.state is State.FAILED:  # killed by chance, and often
+            assert "workers were lost" in str(job.error), job
         else:
             assert (job.state, kind == "long") == (State.DONE, False), job
             made = outputs(self.queue, job)["y"]

@@ -27,7 +27,7 @@ from graphengine.service.submit import submit
 from graphengine.service.workers import WorkerRunner
 from graphengine.testing import FakeWorker
 
-from .conftest import Runners
+from .conftest import LOST, Runners
 from .test_service import of
 
 
@@ -185,8 +185,8 @@ def test_a_report_of_what_failed_tells_where_and_who_was_lost(backend: Runners, 
         job = service.submit(graph)
         assert service.wait(job, timeout=600)[0].state is State.FAILED
         page = account(service.queue, job)
-    assert page.count("<td>worker lost</td>") == 3
+    assert page.count("<td>worker lost</td>") == LOST
     assert "not needed" not in page
     assert "not reached" in page
     bad = page.index("<h3>bad ")
-    assert "3 workers were lost while they computed pack.poison" in page[bad : page.index("<h3>after ")]
+    assert f"{LOST} workers were lost while they computed pack.poison" in page[bad : page.index("<h3>after ")]

@@ -27,7 +27,7 @@ from graphengine.service.calls import Claims, WorkerError
 from graphengine.service.local import LocalWorker
 from graphengine.service.workers import WorkerRunner
 
-from .conftest import PACK, RAY, Workers, fake, local
+from .conftest import LOST, PACK, RAY, Workers, fake, local
 
 Sentences = list[str]
 
@@ -329,9 +329,9 @@ def test_what_kills_every_worker_fails_and_the_others_go_on(
     )
     assert isinstance(poisoned, NodeError)
     assert isinstance(poisoned.__cause__, WorkerError)
-    assert "3 workers were lost while they computed pack.poison" in str(poisoned)
+    assert f"{LOST} workers were lost while they computed pack.poison" in str(poisoned)
     assert [result["n"] for result in others] == list(range(8))
-    assert len(told) == 3
+    assert len(told) == LOST
 
 
 def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> None:

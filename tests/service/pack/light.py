@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 import weakref
@@ -158,7 +159,36 @@ def fail(x: int) -> int:
 @node(version=1, on="device")
 def poison(x: int) -> int:
     """End the process that computes it."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(7)
+
+
+@node(version=1, on="device", batch=("x",))
+def deadly(
+    x: int,
+    how: Annotated[int, Doc("The signal, or negative the exit code, that ends the process; 0 for none.")],
+    mark: Annotated[str, Doc("A file with a line for each death.")] = "",
+    deaths: Annotated[int, Doc("After how many it is computed.")] = 1000,
+    worst: Annotated[int, Doc("The only x that does it; 0 for all.")] = 0,
+) -> int:
+    """End the processes that compute it."""
+    return _deadly([x], how, mark, deaths, worst)[0]
+
+
+@deadly.many
+def _many_deadly(x: Sequence[int], how: int, mark: str, deaths: int, worst: int) -> list[int | BaseException]:
+    return [*_deadly(x, how, mark, deaths, worst)]
+
+
+def _deadly(x: Sequence[int], how: int, mark: str, deaths: int, worst: int) -> Sequence[int]:
+    if how and (not worst or worst in x) and (not mark or Path(mark).read_text().count("\n") < deaths):
+        if mark:
+            with Path(mark).open("a") as marks:
+                marks.write(f"{len(x)}\n")
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if how < 0:
+            os._exit(-how)
+        os.kill(os.getpid(), how)
+        signal.pause()  # until it has come
     return x
 
 

@@ -1,0 +1,98 @@
+"""How a worker ended, and whom that is counted against: the calls that it computed, somebody unknown, or nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+SENT = {name for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)}
+"""Signals by which others end a process; the rest (SIGSEGV, SIGABRT, SIGBUS, ...) come of what it does itself."""
+
+
+class Fault(enum.Enum):
+    """Whom the end of a worker is counted against."""
+
+    CALL = "call"
+    """The call: its process ended itself, used up the memory, or gave no sign."""
+    UNKNOWN = "unknown"
+    """Somebody killed it: the call may have, or anybody else."""
+    NOBODY = "nobody"
+    """The service ended it, or could not start it, for no reason that lies in a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a worker.
+
+    Attributes:
+        why: In words.
+        fault: Whom it is counted against.
+    """
+
+    why: str
+    fault: Fault = Fault.UNKNOWN
+
+
+def end_of_process(code: int, memory_kills: int = 0) -> End:
+    """How a process ended.
+
+    Args:
+        code: Its exit code; of a signal its number, negative.
+        memory_kills: How many processes the kernel has killed for lack of memory while it computed what it did last.
+    """
+    if code >= 0:
+        return End(f"it ended with exit code {code}", Fault.CALL)
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return End(f"it was ended by signal {-code}", Fault.CALL)
+    if name == "SIGKILL" and memory_kills > 0:
+        return End("it was ended by SIGKILL: the machine, or its container, was out of memory", Fault.CALL)
+    return End(f"it was ended by {name}", Fault.UNKNOWN if name in SENT else Fault.CALL)
+
+
+class MemoryKills:
+    """Counts how many processes the kernel has killed for lack of memory, in the group of a process.
+
+    The count is that of the process's control group (version 2, else 1), else that of the whole machine.
+
+    Args:
+        pid: The process.
+        root: Where `proc` and `sys` lie.
+    """
+
+    def __init__(self, pid: int, root: Path = Path("/")) -> None:
+        self._file = next((file for file in _counts(pid, root) if _killed(file) is not None), None)
+
+    def count(self) -> int:
+        """How many there have been; 0 where nothing counts them."""
+        return 0 if self._file is None else _killed(self._file) or 0
+
+
+def _counts(pid: int, root: Path) -> list[Path]:
+    """Files that may hold the count, the best first."""
+    found: list[Path] = []
+    groups = root / "sys" / "fs" / "cgroup"
+    with contextlib.suppress(OSError):  # there is no such file on other systems
+        for line in (root / "proc" / str(pid) / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own = path.strip("/")
+            if not controllers:
+                found += [groups / own / "memory.events", groups / "memory.events"]
+            elif "memory" in controllers.split(","):
+                v1 = groups / "memory"  # in a container, the path may be the one outside of it
+                found += [v1 / own / "memory.oom_control", v1 / "memory.oom_control"]
+    return [*found, root / "proc" / "vmstat"]
+
+
+def _killed(file: Path) -> int | None:
+    """The count that a file holds; None if it holds none."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in file.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return None
