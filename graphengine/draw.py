@@ -63,7 +63,12 @@ class _Drawing:
     edges: list[_Edge] = field(default_factory=list)
 
 
-def _drawing(graph: Graph, notes: Mapping[str, str] | None, colours: Mapping[str, str] | None) -> _Drawing:
+def _drawing(
+    graph: Graph,
+    notes: Mapping[str, str] | None,
+    colours: Mapping[str, str] | None,
+    inputs: Mapping[str, Any] | None = None,
+) -> _Drawing:
     found = _Drawing()
     at: dict[tuple[str, str], int] = {}
 
@@ -73,8 +78,10 @@ def _drawing(graph: Graph, notes: Mapping[str, str] | None, colours: Mapping[str
         return at[key]
 
     for name, declared in graph.inputs.items():
-        default = "" if declared.required else f" = {_short(declared.default)}"
-        box((INPUTS, name), _Box("input", name, f"{type_name(declared.type)}{default}"))
+        given = inputs is not None and name in inputs
+        value = inputs[name] if inputs is not None and given else declared.default
+        used = "" if declared.required and not given else f" = {_short(value)}"
+        box((INPUTS, name), _Box("input", name, f"{type_name(declared.type)}{used}"))
     for name in graph.values:
         box((VALUES, name), _Box("value", name, _type(graph, Link(VALUES, name))))
     for id, node in graph.nodes.items():
@@ -193,14 +200,20 @@ def _visible(text: str) -> str:
 # --- SVG --------------------------------------------------------------------------------------------------------------
 
 
-def svg(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
+def svg(
+    graph: Graph,
+    notes: Mapping[str, str] | None = None,
+    colours: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> str:
     """The graph as an SVG picture that stands alone and may be put into a page as it is.
 
     Args:
         notes: By node id, a line that is shown in its box (a time, how its value came).
         colours: By node id, the colour of its box's head, as CSS writes it.
+        inputs: Values of inputs that are shown in place of their defaults.
     """
-    drawing = _drawing(graph, notes, colours)
+    drawing = _drawing(graph, notes, colours, inputs)
     sizes = [_size(box) for box in drawing.boxes]
     placed = layout(
         sizes,

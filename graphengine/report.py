@@ -127,7 +127,7 @@ def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str
         [
             f"<h1>{html.escape(title)}</h1>{described}{wrong}{took}",
             _inputs(graph, inputs),
-            f'<div class="graph">{svg(graph, notes=notes, colours=colours)}</div>',
+            f'<div class="graph">{svg(graph, notes=notes, colours=colours, inputs=inputs)}</div>',
             more,
             "<h2>Nodes</h2>",
             *_sections(graph, recorder),

@@ -123,3 +123,18 @@ def test_a_result_shows_itself_in_a_notebook() -> None:
     assert "data:image/png;base64," in text
     assert "computed" in text
     assert result_html(Result({"<x>": EVIL})).count("<script") == 0
+
+
+def test_the_drawing_of_a_report_shows_the_values_that_were_used() -> None:
+    with Graph() as g:
+        g.output("y", shout(g.input("seed", str, "zero")))
+        g.output("z", shout(g.input("name", str)))
+        g.output("x", shout(g.input("left", str, "as declared")))
+    recorder = Recorder()
+    inputs = {"seed": "<five>", "name": "given"}
+    run(g, inputs=inputs, listeners=[recorder])
+    drawing = page(g, recorder, inputs).partition("<svg")[2].partition("</svg>")[0]
+    assert "= zero" not in drawing
+    assert "<five>" not in drawing
+    for text in ("str = &lt;five&gt;", "str = given", "str = as declared"):
+        assert text in drawing
