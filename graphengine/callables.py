@@ -27,10 +27,6 @@ def plain_function(fn: Any) -> Callable[..., Any]:
         hint = "put @node under @classmethod" if isinstance(fn, classmethod) else "write a function that returns it"
         raise NodeDefinitionError(f"{what} cannot be a node, which is made of a function; {hint}")
     inner = _annotated(fn)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise NodeDefinitionError(
-            f"{name_of(fn)} yields, so that its values could be read only once; return a list instead"
-        )
     if is_async(fn):
         return _like(fn, inner, lambda *args, **kwargs: _finish(fn(*args, **kwargs)))
     if isinstance(fn, types.FunctionType | functools._lru_cache_wrapper) and fn.__module__:
@@ -41,6 +37,12 @@ def plain_function(fn: Any) -> Callable[..., Any]:
 def is_async(fn: Any) -> bool:
     """Whether a call of it gives a coroutine."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_annotated(fn))
+
+
+def is_generator(fn: Any) -> bool:
+    """Whether a call of it gives values that can be read only once."""
+    inner = _annotated(fn)
+    return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def name_of(fn: Any) -> str:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
-from graphengine.callables import is_async, name_of, plain_function
+from graphengine.callables import is_async, is_generator, name_of, plain_function
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
@@ -63,6 +63,10 @@ class NodeDef(Generic[P, R]):
         self.name = name or name_of(fn)
         if not re.fullmatch(r"[^\W\d]\w*", self.name):
             raise NodeDefinitionError(f"{self.name!r} is no name for a node; give one: @node(name='...')")
+        if is_generator(fn):
+            raise NodeDefinitionError(
+                f"{self.name} yields, so that its values could be read only once; return a list instead"
+            )
         if is_async(fn):
             if expand:
                 raise NodeDefinitionError(f"{self.name} builds a graph, so nothing in it waits: leave out the async")
