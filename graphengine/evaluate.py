@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from graphengine.acting import acts
 from graphengine.cache import Store
 from graphengine.definition import NodeDef
 from graphengine.devices import check_device
+from graphengine.display import showing
 from graphengine.elements import INPUTS, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.events import Listener, Reuse
@@ -93,6 +95,7 @@ def run(
     base: str | Path | None = None,
     cancellation: Cancellation | None = None,
     limit: int = 100_000,
+    progress: bool = True,
 ) -> Result:
     """Evaluate what is wanted of a graph.
 
@@ -110,6 +113,8 @@ def run(
             start in its folder.
         cancellation: Asks the run to stop.
         limit: How many expansions (loops, subgraphs, maps) are allowed.
+        progress: Show bars after half a second of work, where standard error is a terminal or this is a notebook; the
+            environment variable GRAPHENGINE_PROGRESS=0 silences them everywhere.
 
     Raises:
         WorkflowError: The graph or the inputs are wrong; holds all problems.
@@ -132,10 +137,15 @@ def run(
             store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
         )
         work = functools.partial(drive.run, plan, [*links, *extra], acting=want is None)
-        goals = leavable(work, drive.cancellation if cancellation is not None else None, drive.leave, graph.name)
+        with showing(drive, _title(graph)) if progress else nullcontext():
+            goals = leavable(work, drive.cancellation if cancellation is not None else None, drive.leave, graph.name)
     if len(graph.idle_plans) < IDLE_PLANS:
         graph.idle_plans.append(plan)
     return _result(names, goals, drive, time.perf_counter() - start)
+
+
+def _title(graph: Graph) -> str:
+    return graph.title or (graph.file.stem if graph.file is not None else graph.name)
 
 
 def _result(names: list[str], goals: list[Task], drive: Drive, elapsed: float) -> Result:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable
+from time import time as now
 from typing import Any
 
 
@@ -62,7 +62,7 @@ class Event:
     ) -> None:
         self.kind, self.run, self.node, self.type, self.reuse = kind, run, node, type, reuse
         self.seconds, self.value, self.step, self.total, self.error = seconds, value, step, total, error
-        self.time = time.time()
+        self.time = now()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: only what is known, without the value."""

@@ -61,8 +61,13 @@ class Drive(Launcher):
         self._agenda: list[Task] = []
         self._wanted: list[Task] = []
         self.acting = False
+        self._needed = 0
         self._expander = Expander(self, limit)
         self._in_place: Callable[[NodeDef[..., Any]], bool] | None = getattr(self.runner, "in_place", None)
+
+    def expected(self) -> int:
+        """How many nodes it may need, as far as that is known by now: those in expansions come as these are made."""
+        return self._needed + self._expander.more
 
     # --- the run --------------------------------------------------------------------------------------------------
 
@@ -139,6 +144,7 @@ class Drive(Launcher):
                 for name, link in task.node.links  # type: ignore[union-attr]
                 if link.node in tasks
             ]
+        self._needed = len(tasks)
         if not self.store.persistent and len(merged) == len(tasks):
             self._want_all(fresh)
         return tasks

@@ -63,6 +63,7 @@ class Expander:
     def __init__(self, drive: Waits, limit: int) -> None:
         self.drive, self.limit = drive, limit
         self.count = 0
+        self.more = 0  # tasks that stand in the place of others, beyond these
         self._acts: dict[int, bool] = {}
         self._same: WeakValueDictionary[bytes, Task] = WeakValueDictionary()
         self._bases: WeakKeyDictionary[Task, Path] = WeakKeyDictionary()  # where paths start in workflows used as nodes
@@ -201,6 +202,7 @@ class Expander:
             if isinstance(kind := made.node and made.node.kind, NodeDef) and (kind.cache == "never" or kind.output):
                 _mark_impure(outer)
             stack.extend(link.node for _, link in graph.nodes[id].sources())
+        self.more += len(tasks) - 1
         for id, made in tasks.items():
             for _, link in graph.nodes[id].sources():
                 if link not in scope:
@@ -281,6 +283,7 @@ class Expander:
             outer = outer.outer
         if impure:
             return False
+        self.more -= 1
         task.became = {name: follow(source) for name, source in other.became.items()}
         task.links = []
         return True
@@ -312,6 +315,7 @@ class Expander:
             if (base := self._bases.get(task)) is not None:
                 self._bases[child] = base
             children.append(child)
+        self.more += len(children) - 1
         task.children, task.links = children, []
         return True
 

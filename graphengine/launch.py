@@ -115,7 +115,16 @@ class Launcher(ABC):
 
     @property
     def watching(self) -> bool:
-        return bool(self.listeners)
+        return any(getattr(listener, "previews", True) for listener in self.listeners)
+
+    def under_way(self) -> list[tuple[str, str]]:
+        """Ids and types of the nodes that are being computed, or wait for the runner. Called on any thread."""
+        with self._lock:
+            tasks = [*self._flying.values(), *self._wants.copy().values()]
+        here = self._here
+        if here is not None:
+            tasks += here.wanted_by.values()
+        return [(task.id, task.node.type) for task in tasks if task.node is not None]
 
     def told(self, task: Task, kind: str, facts: dict[str, Any]) -> None:
         if self.listeners:

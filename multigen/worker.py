@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache import DiskStore
+from graphengine.display import is_watched
 from graphengine.service.database import QueueError
 from graphengine.service.jobs import Change, Job, State
 from graphengine.service.lease import holder
@@ -22,6 +23,7 @@ from graphengine.service.local import LocalWorker
 from graphengine.service.queue import NoJob, Queue
 from graphengine.service.service import Service
 from graphengine.service.workers import WorkerRunner
+from multigen.job_bars import JobBars
 from multigen.log import setup_logger
 from multigen.pipes.building import listed
 from multigen.presence import Presence, is_present
@@ -45,6 +47,7 @@ class ServiceThread(threading.Thread):
 
     Args:
         cfg_file: `config.yaml`; paths in it are relative to its folder.
+        progress: Whether bars show the jobs that run here, in a terminal or a notebook.
 
     Attributes:
         cwd: The folder of `cfg_file`.
@@ -57,7 +60,7 @@ class ServiceThread(threading.Thread):
         ConfigError: A configuration file is wrong; the message names file, line and key.
     """
 
-    def __init__(self, cfg_file: str | Path) -> None:
+    def __init__(self, cfg_file: str | Path, progress: bool = True) -> None:
         super().__init__(name="ServiceThread", daemon=False)
         file = Path(cfg_file).expanduser().absolute()
         self.cwd = file.parent
@@ -82,6 +85,7 @@ class ServiceThread(threading.Thread):
         self._seen = self.queue.last_change()
         self._presence = Presence(self._present)
         self._service: Service | None = None
+        self._bars = JobBars() if progress and is_watched() else None
 
     @property
     def pipes(self) -> dict[str, Any]:
@@ -267,6 +271,8 @@ class ServiceThread(threading.Thread):
             self.queue, self._workers, DiskStore(self._store),
             seconds=LEASE, finishers={FINISHER: finish}, taken=self._put_behind,
         )  # fmt: skip
+        if self._bars is not None:
+            service.subscribe(self._bars)
         atexit.register(self._exit)  # after a Ctrl-C while nothing but this thread was left
         if not self._ending.is_set():
             service.start()
@@ -282,6 +288,8 @@ class ServiceThread(threading.Thread):
         self._call_back()
         with contextlib.suppress(QueueError):
             self._see_out()
+        if self._bars is not None:
+            self._bars.close()
         self._presence.end()
         atexit.unregister(self._exit)
 

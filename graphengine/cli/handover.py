@@ -112,8 +112,9 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
 def _follow(queue: Queue, following: Following, number: int, graph: Graph, json: bool, out: Path) -> None:
     """Show a job as it goes on; raise what it failed with."""
     from graphengine.cli.execute import interruptible, needed
-    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.cli.progress import JsonLines
     from graphengine.launch import Cancellation
+    from graphengine.progress import Bars
 
     cancellation = Cancellation()
 
@@ -128,7 +129,7 @@ def _follow(queue: Queue, following: Following, number: int, graph: Graph, json:
                 result = _result(job, out)
                 lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
             return
-        with Bars(needed(graph), workflow_name(graph)) as bars:
+        with Bars(workflow_name(graph), needed(graph)) as bars:
             job = _events(queue, following, number, bars)
         result = _result(job, out)
         for told in result["told"].values():

@@ -95,7 +95,6 @@ def _make(
     as_json: bool,
 ) -> dict[str, Any]:
     from graphengine.cli.execute import Session
-    from graphengine.cli.progress import Bars
     from graphengine.metadata import chunks, describe
     from graphengine.outputs import Writer
     from graphengine.record import differences
@@ -103,8 +102,7 @@ def _make(
     output = record["output"]
     with Session(graph, no_cache) as session:
         writer = Writer(out, _file_stem(record))
-        with Bars(len(graph.subgraph(output).nodes), picture.name) as bars:
-            result = session.run(graph, inputs, [output], listeners=[bars], exact=True, device=device)
+        result = session.run(graph, inputs, [output], exact=True, device=device, progress=not as_json)
     ((name, value),) = result.outputs.items()
     item = record.get("item")
     if item is not None and isinstance(value, list) and isinstance(item, int) and 0 <= item < len(value):

@@ -63,11 +63,11 @@ def command(
         only_here = {"--device": device, "--no-cache": no_cache, "--report": report}
         if hand_over(graph, set, root, out, exact, json, backend, [name for name, value in only_here.items() if value]):
             return None
-    from graphengine.cli.execute import Session, needed, print_warnings
+    from graphengine.cli.execute import Session, print_warnings
 
     # it begins with the heavy imports
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
-    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.cli.progress import JsonLines
     from graphengine.cli.values import parse_sets
     from graphengine.outputs import Writer, write_outputs
 
@@ -80,13 +80,12 @@ def command(
     with reporting(graph, inputs, report) as listeners:
         if json:
             with JsonLines(session.cancellation.cancel) as lines, lines.last_word(), session:
-                result = session.run(graph, inputs, listeners=[lines, *listeners], **options)
+                result = session.run(graph, inputs, listeners=[lines, *listeners], progress=False, **options)
                 told = write_outputs(graph, inputs, result, writer, exact=exact)
                 lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
         else:
             with session:
-                with Bars(needed(graph), name) as bars:
-                    result = session.run(graph, inputs, listeners=[bars, *listeners], **options)
+                result = session.run(graph, inputs, listeners=listeners, **options)
                 write_outputs(graph, inputs, result, writer, exact=exact, show=print)
     if not no_cache:
         from graphengine.files import cache_folder

@@ -61,9 +61,10 @@ def command(
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)
-    from graphengine.cli.progress import Bars, JsonLines
+    from graphengine.cli.progress import JsonLines
     from graphengine.evaluate import bind_inputs
     from graphengine.outputs import Writer
+    from graphengine.progress import Bars
 
     fixed, axes, runs = combinations(graph, set, over)
     graph.check()
@@ -81,19 +82,19 @@ def command(
             stack.enter_context(lines.last_word())
         stack.enter_context(session)
         if not json:
-            bars = stack.enter_context(Bars(needed(graph), name))
+            bars = stack.enter_context(Bars(name, needed(graph)))
         listener = lines or bars
 
         def begin(number: int, label: str) -> None:
             if bars is not None:
-                bars.next(f"{number + 1} of {len(runs)}: {label}")
+                bars.restart(f"{number + 1} of {len(runs)}: {label}")
 
         def one(inputs: dict[str, Any]) -> Result:
-            return session.run(graph, inputs, listeners=[listener], **options)
+            return session.run(graph, inputs, listeners=[listener], progress=False, **options)
 
         code = _runs(graph, fixed, runs, one, begin, writer, cells, debug)
         if bars is not None:
-            bars.__exit__(None, None, None)
+            bars.close()
         files, sheets = list(writer.files), _sheets(cells, len(next(reversed(axes.values()))), len(axes), writer)
         if lines is not None:
             told = {"kind": "outputs", "files": [str(f) for f in files], "sheets": [str(f) for f in sheets]}

@@ -127,6 +127,7 @@ class JobRun:
             roots=request.roots if service.roots is None else service.roots,
             base=request.base,
             cancellation=self._cancellation,
+            progress=False,
         )
 
     def _writer(self, request: Request) -> Writer | None:

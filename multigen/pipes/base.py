@@ -54,6 +54,7 @@ class BasePipe:
     Attributes:
         pipe_params: The parameters by the names that diffusers' pipelines have for them.
         listeners: Told of every event of the runs.
+        progress: Whether `gen` shows bars, in a terminal or a notebook.
 
     Raises:
         RuntimeError: The model is of another type; there is no such device.
@@ -84,6 +85,7 @@ class BasePipe:
         self._pipe_class, self.lpw = sd_pipe_class, lpw
         self.pipe_params: dict[str, Any] = {}
         self.listeners: list[Callable[[Event], object]] = []
+        self.progress = True
         self._weights = Weights(self._model_id, pipe, device, offload_device, args)
         self._scheduler: str | None = self._weights.scheduler
         self._timestep_spacing: str | None = None
@@ -274,6 +276,7 @@ class BasePipe:
                 inputs=values,
                 device=self._weights.device,
                 listeners=self.listeners,
+                progress=self.progress,
             )
         latent: Latent = found[0]
         drawn.leave(latent.random)

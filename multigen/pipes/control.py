@@ -179,7 +179,7 @@ class CIm2ImPipe(Cond2ImPipe):
                 control = self._control_image(self._pictures, kind, sized)
                 graph.output(f"control_{index}", control)
         with plain_errors():
-            graph.run(device=self._weights.device, listeners=self.listeners)
+            graph.run(device=self._weights.device, listeners=self.listeners, progress=self.progress)
 
     def _control_image(self, given: Mapping[str, Any], kind: str, image: Image) -> Image:
         if kind not in BY_TYPE:

@@ -1,0 +1,88 @@
+"""Progress bars, in terminals and notebooks, for whatever runs: steps, rate and time left.
+
+`graphengine.run` shows them by itself (see `graphengine.display`, which finds `begin` here by its entry point). What
+learns of runs elsewhere, such as jobs of a service, tells their events to `Bars`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+
+from graphengine.display import Waiting, is_watched, on_terminal
+from graphengine.progress.tally import Tally
+
+__all__ = ["Bars", "Drawn", "begin"]
+
+
+class Drawn(Tally):
+    """A tally that is drawn from `open` to `close`; nothing is left on the screen then."""
+
+    _end: Callable[[], None] | None = None
+
+    def open(self) -> bool:
+        """Draw it where somebody looks; False where nobody does."""
+        if self.previews:
+            from graphengine.progress.notebook import Cell
+
+            self._end = Cell(self).hide
+        elif on_terminal():
+            from graphengine.progress import terminal
+
+            if terminal.show(self):
+                self._end = lambda: terminal.hide(self)
+        return self._end is not None
+
+    def close(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+
+def begin(title: str, total: Callable[[], int] | None = None, since: float | None = None) -> Drawn | None:
+    """Begin to draw a run; what is returned is to be told its events. None where nothing can be drawn.
+
+    Args:
+        title: What is run.
+        total: Says how many nodes it may need.
+        since: When it began, by `time.monotonic`.
+    """
+    drawn = Drawn(title, total, since, previews=_in_notebook())
+    return drawn if drawn.open() else None
+
+
+class Bars(Drawn):
+    """Bars for runs of which the events come from elsewhere: a listener, as a context manager or to be closed.
+
+    They show after half a second, in a terminal or a notebook.
+
+    Args:
+        title: Stands before the upper bar.
+        total: How many nodes a run may need; None where nobody knows.
+    """
+
+    def __init__(self, title: str, total: int | None = None) -> None:
+        super().__init__(title, None if total is None else lambda: total, previews=_in_notebook())
+        self._waiting = Waiting(self._begin) if is_watched() else None
+
+    def _begin(self) -> Callable[[], None] | None:
+        return super().close if self.open() else None
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+
+def _in_notebook() -> bool:
+    if "ipykernel" not in sys.modules:
+        return False
+    from graphengine.progress.notebook import is_notebook
+
+    return is_notebook()

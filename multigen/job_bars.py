@@ -1,0 +1,34 @@
+"""Bars for the jobs of a `ServiceThread`."""
+
+from __future__ import annotations
+
+import threading
+
+from graphengine.progress import Bars
+from graphengine.service.happenings import JobEvent
+from graphengine.service.jobs import State
+
+GONE = frozenset({*(state for state in State if state.ended), "left", "lost"})
+
+
+class JobBars:
+    """A listener of a service: bars for each job while it runs."""
+
+    def __init__(self) -> None:
+        self._bars: dict[int, Bars] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, told: JobEvent) -> None:
+        with self._lock:
+            if told.event is not None:
+                if told.job not in self._bars:
+                    self._bars[told.job] = Bars(f"job {told.job}")
+                self._bars[told.job](told.event)
+            elif told.kind in GONE and (bars := self._bars.pop(told.job, None)) is not None:
+                bars.close()
+
+    def close(self) -> None:
+        """Draw none any more."""
+        with self._lock:
+            while self._bars:
+                self._bars.popitem()[1].close()
