@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import FileError
+from graphengine.staging import PREFIX, hidden_folder, make_folder, sweep, sync
 from graphengine.types import is_named_tuple, socket_type
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 Text = Callable[[str, Any, int | None], Mapping[str, str]]
 """Gives the texts that a picture carries: of an output's name, a value, and its number in a list."""
+Save = Callable[[Any, Path, Mapping[str, str]], list[Path]]
+"""Writes a value into files that begin with a path, with texts in them; returns these files."""
+HIDDEN = "hidden"
+"""In the place of a mark: that of the hidden folder from which files appear."""
 
 
 class Writer:
@@ -37,69 +42,140 @@ class Writer:
     def __init__(self, folder: Path, prefix: str, about: Callable[[Mapping[str, str]], object] | None = None) -> None:
         self.folder, self.prefix, self.about = folder, prefix, about
         self.files: list[Path] = []
+        self._swept = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".graphengine-"):
+            make_folder(folder)
+            with tempfile.TemporaryFile(dir=folder):  # nothing is left of it, whenever this process ends
                 pass
         except OSError as error:
             why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
             raise FileError(f"the folder {folder} cannot be written: {why}") from None
 
+    @contextlib.contextmanager
+    def delivery(self) -> Iterator[Delivery]:
+        """What is to appear together; nothing of it is left that was not published.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            yield Delivery(self, stack)
+
     def write(self, name: str, value: Any, text: Text) -> tuple[list[Path], list[Any]]:
-        """Write an output, a list item by item; returns the files, and the values that are no files but plain."""
-        files: list[Path] = []
+        """Write an output, all of it or nothing; returns the files, and the values that are no files but plain."""
+        with self.delivery() as delivery:
+            values = delivery.add(name, value, text)
+            return delivery.publish()[name], values
+
+    def save(self, name: str, value: Any, save: Save, text: Mapping[str, str]) -> list[Path]:
+        """Write one value by its type's `save`, or another.
+
+        Raises:
+            FileError: It cannot be written; nothing is left of it.
+        """
+        with self.delivery() as delivery:
+            delivery.save(name, name, value, save, text)
+            return delivery.publish()[name]
+
+    def sweep(self) -> None:
+        """Remove what processes that died have left hidden in the folder, once."""
+        for _ in () if self._swept else sweep(self.folder):
+            pass
+        self._swept = True
+
+    def _stem(self, name: str) -> str:
+        stem = f"{self.prefix}_{name}" if name else self.prefix
+        return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+
+
+class Delivery:
+    """Values that are written where nobody looks, and then get their names all together; made by `Writer.delivery`."""
+
+    def __init__(self, writer: Writer, stack: contextlib.ExitStack) -> None:
+        self._writer, self._stack = writer, stack
+        self._hidden: Path | None = None  # made when something is written
+        self._staged: list[tuple[str, str, dict[Path, str]]] = []  # the output, the stem, and files with their endings
+        self._names: list[str] = []
+
+    def add(self, name: str, value: Any, text: Text) -> list[Any]:
+        """Write an output, a list item by item; returns the values in it that are no files but plain."""
+        self._names.append(name)
         values: list[Any] = []
         for part, item, number in _parts(name, value):
             kind = socket_type(type(item))
             if kind is None or kind.save is None:
                 values.append(item)
             else:
-                files += self.save(part, item, kind.save, text(name, item, number))
-        self.files += files
-        return files, values
+                self.save(name, part, item, kind.save, text(name, item, number))
+        return values
 
-    def save(
-        self,
-        name: str,
-        value: Any,
-        save: Callable[[Any, Path, Mapping[str, str]], list[Path]],
-        text: Mapping[str, str],
-    ) -> list[Path]:
-        """Write one value by its type's `save`, first where nobody looks, then under a free number.
+    def save(self, output: str, name: str, value: Any, save: Save, text: Mapping[str, str]) -> None:
+        """Write one value.
 
-        Raises:
-            FileError: It cannot be written; nothing is left of it.
+        Args:
+            output: Of which it is a part.
+            name: What its files are called by.
         """
-        stem = f"{self.prefix}_{name}" if name else self.prefix
-        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+        stem = self._writer._stem(name)
+        shown = self._writer.folder / stem
         try:
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".graphengine-") as hidden:
-                try:
-                    made = save(value, Path(hidden) / "value", text)
-                except FileError as error:  # people know nothing of the hidden folder
-                    raise FileError(str(error).replace(str(Path(hidden) / "value"), str(self.folder / stem))) from None
-                return self._publish(stem, {file: file.name.removeprefix("value") for file in made})
-        except OSError as error:
-            raise FileError(f"{self.folder / stem} cannot be written: {error.strerror or error}") from None
-
-    def _publish(self, stem: str, made: Mapping[Path, str]) -> list[Path]:
-        number = next_number(self.folder, stem)
-        while True:
-            placed: list[Path] = []
-            finals = {file: self.folder / f"{stem}_{number:05d}{ending}" for file, ending in made.items()}
-            if self.about is not None:
-                self.about(marks(finals))
+            if self._hidden is None:
+                self._writer.sweep()
+                self._hidden = self._stack.enter_context(hidden_folder(self._writer.folder))
+            path = self._hidden / str(len(self._staged)) / "value"
+            path.parent.mkdir()
             try:
-                for file, final in finals.items():
-                    place(file, final)
-                    placed.append(final)
-                return placed
-            except FileExistsError:  # another process took this number meanwhile
-                number += 1
-                _remove(placed)
-            except BaseException:
-                _remove(placed)
-                raise
+                made = save(value, path, text)
+            except FileError as error:  # people know nothing of the hidden folder
+                raise FileError(str(error).replace(str(path), str(shown))) from None
+            for file in made:
+                sync(file)
+        except OSError as error:
+            raise FileError(f"{shown} cannot be written: {error.strerror or error}") from None
+        self._staged.append((output, stem, {file: file.name.removeprefix("value") for file in made}))
+
+    def publish(self) -> dict[str, list[Path]]:
+        """Let all files appear, each under a free number; on the disk when this returns. The files of each output."""
+        while True:
+            found: dict[str, list[Path]] = {name: [] for name in self._names}
+            about: dict[str, str] = {}
+            try:
+                finals = self._finals(found)
+                about = marks(finals)
+                if self._writer.about is not None and finals:
+                    self._writer.about({str(self._hidden): HIDDEN, **about})
+                self._place(finals, about)
+                return found
+            except FileExistsError:  # another process took a number meanwhile
+                continue
+            except OSError as error:
+                first = next(iter(about), self._writer.folder)
+                raise FileError(f"{first} cannot be written: {error.strerror or error}") from None
+
+    def _place(self, finals: Mapping[Path, Path], about: Mapping[str, str]) -> None:
+        placed: list[Path] = []
+        try:
+            for file, final in finals.items():
+                place(file, final)
+                placed.append(final)
+            if placed:
+                sync(self._writer.folder)
+        except BaseException:
+            remove_marked({str(final): about[str(final)] for final in placed})
+            raise
+        self._writer.files += placed
+
+    def _finals(self, found: dict[str, list[Path]]) -> dict[Path, Path]:
+        """A free name for each file."""
+        numbers: dict[str, int] = {}
+        finals: dict[Path, Path] = {}
+        for output, stem, made in self._staged:
+            number = numbers[stem] if stem in numbers else next_number(self._writer.folder, stem)
+            numbers[stem] = number + 1
+            for file, ending in made.items():
+                finals[file] = self._writer.folder / f"{stem}_{number:05d}{ending}"
+                found.setdefault(output, []).append(finals[file])
+        return finals
 
 
 def write_outputs(
@@ -111,31 +187,36 @@ def write_outputs(
     exact: bool = False,
     base: Path | None = None,
     show: Callable[[str], object] = lambda line: None,
+    together: bool = False,
 ) -> dict[str, Any]:
     """Write every output of a run; returns what was written, by output: files, or a plain value.
 
     Args:
         base: Where relative paths among the inputs start; by default the current folder.
         show: Told of each file and plain value as soon as it is written.
+        together: All of it appears at once, or nothing; by default each output as soon as it is written.
     """
     from graphengine.metadata import chunks
 
+    def text(output: str, part: Any, item: int | None) -> dict[str, str]:
+        return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
+
     told: dict[str, Any] = {}
-    for name, value in result.outputs.items():
-
-        def text(output: str, part: Any, item: int | None) -> dict[str, str]:
-            return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
-
-        files, values = writer.write(name, value, text)
-        told[name] = {}
-        if files:
-            told[name]["files"] = [str(file) for file in files]
-        if values:
-            told[name]["value"] = values[0] if len(values) == 1 else values
-        for file in files:
-            show(str(file))
-        for plain in values:
-            show(f"{name}: {plain}")
+    outputs = list(result.outputs.items())
+    for group in [outputs] if together else [[output] for output in outputs]:
+        with writer.delivery() as delivery:
+            plain = {name: delivery.add(name, value, text) for name, value in group}
+            files = delivery.publish()
+        for name, values in plain.items():
+            told[name] = {}
+            if files[name]:
+                told[name]["files"] = [str(file) for file in files[name]]
+            if values:
+                told[name]["value"] = values[0] if len(values) == 1 else values
+            for file in files[name]:
+                show(str(file))
+            for value in values:
+                show(f"{name}: {value}")
     return told
 
 
@@ -151,7 +232,8 @@ def place(file: Path, final: Path) -> None:
         try:
             os.replace(file, final)
         except BaseException:
-            _remove([final])
+            with contextlib.suppress(OSError):
+                final.unlink()
             raise
 
 
@@ -161,7 +243,13 @@ def marks(finals: Mapping[Path, Path]) -> dict[str, str]:
 
 
 def remove_marked(files: Mapping[str, str]) -> None:
-    """Remove those of the files that `marks` told of which are there and were not changed since."""
+    """Remove those of the files that `marks` told of which are there and were not changed since.
+
+    The hidden folder that they come from goes first: a process that was taken for dead lets none appear any more.
+    """
+    for name, mark in files.items():
+        if mark == HIDDEN and Path(name).name.startswith(PREFIX):
+            shutil.rmtree(name, ignore_errors=True)
     for name, mark in files.items():
         with contextlib.suppress(OSError):
             if _mark(Path(name)) == mark:
@@ -179,12 +267,6 @@ def next_number(folder: Path, stem: str) -> int:
     with os.scandir(folder) as entries:
         numbers = [int(match[1]) for entry in entries if (match := pattern.match(entry.name))]
     return max(numbers, default=-1) + 1
-
-
-def _remove(files: list[Path]) -> None:
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any, int | None]]:
@@ -211,8 +293,8 @@ def write_file(path: Path, content: bytes) -> None:
         FileError: It cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".graphengine-") as hidden:
-            file = Path(hidden) / "file"
+        with hidden_folder(path.parent) as hidden:
+            file = hidden / "file"
             file.write_bytes(content)
             shutil.copymode(path, file) if path.exists() else None
             os.replace(file, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import FileError
 from graphengine.outputs import place
+from graphengine.staging import hidden_folder, sweep, sync
 from multigen.util import create_exif_metadata, plain
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class GenSession:
         pattern = re.compile(rf"{re.escape(self.name_prefix)}(\d{{5,}})(_\d+)?\.(png|txt)")
         try:
             self.session_dir.mkdir(parents=True, exist_ok=True)
+            for _ in sweep(self.session_dir):  # what killed processes have left
+                pass
             found = [match for file in self.session_dir.iterdir() if (match := pattern.fullmatch(file.name))]
         except OSError as error:
             raise FileError(f"the folder {self.session_dir} cannot be used: {error.strerror or error}") from None
@@ -131,10 +133,12 @@ class GenSession:
         exif = create_exif_metadata(picture, conf) if save_metadata else None
         text = json.dumps(conf, indent=4, ensure_ascii=False, allow_nan=False)
         try:
-            with tempfile.TemporaryDirectory(dir=self.session_dir, prefix=".multigen-") as hidden:
-                written = [Path(hidden) / "conf.txt", Path(hidden) / "picture.png"]
+            with hidden_folder(self.session_dir) as hidden:
+                written = [hidden / "conf.txt", hidden / "picture.png"]
                 written[0].write_bytes(text.encode())
                 picture.save(written[1], exif=exif)
+                for file in written:
+                    sync(file)
                 return self._place(written[drop_cfg:])
         except OSError as error:
             raise FileError(f"no picture can be written into {self.session_dir}: {error.strerror or error}") from None

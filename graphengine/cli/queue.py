@@ -174,6 +174,23 @@ def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | Non
         return _each(jobs, lambda job: forget(base, job))
 
 
+@commands.command("clean")
+@guarded
+def clean(queue: File = None, debug: Debug = False) -> None:
+    """Remove what killed processes have left: bytes of no job, hidden folders beside pictures.
+
+    A service does so as well when it begins. What a live process writes stays, and so does every file of a job.
+    """
+    from graphengine.service.cleaning import clean as remove_leftovers
+
+    with _queue(queue) as base:
+        count = size = 0
+        for path, more in remove_leftovers(base):
+            print(path)
+            count, size = count + 1, size + more
+    print(f"{count} leftovers, {size / 1e6:.1f} MB" if count else "nothing was left", file=sys.stderr)
+
+
 def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
     """Do something with every job; what cannot be done with one is told, and the others are done."""
     from graphengine.service.database import QueueError, QueueFileError

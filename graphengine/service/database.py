@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from graphengine.errors import FileError, GraphEngineError
 from graphengine.service.tables import SCHEMA, UPGRADE, VERSION
+from graphengine.staging import make_folder
 
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
@@ -50,7 +51,7 @@ class Database:
         try:
             if file.exists() and not file.is_file():
                 raise QueueFileError(f"{file} cannot be opened as a queue: it is no file")
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             self._base = sqlite3.connect(file, patience, isolation_level=None, check_same_thread=False)
             version = self._check()  # before anything is changed
             os.chmod(file, 0o600)

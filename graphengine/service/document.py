@@ -21,6 +21,7 @@ from graphengine.graph import Graph
 from graphengine.opening import read_file
 from graphengine.private import make_private, write_private
 from graphengine.service.here import state_folder
+from graphengine.staging import Hold, make_held, sync
 
 FORMAT = 1
 
@@ -60,10 +61,19 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._coming: dict[str, Hold | None] = {}  # of jobs that are not in the queue yet
 
     def new(self) -> str:
-        """The name of a new job's folder, made when something is written."""
-        return uuid.uuid4().hex
+        """The name of a new job's folder, made when something is written; nobody's leftover until `settle`."""
+        name = uuid.uuid4().hex
+        self._coming[name] = None
+        return name
+
+    def settle(self, name: str) -> None:
+        """A new job is in the queue, by which its folder is known from now on."""
+        hold = self._coming.pop(name, None)
+        if hold is not None:
+            hold.release()
 
     def put(self, name: str, blob: str, content: bytes, like: str = "") -> None:
         """Write bytes into a job's folder, whole or not at all; what lies in the folder `like` is linked."""
@@ -71,8 +81,7 @@ class Files:
         if file.exists():
             return
         try:
-            make_private(self.folder, state_folder())
-            make_private(file.parent)
+            self._make(name)
             with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
                 if like:
                     os.link(self._file(like, blob), file)
@@ -80,6 +89,37 @@ class Files:
             write_private(file, content, sync=True)  # the job that needs it will be acknowledged
         except OSError as error:
             raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
+
+    def _make(self, name: str) -> None:
+        folder = self.folder / name
+        if folder.is_dir():
+            return
+        first = not self.folder.is_dir()
+        make_private(self.folder, state_folder())
+        if first:
+            sync(self.folder.parent)
+        if name not in self._coming:
+            make_private(folder, state_folder())
+            return
+
+        def make() -> Path:
+            make_private(folder, state_folder())
+            return folder
+
+        self._coming[name] = make_held(make)
+
+    def sync(self, name: str) -> None:
+        """Bring the names of a job's files to the disk; their bytes are there.
+
+        Raises:
+            FileError: The disk does not take them.
+        """
+        if (self.folder / name).is_dir():
+            try:
+                sync(self.folder / name)
+                sync(self.folder)
+            except OSError as error:
+                raise FileError(f"{self.folder} cannot be written: {error.strerror or error}") from None
 
     def get(self, name: str, blob: str, hash_of: Callable[[bytes], str] = blob_name) -> bytes:
         """Bytes of a job's folder, as they were written.
@@ -101,6 +141,15 @@ class Files:
         """Take a job's folder away."""
         if name:
             shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.settle(name)
+
+    def tidy(self, name: str) -> list[Path]:
+        """Remove what was written by half into the folder of a job that nobody computes; what that was."""
+        found = list((self.folder / name).glob(".*")) if name else []
+        for file in found:
+            with contextlib.suppress(OSError):
+                file.unlink()
+        return found
 
     def _file(self, name: str, blob: str) -> Path:
         if not name.isalnum() or not blob.isalnum():
@@ -119,7 +168,9 @@ def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
     """
     name = files.new()
     try:
-        return _body(request, name, lambda blob, content: files.put(name, blob, content, like))
+        body = _body(request, name, lambda blob, content: files.put(name, blob, content, like))
+        files.sync(name)
+        return body
     except BaseException:
         files.remove(name)
         raise

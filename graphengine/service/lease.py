@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,10 +125,18 @@ class Lease:
         with self._fenced() as base:
             self.queue.tell(base, id, "worker_lost", attempt=attempt, error=why)
 
-    def recover(self) -> list[int]:
-        """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs."""
-        left = [(job.id, job.attempt) for job in self.queue.running()]
-        return [id for id, attempt in left if self.lost(id, attempt, "the service that ran it ended")]
+    def recover(self, clear: Callable[[Job], object] = lambda job: None) -> list[int]:
+        """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs.
+
+        Args:
+            clear: Called with each before that is recorded, so as to remove what it has left.
+        """
+        found = []
+        for job in self.queue.running():
+            clear(job)
+            if self.lost(job.id, job.attempt, "the service that ran it ended"):
+                found.append(job.id)
+        return found
 
     def _end(self, id: int, attempt: int, state: State, outcome: str, error: str | None, result: Any = None) -> bool:
         with self._fenced() as base:

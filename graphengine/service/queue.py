@@ -168,6 +168,27 @@ class Queue(Database):
         """The numbers of all jobs that have not ended, paused ones too, as they came."""
         return [id for (id,) in self.read("select id from jobs where state in ('queued', 'running') order by id")]
 
+    def folders(self) -> set[str]:
+        """The folders in which jobs keep their bytes; a job that is done and was finished keeps none."""
+        query = (
+            "select json_extract(body, '$.files') from jobs "
+            "where state != 'done' or json_extract(body, '$.finish') is null"
+        )
+        return {name for (name,) in self.read(query) if name}
+
+    def has_folder(self, name: str) -> bool:
+        """Whether a job keeps its bytes in this folder."""
+        query = (
+            "select 1 from jobs where json_extract(body, '$.files') = ? "
+            "and (state != 'done' or json_extract(body, '$.finish') is null)"
+        )
+        return bool(self.read(query, (name,)))
+
+    def out_folders(self) -> list[str]:
+        """The folders into which jobs write their outputs."""
+        found = self.read("select distinct json_extract(body, '$.out') from jobs")
+        return [folder for (folder,) in found if folder]
+
     def history(
         self,
         states: Iterable[State] = tuple(State),

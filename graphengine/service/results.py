@@ -42,11 +42,14 @@ def deliver(
     names = request.want if request.want is not None else list(result)
     outputs = dict(zip(names, result.outputs.values(), strict=True))
     trees = result_tree(outputs, name, files)  # first: if that fails, nobody has a picture of a job that failed
+    files.sync(name)
     written: dict[str, Any] = {}
     paths: list[str] = []
     if writer is not None:
         inputs = dict(request.inputs)
-        written = write_outputs(request.graph, inputs, result, writer, exact=request.exact, base=request.base)
+        written = write_outputs(
+            request.graph, inputs, result, writer, exact=request.exact, base=request.base, together=True
+        )
         paths = [str(file) for file in writer.files]
     if request.finish is not None:
         finisher, data = request.finish
@@ -65,7 +68,7 @@ def deliver(
 
 
 def remove_written(attempts: Sequence[Attempt]) -> None:
-    """Remove the files of attempts that were lost after they wrote them, unless somebody has changed them since."""
+    """Remove the files of attempts that did not end as done, unless somebody has changed them since."""
     from graphengine.outputs import remove_marked
 
     for attempt in attempts:

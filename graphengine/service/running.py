@@ -46,6 +46,7 @@ class JobRun:
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []
         self._losses: list[tuple[float, str]] = []
+        self._files: dict[str, str] = {}  # that it is about to write, with their marks
 
     def cancel(self) -> None:
         """Let it end within a step."""
@@ -134,17 +135,21 @@ class JobRun:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
         from graphengine.outputs import Writer
 
-        coming: dict[str, str] = {}
-
         def about(marks: Mapping[str, str]) -> None:
-            coming.update(marks)
-            self.lease.writes(self.job.id, self.job.attempt, coming)
+            self._files.update(marks)
+            self.lease.writes(self.job.id, self.job.attempt, self._files)
 
         return None if request.out is None else Writer(request.out, request.name, about)
 
     def _deliver(self, request: Request, result: Result, name: str, writer: Writer | None) -> dict[str, Any]:
-        remove_written(self.service.queue.attempts(self.job.id)[:-1])  # who died between writing files and saying so
-        return deliver(request, result, self.service.files, name, self.service.finishers, writer)
+        remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost
+        from graphengine.outputs import remove_marked
+
+        try:
+            return deliver(request, result, self.service.files, name, self.service.finishers, writer)
+        except BaseException:  # a job that is not done delivers nothing
+            remove_marked(self._files)
+            raise
 
     # --- what it hears of its run -------------------------------------------------------------------------------------
 

@@ -22,12 +22,13 @@ from graphengine.errors import FileError
 from graphengine.graph import Graph
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
+from graphengine.service.cleaning import clean
 from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import DEATHS, SECONDS, Lease, take
 from graphengine.service.queue import ALL, LeaseLost, Queue
-from graphengine.service.results import Finisher
+from graphengine.service.results import Finisher, remove_written
 from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit
 
@@ -268,9 +269,10 @@ class Service:
         if lease is None:
             return
         self._lease = lease
-        for job in lease.recover():
+        for job in lease.recover(self._clear):
             log.warning("job %d was left running by another service", job, extra={"job": job})
             self.tell(JobEvent(job, "lost"))
+        threading.Thread(target=self._sweep, name="graphengine-sweep", daemon=True).start()
         if self._taken is not None:
             self._taken()
 
@@ -279,9 +281,25 @@ class Service:
         for job in self.queue.running():
             run = self._running.get(job.id)
             if run is None:  # nothing, if it has ended just now
+                self._clear(job)
                 lease.lost(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
                 run.cancel()
+
+    def _clear(self, job: Job) -> None:
+        """Remove what a job's last attempt has left, whose end was not recorded."""
+        remove_written(self.queue.attempts(job.id)[-1:])
+        self.files.tidy(self.queue.body(job.id).get("files") or "")
+
+    def _sweep(self) -> None:
+        """Remove what killed submitters and services have left; on a thread, as slow folders hold up nobody."""
+        try:
+            for path, _ in clean(self.queue):
+                log.info("%s was left by a process that was killed; it is removed", path)
+                if self.stopping:
+                    return
+        except (QueueError, OSError) as error:
+            log.warning("what killed processes have left could not be removed: %s", error)
 
     def _leave_unbegun(self) -> None:
         """Put jobs back that only wait for a worker, when they are paused or all are to be."""

@@ -35,11 +35,14 @@ def new_job(
     finish: tuple[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     like: NewJob | None = None,
+    files: Files | None = None,
 ) -> NewJob:
     """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `document.Request` and `jobs.NewJob`.
 
     Args:
         like: A job of the same queue: bytes that both need lie on the disk once.
+        files: The queue's, see `files_of`: they hold the job's bytes, so that nobody sweeps them away, until it is
+            told by `settle` that the job is in the queue.
 
     Raises:
         WorkflowError: The graph, the inputs or what is wanted are wrong, or no data.
@@ -54,7 +57,7 @@ def new_job(
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
-    body = body_of(request, files_of(queue), "" if like is None else like.body["files"])
+    body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     return NewJob(body, user, priority, attempts, facts or {})
 
 
@@ -84,14 +87,18 @@ def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
         WorkflowError, QueueError: As `submit`.
     """
     jobs: list[NewJob] = []
+    files = files_of(queue)
     try:
         for one in wanted:
-            jobs.append(new_job(queue, **one, like=jobs[0] if jobs else None))
-        return queue.submit(*jobs)
+            jobs.append(new_job(queue, **one, like=jobs[0] if jobs else None, files=files))
+        numbers = queue.submit(*jobs)
     except BaseException:
         for job in jobs:
-            files_of(queue).remove(job.body["files"])
+            files.remove(job.body["files"])
         raise
+    for job in jobs:
+        files.settle(job.body["files"])
+    return numbers
 
 
 def delete(queue: Queue, job: int) -> None:

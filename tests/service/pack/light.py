@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -62,6 +63,24 @@ def _save(page: Page, path: Path, text: Mapping[str, str]) -> list[Path]:
     return [file]
 
 
+@dataclass(frozen=True)
+class Torn:
+    """A text that cannot be written to its end."""
+
+    text: str
+
+
+def _tear(torn: Torn, path: Path, text: Mapping[str, str]) -> list[Path]:
+    path.with_name(f"{path.name}.txt").write_text(torn.text[: len(torn.text) // 2])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+register_type(
+    SocketType(
+        Torn, "Torn", encode=lambda torn: torn.text.encode(), decode=lambda data: Torn(data.decode()),
+        size=lambda torn: len(torn.text), save=_tear,
+    )
+)  # fmt: skip
 register_type(
     SocketType(
         Page, "Page", encode=lambda page: page.text.encode(), decode=lambda data: Page(data.decode()),
@@ -106,6 +125,27 @@ def read(book: Book, seconds: float = 0.0, ctx: Context = INERT) -> str:
 def page(x: int, length: int = 1) -> Page:
     """A page that says a number, over and over."""
     return Page(f"{x}\n" * length)
+
+
+@node(version=1, on="device")
+def torn(x: int) -> Torn:
+    """What can be computed, and not be written."""
+    return Torn(f"{x}\n" * 100)
+
+
+@node(version=1, on="device")
+def plus(x: int, y: int) -> int:
+    """The sum."""
+    return x + y
+
+
+@node(version=1, on="device")
+def gate(x: int, file: Annotated[str, Doc("A file that is there once this may go on.")], ctx: Context = INERT) -> int:
+    """Wait for a file."""
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.01)
+    return x
 
 
 @node(version=1, on="device")
