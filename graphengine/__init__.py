@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphengine.graph import Graph
     from graphengine.launch import Cancellation
     from graphengine.pack import Pack
+    from graphengine.registry import load_pack
     from graphengine.runner import Call, Runner, ThreadRunner
     from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.types import SocketType, View, register_type
@@ -50,6 +51,7 @@ _HOMES = {
     "definition": ("NodeDef", "node"),
     "pack": ("Pack",),
     "evaluate": ("Result", "run"),
+    "registry": ("load_pack",),
     "runner": ("Call", "Runner", "ThreadRunner"),
     "sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
     "types": ("SocketType", "View", "register_type"),
@@ -62,7 +64,7 @@ __all__ = [
     "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
     "Node", "NodeDef", "NodeDefinitionError", "NodeError", "Pack", "PackError", "Problem", "Range", "Ref", "Result",
     "Reuse", "Runner", "Socket", "SocketType", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",
-    "collect", "each", "load", "loads", "node", "register_type", "run", "save", "when",
+    "collect", "each", "load", "load_pack", "loads", "node", "register_type", "run", "save", "when",
 ]  # fmt: skip
 
 

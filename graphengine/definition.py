@@ -18,7 +18,7 @@ from graphengine.callables import is_async, is_generator, name_of, plain_functio
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
-from graphengine.types import has_variables, holds_path, is_named_tuple, is_reference, strip, union_members
+from graphengine.types import declare, has_variables, holds_path, is_named_tuple, is_reference, strip, union_members
 
 if TYPE_CHECKING:
     from graphengine.pack import Pack
@@ -153,6 +153,8 @@ class NodeDef(Generic[P, R]):
         for name in self.batch:
             if name not in found:
                 raise NodeDefinitionError(f"{self.full_name}: batch names {name}, which is no input")
+        for socket in found.values():
+            declare(socket.type, _name_of_pack)
         return found
 
     def _socket(self, parameter: inspect.Parameter, hint: Any) -> Socket:
@@ -196,6 +198,7 @@ class NodeDef(Generic[P, R]):
     @functools.cached_property
     def outputs(self) -> dict[str, Any]:
         """Output sockets by name; a single output is called ''."""
+        declare(self.result, _name_of_pack)
         if is_named_tuple(self.result):
             return {name: strip(hint) for name, hint in typing.get_type_hints(self.result).items()}
         return {"": self.result}
@@ -244,7 +247,7 @@ class NodeDef(Generic[P, R]):
 
     def check(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
         """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong."""
-        self.check_fn = plain_function(fn)
+        self.check_fn = fn
         return fn
 
     def fingerprint(self, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -339,6 +342,12 @@ class NodeDef(Generic[P, R]):
         if self.context_parameter is not None:
             bound.pop(self.context_parameter, None)
         return bound
+
+
+def _name_of_pack(module: str) -> str:
+    from graphengine.pack import pack_of
+
+    return pack_of(module).name
 
 
 @overload

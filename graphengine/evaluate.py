@@ -23,13 +23,13 @@ from graphengine.files import confining
 from graphengine.graph import Graph, not_building
 from graphengine.keys import canonical, digest
 from graphengine.launch import Cancellation
+from graphengine.literals import coerce
 from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
 from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import Const, Task, constant
 from graphengine.threads import leavable
-from graphengine.types import coerce
 from graphengine.validate import check_problems, literal_problem, node_problems, too_many
 
 IDLE_PLANS = 4

@@ -19,6 +19,7 @@ from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
 from graphengine.errors import NodeError, Problem, Where, WorkflowError
 from graphengine.graph import Graph
 from graphengine.keys import digest, identity
+from graphengine.literals import coerce
 from graphengine.plan import Plan, default_paths, is_default, literal
 from graphengine.task import (
     DONE,
@@ -237,7 +238,10 @@ class Expander:
             if socket.lazy:
                 arguments[name] = Ref(part, Link(INPUTS, name), socket.type)
             else:
-                value = arguments[name] = value_of(source)
+                value = value_of(source)
+                if type(source) is Const:  # as its annotation says: a member of an enum, not its value's text
+                    value = coerce(value, socket.type)
+                arguments[name] = value
                 if type(value) not in _SHARED:
                     part.hold(name, value)
         try:

@@ -17,11 +17,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from graphengine.definition import NodeDef
+from graphengine.literals import coerce
 from graphengine.sockets import Socket
-from graphengine.types import coerce, socket_type
+from graphengine.types import socket_type
 
 if TYPE_CHECKING:
-    from graphengine.elements import Node
+    from graphengine.elements import Input, Node
     from graphengine.graph import Graph
 
 PLAIN = frozenset({int, str, float, bool, type(None), bytes})
@@ -201,10 +202,16 @@ def _graph_key(graph: Graph, keys: Mapping[int, str]) -> str:
         except ValueError:
             return value
 
+    def default(declared: Input) -> Any:
+        try:
+            return _constant(coerce(declared.default, declared.type))
+        except ValueError:
+            return _constant(declared.default)
+
     for id in topological(graph):
         known[id] = of(graph.nodes[id])
     inputs = [
-        (i.name, repr(i.type), i.required, _constant(i.default), repr(i.range), i.choices and repr(i.choices.values()))
+        (i.name, repr(i.type), i.required, default(i), repr(i.range), i.choices and repr(i.choices.values()))
         for i in graph.inputs.values()
     ]
     outputs = [(name, token(link)) for name, link in graph.outputs.items()]

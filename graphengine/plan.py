@@ -18,9 +18,10 @@ from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
 from graphengine.keys import PLAIN, NotData, canonical, is_current, node_key
+from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
 from graphengine.task import Const, constant
-from graphengine.types import coerce, holds_path, is_named_tuple, value_fits
+from graphengine.types import holds_path, is_named_tuple
 
 
 def literal(

@@ -6,24 +6,31 @@ too. The standard pack is found like anybody else's.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from graphengine.definition import NodeDef
-from graphengine.errors import PackError, nearest
-from graphengine.pack import GROUP, SOURCES, Pack, hash_of, pack_of, read_anew
+from graphengine.errors import GraphEngineError, PackError, nearest
+from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
+from graphengine.types import declared_types
 
 FOLDERS = "graphengine_folder_pack"
+OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"
+"""How others come to have a node of a script."""
+ENVIRONMENT = "GRAPHENGINE_PACKS"
+"""The environment variable that names folders of packs, as PATH names folders."""
 
 
 @dataclass
@@ -61,13 +68,64 @@ def failures() -> list[PackError]:
 
 
 def find(name: str) -> NodeDef[..., Any] | None:
-    """The node of a full name, or of a bare one while only one pack has it; None if there is none."""
+    """The node of a full name, or of a bare one while only one pack has it; None if there is none.
+
+    What no pack has is looked for among the nodes of the script or notebook that runs, and of the modules that it has
+    imported: nothing is imported for a name.
+    """
     _discover()
     name = name.partition("@")[0]
     if name in _registry.nodes:
         return _registry.nodes[name]
     full = _registry.bare.get(name, [])
-    return _registry.nodes[full[0]] if len(full) == 1 else None
+    if full:
+        return _registry.nodes[full[0]] if len(full) == 1 else None
+    own = own_nodes(name)
+    return own[0] if len(own) == 1 else None
+
+
+def own_nodes(name: str) -> list[NodeDef[..., Any]]:
+    """The nodes of that full name (of that bare name: of the script) at the top level of modules that are imported
+    and belong to no pack that was loaded."""
+    pack, _, bare = name.rpartition(".")
+    found: dict[int, NodeDef[..., Any]] = {}
+    for module in _modules_of(pack or "main"):
+        for value in list(vars(module).values()):
+            if isinstance(value, NodeDef) and value.name == bare and (not pack or value.pack == pack):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def _modules_of(pack: str) -> Iterator[ModuleType]:
+    """The imported modules that may define nodes of a pack that was not loaded as one."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0].strip("_") == pack and isinstance(module, ModuleType):
+            yield module
+
+
+def class_called(module: str, name: str) -> type | None:
+    """A class of a loaded pack, or one that a node declares (names in its annotations).
+
+    Nothing is imported for what a file says.
+    """
+    declared = declared_types().get(f"{pack_of(module).name}.{name}")
+    if declared is None and module in sys.modules and home(module) == "loose":
+        declare_own(module)
+        declared = declared_types().get(f"{pack_of(module).name}.{name}")
+    if declared is not None and declared.__module__ == module:
+        return declared
+    found: Any = sys.modules.get(module) if home(module) == "pack" else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and found.__module__ == module else None
+
+
+def declare_own(module: str = "__main__") -> None:
+    """Read the signatures of the nodes of a script, a notebook or a module, and so the types that they declare."""
+    for value in list(vars(sys.modules[module]).values()):
+        if isinstance(value, NodeDef):
+            with contextlib.suppress(GraphEngineError):  # what is wrong is told when it is used
+                value.sockets, value.outputs  # noqa: B018
 
 
 def why_not(name: str) -> tuple[str, tuple[str, ...]]:
@@ -76,14 +134,47 @@ def why_not(name: str) -> tuple[str, tuple[str, ...]]:
     several = _registry.bare.get(bare, [])
     if len(several) > 1:
         return f"{bare} is a node of several packs; write {' or '.join(sorted(several))}", ()
+    if len(own_nodes(bare)) > 1:
+        return f"{bare} is defined in several modules; give one another name", ()
     sentence = f"no installed pack has a node called {bare}"
-    if _registry.failed:
+    if bare.startswith("main."):
+        sentence = f"{bare} is a node of a script or notebook, which only that program has; {OWN_NODES}"
+    elif _registry.failed:
         sentence += f" ({', '.join(_registry.failed)} did not load)"
     return sentence, nearest(bare, _registry.nodes if "." in bare else _registry.bare)
 
 
+def folders() -> list[Path]:
+    """The folders (and files) that were loaded as packs."""
+    _discover()
+    return list(_registry.folders.values())
+
+
+def load_pack(path: str | Path) -> Mapping[str, NodeDef[..., Any]]:
+    """Load a folder of `.py` files, or one such file, as a pack; returns its nodes by their bare names.
+
+    What was loaded already is read again only if its files have changed. Workers that are started afterwards by
+    `graphengine.service.start.local_workers` load it too.
+
+    Raises:
+        PackError: There is no such folder or file, another pack has its name, or something in it did not load.
+    """
+    place = Path(path).resolve()
+    _discover()
+    with _registry.lock:
+        package = sys.modules.get(_package(_name_of(place)))
+        same = _registry.folders.get(_name_of(place)) == place and not _failures_of(_name_of(place))
+        if not same or package is None or vars(package).get(SOURCES) != hash_of(_sources(place)):
+            failed = load_folder(place)
+            if failed:
+                what = "; ".join(str(failure).partition("node pack ")[2] for failure in failed)
+                raise PackError(_name_of(place), what) from failed[0]
+    prefix = f"{_name_of(place)}."
+    return {d.name: d for full, d in _registry.nodes.items() if full.startswith(prefix)}
+
+
 def load_folder(folder: str | Path) -> list[PackError]:
-    """Load every `.py` file of a folder as one pack, called as the folder is; returns what did not load.
+    """Load every `.py` file of a folder (or one file) as one pack, called as that is; returns what did not load.
 
     The files may import each other (`from .common import K`). A folder that is loaded again is read again.
 
@@ -91,16 +182,36 @@ def load_folder(folder: str | Path) -> list[PackError]:
         PackError: There is no such folder, or another one of this name is loaded.
     """
     path = Path(folder).resolve()
-    if not path.is_dir():
-        raise PackError(str(folder), "there is no such folder")
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".py"):
+        what = "it is no folder and no .py file" if path.exists() else "there is no such folder"
+        raise PackError(str(folder), what)
+    name = _name_of(path)
     with _registry.lock:
-        other = _registry.folders.setdefault(path.name, path)
-        if other != path and other.is_dir():
-            raise PackError(path.name, f"two folders are called {path.name}: {other} and {path}; rename one of them")
-        _registry.folders[path.name] = path
-        package = f"{FOLDERS}.{path.name.replace('.', '_')}"
-        _forget(package)
-        return _load_files(path, package)
+        other = _registry.folders.setdefault(name, path)
+        if other != path and other.exists():
+            raise PackError(name, f"two packs are called {name}: {other} and {path}; rename one of them")
+        _registry.folders[name] = path
+        for failed in _failures_of(name):
+            del _registry.failed[failed]
+        _forget(_package(name))
+        return _load_files(path, _package(name))
+
+
+def _name_of(path: Path) -> str:
+    return path.stem if path.suffix == ".py" and not path.is_dir() else path.name
+
+
+def _failures_of(name: str) -> list[str]:
+    return [failed for failed in _registry.failed if failed == name or failed.startswith(f"{name}.")]
+
+
+def _package(name: str) -> str:
+    return f"{FOLDERS}.{name.replace('.', '_')}"
+
+
+def _sources(path: Path) -> list[Path]:
+    """The files that a pack in a folder is made of."""
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 def _load_files(path: Path, package: str) -> list[PackError]:
@@ -109,11 +220,12 @@ def _load_files(path: Path, package: str) -> list[PackError]:
     sys.modules.setdefault(FOLDERS, ModuleType(FOLDERS)).__dict__.setdefault("__path__", [])
     parent = sys.modules[package] = ModuleType(package)
     parent.__dict__.update({
-        "__path__": [str(path)], "__package__": package, "__pack__": Pack(path.name),
-        SOURCES: hash_of(sorted(path.rglob("*.py"))),
+        "__path__": [str(path)], "__package__": package, "__pack__": Pack(_name_of(path)),
+        SOURCES: hash_of(_sources(path)),
     })  # fmt: skip
     failed = []
-    for file in sorted(path.glob("*.py"), key=lambda file: (file.stem != "__init__", file.name)):
+    files = path.glob("*.py") if path.is_dir() else [path]
+    for file in sorted(files, key=lambda file: (file.stem != "__init__", file.name)):
         is_top = file.stem == "__init__"
         name = package if is_top else f"{package}.{file.stem.replace('.', '_')}"
         try:
@@ -127,8 +239,17 @@ def _load_files(path: Path, package: str) -> list[PackError]:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            failed.append(_failed(path.name if is_top else f"{path.name}.{file.stem}", error))
+            where = _name_of(path) if is_top or file == path else f"{path.name}.{file.stem}"
+            failed.append(_failed(where, error, _beside(path, error)))
     return failed
+
+
+def _beside(folder: Path, error: BaseException) -> str:
+    """What to write where a file of a folder imports one that lies beside it as if that were installed."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not name or not ((folder / f"{name}.py").is_file() or (folder / name).is_dir()):
+        return ""
+    return f"; {name} lies beside it in this pack: write `from .{name} import ...`"
 
 
 def _load_file(name: str, file: Path) -> ModuleType:
@@ -224,10 +345,16 @@ def _discover() -> None:
                     raise
                 _failed(entry.name, error)
         _registry.discovered = True
+        for folder in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
+            try:
+                load_folder(folder)
+            except PackError as error:
+                what = str(error).partition(": ")[2]
+                _registry.failed[folder] = PackError(folder, f"{what} ({ENVIRONMENT} names it)")
 
 
-def _failed(name: str, error: BaseException) -> PackError:
-    problem = PackError(name, f"did not load: {type(error).__name__}: {error}")
+def _failed(name: str, error: BaseException, advice: str = "") -> PackError:
+    problem = PackError(name, f"did not load: {type(error).__name__}: {error}{advice}")
     problem.__cause__ = error
     _registry.failed[name] = problem
     return problem

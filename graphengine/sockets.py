@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from graphengine.types import plain_number, type_name, value_fits
+from graphengine.literals import coerce, plain_number, value_fits
+from graphengine.types import strip, type_name, union_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Socket:
     def complaint(self, value: Any) -> tuple[str, str, str] | None:
         """What is wrong with a literal: (kind of problem, expected, found), or None."""
         if not value_fits(value, self.type):
+            if choices := enum_choices(self.type):
+                return "not a choice", f"one of {', '.join(map(str, choices))}", repr(value)[:80]
             return "wrong type", type_name(self.type), f"{value!r:.80} ({type_name(type(value))})"
         for item in value if isinstance(value, list | tuple) else (value,):
             number = plain_number(item)
@@ -107,9 +111,28 @@ class Socket:
                     return "out of range", f"{_bound(low, '-∞')}..{_bound(high, '∞')}", repr(number)
         if self.choices is not None and value is not None:
             known = self.choices.values()
-            if value not in known:
-                return "not a choice", f"one of {', '.join(map(str, known))}", repr(value)
+            if coerce(value, self.type) not in [coerce(choice, self.type) for choice in known]:
+                return "not a choice", f"one of {', '.join(str(written(choice)) for choice in known)}", repr(value)
         return None
+
+    def known_choices(self) -> list[str]:
+        """What may be written here, where only some values may."""
+        known = enum_choices(self.type) if self.choices is None else map(written, self.choices.values())
+        return [str(choice) for choice in known]
+
+
+def enum_choices(annotation: Any) -> list[Any]:
+    """What may be written for an enum: the values of its members; none for another type."""
+    members = [strip(m) for m in union_members(strip(annotation)) if m is not type(None)]
+    enums = [m for m in members if isinstance(m, type) and issubclass(m, enum.Enum)]
+    return [written(member) for cls in enums for member in cls] if len(enums) == len(members) else []
+
+
+def written(choice: Any) -> Any:
+    """A choice as files write it: a member of an enum by its value, or by its name where that is no plain value."""
+    if not isinstance(choice, enum.Enum):
+        return choice
+    return choice.value if isinstance(choice.value, str | int | float | bool) else choice.name
 
 
 def _bound(limit: float | None, none: str) -> str:

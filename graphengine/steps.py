@@ -11,7 +11,7 @@ from graphengine.elements import INPUTS, Link
 from graphengine.evaluate import bind_inputs, take_plan
 from graphengine.graph import Graph
 from graphengine.keys import topological
-from graphengine.types import coerce
+from graphengine.literals import coerce
 
 
 @dataclass(frozen=True, slots=True)

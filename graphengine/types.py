@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import enum
 import functools
+import importlib
 import pathlib
 import re
 import types
@@ -47,6 +48,7 @@ class SocketType(Generic[T]):
             part adds (`digest(model, "vae")`).
         needs: What a process must hold in memory (weights, by digest) to compute with a value, or with the part of
             it that a node uses (see `Pack.held`).
+        suffix: What the names of files end in that hold encoded values.
     """
 
     type: type[T]
@@ -58,6 +60,7 @@ class SocketType(Generic[T]):
     save: Callable[[T, pathlib.Path, Mapping[str, str]], list[pathlib.Path]] | None = None
     digest: Callable[[T, str | None], str] | None = None
     needs: Callable[[T, str | None], frozenset[str]] | None = None
+    suffix: str = ".safetensors"
 
 
 _BUILT_IN: dict[str, Any] = {
@@ -69,9 +72,12 @@ _BUILT_IN: dict[str, Any] = {
     "any": Any,
     "null": type(None),
     "dict": dict,
+    "tuple": tuple,
 }
 _registered: dict[type, SocketType[Any]] = {}
 _by_name: dict[str, SocketType[Any]] = {}
+_promised: dict[tuple[str, str], tuple[str, str]] = {("numpy", "ndarray"): ("array", "graphengine.arrays")}
+_declared: dict[str, type] = {}
 
 
 def register_type(kind: SocketType[Any]) -> None:
@@ -82,14 +88,68 @@ def register_type(kind: SocketType[Any]) -> None:
     _registered[kind.type] = _by_name[kind.name] = kind
 
 
+def promise_type(module: str, qualname: str, name: str, home: str) -> None:
+    """Make a class of a library known, called `name` in files, without importing the library.
+
+    The module `home` registers it (`register_type`) when it is imported: with the first value of that class, or when a
+    file names it.
+    """
+    _promised[module, qualname] = name, home
+
+
 def socket_type(cls: type) -> SocketType[Any] | None:
     """What was registered for a class or the nearest of its bases."""
     found = _registered.get(cls)
     if found is None:
-        for base in cls.__mro__[1:]:
+        for base in cls.__mro__:
+            promised = _promised.get((base.__module__, base.__qualname__))
+            if promised is not None and base not in _registered:
+                importlib.import_module(promised[1])
             if (found := _registered.get(base)) is not None:
                 break
     return found
+
+
+# --- types that nodes declare -----------------------------------------------------------------------------------------
+
+
+def declare(annotation: Any, pack_of: Callable[[str], str]) -> None:
+    """Make the enums, dataclasses and named tuples in an annotation known, and those in their fields: files may name
+    them, and values of them are read from files.
+
+    Args:
+        pack_of: The name of a module's pack.
+    """
+    stack, seen = [annotation], set[Any]()
+    while stack:
+        part = strip(stack.pop())
+        stack += [a for a in get_args(part) if not isinstance(a, str | int | float | bytes)]
+        if not isinstance(part, type) or part in seen or get_origin(part) is not None:
+            continue
+        seen.add(part)
+        if issubclass(part, enum.Enum):
+            _declared[f"{pack_of(part.__module__)}.{part.__qualname__}"] = part
+        elif dataclasses.is_dataclass(part) or is_named_tuple(part):
+            _declared[f"{pack_of(part.__module__)}.{part.__qualname__}"] = part
+            stack += field_types(part).values()
+
+
+def declared_as(cls: type) -> str | None:
+    """The name in files of a class that a node declares."""
+    return next((name for name, known in _declared.items() if known is cls), None)
+
+
+def declared_types() -> Mapping[str, type]:
+    """The classes that nodes declare, by their names in files (`main.Mode`, `my_pack.Size`)."""
+    return _declared
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotations of a class's fields; none where they cannot be read here."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception:  # names that only a type checker knows
+        return {}
 
 
 def is_reference(annotation: Any) -> bool:
@@ -122,21 +182,17 @@ def strip(annotation: Any) -> Any:
             return annotation
 
 
-_PLAIN = frozenset({int, float, str, bool, type(None)})
+def python_number(cls: Any) -> Any:
+    """Python's class for a class of numpy's numbers (`float` for `np.float32`); any other class as it is."""
+    if getattr(cls, "__module__", None) != "numpy" or not isinstance(cls, type):
+        return cls
+    import numpy
+
+    kinds: dict[type, type] = {numpy.bool_: bool, numpy.integer: int, numpy.floating: float}
+    return next((kind for base, kind in kinds.items() if issubclass(cls, base)), cls)
 
 
-def plain_number(value: Any) -> Any:
-    """A number of numpy as Python's; everything else as it is."""
-    if type(value) in _PLAIN:
-        return value
-    if not any(base.__module__ == "numpy" for base in type(value).__mro__):
-        return value
-    import numpy  # it is there: but another thread may be about to import it
-
-    return value.item() if isinstance(value, numpy.number | numpy.bool_) else value
-
-
-def _is_protocol(annotation: Any) -> bool:
+def is_protocol(annotation: Any) -> bool:
     """Whether only a type checker can tell what fits."""
     return type(annotation) is not type and bool(getattr(get_origin(annotation) or annotation, "_is_protocol", False))
 
@@ -151,7 +207,7 @@ def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
     `solved` collects what the target's type variables were found to be; a variable met again must agree.
     """
     source, target = strip(source), strip(target)
-    if target is Any or target is object or source is Any or source is target or _is_protocol(target):
+    if target is Any or target is object or source is Any or source is target or is_protocol(target):
         return True
     if isinstance(source, TypeVar):  # an unsolved variable promises nothing
         return True
@@ -206,7 +262,8 @@ def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
     if source_class is bool and target_class in (int, float):
         return False
     if not issubclass(source_class, target_class):
-        return False
+        number = python_number(source_class)
+        return number is not source_class and _fits_class(number, target, solved)
     inner, wanted = get_args(source), get_args(target)
     if not inner or not wanted or len(inner) != len(wanted):
         return True
@@ -308,6 +365,9 @@ def _parse(tree: ast.expr, text: str) -> Any:
         return Union[_parse(tree.left, text), _parse(tree.right, text)]  # noqa: UP007 - built at run time
     if isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name) and tree.value.id == "list":
         return list[_parse(tree.slice, text)]  # type: ignore[misc]
+    if isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name) and tree.value.id == "tuple":
+        parts = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+        return tuple[tuple(... if ast.unparse(p) == "..." else _parse(p, text) for p in parts)]  # type: ignore[misc]
     if isinstance(tree, ast.Constant) and isinstance(tree.value, str | int):
         return Literal[tree.value]
     if isinstance(tree, ast.Name):
@@ -315,89 +375,28 @@ def _parse(tree: ast.expr, text: str) -> Any:
             return list
         if tree.id in _BUILT_IN:
             return _BUILT_IN[tree.id]
-        if tree.id in _by_name:
-            return _by_name[tree.id].type
+        if (known := type_called(tree.id)) is not None:
+            return known.type
         raise ValueError(f"no type is called {tree.id}; there are {', '.join(type_names())}")
+    if isinstance(tree, ast.Attribute):
+        name = ast.unparse(tree)
+        if name in _declared:
+            return _declared[name]
+        raise ValueError(f"no type is called {name}: no node that is known here declares it")
     raise ValueError(f"{text!r} is no type; write for example int, list[int] or Image | null")
 
 
 def type_names() -> list[str]:
     """The names of all types that files may use."""
-    return [*_BUILT_IN, *sorted(_by_name)]
+    return [*_BUILT_IN, *sorted({*_by_name, *(name for name, _ in _promised.values())})]
 
 
 def type_called(name: str) -> SocketType[Any] | None:
     """What was registered under a name."""
+    if name not in _by_name:
+        for known, home in _promised.values():
+            if known == name:
+                importlib.import_module(home)
     return _by_name.get(name)
 
 
-def value_fits(value: Any, annotation: Any) -> bool:
-    """Whether a literal may stand where `annotation` is declared."""
-    annotation = strip(annotation)
-    if annotation is Any or annotation is object or isinstance(annotation, TypeVar) or _is_protocol(annotation):
-        return True
-    value = plain_number(value)
-    members = union_members(annotation)
-    if len(members) > 1:
-        return any(value_fits(value, m) for m in members)
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in get_args(annotation))
-    if origin in (list, tuple):
-        args = get_args(annotation)
-        if not isinstance(value, list | tuple):
-            return False
-        if origin is tuple and args and args[-1] is not ... and len(args) != len(value):
-            return False
-        return all(value_fits(v, args[0] if origin is list or args[-1] is ... else args[i])
-                   for i, v in enumerate(value)) if args else True
-    if origin is dict:
-        key_type, value_type = get_args(annotation)
-        return isinstance(value, dict) and all(
-            value_fits(k, key_type) and value_fits(v, value_type) for k, v in value.items()
-        )
-    if not isinstance(annotation, type):
-        return origin is not None and isinstance(value, origin)
-    if isinstance(value, bool):
-        return annotation is bool
-    if typing.is_typeddict(annotation):
-        return isinstance(value, dict)
-    if annotation is float:
-        return isinstance(value, int | float)
-    if issubclass(annotation, enum.Enum):
-        return isinstance(value, annotation) or value in [m.value for m in annotation]
-    if issubclass(annotation, pathlib.PurePath):
-        return isinstance(value, str | pathlib.PurePath)
-    return isinstance(value, annotation)
-
-
-def coerce(value: Any, annotation: Any) -> Any:
-    """A literal as the annotated class holds it: text to a path or an enum member, `1` to `1.0`, a list to a tuple,
-    a number of numpy to Python's; in lists, tuples and dictionaries as well."""
-    annotation = strip(annotation)
-    if value is None or type(value) is annotation or annotation is Any:
-        return value
-    if annotation is int or annotation is float or annotation is bool:
-        value = plain_number(value)
-    members = union_members(annotation)
-    if len(members) > 1:
-        exact = [m for m in members if value_fits(value, m)]
-        return coerce(value, exact[0]) if exact and not any(type(value) is m for m in exact) else value
-    if get_origin(annotation) is list and isinstance(value, list | tuple):
-        (inner,) = get_args(annotation) or (Any,)
-        return [coerce(v, inner) for v in value]
-    if (get_origin(annotation) or annotation) is tuple and isinstance(value, list | tuple):
-        types_of = get_args(annotation)
-        if not types_of or types_of[-1] is ...:
-            types_of = (types_of or (Any,))[:1] * len(value)
-        return tuple(map(coerce, value, types_of)) if len(types_of) == len(value) else value
-    if get_origin(annotation) is dict and isinstance(value, dict):
-        key_type, value_type = get_args(annotation)
-        return {coerce(k, key_type): coerce(v, value_type) for k, v in value.items()}
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum) and not isinstance(value, annotation):
-        return annotation(value)
-    if isinstance(annotation, type) and issubclass(annotation, pathlib.PurePath) and isinstance(value, str):
-        return annotation(value)
-    return value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
-import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Union
@@ -14,8 +12,9 @@ from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
 from graphengine.inference import item_type, sources_of, type_of
+from graphengine.literals import fits_written
 from graphengine.sockets import Socket
-from graphengine.types import Solved, fits, has_variables, strip, type_name, union_members
+from graphengine.types import Solved, fits, has_variables, type_name, union_members
 
 
 def problems(graph: Graph) -> list[Problem]:
@@ -142,13 +141,14 @@ def _argument(
                 return
         if type(value) is Link and value.node == INPUTS and not socket.required:
             source = _without_none(source)  # null means the parameter's default
-        if type(value) is Link and value.node == INPUTS and source is str and _is_written(socket.type):
-            return  # a declared text is a literal like any other: an enum's value, a path
-        if not fits(source, socket.type, solved):
+        declared = type(value) is Link and value.node == INPUTS  # it brings a literal like any other
+        if not fits(source, socket.type, solved) and not (declared and fits_written(source, socket.type)):
             expected, found = type_name(socket.type), type_name(source)
             origin = value if type(value) is Link else "the list"
+            choices = socket.known_choices()
             yield Problem(
-                "type mismatch", f"wants {expected}, gets {found} from {origin}", where, expected=expected, found=found
+                "type mismatch", f"wants {expected}, gets {found} from {origin}", where, expected=expected, found=found,
+                hint=f"it is one of {', '.join(choices)}" if choices else "",
             )
         elif type(value) is list:
             numbers = (item for item in _literals_in(value) if isinstance(item, int | float))
@@ -187,7 +187,7 @@ def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
     if complaint is None:
         return None
     kind, expected, found = complaint
-    known = [str(v) for v in socket.choices.values()] if kind == "not a choice" and socket.choices else []
+    known = socket.known_choices() if kind == "not a choice" else []
     sentence = f"{found} is outside {expected}" if kind == "out of range" else f"{found} is not {expected}"
     return Problem(kind, sentence, where, expected=expected, found=found, nearest=nearest(str(value), known))
 
@@ -304,12 +304,6 @@ def _placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
         tries = [(*path, part, socket) for part in ("from", "with") if socket] + [path[:n] for n in (2, 1)]
         place["line"] = next((graph.lines[t] for t in tries if t in graph.lines), None)
     return problem.at(**place) if place else problem
-
-
-def _is_written(annotation: Any) -> bool:
-    """Whether literals of a type are written as text: enums and paths."""
-    kinds = (enum.Enum, pathlib.PurePath)
-    return any(isinstance(t, type) and issubclass(t, kinds) for t in union_members(strip(annotation)))
 
 
 def _without_none(annotation: Any) -> Any:

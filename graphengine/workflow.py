@@ -39,10 +39,15 @@ __all__ = [
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def load(source: str | Path, *, roots: Sequence[str | Path] | None = None) -> Graph:
+def load(
+    source: str | Path, *, roots: Sequence[str | Path] | None = None, packs: Sequence[str | Path] = ()
+) -> Graph:
     """Read a workflow file, or a shipped workflow by its name.
 
+    The nodes of the script or notebook that runs are found as `main.NAME`, if they are defined by then.
+
     Args:
+        packs: Folders of nodes, or `.py` files, that are loaded first (see `load_pack`).
         roots: Folders that the file, and the files it names, may not leave; None allows all.
 
     Returns:
@@ -50,7 +55,12 @@ def load(source: str | Path, *, roots: Sequence[str | Path] | None = None) -> Gr
 
     Raises:
         WorkflowError: It cannot be read; holds the problems with their lines.
+        PackError: A pack does not load.
     """
+    from graphengine.registry import load_pack
+
+    for pack in packs:
+        load_pack(pack)
     path = Path(source)
     if "\0" in str(source):
         raise WorkflowError(Problem("no file", f"{str(source)[:60]!r} is no path"))
@@ -119,6 +129,7 @@ def to_document(
     pin: bool = False,
     keep: KeepBytes | None = None,
     stem: str | None = None,
+    findable: bool = False,
 ) -> dict[str, Any]:
     """A graph as plain data.
 
@@ -129,6 +140,7 @@ def to_document(
         pin: Write the installed version of each node that names none.
         keep: Is given each value's bytes by digest, so that `fetch` finds them when it is read.
         stem: The beginning of the names of those files; the graph's file's, if nothing is given.
+        findable: Refuse nodes that their names would not lead back to (one that is defined inside a function).
 
     Raises:
         WorkflowError: A literal is no data; holds every such problem.
@@ -142,7 +154,8 @@ def to_document(
         _write(folder / name, content)
 
     return Writer(
-        folder, embed=embed, pin=pin, stem=stem, write_file=None if values_folder is None else write_file, keep=keep
+        folder, embed=embed, pin=pin, stem=stem, write_file=None if values_folder is None else write_file, keep=keep,
+        findable=findable,
     ).document(graph)
 
 
@@ -168,7 +181,7 @@ def save(graph: Graph, path: str | Path, *, embed: bool = False) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise WorkflowError(Problem("bad name", f"{path.name} is no name of a workflow file", hint="end it in .yaml "
                                     "or .json"))
-    document = to_document(graph, embed, path.absolute().parent, pin=True, stem=path.stem)
+    document = to_document(graph, embed, path.absolute().parent, pin=True, stem=path.stem, findable=True)
     text = dumps(document, "json" if path.suffix.lower() == ".json" else "yaml")
     _write(path, text.encode())
 

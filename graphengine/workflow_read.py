@@ -13,17 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from graphengine.cache.tree import packed, unpacked
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph import Graph
 from graphengine.sockets import Choices, Range
-from graphengine.types import parse_type, type_called
+from graphengine.types import SocketType, parse_type, type_called
 
 FORMAT = 1
 """The version of the document format that is written."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """By version, the function that rewrites a document of that version for the one after it."""
+PACKED: SocketType[Any] = SocketType(object, "packed", packed, unpacked, suffix=".packed")
+"""The type under which files hold what is neither plain data nor of a registered type: arrays in lists, sets, ..."""
 MAX_FILES = 32
 """How deep workflow files may use one another."""
 
@@ -108,6 +111,19 @@ def migrated(data: Any, place: Where) -> dict[str, Any]:
         data = MIGRATIONS[version](data)
         version += 1
     return dict(data)
+
+
+def declared_type(text: str) -> Any:
+    """The type of a name in a file, also one that a node of the script or notebook that runs declares."""
+    from graphengine.registry import declare_own
+
+    try:
+        return parse_type(text)
+    except ValueError:
+        if "." not in text:
+            raise
+        declare_own()
+        return parse_type(text)
 
 
 class Reader:
@@ -198,7 +214,7 @@ class Reader:
             self.problem("unknown type", f"{written!r:.60} is no type", (*path, "type"))
         else:
             try:
-                kind = parse_type(written)
+                kind = declared_type(written)
             except ValueError as error:
                 self.problem("unknown type", str(error), (*path, "type"))
         limits = {key: declared[key] for key in ("min", "max", "step") if declared.get(key) is not None}
@@ -223,7 +239,9 @@ class Reader:
         if "value" in entry:
             self.graph.values[name] = entry["value"]
             return
-        kind = type_called(entry["type"]) if isinstance(entry.get("type"), str) else None
+        name_of_type = entry.get("type")
+        kind = type_called(name_of_type) if isinstance(name_of_type, str) else None
+        kind = PACKED if name_of_type == PACKED.name else kind
         if kind is None or kind.decode is None:
             self.problem("unknown type", f"{entry.get('type')!r:.60} is no type whose values lie in files", path)
             return

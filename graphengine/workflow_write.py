@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 import math
@@ -13,11 +14,24 @@ from typing import Any, get_args, get_origin
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
-from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.errors import NotStorable, Problem, Where, WorkflowError
 from graphengine.graph import Graph
-from graphengine.keys import NotData
-from graphengine.types import SocketType, parse_type, socket_type, strip, type_name, union_members
-from graphengine.workflow_read import FORMAT
+from graphengine.inference import item_type
+from graphengine.keys import NotData, identity
+from graphengine.literals import coerce, plain_number
+from graphengine.registry import OWN_NODES, find, own_nodes
+from graphengine.sockets import written
+from graphengine.types import (
+    SocketType,
+    declared_as,
+    parse_type,
+    python_number,
+    socket_type,
+    strip,
+    type_name,
+    union_members,
+)
+from graphengine.workflow_read import FORMAT, PACKED
 
 MAX_INLINE = 64
 """How deep graphs may be used as nodes in one another in one document."""
@@ -33,15 +47,16 @@ class NoData(ValueError):
 
 
 def plain(value: Any) -> Any:
-    """A literal as JSON holds it: paths and members of enums as texts, tuples as lists.
+    """A literal as JSON holds it: paths and members of enums as texts, tuples as lists, dataclasses as mappings.
 
     Raises:
         NoData: JSON cannot hold it.
     """
     if value is None or isinstance(value, bool):
         return value
+    value = plain_number(value)
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return plain(written(value))
     if isinstance(value, str):
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise NoData(f"the text {ascii(value)[:60]} has half a surrogate pair")
@@ -60,7 +75,25 @@ def plain(value: Any) -> Any:
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise NoData(f"the key {wrong[0]!r:.60} of a dictionary is no text")
         return {plain(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and socket_type(type(value)) is None:
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return {name: plain(getattr(value, name, None)) for name in names}
     raise NoData(f"a {type(value).__name__} is no plain data, and its type is registered without a codec")
+
+
+def not_findable(definition: NodeDef[..., Any]) -> tuple[str, str] | None:
+    """Why its name would not lead back to a node, and what to do about it; None where it does."""
+    name = definition.full_name
+    found = find(name)
+    if found is definition or (found is not None and identity(found) == identity(definition)):
+        return None
+    if found is not None:
+        what = f"{name} is another node by now than the one in the graph"
+        return what, "build the graph again, or give one of them another name: @node(name='...')"
+    if len(own_nodes(name)) > 1:
+        return f"{name} is defined in several modules", "give one of them another name: @node(name='...')"
+    what = f"{name} stands under no name at the top level of a module, so that nobody could find it again"
+    return what, f"define it there, or {OWN_NODES}"
 
 
 def type_in_file(annotation: Any) -> str:
@@ -74,11 +107,42 @@ def type_in_file(annotation: Any) -> str:
         return f"list[{type_in_file(get_args(annotation)[0])}]"
     if get_origin(annotation) is dict:
         return "dict"
-    name = type_name(annotation)
+    if get_origin(annotation) is tuple and get_args(annotation):
+        return f"tuple[{', '.join('...' if a is ... else type_in_file(a) for a in get_args(annotation))}]"
+    annotation = python_number(annotation)
+    name = (declared_as(annotation) if isinstance(annotation, type) else None) or type_name(annotation)
     try:
         return name if parse_type(name) == annotation else "any"
     except ValueError:
         return "any"
+
+
+def reads_back(value: Any, plainly: Any, annotation: Any) -> bool:
+    """Whether what is written plainly for a literal is that literal again where a socket of this type takes it.
+
+    A path is one whether it is a text or not: the socket's file rule makes it one.
+    """
+    if type(value) in _PLAIN or isinstance(value, PurePath):
+        return True
+    return _same(coerce(value, annotation), coerce(plainly, annotation))
+
+
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, PurePath):
+        return str(one) == str(other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(item, other[key]) for key, item in one.items())
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(_same(getattr(one, name, None), getattr(other, name, None)) for name in names)
+    return bool(one == other)
 
 
 class Writer:
@@ -91,12 +155,14 @@ class Writer:
         stem: The beginning of the names of files that hold values.
         write_file: Writes such a file; without it the document holds digests only.
         keep: Is given the bytes of each value by digest.
+        findable: Refuse nodes that their names would not lead back to.
     """
 
     def __init__(
-        self, folder: Path, *, embed: bool, pin: bool, stem: str, write_file: WriteFile | None, keep: KeepBytes | None
+        self, folder: Path, *, embed: bool, pin: bool, stem: str, write_file: WriteFile | None, keep: KeepBytes | None,
+        findable: bool = False,
     ) -> None:
-        self.folder, self.embed, self.pin, self.stem = folder, embed, pin, stem
+        self.folder, self.embed, self.pin, self.stem, self.findable = folder, embed, pin, stem, findable
         self.write_file, self.keep = write_file, keep
         self.problems: list[Problem] = []
         self.files: dict[str, str] = {}
@@ -114,13 +180,13 @@ class Writer:
             raise WorkflowError(self.problems)
         return data
 
-    def file_for(self, name: str, digest: str) -> str:
+    def file_for(self, name: str, digest: str, suffix: str) -> str:
         """A file name that no other content of this document has."""
         safe = re.sub(r"[^\w-]+", "_", name)[:80]
-        file, number = f"{self.stem}.{safe}.safetensors", 1
+        file, number = f"{self.stem}.{safe}{suffix}", 1
         while self.files.setdefault(file, digest) != digest:
             number += 1
-            file = f"{self.stem}.{safe}_{number}.safetensors"
+            file = f"{self.stem}.{safe}_{number}{suffix}"
         return file
 
 
@@ -194,13 +260,17 @@ class _Part:
             data["workflow"] = inner.data(depth + 1)
         else:
             data["node"] = self.name_of(node)
+            if self.writer.findable and isinstance(node.kind, NodeDef) and (reason := not_findable(node.kind)):
+                self.problem(id, None, *reason)
         links, literals = {}, {}
         for name, value in node.args.items():
-            if self.is_source(value):
-                links[name] = self.source(id, name, value)
+            socket = node.sockets.get(name)
+            mapped = name in node.each and isinstance(value, list | tuple)
+            annotation = Any if socket is None else list[socket.type] if mapped else socket.type  # type: ignore[name-defined]
+            if self.is_source(value, annotation):
+                links[name] = self.source(id, name, value, annotation)
             else:
                 literal = self.literal(id, name, value)
-                socket = node.sockets.get(name)
                 literals[name] = self.rebased(literal) if socket is not None and socket.file is not None else literal
         parts = {"from": links, "with": literals, "each": list(node.each), "ui": self.literal(id, None, node.ui)}
         return data | {key: part for key, part in parts.items() if part}
@@ -224,28 +294,41 @@ class _Part:
             return path
         return Path(os.path.relpath(file, self.writer.folder)).as_posix() if there else path
 
-    def is_source(self, value: Any) -> bool:
+    def is_source(self, value: Any, annotation: Any) -> bool:
+        """Whether an argument stands under `from`: a link, or a value that a literal would not give back."""
         if type(value) is list:
-            return any(self.is_source(item) for item in value)
-        return type(value) is Link or self.codec(value) is not None
+            inner = item_type(annotation) or Any
+            return any(self.is_source(item, inner) for item in value)
+        return type(value) is Link or self.codec(value, annotation) is not None
 
-    def source(self, id: str, socket: str, value: Any) -> Any:
+    def source(self, id: str, socket: str, value: Any, annotation: Any) -> Any:
         """What stands under `from` for an argument."""
         if type(value) is Link:
             return str(value)
         if type(value) is list:
-            items = [(item, self.is_source(item)) for item in value]
+            inner = item_type(annotation) or Any
+            items = [(item, self.is_source(item, inner)) for item in value]
             return [
-                self.source(id, socket, item) if linked else {"value": self.literal(id, socket, item)}
+                self.source(id, socket, item, inner) if linked else {"value": self.literal(id, socket, item)}
                 for item, linked in items
             ]
-        return f"{VALUES}.{self.held_value(id, socket, value)}"
+        return f"{VALUES}.{self.held_value(id, socket, value, annotation)}"
 
     # --- values that JSON cannot hold -----------------------------------------------------------------------------
 
-    def codec(self, value: Any) -> SocketType[Any] | None:
+    def codec(self, value: Any, annotation: Any = Any) -> SocketType[Any] | None:
+        """How a value is written to bytes; None for one that is written plainly."""
+        if type(value) in _PLAIN:
+            return None
         kind = socket_type(type(value))
-        return kind if kind is not None and kind.encode is not None and kind.decode is not None else None
+        if kind is not None and kind.encode is not None and kind.decode is not None:
+            return kind
+        try:
+            return None if reads_back(value, plain(value), annotation) else PACKED
+        except NoData:
+            return PACKED
+        except RecursionError:
+            return None  # it is told where it is written
 
     def declared_value(self, name: str, value: Any) -> None:
         kind = self.codec(value)
@@ -258,13 +341,13 @@ class _Part:
         assert kind.encode is not None
         try:
             return kind.encode(value)
-        except NotData as error:
+        except (NotData, NotStorable) as error:
             self.problem(node, socket, str(error))
         return None
 
-    def held_value(self, id: str, socket: str, value: Any) -> str:
+    def held_value(self, id: str, socket: str, value: Any, annotation: Any) -> str:
         """The name under which a literal of a node is held; equal ones share it."""
-        kind = self.codec(value)
+        kind = self.codec(value, annotation)
         assert kind is not None
         content = self.encoded(id, socket, kind, value)
         digest = hashlib.sha256(content or b"").hexdigest()
@@ -287,6 +370,6 @@ class _Part:
         if self.writer.keep is not None:
             self.writer.keep(digest, content)
         if self.writer.write_file is not None:
-            entry["file"] = self.writer.file_for(self.prefix + name, digest)
+            entry["file"] = self.writer.file_for(self.prefix + name, digest, kind.suffix)
             self.writer.write_file(entry["file"], content)
         return entry | {"digest": digest}

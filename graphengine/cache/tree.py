@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import functools
 import hashlib
+import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from graphengine.errors import NotStorable
-from graphengine.types import is_named_tuple, socket_type, type_called
+from graphengine.literals import plain_number
+from graphengine.registry import class_called
+from graphengine.types import is_named_tuple, python_number, socket_type, type_called
+
+Write = Callable[[str, bytes], None]
+Read = Callable[[str], bytes]
 
 
 class UnknownType(LookupError):
@@ -22,11 +30,11 @@ def blob_name(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=20).hexdigest()
 
 
-def to_tree(value: Any, write: Callable[[str, bytes], None]) -> Any:
+def to_tree(value: Any, write: Write) -> Any:
     """A value as JSON data; `write` is given the name and the bytes of each blob in it.
 
     Raises:
-        NotStorable: Something in it has no codec.
+        NotStorable: Something in it has no form in which it could be written.
     """
     kind = type(value)
     if kind in (int, str, bool, type(None)) or (kind is float and math.isfinite(value)):
@@ -35,39 +43,100 @@ def to_tree(value: Any, write: Callable[[str, bytes], None]) -> Any:
         return {"float": repr(value)}
     if kind is list or kind is tuple:
         return {kind.__name__: [to_tree(v, write) for v in value]}
+    if kind is set or kind is frozenset:
+        return {kind.__name__: sorted((to_tree(v, write) for v in value), key=json.dumps)}
     if kind is dict and all(type(key) is str for key in value):
         return {"dict": {key: to_tree(v, write) for key, v in value.items()}}
+    if kind is dict:
+        return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()]}
     if isinstance(value, Path):
         return {"path": str(value)}
+    if kind is bytes:
+        return {"raw": "bytes", "blob": _written(value, write)}
     registered = socket_type(kind)
-    if registered is not None and registered.type is kind and registered.encode is not None:
-        content = registered.encode(value)
-        name = blob_name(content)
-        write(name, content)
-        return {"type": registered.name, "blob": name}
-    if is_named_tuple(kind) and _class_called(kind.__module__, kind.__qualname__) is kind:
-        items = [to_tree(v, write) for v in value]
-        return {"named": [kind.__module__, kind.__qualname__], "tuple": items}
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    raise NotStorable(f"a value of type {name} has no form in which it could be written or sent: {_advice(kind)}")
+    if registered is not None and registered.type is kind:
+        if registered.encode is None:
+            raise NotStorable(_no_form(kind))
+        return {"type": registered.name, "blob": _written(registered.encode(value), write)}
+    if python_number(kind) is not kind and plain_number(value) == value:
+        return {"number": kind.__name__, "of": to_tree(plain_number(value), write)}
+    return _to_tree_of_class(value, kind, write)
 
 
-def _advice(kind: type) -> str:
-    """What gives the values of a class a form."""
-    known, name = socket_type(kind), kind.__name__
-    codec = f'register_type(SocketType({name}, "{name}", encode=..., decode=...))'
-    if kind is dict:
-        return "its keys must be texts"
-    if known is not None and known.type is kind:
-        return f"it is registered without a codec; {codec} in its pack gives it one"
+def _to_tree_of_class(value: Any, kind: type, write: Write) -> Any:
+    """An instance of a pack's class, or of one that a node declares."""
+    if class_called(kind.__module__, kind.__qualname__) is not kind:
+        raise NotStorable(_no_form(kind))
+    name = [kind.__module__, kind.__qualname__]
+    if is_named_tuple(kind):
+        return {"named": name, "tuple": [to_tree(v, write) for v in value]}
+    if isinstance(value, enum.Enum):
+        if value.name in kind.__members__:  # type: ignore[attr-defined]
+            return {"member": value.name, "of": name}
+        return {"combined": to_tree(value.value, write), "of": name}  # of flags
+    if dataclasses.is_dataclass(kind) and _is_made_of_fields(kind):
+        return {"fields": name, "dict": {key: to_tree(v, write) for key, v in _fields(value, kind).items()}}
+    raise NotStorable(_no_form(kind))
+
+
+def _written(content: bytes, write: Write) -> str:
+    name = blob_name(content)
+    write(name, content)
+    return name
+
+
+_HEAP_TYPE = 1 << 9
+"""The flag of classes that are written in Python: others may hold more than their attributes."""
+
+
+def _is_made_of_fields(cls: type) -> bool:
+    return all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
+
+
+def _fields(value: Any, cls: type) -> dict[str, Any]:
+    """The fields of a dataclass, which must be all that it holds."""
+    try:
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(cls)}
+    except AttributeError as error:
+        raise NotStorable(f"a {cls.__name__} has no form in which it could be written or sent: {error}") from None
+    more = [name for name in getattr(value, "__dict__", ()) if name not in found and not _is_cached(cls, name)]
+    if more:
+        raise NotStorable(
+            f"a {cls.__name__} has no form in which it could be written or sent: it holds {', '.join(more)}, which are "
+            f"no fields; {_codec(cls)} gives it one"
+        )
+    return found
+
+
+def _is_cached(cls: type, name: str) -> bool:
+    return isinstance(getattr(cls, name, None), functools.cached_property)
+
+
+def _codec(cls: type) -> str:
+    return f'register_type(SocketType({cls.__name__}, "{cls.__name__}", encode=..., decode=...)) of graphengine'
+
+
+def _no_form(cls: type) -> str:
+    """Why a class has no form, and what gives it one."""
+    name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return f"a value of type {name} has no form in which it could be written or sent: {_advice(cls)}"
+
+
+def _advice(cls: type) -> str:
+    known = socket_type(cls)
+    if known is not None and known.type is cls:
+        return f"it is registered without a codec; {_codec(cls)}, in its pack, gives it one"
     if known is not None:
-        return f"what is registered is its base {known.name}; {codec} in its pack registers it too"
-    if kind.__module__ == "builtins":
-        return "nodes for the device take and return numbers, texts, lists, dicts and registered types"
-    return f"{codec} of graphengine, in its pack, gives it one"
+        return f"what is registered is its base {known.name}; {_codec(cls)}, in its pack, registers it too"
+    if cls.__module__ == "builtins":
+        return "what can are numbers, texts, bytes, lists, dicts, sets, arrays, dataclasses and registered types"
+    by_fields = is_named_tuple(cls) or issubclass(cls, enum.Enum) or dataclasses.is_dataclass(cls)
+    if by_fields and class_called(cls.__module__, cls.__qualname__) is not cls:
+        return "name the class in the annotations of a node, so that whoever reads it knows it"
+    return f"make it a dataclass of such values, or {_codec(cls)}, in its pack, gives it one"
 
 
-def from_tree(tree: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:
+def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
     """The value of a tree; `read` gives the bytes of a blob.
 
     Raises:
@@ -80,32 +149,107 @@ def from_tree(tree: Mapping[str, Any], read: Callable[[str], bytes]) -> Any:
         return float(tree["float"])
     if "list" in tree:
         return [from_tree(item, read) for item in tree["list"]]
+    if "set" in tree:
+        return {from_tree(item, read) for item in tree["set"]}
+    if "frozenset" in tree:
+        return frozenset(from_tree(item, read) for item in tree["frozenset"])
+    if "fields" in tree:
+        return _instance(_known(tree["fields"]), {k: from_tree(item, read) for k, item in tree["dict"].items()})
     if "dict" in tree:
         return {key: from_tree(item, read) for key, item in tree["dict"].items()}
+    if "items" in tree:
+        return {from_tree(key, read): from_tree(item, read) for key, item in tree["items"]}
     if "path" in tree:
         return Path(tree["path"])
     if "named" in tree:
-        named = _class_called(*tree["named"])
-        if named is None:
-            raise UnknownType(tree["named"])
-        return named(*(from_tree(item, read) for item in tree["tuple"]))
+        return _named(_known(tree["named"]), [from_tree(item, read) for item in tree["tuple"]])
     if "tuple" in tree:
         return tuple(from_tree(item, read) for item in tree["tuple"])
+    if "member" in tree or "combined" in tree:
+        cls: Any = _known(tree["of"])
+        if not issubclass(cls, enum.Enum):
+            raise UnknownType(tree["of"])
+        return cls[tree["member"]] if "member" in tree else cls(from_tree(tree["combined"], read))
+    if "number" in tree:
+        return _number(tree["number"], from_tree(tree["of"], read))
+    if tree.get("raw") == "bytes":
+        return read(tree["blob"])
     registered = type_called(tree["type"])
     if registered is None or registered.decode is None:
         raise UnknownType(tree["type"])
     return registered.decode(read(tree["blob"]))
 
 
+def _known(name: list[str]) -> type:
+    found = class_called(*name)
+    if found is None:
+        raise UnknownType(name)
+    return found
+
+
+def _named(cls: Any, items: list[Any]) -> Any:
+    if not is_named_tuple(cls):
+        raise UnknownType(cls)
+    return cls(*items)
+
+
+def _instance(cls: type, fields: Mapping[str, Any]) -> Any:
+    """A dataclass with these fields, made without any code of its own."""
+    if not dataclasses.is_dataclass(cls) or not _is_made_of_fields(cls):
+        raise UnknownType(cls)
+    if {field.name for field in dataclasses.fields(cls)} != fields.keys():
+        raise ValueError(f"the fields of {cls.__name__} are others now")
+    made = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def _number(name: str, value: Any) -> Any:
+    import numpy
+
+    kind = getattr(numpy, name, None)
+    if not isinstance(kind, type) or python_number(kind) is kind:
+        raise UnknownType(name)
+    return kind(value)
+
+
 def blobs_of(tree: Mapping[str, Any]) -> Iterator[str]:
     """The names of the blobs in a tree."""
     if "blob" in tree:
         yield tree["blob"]
-    for item in (*tree.get("list", ()), *tree.get("tuple", ()), *tree.get("dict", {}).values()):
+    for key in ("list", "tuple", "set", "frozenset"):
+        for item in tree.get(key, ()):
+            yield from blobs_of(item)
+    for item in tree.get("dict", {}).values():
         yield from blobs_of(item)
+    for pair in tree.get("items", ()):
+        for item in pair:
+            yield from blobs_of(item)
 
 
-def _class_called(module: str, name: str) -> Any:
-    """A named tuple of a module that is imported already; nothing is imported for what a file says."""
-    found = getattr(sys.modules.get(module), name, None)
-    return found if is_named_tuple(found) else None
+def packed(value: Any) -> bytes:
+    """A value with all its blobs as one text of bytes; reads back by `unpacked`.
+
+    Raises:
+        NotStorable: As `to_tree`.
+    """
+    blobs: dict[str, bytes] = {}
+    tree = to_tree(value, blobs.__setitem__)
+    header = json.dumps({"value": tree, "blobs": [[name, len(blob)] for name, blob in blobs.items()]}).encode()
+    return b"".join([len(header).to_bytes(8, "little"), header, *blobs.values()])
+
+
+def unpacked(content: bytes) -> Any:
+    """The value of `packed`.
+
+    Raises:
+        UnknownType: As `from_tree`.
+        Exception: It is damaged.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header, blobs = json.loads(content[8:start]), {}
+    for name, size in header["blobs"]:
+        blobs[name] = content[start : start + size]
+        start += size
+    return from_tree(header["value"], blobs.__getitem__)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.elements import INPUTS, Input
 from graphengine.errors import Problem, Where, WorkflowError, nearest
-from graphengine.types import strip, value_fits
+from graphengine.literals import value_fits
+from graphengine.types import strip
 
 if TYPE_CHECKING:
     from graphengine.graph import Graph

@@ -191,7 +191,7 @@ def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dic
     graph = request.graph
     return {
         "format": FORMAT,
-        "workflow": to_document(graph, embed=True, pin=True, keep=put),
+        "workflow": to_document(graph, embed=True, pin=True, keep=put, findable=True),
         "folder": str(folder_of(graph)),
         "file": None if graph.file is None else graph.file.name,
         "name": request.name,

@@ -33,7 +33,7 @@ def local_workers(
     count: int | None = None,
     threads: int | None = None,
     store: Path | None = None,
-    packs: Sequence[str] = (),
+    packs: Sequence[str] | None = None,
 ) -> list[LocalWorker]:
     """Workers of this machine, which whoever takes them starts.
 
@@ -42,7 +42,7 @@ def local_workers(
         count: How many; by default as many as devices.
         threads: How many threads each computes with; None as torch chooses.
         store: The folder of the disk store that they share; None: all values go through their pipes.
-        packs: Folders of nodes to load.
+        packs: Folders of nodes to load; by default those that this process has loaded.
 
     Raises:
         WorkflowError: No device can be called so.
@@ -50,7 +50,8 @@ def local_workers(
     places = [check_device(device) for device in devices or devices_here()]
     named = [(f"worker-{n}", places[n % len(places)]) for n in range(count or len(places))]
     folder = None if store is None else str(store)
-    return [LocalWorker(name, device, threads, folder, tuple(packs)) for name, device in named]
+    given = tuple(map(str, registry.folders())) if packs is None else tuple(packs)
+    return [LocalWorker(name, device, threads, folder, given) for name, device in named]
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def local_service(
     batch: int = 32,
     timeout: float | None = None,
     roots: Sequence[str | Path] | None = None,
-    packs: Sequence[str] = (),
+    packs: Sequence[str] | None = None,
     store: Path | None = None,
     told: Callable[[str], None] = print,
     **options: Any,

@@ -16,13 +16,13 @@ from typing import Any
 
 from graphengine.cache.disk import DiskStore
 from graphengine.context import Context
-from graphengine.errors import Cancelled, NotStorable, PackError
+from graphengine.errors import Cancelled, GraphEngineError, NotStorable
+from graphengine.literals import coerce
 from graphengine.runner import Call, compute
 from graphengine.service.channel import pipe_from
 from graphengine.service.fitness import absent, code
 from graphengine.service.process_tree import end_own_tree
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
-from graphengine.types import coerce
 
 
 class RemoteContext(Context):
@@ -137,7 +137,8 @@ class Worker:
 
         definition = registry.find(name)
         if definition is None:
-            raise PackError(name.partition(".")[0], f"{registry.why_not(name)[0]}, in this worker")
+            what = f"{registry.why_not(name)[0]}; a worker has the installed packs and those it is given (packs=[...])"
+            raise GraphEngineError(what)
         inputs = {}
         for socket, tree in item["inputs"].items():
             inputs[socket] = coerce(self.values.decode(tree, blobs), definition.sockets[socket].type)

@@ -222,7 +222,7 @@ def test_two_folders_of_one_name_are_told(tmp_path: Path, folder: Path) -> None:
     other = tmp_path / "other" / folder.name
     other.mkdir(parents=True)
     assert registry.load_folder(folder) == registry.load_folder(folder) == []
-    with pytest.raises(PackError, match="two folders are called") as told:
+    with pytest.raises(PackError, match="two packs are called") as told:
         registry.load_folder(other)
     assert str(folder) in str(told.value)
     assert str(other) in str(told.value)

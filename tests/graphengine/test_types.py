@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Proto
 import numpy as np
 import pytest
 
+from graphengine.literals import coerce, value_fits
 from graphengine.types import (
     SocketType,
-    coerce,
     fits,
     is_reference,
     parse_type,
@@ -18,7 +18,6 @@ from graphengine.types import (
     substitute,
     type_called,
     type_name,
-    value_fits,
 )
 
 Seed = NewType("Seed", int)
@@ -173,7 +172,8 @@ def test_literals_become_what_the_annotation_says(value: Any, annotation: Any, e
     [
         ("int", int), ("list[int]", list[int]), ("str | null", str | None), ("list[list[float]]", list[list[float]]),
         ("path", Path), ("any", Any), ("list", list), ("'a' | 'b'", Literal["a", "b"]), ("int | None", int | None),
-        ("list[int | null]", list[int | None]), ("dict", dict), ("bool", bool),
+        ("list[int | null]", list[int | None]), ("dict", dict), ("bool", bool), ("tuple", tuple),
+        ("tuple[int, str]", tuple[int, str]), ("tuple[float, ...]", tuple[float, ...]), ("tuple[int]", tuple[int]),
     ],
 )  # fmt: skip
 def test_names_of_types(text: str, annotation: Any) -> None:
