@@ -138,7 +138,6 @@ class Delivery:
         """Let all files appear, each under a free number; on the disk when this returns. The files of each output."""
         while True:
             found: dict[str, list[Path]] = {name: [] for name in self._names}
-            about: dict[str, str] = {}
             try:
                 finals = self._finals(found)
                 about = marks(finals)
@@ -149,8 +148,8 @@ class Delivery:
             except FileExistsError:  # another process took a number meanwhile
                 continue
             except OSError as error:
-                first = next(iter(about), self._writer.folder)
-                raise FileError(f"{first} cannot be written: {error.strerror or error}") from None
+                stem = self._staged[0][1] if self._staged else ""
+                raise FileError(f"{self._writer.folder / stem} cannot be written: {error.strerror or error}") from None
 
     def _place(self, finals: Mapping[Path, Path], about: Mapping[str, str]) -> None:
         placed: list[Path] = []
