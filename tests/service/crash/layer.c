@@ -37,7 +37,7 @@ static long count, at;
 
 struct head { /* of a record; both paths and the written bytes follow it */
     int32_t kind, process;
-    int64_t number, offset;
+    int64_t number, offset, modified; /* the last in nanoseconds, of the file that was written */
     uint32_t first, second, length, struck;
 };
 
@@ -115,7 +115,7 @@ static long change(int kind, const char *first, const char *second, long long of
     if (mode == RECORD)
         flock(log_file, LOCK_EX); /* processes one after another, so that the record has their order */
     int struck = ++count == at;
-    struct head head = {kind, getpid(), count, offset, strlen(first), strlen(second), length, struck};
+    struct head head = {kind, getpid(), count, offset, 0, strlen(first), strlen(second), length, struck};
     if (struck) {
         if (*once)
             syscall(SYS_close, syscall(SYS_openat, AT_FDCWD, once, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
@@ -128,6 +128,9 @@ static long change(int kind, const char *first, const char *second, long long of
         error = result < 0 ? errno : 0;
         if (kind == WRITE && result >= 0)
             head.length = result;
+        struct stat state;
+        if (kind <= TRUNCATE && result >= 0 && !fstat(kind == CREATE ? result : a, &state))
+            head.modified = state.st_mtim.tv_sec * 1000000000LL + state.st_mtim.tv_nsec;
     }
     if (struck || result >= 0) {
         if (mode != RECORD)

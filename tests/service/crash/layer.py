@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).with_name("layer.c")
-_HEAD = struct.Struct("<iiqqIIII")
+_HEAD = struct.Struct("<iiqqqIIII")
 
 
 class Kind(IntEnum):
@@ -38,7 +38,9 @@ class Change:
     Attributes:
         number: Counted from 1 over all threads of its process.
         offset: Of a write, in bytes; of a truncation, the new length.
+        modified: When the file was written, in nanoseconds since the epoch.
         data: What was written, where it was recorded.
+        place: Where its record ends in the log.
         struck: It is the one at which the process was killed, or which failed.
     """
 
@@ -46,9 +48,11 @@ class Change:
     process: int
     number: int
     offset: int
+    modified: int
     path: str
     other: str
     data: bytes
+    place: int
     struck: bool
 
 
@@ -75,11 +79,13 @@ def changes(log: Path) -> Iterator[Change]:
     """The records of a log, in their order."""
     content, place = log.read_bytes() if log.exists() else b"", 0
     while place < len(content):
-        kind, process, number, offset, *lengths, struck = _HEAD.unpack_from(content, place)
+        kind, process, number, offset, modified, *lengths, struck = _HEAD.unpack_from(content, place)
         place += _HEAD.size
         parts = []
         for length in lengths:
             parts.append(content[place : place + length])
             place += length
         path, other, data = parts
-        yield Change(Kind(kind), process, number, offset, path.decode(), other.decode(), data, bool(struck))
+        yield Change(
+            Kind(kind), process, number, offset, modified, path.decode(), other.decode(), data, place, bool(struck)
+        )

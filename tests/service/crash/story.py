@@ -236,11 +236,17 @@ def act(play: Play) -> None:
     acks = os.open(play.acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def ack(*what: Any) -> None:
-        os.write(acks, json.dumps(what).encode() + b"\n")
+        size = play.log.stat().st_size if play.log.exists() else 0  # of what was recorded before
+        os.write(acks, json.dumps([size, *what]).encode() + b"\n")
 
     def begin() -> None:
-        arm(play.place, play.log, play.mode, play.at, play.once)
+        if play.mode != "record":
+            arm(play.place, play.log, play.mode, play.at, play.once)
 
+    if play.mode == "record":  # all of it, with what is prepared
+        play.place.rmdir()
+        arm(play.place, play.log, play.mode, play.at)
+        play.place.mkdir()
     ROLES[play.role](play, begin, ack)
 
 

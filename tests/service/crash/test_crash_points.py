@@ -100,9 +100,10 @@ def recover(play: Play) -> None:
             time.sleep(0.01)
 
 
-def acknowledged(play: Play) -> list[list[Any]]:
-    """What the processes of the story were promised, in its order."""
-    return [json.loads(line) for line in play.acks.read_text().splitlines()] if play.acks.exists() else []
+def acknowledged(play: Play, until: int | None = None) -> list[list[Any]]:
+    """What the processes of the story were promised, in its order; until a place in the log."""
+    lines = play.acks.read_text().splitlines() if play.acks.exists() else []
+    return [ack for size, *ack in map(json.loads, lines) if until is None or size <= until]
 
 
 def leftovers(play: Play) -> list[str]:
@@ -119,13 +120,13 @@ def leftovers(play: Play) -> list[str]:
     return found
 
 
-def check(play: Play) -> None:
-    """Every promise holds."""
+def check(play: Play, until: int | None = None) -> None:
+    """Every promise holds that was given until a place in the log."""
     base = queue(play.place)
     jobs = {job.id: job for job in base.history(limit=1000)}
     names = {number: base.body(number)["name"] for number in jobs}
     assert len(set(names.values())) == len(names), f"a job is there twice: {names}"
-    acks = acknowledged(play)
+    acks = acknowledged(play, until)
     gone = {number for what, number, *_ in acks if what == "deleted"}
     for what, number, *name in acks:  # nothing that was acknowledged is lost
         if what == "submitted" and number not in gone:
