@@ -79,8 +79,8 @@ class NodeDef(Generic[P, R]):
         self.check_fn: Callable[..., Iterable[str]] | None = None
         self.fingerprint_fn: Callable[..., Any] | None = None
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-        self.key_identity: tuple[bytes, list[Any]] | None = None
-        self.key_template: tuple[Any, list[tuple[str, Any]], list[Any]] | None = None  # both belong to graphengine.keys
+        self.key_identity: Any = None
+        self.key_template: tuple[Any, list[tuple[str, Any]], bool] | None = None  # both belong to graphengine.keys
         functools.update_wrapper(self, self.fn, updated=())
 
     @functools.cached_property

@@ -321,6 +321,7 @@ class Drive(Launcher):
         if kind.cache == "never" or kind.output:
             task.volatile = True
             salt = (salt, "never", next(_unique))
+        plan.ask(kind)
         task.key = node_key(kind, tokens, salt)
 
     def _path(self, socket: Socket, source: Source, hashed: bool) -> tuple[Any, Any]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
 import os
+import weakref
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import PurePath
@@ -22,8 +24,11 @@ from graphengine.sockets import Socket
 from graphengine.types import socket_type
 
 if TYPE_CHECKING:
+    from graphengine.codewalk import Followed
     from graphengine.elements import Input, Node
     from graphengine.graph import Graph
+
+_log = logging.getLogger(__name__)
 
 PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 
@@ -76,50 +81,112 @@ def canonical(value: Any, part: str | None = None) -> Any:
 
 
 _tokens: dict[int, tuple[bytes, Any]] = {}
+TOKENS = 10_000
+"""How many objects of this process are told apart at once; one that is forgotten is taken for a new one."""
 
 
 def token(value: Any) -> bytes:
     """What stands for an object that has no canonical form: never the same for two, in this process or another."""
     known = _tokens.get(id(value))
-    if known is None:
-        known = _tokens.setdefault(id(value), (os.urandom(16), value))  # kept, so that its id is nobody else's
+    if known is None or (known[1]() if type(known[1]) is weakref.ref else known[1]) is not value:
+        try:
+            held: Any = weakref.ref(value)
+        except TypeError:
+            held = value  # kept, so that its id is nobody else's
+        known = _tokens[id(value)] = (os.urandom(16), held)
+        if len(_tokens) > TOKENS:
+            _tokens.pop(next(iter(_tokens)), None)
     return known[0]
 
 
-Watch = list[tuple[Mapping[str, Any], str, Any]]
-"""Names of modules and what they stood for: what was found by them holds while they stand for the same objects."""
+HERE = b"-of-this-process"
+"""Ends the keys of values that are remembered in this process only, and so of all that is made of them."""
+_HERE = HERE.decode()
+
+
+def is_of_process(key: bytes) -> bool:
+    """Whether a key's value is remembered in this process only: something that its nodes read could not be followed."""
+    return key.endswith(HERE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """What of a key comes from the node itself.
+
+    Attributes:
+        hash: Of its name, its version or code and data, the state of its pack.
+        used: What its code was found to use; None where its author's version says it.
+        unfollowed: What of that could not be followed, by name, and why; nothing where `.fingerprint` says what counts.
+    """
+
+    hash: bytes
+    used: Followed | None = None
+    unfollowed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def identity(definition: NodeDef[..., Any]) -> bytes:
     """What of a key comes from the node itself: its name, its version or code, the state of its pack."""
-    return _identity(definition)[0]
+    return identified(definition).hash
 
 
-def is_current(definition: NodeDef[..., Any]) -> bool:
-    """Whether the keys that were made of a node still hold: nothing that its code uses was defined again since."""
-    known = definition.key_identity
-    return known is None or not known[1] or _stands(known[1])
-
-
-def _identity(definition: NodeDef[..., Any]) -> tuple[bytes, Watch]:
-    known = definition.key_identity
-    if known is None or (known[1] and not _stands(known[1])):
-        from graphengine.codewalk import Walk
-        from graphengine.pack import home, state
-
-        version: Any = definition.version
-        watch: Watch = []
-        if version is None or home(definition.fn.__module__) == "loose":  # the code of scripts changes at any time
-            walk = Walk()
-            version = (version, digest(walk.root(definition.fn)))
-            watch = walk.watch if home(definition.fn.__module__) == "loose" else []
-        known = (digest((definition.full_name, version, state(definition))), watch)
-        definition.key_identity = known
+def identified(definition: NodeDef[..., Any]) -> Identity:
+    """The identity of a node, as it was when `is_current` last found it changed."""
+    known: Identity | None = definition.key_identity
+    if known is None:
+        known = definition.key_identity = _identify(definition)
     return known
 
 
-def _stands(watch: Watch) -> bool:
-    return all(space.get(name) is value for space, name, value in watch)
+def is_current(definition: NodeDef[..., Any]) -> bool:
+    """Whether a node's identity still holds: nothing that its code uses has changed since. Else it is found anew when
+    it is next asked for. Asked once in a run for each node."""
+    known = definition.key_identity
+    if known is None or known.used is None or known.used.stands():
+        return True
+    definition.key_identity = definition.key_template = None
+    return False
+
+
+def data_stands(definition: NodeDef[..., Any]) -> bool:
+    """Whether the data that a node reads beside its inputs is what its key says."""
+    known = definition.key_identity
+    return known is None or known.used is None or known.used.data_stands()
+
+
+def _identify(definition: NodeDef[..., Any]) -> Identity:
+    from graphengine.pack import home, state
+
+    version: Any = definition.version
+    if version is not None and home(definition.fn.__module__) != "loose":  # the code of scripts changes at any time
+        return Identity(digest((definition.full_name, version, state(definition))))
+    from graphengine.codewalk import follow
+
+    used = follow(definition.fn)
+    hash = digest((definition.full_name, (version, used.hash), state(definition)))
+    unfollowed = {} if definition.fingerprint_fn is not None or definition.cache != "disk" else used.unfollowed
+    if unfollowed:
+        _say(definition, unfollowed)
+    return Identity(hash, used, unfollowed)
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def _say(definition: NodeDef[..., Any], unfollowed: Mapping[str, str]) -> None:
+    """Say once that a node is remembered in this process only."""
+    from graphengine.pack import home
+
+    new = [name for name in unfollowed if (definition.full_name, name) not in _said]
+    _said.update((definition.full_name, name) for name in new)
+    if not new:
+        return
+    objects = "; ".join(f"{name} ({unfollowed[name]})" for name in new)
+    versions = "" if home(definition.fn.__module__) == "loose" else "declare a version of it (@node(version=1)), or "
+    _log.warning(
+        "%s reads what its key cannot follow: %s. Its results are remembered in this process only; to keep them, %s"
+        "make this an input, or say with .fingerprint what of it decides the result (docs/keys.md)",
+        definition.full_name, objects, versions,
+    )  # fmt: skip
 
 
 def _constant(value: Any) -> Any:
@@ -129,11 +196,12 @@ def _constant(value: Any) -> Any:
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _template(definition: NodeDef[..., Any]) -> tuple[Any, list[tuple[str, Any]], Watch]:
-    """The hash that all keys of a node begin with, to be copied, and the tokens of its defaults."""
-    known, watch = _identity(definition)
+def _template(definition: NodeDef[..., Any]) -> tuple[Any, list[tuple[str, Any]], bool]:
+    """The hash that all keys of a node begin with, to be copied, the tokens of its defaults, and whether its values
+    are remembered in this process only."""
+    known = identified(definition)
     defaults = [(name, _default(socket)) for name, socket in definition.sockets.items()]
-    definition.key_template = (blake2b(known, digest_size=16), defaults, watch)
+    definition.key_template = (blake2b(known.hash, digest_size=16), defaults, bool(known.unfollowed))
     return definition.key_template
 
 
@@ -141,20 +209,19 @@ def _default(socket: Socket) -> Any:
     try:
         return canonical(coerce(socket.default, socket.type), socket.uses)
     except NotData:  # it is the same object in every call of this process
-        return ("object", token(socket.default))
+        return ("object", token(socket.default), HERE)
 
 
 def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
     """The key of a call from the tokens of its inputs; what is not given stands as its default."""
-    template = definition.key_template
-    if template is None or (template[2] and not _stands(template[2])):
-        template = _template(definition)
-    hash = template[0].copy()
+    start, defaults, here = definition.key_template or _template(definition)
+    hash = start.copy()
     if salt is not None:
         hash.update(b"salt" + digest(salt))
-    # repr escapes lone surrogates, so this always encodes.
-    hash.update(repr([tokens.get(name, default) for name, default in template[1]]).encode())
-    return hash.digest()  # type: ignore[no-any-return]
+    text = repr([tokens.get(name, default) for name, default in defaults])
+    hash.update(text.encode())  # repr escapes lone surrogates, so this always encodes.
+    key: bytes = hash.digest()
+    return key + HERE if here or _HERE in text else key
 
 
 def graph_key(graph: Graph) -> str:

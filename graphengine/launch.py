@@ -13,11 +13,13 @@ from typing import Any, NoReturn
 
 from graphengine.cache import Entry, Flight, Store
 from graphengine.cache.memory import NOTHING
+from graphengine.cache.store import WORTH_WRITING
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
 from graphengine.errors import Cancelled, Exhausted, Lost, NodeError, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
+from graphengine.keys import data_stands, is_of_process
 from graphengine.pack import environment
 from graphengine.plan import Plan
 from graphengine.runner import Call, Runner, on_device_thread
@@ -164,7 +166,7 @@ class Launcher(ABC):
         cost = perf_counter() - start
         if context is not None and context.facts:
             made = {**made, **context.facts}
-        entry = self.store.land(flight, value, made, cost, "never" if task.volatile else kind.cache)
+        entry = self.store.land(flight, value, made, cost, self._keep(task, kind, cost))
         self._here = None
         if isinstance(entry, BaseException):  # it cannot be kept
             arguments.pop(kind.context_parameter or "", None)
@@ -200,14 +202,13 @@ class Launcher(ABC):
         assert task.key is not None
         context = RunContext(self, task, flight, kind)
         inherited = self._made(task)
-        keep = "never" if task.volatile else kind.cache
 
         def landed(outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
             if flight.has_landed:  # it was left, and has ended after all
                 return
             try:
                 made = {**inherited, **facts, **context.facts} or NOTHING
-                entry = self.store.land(flight, outcome, made, seconds, keep)
+                entry = self.store.land(flight, outcome, made, seconds, self._keep(task, kind, seconds))
             except BaseException as error:  # whatever it is, the run waits for this call
                 entry = self.store.land(flight, error)
             self.arrived.put((task, (flight, entry)))
@@ -217,6 +218,14 @@ class Launcher(ABC):
         task.depth = 1 + max((t.depth for _, source in task.links for t in tasks_of(source)), default=0)
         order = (self.number, -task.depth)
         return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed)
+
+    def _keep(self, task: Task, kind: NodeDef[..., Any], seconds: float) -> str:
+        """Where a value is remembered: what came of data that a key cannot follow, in this process only."""
+        if task.volatile:
+            return "never"
+        if not self.store.persistent or kind.cache != "disk" or seconds < WORTH_WRITING:
+            return kind.cache
+        return "disk" if not is_of_process(task.key or b"") and data_stands(kind) else "memory"
 
     def _made(self, task: Task) -> Mapping[str, Any]:
         return merge_made(made_of(source) for _, source in task.links)

@@ -17,7 +17,7 @@ from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
-from graphengine.keys import PLAIN, NotData, canonical, is_current, node_key
+from graphengine.keys import PLAIN, NotData, canonical, identity, is_current, node_key
 from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
 from graphengine.task import Const, constant
@@ -128,7 +128,8 @@ class Plan:
         self.inputs: dict[str, Const] = {}
         self.constants: dict[str, Const] = {}
         self.watched: dict[str, Any] = {}
-        self.kinds: set[NodeDef[..., Any]] = set()
+        self.kinds: dict[NodeDef[..., Any], bytes] = {}
+        self._asked: set[NodeDef[..., Any]] = set()
         self.position = 0
         self.settings: tuple[Any, ...] = ()
         self.base = Path()
@@ -143,8 +144,13 @@ class Plan:
         changed = changes[self.position :]
         self.position = len(changes)
         settings = (base, None if roots is None else tuple(roots), salt)
-        edited = not all(map(is_current, self.kinds))  # a script's helper was defined anew
+        self._asked.clear()
+        for kind in self.kinds:
+            self.ask(kind)
+        edited = any(identity(kind) != known for kind, known in self.kinds.items())  # its code or data has changed
         declared = INPUTS in changed or VALUES in changed
+        if edited:
+            self.kinds.clear()
         if edited or declared or settings != self.settings or len(changed) > len(self.keys):
             self._forget_all()
             changed = []
@@ -163,6 +169,12 @@ class Plan:
         for id, seen in list(self.watched.items()):
             if id in self.keys and self._state(id) != seen:
                 self._forget(id)
+
+    def ask(self, kind: NodeDef[..., Any]) -> None:
+        """See to it that a node's identity is that of this run: what it reads is looked at once in each."""
+        if kind not in self._asked:
+            self._asked.add(kind)
+            is_current(kind)
 
     def _forget_all(self) -> None:
         for known in (self.keys, self.tokens, self.values, self.references, self.users, self.watched, self.constants):
@@ -229,7 +241,8 @@ class Plan:
         if type(kind) is not NodeDef or node.each or kind.expand:
             return None
         if kind not in self.kinds:
-            self.kinds.add(kind)
+            self.ask(kind)
+            self.kinds[kind] = identity(kind)
         try:
             literals = node.literals or node.bound or kind.files
             values, tokens = self.literals(node) if literals else (_NO_LITERALS, {})
