@@ -18,7 +18,16 @@ from graphengine.callables import is_async, is_generator, name_of, plain_functio
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
-from graphengine.types import declare, has_variables, holds_path, is_named_tuple, is_reference, strip, union_members
+from graphengine.types import (
+    declare,
+    has_variables,
+    holds_path,
+    is_named_tuple,
+    is_reference,
+    strip,
+    type_name,
+    union_members,
+)
 
 if TYPE_CHECKING:
     from graphengine.pack import Pack
@@ -31,6 +40,13 @@ V = TypeVar("V")
 
 Cache = Literal["disk", "memory", "never"]
 On = Literal["here", "thread", "device"]
+
+
+class _Name(str):
+    """An annotation that is shown as it is, without quotation marks."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 class NodeDef(Generic[P, R]):
@@ -101,6 +117,18 @@ class NodeDef(Generic[P, R]):
     @property
     def doc(self) -> str:
         return inspect.cleandoc(self.fn.__doc__ or "")
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What `help` and editors show: the sockets with their types, as files call them."""
+        own = inspect.signature(self.fn)
+        shown = [
+            parameter.replace(annotation=_Name(type_name(self.sockets[parameter.name].type).replace("null", "None")))
+            for parameter in own.parameters.values()
+            if parameter.name in self.sockets
+        ]
+        made = [f"{name}: {type_name(kind)}" if name else type_name(kind) for name, kind in self.outputs.items()]
+        return own.replace(parameters=shown, return_annotation=_Name(", ".join(made)))
 
     def __repr__(self) -> str:
         return f"<node {self.full_name}>"

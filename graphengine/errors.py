@@ -18,6 +18,7 @@ A message says what was wrong, where, and what to do.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -173,6 +174,18 @@ def lacks_memory(error: object) -> bool:
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """A value in at most `length` characters, for messages."""
-    text = repr(value)
+    """A value in at most `length` characters of one line, for messages; arrays and tensors by type and shape."""
+    short = _Short()
+    short.maxstring = short.maxother = short.maxlong = max(length, 8) + 8
+    text = " ".join(short.repr(value).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+class _Short(reprlib.Repr):
+    """`reprlib`'s own, which looks at the first items only, but for arrays and tensors."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        cls = type(x)
+        if hasattr(cls, "shape") and hasattr(cls, "dtype") and (shape := tuple(x.shape)):
+            return f"<{cls.__name__} {list(shape)} {str(x.dtype).removeprefix('torch.')}>"
+        return super().repr1(x, level)

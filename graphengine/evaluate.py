@@ -16,7 +16,7 @@ from graphengine.definition import NodeDef
 from graphengine.devices import check_device
 from graphengine.display import showing
 from graphengine.elements import INPUTS, Link
-from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.errors import Problem, Where, WorkflowError, nearest, shorten
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
@@ -48,7 +48,7 @@ def shared_runner() -> Runner:
     return ThreadRunner()
 
 
-@dataclass
+@dataclass(repr=False)
 class Result(Mapping[str, Any]):
     """What a run gave: its outputs by name, as a mapping.
 
@@ -74,6 +74,10 @@ class Result(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.outputs)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={shorten(value)}" for name, value in self.outputs.items())
+        return f"<Result {given or 'without outputs'}; {len(self.reuse)} nodes, {self.elapsed:.2f} s>"
 
     def _repr_html_(self) -> str:
         from graphengine.report import result_html

@@ -10,11 +10,11 @@ import typer
 
 from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
 from graphengine.errors import Problem, WorkflowError
+from graphengine.node_help import help_of, wrapped
 from graphengine.types import type_name
 
 if TYPE_CHECKING:
     from graphengine.definition import NodeDef
-    from graphengine.sockets import Socket
 
 
 @guarded
@@ -39,15 +39,15 @@ def command(
     if definition is None:
         sentence, near = registry.why_not(name)
         raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
-    print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition))
+    print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition, _columns()))
 
 
 def _table(found: dict[str, NodeDef[..., Any]]) -> None:
     width = max((len(name) for name in found), default=0)
     columns = _columns()
     for name, definition in found.items():
-        line = f"{name:<{width}}  {first_line(definition)}".rstrip()
-        print(line if len(line) <= columns else f"{line[: columns - 1]}…")
+        for line in wrapped(f"{name:<{width}}  ", first_line(definition), "", columns):
+            print(line)
 
 
 def _columns() -> int:
@@ -59,43 +59,6 @@ def _columns() -> int:
 def first_line(definition: NodeDef[..., Any]) -> str:
     """The first sentence of a node's help."""
     return definition.doc.partition("\n")[0]
-
-
-def help_of(definition: NodeDef[..., Any]) -> str:
-    """A node's help: its docstring, its inputs with limits and defaults, its outputs."""
-    version = f"@{definition.version}" if definition.version is not None else ""
-    lines = [f"{definition.full_name}{version}", "", definition.doc or "(no help)", "", "Inputs:"]
-    rows = [(socket.name, type_name(socket.type), _default(socket), _limits(socket)) for socket in
-            definition.sockets.values()]  # fmt: skip
-    lines += _aligned(rows) or ["  none"]
-    lines += ["", "Outputs:"]
-    lines += [f"  {name + ': ' if name else ''}{type_name(kind)}" for name, kind in definition.outputs.items()]
-    return "\n".join(lines)
-
-
-def _default(socket: Socket) -> str:
-    return "required" if socket.required else f"= {socket.default!r}"
-
-
-def _limits(socket: Socket) -> str:
-    parts = []
-    if socket.range is not None:
-        low, high = socket.range.min, socket.range.max
-        parts.append(f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}")
-    if socket.choices is not None:
-        parts.append(f"one of {', '.join(map(str, socket.choices.values()))}")
-    if socket.lazy:
-        parts.append("lazy")
-    if socket.file is not None:
-        parts.append(f"{socket.file.kind} to write" if socket.file.write else f"{socket.file.kind} path")
-    if socket.doc:
-        parts.append(socket.doc)
-    return "; ".join(parts)
-
-
-def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
-    a, b, c = (min(40, max((len(row[n]) for row in rows), default=0)) for n in range(3))
-    return [f"  {name:<{a}}  {kind:<{b}}  {default:<{c}}  {more}".rstrip() for name, kind, default, more in rows]
 
 
 def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.keys import NotData
+from graphengine.notebook import show_lists
 from graphengine.types import SocketType, View, register_type
 from graphengine_nodes.pictures import png, save_pictures, to_pil, write_whole
 from graphengine_nodes.types import (
@@ -325,3 +326,5 @@ for _kind in (
     ),
 ):
     register_type(_kind)
+
+show_lists()

@@ -33,7 +33,20 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+def _tensor(values: torch.Tensor) -> str:
+    """Shape and range of a tensor, for people."""
+    shape = "[" + ", ".join(map(str, values.shape)) + "]"
+    if not values.numel() or values.dtype.is_complex:
+        return shape
+    low, high = (float(bound) for bound in values.detach().aminmax())
+    return f"{shape} {low:.3g}..{high:.3g}"
+
+
+def _line(*parts: str) -> str:
+    return f"<{' '.join(part for part in parts if part)}>"
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Image:
     """One picture or a batch of them.
 
@@ -81,13 +94,16 @@ class Image:
 
         return save_pictures(self.pixels, Path(path), text or {})
 
+    def __repr__(self) -> str:
+        return _line("Image", _tensor(self.pixels))
+
     def _repr_png_(self) -> bytes:
         from graphengine_nodes.pictures import sheet_png
 
         return sheet_png(self.pixels)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Mask:
     """Where to paint.
 
@@ -106,8 +122,16 @@ class Mask:
         """Width and height in pixels."""
         return int(self.values.shape[2]), int(self.values.shape[1])
 
+    def __repr__(self) -> str:
+        return _line("Mask", _tensor(self.values))
 
-@dataclass(frozen=True, eq=False, slots=True)
+    def _repr_png_(self) -> bytes:
+        from graphengine_nodes.pictures import sheet_png
+
+        return sheet_png(self.values[..., None].expand(-1, -1, -1, 3))
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Posterior:
     """An encoded picture before anything is drawn from it: a diagonal Gaussian over latents.
 
@@ -122,8 +146,11 @@ class Posterior:
     family: str
     scaling: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return _line("Posterior", _tensor(self.mean), self.family)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class RandomState:
     """Where a `torch.Generator` stands: what a caller's generator is in a graph.
 
@@ -136,6 +163,9 @@ class RandomState:
     device: str
     state: bytes
     shared: int = 0
+
+    def __repr__(self) -> str:
+        return _line("RandomState", self.device)
 
     @classmethod
     def of(cls, generator: torch.Generator, shared: int = 0) -> RandomState:
@@ -157,7 +187,7 @@ class RandomState:
         generator.set_state(torch.frombuffer(bytearray(self.state), dtype=torch.uint8))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Latent:
     """Latents as a denoiser works on them.
 
@@ -175,8 +205,11 @@ class Latent:
     empty: bool = False
     random: tuple[RandomState, ...] = ()
 
+    def __repr__(self) -> str:
+        return _line("Latent", _tensor(self.samples), self.family, "empty" if self.empty else "")
 
-@dataclass(frozen=True, eq=False, slots=True)
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Conditioning:
     """One encoded prompt, or the absent one (which is not the empty one; each family reads it its own way).
 
@@ -194,6 +227,9 @@ class Conditioning:
     absent: bool = False
     pooled: torch.Tensor | None = None
     fallback: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return _line("Conditioning", _tensor(self.embeds), self.family, "absent" if self.absent else "")
 
     @property
     def negative(self) -> Conditioning:

@@ -215,7 +215,7 @@ def refuse_length(model: Model, max_sequence_length: int | None) -> None:
 def cut_off(tokenizer: Any, prompt: str) -> None:
     """Warn of what does not fit the text encoder."""
     limit = tokenizer.model_max_length
-    whole = tokenizer(prompt, truncation=False)["input_ids"]
+    whole = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
     if len(whole) > limit:
         lost = tokenizer.decode(whole[limit - 1 : min(len(whole) - 1, 2 * limit)])
         more = " ..." if len(whole) - 1 > 2 * limit else ""
