@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 from graphengine.errors import FileError
+from graphengine.staging import hold_file
 
 FOLDER, FILE = 0o700, 0o600
 _OTHERS = 0o077
@@ -109,6 +110,7 @@ def write_private(file: Path, content: bytes, sync: bool = False) -> None:
         descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), FILE)
         with os.fdopen(descriptor, "wb") as target:
             _open_to_owner(descriptor)
+            hold_file(descriptor)
             target.write(content)
             if sync:
                 target.flush()

@@ -28,10 +28,10 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
 
 
 class Hold:
-    """A folder that is this process's until `release`, or until the process ends."""
+    """A folder or file that is this process's until `release`, or until the process ends."""
 
-    def __init__(self, folder: Path, descriptor: int | None) -> None:
-        self.folder, self._descriptor = folder, descriptor
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self.path, self._descriptor = path, descriptor
 
     def release(self) -> None:
         """Hold it no longer."""
@@ -40,6 +40,21 @@ class Hold:
             os.close(descriptor)
 
     __del__ = release
+
+
+def hold_file(descriptor: int) -> None:
+    """Hold an open file until it is closed, or until the process ends: `is_leftover` says no meanwhile."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # of a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def is_leftover(file: Path) -> bool:
+    """Whether nobody holds a file, so that it was left by a process that died."""
+    hold = _held_if_free(file)
+    if hold is not None:
+        hold.release()
+    return hold is not None
 
 
 def make_held(make: Callable[[], Path]) -> Hold:
@@ -55,8 +70,7 @@ def make_held(make: Callable[[], Path]) -> Hold:
             if descriptor is None:
                 return Hold(folder, None)
             hold = Hold(folder, descriptor)
-            with contextlib.suppress(OSError):  # of a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            hold_file(descriptor)
             if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
                 return hold
 
@@ -70,37 +84,37 @@ def hidden_folder(beside: Path) -> Iterator[Path]:
     """
     hold = make_held(lambda: Path(tempfile.mkdtemp(dir=beside, prefix=PREFIX)))
     try:
-        yield hold.folder
+        yield hold.path
     finally:
-        shutil.rmtree(hold.folder, ignore_errors=True)
+        shutil.rmtree(hold.path, ignore_errors=True)
         hold.release()
 
 
-def sweep(folder: Path, is_leftover: Callable[[str], bool] = lambda name: name.startswith(PREFIX)) -> Iterator[Path]:
+def sweep(folder: Path, is_meant: Callable[[str], bool] = lambda name: name.startswith(PREFIX)) -> Iterator[Path]:
     """Remove the folders in a folder that were left by processes that died; yields each before it is removed.
 
     Args:
-        is_leftover: Whether a folder of this name is one, if nobody holds it; asked again while it is held here.
+        is_meant: Whether a folder of this name is one, if nobody holds it; asked again while it is held here.
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if is_leftover(entry.name) and entry.is_dir(follow_symlinks=False)]
+            names = [entry.name for entry in entries if is_meant(entry.name) and entry.is_dir(follow_symlinks=False)]
     except OSError:  # it is gone, or cannot be read
         return
     for name in names:
         hold = _held_if_free(folder / name)
         if hold is not None:
-            if is_leftover(name):
-                yield hold.folder
-                shutil.rmtree(hold.folder, ignore_errors=True)
+            if is_meant(name):
+                yield hold.path
+                shutil.rmtree(hold.path, ignore_errors=True)
             hold.release()
 
 
-def _held_if_free(folder: Path) -> Hold | None:
-    """A folder that nobody held; None if somebody does, or may do."""
+def _held_if_free(path: Path) -> Hold | None:
+    """A folder or file that nobody held; None if somebody does, or may do."""
     with contextlib.suppress(OSError):
-        descriptor = _open(folder)
-        hold = Hold(folder, descriptor)
+        descriptor = _open(path)
+        hold = Hold(path, descriptor)
         try:
             if descriptor is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,14 +123,14 @@ def _held_if_free(folder: Path) -> Hold | None:
             return None
         except OSError:  # a file system without locks
             pass
-        if time.time() - folder.stat().st_mtime > ABANDONED:
+        if time.time() - path.stat().st_mtime > ABANDONED:
             return hold
     return None
 
 
-def _open(folder: Path) -> int | None:
-    """A descriptor of a folder; None where the system has none."""
-    return None if fcntl is None else os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _open(path: Path) -> int | None:
+    """A descriptor of a folder or file; None where the system has none of folders."""
+    return None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 # --- what survives a power cut ----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from graphengine.errors import lacks_memory
 from graphengine.files import cache_folder
 from graphengine.opening import read_file
 from graphengine.private import NotPrivate, make_private, write_private
+from graphengine.staging import is_leftover
 
 FORMAT = 1
 BUDGET = 10 << 30
@@ -39,8 +40,6 @@ SHARE = 50
 within it."""
 ORPHANED = 60.0
 """Blobs older than this, in seconds, that no key names, go first."""
-KEPT_SECONDS = 3600.0
-"""Temporary files older than this are left over from a process that died."""
 
 
 class DiskStore:
@@ -202,7 +201,7 @@ class DiskStore:
                             stat = entry.stat(follow_symlinks=False)
                             if not entry.name.endswith(".tmp"):
                                 yield entry, stat
-                            elif time.time() - stat.st_mtime > KEPT_SECONDS:
+                            elif is_leftover(Path(entry.path)):
                                 os.unlink(entry.path)
 
     def evict(self, room: int = 0) -> int:
@@ -260,6 +259,16 @@ class DiskStore:
             for entry, _ in self._files(part):
                 count += _remove(Path(entry.path)) and part == "keys"
         return count
+
+    def sweep(self) -> list[Path]:
+        """Take away what processes that died have written by half; what that was."""
+        found = []
+        with contextlib.suppress(OSError):
+            for file in self.folder.glob("*/*/.*.tmp"):
+                if is_leftover(file):
+                    _remove(file)
+                    found.append(file)
+        return found
 
     def usage(self) -> tuple[int, int]:
         """How many values there are, and how many bytes they take."""

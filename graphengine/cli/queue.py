@@ -177,15 +177,17 @@ def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | Non
 @commands.command("clean")
 @guarded
 def clean(queue: File = None, debug: Debug = False) -> None:
-    """Remove what killed processes have left: bytes of no job, hidden folders beside pictures.
+    """Remove what killed processes have left: bytes of no job, hidden folders beside pictures, half-written values.
 
     A service does so as well when it begins. What a live process writes stays, and so does every file of a job.
     """
+    from graphengine.cache import DiskStore
+    from graphengine.files import cache_folder
     from graphengine.service.cleaning import clean as remove_leftovers
 
     with _queue(queue) as base:
         count = size = 0
-        for path, more in remove_leftovers(base):
+        for path, more in remove_leftovers(base, DiskStore(cache_folder() / "store")):
             print(path)
             count, size = count + 1, size + more
     print(f"{count} leftovers, {size / 1e6:.1f} MB" if count else "nothing was left", file=sys.stderr)

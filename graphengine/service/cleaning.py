@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from graphengine.cache import DiskStore
 from graphengine.service.queue import Queue
 from graphengine.service.submit import files_of
 from graphengine.staging import sweep
 
 
-def clean(queue: Queue) -> Iterator[tuple[Path, int]]:
-    """Remove what killed submitters and services have left of a queue's jobs; what a live process writes stays.
+def clean(queue: Queue, disk: DiskStore | None = None) -> Iterator[tuple[Path, int]]:
+    """Remove what killed submitters, services and workers have left; what a live process writes stays.
+
+    Args:
+        disk: The disk store that is cleaned as well.
 
     Yields:
         What is removed, and its size in bytes.
@@ -31,6 +35,8 @@ def clean(queue: Queue) -> Iterator[tuple[Path, int]]:
     for out in queue.out_folders():
         for folder in sweep(Path(out)):
             yield folder, _size(folder)
+    for file in () if disk is None else disk.sweep():
+        yield file, 0
 
 
 def _size(folder: Path) -> int:

@@ -294,7 +294,7 @@ class Service:
     def _sweep(self) -> None:
         """Remove what killed submitters and services have left; on a thread, as slow folders hold up nobody."""
         try:
-            for path, _ in clean(self.queue):
+            for path, _ in clean(self.queue, self.store.disk):
                 log.info("%s was left by a process that was killed; it is removed", path)
                 if self.stopping:
                     return

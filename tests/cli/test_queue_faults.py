@@ -181,3 +181,19 @@ def test_what_jobs_hold_is_for_their_owner_alone_and_a_log_keeps_no_warning_to_i
     finally:
         process.kill()
         process.communicate()
+
+
+def test_what_killed_processes_left_is_removed_by_clean(cli: Run, paint: Path, state: Path, tmp_path: Path) -> None:
+    cli("queue", "submit", paint)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "mine.png").touch()
+    left = [tmp_path / "out" / ".graphengine-left", state / "queue.sqlite-files" / "0123abc"]
+    for folder in left:
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"x" * 200_000)
+    done = cli("queue", "clean")
+    assert (done.code, set(done.out.splitlines())) == (0, {str(folder) for folder in left})
+    assert done.err == "2 leftovers, 0.4 MB\n"
+    done = cli("queue", "clean")
+    assert (done.code, done.out, done.err) == (0, "", "nothing was left\n")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.png"]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from graphengine import Graph, Store, run
+from graphengine.cache import DiskStore, Entry
 from graphengine.errors import FileError
 from graphengine.outputs import HIDDEN, Writer, remove_marked, write_outputs
 from graphengine.registry import find
@@ -23,7 +24,7 @@ from graphengine.service.jobs import State
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.submit import files_of, submit, submit_all
-from graphengine.staging import PREFIX, hidden_folder, sweep
+from graphengine.staging import PREFIX, hidden_folder, hold_file, sweep
 
 from .test_files import killed_between, names, serve
 from .test_service import of
@@ -233,3 +234,18 @@ def test_bytes_of_a_job_that_is_not_taken_are_removed(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="over the limit of 0"):
         submit_all(queue, [{"graph": graph, "inputs": {"value": page(text)}} for text in ("a", "b")])
     assert list(files_of(queue).folder.iterdir()) == []
+
+
+def test_half_written_values_of_the_store_are_swept_unless_they_are_being_written(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "store")
+    assert store.put(b"k" * 20, Entry(page("text"), {}, 1.0))
+    folder = next((tmp_path / "store" / "blobs").iterdir())
+    left, live = folder / ".left.tmp", folder / ".live.tmp"
+    left.write_text("ha")
+    with open(live, "w") as writing:
+        hold_file(writing.fileno())
+        assert [path for path, _ in clean(Queue(tmp_path / "q.sqlite"), store)] == [left]
+        store.usage()
+        assert live.exists()
+    assert store.usage()[0] == 1
+    assert [file.name for file in folder.glob(".*")] == []
