@@ -9,7 +9,9 @@
     ├── FileError         a file is missing, damaged or outside the allowed folders
     ├── Cancelled         the run was cancelled
     ├── NotStorable       a value has no form in which it could be written or sent
+    ├── InputChanged      a node changed one of its inputs in place
     ├── Lost              what computed a value went away before it ended; another may take over
+    │   └── Spoiled       a value was changed in place after it had landed; it is computed anew
     └── Exhausted         this process has no more threads, descriptors or memory: no fault of the node's
 
 A message says what was wrong, where, and what to do.
@@ -28,6 +30,7 @@ __all__ = [
     "Exhausted",
     "FileError",
     "GraphEngineError",
+    "InputChanged",
     "Lost",
     "ModelError",
     "NodeDefinitionError",
@@ -35,6 +38,7 @@ __all__ = [
     "NotStorable",
     "PackError",
     "Problem",
+    "Spoiled",
     "Where",
     "WorkflowError",
     "lacks_memory",
@@ -160,12 +164,20 @@ class NotStorable(GraphEngineError, TypeError):
     """A value, or something in it, has no form in which it could be written to a file or sent to another process."""
 
 
+class InputChanged(GraphEngineError):
+    """A node changed one of its inputs in place, which other nodes, runs and callers may hold as well."""
+
+
 class Lost(GraphEngineError):
     """What computed a value went away (a worker that died, memory that ran out): not the node's failure."""
 
 
 class Exhausted(GraphEngineError):
     """This process has no more threads, descriptors or memory to be had: not the node's failure."""
+
+
+class Spoiled(Lost):
+    """A value is not what it was when it landed: it is forgotten, and whoever needs it computes it anew."""
 
 
 def lacks_memory(error: object) -> bool:

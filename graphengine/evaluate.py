@@ -16,7 +16,7 @@ from graphengine.definition import NodeDef
 from graphengine.devices import check_device
 from graphengine.display import showing
 from graphengine.elements import INPUTS, Link
-from graphengine.errors import Problem, Where, WorkflowError, nearest, shorten
+from graphengine.errors import Problem, Spoiled, Where, WorkflowError, nearest, shorten
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
@@ -28,10 +28,12 @@ from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
 from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
-from graphengine.task import Const, Task, constant
+from graphengine.task import Const, constant
 from graphengine.threads import leavable
 from graphengine.validate import check_problems, literal_problem, node_problems, too_many
 
+ATTEMPTS = 4
+"""How often a run begins again because a value was found changed in place."""
 IDLE_PLANS = 4
 """How many plans a graph keeps for later runs."""
 
@@ -132,44 +134,39 @@ def run(
         check_device(device)
     check_changes(graph)
     names, links, extra = wanted_links(graph, want)
-    bound = bind_inputs(graph, inputs or {}, base)
-    with not_building(), confining():
-        salt = salt_of(graph, device, None if runner is None else runner.environment) if exact else None
-        plan = take_plan(graph, bound, roots, salt)
-        plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
-        drive = Drive(
-            store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation, limit=limit
+    options = (store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation)
+    before: Drive | None = None
+    for _ in range(ATTEMPTS):
+        drive = Drive(*options, limit=limit, before=before)
+        bound = bind_inputs(graph, inputs or {}, base)
+        with not_building(), confining():
+            salt = salt_of(graph, device, None if runner is None else runner.environment) if exact else None
+            plan = take_plan(graph, bound, roots, salt)
+            plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
+            work = functools.partial(drive.run, plan, [*links, *extra], len(links), acting=want is None)
+            try:
+                with showing(drive, _title(graph)) if progress else nullcontext():
+                    goals = leavable(work, cancellation and drive.cancellation, drive.leave, graph.name)
+            except Spoiled as error:
+                spoiled, before = str(error), drive
+                graph.idle_plans.clear()  # literals in them may be what was changed
+                continue
+        if len(graph.idle_plans) < IDLE_PLANS:
+            graph.idle_plans.append(plan)
+        wanted = dict(zip(names, goals, strict=False))
+        return Result(
+            {name: goal.value for name, goal in wanted.items()},
+            {name: goal.made for name, goal in wanted.items()},
+            drive.reuse,
+            drive.seconds,
+            time.perf_counter() - start,
         )
-        work = functools.partial(drive.run, plan, [*links, *extra], acting=want is None)
-        with showing(drive, _title(graph)) if progress else nullcontext():
-            goals = leavable(work, drive.cancellation if cancellation is not None else None, drive.leave, graph.name)
-    if len(graph.idle_plans) < IDLE_PLANS:
-        graph.idle_plans.append(plan)
-    return _result(names, goals, drive, time.perf_counter() - start)
+    sentence = f"{spoiled}, again and again: something outside this run keeps it and writes into it"
+    raise WorkflowError(Problem("changed in place", sentence, hint="let the node that makes it return a copy"))
 
 
 def _title(graph: Graph) -> str:
     return graph.title or (graph.file.stem if graph.file is not None else graph.name)
-
-
-def _result(names: list[str], goals: list[Task], drive: Drive, elapsed: float) -> Result:
-    wanted = dict(zip(names, goals, strict=False))
-    return Result(
-        {name: _copied(goal.value) for name, goal in wanted.items()},
-        {name: goal.made for name, goal in wanted.items()},
-        drive.reuse,
-        drive.seconds,
-        elapsed,
-    )
-
-
-def _copied(value: Any) -> Any:
-    """Lists and dictionaries anew: what a caller does to them is not done to what is remembered."""
-    if type(value) is list:
-        return [_copied(v) for v in value]
-    if type(value) is dict:
-        return {k: _copied(v) for k, v in value.items()}
-    return value
 
 
 def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[Link]]:

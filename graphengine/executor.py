@@ -13,11 +13,13 @@ from time import perf_counter
 from typing import Any
 
 from graphengine.cache import Entry
+from graphengine.checksum import sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, WorkflowError
+from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, Spoiled, WorkflowError
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
+from graphengine.guard import handed_out
 from graphengine.keys import NotData, canonical, digest, node_key
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
@@ -44,6 +46,8 @@ from graphengine.task import (
 from graphengine.types import is_named_tuple
 
 _unique = itertools.count()
+LARGEST_DEED = 1_000_000
+"""Bytes up to which the result of a node that acts is kept to the end of its run."""
 
 
 class Drive(Launcher):
@@ -51,13 +55,22 @@ class Drive(Launcher):
 
     Args:
         limit: How many expansions are allowed.
+        before: The attempt that ended because a value was found changed in place; this one computes alone.
         others: As for `Launcher`.
     """
 
-    def __init__(self, *others: Any, limit: int = 100_000) -> None:
+    def __init__(self, *others: Any, limit: int = 100_000, before: Drive | None = None) -> None:
         super().__init__(*others)
+        self.alone = before is not None
         self.reuse: dict[str, Reuse] = {}
         self.seconds: dict[str, float] = {}
+        self.deeds: dict[Any, list[Entry]] = {}  # what nodes that act have done: it is not done again
+        self._done: dict[Any, list[Entry]] = {}
+        if before is not None:
+            self.number, self.seconds, self._done = before.number, before.seconds, dict(before._done)
+            for deed, entries in before.deeds.items():
+                self._done[deed] = [*entries, *self._done.get(deed, ())]
+        self._before = {} if before is None else before.reuse
         self._agenda: list[Task] = []
         self._wanted: list[Task] = []
         self.acting = False
@@ -71,14 +84,20 @@ class Drive(Launcher):
 
     # --- the run --------------------------------------------------------------------------------------------------
 
-    def run(self, plan: Plan, links: Sequence[Link], acting: bool = False) -> list[Task]:
+    def run(self, plan: Plan, links: Sequence[Link], outputs: int, acting: bool = False) -> list[Task]:
         """Evaluate the wanted links of a plan's graph; returns for each a task that holds its value.
 
-        With `acting`, nodes that act inside expansions do so too.
+        Args:
+            outputs: How many of them, from the first, go to a caller, who gets copies.
+            acting: Nodes that act inside expansions do so too.
+
+        Raises:
+            Spoiled: A value was found changed in place; the run should begin again.
         """
         self.acting = acting
         start = perf_counter()
-        self.emit(Kind.RUN_STARTED)
+        if not self.alone:
+            self.emit(Kind.RUN_STARTED)
         self.cancellation._told.append(self.leave_all)
         try:
             self.plan = plan
@@ -88,6 +107,11 @@ class Drive(Launcher):
             for goal in reversed(goals):
                 self._want(goal)
             self._loop()
+            for goal in goals[:outputs]:
+                goal.value = handed_out(goal.links[0][1], goal.value)
+        except Spoiled:
+            self.abandon()
+            raise
         except BaseException as error:
             self.abandon()
             if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
@@ -96,6 +120,8 @@ class Drive(Launcher):
             raise
         finally:
             self.cancellation._told.remove(self.leave_all)
+        computed = {id for id, reuse in self._before.items() if reuse is Reuse.COMPUTED}
+        self.reuse |= dict.fromkeys(computed & self.reuse.keys(), Reuse.COMPUTED)
         self.emit(Kind.RUN_FINISHED, seconds=perf_counter() - start)
         return goals
 
@@ -105,7 +131,7 @@ class Drive(Launcher):
 
     def _materialise(self, plan: Plan, links: Sequence[Link]) -> dict[str, Task]:
         """Tasks for the wanted nodes and what they need, no further than what is remembered already."""
-        keys, nodes, values, peek = plan.keys, plan.graph.nodes, plan.values, self.store.peek
+        keys, nodes, values, sums, peek = plan.keys, plan.graph.nodes, plan.values, plan.sums, self.store.peek
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
@@ -130,7 +156,11 @@ class Drive(Launcher):
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
                 task.key, task.stage = key, LOOKUP
+                if id in sums:
+                    task.sums = sums[id]
                 task.entry = peek(key)
+                if self.alone and task.entry is not None:
+                    task.entry = self.store.renew(key, task.entry)
                 if task.entry is not None:
                     continue
             fresh.append(task)
@@ -248,7 +278,7 @@ class Drive(Launcher):
                 return
         if task.node is None:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
-            task.links, task.stage = [], DONE
+            task.stage = DONE
         elif task.node.kind.on == "here" and self._is_in_place(task.node.kind):  # type: ignore[union-attr, arg-type]
             self.compute(task, task.node.kind)  # type: ignore[arg-type]
         else:
@@ -308,6 +338,8 @@ class Drive(Launcher):
             task.volatile = task.volatile or is_volatile(source)
             if socket.file is not None:
                 task.values[name], tokens[name] = self._path(socket, source, hashed)
+                if (sum := sum_of(task.values[name])) is not None:
+                    task.sums = {**(task.sums or {}), name: sum}
             else:
                 links.append((name, source))
                 tokens[name] = token_of(source, socket.uses)
@@ -316,9 +348,11 @@ class Drive(Launcher):
             return
         salt = plan.salt
         if kind.fingerprint_fn is not None:
-            values = task.values | {name: value_of(source) for name, source in links}
+            values = {n: twin_of(v) for n, v in (task.values | {n: value_of(s) for n, s in links}).items()}
             salt = (salt, canonical(kind.fingerprint_fn(**values)))
         if kind.cache == "never" or kind.output:
+            if kind.output:
+                task.deed = (task.id, node_key(kind, tokens, salt))
             task.volatile = True
             salt = (salt, "never", next(_unique))
         plan.ask(kind)
@@ -336,7 +370,7 @@ class Drive(Launcher):
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> None:
         """Make a reference in place: what it is keyed by is its own digest."""
-        arguments = self.arguments(task)
+        arguments = {name: twin_of(value) for name, value in self.arguments(task).items()}
         start = perf_counter()
         try:
             value = kind.fn(**arguments)
@@ -353,7 +387,13 @@ class Drive(Launcher):
         if entry is not None:
             self.finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
             return True
+        if task.deed is not None and (done := self._done.get(task.deed)):
+            self.finish(task, done.pop(), Reuse.COMPUTED)
+            return True
         found = None if task.volatile else self.store.find(task.key)  # type: ignore[arg-type]
+        if found is not None and self.alone:
+            renewed = self.store.renew(task.key, found[0])  # type: ignore[arg-type]
+            found = None if renewed is None else (renewed, found[1])
         if found is None:
             return False
         self.finish(task, found[0], Reuse.DISK if found[1] else Reuse.MEMORY)
@@ -365,6 +405,10 @@ class Drive(Launcher):
             value = node.kind.result(*value)  # type: ignore[union-attr]
         task.value, task.made, task.stage = value, entry.made, DONE
         task.links, task.entry = [], None
+        if entry.sum is not None:
+            task.sum = entry.sum
+        if task.deed is not None and entry.size < LARGEST_DEED:
+            self.deeds.setdefault(task.deed, []).append(entry)
         self.reuse[task.id] = reuse
         if reuse is Reuse.COMPUTED:
             self.seconds[task.id] = entry.cost

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from graphengine.acting import acts
+from graphengine.checksum import sum_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
-from graphengine.errors import NodeError, Problem, Where, WorkflowError
+from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError
 from graphengine.graph import Graph
+from graphengine.guard import Guard, guard_of
 from graphengine.keys import digest, identity
 from graphengine.literals import coerce
 from graphengine.plan import Plan, default_paths, is_default, literal
@@ -50,6 +52,7 @@ class Waits(Protocol):
 
     plan: Plan
     acting: bool
+    alone: bool
 
     def act(self, task: Task) -> None: ...
 
@@ -122,6 +125,8 @@ class Expander:
                     except Exception as error:
                         raise NodeError(task.id, node.type, node.literals, error) from error
                     task.tokens = {**(task.tokens or {}), name: token}
+                    if (sum := sum_of(task.values[name], given=True)) is not None:
+                        task.sums = {**(task.sums or {}), name: sum}
                     continue
             task.links.append((name, source))
 
@@ -228,7 +233,7 @@ class Expander:
             return True
         part = Graph(kind.name)
         scope: dict[Link, Source] = {}
-        arguments: dict[str, Any] = {}
+        guard, arguments = self._guarded(task, kind)
         for name, source in task.links:
             socket = kind.sockets[name]
             if is_default(socket, source.value) if type(source) is Const else False:
@@ -238,16 +243,17 @@ class Expander:
             if socket.lazy:
                 arguments[name] = Ref(part, Link(INPUTS, name), socket.type)
             else:
-                value = value_of(source)
-                if type(source) is Const:  # as its annotation says: a member of an enum, not its value's text
-                    value = coerce(value, socket.type)
-                arguments[name] = value
+                value = arguments[name]
                 if type(value) not in _SHARED:
                     part.hold(name, value)
         try:
             with part:
                 result = kind.fn(**arguments)
             found = {name: part.argument(r) for name, r in _results(result).items()}
+            if guard is not None:
+                guard.leave()
+        except Spoiled:
+            raise
         except WorkflowError as error:
             raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]) \
                 from error
@@ -261,6 +267,22 @@ class Expander:
             task.became[""] = Many(list(task.became.values()), kind.result)
         task.links = []
         return True
+
+    def _guarded(self, task: Task, kind: NodeDef[..., Any]) -> tuple[Guard | None, dict[str, Any]]:
+        """What guards the inputs that a body takes as values, and these."""
+        links = [
+            (name, source) for name, source in task.links
+            if not kind.sockets[name].lazy
+            and not (type(source) is Const and is_default(kind.sockets[name], source.value))
+        ]  # fmt: skip
+        arguments = {name: value_of(source) for name, source in links}
+        for name, source in links:
+            if type(source) is Const:  # as its annotation says: a member of an enum, not its value's text
+                arguments[name] = coerce(arguments[name], kind.sockets[name].type)
+        guard = guard_of(links, self.drive.alone)
+        if guard is not None:
+            guard.enter(arguments)
+        return guard, arguments
 
     def _is_known(self, task: Task, kind: NodeDef[..., Any]) -> bool:
         """Whether an expansion of the same inputs exists in this run; its outputs are then this one's too."""
@@ -388,11 +410,13 @@ def _items(source: Source, node: Node, name: str) -> list[Source]:
     if type(source) is Many:
         return source.items
     values = value_of(source)
+    if (guard := guard_of([(name, source)], False)) is not None:
+        guard.check()
     if not isinstance(values, list | tuple):
         sentence = f"{name} is mapped over, so it must be a list, not {values!r:.60}"
         raise WorkflowError(Problem("type mismatch", sentence))
     if type(source) is Const and source.key is None:
-        return [constant(v, source.base) for v in values]
+        return [constant(v, source.base, is_copy=True) for v in values]
     whole, volatile = token_of(source), is_volatile(source)
     items: list[Source] = []
     for n, value in enumerate(values):
@@ -400,6 +424,6 @@ def _items(source: Source, node: Node, name: str) -> list[Source]:
         if kind is not None and kind.digest is not None:
             items.append(constant(value))
         else:
-            items.append(Const(value, ("item", whole, n), volatile=volatile))
+            items.append(Const(value, ("item", whole, n), volatile=volatile, sum=sum_of(value)))
     return items
 

@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 from graphengine.cache import Entry, Flight, Store
 from graphengine.cache.memory import NOTHING
 from graphengine.cache.store import WORTH_WRITING
+from graphengine.checksum import twin_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, Exhausted, Lost, NodeError, WorkflowError
+from graphengine.errors import Cancelled, Exhausted, Lost, NodeError, Spoiled, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
+from graphengine.guard import guard_of
 from graphengine.keys import data_stands, is_of_process
 from graphengine.pack import environment
 from graphengine.plan import Plan
@@ -51,9 +53,13 @@ class Launcher(ABC):
         device: Where nodes compute; None is as their pack says.
         exact: Be joined with nothing.
         cancellation: Asks the run to stop.
+
+    Attributes:
+        alone: Compute everything on copies that nobody else holds, since a value was found changed (see `guard`).
     """
 
     plan: Plan
+    alone = False
 
     def __init__(
         self,
@@ -100,6 +106,8 @@ class Launcher(ABC):
             return Flight(None, self, task)
         key: bytes = task.key  # type: ignore[assignment]
         found = self.store.reserve(key, self, task)
+        if self.alone and type(found) is Entry:
+            found = self.store.renew(key, found) or self.store.reserve(key, self, task)
         if type(found) is Flight:
             return found
         task.stage = RUNNING
@@ -139,14 +147,19 @@ class Launcher(ABC):
             return
         made = NOTHING
         arguments = dict(task.values)
+        guarded = task.sums is not None
         for name, source in task.links:
             if type(source) is Task:
                 arguments[name] = source.value
+                if source.sum is not None:
+                    guarded = True
                 if source.made is not NOTHING:
                     made = {**made, **source.made}
             else:
                 arguments[name] = value_of(source)
                 made = {**made, **made_of(source)}
+                guarded = True
+        guard = guard_of(task.links, self.alone, task) if guarded else None
         context: RunContext | None = None
         self._here = flight
         if self.cancellation.cancelled:
@@ -157,7 +170,7 @@ class Launcher(ABC):
             context = arguments[kind.context_parameter] = RunContext(self, task, flight, kind)
         start = perf_counter()
         try:
-            value = kind.fn(**arguments)
+            value = kind.fn(**arguments) if guard is None else guard.call(kind.fn, arguments)
         except BaseException as error:
             self.store.land(flight, error)
             self._here = None
@@ -166,6 +179,8 @@ class Launcher(ABC):
         cost = perf_counter() - start
         if context is not None and context.facts:
             made = {**made, **context.facts}
+        if self.alone:
+            value = twin_of(value)
         entry = self.store.land(flight, value, made, cost, self._keep(task, kind, cost))
         self._here = None
         if isinstance(entry, BaseException):  # it cannot be kept
@@ -208,6 +223,8 @@ class Launcher(ABC):
                 return
             try:
                 made = {**inherited, **facts, **context.facts} or NOTHING
+                if self.alone and not isinstance(outcome, BaseException):
+                    outcome = twin_of(outcome)
                 entry = self.store.land(flight, outcome, made, seconds, self._keep(task, kind, seconds))
             except BaseException as error:  # whatever it is, the run waits for this call
                 entry = self.store.land(flight, error)
@@ -217,7 +234,8 @@ class Launcher(ABC):
         tokens = task.tokens or self.plan.tokens.get(task.id, {})
         task.depth = 1 + max((t.depth for _, source in task.links for t in tasks_of(source)), default=0)
         order = (self.number, -task.depth)
-        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed)
+        guard = guard_of(task.links, self.alone, task)
+        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed, guard)
 
     def _keep(self, task: Task, kind: NodeDef[..., Any], seconds: float) -> str:
         """Where a value is remembered: what came of data that a key cannot follow, in this process only."""
@@ -252,6 +270,8 @@ class Launcher(ABC):
         """End the run for an error of a node; what else was computed stays remembered."""
         if isinstance(error, Cancelled) and self.cancellation.cancelled:
             raise Cancelled("the run was cancelled") from error
+        if isinstance(error, Spoiled):
+            raise Spoiled(f"node {task.id}: {error}") from error
         if not isinstance(error, Exception):
             raise error
         type_ = task.node.type if task.node is not None else ""

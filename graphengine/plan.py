@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphengine.checksum import owned, sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError
@@ -114,6 +115,7 @@ class Plan:
     Attributes:
         keys: By id; None for what is found during the run.
         values: By id the literals as the node takes them.
+        sums: By id the checksums of those of them that can be changed in place, by name.
         references: By id the value of each node that makes references, and the seconds that it took.
         given, given_base: The inputs as they were given, and where relative paths among them start.
     """
@@ -123,6 +125,7 @@ class Plan:
         self.keys: dict[str, bytes | None] = {}
         self.tokens: dict[str, dict[str, Any]] = {}
         self.values: dict[str, dict[str, Any]] = {}
+        self.sums: dict[str, dict[str, bytes]] = {}
         self.references: dict[str, tuple[Any, float]] = {}
         self.users: dict[str, list[str]] = {}
         self.inputs: dict[str, Const] = {}
@@ -177,14 +180,16 @@ class Plan:
             is_current(kind)
 
     def _forget_all(self) -> None:
-        for known in (self.keys, self.tokens, self.values, self.references, self.users, self.watched, self.constants):
+        for known in (
+            self.keys, self.tokens, self.values, self.sums, self.references, self.users, self.watched, self.constants
+        ):  # fmt: skip
             known.clear()
 
     def _forget(self, id: str) -> None:
         stack, seen = [id], {id}
         while stack:
             current = stack.pop()
-            for known in (self.keys, self.tokens, self.values, self.references, self.watched):
+            for known in (self.keys, self.tokens, self.values, self.sums, self.references, self.watched):
                 known.pop(current, None)
             for user in self.users.pop(current, ()):
                 if user not in seen:
@@ -201,7 +206,8 @@ class Plan:
                 self.references[id] = self._reference(id, node, values)
                 return canonical(self.references[id][0])
             if node.kind.fingerprint_fn is not None:
-                tokens["*fingerprint"] = canonical(node.kind.fingerprint_fn(**values))
+                given = {name: twin_of(value) for name, value in values.items()}
+                tokens["*fingerprint"] = canonical(node.kind.fingerprint_fn(**given))
         except (GraphEngineError, NotData):
             return None  # it is told if the node is needed
         return tokens
@@ -268,6 +274,8 @@ class Plan:
             given = node.literals | {name: self.const(link).value for name, link in node.bound}
             raise NodeError(id, node.type, given, error) from error
         self.values[id] = values
+        if sums := {name: sum for name, value in values.items() if (sum := sum_of(value, given=True)) is not None}:
+            self.sums[id] = sums
         if kind.is_plain:
             if kind.on != "here":
                 self.tokens[id] = tokens
@@ -294,7 +302,7 @@ class Plan:
         if kind.fingerprint_fn is not None:
             if node.before:
                 return None
-            tokens["*fingerprint"] = canonical(kind.fingerprint_fn(**values))
+            tokens["*fingerprint"] = canonical(kind.fingerprint_fn(**{n: twin_of(v) for n, v in values.items()}))
             salt = (salt, tokens["*fingerprint"])
         self.watched[id] = tokens
         if kind.on != "here":
@@ -309,7 +317,7 @@ class Plan:
         tokens: dict[str, Any] = {}
         sockets, hashed = kind.sockets, not kind.makes_reference
         for name, value in node.literals.items():
-            values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
+            values[name], tokens[name] = literal(sockets[name], owned(value)[0], self.base, self.roots, hashed)
         for name, value in default_paths(kind, node.args).items() if kind.files else ():
             values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
         for name, link in node.bound:
@@ -368,6 +376,7 @@ class Plan:
                 arguments[name] = getattr(value, link.port) if link.port else value
         for name, items in node.lists:
             arguments[name] = self._list_value(items)
+        arguments = {name: twin_of(value) for name, value in arguments.items()}
         start = time.perf_counter()
         try:
             value = kind.fn(**arguments)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, lacks_memory
+from graphengine.guard import Guard
 from graphengine.pack import environment, pack_of
 from graphengine.registry import modules
 from graphengine.threads import CALL_GRACE, Lane, start
@@ -29,32 +30,35 @@ class Call:
         tokens: What each input adds to the key; calls with equal tokens outside `batch` can be joined.
         context: For the node's context parameter.
         exact: Never join it with others.
+        guard: Of those inputs that can be changed in place; None where there are none.
         order: What is smaller is computed first: earlier runs, and in a run what comes after most, so that values
             are let go of soon.
         landed: Told the outcome (a value or an exception), the seconds it took and how it was made. It never raises,
             and what it is told after the first time changes nothing.
     """
 
-    __slots__ = ("context", "definition", "exact", "inputs", "key", "landed", "order", "tokens")
+    __slots__ = ("context", "definition", "exact", "guard", "inputs", "key", "landed", "order", "tokens")
 
     def __init__(
         self,
         definition: NodeDef[..., Any],
-        inputs: Mapping[str, Any],
+        inputs: dict[str, Any],
         key: bytes,
         tokens: Mapping[str, Any],
         context: Context,
         exact: bool,
         order: tuple[int, int],
         landed: Callable[[Any, float, Mapping[str, Any]], None],
+        guard: Guard | None = None,
     ) -> None:
         self.definition, self.inputs, self.key, self.tokens = definition, inputs, key, tokens
         self.context, self.exact, self.order, self.landed = context, exact, order, landed
+        self.guard = guard
 
     def group(self) -> Any:
         """Calls of equal groups may be computed together; None for one that may not."""
         definition = self.definition
-        if definition.many_fn is None or self.exact:
+        if definition.many_fn is None or self.exact or (self.guard is not None and self.guard.alone):
             return None
         same = tuple((n, repr(self.tokens.get(n))) for n in definition.sockets if n not in definition.batch)
         more = definition.group_fn(**self.inputs) if definition.group_fn is not None else None
@@ -146,16 +150,21 @@ class ThreadRunner:
 
 def compute(calls: Sequence[Call]) -> None:
     """Compute one call, or several of one group by the node's batched form, and land each, whatever raises."""
-    live = [call for call in calls if not call.context.cancelled]
+    live = []
     for call in calls:
-        if call.context.cancelled:
-            call.landed(Cancelled("cancelled before it began"), 0.0, {})
+        if (error := _entered(call)) is None:
+            live.append(call)
+        else:
+            call.landed(error, 0.0, {})
     if not live:
         return
     definition, began = live[0].definition, time.perf_counter()
     outcomes: Sequence[Any]
     try:
         outcomes = [_alone(live[0])] if len(live) == 1 else _many(definition, live)
+        for call in live:
+            if call.guard is not None:
+                call.guard.leave()
     except Cancelled as error:
         cancelled = [call for call in live if call.context.cancelled]
         if cancelled and len(cancelled) < len(live):  # whoever was cancelled is not the others' concern
@@ -175,6 +184,18 @@ def compute(calls: Sequence[Call]) -> None:
         facts["batch"] = len(live)
     for call, outcome in zip(live, outcomes, strict=True):
         call.landed(outcome, seconds, facts)
+
+
+def _entered(call: Call) -> BaseException | None:
+    """Why a call is not to be computed; None where its inputs are as they should be."""
+    if call.context.cancelled:
+        return Cancelled("cancelled before it began")
+    try:
+        if call.guard is not None:
+            call.guard.enter(call.inputs)
+    except BaseException as error:
+        return error
+    return None
 
 
 def _alone(call: Call) -> Any:

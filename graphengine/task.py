@@ -12,8 +12,9 @@ from typing import Any, final
 
 from graphengine.cache import Entry
 from graphengine.cache.memory import NOTHING
+from graphengine.checksum import owned, sum_of
 from graphengine.elements import Node
-from graphengine.keys import NotData, canonical
+from graphengine.keys import PLAIN, NotData, canonical
 
 KEY, LOOKUP, INPUTS, READY, RUNNING, DONE = range(6)
 """The stages of a task: its key is not known yet; is it remembered?; which inputs are to be computed first?; it begins
@@ -26,12 +27,19 @@ _serials = itertools.count()
 class Const:
     """A value that is there: a literal, an input of the run, an item of a list."""
 
-    __slots__ = ("base", "form", "key", "made", "value", "volatile")
+    __slots__ = ("base", "form", "key", "made", "sum", "value", "volatile")
 
     def __init__(
-        self, value: Any, key: Any = None, base: Any = None, volatile: bool = False, form: Any = None
+        self,
+        value: Any,
+        key: Any = None,
+        base: Any = None,
+        volatile: bool = False,
+        form: Any = None,
+        sum: bytes | None = None,
     ) -> None:
         self.value, self.key, self.base, self.volatile = value, key, base, volatile
+        self.sum = sum  # its checksum, where it can be changed
         self.form = form  # taken when it came: somebody may change a dictionary or an array afterwards
         self.made: Mapping[str, Any] = NOTHING
 
@@ -42,12 +50,19 @@ class Const:
         return canonical(self.value, part) if part is not None or self.form is None else self.form
 
 
-def constant(value: Any, base: Any = None) -> Const:
-    """A literal; one that is no data is volatile."""
+def constant(value: Any, base: Any = None, is_copy: bool = False) -> Const:
+    """A literal; one that is no data is volatile. It is a copy, so that nothing that runs do reaches whoever gave it.
+
+    Args:
+        is_copy: The value is one already.
+    """
+    if type(value) in PLAIN:
+        return Const(value, base=base, form=value)
+    value, sum = (value, sum_of(value, given=True)) if is_copy else owned(value)
     try:
-        return Const(value, base=base, form=canonical(value))
+        return Const(value, base=base, form=canonical(value), sum=sum)
     except NotData:
-        return Const(value, ("volatile", next(_serials)), base, volatile=True)
+        return Const(value, ("volatile", next(_serials)), base, volatile=True, sum=sum)
 
 
 @final
@@ -84,6 +99,9 @@ class Task:
         impure: For an expanding node: something in its expansion acts or is never remembered.
         depth: How many calls that went to the runner it comes after, at most.
         aliases: Ids of further nodes that have the same key.
+        sum: The checksum of its value, where that can be changed.
+        sums: Those of its literals that can be changed, by name.
+        deed: Of a node that acts: what tells it from others when the run begins again.
         outer: The expanding task whose expansion it is part of.
     """
 
@@ -105,6 +123,9 @@ class Task:
     value: Any = None
     made: Mapping[str, Any] = NOTHING
     serial = 0
+    sum: bytes | None = None
+    sums: Mapping[str, bytes] | None = None
+    deed: Any = None
 
     def __init__(self, id: str, node: Node | None, links: list[tuple[str, Source]], values: dict[str, Any]) -> None:
         self.id, self.node, self.links, self.values = id, node, links, values

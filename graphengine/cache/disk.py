@@ -116,6 +116,8 @@ class DiskStore:
         """
         try:
             tree = to_tree(entry.value, self.put_blob)
+            if not entry.sound:  # somebody changed it in place meanwhile
+                return False
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
             self._write(self._key_file(key), seal(record))
             return True

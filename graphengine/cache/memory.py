@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
 
-from graphengine.types import socket_type
+from graphengine.checksum import checksum, measure
 
 OVERHEAD = 200
 """Bytes that an entry takes besides its value."""
@@ -20,13 +19,28 @@ _FLAT = {int: 32, float: 24, bool: 28, type(None): 16}
 
 
 class Entry:
-    """A remembered value, how it was made, and what it cost in seconds."""
+    """A remembered value, how it was made, what it cost in seconds, and what it was when it landed.
 
-    __slots__ = ("cost", "made", "priority", "size", "value")
+    Attributes:
+        size: Bytes that it keeps in memory; beyond any budget where something in it does not show its size.
+        sum: Its checksum; None where nothing in it can be changed.
+    """
+
+    __slots__ = ("cost", "made", "priority", "size", "sum", "value")
 
     def __init__(self, value: Any, made: Mapping[str, Any] = NOTHING, cost: float = 0.0) -> None:
         self.value, self.made, self.cost, self.priority = value, made, cost, 0.0
-        self.size = (_FLAT.get(type(value)) or size_of(value)) + OVERHEAD
+        flat = _FLAT.get(type(value))
+        if flat is not None:
+            self.size, self.sum = flat + OVERHEAD, None
+        else:
+            content = measure(value)
+            self.size, self.sum = sys.maxsize if content.unseen else content.size + OVERHEAD, content.sum
+
+    @property
+    def sound(self) -> bool:
+        """Whether the value is what it was when it landed."""
+        return self.sum is None or checksum(self.value) == self.sum
 
 
 class Memory:
@@ -59,12 +73,16 @@ class Memory:
         if entry.size > self.budget:
             return
         if key in self.entries:
-            self.used -= self.entries.pop(key).size
+            self.drop(key)
         entry.priority = self.floor + entry.cost / entry.size
         self.entries[key] = entry
         self.used += entry.size
         if self.used > self.budget:
             self._evict(int(self.budget * 0.9))
+
+    def drop(self, key: bytes) -> None:
+        """Forget a value; the caller holds the lock."""
+        self.used -= self.entries.pop(key).size
 
     def _evict(self, target: int) -> None:
         for key, entry in sorted(self.entries.items(), key=lambda item: item[1].priority):
@@ -84,22 +102,3 @@ class Memory:
             self.budget = budget
             if self.used > budget:
                 self._evict(budget)
-
-
-def size_of(value: Any) -> int:
-    """Bytes that a value takes: as its type tells, else as Python does, items of lists and tuples counted."""
-    kind = type(value)
-    flat = _FLAT.get(kind)
-    if flat is not None:
-        return flat
-    if kind is str or kind is bytes:
-        return sys.getsizeof(value)
-    registered = socket_type(kind)
-    if registered is not None and registered.size is not None:
-        with contextlib.suppress(Exception):  # a wrong size is no reason to lose a value
-            return registered.size(value)
-    if isinstance(value, list | tuple):
-        return sys.getsizeof(value) + sum(map(size_of, value))
-    if isinstance(value, dict):
-        return sys.getsizeof(value) + sum(size_of(k) + size_of(v) for k, v in value.items())
-    return int(getattr(value, "nbytes", 0)) or sys.getsizeof(value)

@@ -9,7 +9,8 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight, Wanter
 from graphengine.cache.memory import NOTHING, Entry, Memory
-from graphengine.errors import Cancelled, Exhausted, Lost, lacks_memory
+from graphengine.checksum import twin_of
+from graphengine.errors import Cancelled, Exhausted, Lost, Spoiled, lacks_memory
 
 WORTH_WRITING = 0.002
 """Seconds; what took less to compute is computed again sooner than read from a disk."""
@@ -38,6 +39,17 @@ class Store:
         if entry is not None:
             self.memory.touch(entry)
         return entry
+
+    def renew(self, key: bytes, entry: Entry) -> Entry | None:
+        """Put a copy in a remembered value's place, which nobody holds; forget the value if somebody has changed it."""
+        twin = entry if entry.sum is None else Entry(twin_of(entry.value), entry.made, entry.cost)
+        sound = entry.sound
+        with self.lock:
+            if self.memory.entries.get(key) is entry:
+                self.memory.drop(key)
+                if sound:
+                    self.memory.put(key, twin)
+        return twin if sound else None
 
     def find(self, key: bytes) -> tuple[Entry, bool] | None:
         """A remembered value and whether it came from the disk."""
@@ -89,7 +101,7 @@ class Store:
         if flight.joined:
             told = result
             # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
-            lacking = lacks_memory(result) or isinstance(result, Exhausted)
+            lacking = lacks_memory(result) or isinstance(result, Exhausted | Spoiled)
             if lacking or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
                 told = Lost("who computed it was cancelled or ran out of memory")
             for who, task in flight.joined:

@@ -110,6 +110,7 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
 
     Raises:
         NotStorable: One cannot leave this process.
+        Spoiled: One was changed in place.
     """
     trees = {}
     for name, value in call.inputs.items():
@@ -117,6 +118,8 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
             trees[name] = values.encode(value, blobs, share)
         except NotStorable as error:
             raise NotStorable(f"its input {name} cannot go to a worker; {error}") from None
+    if call.guard is not None:
+        call.guard.check()  # what was sent is what it was when it landed
     return trees
 
 

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.cache.disk import DiskStore
+from graphengine.checksum import sum_of
 from graphengine.context import Context
 from graphengine.errors import Cancelled, GraphEngineError, NotStorable
+from graphengine.guard import Guard
 from graphengine.literals import coerce
 from graphengine.runner import Call, compute
 from graphengine.service.channel import pipe_from
@@ -126,13 +128,13 @@ class Worker:
         calls = []
         for item in message["items"]:
             try:
-                calls.append(self._call(message["node"], item, blobs))
+                calls.append(self._call(message["node"], item, blobs, len(message["items"]) == 1))
             except Exception as error:  # the node is not installed here, a value cannot be read
                 self._landed(item["call"], error, 0.0, {})
         if calls:
             compute(calls)
 
-    def _call(self, name: str, item: Mapping[str, Any], blobs: Blobs) -> Call:
+    def _call(self, name: str, item: Mapping[str, Any], blobs: Blobs, alone: bool) -> Call:
         from graphengine import registry
 
         definition = registry.find(name)
@@ -148,7 +150,9 @@ class Worker:
             self._landed(number, outcome, seconds, facts)
 
         order = (next(self._serial), 0)
-        return Call(definition, inputs, b"", {}, self._contexts[number], item["exact"], order, landed)
+        guarded = [(name, value, sum) for name, value in inputs.items() if (sum := sum_of(value)) is not None]
+        guard = Guard(guarded, private=alone) if guarded else None
+        return Call(definition, inputs, b"", {}, self._contexts[number], item["exact"], order, landed, guard)
 
     def _landed(self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
         context = self._contexts.pop(call)

@@ -429,7 +429,7 @@ def test_equal_by_content_not_by_ids() -> None:
         lambda g: g.values.update(v=4),
     ],
 )
-def test_content_that_differs_is_unequal(change: Any) -> None:
+def test_checksum_that_differs_is_unequal(change: Any) -> None:
     def make() -> Graph:
         g = Graph()
         g.input("n", int, default=1)
