@@ -29,7 +29,6 @@ from graphengine.cli.sweep import Over
 
 if TYPE_CHECKING:
     from graphengine.graph import Graph
-    from graphengine.service.jobs import Job
     from graphengine.service.queue import Queue
 
 commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
@@ -109,6 +108,7 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """The newest jobs; a page at a time with --before."""
+    from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.errors import WorkflowError, nearest
     from graphengine.service.jobs import State
@@ -118,37 +118,41 @@ def list_(
             near = " or ".join(nearest(name, State)) or ", ".join(State)
             raise WorkflowError(f"{name!r:.40} is no state of a job; did you mean {near}?")
     with _queue(queue) as base:
-        jobs = base.history([State(name) for name in state or State], user, before, limit)
+        jobs, doing = job_rows.page(base, [State(name) for name in state or State], user, before, limit)
         nobody = idle(base, queue)
     if json:
         for job in jobs:
-            print(json_.dumps(_facts(job)))
-    else:
-        _table(jobs)
-        print(nobody, end="")
+            print(json_.dumps(job_rows.facts(job, doing)))
+        return
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else WIDE).print(job_rows.table(jobs, doing))
+    print(nobody, end="")
 
 
 @commands.command("show")
 @guarded
 def show(job: Number, queue: File = None, json: Json = False, debug: Debug = False) -> None:
     """A job with its attempts, its error, and what it made."""
+    from graphengine.cli import job_rows
+
     with _queue(queue) as base:
         found, attempts = base.get(job), base.attempts(job)
-    facts = _facts(found) | {"attempts": [_fields(attempt) for attempt in attempts], "result": found.result}
+        doing = job_rows.doing_now(base, [found])
     if json:
-        print(json_.dumps(facts))
+        tries = [job_rows.fields(attempt) for attempt in attempts]
+        print(json_.dumps(job_rows.facts(found, doing) | {"attempts": tries, "result": found.result}))
         return
-    for name in ("job", "state", "user", "priority", "created", "started", "ended", "worker", "error"):
-        if facts[name] not in (None, ""):
-            print(f"{name:9} {facts[name]}")
+    for line in job_rows.lines(found, doing):
+        print(line)
     for attempt in attempts:
-        print(f"attempt {attempt.number} on {attempt.worker}: {attempt.outcome} {attempt.error or ''}".rstrip())
-    result = found.result or {}
-    for file in result.get("files", ()):
-        print(file)
-    for name, told in result.get("told", {}).items():
-        if "value" in told:
-            print(f"{name}: {told['value']}")
+        why = job_rows.plain(attempt.error or "")
+        print(f"attempt {attempt.number} on {attempt.worker}: {attempt.outcome} {why}".rstrip())
+    made = job_rows.made(found)
+    for file in made.get("files", ()):
+        print(job_rows.plain(file))
+    for name, value in made.get("values", {}).items():
+        print(f"{job_rows.plain(name)}: {job_rows.plain(value)}")
 
 
 @commands.command("cancel")
@@ -217,9 +221,20 @@ def move(
     queue: File = None,
     debug: Debug = False,
 ) -> None:
-    """Let a waiting job be run before another one, or before all."""
+    """Let a waiting job be run before another one, or before all; it takes the priority of that one."""
+    from graphengine.cli import job_rows
+    from graphengine.errors import GraphEngineError
+
     with _queue(queue) as base:
+        for number in filter(None, (job, before)):
+            found = base.get(number)
+            if found.state == "running" and job_rows.state_of(found, job_rows.doing_now(base, [found])) == "queued":
+                raise GraphEngineError(f"job {number} is with the service already, and keeps its place there")
+        was = base.get(job).priority
         base.move(job, before)
+        now = base.get(job).priority
+    changed = "" if now == was else f"; its priority is {now} now, it was {was}"
+    print(f"job {job} is run before {'all others' if before is None else f'job {before}'}{changed}")
 
 
 @commands.command("pause")
@@ -268,7 +283,9 @@ def wait(
     debug: Debug = False,
 ) -> int | None:
     """Wait until jobs have ended; 0 if all are done, else 1."""
+    from graphengine.cli import job_rows
     from graphengine.cli.watching import LOOK, attending, left_alone
+    from graphengine.service.doing import words
 
     end = None if timeout is None else time.monotonic() + timeout
     with _queue(queue) as base, left_alone():
@@ -281,8 +298,9 @@ def wait(
             found = base.wait(*numbers, timeout=min(LOOK, left))
             if left < LOOK or all(job.state.ended for job in found):
                 break
+        doing = job_rows.doing_now(base, found)
     for job in found:
-        print(f"job {job.id} is {job.state}{f': {job.error}' if job.error else ''}")
+        print(f"job {job.id} is {words(job.state, doing.get(job.id))}{f': {job.error}' if job.error else ''}")
     return None if all(job.state == "done" for job in found) else FAILED
 
 
@@ -290,14 +308,15 @@ def wait(
 @guarded
 def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     """How many jobs are in each state, who runs them, and what its workers do."""
+    from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.service.here import hello, queue_file
     from graphengine.service.lease import holder
 
     file = queue or queue_file()
     with _queue(queue) as base:
-        counts: dict[str, Any] = {state.value: count for state, count in base.counts().items()}
-        facts = {"file": str(file), **counts, "paused": base.paused(), "limits": base.limits(), "holder": holder(base)}
+        facts: dict[str, Any] = {"file": str(file), **job_rows.counts(base)}
+        facts |= {"paused": base.paused(), "limits": base.limits(), "holder": holder(base)}
         nobody = idle(base, queue)
     told = hello(file)
     facts["service"] = told is not None
@@ -363,36 +382,3 @@ def _event(line: dict[str, Any]) -> str:
     step = f"{line['step']}/{line['total']}" if line["kind"] == "progress" else ""
     facts = (str(line[name]) for name in ("node", "error", "worker") if line.get(name))
     return " ".join(["job", str(line["job"]), line["kind"], *([step] if step else []), *facts])
-
-
-# --- how jobs look ----------------------------------------------------------------------------------------------------
-
-
-def _facts(job: Job) -> dict[str, Any]:
-    found = _fields(job)
-    found["job"] = found.pop("id")
-    del found["result"], found["facts"]
-    return found
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    found = {name: getattr(value, name) for name in value.__dataclass_fields__}
-    for name in ("created", "started", "ended"):
-        if isinstance(found.get(name), float):
-            found[name] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[name]))
-    return found
-
-
-def _table(jobs: list[Job]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("job", "state", "user", "priority", "created", "ended", ""):
-        table.add_column(name)
-    for job in jobs:
-        facts = _facts(job)
-        cells = [job.id, job.state, job.user, job.priority, facts["created"], facts["ended"] or "", job.error or ""]
-        table.add_row(*[Text(str(cell).split("\n")[0][:80]) for cell in cells])
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)

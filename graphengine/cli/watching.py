@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from graphengine.service.channel import listens
+from graphengine.service.database import QueueError
 from graphengine.service.here import hello, watch
-from graphengine.service.jobs import State
+from graphengine.service.jobs import Job, State
 
 if TYPE_CHECKING:
     from graphengine.service.queue import Queue
@@ -26,6 +27,8 @@ STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed")
 """What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
 MOST_WAITING = 100_000
 """Jobs that are counted as waiting."""
+SHOWN = 30
+"""Lines of the live table: as many jobs, of which a third may have ended."""
 LOOK = 1.0
 """Seconds between looks whether anything runs a queue's jobs."""
 PATIENCE = 1.0
@@ -170,33 +173,43 @@ class Following:
 
 
 def table(queue: Queue, job: int | None, look: Callable[[], None] = lambda: None) -> None:
-    """A live table of what waits and runs, with the steps of what is computed; ends when the job has."""
+    """A live table of what waits and runs, with what each job does; those that end meanwhile keep their line. Ends
+    when the job has."""
     from rich.live import Live
 
-    steps: dict[int, str] = {}
-    following = Following(queue, job, previews=False)
+    known: dict[int, Job] = {}
     with Live(refresh_per_second=8) as live:
         while True:
-            for line in following.steps():
-                step = f" {line['step']}/{line['total']}" if line["kind"] == "progress" else ""
-                steps[line["job"]] = f"{line.get('node', '')}{step}"
-            live.update(_rows(queue, job, steps))
+            live.update(_rows(queue, job, known))
             if job is not None and queue.get(job).state.ended:
                 return
             look()
             queue.wait_for_change(0.25)
 
 
-def _rows(queue: Queue, job: int | None, steps: dict[int, str]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
+def _rows(queue: Queue, job: int | None, known: dict[int, Job]) -> Any:
+    """The table as it is now.
 
-    shown = [queue.get(job)] if job is not None else [*queue.running(), *queue.waiting(15)]
-    counts = queue.counts()
-    title = "  ".join(f"{state} {counts[state]}" for state in State)
-    found = Table(title=title, box=None, pad_edge=False)
-    for name in ("job", "state", "user", "node"):
-        found.add_column(name, min_width=8)
-    for one in shown[:30]:
-        found.add_row(*[Text(str(cell)) for cell in (one.id, one.state, one.user, steps.get(one.id, ""))])
-    return found
+    Args:
+        known: By number, the jobs that were shown before; those that are shown now are put there.
+    """
+    from graphengine.cli import job_rows
+
+    going = [queue.get(job)] if job is not None else [*queue.running(), *queue.waiting(SHOWN // 2)]
+    for gone in known.keys() - {one.id for one in going}:
+        if known[gone].state.ended:
+            continue
+        try:
+            known[gone] = queue.get(gone)
+        except QueueError:  # it was deleted
+            del known[gone]
+    known |= {one.id: one for one in going}
+    ended = sorted((one for one in known.values() if one.state.ended), key=lambda one: one.ended or 0.0)
+    for one in ended[: -SHOWN // 3]:
+        del known[one.id]
+    doing = job_rows.doing_now(queue, going)
+    going.sort(key=lambda one: job_rows.state_of(one, doing) != State.RUNNING)  # what runs stands before what waits
+    shown = sorted(filter(lambda one: one.state.ended, known.values()), key=lambda one: one.id)
+    shown += [one for one in going if not one.state.ended][: SHOWN - len(shown)]
+    title = "  ".join(f"{state} {count}" for state, count in job_rows.counts(queue).items())
+    return job_rows.table(shown, doing, title)

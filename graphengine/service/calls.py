@@ -58,24 +58,24 @@ class Claims:
         user, priority: Whose its calls are, and how they stand.
         attempts: Of how many workers' deaths by its own doing one of its calls is not tried again; of `KILLS` times as
             many where it cannot be told who killed them.
-        lost: Told why a worker was lost while it computed for the job.
+        lost: Told which worker was lost while it computed for the job, and why.
         landed: Told of each of its calls that a worker has computed, before the call lands.
         exact: Its calls go only to workers that compute alike.
         cancelled: Whether it is; asked while such workers are waited for.
         number: Which job it is.
-        taken: Told when a worker takes a call of it.
+        taken: Told when a worker takes a call of it: the node's id, and the worker.
         begun: How many have claimed anything before it.
     """
 
     user: str = ""
     priority: int = 0
     attempts: int = ATTEMPTS
-    lost: Callable[[str], None] = lambda why: None
+    lost: Callable[[str, str], None] = lambda worker, why: None
     landed: Callable[[Landed], None] = lambda landed: None
     exact: bool = False
     cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
-    taken: Callable[[], None] = lambda: None
+    taken: Callable[[str, str], None] = lambda node, worker: None
     begun: int = field(default_factory=itertools.count().__next__)
 
 

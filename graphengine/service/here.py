@@ -84,6 +84,9 @@ class Announcer:
             active = self.service.active
             workers = [asdict(status) for status in self.service.backend.status()] if active else []
             _write(client, {**self.facts, "active": active, "pid": os.getpid(), "workers": workers})
+        elif asked.get("op") == "jobs":
+            doing = self.service.doing() if self.service.active else {}
+            _write(client, {str(number): facts for number, facts in doing.items()})
         elif asked.get("op") == "watch":
             self._watch(client, asked.get("job"), asked.get("kinds"))
 
@@ -136,15 +139,28 @@ def hello(file: Path) -> dict[str, Any] | None:
     no more than its version: the rest may mean anything."""
     from graphengine import __version__
 
-    try:
-        with connected(file) as stream:
-            stream.write(b'{"op": "hello"}\n')
-            stream.flush()
-            found = json.loads(stream.readline())
-    except (OSError, ValueError):
+    found = _answer(file, "hello")
+    if found is None:
         return None
     version = found.get("version") if isinstance(found, dict) else None
     return found if version == __version__ else {"version": version, "active": True, "workers": []}
+
+
+def doing(file: Path) -> dict[int, dict[str, Any]]:
+    """What the jobs do that run on this machine, by number, as `Doing.facts` tells it; empty if nothing runs them."""
+    found = _answer(file, "jobs")
+    return {int(number): facts for number, facts in found.items()} if isinstance(found, dict) else {}
+
+
+def _answer(file: Path, op: str) -> Any:
+    """The one line with which a service answers; None if none runs."""
+    try:
+        with connected(file) as stream:
+            stream.write(json.dumps({"op": op}).encode() + b"\n")
+            stream.flush()
+            return json.loads(stream.readline())
+    except (OSError, ValueError):
+        return None
 
 
 def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

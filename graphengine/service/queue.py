@@ -268,10 +268,14 @@ class Queue(Database):
             self.tell(base, id, "deleted")
 
     def move(self, id: int, before: int | None = None) -> None:
-        """Put a waiting job right before another one, with its priority; without another, at the very front."""
+        """Put a waiting job right before another one, with its priority; without another, at the very front.
+
+        The change tells the priority, where that is another one now.
+        """
         with self.write() as base:
             if _state_of(base, id) is not State.QUEUED:
                 raise QueueError(f"job {id} does not wait any more; only waiting jobs can be moved")
+            (was,) = base.execute("select priority from jobs where id = ?", (id,)).fetchone()
             if before is None:
                 first = (
                     f"select priority, {_PLACE} from jobs where state = 'queued' and id != ? order by {_ORDER} limit 1"
@@ -294,7 +298,7 @@ class Queue(Database):
                 base.execute(f"update jobs set place = {_PLACE} + 1 where {later}", (place,))
                 between = (left + place + 1) / 2
             base.execute("update jobs set priority = ?, place = ? where id = ?", (priority, between, id))
-            self.tell(base, id, "moved")
+            self.tell(base, id, "moved", **({} if priority == was else {"priority": priority}))
 
     def prefer(self, priority: int, *ids: int) -> None:
         """Give waiting jobs another priority; those that wait no more stay as they are."""

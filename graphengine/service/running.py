@@ -15,6 +15,7 @@ from graphengine.launch import Cancellation
 from graphengine.service.calls import Claims, Landed
 from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.document import Request, request_of
+from graphengine.service.doing import Doing
 from graphengine.service.happenings import JobEvent
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import Lease
@@ -42,6 +43,7 @@ class JobRun:
     def __init__(self, service: Service, lease: Lease, job: Job, alone: bool = False) -> None:
         self.service, self.lease, self.job, self.alone = service, lease, job, alone
         self.begun = False  # whether a worker has taken a call of it
+        self.doing = Doing()
         self._left = ""
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []
@@ -156,10 +158,12 @@ class JobRun:
     def _unwanted(self) -> bool:
         return self._cancellation.cancelled or self.service.stopping
 
-    def _taken(self) -> None:
+    def _taken(self, node: str, worker: str) -> None:
         self.begun = True
+        self.doing.taken(node, worker)
 
-    def _worker_lost(self, why: str) -> None:
+    def _worker_lost(self, worker: str, why: str) -> None:
+        self.doing.lost(worker)
         self._losses.append((time.time(), why))
         try:
             self.lease.worker_lost(self.job.id, self.job.attempt, why)
@@ -173,5 +177,6 @@ class JobRun:
         self.service.tell(JobEvent(self.job.id, "computed", facts=facts))
 
     def _listen(self, event: Event) -> None:
+        self.doing.heard(event)
         if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
             self.service.tell(JobEvent(self.job.id, event.kind, event))

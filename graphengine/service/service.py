@@ -205,6 +205,12 @@ class Service:
         """Take a job that has ended out of the history, with its bytes."""
         delete(self.queue, job)
 
+    def doing(self) -> dict[int, dict[str, Any]]:
+        """What the jobs do that run here, by number; see `Doing.facts`."""
+        with self._lock:
+            runs = dict(self._running)
+        return {number: run.doing.facts() for number, run in runs.items()}
+
     def subscribe(self, listener: JobListener) -> Callable[[], None]:
         """Be told of everything that happens to jobs that are run here; the function that is returned ends it."""
         self._listeners.append(listener)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from graphengine.errors import WorkflowError
@@ -12,6 +12,9 @@ from graphengine.graph import Graph
 from graphengine.service.document import Files, Request, body_of, wants
 from graphengine.service.jobs import NewJob
 from graphengine.service.queue import Queue
+
+SHORT = 80
+"""Characters of an input as lists of jobs show it."""
 
 
 def files_of(queue: Queue) -> Files:
@@ -58,7 +61,21 @@ def new_job(
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
-    return NewJob(body, user, priority, attempts, facts or {})
+    about = {"workflow": name, "inputs": {key: in_short(value) for key, value in (inputs or {}).items()}}
+    return NewJob(body, user, priority, attempts, about | dict(facts or {}))
+
+
+def in_short(value: Any) -> Any:
+    """An input as lists of jobs show it: numbers as they are, the rest as a short text."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and abs(value) < 2**63:  # not infinite, and no NaN
+        return value
+    try:
+        text = str(value) if isinstance(value, str | PurePath) else repr(value)
+    except Exception:  # of a class of the user's, or a number of too many digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
 
 
 def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:

@@ -199,7 +199,7 @@ class WorkerRunner:
             one.number, one.together, one.stopping = next(self._numbers), len(group), False
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
-            one.job.taken()
+            one.job.taken(one.call.context.node, post.handle.name)
         post.sign = post.since = now
         seconds = self._seconds(post.handle.device, group[0].item)
         post.until = now + seconds * len(group) + group[0].loads * self.durations.load
@@ -371,7 +371,7 @@ class WorkerRunner:
             self.told(sentence)
         post.told = sentence
         for one in group:
-            one.job.lost(sentence)
+            one.job.lost(handle.name, sentence)
         for one in dead:
             one.call.landed(one.why_given_up(end), 0.0, {})
         self._dispatch()

@@ -184,6 +184,16 @@ def nap(x: int, seconds: float = 0.2, ctx: Context = INERT) -> int:
 
 
 @node(version=1, on="device")
+def until(x: int, file: str, ctx: Context = INERT) -> int:
+    """Tell the first of 10 steps, and wait until there is a file."""
+    ctx.progress(1, 10)
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.01)
+    return x
+
+
+@node(version=1, on="device")
 def hang(x: int) -> int:
     """Sleep without a sign."""
     time.sleep(600)

@@ -1,0 +1,112 @@
+"""What the jobs of a service do at this moment: kept in its memory, told over its socket, never written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from graphengine.events import Event, Kind
+
+
+@dataclass
+class _Node:
+    """A node that is computed or waits for a worker."""
+
+    type: str
+    since: float
+    worker: str | None = None
+    begun: bool = False
+    step: int | None = None
+    total: int | None = None
+
+
+class Doing:
+    """What one job does: nodes that are computed, and those that wait for a worker.
+
+    Attributes:
+        begun: Whether any of its nodes was begun: until then the job is queued, for all that people see.
+        sign: When it said something last (`time.monotonic`).
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.sign = time.monotonic()
+        self._nodes: dict[str, _Node] = {}
+        self._lock = threading.Lock()
+
+    def heard(self, event: Event) -> None:
+        """Something happened in its run."""
+        with self._lock:
+            self.sign = time.monotonic()
+            if event.kind in (Kind.NODE_FINISHED, Kind.NODE_FAILED):
+                self._nodes.pop(event.node, None)
+            elif event.kind is Kind.NODE_STARTED:
+                begun = not _waits_for_worker(event.type)
+                self._nodes[event.node] = _Node(event.type, self.sign, begun=begun)
+                self.begun |= begun
+            elif event.kind is Kind.PROGRESS:  # also of what another job computes, and this one wants too
+                node = self._nodes.setdefault(event.node, _Node(event.type, self.sign))
+                node.begun = self.begun = True
+                node.step, node.total = event.step, event.total
+
+    def taken(self, node: str, worker: str) -> None:
+        """A worker has begun to compute a node."""
+        with self._lock:
+            self.sign = time.monotonic()
+            self.begun = True
+            found = self._nodes.setdefault(node, _Node("", self.sign))
+            found.worker, found.begun, found.since = worker, True, self.sign
+            found.step = found.total = None
+
+    def lost(self, worker: str) -> None:
+        """A worker was lost: what it computed waits for another."""
+        with self._lock:
+            for node in self._nodes.values():
+                if node.worker == worker:
+                    node.worker, node.begun, node.step, node.total = None, False, None, None
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON data.
+
+        `state` is `queued` or `running`; `waits`, whether it runs and each of its nodes waits for a worker; `silent`,
+        the seconds since it said something. Of the node that was begun last: `node`, `type`, `worker` (None in the
+        service itself), `step`, `total`, and `left`, the seconds until its last step by the pace of those before.
+        """
+        with self._lock:
+            now, nodes = time.monotonic(), dict(self._nodes)
+            begun = {id: node for id, node in nodes.items() if node.begun}
+            found: dict[str, Any] = {
+                "state": "running" if self.begun else "queued",
+                "waits": self.begun and bool(nodes) and not begun,
+                "silent": now - self.sign,
+            }
+            if begun:
+                id = max(begun, key=lambda id: (begun[id].step is not None, begun[id].since))
+                node = begun[id]
+                found |= {"node": id, "type": node.type, "worker": node.worker, "step": node.step, "total": node.total}
+                found["left"] = _left(node, now)
+            return found
+
+
+def _left(node: _Node, now: float) -> float | None:
+    if not node.step or node.total is None:
+        return None
+    return (now - node.since) / node.step * (node.total - node.step)
+
+
+def _waits_for_worker(type: str) -> bool:
+    """Whether a node of a type is first handed to a worker; the others are begun at once."""
+    from graphengine import registry
+
+    definition = registry.find(type)
+    return definition is not None and definition.on == "device"
+
+
+def words(state: str, doing: Mapping[str, Any] | None) -> str:
+    """The state of a job as people read it, with what its service says of it, if one runs it."""
+    if state != "running" or doing is None:
+        return state
+    return "running, waits for a worker" if doing["waits"] else str(doing["state"])
