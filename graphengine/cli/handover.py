@@ -17,6 +17,7 @@ from graphengine.service.here import hello, identity, queue_file
 if TYPE_CHECKING:
     from graphengine.cli.watching import Following
     from graphengine.graph import Graph
+    from graphengine.launch import Cancellation
     from graphengine.service.jobs import Job
     from graphengine.service.queue import Queue
 
@@ -56,8 +57,10 @@ def hand_over(
         if listens(file) and not only_here:
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
+    from graphengine.cli.execute import interruptible
     from graphengine.cli.values import parse_sets
     from graphengine.cli.watching import Following, attending
+    from graphengine.launch import Cancellation
     from graphengine.outputs import Writer
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
@@ -69,9 +72,18 @@ def hand_over(
     queue = Queue(file)
     # Before the job is there, so that none of its steps is missed.
     following = Following(queue, previews=False, look=attending(queue, None))
-    number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
-    print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
-    _follow(queue, following, number, graph, json, out)
+    cancellation = Cancellation()
+    with interruptible(cancellation):  # from here on, so that no job is left behind by a Ctrl-C just after its submit
+        number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
+
+        def cancel() -> None:
+            queue.cancel(number)
+
+        cancellation._told.append(cancel)
+        if cancellation.cancelled:
+            cancel()
+        print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
+        _follow(queue, following, number, graph, cancellation, json, out)
     return True
 
 
@@ -109,35 +121,29 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
     return "the service that runs here allows other folders" if differ else None
 
 
-def _follow(queue: Queue, following: Following, number: int, graph: Graph, json: bool, out: Path) -> None:
+def _follow(
+    queue: Queue, following: Following, number: int, graph: Graph, cancellation: Cancellation, json: bool, out: Path
+) -> None:
     """Show a job as it goes on; raise what it failed with."""
-    from graphengine.cli.execute import interruptible, needed
+    from graphengine.cli.execute import needed
     from graphengine.cli.progress import JsonLines
-    from graphengine.launch import Cancellation
     from graphengine.progress import Bars
 
-    cancellation = Cancellation()
-
-    def cancel() -> None:
-        queue.cancel(number)
-
-    cancellation._told.append(cancel)
-    with interruptible(cancellation):
-        if json:
-            with JsonLines(cancellation.cancel) as lines, lines.last_word():
-                job = _events(queue, following, number, lines)
-                result = _result(job, out)
-                lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
-            return
-        with Bars(workflow_name(graph), needed(graph)) as bars:
-            job = _events(queue, following, number, bars)
-        result = _result(job, out)
-        for told in result["told"].values():
-            for path in told.get("files", ()):
-                print(path)
-        for name, told in result["told"].items():
-            if "value" in told:
-                print(f"{name}: {told['value']}")
+    if json:
+        with JsonLines(cancellation.cancel) as lines, lines.last_word():
+            job = _events(queue, following, number, lines)
+            result = _result(job, out)
+            lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
+        return
+    with Bars(workflow_name(graph), needed(graph)) as bars:
+        job = _events(queue, following, number, bars)
+    result = _result(job, out)
+    for told in result["told"].values():
+        for path in told.get("files", ()):
+            print(path)
+    for name, told in result["told"].items():
+        if "value" in told:
+            print(f"{name}: {told['value']}")
 
 
 def _events(queue: Queue, following: Following, number: int, show: Callable[[Event], None]) -> Job:
