@@ -6,17 +6,23 @@ before what a later job wants: a picture that is sampled is decoded before other
 load the VAE for it. A worker may take a call whose models it holds before others, since loading a model costs as much
 as many pictures; one that would have to let go of models for a call leaves it to an idle one that has more room. How
 often a call can be overtaken so is bounded by a count: under a backlog a bound in seconds would make every call
-overdue, and the order first in, first out. Of calls that may be computed together a worker takes no more than its
-share, so that all are idle at once.
+overdue, and the order first in, first out. Only where a user with many jobs goes before one with few it is bounded by
+what those take: once that is as much as loading the few's models here, and the many's again. Of calls that may be
+computed together a worker takes no more than its share, so that all are idle at once.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 OVERTAKINGS = 100
+MANY = 4
+"""How many times as much must wait of a user to be one with many jobs beside one with few."""
+LOADS = 2
+"""How many loads of its models a call waits at most for users with many jobs: there, and back again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +38,7 @@ class Item:
         how: How workers must compute that it goes to, as they say of themselves; None however they do.
         begun: How many jobs began before the one whose it is.
         overtaken: How often a later one was taken before it.
+        yielded: What calls of users with many jobs took that were taken before it.
     """
 
     models: frozenset[str] = frozenset()
@@ -44,6 +51,7 @@ class Item:
     how: Hashable = None
     begun: int = 0
     overtaken: int = 0
+    yielded: float = 0.0
     number: int = 0
     due: float = 0.0
 
@@ -83,6 +91,7 @@ class Scheduler:
     def __init__(self, bound: int = OVERTAKINGS) -> None:
         self.bound = bound
         self._waiting: list[Item] = []
+        self._of_user: Counter[str] = Counter()
         self._count = 0
         self._virtual = 0.0
         self._last_due: dict[str, float] = {}
@@ -100,17 +109,20 @@ class Scheduler:
             item.number = self._count
             item.due = max(self._virtual, self._last_due.get(item.user, 0.0))
             self._last_due[item.user] = item.due + item.cost
+            self._of_user[item.user] += 1
         self._waiting = sorted([*self._waiting, *items], key=_order)
 
     def put_back(self, item: Item) -> None:
         """Let an item wait again where it stood: its worker was lost, or lacked memory."""
         self._waiting = sorted([*self._waiting, item], key=_order)
+        self._of_user[item.user] += 1
 
     def remove(self, item: Item) -> bool:
         """Let an item wait no longer; whether it did."""
         if item not in self._waiting:
             return False
         self._waiting.remove(item)
+        self._forget(item)
         return True
 
     def take(
@@ -140,14 +152,36 @@ class Scheduler:
             room = min(room, max(1, round(_share(work, free) / seconds(first))))
             same = (item for item in self._waiting if item.group == first.group and item is not first)
             taken += [item for item in same if worker.may_take(item)][: room - 1]
-        place = self._waiting.index(first)
+        self._let_wait(first, taken, sum(map(seconds, taken)))
         chosen = set(map(id, taken))
-        for item in self._waiting[:place]:
-            item.overtaken += id(item) not in chosen
         self._waiting = [item for item in self._waiting if id(item) not in chosen]
+        for item in taken:
+            self._forget(item)
         self._virtual = max([self._virtual, *(item.due for item in taken)])
         self._last_due = {user: due for user, due in self._last_due.items() if due > self._virtual}
         return taken
+
+    def _forget(self, item: Item) -> None:
+        """Count an item no more as waiting."""
+        self._of_user[item.user] -= 1
+        if not self._of_user[item.user]:
+            del self._of_user[item.user]
+
+    def _let_wait(self, first: Item, taken: Sequence[Item], work: float) -> None:
+        """Count for those that stand before the first of what is taken that they were overtaken."""
+        chosen = set(map(id, taken))
+        for item in self._waiting:
+            if item is first:
+                break
+            if id(item) not in chosen:
+                item.overtaken += 1
+                if MANY * self._of_user[item.user] < self._of_user[first.user]:
+                    item.yielded += work
+
+    def _has_waited(self, item: Item, worker: Worker) -> bool:
+        """Whether an item can be overtaken no more at a worker."""
+        missing = len(item.models - worker.models)
+        return item.overtaken >= self.bound or (missing > 0 and item.yielded >= LOADS * missing * worker.load)
 
     def _choose(self, worker: Worker, others: Sequence[Worker]) -> Item | None:
         possible = self._possible(worker)
@@ -155,7 +189,7 @@ class Scheduler:
             if item.models <= worker.models:
                 return item
         for item in possible:
-            if item.overtaken >= self.bound or not self._better_elsewhere(item, worker, others):
+            if self._has_waited(item, worker) or not self._better_elsewhere(item, worker, others):
                 return item
         return None
 
@@ -165,7 +199,7 @@ class Scheduler:
         """What takes less than the first and can go before it: of its user, of a job that is no later; what an earlier
         one wants may take as long. It may need another part of a model of which the worker holds some, if there is
         room: that will be loaded in any case."""
-        if first.overtaken >= self.bound:
+        if self._has_waited(first, worker):
             return first
 
         def may_go(item: Item) -> bool:
@@ -188,7 +222,7 @@ class Scheduler:
             if found and item.priority < found[0].priority:
                 break
             found.append(item)
-            if item.overtaken >= self.bound:
+            if self._has_waited(item, worker):
                 break
         return found
 

@@ -73,7 +73,7 @@ class Service:
         queue: The queue, or its file.
         backend: What computes, closed with the service; or what makes it when this service begins to run jobs.
         disk: The disk store, shared with the workers.
-        concurrency: How many jobs are run at once.
+        concurrency: How many jobs are run at once; one more of each user of whom none runs, up to as many again.
         seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
         memory: Bytes of values kept in this process.
         roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
@@ -320,26 +320,29 @@ class Service:
     def _claim(self, lease: Lease) -> None:
         """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
         room = self.concurrency - len(self._running)
-        if room <= 0 or self._stopping.is_set() or any(run.alone for run in list(self._running.values())):
+        least_room = -self.concurrency  # a user of whom nothing runs has a place beyond those that all have
+        if room <= least_room or self._stopping.is_set() or any(run.alone for run in list(self._running.values())):
             return
-        waiting = self.queue.waiting(LOOK)
-        if len(waiting) == LOOK:  # others may wait behind the many of one user
+        waiting = self.queue.waiting(LOOK) if room > 0 else []
+        if len(waiting) == LOOK or room <= 0:  # others may wait behind the many of one user
             waiting += [job for job in self.queue.first_of_users() if all(job.id != one.id for one in waiting)]
         with self._lock:  # who has nothing here any more is forgotten
             here = {job.user for job in waiting}.union(self._users)
         self._begun = Counter({user: count for user, count in self._begun.items() if user in here})
-        while waiting and room > 0 and not self._stopping.is_set():
+        while waiting and room > least_room and not self._stopping.is_set():
             top = waiting[0].priority
             candidates: dict[str, Job] = {}
             for job in waiting:
-                if job.priority == top:
+                if job.priority == top and (room > 0 or not self._users[job.user]):
                     candidates.setdefault(job.user, job)
+            if not candidates:
+                return
             chosen = min(candidates.values(), key=lambda job: (self._users[job.user], self._begun[job.user]))
             waiting.remove(chosen)
             alone = self._is_suspect(chosen)
             if alone and self._running:
                 return  # until they have ended
-            room = 0 if alone else room
+            room = least_room if alone else room
             job = lease.claim(chosen.id, self.name)  # type: ignore[assignment]
             if job is None:
                 continue

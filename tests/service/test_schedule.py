@@ -76,6 +76,7 @@ def test_users_who_want_nothing_more_are_forgotten() -> None:
         scheduler.add(of(user=f"once {n}"), of(user="always"))
         assert [len(scheduler.take(holding("w"))) for _ in range(3)] == [1, 1, 0]
     assert len(scheduler._last_due) < 5
+    assert not scheduler._of_user
 
 
 def test_a_worker_takes_what_it_holds_and_counts_who_was_overtaken() -> None:
@@ -206,6 +207,29 @@ def test_nobody_starves_beside_a_user_with_a_thousand_jobs() -> None:
     outcome = simulate([*crowd, *few], devices(2), 100)
     assert max(outcome.waits_by_user["few"]) < 60
     assert statistics.mean(outcome.waits_by_user["crowd"]) > 200
+
+
+def test_a_user_with_few_jobs_of_another_model_waits_for_two_loads_not_for_a_hundred_pictures() -> None:
+    """A load takes as long as ten pictures."""
+    crowd = [Job(0.0, "m", user="crowd") for _ in range(300)]
+    few = [Job(20.0 + n, "other", user="few") for n in range(5)]
+    outcome = simulate([*crowd, *few], devices(1, room=1), 100)
+    assert max(outcome.waits_by_user["few"]) <= 20 + 10 + 5
+    assert outcome.loads == 3
+    trickle = [Job(20.0 + 30 * n, "other", user="few") for n in range(5)]
+    outcome = simulate([*crowd, *trickle], devices(1, room=1), 100)
+    assert max(outcome.waits_by_user["few"]) <= 30
+    assert outcome.makespan < 310 + 5 * 21 + 10, "at most half of the time goes into loads"
+
+
+def test_users_of_whom_about_as_much_waits_share_loads_as_one_user_does() -> None:
+    jobs = zipf_jobs(500, 24, rate=4 * 0.8, seed=7)
+    one = simulate(jobs, devices(), 100)
+    for n, job in enumerate(jobs):
+        job.user = f"user {n * 7 % 10}"
+    ten = simulate(jobs, devices(), 100)
+    assert ten.loads < 1.2 * one.loads
+    assert ten.makespan < 1.1 * one.makespan
 
 
 def test_a_batch_is_no_more_than_the_worker_s_share() -> None:

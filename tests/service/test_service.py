@@ -26,6 +26,8 @@ from graphengine.service.lease import DEATHS
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.submit import submit
+from graphengine.service.workers import WorkerRunner
+from graphengine.testing import FakeWorker
 
 from .conftest import LOST, PACK, RAY, Runners
 
@@ -176,6 +178,23 @@ def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(backend: Runners
             time.sleep(0.01)
     queue = Queue(tmp_path / "q.sqlite")
     assert [queue.get(n).state for n in (first, second)] == [State.DONE, State.QUEUED]
+
+
+def test_a_user_of_whom_nothing_runs_has_a_place_though_another_has_filled_all(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.output("y", graph.add("pack.until", "n", x=graph.input("x", int), file=graph.input("file", str)))
+    backend = WorkerRunner([FakeWorker(name) for name in "ab"], told=lambda sentence: None)
+    with Service(tmp_path / "q.sqlite", backend, concurrency=1) as service:
+        asked = {"x": 1, "file": str(tmp_path / "never")}
+        first, second = (service.submit(graph, asked | {"x": x}, user="ann") for x in range(2))
+        while service.queue.get(first).state is not State.RUNNING:
+            time.sleep(0.01)
+        (tmp_path / "at once").touch()
+        few = service.submit(graph, asked | {"file": str(tmp_path / "at once")}, user="bob")
+        assert service.wait(few, timeout=60)[0].state is State.DONE
+        assert [service.queue.get(n).state for n in (first, second)] == [State.RUNNING, State.QUEUED]
+        for job in (second, first):
+            service.cancel(job)
 
 
 SERVE = """
