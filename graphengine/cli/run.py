@@ -81,11 +81,15 @@ def command(
         if json:
             with JsonLines(session.cancellation.cancel) as lines, lines.last_word(), session:
                 result = session.run(graph, inputs, listeners=[lines, *listeners], progress=False, **options)
+                for recorder in listeners:
+                    recorder.outputs = result.outputs
                 told = write_outputs(graph, inputs, result, writer, exact=exact)
                 lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
         else:
             with session:
                 result = session.run(graph, inputs, listeners=listeners, **options)
+                for recorder in listeners:
+                    recorder.outputs = result.outputs
                 write_outputs(graph, inputs, result, writer, exact=exact, show=print)
     if not no_cache:
         from graphengine.files import cache_folder
@@ -111,11 +115,13 @@ def reporting(graph: Graph, inputs: dict[str, Any], file: Path | None) -> Iterat
         yield []
         return
     from graphengine.outputs import write_file
-    from graphengine.report import Recorder, page
+    from graphengine.report import Recorder
+    from graphengine.report_page import page
 
     recorder = Recorder()
     try:
         yield [recorder]
     finally:
         if recorder.nodes:
-            write_file(file, page(graph, recorder, inputs, workflow_name(graph)).encode("utf-8", "replace"))
+            text = page(graph, recorder, inputs, graph.title or workflow_name(graph))
+            write_file(file, text.encode("utf-8", "replace"))

@@ -11,7 +11,8 @@ from typing import Any
 from graphengine.cache.tree import from_tree
 from graphengine.errors import FileError
 from graphengine.events import Reuse
-from graphengine.report import Recorder, Seen, page
+from graphengine.report import Recorder, Seen
+from graphengine.report_page import page
 from graphengine.service.database import QueueError
 from graphengine.service.document import request_of
 from graphengine.service.jobs import Attempt, Job, State

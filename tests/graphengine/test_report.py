@@ -9,7 +9,8 @@ import pytest
 
 from graphengine import Graph, NodeError, Result, SocketType, View, each, node, register_type, run
 from graphengine.events import Reuse
-from graphengine.report import MOST_ITEMS, Recorder, page, result_html, views, views_html
+from graphengine.report import MOST_ITEMS, Recorder, Seen, result_html, views, views_html
+from graphengine.report_page import page
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,46 @@ def test_the_drawing_of_a_report_shows_the_values_that_were_used() -> None:
     assert "<five>" not in drawing
     for text in ("str = &lt;five&gt;", "str = given", "str = as declared"):
         assert text in drawing
+
+
+def test_results_stand_first_and_once_then_what_was_given_and_defaults_folded() -> None:
+    with Graph("A title", "What it is for.") as graph:
+        words = shout.named("words")(graph.input("text", str, "by default"))
+        graph.input("unused", int, 3)
+        graph.output("dot", dot.named("point")(words))
+    recorder = Recorder()
+    graph.run(inputs={"text": "given"}, listeners=[recorder])
+    text = page(graph, recorder, {"text": "given"})
+    places = [text.index(part) for part in (
+        "<h1>A title</h1>", "What it is for.", "<img", ">given</td>", "<details><summary>1 default</summary>",
+        ">unused</th>", '<div class="card times">', "<svg", "the result dot, above",
+    )]  # fmt: skip
+    assert places == sorted(places)
+    assert text.count("<img") == 1
+    assert "str = given" in text[text.index("<svg") :]
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_mapped_results_are_a_grid_with_labels() -> None:
+    with Graph() as graph:
+        loud = each(graph.input("texts", list[str], ["a", "b"]), shout)
+        graph.output("dots", each(loud, dot))
+    recorder = Recorder()
+    result = run(graph, inputs={"texts": ["x", "y", "z"]}, listeners=[recorder])
+    text = page(graph, recorder, {"texts": ["x", "y", "z"]})
+    top = text[: text.index("<h2>Given")]
+    assert top.count("<figure><img") == 3
+    assert [f"<figcaption>text &#x27;{name}&#x27;</figcaption>" in top for name in "xyz"] == [True] * 3
+    assert "\u00d7 3</span>" in text[text.index('class="card times"') :]
+    recorder.outputs = result.outputs
+    assert page(graph, recorder, {"texts": ["x", "y", "z"]}) == text
+
+
+def test_each_node_has_a_bar_as_long_as_it_took() -> None:
+    with Graph() as graph:
+        graph.output("dot", dot(shout("bars")))
+    recorder = Recorder()
+    recorder.nodes = {"shout": Seen("", Reuse.COMPUTED, 1.0, "x"), "dot": Seen("", Reuse.COMPUTED, 4.0, Dot())}
+    text = page(graph, recorder, {})
+    assert "width:25.0%" in text
+    assert "width:100.0%" in text
