@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from graphengine.terminal import screened
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -19,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()
     _open_streams()
     try:
-        return _main(arguments)
+        with screened():
+            return _main(arguments)
     finally:
         gc.freeze()  # all that was imported ends with the process: to take it apart first would take long
         gc.enable()

@@ -26,6 +26,7 @@ from graphengine.cli.common import (
     workflow_name,
 )
 from graphengine.cli.sweep import Over
+from graphengine.terminal import console
 
 if TYPE_CHECKING:
     from graphengine.graph import Graph
@@ -126,7 +127,7 @@ def list_(
         return
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else WIDE).print(job_rows.table(jobs, doing))
+    console(sys.stdout, None if sys.stdout.isatty() else WIDE).print(job_rows.table(jobs, doing))
     print(nobody, end="")
 
 

@@ -18,6 +18,7 @@ from graphengine.service.channel import listens
 from graphengine.service.database import QueueError
 from graphengine.service.here import hello, watch
 from graphengine.service.jobs import Job, State
+from graphengine.terminal import console
 
 if TYPE_CHECKING:
     from graphengine.service.queue import Queue
@@ -178,7 +179,7 @@ def table(queue: Queue, job: int | None, look: Callable[[], None] = lambda: None
     from rich.live import Live
 
     known: dict[int, Job] = {}
-    with Live(refresh_per_second=8) as live:
+    with Live(console=console(sys.stdout), refresh_per_second=8) as live:
         while True:
             live.update(_rows(queue, job, known))
             if job is not None and queue.get(job).state.ended:

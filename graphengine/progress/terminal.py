@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphengine.progress.tally import Tally
+from graphengine.terminal import Screened, unscreened
 
 MOST_LINES = 12
 """Bars that are drawn at once, whatever runs."""
@@ -45,7 +46,7 @@ class _Screen:
         with self._lock:
             self._tallies.append(tally)
             if self._live is None:
-                console = _Console(stderr=True)
+                console = _Console(file=unscreened(sys.stderr))
                 if not console.is_terminal or console.is_dumb_terminal:
                     self._tallies.remove(tally)
                     return False
@@ -54,7 +55,12 @@ class _Screen:
                     # What is printed stands above the bars; what goes to a file goes there.
                     redirect_stdout=_is_terminal(sys.stdout), redirect_stderr=_is_terminal(sys.stderr),
                 )  # fmt: skip
+                before: dict[str, object] = {"stdout": sys.stdout, "stderr": sys.stderr}
                 self._live.start(refresh=True)
+                # What is printed above the bars is as clean as what would have been printed without them.
+                for name, old in before.items():
+                    if isinstance(old, Screened) and getattr(sys, name) is not old:
+                        setattr(sys, name, Screened(getattr(sys, name)))
             return True
 
     def hide(self, tally: Tally) -> None:

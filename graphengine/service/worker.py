@@ -25,6 +25,7 @@ from graphengine.service.channel import pipe_from
 from graphengine.service.fitness import absent, code
 from graphengine.service.process_tree import end_own_tree
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
+from graphengine.terminal import screened
 
 
 class RemoteContext(Context):
@@ -193,7 +194,8 @@ def main() -> None:
     """Serve on the pipe given as the first argument; the first message is the configuration."""
     connection = pipe_from(sys.argv[1])
     config, _ = unpack(connection.recv_bytes())
-    Worker(connection, config).run()
+    with screened():  # what libraries log goes to the terminal of whoever runs the service
+        Worker(connection, config).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""Anybody's text on a terminal: characters that a terminal would act on are shown as escapes, never sent to it.
+
+Ids, prompts, paths, errors, users' names and what pictures carry come from strangers; so does what libraries log about
+them. The command line therefore puts `Screened` before its standard streams, once. What draws (rich's bars and tables)
+writes to the stream behind it, by a `console` that cleans every text it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ACTED_ON = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
+"""Controls of C0 and C1 but tab and line feed, and what turns the direction of writing."""
+
+
+def printable(text: str) -> str:
+    """A text in which every character that a terminal acts on stands as its escape, such as `\\x1b`."""
+    return _ACTED_ON.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+class Screened:
+    """A text stream that writes only what is `printable`; for the rest it is the stream that it stands before.
+
+    A carriage return that begins a line stays, so that bars of libraries draw over themselves.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._at_start = True
+
+    def write(self, text: str) -> int:
+        """Write a text; returns its length."""
+        redrawn = text.startswith("\r") and self._at_start
+        self._stream.write("\r" + printable(text[1:]) if redrawn else printable(text))
+        if text:
+            self._at_start = redrawn or text.endswith("\n")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stream)
+
+
+def unscreened(stream: Any) -> Any:
+    """The stream behind, for who draws and cleans texts by other means."""
+    while isinstance(stream, Screened):
+        stream = stream._stream
+    return stream
+
+
+@contextlib.contextmanager
+def screened() -> Iterator[None]:
+    """Standard output and error are screened meanwhile."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (Screened(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def console(stream: IO[str], width: int | None = None) -> Console:
+    """A console of rich on a standard stream, whose texts are `printable` whatever is drawn."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Clean(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+    return Clean(file=unscreened(stream), width=width)
