@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,9 @@ from graphengine.errors import GraphEngineError, shorten
 from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
 from graphengine.graph import Graph
 from graphengine.keys import NotData, canonical, digest, identity, topological
+from graphengine.opening import read_file
 from graphengine.plan import Plan
+from graphengine.private import make_private, write_private
 
 FORMAT = 1
 
@@ -73,24 +73,18 @@ def record(
     graph.idle_plans.append(plan)
     text = json.dumps({"format": FORMAT, "time": time.time(), "nodes": nodes}, default=str)
     file = record_file(graph, folder)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, "utf-8")
-            os.replace(temporary, file)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        make_private(file.parent, folder)  # prompts stand in it
+        write_private(file, text.encode())
 
 
 def last_run(graph: Graph, folder: Path) -> dict[str, Any] | None:
     """The record of a workflow's last run by node; None if there is none that can be read."""
     try:
-        found = json.loads(record_file(graph, folder).read_text("utf-8"))
+        found = json.loads(read_file(record_file(graph, folder)))
         nodes = found["nodes"] if found["format"] == FORMAT else None
         return nodes if isinstance(nodes, dict) and all(isinstance(n["inputs"], dict) for n in nodes.values()) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -8,6 +8,7 @@ the user's by inheritance.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import stat
@@ -15,7 +16,7 @@ import uuid
 from pathlib import Path
 
 from graphengine.errors import FileError
-from graphengine.staging import hold_file
+from graphengine.staging import hold_file, sync
 
 FOLDER, FILE = 0o700, 0o600
 _OTHERS = 0o077
@@ -42,7 +43,7 @@ def refusal(path: Path) -> str:
     )
 
 
-def make_private(folder: Path, top: Path | None = None) -> None:
+def make_private(folder: Path, top: Path | None = None, durable: bool = False) -> None:
     """Make a folder that only its user can enter, with all that are missing above it.
 
     A folder that is there and was named by its user is left as it is. Ours, from `top` down, are closed to others where
@@ -50,12 +51,13 @@ def make_private(folder: Path, top: Path | None = None) -> None:
 
     Args:
         top: The uppermost folder of ours, of which `folder` may be one; None where the user has named `folder`.
+        durable: Whether the names of new folders are on the disk when this returns.
 
     Raises:
         NotPrivate: A folder of ours belongs to another user.
         OSError: It cannot be made.
     """
-    _make(folder)
+    _make(folder, durable)
     if not _HAS_OWNERS or top is None or not folder.is_relative_to(top):
         return
     for ours in (top, *(top.joinpath(*part) for part in _parts(folder.relative_to(top)))):
@@ -96,11 +98,11 @@ def make_file(file: Path) -> None:
         os.chmod(file, FILE)
 
 
-def write_private(file: Path, content: bytes, sync: bool = False) -> None:
+def write_private(file: Path, content: bytes, durable: bool = False) -> None:
     """Write a file that only its user can read, whole or not at all, over an old one of its name.
 
     Args:
-        sync: Whether it is on the disk when this returns, and not only with the system.
+        durable: Whether it is on the disk when this returns, and not only with the system.
 
     Raises:
         OSError: It cannot be written; nothing is left of it.
@@ -112,7 +114,7 @@ def write_private(file: Path, content: bytes, sync: bool = False) -> None:
             _open_to_owner(descriptor)
             hold_file(descriptor)
             target.write(content)
-            if sync:
+            if durable:
                 target.flush()
                 os.fsync(descriptor)
         os.replace(temporary, file)
@@ -122,19 +124,21 @@ def write_private(file: Path, content: bytes, sync: bool = False) -> None:
         raise
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, durable: bool) -> None:
     if folder.is_dir():
         return
     if folder.parent != folder:
-        _make(folder.parent)
+        _make(folder.parent, durable)
+        if not folder.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent))
     try:
         os.mkdir(folder, FOLDER)
     except FileExistsError:
-        if not folder.is_dir():
-            raise
-        return  # another thread or process has made it
+        return  # another thread or process has made it; or a file, which whoever puts something into it is told
     if _HAS_OWNERS and stat.S_IMODE(os.stat(folder).st_mode) != FOLDER:  # an umask that takes from the owner
         os.chmod(folder, FOLDER)
+    if durable:
+        sync(folder.parent)
 
 
 def _open_to_owner(descriptor: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphengine.errors import FileError, GraphEngineError
+from graphengine.private import check_owner, make_file, make_private
+from graphengine.service.here import state_folder
 from graphengine.service.tables import SCHEMA, UPGRADE, VERSION
-from graphengine.staging import make_folder
 
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
@@ -51,10 +51,16 @@ class Database:
         try:
             if file.exists() and not file.is_file():
                 raise QueueFileError(f"{file} cannot be opened as a queue: it is no file")
-            make_folder(file.parent)
+            make_private(file.parent, state_folder(), durable=True)
+            if file.exists():
+                check_owner(file)
+            else:
+                make_file(file)
             self._base = sqlite3.connect(file, patience, isolation_level=None, check_same_thread=False)
             version = self._check()  # before anything is changed
-            os.chmod(file, 0o600)
+            for part in (file, *(file.with_name(file.name + ending) for ending in ("-wal", "-shm"))):
+                if part.exists():
+                    make_file(part)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute(f"pragma synchronous = {synchronous}")
             if version < VERSION:
