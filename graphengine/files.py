@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import hashlib
+import io
 import os
 import sqlite3
 import threading
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graphengine.errors import FileError, nearest
+from graphengine.opening import Outside, check_inside, entries_of, open_file, rooted
+from graphengine.private import make_file, make_private
 from graphengine.sockets import File
 
 REMEMBERED = 4 << 20
@@ -35,7 +38,8 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
 
     Args:
         base: Where relative paths start.
-        roots: Folders that paths may not leave; None allows all.
+        roots: Folders that paths may not leave: the path that is returned is confined to them when it is opened
+            (`opening.Rooted`). None allows all.
 
     Raises:
         FileError: The path does not exist, or leaves the allowed folders.
@@ -54,13 +58,13 @@ def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | N
     if rule.names and not exists and not _looks_like_path(text):
         return text
     if roots is not None:
-        inside = [root.resolve() for root in roots]
-        links = [p for p in path.rglob("*") if p.is_symlink()] if path.is_dir() and not rule.write else []
-        for file in (path, *links):
-            if not any(file.resolve().is_relative_to(root) for root in inside):
-                allowed = ", ".join(map(str, roots)) or "none"
-                leads = "" if file is path else f": {file.name} in it leads out of them"
-                raise FileError(f"{text} lies outside the allowed folders ({allowed}){leads}")
+        try:
+            check_inside(path, roots, links=not rule.write)
+        except Outside as error:
+            raise FileError(f"{text} {str(error.strerror).removeprefix('it ')}") from None
+        except OSError as error:
+            raise FileError(f"{path} cannot be looked through: {error.strerror or error}") from None
+        path = rooted(path, roots)
     if exists and not (path.is_file() or path.is_dir()):
         raise FileError(f"{path} is neither a file nor a folder")
     if not exists and not (rule.write or rule.missing):
@@ -116,7 +120,7 @@ def fingerprint(path: Path) -> str:
     try:
         if path.is_dir():
             digest = hashlib.sha256()
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            for file in sorted(path / entry.path for entry in entries_of(path) if entry.is_file()):
                 digest.update(f"{file.relative_to(path).as_posix()}\0{fingerprint(file)}\n".encode())
             return digest.hexdigest()
         return _of_file(path)
@@ -125,8 +129,12 @@ def fingerprint(path: Path) -> str:
 
 
 def _of_file(path: Path) -> str:
-    name = os.path.realpath(path)
-    stat = os.stat(name)
+    with open_file(path) as file:
+        return _of_open(os.path.realpath(path), file)
+
+
+def _of_open(name: str, file: io.BufferedReader) -> str:
+    stat = os.fstat(file.fileno())
     state = (stat.st_size, stat.st_ino, stat.st_ctime_ns)
     known = _known.get(name)
     if known is not None and known[0] == state:
@@ -135,8 +143,7 @@ def _of_file(path: Path) -> str:
     settled = _is_settled(stat)
     digest = _remembered(name, state) if large else None
     if digest is None:
-        with open(name, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         if large and settled:
             _remember(name, state, digest)
     if settled:
@@ -153,7 +160,8 @@ def _is_settled(stat: os.stat_result) -> bool:
 
 def _open() -> sqlite3.Connection:
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder, folder)
+    make_file(folder / "hashes.sqlite")
     base = sqlite3.connect(folder / "hashes.sqlite", timeout=5)
     base.execute("create table if not exists hashes (path text primary key, size, inode, changed, digest text)")
     return base

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from graphengine.definition import NodeDef
+from graphengine.opening import read_file
 
 GROUP = "graphengine.nodes"
 SOURCES = "__graphengine_sources__"
@@ -216,7 +217,7 @@ def hash_of(files: Iterable[Path]) -> str:
     """A hash of the names and contents of files."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
-        content = file.read_bytes()
+        content = read_file(file)
         digest.update(f"{file.name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()

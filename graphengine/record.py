@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,39 @@ from graphengine.errors import FileError, GraphEngineError
 from graphengine.files import fingerprint
 from graphengine.graph import Graph
 from graphengine.metadata import CHUNK, EXIF, FORMAT, MAKER_NOTE, Position
+from graphengine.opening import entries_of, open_file
 from graphengine.quiet import warnings_as
 
 if TYPE_CHECKING:
     import PIL.Image
+
+
+DEEPEST = 200
+"""Levels of a record that comes from anybody."""
+_TEXT: dict[str, Any] = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["format", "workflow", "inputs", "output", "files"],
+    "properties": {
+        "format": {"type": "integer"}, "name": _TEXT, "workflow": {"type": "object"}, "inputs": {"type": "object"},
+        "output": _TEXT, "made": {"type": "object"}, "exact": {"type": "boolean"}, "item": {"type": "integer"},
+        "held": {"type": "object", "additionalProperties": _TEXT},
+        "files": {"type": "array", "items": {
+            "type": "object", "required": ["at", "name", "sha256"],
+            "properties": {
+                "at": {"type": "array", "minItems": 1, "items": {"type": ["string", "integer"]}},
+                "name": {"type": "string", "minLength": 1, "maxLength": 255}, "sha256": _TEXT,
+                "size": {"type": "integer"},
+            },
+        }},
+        "weights": {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": _TEXT}},
+        "versions": {"type": "object", "properties": {
+            "graphengine": _TEXT, "python": _TEXT, "packs": {"type": "object", "additionalProperties": _TEXTS},
+        }},
+    },
+}  # fmt: skip
+"""What a record of today's format may be, as a JSON Schema: what `describe` of `graphengine.metadata` writes."""
 
 
 def read(picture: Path) -> dict[str, Any]:
@@ -31,12 +59,13 @@ def read(picture: Path) -> dict[str, Any]:
     import PIL.Image
 
     try:
-        with warnings_as("error", PIL.Image.DecompressionBombWarning):
-            image = PIL.Image.open(picture)  # reads no more than the size
-        with image:
-            text = image.info.get(CHUNK) or _note(image).get(CHUNK)
-            if isinstance(text, str):
-                image.load()  # what is cut short could not be compared with what is made again
+        with open_file(picture) as file:
+            with warnings_as("error", PIL.Image.DecompressionBombWarning):
+                image = PIL.Image.open(file)  # reads no more than the size
+            with image:
+                text = image.info.get(CHUNK) or _note(image).get(CHUNK)
+                if isinstance(text, str):
+                    image.load()  # what is cut short could not be compared with what is made again
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise FileError(f"{picture} would unpack to more pixels than a picture of ours can have") from None
     except PIL.UnidentifiedImageError:
@@ -65,23 +94,30 @@ def parse(text: str, name: str) -> dict[str, Any]:
     Raises:
         FileError: It is damaged, or of a newer format.
     """
+    from jsonschema import Draft202012Validator
+
+    damaged = FileError(f"{name}: the record of how it was made is damaged")
     try:
         record = json.loads(text)
-        if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-            raise TypeError
-        newer = record["format"] > FORMAT
-        whole = (
-            isinstance(record["workflow"], dict) and isinstance(record["inputs"], dict)
-            and isinstance(record["output"], str) and isinstance(record["files"], list)
-            and all(isinstance(f["at"], list) and f["name"] and f["sha256"] for f in record["files"])
-        )  # fmt: skip
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise FileError(f"{name}: the record of how it was made is damaged") from None
-    if newer:
-        raise FileError(f"{name} was made by a newer graphengine (record format {record['format']}); update it")
-    if not whole:
-        raise FileError(f"{name}: the record of how it was made is damaged")
-    return record
+    except (ValueError, RecursionError):
+        raise damaged from None
+    version = record.get("format") if isinstance(record, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise FileError(f"{name} was made by a newer graphengine (record format {version!s:.20}); update it")
+    if _is_deep(record) or not Draft202012Validator(SCHEMA).is_valid(record):
+        raise damaged
+    return record  # type: ignore[no-any-return]
+
+
+def _is_deep(data: Any) -> bool:
+    """Whether lists and objects lie deeper inside each other than `DEEPEST`."""
+    level = [data]
+    for _ in range(DEEPEST):
+        level = [
+            item for one in level if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]  # fmt: skip
+    return bool(level)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -120,12 +156,17 @@ def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple
     """
     from graphengine.workflow import from_document
 
-    held = {digest: base64.b64decode(content) for digest, content in (record.get("held") or {}).items()}
+    try:
+        held = {digest: base64.b64decode(content) for digest, content in record.get("held", {}).items()}
+    except ValueError:
+        raise FileError("the record of how it was made is damaged: a value in it is no base64") from None
     whole = {"workflow": record["workflow"], INPUTS: record["inputs"]}
     whole = json.loads(json.dumps(whole))
     for position, path in files.items():
         _put(whole, position, str(path))
-    graph = from_document(whole["workflow"], name=f"{record.get('name', 'workflow')}.json", fetch=held.get)
+    # It holds all workflows that it uses: a picture of a stranger's makes nobody read other files as such.
+    name = f"{record.get('name', 'workflow')}.json"
+    graph = from_document(whole["workflow"], name=name, roots=(), fetch=held.get)
     return graph, whole[INPUTS]
 
 
@@ -181,17 +222,10 @@ def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
             yield folder / name
     count = 0
     for folder in folders:
-        for parent, names, entries in os.walk(folder):
-            if size is None:
-                if name in names:
-                    yield Path(parent, name)
-                continue
-            for entry in sorted(entries, key=lambda e: e != name):
-                count += 1
-                if count > MOST_FILES:
-                    return
-                try:
-                    if Path(parent, entry).stat().st_size == size:
-                        yield Path(parent, entry)
-                except OSError:
-                    continue
+        for entry in entries_of(folder, all=False):
+            count += 1
+            if count > MOST_FILES:
+                return
+            with contextlib.suppress(OSError):
+                if entry.name == name if size is None else entry.is_file() and entry.stat().st_size == size:
+                    yield Path(entry.path)

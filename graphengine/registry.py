@@ -23,6 +23,7 @@ from typing import Any
 
 from graphengine.definition import NodeDef
 from graphengine.errors import GraphEngineError, PackError, nearest
+from graphengine.opening import read_file
 from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
 from graphengine.types import declared_types
 
@@ -211,7 +212,7 @@ def _package(name: str) -> str:
 
 def _sources(path: Path) -> list[Path]:
     """The files that a pack in a folder is made of."""
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return sorted(file for file in path.rglob("*.py") if file.is_file()) if path.is_dir() else [path]
 
 
 def _load_files(path: Path, package: str) -> list[PackError]:
@@ -231,7 +232,7 @@ def _load_files(path: Path, package: str) -> list[PackError]:
         try:
             if is_top:
                 parent.__file__ = str(file)
-                exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), parent.__dict__)
+                exec(compile(read_file(file), str(file), "exec", dont_inherit=True), parent.__dict__)
             module = sys.modules[name] if name in sys.modules else _load_file(name, file)
             pack = module.__dict__["__pack__"]
             read_anew(pack, module)
@@ -279,6 +280,9 @@ def _forget(package: str) -> None:
 
 class _FolderLoader(importlib.machinery.SourceFileLoader):
     """Compiles the source as it is now: compiled files are told apart by whole seconds only."""
+
+    def get_data(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
+        return read_file(Path(os.fsdecode(path)))
 
     def get_code(self, fullname: str) -> CodeType:
         return compile(self.get_data(self.path), self.path, "exec", dont_inherit=True)

@@ -26,6 +26,7 @@ from typing import Any
 
 from graphengine.errors import FileError, Problem, Where, WorkflowError, nearest
 from graphengine.graph import Graph
+from graphengine.opening import read_file
 from graphengine.workflow_read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
 from graphengine.workflow_write import KeepBytes, Writer
 from graphengine.yaml12 import MAX_SIZE, Lines
@@ -40,7 +41,11 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(
-    source: str | Path, *, roots: Sequence[str | Path] | None = None, packs: Sequence[str | Path] = ()
+    source: str | Path,
+    *,
+    roots: Sequence[str | Path] | None = None,
+    packs: Sequence[str | Path] = (),
+    anywhere: bool = False,
 ) -> Graph:
     """Read a workflow file, or a shipped workflow by its name.
 
@@ -49,6 +54,7 @@ def load(
     Args:
         packs: Folders of nodes, or `.py` files, that are loaded first (see `load_pack`).
         roots: Folders that the file, and the files it names, may not leave; None allows all.
+        anywhere: The file itself may lie outside of `roots`, as its user has named it; what it names may not.
 
     Returns:
         The graph. What is wrong with it but does not keep it from being one is among its `problems()`.
@@ -70,11 +76,8 @@ def load(
             what = f"there is no file and no shipped workflow {source}"
             hint = "" if (near := nearest(source, known)) else f"shipped are {', '.join(known) or 'none'}"
             raise WorkflowError(Problem("no file", what, hint=hint, nearest=near))
-        path = known[source]
-    reach = Reach(path.absolute().parent, _folders(roots))
-    if not reach.inside(path):
-        raise WorkflowError(Problem("no file", f"{path} lies outside the allowed folders"))
-    return _load_file(path, reach)
+        path, anywhere = known[source], True
+    return _load_file(path, Reach(path.absolute().parent, _folders(roots)), anywhere)
 
 
 def loads(
@@ -217,8 +220,8 @@ def _folders(roots: Sequence[str | Path] | None) -> tuple[Path, ...] | None:
     return None if roots is None else tuple(Path(root).absolute() for root in roots)
 
 
-def _load_file(path: Path, reach: Reach) -> Graph:
-    data, lines = _parse_file(path)
+def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> Graph:
+    data, lines = _parse_file(path if anywhere else reach.confine(path))
     inside = Reach(
         path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open
     )
@@ -241,7 +244,7 @@ def _parse_file(path: Path) -> tuple[Any, Lines]:
         if path.stat().st_size > MAX_SIZE:
             what = f"the file is larger than {MAX_SIZE // 1_000_000} MB"
             raise WorkflowError(Problem("too large", what, where, "a workflow file is text of some kilobytes"))
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise WorkflowError(Problem("no file", f"it cannot be read: {error.strerror or error}", where)) from None
     try:

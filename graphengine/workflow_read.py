@@ -18,6 +18,7 @@ from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph import Graph
+from graphengine.opening import check_inside, read_file, rooted
 from graphengine.sockets import Choices, Range
 from graphengine.types import SocketType, parse_type, type_called
 
@@ -60,8 +61,20 @@ class Reach:
     known: dict[Path, Graph] = field(default_factory=dict)
     open_file: Callable[[Path, Reach], Graph] | None = None
 
-    def inside(self, file: Path) -> bool:
-        return self.roots is None or any(file.resolve().is_relative_to(root.resolve()) for root in self.roots)
+    def confine(self, file: Path) -> Path:
+        """A file's path, which from now on is opened only below the roots.
+
+        Raises:
+            WorkflowError: It leads out of them.
+        """
+        if self.roots is None:
+            return file
+        try:
+            check_inside(file, self.roots, links=False)
+        except OSError as error:
+            what = str(error.strerror).removeprefix("it ")
+            raise WorkflowError(Problem("no file", f"{file} {what}")) from None
+        return rooted(file, self.roots)
 
 
 class Lines(Mapping[tuple[Any, ...], int]):
@@ -260,13 +273,13 @@ class Reader:
         if self.reach.fetch is not None:
             content = self.reach.fetch(digest)
         if content is None and isinstance(name, str):
-            file = self.reach.base / name
-            if not _stays_below(name) or not self.reach.inside(file):
+            if not _stays_below(name):
                 raise WorkflowError(f"{name!r:.80} does not lie beside the workflow")
             try:
-                content = file.read_bytes()
+                content = read_file(self.reach.confine(self.reach.base / name))
             except (OSError, ValueError) as error:
-                raise WorkflowError(f"{name!r:.80} cannot be read: {error}") from None
+                why = getattr(error, "strerror", None) or error
+                raise WorkflowError(f"{name!r:.80} cannot be read: {why}") from None
         if content is None:
             raise WorkflowError(f"nothing here holds the value with the digest {digest:.80}")
         if hashlib.sha256(content).hexdigest() != digest:
@@ -403,7 +416,9 @@ class Reader:
         if "\0" in given or PurePosixPath(given).is_absolute() or Path(given).is_absolute():
             return "is an absolute path; write it relative to this file"
         file = (self.reach.base / given).resolve()
-        if not self.reach.inside(file):
+        try:
+            self.reach.confine(file)
+        except WorkflowError:
             return "lies outside the allowed folders"
         if file in self.reach.chain:
             ring = [f.name for f in self.reach.chain[self.reach.chain.index(file) :]]

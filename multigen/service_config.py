@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from graphengine.devices import check_device
 from graphengine.errors import GraphEngineError
+from graphengine.opening import read_file
 from graphengine.yaml12 import load
 
 __all__ = ["ConfigError", "model_path", "read_config", "read_models", "wrong"]
@@ -108,7 +109,7 @@ def _flag(value: Any) -> bool | None:
 
 def _read(file: Path, example: str) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
     try:
-        data, lines = load(file.read_text("utf-8"), str(file))
+        data, lines = load(read_file(file).decode(), str(file))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

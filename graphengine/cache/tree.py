@@ -14,6 +14,7 @@ from typing import Any
 
 from graphengine.errors import NotStorable
 from graphengine.literals import plain_number
+from graphengine.opening import rooted, roots_of
 from graphengine.registry import class_called
 from graphengine.types import is_named_tuple, python_number, socket_type, type_called
 
@@ -50,7 +51,8 @@ def to_tree(value: Any, write: Write) -> Any:
     if kind is dict:
         return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()]}
     if isinstance(value, Path):
-        return {"path": str(value)}
+        roots = roots_of(value)
+        return {"path": str(value)} | ({} if roots is None else {"roots": list(roots)})
     if kind is bytes:
         return {"raw": "bytes", "blob": _written(value, write)}
     registered = socket_type(kind)
@@ -160,7 +162,7 @@ def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
     if "items" in tree:
         return {from_tree(key, read): from_tree(item, read) for key, item in tree["items"]}
     if "path" in tree:
-        return Path(tree["path"])
+        return Path(tree["path"]) if "roots" not in tree else rooted(tree["path"], tree["roots"])
     if "named" in tree:
         return _named(_known(tree["named"]), [from_tree(item, read) for item in tree["tuple"]])
     if "tuple" in tree:

@@ -7,7 +7,7 @@ import functools
 import json as json_
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -178,8 +178,13 @@ def load_packs(folders: Iterable[Path] | None) -> None:
         print(f"warning: {' '.join(str(failure).split())}", file=sys.stderr)
 
 
-def load_workflow(name: str, packs: Iterable[Path] | None = None) -> Graph:
+def load_workflow(
+    name: str, packs: Iterable[Path] | None = None, roots: Sequence[str | Path] | None = None
+) -> Graph:
     """The graph of a workflow file, or of a shipped workflow's name.
+
+    Args:
+        roots: Folders that the files which it names may not leave; None allows all.
 
     Raises:
         WorkflowError: There is no such file, or it cannot be read.
@@ -187,7 +192,7 @@ def load_workflow(name: str, packs: Iterable[Path] | None = None) -> Graph:
     from graphengine.workflow import load
 
     load_packs(packs)
-    return load(name)
+    return load(name, roots=roots, anywhere=True)
 
 
 def workflow_name(graph: Graph) -> str:

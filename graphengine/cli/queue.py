@@ -125,8 +125,6 @@ def list_(
         for job in jobs:
             print(json_.dumps(job_rows.facts(job, doing)))
         return
-    from rich.console import Console
-
     console(sys.stdout, None if sys.stdout.isatty() else WIDE).print(job_rows.table(jobs, doing))
     print(nobody, end="")
 

@@ -148,7 +148,9 @@ def _difference(one: Path, other: Path) -> int | None:
     import PIL.Image
     import PIL.ImageChops
 
-    with PIL.Image.open(one) as first, PIL.Image.open(other) as second:
+    from graphengine.opening import open_file
+
+    with open_file(one) as a, open_file(other) as b, PIL.Image.open(a) as first, PIL.Image.open(b) as second:
         if first.size != second.size or first.mode != second.mode:
             return None
         found = PIL.ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()

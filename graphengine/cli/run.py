@@ -56,7 +56,7 @@ def command(
     debug: Debug = False,
 ) -> int | None:
     """Run a workflow and write its outputs, with how they were made inside each picture."""
-    graph = load_workflow(file, packs)
+    graph = load_workflow(file, packs, root)
     if backend in ("auto", "service"):
         from graphengine.cli.handover import hand_over
 

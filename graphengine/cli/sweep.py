@@ -57,7 +57,7 @@ def command(
     What does not depend on what changes is computed once. The last --over changes fastest and makes the columns. (For
     several workers at once: `graphengine queue submit --over`.)
     """
-    graph = load_workflow(file, packs)
+    graph = load_workflow(file, packs, root)
     from graphengine.cli.execute import Session, needed, print_warnings
 
     session = Session(graph, no_cache)

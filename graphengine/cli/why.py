@@ -26,7 +26,7 @@ def command(
     For each node that must run: which of its inputs is not as it was in the last run of this workflow. A reference
     to weights is made in every run and costs little; mapped and expanding nodes are known when the run reaches them.
     """
-    graph = load_workflow(file, packs)
+    graph = load_workflow(file, packs, root)
     from graphengine.cache import DiskStore, Store
     from graphengine.cli.values import parse_sets
     from graphengine.files import cache_folder

@@ -86,7 +86,7 @@ class Files:
                 if like:
                     os.link(self._file(like, blob), file)
                     return
-            write_private(file, content, sync=True)  # the job that needs it will be acknowledged
+            write_private(file, content, durable=True)  # the job that needs it will be acknowledged
         except OSError as error:
             raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
 
@@ -206,8 +206,11 @@ def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dic
     }
 
 
-def request_of(body: Mapping[str, Any], files: Files) -> Request:
+def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | None = None) -> Request:
     """The request of a body.
+
+    Args:
+        roots: Folders that no file may leave, whatever the body says; None allows what it says.
 
     Raises:
         WorkflowError: It is of a newer version, or its workflow cannot be read here.
@@ -230,7 +233,8 @@ def request_of(body: Mapping[str, Any], files: Files) -> Request:
             return files.get(name, digest, lambda content: hashlib.sha256(content).hexdigest())
         return None
 
-    graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=body["roots"], fetch=fetch)
+    allowed = body["roots"] if roots is None else roots
+    graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=allowed, fetch=fetch)
     return Request(
         graph,
         {key: from_tree(tree, read) for key, tree in body["inputs"].items()},

@@ -77,7 +77,7 @@ class JobRun:
         service, lease, job = self.service, self.lease, self.job
         try:
             body = service.queue.body(job.id)
-            request = request_of(body, service.files)
+            request = request_of(body, service.files, service.roots)
             request.exact |= service.batch_invariant
             writer = self._writer(request)
             result = self._evaluate(request)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
+from graphengine.opening import open_file
 from graphengine.quiet import warnings_as
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def read_pickled(file: Path) -> dict[str, Any]:
     import torch
 
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        with open_file(file) as data:
+            found = torch.load(data, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{file} is damaged or holds more than tensors, which could run code: it is not read"

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from graphengine import INERT, Choices, Context, Doc, File, ModelError, Range, node
 from graphengine.files import confined, fingerprint
+from graphengine.opening import Rooted
 from graphengine.types import SocketType, View, register_type
 from graphengine_nodes import checkpoints
 from graphengine_nodes.annotator_kinds import KINDS, NETWORKS
@@ -129,7 +130,7 @@ def _located(digest: str, annotator: Annotator) -> Path:
 
 def _find(source: str | Path, name: str, kind: str) -> Path:
     """A file in a folder or in a repository of the hub."""
-    text, folder = str(source), Path(source).expanduser()
+    text, folder = str(source), source if isinstance(source, Rooted) else Path(source).expanduser()
     if folder.is_dir() and (isinstance(source, Path) or not confined()):
         path = folder.absolute() / name
         if path.is_file():

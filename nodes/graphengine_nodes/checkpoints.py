@@ -19,6 +19,8 @@ from typing import Any
 
 from graphengine.errors import FileError, ModelError
 from graphengine.files import cache_folder, confined, fingerprint
+from graphengine.opening import Rooted, open_file, read_file, rooted, roots_of
+from graphengine.private import make_private, write_private
 from graphengine_nodes.references import digest_of
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def _found(source: str | Path, what: str) -> Path | None:
     for kind, (other, _) in EMBEDDED.items():
         if text == other and not isinstance(source, Path):
             raise ModelError(f"{text} is an embedded {kind}; the embedded {what} is called {name}")
-    path = Path(text).expanduser()
+    path = source if isinstance(source, Rooted) else Path(text).expanduser()
     if not _name_only(source) and path.exists():
         return path.absolute()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
@@ -188,10 +190,12 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: It is missing or no JSON object.
     """
     try:
-        found = json.loads(file.read_text("utf-8"))
-    except OSError:
+        found = json.loads(read_file(file))
+    except FileNotFoundError:
         raise ModelError(f"{file} is missing; the model's folder is incomplete, copy it again") from None
-    except ValueError as error:
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is damaged ({error}); copy it again") from None
     if not isinstance(found, dict):
         raise ModelError(f"{file} should hold a JSON object")
@@ -224,8 +228,7 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
         if match := whole.fullmatch(name):
             found.append(Weights((folder / name,), match[1]))
         elif match := shards.fullmatch(name):
-            parts = read_json(folder / name).get("weight_map", {})
-            found.append(Weights(tuple(folder / part for part in sorted(set(parts.values()))), match[1]))
+            found.append(Weights(tuple(folder / part for part in _parts(folder / name)), match[1]))
     if not found:
         pickled = [name for name in names if Path(name).suffix in SUFFIXES]
         if pickled:
@@ -242,6 +245,20 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
     return best
 
 
+def _parts(index: Path) -> list[str]:
+    """The files that an index of shards names; those lie beside it.
+
+    Raises:
+        ModelError: It names anything else.
+    """
+    found = read_json(index).get("weight_map")
+    names: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(f"{index} is damaged: {name!r:.80} is no name of a file beside it; copy the model again")
+    return sorted(set(names))
+
+
 Header = dict[str, dict[str, Any]]
 
 
@@ -256,8 +273,8 @@ def read_header(file: Path) -> Header:
             f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
         )
     try:
-        size = file.stat().st_size
-        with open(file, "rb") as handle:
+        with open_file(file) as handle:
+            size = os.fstat(handle.fileno()).st_size
             length = int.from_bytes(handle.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
@@ -319,16 +336,15 @@ def note(digest: str, location: Location) -> None:
     if _locations.get(digest) == location:
         return
     _locations[digest] = location
-    facts = {name: str(value) for name, value in asdict(location).items() if value}
+    facts: dict[str, Any] = {name: str(value) for name, value in asdict(location).items() if value}
+    if (roots := roots_of(location.path)) is not None:
+        facts["roots"] = list(roots)
     file = cache_folder() / "weights" / digest
     try:
-        text = json.dumps(facts)
-        if file.is_file() and file.read_text("utf-8") == text:
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{digest}.{os.getpid()}")
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, file)
+        text = json.dumps(facts).encode()
+        make_private(file.parent, cache_folder())
+        if not file.is_file() or read_file(file) != text:
+            write_private(file, text)
     except OSError as error:
         _warn(
             f"{file.parent} cannot be written ({error.strerror}): other processes, a service's workers too, will not "
@@ -351,9 +367,10 @@ def locate(digest: str, what: str) -> Location:
     location = _locations.get(digest)
     if location is None:
         try:
-            facts = json.loads((cache_folder() / "weights" / digest).read_text("utf-8"))
-            config = Path(facts["config"]) if "config" in facts else None
-            location = Location(Path(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
+            facts = json.loads(read_file(cache_folder() / "weights" / digest))
+            there = functools.partial(rooted, roots=facts["roots"]) if "roots" in facts else Path
+            config = there(facts["config"]) if "config" in facts else None
+            location = Location(there(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(
                 f"the weights of {what} ({digest[:12]}) are not known on {platform.node()} (in "

@@ -17,10 +17,11 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from graphengine import Doc, File, ModelError, Range, node
 from graphengine.files import fingerprint
+from graphengine.opening import open_file
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Location
 from graphengine_nodes.families import family
@@ -39,11 +40,16 @@ def load_hypernetwork(source: Annotated[Path, File("weights"), Doc("A .pt file o
     Raises:
         ModelError: There is no such file, or it holds something else than tensors and numbers.
     """
-    path = Path(source).expanduser().absolute()
+    path = source.expanduser().absolute()
     if not path.is_file():
         raise ModelError(f"there is no hypernetwork {path}; give a .pt file")
-    for data in _pickles(path):
-        _refuse_code(path, data)
+    try:
+        file = open_file(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    with file:
+        for data in _pickles(path, file):
+            _refuse_code(path, data)
     digest = fingerprint(path)
     checkpoints.note(digest, Location(path))
     return Hypernetwork(digest, path.name)
@@ -80,22 +86,24 @@ LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """How the files of torch before 1.6 begin."""
 
 
-def _pickles(path: Path) -> Iterable[IO[bytes]]:
+def _pickles(path: Path, file: BinaryIO) -> Iterable[IO[bytes]]:
     """The pickles in a file of torch, to be looked at, not read; all but the last from one stream, in order."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
                 name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), None)
                 if name is not None:
                     with archive.open(name) as data:
                         yield data
                     return
         else:
-            with open(path, "rb") as data:
-                if data.peek(1)[:1] == b"\x80":  # what every pickle begins with that torch reads
-                    for _ in range(4 if data.peek(len(LEGACY)).startswith(LEGACY) else 1):
-                        yield data
-                    return
+            file.seek(0)
+            start = file.read(len(LEGACY))
+            file.seek(0)
+            if start[:1] == b"\x80":  # what every pickle begins with that torch reads
+                for _ in range(4 if start == LEGACY else 1):
+                    yield file
+                return
     except (OSError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is damaged or cannot be read ({error!s:.100}); copy it again") from None
     raise ModelError(f"{path} is no hypernetwork; give a .pt file of the WebUI")
@@ -124,7 +132,8 @@ def read(path: Path) -> dict[Any, Any]:
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with open_file(path) as file:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} holds something else than tensors and numbers, which could run code: it is not opened "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, FileError, Range, node
+from graphengine.opening import NotRegular, Outside, open_file
 from graphengine.quiet import warnings_as
 from graphengine_nodes.pictures import Format, save_pictures
 from graphengine_nodes.types import Image
@@ -41,12 +42,15 @@ def open_picture(path: Path) -> PIL.Image.Image:
     import PIL.Image
     import PIL.ImageOps
 
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; give one of the pictures in it")
     try:
-        with warnings_as("error", PIL.Image.DecompressionBombWarning):
-            picture = PIL.Image.open(path)  # reads no more than the size
-        with picture:
-            picture.load()
-            return PIL.ImageOps.exif_transpose(picture)
+        with open_file(path) as file:
+            with warnings_as("error", PIL.Image.DecompressionBombWarning):
+                picture = PIL.Image.open(file)  # reads no more than the size
+            with picture:
+                picture.load()
+                return PIL.ImageOps.exif_transpose(picture)
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         limit = f"{PIL.Image.MAX_IMAGE_PIXELS or 0:,}"
         raise FileError(f"{path} would unpack to more than {limit} pixels; make it smaller first") from None
@@ -54,8 +58,8 @@ def open_picture(path: Path) -> PIL.Image.Image:
         raise FileError(f"{path} is no picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can be") from None
     except FileNotFoundError:
         raise FileError(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise FileError(f"{path} is a folder; give one of the pictures in it") from None
+    except (NotRegular, Outside) as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise FileError(f"{path} is damaged or cut short ({error})") from None
 
@@ -100,7 +104,7 @@ def save_image(
         ValueError: Suffix and format are two things.
     """
     text = ctx.making("image", image)
-    return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
+    return [str(file) for file in save_pictures(image.pixels, path, text, format, quality)]
 
 
 @node(version=1)

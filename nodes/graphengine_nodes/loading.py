@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
+from graphengine.opening import library_path
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Location
 
@@ -123,7 +124,7 @@ def read_tensors(
 
     tensors = {}
     try:
-        with safe_open(file, "pt") as source:
+        with library_path(file) as path, safe_open(path, "pt") as source:
             for name in source.keys():  # noqa: SIM118 - no mapping
                 if name.startswith(prefixes):
                     tensor = source.get_tensor(name)
@@ -252,7 +253,7 @@ def _metadata(file: Path) -> dict[str, Any] | None:
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as source:
+    with library_path(file) as path, safe_open(path, "pt") as source:
         text = (source.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
     found: dict[str, Any] | None = json.loads(text) if text else None
     return found

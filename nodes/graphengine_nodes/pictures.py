@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from graphengine.errors import FileError
 from graphengine.metadata import PARAMETERS
+from graphengine.opening import write_file
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -116,15 +115,6 @@ def write_whole(file: Path, data: bytes) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile, which makes what only its owner reads: a saved picture should be like any other file.
-        temporary = file.with_name(f".{secrets.token_hex(8)}{file.suffix}")
-        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as target:
-                target.write(data)
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_file(file, data)
     except OSError as error:
         raise FileError(f"{file} cannot be written: {error.strerror or error}") from None

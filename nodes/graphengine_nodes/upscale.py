@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from graphengine import INERT, Context, Doc, File, ModelError, Range, node
 from graphengine.files import fingerprint
+from graphengine.opening import library_path, open_file
 from graphengine.types import SocketType, View, register_type
 from graphengine_nodes import checkpoints
 from graphengine_nodes.checkpoints import Location
@@ -81,7 +82,7 @@ def load_upscaler(
 ) -> Upscaler:
     """Refer to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
     digest = fingerprint(source)
-    checkpoints.note(digest, Location(Path(source)))
+    checkpoints.note(digest, Location(source))
     return Upscaler(digest, checkpoints.name_of(source))
 
 
@@ -193,8 +194,10 @@ def _tensors(path: Path) -> dict[str, Any]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+            with library_path(path) as name:
+                return load_file(name)
+        with open_file(path) as file:
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(f"{path} holds something else than tensors, which could run code: it is not read") from None
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError, nearest
+from graphengine.opening import check_folder
 from graphengine_nodes import checkpoints, loading, schedulers
 from graphengine_nodes.checkpoints import Header, Location
 from graphengine_nodes.families import Request, Sampled, Step
@@ -78,6 +79,10 @@ class Pipelines:
         module, name = self.classes[component]
         if self.stems[component] is None:
             cls = getattr(importlib.import_module(module), name)
+            try:
+                check_folder(location.folder)
+            except OSError as error:
+                raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from None
             return Tokenizer(cls.from_pretrained(location.folder, local_files_only=True))
         stem = self.stems[component]
         assert stem is not None
