@@ -1,92 +1,180 @@
-"""Contact sheets: many values side by side, each with its label, as one PNG."""
+"""Contact sheets: what a sweep made as one PNG, with headings for its rows and columns."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import PIL.Image
+    import PIL.ImageDraw
     import PIL.ImageFont
 
     from graphengine.types import View
 
-GAP, FONT = 8, 13
-SIDE = 512
-"""Pictures are made smaller to fit into a square of this side."""
-NARROW = 128
-"""Cells are at least so wide."""
+    Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
+
+GAP, EDGE, FONT, LINE = 12, 24, 16, 21
+MOST, LEAST = 512, 160
+"""Pictures are made smaller to fit into a square of the first side, and larger, by a whole number, to the second."""
+SIDE_HEADING = 168
+"""Pixels of a row's heading."""
+MOST_LINES = 3
+MOST_IN_A_ROW = 6
+"""Cells of a sweep over one input that stand in one row; of more, the sheet is about square."""
+PAPER, INK, DIM, EMPTY, FAILED = "#ffffff", "#1b2430", "#667085", "#f1f3f6", "#fbe3e3"
 
 
 @dataclass
 class Cell:
-    """One run: its label and what it made."""
+    """One run and what it made."""
 
-    label: str
     views: list[View] = field(default_factory=list)
     failed: bool = False
 
 
-def sheet(cells: list[Cell], columns: int | None = None) -> bytes | None:
-    """All cells as one PNG, row by row; None where nothing is a picture or a text.
+def sheet(cells: Sequence[Cell], axes: Mapping[str, Sequence[Any]]) -> bytes | None:
+    """All cells as one PNG; None where nothing was made.
 
     Args:
-        columns: How many cells a row has; by default the sheet is about square.
+        cells: In the order of the product of the axes, the last one fastest.
+        axes: The values of each input. The last one makes the columns, the others together the rows.
     """
     import PIL.Image
     import PIL.ImageDraw
     import PIL.ImageFont
 
-    font = PIL.ImageFont.load_default(FONT)
-    faces = [_face(cell, font) for cell in cells]
     if not any(cell.views for cell in cells):
         return None
-    columns = columns or math.ceil(math.sqrt(len(cells)))
+    font = PIL.ImageFont.load_default(FONT)
+    pictures = [_picture(cell) for cell in cells]
+    width = max((picture.width for picture in pictures if picture is not None), default=LEAST)
+    height = max((picture.height for picture in pictures if picture is not None), default=LEAST)
+    faces = [picture or _note(cell, width, height, font) for picture, cell in zip(pictures, cells, strict=True)]
+    *outer, last = axes
+    columns = len(axes[last])
+    below: list[list[str]] = []
+    tops: list[list[str]] = []
+    if not outer and columns > MOST_IN_A_ROW:
+        below = [_wrapped(label, width, font) for label in told_apart(axes[last])]
+        columns = math.ceil(math.sqrt(columns))
+    else:
+        tops = [_wrapped(label, width, font) for label in told_apart(axes[last])]
     rows = math.ceil(len(cells) / columns)
-    width = max(NARROW, *(face.width for face in faces))
-    height = max(face.height for face in faces)
-    characters = max(8, int(width / max(1.0, font.getlength("n"))))
-    labels = [textwrap.wrap(cell.label, characters, max_lines=4, placeholder="…") or [""] for cell in cells]
-    line = FONT + 4
-    text_height = line * max(map(len, labels))
-    whole = PIL.Image.new(
-        "RGB", (columns * (width + GAP) + GAP, rows * (height + text_height + 2 * GAP) + GAP), "white"
-    )
+    sides = [_wrapped(label, SIDE_HEADING, font) for label in _rows(axes, outer)]
+    left = EDGE + (SIDE_HEADING + GAP if sides else 0)
+    top = EDGE + LINE + GAP + (LINE * max(map(len, tops)) + GAP if tops else 0)
+    step = height + GAP + LINE * max(map(len, below), default=0)
+    size = (left + columns * (width + GAP) - GAP + EDGE, top + rows * step - GAP + EDGE)
+    whole = PIL.Image.new("RGB", size, PAPER)
     draw = PIL.ImageDraw.Draw(whole)
-    for n, (face, label) in enumerate(zip(faces, labels, strict=True)):
-        left = GAP + (n % columns) * (width + GAP)
-        top = GAP + (n // columns) * (height + text_height + 2 * GAP)
-        whole.paste(face, (left + (width - face.width) // 2, top + (height - face.height) // 2))
-        for number, text in enumerate(label):
-            draw.text((left, top + height + 2 + number * line), text, fill="black", font=font)
+    draw.text((left, EDGE), _cut(last, size[0] - left - EDGE, font), DIM, font)
+    if outer:
+        draw.text((EDGE, EDGE), _cut(", ".join(outer), SIDE_HEADING, font), DIM, font)
+    for column, lines in enumerate(tops):
+        x = left + column * (width + GAP)
+        _text(draw, lines, x + width // 2, top - GAP - LINE * len(lines), font, "m")
+    for row, lines in enumerate(sides):
+        _text(draw, lines, left - GAP, top + row * step + (height - LINE * len(lines)) // 2, font, "r")
+    for n, face in enumerate(faces):
+        x, y = left + n % columns * (width + GAP), top + n // columns * step
+        whole.paste(face, (x + (width - face.width) // 2, y + (height - face.height) // 2))
+        if below:
+            _text(draw, below[n], x + width // 2, y + height + 2, font, "m")
     target = io.BytesIO()
     whole.save(target, "PNG")
     return target.getvalue()
 
 
-def _face(cell: Cell, font: PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont) -> PIL.Image.Image:
-    """What a cell shows: its pictures side by side, else its text."""
+def told_apart(values: Sequence[Any], length: int = 60) -> list[str]:
+    """Values as labels. What long ones have in common at both ends is left out; they are shortened in the middle."""
+    labels = [value if isinstance(value, str) else str(value) for value in values]
+    if len(set(labels)) > 1 and max(map(len, labels)) > length // 2:
+        start = _common(labels)
+        end = _common([label[start:][::-1] for label in labels])
+        if start + end > 8:
+            labels = [
+                ("…" if start else "") + label[start : len(label) - end] + ("…" if end else "") for label in labels
+            ]
+    return [in_the_middle(label, length) for label in labels]
+
+
+def _common(texts: Sequence[str]) -> int:
+    """How many characters all of them begin with, up to a word's end."""
+    signs = zip(*texts, strict=False)
+    shared = "".join(same[0] for same in itertools.takewhile(lambda found: len(set(found)) == 1, signs))
+    return max(shared.rfind(sign) for sign in " /\\,_-") + 1
+
+
+def in_the_middle(text: str, length: int) -> str:
+    """A text that is no longer than that: its beginning and its end."""
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 + 1 :]}"
+
+
+def _rows(axes: Mapping[str, Sequence[Any]], outer: Sequence[str]) -> list[str]:
+    """The headings of the rows: every combination of the inputs that make them."""
+    found = [""]
+    for name in outer:
+        found = [f"{label}, {value}" if label else value for label in found for value in told_apart(axes[name])]
+    return found if outer else []
+
+
+def _wrapped(label: str, width: int, font: Font) -> list[str]:
+    """A label in lines that fit."""
+    characters = max(6, int(width / max(1.0, font.getlength("n"))))
+    label = in_the_middle(label, characters * MOST_LINES - MOST_LINES)
+    lines = textwrap.wrap(label, characters, break_on_hyphens=False) or [""]
+    if len(lines) > MOST_LINES:  # words left gaps
+        lines = [*lines[: MOST_LINES - 1], f"…{lines[-1][1 - characters :]}"]
+    return lines
+
+
+def _cut(text: str, width: int, font: Font) -> str:
+    return in_the_middle(text, max(6, int(width / max(1.0, font.getlength("n")))))
+
+
+def _text(draw: PIL.ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, font: Font, anchor: str) -> None:
+    for number, line in enumerate(lines):
+        draw.text((x, y + number * LINE), line, INK, font, anchor=f"{anchor}a")
+
+
+def _picture(cell: Cell) -> PIL.Image.Image | None:
+    """The pictures of a cell side by side; None where it has none."""
     import PIL.Image
-    import PIL.ImageDraw
 
     pictures = []
     for view in cell.views:
         if view.png is not None:
             picture = PIL.Image.open(io.BytesIO(view.png)).convert("RGB")
-            picture.thumbnail((SIDE, SIDE))
+            larger = math.ceil(LEAST / max(picture.size))
+            picture = picture.resize((picture.width * larger, picture.height * larger), PIL.Image.Resampling.BICUBIC)
+            picture.thumbnail((MOST, MOST))
             pictures.append(picture)
-    if pictures:
-        face = PIL.Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
-        left = 0
-        for picture in pictures:
-            face.paste(picture, (left, 0))
-            left += picture.width
-        return face
+    if not pictures:
+        return None
+    width = sum(picture.width for picture in pictures) + 4 * (len(pictures) - 1)
+    found = PIL.Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
+    left = 0
+    for picture in pictures:
+        found.paste(picture, (left, 0))
+        left += picture.width + 4
+    return found
+
+
+def _note(cell: Cell, width: int, height: int, font: Font) -> PIL.Image.Image:
+    """A cell without a picture: its text, or that it failed."""
+    import PIL.Image
+    import PIL.ImageDraw
+
     text = "failed" if cell.failed else "\n".join(view.text or "" for view in cell.views)
-    face = PIL.Image.new("RGB", (NARROW, NARROW), "#fbe3e3" if cell.failed else "#f4f4f4")
-    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 18) or [""]]
-    PIL.ImageDraw.Draw(face).text((6, 6), "\n".join(lines[:7]), fill="black", font=font)
-    return face
+    found = PIL.Image.new("RGB", (width, height), FAILED if cell.failed else EMPTY)
+    characters, most = max(6, int((width - 16) / font.getlength("n"))), max(1, (height - 16) // LINE)
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, characters) or [""]]
+    shown = lines if len(lines) <= most else [*lines[: most - 1], "…"]
+    PIL.ImageDraw.Draw(found).multiline_text((8, 8), "\n".join(shown), INK, font)
+    return found

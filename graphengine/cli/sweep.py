@@ -95,7 +95,7 @@ def command(
         code = _runs(graph, fixed, runs, one, begin, writer, cells, debug)
         if bars is not None:
             bars.close()
-        files, sheets = list(writer.files), _sheets(cells, len(next(reversed(axes.values()))), len(axes), writer)
+        files, sheets = list(writer.files), _sheets(cells, axes, writer)
         if lines is not None:
             told = {"kind": "outputs", "files": [str(f) for f in files], "sheets": [str(f) for f in sheets]}
             lines.write(told)
@@ -148,8 +148,7 @@ def _runs(
 
     code, failed = OK, 0
     for number, values in enumerate(runs):
-        label = _label(values)
-        begin(number, label)
+        begin(number, _label(values))
         try:
             result = one(fixed | values)
         except (Cancelled, WorkflowError):
@@ -158,14 +157,14 @@ def _runs(
             code, failed = max(code, exit_code(error)), failed + 1
             tell(error, debug)
             for row in cells.values():
-                row.append(Cell(label, failed=True))
+                row.append(Cell(failed=True))
             if failed == len(runs):
                 return code
             continue
         write_outputs(graph, fixed | values, result, writer)
         for output, value in result.outputs.items():
-            row = cells.setdefault(output, [Cell(_label(v), failed=True) for v in runs[:number]])
-            row.append(Cell(label, views(value)))
+            row = cells.setdefault(output, [Cell(failed=True) for _ in runs[:number]])
+            row.append(Cell(views(value)))
     return code
 
 
@@ -173,12 +172,12 @@ def _label(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _sheets(cells: dict[str, list[Cell]], last: int, axes: int, writer: Writer) -> list[Path]:
+def _sheets(cells: dict[str, list[Cell]], axes: dict[str, list[Any]], writer: Writer) -> list[Path]:
     from graphengine.cli.sheet import sheet
 
     made: list[Path] = []
     for output, row in cells.items():
-        picture = sheet(row, last if axes > 1 else None)
+        picture = sheet(row, axes)
         if picture is not None:
             made += writer.save(f"{output}_sheet" if len(cells) > 1 else "sheet", picture, _save, {})
     return made
