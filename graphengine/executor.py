@@ -279,14 +279,13 @@ class Drive(Launcher):
         if task.node is None:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
             task.stage = DONE
-        elif task.node.kind.on == "here" and self._is_in_place(task.node.kind):  # type: ignore[union-attr, arg-type]
-            self.compute(task, task.node.kind)  # type: ignore[arg-type]
+        elif (kind := task.node.kind).on == "here" and (  # type: ignore[union-attr]
+            self._in_place is None or self._in_place(kind)  # type: ignore[arg-type]
+        ):
+            self.compute(task, kind)  # type: ignore[arg-type]
         else:
             task.stage = RUNNING
             self.ready.append(task)
-
-    def _is_in_place(self, kind: NodeDef[..., Any]) -> bool:
-        return self._in_place is None or self._in_place(kind)
 
     def _find_key(self, task: Task) -> bool:
         """Find out a task's key; False if it must wait for what its inputs are."""

@@ -183,9 +183,9 @@ class Launcher(ABC):
             value = twin_of(value)
         entry = self.store.land(flight, value, made, cost, self._keep(task, kind, cost))
         self._here = None
-        if isinstance(entry, BaseException):  # it cannot be kept
+        if type(entry) is not Entry:  # it cannot be kept
             arguments.pop(kind.context_parameter or "", None)
-            self.fail(task, entry, arguments)
+            self.fail(task, entry, arguments)  # type: ignore[arg-type]
         self.finish(task, entry, Reuse.COMPUTED)
 
     def submit(self) -> None:
@@ -241,7 +241,7 @@ class Launcher(ABC):
         """Where a value is remembered: what came of data that a key cannot follow, in this process only."""
         if task.volatile:
             return "never"
-        if not self.store.persistent or kind.cache != "disk" or seconds < WORTH_WRITING:
+        if seconds < WORTH_WRITING or kind.cache != "disk" or not self.store.persistent:
             return kind.cache
         return "disk" if not is_of_process(task.key or b"") and data_stands(kind) else "memory"
 
