@@ -30,7 +30,7 @@ def merge(graph: Graph, other: Graph, prefix: str = "") -> dict[str, str]:
         graph.inputs.setdefault(name, declared)
     for id, node in other.nodes.items():
         args = {name: map_links(value, renamed) for name, value in node.args.items()}
-        graph.put(ids[id], Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
+        graph.put(ids[id], Node(node.kind, args, node.each, node.version, node.workflow, node.ui, node.keep_going))
     for name, link in other.outputs.items():
         graph.outputs.setdefault(name, renamed(link))
     return ids

@@ -31,6 +31,9 @@ class Context:
     def check_cancelled(self) -> None:
         """Raise `Cancelled` if nobody wants the result any more. Call it at least once a step."""
 
+    def begin(self) -> None:
+        """What computes the node begins to; called by that, not by nodes."""
+
     def progress(self, step: int, total: int) -> None:
         """Say that `step` of `total` steps are done; raises `Cancelled` like `check_cancelled`."""
 

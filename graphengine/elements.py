@@ -42,12 +42,16 @@ class Node:
         version: The version of the definition that a file was written for.
         workflow: The path, as written, of the workflow file that `kind` was read from.
         ui: Positions and notes of editors; no part of any key.
+        keep_going: For a mapped node: the error of an item stands in the item's place.
         links, lists, literals: The arguments by what they are.
         before: The ids of the nodes it takes something from.
         bound: The links to declared inputs and values.
     """
 
-    __slots__ = ("args", "before", "bound", "each", "kind", "links", "lists", "literals", "ui", "version", "workflow")
+    __slots__ = (
+        "args", "before", "bound", "each", "keep_going", "kind", "links", "lists", "literals", "ui", "version",
+        "workflow",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,8 +61,9 @@ class Node:
         version: int | None = None,
         workflow: str | None = None,
         ui: Mapping[str, Any] | None = None,
+        keep_going: bool = False,
     ) -> None:
-        self.kind, self.args, self.each = kind, dict(args), tuple(each)
+        self.kind, self.args, self.each, self.keep_going = kind, dict(args), tuple(each), keep_going
         self.version, self.workflow, self.ui = version, workflow, dict(ui or {})
         self.links: list[tuple[str, Link]] = []
         self.lists: list[tuple[str, list[Any]]] = []

@@ -111,7 +111,15 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> tuple[str, ...]:
 
 
 class GraphEngineError(Exception):
-    """Everything that graphengine raises on purpose."""
+    """Everything that graphengine raises on purpose.
+
+    Attributes:
+        result: For what a run failed with: a `graphengine.Result` of the outputs that were made all the same.
+        failures: All that the run failed with, this first.
+    """
+
+    result: Any = None
+    failures: tuple[GraphEngineError, ...] = ()
 
 
 class WorkflowError(GraphEngineError):

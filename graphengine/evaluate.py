@@ -16,7 +16,7 @@ from graphengine.definition import NodeDef
 from graphengine.devices import check_device
 from graphengine.display import showing
 from graphengine.elements import INPUTS, Link
-from graphengine.errors import Problem, Spoiled, Where, WorkflowError, nearest, shorten
+from graphengine.errors import GraphEngineError, Problem, Spoiled, Where, WorkflowError, nearest, shorten
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
@@ -28,7 +28,7 @@ from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
 from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
-from graphengine.task import Const, constant
+from graphengine.task import DONE, Const, constant
 from graphengine.threads import leavable
 from graphengine.validate import check_problems, literal_problem, node_problems, too_many
 
@@ -102,6 +102,7 @@ def run(
     cancellation: Cancellation | None = None,
     limit: int = 100_000,
     progress: bool = True,
+    keep_going: bool = False,
 ) -> Result:
     """Evaluate what is wanted of a graph.
 
@@ -121,10 +122,12 @@ def run(
         limit: How many expansions (loops, subgraphs, maps) are allowed.
         progress: Show bars after half a second of work, where standard error is a terminal or this is a notebook; the
             environment variable GRAPHENGINE_PROGRESS=0 silences them everywhere.
+        keep_going: After a failure, compute all that does not depend on it. By default nothing more is begun, and
+            only what runs is finished.
 
     Raises:
         WorkflowError: The graph or the inputs are wrong; holds all problems.
-        NodeError: A node raised.
+        NodeError: A node raised. Its `result` holds the outputs that were made, its `failures` what else failed.
         Cancelled: It was cancelled. It ends at once: what does not look whether it was cancelled is left with its
             thread, and named in a warning.
         Exhausted: A run that can be cancelled has a thread of its own, and this process has none for it.
@@ -137,7 +140,7 @@ def run(
     options = (store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation)
     before: Drive | None = None
     for _ in range(ATTEMPTS):
-        drive = Drive(*options, limit=limit, before=before)
+        drive = Drive(*options, limit=limit, before=before, keep_going=keep_going)
         bound = bind_inputs(graph, inputs or {}, base)
         with not_building(), confining():
             salt = salt_of(graph, device, None if runner is None else runner.environment) if exact else None
@@ -146,27 +149,36 @@ def run(
             work = functools.partial(drive.run, plan, [*links, *extra], len(links), acting=want is None)
             try:
                 with showing(drive, _title(graph)) if progress else nullcontext():
-                    goals = leavable(work, cancellation and drive.cancellation, drive.leave, graph.name)
+                    leavable(work, cancellation and drive.cancellation, drive.leave, graph.name)
             except Spoiled as error:
                 spoiled, before = str(error), drive
                 graph.idle_plans.clear()  # literals in them may be what was changed
                 continue
+            except GraphEngineError as error:
+                if error in drive.failures:
+                    error.result = _result(names, drive, time.perf_counter() - start)
+                    error.failures = tuple(drive.failures)
+                raise
         if len(graph.idle_plans) < IDLE_PLANS:
             graph.idle_plans.append(plan)
-        wanted = dict(zip(names, goals, strict=False))
-        return Result(
-            {name: goal.value for name, goal in wanted.items()},
-            {name: goal.made for name, goal in wanted.items()},
-            drive.reuse,
-            drive.seconds,
-            time.perf_counter() - start,
-        )
+        return _result(names, drive, time.perf_counter() - start)
     sentence = f"{spoiled}, again and again: something outside this run keeps it and writes into it"
     raise WorkflowError(Problem("changed in place", sentence, hint="let the node that makes it return a copy"))
 
 
 def _title(graph: Graph) -> str:
     return graph.title or (graph.file.stem if graph.file is not None else graph.name)
+
+
+def _result(names: list[str], drive: Drive, elapsed: float) -> Result:
+    wanted = {name: goal for name, goal in zip(names, drive.goals, strict=False) if goal.stage == DONE}
+    return Result(
+        {name: goal.value for name, goal in wanted.items()},
+        {name: goal.made for name, goal in wanted.items()},
+        drive.reuse,
+        drive.seconds,
+        elapsed,
+    )
 
 
 def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[Link]]:

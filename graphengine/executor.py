@@ -26,6 +26,7 @@ from graphengine.plan import Plan, literal
 from graphengine.sockets import Socket
 from graphengine.task import (
     DONE,
+    FAILED,
     INPUTS,
     KEY,
     LOOKUP,
@@ -37,6 +38,7 @@ from graphengine.task import (
     Source,
     Task,
     follow,
+    is_tolerated,
     is_volatile,
     made_of,
     tasks_of,
@@ -50,18 +52,33 @@ LARGEST_DEED = 1_000_000
 """Bytes up to which the result of a node that acts is kept to the end of its run."""
 
 
+def _is_placed(task: Task) -> bool:
+    """Whether a task's error stands in the place of its value."""
+    return task.stage == FAILED and is_tolerated(task)
+
+
 class Drive(Launcher):
     """One run of one graph.
 
     Args:
         limit: How many expansions are allowed.
         before: The attempt that ended because a value was found changed in place; this one computes alone.
+        keep_going: After a failure, compute all that does not depend on it; else nothing more is begun.
         others: As for `Launcher`.
+
+    Attributes:
+        goals: A task for each wanted link; it is done if that was made, also where the run failed.
+        failures: What nodes failed with.
     """
 
-    def __init__(self, *others: Any, limit: int = 100_000, before: Drive | None = None) -> None:
+    def __init__(
+        self, *others: Any, limit: int = 100_000, before: Drive | None = None, keep_going: bool = False
+    ) -> None:
         super().__init__(*others)
         self.alone = before is not None
+        self.keep_going = keep_going
+        self.goals: list[Task] = []
+        self.failures: list[GraphEngineError] = []
         self.reuse: dict[str, Reuse] = {}
         self.seconds: dict[str, float] = {}
         self.deeds: dict[Any, list[Entry]] = {}  # what nodes that act have done: it is not done again
@@ -102,13 +119,18 @@ class Drive(Launcher):
         try:
             self.plan = plan
             plan.assign(link.node for link in links if link.node in plan.graph.nodes)
-            goals = self._goals(plan, links)
+            goals = self.goals = self._goals(plan, links)
             self._wanted = list(goals)
             for goal in reversed(goals):
                 self._want(goal)
             self._loop()
+            if self.failures:
+                self._settle(goals)
             for goal in goals[:outputs]:
-                goal.value = handed_out(goal.links[0][1], goal.value)
+                if goal.stage == DONE:
+                    goal.value = handed_out(goal.links[0][1], goal.value)
+            if self.failures:
+                raise self.failures[0]
         except Spoiled:
             self.abandon()
             raise
@@ -202,14 +224,14 @@ class Drive(Launcher):
         agenda, advance = self._agenda, self._advance
         cancellation = self.cancellation
         while True:
-            while agenda and not cancellation.cancelled:
+            while agenda and not cancellation.cancelled and not self.stopping:
                 advance(agenda.pop())
             if cancellation.cancelled:
                 raise Cancelled("the run was cancelled")
-            if self.ready:
+            if self.ready and not self.stopping:
                 self.submit()
                 continue
-            if all(goal.stage == DONE for goal in self._wanted):
+            if all(goal.stage == DONE for goal in self._wanted) or (self.failures and not self.outstanding):
                 return
             if not self.outstanding:
                 self._stalled()
@@ -218,6 +240,19 @@ class Drive(Launcher):
                 continue  # woken by a cancellation
             self.outstanding -= 1
             self.arrive(task, outcome)
+
+    def _settle(self, goals: Sequence[Task]) -> None:
+        """After a failure, give the goals their values whose values are there."""
+        for goal in goals:
+            if goal.stage == DONE:
+                continue
+            _, source = goal.links[0]
+            source = follow(source)
+            for task in tasks_of(source):
+                if task.stage == LOOKUP:
+                    self._look_up(task)
+            if all(task.stage == DONE or _is_placed(task) for task in tasks_of(source)):
+                goal.value, goal.made, goal.stage = value_of(source), made_of(source), DONE
 
     def _stalled(self) -> None:
         raise WorkflowError(
@@ -245,6 +280,12 @@ class Drive(Launcher):
 
     def need_value(self, task: Task, waiter: Task) -> None:
         """Let a task wait for another's value."""
+        if task.stage == FAILED:
+            if waiter.node is not None:
+                self._spread([waiter], task.value)
+            elif not is_tolerated(task):
+                waiter.pending += 1  # for ever
+            return
         if task.waiters is None:
             task.waiters = []
         task.waiters.append(waiter)
@@ -274,7 +315,7 @@ class Drive(Launcher):
                 for before in reversed(tasks_of(source)):
                     if before.stage != DONE:
                         self.need_value(before, task)
-            if task.pending:
+            if task.pending or task.stage == FAILED:
                 return
         if task.node is None:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
@@ -291,8 +332,8 @@ class Drive(Launcher):
         """Find out a task's key; False if it must wait for what its inputs are."""
         node = task.node
         if node is not None and (node.each or not isinstance(node.kind, NodeDef) or node.kind.expand):
-            if task.became is None and task.children is None and self._expander.expand(task):
-                self._keyed(task)
+            if task.became is None and task.children is None:
+                self._expand(task)
             return False
         kind = node.kind if node is not None else None
         assert kind is None or isinstance(kind, NodeDef)
@@ -308,7 +349,7 @@ class Drive(Launcher):
                     before.key is None or early or (kind is not None and name in kind.files)
                 ):
                     self.need_value(before, task)
-        if task.pending:
+        if task.pending or task.stage == FAILED:
             return False
         if kind is None:  # a wanted output
             task.stage = INPUTS
@@ -317,11 +358,24 @@ class Drive(Launcher):
             self._key(task, kind)
         except GraphEngineError as error:
             self.fail(task, error)
+            return False
         task.stage = LOOKUP
-        if kind.makes_reference:
-            self._refer(task, kind)
+        if kind.makes_reference and not self._refer(task, kind):
+            return False
         self._keyed(task)
         return True
+
+    def _expand(self, task: Task) -> None:
+        try:
+            expanded = self._expander.expand(task)
+        except (NodeError, WorkflowError) as error:
+            node = task.node
+            self.emit(Kind.NODE_FAILED, task.id, node.type if node is not None else "", error=str(error))
+            self._failed_node = task.id
+            self.failed(task, error)
+            return
+        if expanded:
+            self._keyed(task)
 
     def _keyed(self, task: Task) -> None:
         if task.key_waiters is not None:
@@ -367,19 +421,21 @@ class Drive(Launcher):
         opaque = ("linked", token_of(source, socket.uses))
         return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed, opaque)
 
-    def _refer(self, task: Task, kind: NodeDef[..., Any]) -> None:
-        """Make a reference in place: what it is keyed by is its own digest."""
+    def _refer(self, task: Task, kind: NodeDef[..., Any]) -> bool:
+        """Make a reference in place: what it is keyed by is its own digest; False if that failed."""
         arguments = {name: twin_of(value) for name, value in self.arguments(task).items()}
         start = perf_counter()
         try:
             value = kind.fn(**arguments)
         except Exception as error:
             self.fail(task, error)
+            return False
         try:
             canonical(value)
         except NotData:  # it holds an object of this process
             task.volatile, task.key = True, digest(("volatile", next(_unique)))
         self.finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
+        return True
 
     def _look_up(self, task: Task) -> bool:
         entry = task.entry
@@ -431,6 +487,31 @@ class Drive(Launcher):
                 waiter.pending -= 1
                 if not waiter.pending:
                     self._agenda.append(waiter)
+
+    def failed(self, task: Task, failure: GraphEngineError) -> None:
+        self._spread([task], failure)
+
+    def _spread(self, tasks: list[Task], failure: GraphEngineError) -> None:
+        """Let tasks, and all that wait for them, fail. An error that stands in the place of a list's item is the run's
+        only where something depends on it that stands in no such place."""
+        stack = list(tasks)
+        while stack:
+            task = stack.pop()
+            if task.stage in (DONE, FAILED):
+                continue
+            task.stage, task.value, task.links = FAILED, failure, []
+            if not is_tolerated(task):
+                if failure not in self.failures:
+                    self.failures.append(failure)
+                self.stopping = self.stopping or not self.keep_going
+                continue
+            for waiter in (*(task.waiters or ()), *(task.key_waiters or ())):
+                waiter.pending -= 1
+                if waiter.node is not None:
+                    stack.append(waiter)
+                elif not waiter.pending:
+                    self._agenda.append(waiter)
+            task.waiters = task.key_waiters = None
 
     def retry(self, task: Task) -> None:
         task.stage = LOOKUP

@@ -25,6 +25,7 @@ from graphengine.literals import coerce
 from graphengine.plan import Plan, default_paths, is_default, literal
 from graphengine.task import (
     DONE,
+    FAILED,
     KEY,
     Const,
     Many,
@@ -167,7 +168,7 @@ class Expander:
                     self.drive.need_key(before, task)
                 elif before.stage != DONE:
                     self.drive.need_value(before, task)
-        return not task.pending
+        return not task.pending and task.stage != FAILED
 
     # a workflow used as a node
 
@@ -335,7 +336,7 @@ class Expander:
         children = []
         for n in range(next(iter(lengths.values()), 0)):
             child = Task(f"{task.id}[{n}]", single, [], {})
-            child.outer = task
+            child.outer, child.tolerant = task, node.keep_going
             scope = {name: lists[name][n] if name in lists else source for name, source in given.items()}
             self._wire_sources(child, scope)
             if (base := self._bases.get(task)) is not None:
@@ -354,7 +355,7 @@ class Expander:
                         self.drive.need_key(before, task)
                     elif before.stage != DONE:
                         self.drive.need_value(before, task)
-        return not task.pending
+        return not task.pending and task.stage != FAILED
 
     def _wire_sources(self, task: Task, scope: dict[str, Source]) -> None:
         links = {name: Link(INPUTS, name) for name in scope}

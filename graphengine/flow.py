@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, cast, overload
+from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
-from graphengine.errors import WorkflowError
+from graphengine.errors import NodeError, WorkflowError
 from graphengine.graph import Graph, building
 from graphengine.pack import Pack
 from graphengine.sockets import Lazy
@@ -33,6 +33,16 @@ def collect(items: list[T]) -> list[T]:
 
 
 @overload
+def each(items: list[T], body: Callable[[T], R], /, *, keep_going: Literal[True]) -> list[R | NodeError]: ...
+
+
+@overload
+def each(
+    items: tuple[list[A], list[B]], body: Callable[[A, B], R], /, *, keep_going: Literal[True]
+) -> list[R | NodeError]: ...
+
+
+@overload
 def each(items: list[T], body: Callable[[T], R], /) -> list[R]: ...
 
 
@@ -40,17 +50,21 @@ def each(items: list[T], body: Callable[[T], R], /) -> list[R]: ...
 def each(items: tuple[list[A], list[B]], body: Callable[[A, B], R], /) -> list[R]: ...
 
 
-def each(items: Any, body: Callable[..., R], /) -> list[R]:
+def each(items: Any, body: Callable[..., R], /, *, keep_going: bool = False) -> Any:
     """Call `body` for each item of a list (of several lists in step: `each((a, b), body)`).
 
     Outside a graph it is a list comprehension. Inside one it adds a mapped node: `body` is called once, with
     references, and what it builds is computed for each item. Items that are literals, references or links keep
     their own keys.
+
+    Args:
+        keep_going: Where an item fails, its `NodeError` stands in its place, and the others are computed. What takes
+            the whole list depends on the failure and is not computed.
     """
     lists = items if isinstance(items, tuple) else (items,)
     graph = building()
     if graph is None:
-        return [body(*row) for row in zip(*lists, strict=True)]
+        return [_called(body, row) if keep_going else body(*row) for row in zip(*lists, strict=True)]
     part = Graph(getattr(body, "__name__", "each").replace("<lambda>", "each"))
     part._parent = graph
     names = ["item"] if len(lists) == 1 else [f"item_{n + 1}" for n in range(len(lists))]
@@ -65,10 +79,21 @@ def each(items: Any, body: Callable[..., R], /) -> list[R]:
     args = dict(zip(names, lists, strict=True)) | captured
     single = _single_call(part, names)
     if single is None:
-        return cast("list[R]", _mapped(graph, part, names, args))
+        return cast("list[R]", _mapped(graph, part, names, args, keep_going))
     kind, sockets, literals = single
     named = {socket: args[name] for socket, name in sockets.items()}
-    return cast("list[R]", _mapped(graph, kind, [s for s, n in sockets.items() if n in names], named | literals))
+    mapped = [socket for socket, name in sockets.items() if name in names]
+    return cast("list[R]", _mapped(graph, kind, mapped, named | literals, keep_going))
+
+
+def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:
+    try:
+        return body(*row)
+    except NodeError as error:
+        return error
+    except Exception as error:
+        name = getattr(body, "__name__", "each")
+        return NodeError(name, name, {f"item {n}": value for n, value in enumerate(row)}, error)
 
 
 def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:
@@ -83,10 +108,12 @@ def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict
     return call.kind, {socket: link.port for socket, link in call.links}, call.literals
 
 
-def _mapped(graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args: dict[str, Any]) -> Ref:
+def _mapped(
+    graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args: dict[str, Any], keep_going: bool
+) -> Ref:
     from graphengine.validate import node_problems
 
-    ref = graph.place(kind, args, each=each)
+    ref = graph.place(kind, args, each=each, keep_going=keep_going)
     errors = [p for p in node_problems(graph, ref._link.node) if p.severity == "error"]
     if errors:
         graph.remove(ref._link.node)

@@ -191,7 +191,7 @@ class Graph:
 
     def place(
         self, kind: NodeDef[..., Any] | Graph | str, args: Mapping[str, Any], id: str | None = None,
-        each: Sequence[str] = (),
+        each: Sequence[str] = (), keep_going: bool = False,
     ) -> Ref:
         """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
         if isinstance(kind, str):
@@ -203,7 +203,7 @@ class Graph:
             id = self.free_name(re.sub(r"\W", "_", name), self.nodes)
         elif problem := bad_id(id) or ("it is there already" if id in self.nodes else ""):
             raise WorkflowError(Problem("duplicate id" if id in self.nodes else "bad id", problem, Where(node=id)))
-        self.put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each))
+        self.put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each, keep_going=keep_going))
         return self[id]
 
     def connect(self, id: str, socket: str, source: Ref | Link | str) -> None:
@@ -216,7 +216,7 @@ class Graph:
         """Give a socket of a node a literal (or a link)."""
         node = self._node(id)
         args = {**node.args, socket: self.argument(value)}
-        self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui))
+        self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui, node.keep_going))
 
     def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, /, **args: Any) -> None:
         """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
@@ -228,7 +228,8 @@ class Graph:
         old = self._node(id)
         sockets = {} if isinstance(kind, str) else kind.sockets
         kept = {name: value for name, value in old.args.items() if name in sockets}
-        self.put(id, Node(kind, kept | {k: self.argument(v) for k, v in args.items()}, old.each, ui=old.ui))
+        args = {k: self.argument(v) for k, v in args.items()}
+        self.put(id, Node(kind, kept | args, old.each, ui=old.ui, keep_going=old.keep_going))
 
     def remove(self, id: str) -> None:
         """Take a node out; links to it are left dangling and reported by `problems()`."""

@@ -258,7 +258,7 @@ def _graph_key(graph: Graph, keys: Mapping[int, str]) -> str:
     def of(node: Node) -> bytes:
         name = keys.get(hash(node.kind), 'itself') if not isinstance(node.kind, str | NodeDef) else node.type
         args = [(n, _links_or_constant(map_links(written(node, n, v), token))) for n, v in sorted(node.args.items())]
-        return digest((name, sorted(node.each), args))
+        return digest((name, sorted(node.each) + ["keep going"] * node.keep_going, args))
 
     def written(node: Node, name: str, value: Any) -> Any:
         """A literal as its socket takes it: a file holds the text of an enum or a path."""

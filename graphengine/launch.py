@@ -9,7 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
 from graphengine.cache import Entry, Flight, Store
 from graphengine.cache.memory import NOTHING
@@ -18,7 +18,7 @@ from graphengine.checksum import twin_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, Exhausted, Lost, NodeError, Spoiled, WorkflowError
+from graphengine.errors import Cancelled, Exhausted, GraphEngineError, Lost, NodeError, Spoiled, WorkflowError
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.guard import guard_of
 from graphengine.keys import data_stands, is_of_process
@@ -85,10 +85,15 @@ class Launcher(ABC):
         # A run inside a node for the device must not wait for a call that is queued behind that node.
         self._nested = on_device_thread()
         self._failed_node: str | None = None
+        self.stopping = False
 
     @abstractmethod
     def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
         """A task has its value."""
+
+    @abstractmethod
+    def failed(self, task: Task, failure: GraphEngineError) -> None:
+        """A task has an error in place of a value."""
 
     @abstractmethod
     def retry(self, task: Task) -> None:
@@ -176,6 +181,7 @@ class Launcher(ABC):
             self._here = None
             arguments.pop(kind.context_parameter or "", None)
             self.fail(task, error, arguments)
+            return
         cost = perf_counter() - start
         if context is not None and context.facts:
             made = {**made, **context.facts}
@@ -186,6 +192,7 @@ class Launcher(ABC):
         if type(entry) is not Entry:  # it cannot be kept
             arguments.pop(kind.context_parameter or "", None)
             self.fail(task, entry, arguments)  # type: ignore[arg-type]
+            return
         self.finish(task, entry, Reuse.COMPUTED)
 
     def submit(self) -> None:
@@ -266,12 +273,14 @@ class Launcher(ABC):
         else:
             self.finish(task, outcome, reuse)
 
-    def fail(self, task: Task, error: BaseException, arguments: Mapping[str, Any] | None = None) -> NoReturn:
-        """End the run for an error of a node; what else was computed stays remembered."""
+    def fail(self, task: Task, error: BaseException, arguments: Mapping[str, Any] | None = None) -> None:
+        """A node has failed; what else was computed stays remembered."""
         if isinstance(error, Cancelled) and self.cancellation.cancelled:
             raise Cancelled("the run was cancelled") from error
         if isinstance(error, Spoiled):
             raise Spoiled(f"node {task.id}: {error}") from error
+        if isinstance(error, Cancelled) and self.stopping:
+            return  # it had not begun when another failed
         if not isinstance(error, Exception):
             raise error
         type_ = task.node.type if task.node is not None else ""
@@ -285,8 +294,10 @@ class Launcher(ABC):
         except Exception:  # the node's own error is the one to be told
             _log.exception("a listener failed")
         if isinstance(error, WorkflowError):
-            raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems])
-        raise NodeError(task.id, type_, arguments, error) from error
+            problems = [p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]
+            self.failed(task, WorkflowError(problems))
+        else:
+            self.failed(task, NodeError(task.id, type_, arguments, error))
 
     def leave_all(self) -> None:
         """No longer want anything; computations that nobody else wants are cancelled. Called on any thread."""
@@ -339,6 +350,10 @@ class RunContext(Context):
         self.node, self.exact = task.id, launcher.exact
         self.made = {name: made_of(source) for name, source in task.links}
         self.facts: dict[str, Any] = {}
+        self._begun = False
+
+    def begin(self) -> None:
+        self._begun = True
 
     @property
     def device(self) -> str:  # type: ignore[override]
@@ -352,7 +367,7 @@ class RunContext(Context):
 
     @property
     def cancelled(self) -> bool:
-        return self._flight.cancelled
+        return self._flight.cancelled or (self._launcher.stopping and not self._begun)
 
     def check_cancelled(self) -> None:
         if self._flight.cancelled:

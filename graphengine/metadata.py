@@ -193,7 +193,7 @@ def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]],
             else:
                 args[name] = _named(value, rule, base, (*here, "with", name), files)
         workflow = Path(node.workflow).name if node.workflow else None
-        twin.put(id, Node(kind, args, node.each, node.version, workflow, node.ui))
+        twin.put(id, Node(kind, args, node.each, node.version, workflow, node.ui, node.keep_going))
     return twin
 
 

@@ -158,6 +158,8 @@ def compute(calls: Sequence[Call]) -> None:
             call.landed(error, 0.0, {})
     if not live:
         return
+    for call in live:
+        call.context.begin()
     definition, began = live[0].definition, time.perf_counter()
     outcomes: Sequence[Any]
     try:

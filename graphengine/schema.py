@@ -152,6 +152,7 @@ def _node(definitions: Iterable[NodeDef[..., Any]], names: Mapping[str, list[str
             "from": {"type": "object", "additionalProperties": {"$ref": "#/$defs/source"}, "description": "Links."},
             "with": {"type": "object", "description": "Values."},
             "each": {"type": "array", "items": {"type": "string"}, "description": "Inputs it is mapped over."},
+            "keep_going": {"type": "boolean", "description": "The error of an item stands in the item's place."},
             "ui": {"type": "object"},
         },
         "oneOf": [{"required": ["node"]}, {"required": ["workflow"]}],

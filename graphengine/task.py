@@ -16,9 +16,10 @@ from graphengine.checksum import owned, sum_of
 from graphengine.elements import Node
 from graphengine.keys import PLAIN, NotData, canonical
 
-KEY, LOOKUP, INPUTS, READY, RUNNING, DONE = range(6)
+KEY, LOOKUP, INPUTS, READY, RUNNING, DONE, FAILED = range(7)
 """The stages of a task: its key is not known yet; is it remembered?; which inputs are to be computed first?; it begins
-as soon as it waits for none; it is being computed; it has a value."""
+as soon as it waits for none; it is being computed; it has a value; it has an error, its own or one that it
+depends on."""
 
 _serials = itertools.count()
 
@@ -103,6 +104,7 @@ class Task:
         sums: Those of its literals that can be changed, by name.
         deed: Of a node that acts: what tells it from others when the run begins again.
         outer: The expanding task whose expansion it is part of.
+        tolerant: Its error stands in the place of its value.
     """
 
     # Defaults stand in the class: a task of a small node should cost as little as the node.
@@ -117,7 +119,7 @@ class Task:
     became: dict[str, Source] | None = None
     children: list[Task] | None = None
     outer: Task | None = None
-    impure = False
+    impure = tolerant = False
     depth = 0
     aliases: list[str] | None = None
     value: Any = None
@@ -195,7 +197,7 @@ def value_of(source: Source) -> Any:
     if type(source) is Task:
         return source.value
     if type(source) is Port:
-        return getattr(source.task.value, source.port)
+        return source.task.value if source.task.stage == FAILED else getattr(source.task.value, source.port)
     if type(source) is Const:
         return source.value
     values = [value_of(item) for item in source.items]
@@ -232,6 +234,14 @@ def made_of(source: Source) -> Mapping[str, Any]:
     if type(source) is Many:
         return merge_made(map(made_of, source.items))
     return source.made
+
+
+def is_tolerated(task: Task) -> bool:
+    """Whether a task's error stands in the place of a value: it is an item of such a list, or makes one."""
+    found: Task | None = task
+    while found is not None and not found.tolerant:
+        found = found.outer
+    return found is not None
 
 
 def merge_made(parts: Iterator[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ MAX_FILES = 32
 """How deep workflow files may use one another."""
 
 _TOP = ("version", "title", "description", "inputs", "values", "nodes", "outputs", "ui")
-_NODE = ("node", "workflow", "from", "with", "each", "ui")
+_NODE = ("node", "workflow", "from", "with", "each", "keep_going", "ui")
 _INPUT = ("type", "default", "help", "min", "max", "step", "choices")
 _VALUE = ("type", "file", "digest", "value")
 _LONGEST_TYPE = 300
@@ -310,16 +310,22 @@ class Reader:
         if not isinstance(each, list) or not all(isinstance(name, str) for name in each):
             self.problem("wrong type", "`each` is a list of inputs", (*path, "each"))
             each = []
+        keeps = data.get("keep_going", False)
+        if not isinstance(keeps, bool):
+            self.problem("wrong type", "`keep_going` is true or false", (*path, "keep_going"))
+            keeps = False
         ui = self.mapping(data, "ui", path)
         if "workflow" in data:
             if "node" in data:
                 self.problem("two kinds", "a node is a `node` or a `workflow`, not both", path)
             kind, file = self.workflow(data["workflow"], (*path, "workflow"))
-            return Node(kind, args, each, None, file, ui)
+            return Node(kind, args, each, None, file, ui, keeps)
         if not isinstance(data.get("node"), str) or not data["node"]:
             self.problem("no node", "it does not say which node it is", path, hint="write `node: NAME`")
             return Node("", args, each, ui=ui)
-        return self.call(data["node"], args, each, ui, path)
+        node = self.call(data["node"], args, each, ui, path)
+        node.keep_going = keeps
+        return node
 
     def call(self, written: str, args: dict[str, Any], each: list[str], ui: dict[str, Any], path: Place) -> Node:
         from graphengine.registry import find

@@ -272,7 +272,10 @@ class _Part:
             else:
                 literal = self.literal(id, name, value)
                 literals[name] = self.rebased(literal) if socket is not None and socket.file is not None else literal
-        parts = {"from": links, "with": literals, "each": list(node.each), "ui": self.literal(id, None, node.ui)}
+        parts = {
+            "from": links, "with": literals, "each": list(node.each), "keep_going": node.keep_going,
+            "ui": self.literal(id, None, node.ui),
+        }  # fmt: skip
         return data | {key: part for key, part in parts.items() if part}
 
     def name_of(self, node: Node) -> str:

@@ -41,6 +41,9 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Give a declared input a value; texts need no quotes."),
 ]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="After a failure, compute all that does not depend on it.")
+]
 Workflow = Annotated[str, typer.Argument(metavar="FILE", help="A workflow file, or the name of a shipped workflow.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]

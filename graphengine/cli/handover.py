@@ -40,6 +40,7 @@ def hand_over(
     json: bool,
     backend: str,
     only_here: Sequence[str],
+    keep_going: bool = False,
 ) -> bool:
     """Let the service run a workflow and wait for it; False where this process has to do it.
 
@@ -74,7 +75,10 @@ def hand_over(
     following = Following(queue, previews=False, look=attending(queue, None))
     cancellation = Cancellation()
     with interruptible(cancellation):  # from here on, so that no job is left behind by a Ctrl-C just after its submit
-        number = submit(queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots)
+        number = submit(
+            queue, graph, inputs, out=out, exact=exact, name=workflow_name(graph), roots=roots, keep_going=keep_going,
+            whole=True,
+        )  # fmt: skip
 
         def cancel() -> None:
             queue.cancel(number)
@@ -134,6 +138,7 @@ def _follow(
             job = _events(queue, following, number, lines)
             result = _result(job, out)
             lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
+            _check(job)
         return
     with Bars(workflow_name(graph), needed(graph)) as bars:
         job = _events(queue, following, number, bars)
@@ -144,6 +149,13 @@ def _follow(
     for name, told in result["told"].items():
         if "value" in told:
             print(f"{name}: {told['value']}")
+    _check(job)
+
+
+def _check(job: Job) -> None:
+    """Raise what a job failed with."""
+    if job.state == "failed":
+        raise JobFailed(job.error or "", job.result or {})
 
 
 def _events(queue: Queue, following: Following, number: int, show: Callable[[Event], None]) -> Job:
@@ -156,11 +168,11 @@ def _events(queue: Queue, following: Following, number: int, show: Callable[[Eve
 
 
 def _result(job: Job, out: Path) -> dict[str, Any]:
-    """What a job made, its files named as this process would have named them."""
+    """What a job made, also one that failed, its files named as this process would have named them."""
     if job.state == "cancelled":
         raise Cancelled(f"job {job.id} was cancelled")
-    if job.state == "failed":
-        raise JobFailed(job.error or "", job.result or {})
+    if "told" not in (job.result or {}):
+        _check(job)
 
     def named(files: Sequence[str]) -> list[str]:
         return [str(out / Path(file).relative_to(out.absolute())) for file in files]

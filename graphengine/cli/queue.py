@@ -17,6 +17,7 @@ from graphengine.cli.common import (
     WRONG,
     Debug,
     Json,
+    KeepGoing,
     Out,
     Packs,
     Sets,
@@ -63,6 +64,7 @@ def submit(
     priority: Annotated[int, typer.Option("--priority", help="What is higher is run first.")] = 0,
     user: Annotated[str, typer.Option("--user", help="Whose job it is, for fairness.")] = "",
     exact: Annotated[bool, typer.Option("--exact", help="Join it with no other job.")] = False,
+    keep_going: KeepGoing = False,
     queue: File = None,
     packs: Packs = None,
     json: Json = False,
@@ -82,6 +84,7 @@ def submit(
     Writer(out, "")  # a folder that cannot be written is told now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
+        common |= {"keep_going": keep_going, "whole": keep_going}
         numbers = submit_all(base, [{"graph": graph, "inputs": inputs, **common} for inputs in several])
         why = differs(base.file, None, folders=False)
     for number in numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,7 @@ from graphengine.cli.common import (
     Debug,
     Device,
     Json,
+    KeepGoing,
     NoCache,
     Out,
     Packs,
@@ -21,10 +23,14 @@ from graphengine.cli.common import (
     Workflow,
     guarded,
     load_workflow,
+    sentence,
     workflow_name,
 )
+from graphengine.errors import GraphEngineError
 
 if TYPE_CHECKING:
+    from graphengine.cli.execute import Session
+    from graphengine.evaluate import Result
     from graphengine.graph import Graph
     from graphengine.service.local import LocalWorker
 
@@ -45,6 +51,7 @@ def command(
         bool, typer.Option("--exact", help="Use only values that were computed in the very same way.")
     ] = False,
     root: Roots = None,
+    keep_going: KeepGoing = False,
     backend: Annotated[
         Literal["auto", "inline", "local", "service"],
         typer.Option(
@@ -61,7 +68,8 @@ def command(
         from graphengine.cli.handover import hand_over
 
         only_here = {"--device": device, "--no-cache": no_cache, "--report": report}
-        if hand_over(graph, set, root, out, exact, json, backend, [name for name, value in only_here.items() if value]):
+        not_there = [name for name, value in only_here.items() if value]
+        if hand_over(graph, set, root, out, exact, json, backend, not_there, keep_going):
             return None
     from graphengine.cli.execute import Session, print_warnings
 
@@ -76,18 +84,22 @@ def command(
     print_warnings(graph)
     name = workflow_name(graph)
     writer = Writer(out, name)
-    options: dict[str, Any] = {"device": device, "exact": exact, "roots": root}
+    options: dict[str, Any] = {"device": device, "exact": exact, "roots": root, "keep_going": keep_going}
     with reporting(graph, inputs, report) as listeners:
         if json:
-            with JsonLines(session.cancellation.cancel) as lines, lines.last_word(), session:
-                result = session.run(graph, inputs, listeners=[lines, *listeners], progress=False, **options)
+            options |= {"progress": False}
+            with (
+                JsonLines(session.cancellation.cancel) as lines,
+                lines.last_word(),
+                session,
+                made_of(session, graph, inputs, listeners=[lines, *listeners], **options) as result,
+            ):
                 for recorder in listeners:
                     recorder.outputs = result.outputs
                 told = write_outputs(graph, inputs, result, writer, exact=exact)
                 lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
         else:
-            with session:
-                result = session.run(graph, inputs, listeners=listeners, **options)
+            with session, made_of(session, graph, inputs, listeners=listeners, **options) as result:
                 for recorder in listeners:
                     recorder.outputs = result.outputs
                 write_outputs(graph, inputs, result, writer, exact=exact, show=print)
@@ -97,6 +109,23 @@ def command(
 
         record(graph, inputs, result, cache_folder(), root)
     return None
+
+
+@contextlib.contextmanager
+def made_of(session: Session, graph: Graph, inputs: dict[str, Any], **options: Any) -> Iterator[Result]:
+    """What a run made: all of it, or what was made before it failed; that it failed is raised at the end."""
+    failure = None
+    try:
+        result = session.run(graph, inputs, **options)
+    except GraphEngineError as error:
+        if error.result is None:
+            raise
+        result, failure = error.result, error
+    yield result
+    if failure is not None:
+        for other in failure.failures[1:]:
+            print(f"error: {sentence(other)}", file=sys.stderr)
+        raise failure
 
 
 def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> list[LocalWorker]:

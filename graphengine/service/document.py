@@ -38,6 +38,8 @@ class Request:
         out: A folder into which the outputs are written; None to write none.
         name: The beginning of the names of those files.
         roots: Folders that file parameters may not leave; None allows all.
+        keep_going: After a failure, compute all that does not depend on it.
+        whole: Where it fails, write the outputs that were made.
         finish: What else is done with the outputs: the name of one of the service's finishers, and its data.
     """
 
@@ -50,6 +52,8 @@ class Request:
     name: str = "job"
     roots: Sequence[str] | None = None
     finish: tuple[str, Any] | None = None
+    keep_going: bool = False
+    whole: bool = False
 
 
 class Files:
@@ -198,6 +202,8 @@ def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dic
         "inputs": inputs,
         "want": None if request.want is None else list(request.want),
         "exact": request.exact,
+        "keep_going": request.keep_going,
+        "whole": request.whole,
         "base": str(request.base),
         "out": None if request.out is None else str(request.out),
         "roots": None if request.roots is None else list(request.roots),
@@ -245,6 +251,8 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
         body["name"],
         body["roots"],
         None if body["finish"] is None else (body["finish"][0], body["finish"][1]),
+        body.get("keep_going", False),
+        body.get("whole", False),
     )
 
 

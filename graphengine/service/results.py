@@ -39,8 +39,9 @@ def deliver(
     """
     from graphengine.outputs import write_outputs
 
-    names = request.want if request.want is not None else list(result)
-    outputs = dict(zip(names, result.outputs.values(), strict=True))
+    outputs = dict(result.outputs)
+    if request.want is not None:  # its names there begin with their numbers
+        outputs = {request.want[int(name.partition(":")[0])]: value for name, value in outputs.items()}
     trees = result_tree(outputs, name, files)  # first: if that fails, nobody has a picture of a job that failed
     files.sync(name)
     written: dict[str, Any] = {}

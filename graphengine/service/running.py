@@ -80,7 +80,13 @@ class JobRun:
             request = request_of(body, service.files, service.roots)
             request.exact |= service.batch_invariant
             writer = self._writer(request)
-            result = self._evaluate(request)
+            try:
+                result = self._evaluate(request)
+            except GraphEngineError as error:
+                if error.result is None or not request.whole or request.finish is not None:
+                    raise
+                told = self._deliver(request, error.result, body["files"], writer)
+                return self._failed(error, "\n".join(map(str, error.failures)), told)
             told = self._deliver(request, result, body["files"], writer) | self._told()
         except Cancelled:
             why = self._left or ("the service that ran it was stopped" if service.stopping else "")
@@ -101,9 +107,11 @@ class JobRun:
             service.files.remove(body["files"])
         return State.DONE, {"files": told["files"]}
 
-    def _failed(self, error: BaseException, text: str) -> tuple[str, dict[str, Any]]:
+    def _failed(
+        self, error: BaseException, text: str, told: Mapping[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         cause = error.__cause__ if isinstance(error, NodeError) else error
-        facts = {"error": type(error).__name__, "cause": type(cause).__name__, **self._told()}
+        facts = {"error": type(error).__name__, "cause": type(cause).__name__, **(told or {}), **self._told()}
         if isinstance(error, NodeError):
             facts["node"] = error.node, error.type
         self.lease.failed(self.job.id, self.job.attempt, text, facts)
@@ -127,6 +135,7 @@ class JobRun:
             runner=service.backend.of(claims),
             listeners=[self._listen],
             exact=request.exact,
+            keep_going=request.keep_going,
             roots=request.roots if service.roots is None else service.roots,
             base=request.base,
             cancellation=self._cancellation,

@@ -36,6 +36,8 @@ def new_job(
     name: str = "job",
     roots: Sequence[str | Path] | None = None,
     finish: tuple[str, Any] | None = None,
+    keep_going: bool = False,
+    whole: bool = False,
     facts: Mapping[str, Any] | None = None,
     like: NewJob | None = None,
     files: Files | None = None,
@@ -60,6 +62,7 @@ def new_job(
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    request.keep_going, request.whole = keep_going, whole
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     about = {"workflow": name, "inputs": {key: in_short(value) for key, value in (inputs or {}).items()}}
     return NewJob(body, user, priority, attempts, about | dict(facts or {}))

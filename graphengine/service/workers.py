@@ -200,6 +200,7 @@ class WorkerRunner:
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
             one.job.taken(one.call.context.node, post.handle.name)
+            one.call.context.begin()
         post.sign = post.since = now
         seconds = self._seconds(post.handle.device, group[0].item)
         post.until = now + seconds * len(group) + group[0].loads * self.durations.load

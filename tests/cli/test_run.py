@@ -277,3 +277,30 @@ def test_the_embedded_model_makes_a_picture_and_remembers_it(cli: Run, tmp_path:
     pictures = [PIL.Image.open(tmp_path / done.lines[-1]["files"][0]) for done in (first, second)]
     assert pictures[0].tobytes() == pictures[1].tobytes()
     assert pictures[0].info == pictures[1].info
+
+
+HALF = """\
+version: 1
+nodes:
+  brush: {node: toy.load_brush, with: {source: plain}}
+  good: {node: toy.paint, from: {brush: brush}, with: {prompt: x, seed: 1, steps: 1, side: 8}}
+  bad: {node: toy.fail, with: {text: oh no}}
+  late: {node: toy.turn, from: {card: made}}
+  made: {node: toy.paint, from: {brush: brush, seed: bad}, with: {prompt: x, steps: 1, side: 8}}
+outputs: {good: good, late: late}
+"""
+
+
+def test_outputs_that_do_not_depend_on_a_failure_are_written(cli: Run, workflow: Write, tmp_path: Path) -> None:
+    workflow(HALF)
+    done = cli("run", "flow.yaml", "--keep-going", "--out", "o")
+    assert done.code == 1
+    assert "node bad (toy.fail) failed: ValueError: oh no" in done.err
+    assert [file.name for file in (tmp_path / "o").iterdir()] == ["flow_good_00000.png"]
+    assert "flow_good_00000.png" in done.out
+    done = cli("run", "flow.yaml", "--out", "p")  # it is remembered by now: written without `--keep-going` too
+    assert done.code == 1
+    assert [file.name for file in (tmp_path / "p").iterdir()] == ["flow_good_00000.png"]
+    done = cli("run", "flow.yaml", "--keep-going", "--json", "--out", "q")
+    assert [line["kind"] for line in done.lines[-2:]] == ["outputs", "error"]
+    assert len(done.lines[-2]["files"]) == 1
