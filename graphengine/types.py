@@ -13,6 +13,7 @@ import functools
 import importlib
 import pathlib
 import re
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -351,10 +352,14 @@ def type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+_parsing = threading.RLock()  # Python 3.11 counts depth for all threads at once: one of two may fail with a SystemError
+
+
 def parse_type(text: str) -> Any:
     """The type of a name such as `int`, `list[Image]` or `str | null`; ValueError says what is wrong with it."""
     try:
-        tree = ast.parse(text.replace("None", "null").strip(), mode="eval").body
+        with _parsing:
+            tree = ast.parse(text.replace("None", "null").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError(f"{text!r} is no type") from None
     return _parse(tree, text)

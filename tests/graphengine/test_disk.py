@@ -393,6 +393,7 @@ def test_left_over_temporary_files_go(disk: DiskStore) -> None:
         assert live.exists()
     disk.evict()
     assert not live.exists()
+    assert disk.get(KEY) is not None
 
 
 def test_clear(disk: DiskStore) -> None:

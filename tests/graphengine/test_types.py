@@ -1,6 +1,9 @@
 """Which links are legal, and what types are called in files."""
 
 import enum
+import gc
+import threading
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Protocol, TypeVar
 
@@ -230,3 +233,32 @@ def test_a_name_is_registered_once() -> None:
         register_type(SocketType(Dog, "TestAnimal"))
     with pytest.raises(ValueError, match="registered already"):
         register_type(SocketType(Dog, "int"))
+
+
+def test_types_are_parsed_on_several_threads_at_once() -> None:
+    """Also where the collector of one thread lets another in, in the middle of it."""
+    wrong: list[BaseException] = []
+
+    def parse() -> None:
+        try:
+            for _ in range(100):
+                assert parse_type("list[int | str] | null") == list[int | str] | None
+        except BaseException as error:
+            wrong.append(error)
+
+    def let_others_in(phase: str, facts: object) -> None:
+        time.sleep(0.0001)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(let_others_in)
+    gc.set_threshold(5)
+    try:
+        threads = [threading.Thread(target=parse) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_others_in)
+    assert wrong == []
