@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Any, Literal, get_args
 
 from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
@@ -18,10 +19,11 @@ from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, shorten
 from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
 from graphengine.graph import Graph
-from graphengine.keys import NotData, canonical, digest, identity, topological
+from graphengine.keys import NotData, canonical, digest, identified, identity, topological
 from graphengine.opening import read_file
 from graphengine.plan import Plan
 from graphengine.private import make_private, write_private
+from graphengine.types import is_named_tuple, socket_type, strip, type_name, union_members
 
 FORMAT = 1
 
@@ -211,7 +213,7 @@ def _differs(
     if id not in last:
         return ("it is new: the last run did not have it",)
     if states.get(id) == "later":
-        return ("what it becomes is known when it runs",)
+        return _values_of_this_process(plan, plan.graph.nodes[id]) or ("what it becomes is known when it runs",)
     old, new = last[id]["inputs"], _inputs(plan, id)
     links: dict[str, list[str]] = {}
     for name, link in plan.graph.nodes[id].sources():
@@ -233,16 +235,86 @@ def _differs(
             if name == ITSELF:
                 found.append("the node itself or its pack has changed")
             elif sources:
-                found.append(f"{name} comes from {sources}, which is not as it was")
+                causes = [cause for source in links[name] for cause in _causes(plan, source, last)]
+                because = f": {'; '.join(dict.fromkeys(causes))}" if causes else ", which is not as it was"
+                found.append(f"{name} comes from {sources}{because}")
             elif was[1] == now[1]:
                 found.append(f"{name} is {now[1]} as before, with another content")
             else:
                 found.append(f"{name} was {was[1]}, is {now[1]}")
-    return tuple(found) or (_why_not_kept(last[id]),)
+    return tuple(found) or (_why_not_kept(last[id], plan.graph.nodes[id].kind),)
 
 
-def _why_not_kept(node: Mapping[str, Any]) -> str:
+def _causes(plan: Plan, id: str, last: Mapping[str, Any]) -> list[str]:
+    """For a reference that differs from that of the last run: in which inputs of the nodes that made it, from what to
+    what."""
+    found: list[str] = []
+    stack, seen = [id], {id}
+    while stack:
+        current = stack.pop()
+        if current not in plan.references or current not in last:
+            continue
+        old, new = last[current]["inputs"], _inputs(plan, current)
+        linked = {name for name, link in plan.graph.nodes[current].sources() if link.node in plan.graph.nodes}
+        for name in dict.fromkeys([*old, *new]):
+            was, now = old.get(name), new.get(name)
+            if name in linked or (was is not None and now is not None and was[0] == now[0]):
+                continue
+            if name == ITSELF:
+                found.append(f"{current} itself or its pack has changed")
+            elif was is None or now is None:
+                given = "given now" if was is None else "not given any more"
+                shown = (now or was or [None, None])[1]
+                found.append(f"{current}.{name} is {given}" + (f" ({shown})" if shown is not None else ""))
+            else:
+                found.append(f"{current}.{name} was {was[1]}, is {now[1]}")
+        before = [link.node for _, link in plan.graph.nodes[current].sources() if link.node not in seen]
+        seen.update(before)
+        stack += before
+    if not found and id in plan.references:
+        return [f"what {id} refers to has another content"]
+    return found
+
+
+def _values_of_this_process(plan: Plan, node: Node) -> tuple[str, ...]:
+    """The inputs of a node that no key can hold, for people."""
+    if not isinstance(node.kind, NodeDef) or node.kind.expand or node.each:
+        return ()
+    values = node.literals | {name: plan.const(link).value for name, link in node.bound}
+    found = []
+    for name, value in values.items():
+        try:
+            canonical(value)
+        except NotData:
+            found.append(f"{name} is a {type_name(type(value))}, which has no codec: it is computed in each run")
+    return tuple(found)
+
+
+def _without_codec(annotation: Any) -> str | None:
+    """The name of a type among those of a value that cannot be written to the disk."""
+    for member in union_members(strip(annotation)):
+        inner = [arg for arg in get_args(member) if arg is not ...]
+        if inner:
+            return next((name for each in inner if (name := _without_codec(each)) is not None), None)
+        if not isinstance(member, type) or member in (object, list, tuple, dict):
+            continue
+        kind = socket_type(member)
+        plain = issubclass(member, int | str | float | bytes | PurePath | enum.Enum) or member is type(None)
+        if not plain and not is_named_tuple(member) and (kind is None or (kind.encode is None and kind.digest is None)):
+            return type_name(member)
+    return None
+
+
+def _why_not_kept(node: Mapping[str, Any], kind: Any) -> str:
     seconds = node.get("seconds")
+    if isinstance(kind, NodeDef):
+        if kind.cache == "memory":
+            return "all is as it was; its node says that its values are kept in memory only"
+        if unfollowed := identified(kind).unfollowed:
+            read = ", ".join(f"{name} ({why})" for name, why in unfollowed.items())
+            return f"its value was kept in its process only: it reads what its key cannot follow, {read}"
+        if (name := next(filter(None, map(_without_codec, kind.outputs.values())), None)) is not None:
+            return f"all is as it was; its value was not kept: {name} has no codec, so it stays in its process"
     if isinstance(seconds, int | float) and seconds < WORTH_WRITING:
         return f"all is as it was; its value was not kept, as it took {seconds * 1000:.1f} ms only"
     return "all is as it was; its value was not kept (no codec, evicted, or the run was without the store)"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from graphengine import DiskStore, Graph, Store, WorkflowError, each, node, run, when
+from graphengine import DiskStore, Graph, SocketType, Store, WorkflowError, each, node, register_type, run, when
 from graphengine.history import last_run, record, record_file, why
 
 
@@ -120,3 +122,94 @@ def test_a_folder_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
 def test_wrong_inputs_are_told(tmp_path: Path) -> None:
     with pytest.raises(WorkflowError, match="no input c"):
         states(graph_of(), tmp_path, c=1)
+
+
+@dataclass(frozen=True)
+class Brush:
+    """A reference to weights."""
+
+    parts: tuple[str, ...]
+
+
+class Canvas:
+    """A value without a codec."""
+
+
+register_type(SocketType(Brush, "HistoryBrush", digest=lambda brush, part: repr(brush.parts)))
+
+
+@node(version=1)
+def load_brush(source: str) -> Brush:
+    return Brush((source,))
+
+
+@node(version=1)
+def with_style(brush: Brush, style: str, scale: float = 1.0) -> Brush:
+    return Brush((*brush.parts, f"{style} {scale}"))
+
+
+@node(version=1)
+def stroke(brush: Brush) -> str:
+    time.sleep(0.004)
+    return " ".join(brush.parts)
+
+
+@node(version=1)
+def canvas(x: int) -> Canvas:
+    time.sleep(0.004)
+    return Canvas()
+
+
+@node(version=1)
+def hang_up(canvas: Canvas) -> int:
+    time.sleep(0.004)
+    return 1
+
+
+def test_what_changed_in_a_reference_is_named(tmp_path: Path) -> None:
+    with Graph("brushes") as graph:
+        brush = load_brush.named("model")(graph.input("source", str, "flat"))
+        first = with_style.named("first")(brush, "ink", graph.input("ink", float, 0.8))
+        second = with_style.named("second")(first, "oil", graph.input("oil", float, 0.5))
+        graph.output("out", stroke.named("out")(second))
+    done(graph, tmp_path)
+    told = "brush comes from second: "
+    assert states(graph, tmp_path, ink=0.6)["out"] == ("runs", (f"{told}first.scale was 0.8, is 0.6",))
+    assert states(graph, tmp_path, oil=1)["out"] == ("runs", (f"{told}second.scale was 0.5, is 1.0",))
+    both = states(graph, tmp_path, oil=1, source="round")["out"][1]
+    assert both == (f"{told}second.scale was 0.5, is 1.0; model.source was 'flat', is 'round'",)
+    graph.set("first", "style", "chalk")
+    assert states(graph, tmp_path)["out"][1] == (f"{told}first.style was 'ink', is 'chalk'",)
+
+
+def test_a_type_without_a_codec_is_named(tmp_path: Path) -> None:
+    with Graph("canvases") as graph:
+        graph.output("out", canvas.named("made")(1))
+    done(graph, tmp_path)
+    why_not = "all is as it was; its value was not kept: Canvas has no codec, so it stays in its process"
+    assert states(graph, tmp_path)["made"] == ("runs", (why_not,))
+    with Graph("handed in") as graph:
+        graph.output("out", hang_up.named("hung")(graph.input("canvas", Canvas)))
+    done(graph, tmp_path, canvas=Canvas())
+    told = states(graph, tmp_path, canvas=Canvas())["hung"]
+    assert told[1] == ("canvas is a Canvas, which has no codec: it is computed in each run",)
+
+
+LOCK = threading.Lock()
+
+
+@node
+def behind_a_lock(x: int) -> int:
+    with LOCK:
+        time.sleep(0.004)
+        return x
+
+
+def test_what_cannot_be_followed_is_named(tmp_path: Path) -> None:
+    with Graph("locked") as graph:
+        graph.output("out", behind_a_lock.named("out")(1))
+    done(graph, tmp_path)
+    state, (told,) = states(graph, tmp_path)["out"]
+    assert state == "runs"
+    assert "kept in its process only" in told
+    assert "test_history.LOCK (an object of _thread.lock)" in told
