@@ -234,7 +234,7 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
 
 def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
     """What the sockets that inputs are linked to do not take, whatever the inputs are declared as."""
-    found: dict[str, Problem] = {}
+    found: dict[str, Problem] = _nulls(graph, {name for name, const in bound.items() if const.value is None})
     for id, socket_name, link in graph.bound_sockets():
         const, node = bound.get(link.port), graph.nodes[id]
         socket = node.sockets.get(socket_name)
@@ -254,6 +254,42 @@ def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
             told = check_problems(node.kind, node.literals | {n: v for n, v in given.items() if v is not None}, id)
             found.update({f"{id}: {p.what}": p for p in told})
     return list(found.values())
+
+
+def _nulls(graph: Graph, names: set[str]) -> dict[str, Problem]:
+    """Inputs that are null, by name, where a node that is computed in any case can do nothing with that: its parameter
+    takes no null and has no default, or it is mapped over it."""
+    found: dict[str, Problem] = {}
+    if not names:
+        return found
+    certain = _certain(graph)
+    for id, socket_name, link in graph.bound_sockets():
+        node = graph.nodes[id]
+        socket = node.sockets.get(socket_name)
+        if link.port not in names or id not in certain or socket is None or socket.lazy:
+            continue
+        where, mapped = Where(node=INPUTS, socket=link.port), socket_name in node.each
+        if mapped or (socket.required and literal_problem(socket, None, where) is not None):
+            what = f"null cannot be mapped over by {id}" if mapped else f"{id}.{socket_name} takes no null"
+            found.setdefault(link.port, Problem("no value", what, where, hint=f"give {link.port} a value"))
+    return found
+
+
+def _certain(graph: Graph) -> set[str]:
+    """The nodes that are computed for the outputs whatever the values are: not those behind a lazy socket."""
+    wanted = [link.node for link in graph.outputs.values()] or list(graph.nodes)
+    found: set[str] = set()
+    while wanted:
+        id = wanted.pop()
+        if id in found or id not in graph.nodes:
+            continue
+        found.add(id)
+        node = graph.nodes[id]
+        for name, link in node.sources():
+            socket = node.sockets.get(name)
+            if socket is not None and not socket.lazy:
+                wanted.append(link.node)
+    return found
 
 
 def folder_of(graph: Graph) -> Path:

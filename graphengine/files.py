@@ -30,7 +30,22 @@ def cache_folder() -> Path:
     given = os.environ.get("GRAPHENGINE_CACHE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graphengine"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home("GRAPHENGINE_CACHE") / ".cache") / "graphengine"
+
+
+def home(instead: str) -> Path:
+    """This user's home folder.
+
+    Args:
+        instead: The environment variable that makes it needless.
+
+    Raises:
+        FileError: There is none: HOME is not set, and the system does not know the user.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise FileError(f"this user has no home folder; set HOME, or {instead} to a folder") from None
 
 
 def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | None = None) -> str | Path:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from graphengine.errors import FileError
 from graphengine.staging import PREFIX, hidden_folder, make_folder, sweep, sync
@@ -31,25 +31,15 @@ class Writer:
     """Writes values into a folder as `<prefix>_<output>_00000.png`, each under a number that is free.
 
     Args:
-        folder: Where; made if it is not there.
+        folder: Where; made when something is written into it.
         prefix: The beginning of the names.
         about: Told before files appear which these are, as `marks` says it.
-
-    Raises:
-        FileError: The folder cannot be made or written in; said before anything is computed.
     """
 
     def __init__(self, folder: Path, prefix: str, about: Callable[[Mapping[str, str]], object] | None = None) -> None:
         self.folder, self.prefix, self.about = folder, prefix, about
         self.files: list[Path] = []
         self._swept = False
-        try:
-            make_folder(folder)
-            with tempfile.TemporaryFile(dir=folder):  # nothing is left of it, whenever this process ends
-                pass
-        except OSError as error:
-            why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
-            raise FileError(f"the folder {folder} cannot be written: {why}") from None
 
     @contextlib.contextmanager
     def delivery(self) -> Iterator[Delivery]:
@@ -79,13 +69,43 @@ class Writer:
 
     def sweep(self) -> None:
         """Remove what processes that died have left hidden in the folder, once."""
-        for _ in () if self._swept else sweep(self.folder):
+        for _ in () if self._swept or not self.folder.is_dir() else sweep(self.folder):
             pass
         self._swept = True
 
     def _stem(self, name: str) -> str:
         stem = f"{self.prefix}_{name}" if name else self.prefix
         return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+
+
+def check_folder(folder: Path, graph: Graph | None = None) -> None:
+    """Find out before anything is computed whether files can be written into a folder. Nothing is left of that.
+
+    Args:
+        graph: Whose outputs are to be written; if none of them is written into a file, it need not be writable.
+
+    Raises:
+        FileError: The folder cannot be made or written in.
+    """
+    needed = graph is None or any(_is_written(graph.output_type(link)) for link in graph.outputs.values())
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise FileExistsError
+        if not needed:
+            return
+        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
+        raise FileError(f"the folder {folder} cannot be written: {why}") from None
+
+
+def _is_written(annotation: Any) -> bool:
+    """Whether values of a type are written into files, or may be: lists of them, or it among others."""
+    if isinstance(annotation, type) and (kind := socket_type(annotation)) is not None:
+        return kind.save is not None
+    return any(map(_is_written, get_args(annotation)))
 
 
 class Delivery:
@@ -120,6 +140,7 @@ class Delivery:
         shown = self._writer.folder / stem
         try:
             if self._hidden is None:
+                make_folder(self._writer.folder)
                 self._writer.sweep()
                 self._hidden = self._stack.enter_context(hidden_folder(self._writer.folder))
             path = self._hidden / str(len(self._staged)) / "value"

@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a node failed; 2 the workflow, an input or the command its
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import threading
@@ -29,10 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Let standard streams that whoever started this has closed lead nowhere; no file gets their numbers."""
+    """Let standard streams that whoever started this has closed lead nowhere; no file gets their numbers. What a
+    console's encoding does not have is written as an escape."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a test or an embedding program has put in its place
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+MOST_PROBLEMS = 50
+"""Problems that are written for people."""
+LONGEST_LINE = 2_000
+"""Characters of one problem."""
+LONGEST_ERROR = 10_000
+"""Characters of an error, which may have several lines."""
+
 OK, FAILED, WRONG, NO_FILE, CANCELLED, NO_READER = 0, 1, 2, 3, 130, 141
 
 Packs = Annotated[
@@ -124,7 +131,7 @@ def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> in
         if isinstance(error, WorkflowError):
             print_problems(error.problems)
         else:
-            print(sentence(error), file=sys.stderr, flush=True)
+            print(cut(sentence(error), LONGEST_ERROR), file=sys.stderr, flush=True)
     except BrokenPipeError:
         leave_output()
         return NO_READER
@@ -155,10 +162,20 @@ def sentence(error: BaseException) -> str:
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
-    """One line for each problem on standard error."""
-    for problem in problems:
-        print(" ".join(str(problem).split("\n")), file=sys.stderr)
+    """One line for each problem on standard error: the first ones, and how many more there are."""
+    found = list(problems)
+    for problem in found[:MOST_PROBLEMS]:
+        print(cut(" ".join(str(problem).split("\n")), LONGEST_LINE), file=sys.stderr)
+    if len(found) > MOST_PROBLEMS:
+        print(f"... and {len(found) - MOST_PROBLEMS:,} more problems; --json writes all", file=sys.stderr)
     sys.stderr.flush()
+
+
+def cut(text: str, most: int) -> str:
+    """A text, or its beginning and end, with how many characters it has."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 3 // 4]} ... {text[-most // 4 :]} ({len(text):,} characters)"
 
 
 def leave_output() -> None:

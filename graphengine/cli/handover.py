@@ -62,14 +62,14 @@ def hand_over(
     from graphengine.cli.values import parse_sets
     from graphengine.cli.watching import Following, attending
     from graphengine.launch import Cancellation
-    from graphengine.outputs import Writer
+    from graphengine.outputs import check_folder
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
 
     inputs = parse_sets(graph, sets)
     graph.check()
     print_problems(problem for problem in graph.problems() if problem.severity == "warning")
-    Writer(out, "")  # a folder that cannot be written is told now, not by the job
+    check_folder(out, graph)  # that it cannot be written is told now, not by the job
     queue = Queue(file)
     # Before the job is there, so that none of its steps is missed.
     following = Following(queue, previews=False, look=attending(queue, None))

@@ -77,11 +77,12 @@ def submit(
     graph = load_workflow(file, packs)
     from graphengine.cli.handover import differs
     from graphengine.cli.values import parse_sets
-    from graphengine.outputs import Writer
+    from graphengine.outputs import check_folder
     from graphengine.service.submit import submit_all
 
     several = [parse_sets(graph, set)] if not over else _over(graph, set, over)
-    Writer(out, "")  # a folder that cannot be written is told now, not when the job runs
+    graph.check()
+    check_folder(out, graph)  # that it cannot be written is told now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
         common |= {"keep_going": keep_going, "whole": keep_going}

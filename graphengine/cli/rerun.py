@@ -96,11 +96,12 @@ def _make(
 ) -> dict[str, Any]:
     from graphengine.cli.execute import Session
     from graphengine.metadata import chunks, describe
-    from graphengine.outputs import Writer
+    from graphengine.outputs import Writer, check_folder
     from graphengine.record import differences
 
     output = record["output"]
     with Session(graph, no_cache) as session:
+        check_folder(out, graph)
         writer = Writer(out, _file_stem(record))
         result = session.run(graph, inputs, [output], exact=True, device=device, progress=not as_json)
     ((name, value),) = result.outputs.items()

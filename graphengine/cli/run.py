@@ -77,12 +77,13 @@ def command(
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
     from graphengine.cli.progress import JsonLines
     from graphengine.cli.values import parse_sets
-    from graphengine.outputs import Writer, write_outputs
+    from graphengine.outputs import Writer, check_folder, write_outputs
 
     inputs = parse_sets(graph, set)
     graph.check()
     print_warnings(graph)
     name = workflow_name(graph)
+    check_folder(out, graph)
     writer = Writer(out, name)
     options: dict[str, Any] = {"device": device, "exact": exact, "roots": root, "keep_going": keep_going}
     with reporting(graph, inputs, report) as listeners:

@@ -63,7 +63,7 @@ def command(
     session = Session(graph, no_cache)
     from graphengine.cli.progress import JsonLines
     from graphengine.evaluate import bind_inputs
-    from graphengine.outputs import Writer
+    from graphengine.outputs import Writer, check_folder
     from graphengine.progress import Bars
 
     fixed, axes, runs = combinations(graph, set, over)
@@ -72,6 +72,7 @@ def command(
         bind_inputs(graph, fixed | values)
     print_warnings(graph)
     name = workflow_name(graph)
+    check_folder(out, graph)
     writer = Writer(out, name)
     options: dict[str, Any] = {"device": device, "roots": root}
     cells: dict[str, list[Cell]] = {}

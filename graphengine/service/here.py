@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphengine.files import home
 from graphengine.service.channel import Listener, connected, is_closed
 from graphengine.types import socket_type
 
@@ -36,7 +37,7 @@ def state_folder() -> Path:
     given = os.environ.get("GRAPHENGINE_STATE")
     if given:
         return Path(given)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "graphengine"
+    return Path(os.environ.get("XDG_STATE_HOME") or home("GRAPHENGINE_STATE") / ".local" / "state") / "graphengine"
 
 
 def queue_file() -> Path:

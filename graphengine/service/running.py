@@ -144,13 +144,17 @@ class JobRun:
 
     def _writer(self, request: Request) -> Writer | None:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
-        from graphengine.outputs import Writer
+        from graphengine.outputs import Writer, check_folder
+
+        if request.out is None:
+            return None
+        check_folder(request.out, request.graph)
 
         def about(marks: Mapping[str, str]) -> None:
             self._files.update(marks)
             self.lease.writes(self.job.id, self.job.attempt, self._files)
 
-        return None if request.out is None else Writer(request.out, request.name, about)
+        return Writer(request.out, request.name, about)
 
     def _deliver(self, request: Request, result: Result, name: str, writer: Writer | None) -> dict[str, Any]:
         remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost

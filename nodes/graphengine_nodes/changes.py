@@ -7,7 +7,9 @@ itself does to a pipeline's module: int8 and the layout before LoRAs, casting, o
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,8 @@ from graphengine_nodes.types import Hypernetwork, LoRA, Model
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def changes_of(model: Model, name: str, device: str) -> list[Change]:
     kind = family(model.family)
     if kind.stems[name] is None:
         return []
-    check_options(model, device)
+    check_options(model)
     part = next(part for part, names in kind.parts.items() if name in names)
     return [*_options_before(model, part), *_additions(model, name, part), *_options_after(model, part, device)]
 
@@ -114,17 +118,29 @@ def locate_weights(weights: LoRA | Hypernetwork) -> Any:
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def check_options(model: Model, device: str) -> None:
+def held_for(model: Model, device: str) -> Model:
+    """The model as it is held for a device. Where that is no GPU nothing can be offloaded: that is left out, and said
+    once, so that one workflow serves machines with and without a GPU."""
+    if not model.option("offload") or device.startswith("cuda"):
+        return model
+    _warn_of_offload(model.source, device)
+    return model.with_options(offload=None, offload_device=None)
+
+
+@functools.cache
+def _warn_of_offload(source: str, device: str) -> None:
+    log.warning(
+        "%s is to be offloaded, which keeps weights in main memory while a GPU computes; this run computes on %s, "
+        "where they are anyway: offload_model does nothing", source, device,
+    )  # fmt: skip
+
+
+def check_options(model: Model) -> None:
     """Refuse what cannot be done, before anything is loaded.
 
     Raises:
-        ModelError: Offload without a GPU, int8 without its library.
+        ModelError: int8 without its library.
     """
-    if model.option("offload") and not device.startswith("cuda"):
-        raise ModelError(
-            f"{model.source} is to be offloaded, which keeps its weights in main memory while a GPU computes, but this "
-            f"run computes on {device}; leave offload_model out, or run it on a GPU"
-        )
     if model.option("quantization") == "int8":
         torchao()
 

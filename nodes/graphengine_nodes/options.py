@@ -58,10 +58,8 @@ def offload_model(
     """The same model with its weights in main memory, brought to the GPU for as long as they are needed there.
 
     `model` needs room for the largest component, `group` for a few layers while the next are on their way,
-    `sequential` for a single layer, and is by far the slowest. Pictures are the same, and so are keys.
-
-    Raises:
-        ModelError: When something computes: there is no GPU.
+    `sequential` for a single layer, and is by far the slowest. Pictures are the same, and so are keys. In a run that
+    computes on no GPU it does nothing, and a warning says so.
     """
     return model.with_options(offload=kind, offload_device=device)
 

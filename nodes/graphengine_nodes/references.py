@@ -172,8 +172,8 @@ class Model:
         return dict(self.options).get(name, default)
 
     def computes_on(self, device: str) -> str:
-        """Where it computes in a run on a device: there, unless it is offloaded for another."""
-        return str(self.option("offload_device") or device)
+        """Where it computes in a run on a device: there, unless it is offloaded for another GPU."""
+        return str(self.option("offload_device") or device) if device.startswith("cuda") else device
 
     def with_options(self, **options: Any) -> Model:
         """The same model with other options; None takes one back."""

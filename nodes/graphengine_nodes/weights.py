@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import ModelError
 from graphengine_nodes import checkpoints, objects
-from graphengine_nodes.changes import OFFLOADERS, Change, changes_of, shared_clone
+from graphengine_nodes.changes import OFFLOADERS, Change, changes_of, held_for, shared_clone
 from graphengine_nodes.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 from graphengine_nodes.families import Family, family
 from graphengine_nodes.references import ControlNet, Held, Model
@@ -198,6 +198,7 @@ class Store:
                 what the model's options say.
         """
         kind, device = family(model.family), exact_device(device)
+        model = held_for(model, device)
         changes = changes_of(model, name, device)
         digest, weighty = model.component(name), kind.stems[name] is not None
         if isinstance(digest, Held):
@@ -217,7 +218,7 @@ class Store:
         if isinstance(digest, Held):
             yield objects.placed(digest.held, device, dtype if controlnet.precision else None)
             return
-        offload = model.option("offload") if model is not None else None
+        offload = held_for(model, device).option("offload") if model is not None else None
         changes = [OFFLOADERS[offload](device)] if offload in OFFLOADERS else []
         read = functools.partial(_read, kind, "controlnet", digest, controlnet.source, dtype)
         with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
