@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 PATIENCE = 120.0
 """Seconds within which what is waited for comes, on a machine that does much else."""
+RECENT = 8000
+"""Characters that are looked through: bars are drawn again and again."""
 
 SCRIPT = """\
 import pathlib, sys, time
@@ -58,9 +60,9 @@ class Terminal:
     def read_until(self, pattern: str) -> str:
         """All that was written, once it has this in it."""
         end = time.monotonic() + PATIENCE
-        while not re.search(pattern, self.text):
-            assert time.monotonic() < end, f"no {pattern!r} in {self.text!r}"
-            assert self._read(1.0), f"it ended without {pattern!r}: {self.text!r}"
+        while not re.search(pattern, self.text[-RECENT:]):
+            assert time.monotonic() < end, f"no {pattern!r} in {self.text[-RECENT:]!r}"
+            assert self._read(1.0), f"it ended without {pattern!r}: {self.text[-RECENT:]!r}"
         return self.text
 
     def _read(self, seconds: float) -> bool:

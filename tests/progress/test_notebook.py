@@ -45,6 +45,17 @@ with Graph("lasting-graph") as silent:
 """
 
 
+LIST = """\
+from graphengine.notebook import show_lists
+
+class Picture:
+    def _repr_png_(self): return PNG
+
+show_lists()
+[Picture(), Picture()]
+"""
+
+
 class Notebook(NotebookClient):
     """Runs cells in a kernel, and makes the file `go` when a bar shows what is waited for."""
 
@@ -76,7 +87,9 @@ def execute(folder: Path, waits_for: str, *cells: str) -> tuple[Any, list[dict[s
 
 def test_a_cell_shows_bars_and_the_latest_preview_until_it_has_ended(tmp_path: Path) -> None:
     rich = "'rich' in __import__('sys').modules"
-    notebook, shown = execute(tmp_path, r"<img alt=.preview.", PICTURE, "g.run()", rich, "silent.run(progress=False)")
+    notebook, shown = execute(
+        tmp_path, r"<img alt=.preview.", PICTURE, "g.run()", rich, "silent.run(progress=False)", LIST, "[1, 2]",
+    )  # fmt: skip
     bars = re.compile(r"painted</td>.*<progress.*\d+/1000 steps · [\d.]+ steps/s")
     assert any(bars.search(data["text/html"]) for data in shown)
     assert "picture-graph" in shown[0]["text/html"]
@@ -87,3 +100,5 @@ def test_a_cell_shows_bars_and_the_latest_preview_until_it_has_ended(tmp_path: P
     assert notebook.cells[2].outputs[0]["data"]["text/plain"] == "False"
     assert not any("lasting" in data["text/html"] for data in shown)
     assert len(notebook.cells[3].outputs) == 1
+    assert notebook.cells[4].outputs[0]["data"]["text/html"].count("<img") == 2  # a list of pictures is a row
+    assert "text/html" not in notebook.cells[5].outputs[0]["data"]

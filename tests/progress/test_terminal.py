@@ -14,7 +14,8 @@ RUN = "g.run()\nprint('the end', 'rich' in sys.modules)\n"
 
 def test_a_run_that_lasts_shows_steps_rate_and_time_left(tmp_path: Path) -> None:
     with Terminal(tmp_path, SCRIPT + "print('rich' in sys.modules)\n" + RUN) as shown:
-        seen = shown.read_until(r"slow-graph .*0/1 nodes(.|\n)*slow .* \d+/1000 steps +[\d.]+ steps/s +\d+:\d\d left")
+        bars = r"slow-graph .*0/1 nodes[\s\S]{0,400}?slow .* \d+/1000 steps +[\d.]+ steps/s +\d+:\d\d left"
+        seen = shown.read_until(bars)
         assert seen.startswith("False")  # nothing is imported before it shows
         (tmp_path / "go").touch()
         assert shown.end().rstrip().endswith("the end True")
@@ -79,8 +80,34 @@ def test_a_gen_of_multigen_shows_its_steps(tmp_path: Path) -> None:
         "pipe = Prompt2ImPipe('tiny')\n"
         "pipe.setup(width=64, height=64, steps=60)\n"
         "pipe.gen({'prompt': 'a red circle', 'seed': 1})\n"
-        "print('the end')\n"
     )
     with Terminal(tmp_path, code) as shown:
-        shown.read_until(r"Prompt2ImPipe .* nodes(.|\n)*sample .*/60 steps +[\d.]+ s")
+        shown.read_until(r"Prompt2ImPipe .* nodes[\s\S]{0,400}?sample .*/60 steps +[\d.]+ s")
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_service_thread_shows_the_jobs_that_run(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(
+        "base:\n  small: {id: tiny, type: SD}\n"
+        "pipes:\n  prompt2image: {classname: Prompt2ImPipe, need_imgs: False, needs_cnet: False}\n"
+    )
+    (tmp_path / "config.yaml").write_text("model_list: models.yaml\nmodel_dir: .\nthreads: 1\ndevices: [cpu]\n")
+    code = (
+        "import threading\n"
+        "from multigen.worker import ServiceThread\n"
+        "if __name__ == '__main__':\n"
+        "    worker = ServiceThread('config.yaml')\n"
+        "    worker.start()\n"
+        "    ended = threading.Event()\n"
+        "    opened = worker.open_session('me', 'p', 'prompt2image', 'small')\n"
+        "    worker.queue_gen(opened['session_id'], prompt='a red circle', width=64, height=64, steps=60,\n"
+        "                     finish_callback=ended.set)\n"
+        "    ended.wait(100)\n"
+        "    worker.stop()\n"
+        "    worker.join()\n"
+        "    print('the end')\n"
+    )
+    with Terminal(tmp_path, code) as shown:
+        shown.read_until(r"job 1 .* nodes[\s\S]{0,400}?/60 steps")
         assert shown.end().rstrip().endswith("the end")
