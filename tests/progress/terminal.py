@@ -14,7 +14,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds within which what is waited for comes, on a machine that does much else."""
 RECENT = 8000
 """Characters that are looked through: bars are drawn again and again."""
