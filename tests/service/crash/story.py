@@ -37,8 +37,8 @@ from .layer import arm
 
 T = TypeVar("T")
 PACK = Path(__file__).parents[1] / "pack"
-LENGTH = 3000
-"""Lines of a page."""
+LENGTH, LONG = 3000, 100_000
+"""Lines of a page; of one that a worker hands on through the disk store."""
 PATIENCE = 120
 """Seconds after which a part that hangs is ended."""
 
@@ -82,12 +82,12 @@ def job(place: Path, name: str) -> dict[str, Any]:
     """The arguments of `submit` for a job of the story: its name says what it is."""
     common: dict[str, Any] = {"out": place / "out", "name": name}
     what = name.partition("-")[0]
-    if what == "pages":  # two files
+    if what in ("pages", "long"):  # two files
         graph = Graph()
         x = graph.input("x", int)
         for output, shift in (("a", 0), ("b", 1)):
             graph.add("pack.plus", f"{output}0", x=x, y=shift)
-            graph.add("pack.page", output, x=graph[f"{output}0"], length=LENGTH)
+            graph.add("pack.page", output, x=graph[f"{output}0"], length=LONG if what == "long" else LENGTH)
             graph.output(output, graph[output])
         return {"graph": graph, "inputs": {"x": 7}, **common}
     if what in ("bytes", "finished"):  # bytes with the job, before and after
@@ -116,10 +116,10 @@ def job(place: Path, name: str) -> dict[str, Any]:
 def files(name: str) -> dict[str, str]:
     """The files of a job that is done, by name, and what they hold."""
     what = name.partition("-")[0]
-    if what == "finished":
-        return {}
-    found = {f"{name}_a_00000.txt": "7\n" * LENGTH}
-    return found | ({f"{name}_b_00000.txt": "8\n" * LENGTH} if what == "pages" else {})
+    lines = LONG if what == "long" else LENGTH
+    two = {"a": "7\n", "b": "8\n"}
+    texts = {"finished": {}, "pages": two, "long": two}.get(what, {"a": "7\n"})
+    return {f"{name}_{output}_00000.txt": text * lines for output, text in texts.items()}
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def running(play: Play, begin: Callable[[], None], ack: Callable[..., None]) -> 
 
 def working(play: Play, begin: Callable[[], None], ack: Callable[..., None]) -> None:
     """Compute for a service, whose own writing is not counted."""
-    _prepared(play, ack, "pages-0", "bytes-1")
+    _prepared(play, ack, "long-0", "bytes-1")
     chosen = {"ROOT": play.place, "LOG": play.log, "MODE": play.mode, "AT": play.at, "ONCE": play.once}
     os.environ.update({f"CRASH_{name}": str(value) for name, value in chosen.items()})
     os.environ["CRASH_ONLY"] = "graphengine.service.worker"
