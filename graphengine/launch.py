@@ -232,7 +232,8 @@ class Launcher(ABC):
                 made = {**inherited, **facts, **context.facts} or NOTHING
                 if self.alone and not isinstance(outcome, BaseException):
                     outcome = twin_of(outcome)
-                entry = self.store.land(flight, outcome, made, seconds, self._keep(task, kind, seconds))
+                keep = self._keep(task, kind, seconds) if call.kept else "never"
+                entry = self.store.land(flight, outcome, made, seconds, keep)
             except BaseException as error:  # whatever it is, the run waits for this call
                 entry = self.store.land(flight, error)
             self.arrived.put((task, (flight, entry)))
@@ -242,7 +243,8 @@ class Launcher(ABC):
         task.depth = 1 + max((t.depth for _, source in task.links for t in tasks_of(source)), default=0)
         order = (self.number, -task.depth)
         guard = guard_of(task.links, self.alone, task)
-        return Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed, guard)
+        call = Call(kind, self.arguments(task), task.key, tokens, context, self.exact, order, landed, guard)
+        return call
 
     def _keep(self, task: Task, kind: NodeDef[..., Any], seconds: float) -> str:
         """Where a value is remembered: what came of data that a key cannot follow, in this process only."""

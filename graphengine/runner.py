@@ -33,11 +33,12 @@ class Call:
         guard: Of those inputs that can be changed in place; None where there are none.
         order: What is smaller is computed first: earlier runs, and in a run what comes after most, so that values
             are let go of soon.
+        kept: Whether its value may be remembered: it was computed with the data that its key says.
         landed: Told the outcome (a value or an exception), the seconds it took and how it was made. It never raises,
             and what it is told after the first time changes nothing.
     """
 
-    __slots__ = ("context", "definition", "exact", "guard", "inputs", "key", "landed", "order", "tokens")
+    __slots__ = ("context", "definition", "exact", "guard", "inputs", "kept", "key", "landed", "order", "tokens")
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Call:
         self.definition, self.inputs, self.key, self.tokens = definition, inputs, key, tokens
         self.context, self.exact, self.order, self.landed = context, exact, order, landed
         self.guard = guard
+        self.kept = True
 
     def group(self) -> Any:
         """Calls of equal groups may be computed together; None for one that may not."""

@@ -17,8 +17,10 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.checksum import sum_of
 from graphengine.context import Context
+from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, NotStorable
 from graphengine.guard import Guard
+from graphengine.keys import identity, is_current
 from graphengine.literals import coerce
 from graphengine.runner import Call, compute
 from graphengine.service.channel import pipe_from
@@ -148,14 +150,17 @@ class Worker:
         number = item["call"]
 
         def landed(outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
-            self._landed(number, outcome, seconds, facts)
+            self._landed(number, outcome, seconds, facts, definition)
 
         order = (next(self._serial), 0)
         guarded = [(name, value, sum) for name, value in inputs.items() if (sum := sum_of(value)) is not None]
         guard = Guard(guarded, private=alone) if guarded else None
         return Call(definition, inputs, b"", {}, self._contexts[number], item["exact"], order, landed, guard)
 
-    def _landed(self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+    def _landed(
+        self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any],
+        definition: NodeDef[..., Any] | None = None,
+    ) -> None:
         context = self._contexts.pop(call)
         blobs: Blobs = {}
         message: Message = {"op": "landed", "call": call, "seconds": seconds}
@@ -165,6 +170,9 @@ class Worker:
             try:
                 message["tree"] = self.values.encode(outcome, blobs, context.share)
                 message["facts"] = {**facts, **context.facts}
+                if definition is not None and definition.version is None:
+                    is_current(definition)
+                    message["identity"] = identity(definition).hex()
             except NotStorable as error:
                 blobs, message["error"] = {}, error_facts(NotStorable(f"what it gave cannot leave its worker; {error}"))
             except Exception as error:  # a full disk

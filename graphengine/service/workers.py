@@ -14,6 +14,7 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled
+from graphengine.keys import identity
 from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, how_of, inputs_of, item_of
 from graphengine.service.deaths import End, Fault
@@ -293,6 +294,8 @@ class WorkerRunner:
                 outcome = lost
             except Exception as damage:  # a codec that fails
                 outcome = damage
+            # What a node reads beside its inputs may be other data in a worker than in this process.
+            one.call.kept = message.get("identity") in (None, identity(one.call.definition).hex())
             with self._lock:
                 self.durations.took(one.call.definition.full_name, seconds, one.together, one.loads)
             if group is not None:

@@ -32,3 +32,58 @@ def test_what_a_failed_job_delivers(tmp_path: Path, keep_going: bool) -> None:
     if keep_going:
         assert [Path(file).parent for file in job.result["files"]] == [out]
         assert list(job.result["told"]) == ["page"]
+
+
+DATA = """
+import json, pathlib, threading, time
+from graphengine import node
+STYLES = json.loads((pathlib.Path(__file__).parent / "styles.json").read_text())
+LOCK = threading.Lock()
+
+@node(on="device")
+def styled(n: str) -> str:
+    time.sleep(0.005)
+    return STYLES[n]
+
+@node(on="device")
+def locked(n: str) -> str:
+    with LOCK:
+        time.sleep(0.005)
+        return n
+"""
+
+
+def test_what_a_worker_computes_with_other_data_is_not_remembered(tmp_path: Path) -> None:
+    from graphengine import registry
+    from graphengine.service.local import LocalWorker
+    from graphengine.service.workers import WorkerRunner
+
+    pack, store = tmp_path / "worker_data", DiskStore(tmp_path / "store")
+    pack.mkdir()
+    (pack / "nodes.py").write_text(DATA)
+
+    def kept() -> int:
+        return len(list((tmp_path / "store" / "keys").glob("*/*")))
+
+    def styles(text: str) -> None:
+        (pack / "styles.json").write_text(f'{{"film": "{text}"}}')
+
+    def run(node: str) -> None:
+        graph = Graph()
+        graph.add(f"worker_data.{node}", "n", n="film")
+        graph.output("o", graph["n"])
+        worker = LocalWorker("w", threads=1, store=str(store.folder), packs=(str(pack),))
+        with Service(Queue(tmp_path / "q.sqlite"), WorkerRunner([worker], store), store) as service:
+            number = service.submit(graph)
+            (job,) = service.wait(number, timeout=120)
+        assert job.state is State.DONE
+
+    styles("one")
+    assert registry.load_folder(pack) == []
+    styles("two")  # what a worker reads that is started later
+    run("styled")
+    run("locked")
+    assert kept() == 0
+    styles("one")
+    run("styled")
+    assert kept() == 1
