@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.cache.tree import from_tree
 from graphengine.service.calls import Claims
+from graphengine.service.cleaning import clean
 from graphengine.service.database import QueueError
 from graphengine.service.happenings import JobEvent
 from graphengine.service.inline import InlineRunner
@@ -77,18 +79,41 @@ while True:
         fill()
 """
 
-KINDS = ("double", "nap", "whose", "together", "page", "fail", "deadly_once", "poison", "cancel")
+SUBMIT = """
+import sys
+from typing import Any
+from pathlib import Path
+from graphengine import Graph, registry
+from graphengine.registry import find
+from graphengine.service.queue import Queue
+from graphengine.service.submit import submit
+folder, pack, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+registry.load_folder(pack)
+page = type(find("pack.page").fn(0))
+queue = Queue(folder / "q.sqlite", synchronous="NORMAL")
+graph = Graph()
+graph.add("pack.echo", "n", value=graph.input("value", Any))
+graph.output("y", graph["n"])
+for x in range(first, first + 1000):
+    value = page(f"{x}\\n" * 100_000)
+    print(submit(queue, graph, {"value": value}, out=folder / "out", name=f"job{x}"), x, flush=True)
+"""
 
+KINDS = ("double", "nap", "whose", "together", "page", "fail", "deadly_once", "poison", "cancel", "torn")
+
+SECONDS = float(os.environ.get("GRAPHENGINE_STORM", 480))
+"""How long the slow storm lasts."""
 Submit = Callable[[], int]
 
 HARM = ("worker", "service", "full", "locked", "clock", "cancel")
+MORE = (*HARM, "submitter", "frozen")
 
 
 class Storm:
     """Services that are killed, in processes of their own, and the jobs that they must do all the same."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.rng = folder, random.Random(seed)
+    def __init__(self, folder: Path, seed: int, kinds: tuple[str, ...] = HARM) -> None:
+        self.folder, self.rng, self.kinds = folder, random.Random(seed), kinds
         self.queue = Queue(folder / "q.sqlite", synchronous="NORMAL")
         self.jobs: dict[int, tuple[str, int]] = {}
         self.process: subprocess.Popen[str] | None = None
@@ -108,7 +133,7 @@ class Storm:
         """Light jobs of all kinds, few of those that kill."""
         for _ in range(count):
             x = len(self.jobs)
-            (kind,) = self.rng.choices(KINDS, (30, 30, 10, 30, 10, 4, 2, 0.7, 4))
+            (kind,) = self.rng.choices(KINDS, (30, 30, 10, 30, 10, 4, 2, 0.7, 4, 2))
             if kind in ("nap", "cancel"):
                 graph = of("nap", seconds=self.rng.choice((0.02, 0.1)))
             elif kind == "deadly_once":
@@ -123,7 +148,7 @@ class Storm:
         """One thing that goes wrong."""
         assert self.process is not None
         if not self.coming:  # all of it, in ever another order
-            self.coming = self.rng.sample([*HARM, "worker", "worker"], len(HARM) + 2)
+            self.coming = self.rng.sample([*self.kinds, "worker", "worker"], len(self.kinds) + 2)
         kind = self.coming.pop()
         self.harm[kind] += 1
         match kind:
@@ -149,6 +174,39 @@ class Storm:
                 wanted = [number for number, (what, _) in self.jobs.items() if what == "cancel"]
                 for number in [self._running(), *self.rng.sample(wanted, min(3, len(wanted)))]:
                     self.queue.cancel(number)
+            case "submitter":
+                self._kill_a_submitter()
+            case "frozen":
+                self._freeze()
+
+    def _kill_a_submitter(self) -> None:
+        """Kill one in the middle of what it writes; what it was promised counts."""
+        first = 1_000_000 + 1000 * self.harm["submitter"]
+        command = [sys.executable, "-c", SUBMIT, str(self.folder), str(PACK), str(first)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline()]
+            threading.Timer(self.rng.uniform(0, 0.3), process.kill).start()
+            lines += process.stdout.readlines()
+        for number, x in (map(int, line.split()) for line in lines if line.endswith("\n")):
+            self.jobs[number] = "bytes", x
+
+    def _freeze(self) -> None:
+        """Let a service sleep until another has its lease, go on for a moment, and end."""
+        assert self.process is not None
+        frozen, epoch = self.process, self._epoch()
+        frozen.send_signal(signal.SIGSTOP)
+        self.serve()
+        end = time.monotonic() + 60
+        while self._epoch() == epoch and time.monotonic() < end:
+            time.sleep(0.02)
+        frozen.send_signal(signal.SIGCONT)
+        time.sleep(self.rng.uniform(0.2, 2.0))
+        frozen.kill()
+        frozen.wait()
+
+    def _epoch(self) -> int:
+        return int(self.queue.read("select epoch from lease")[0][0])
 
     def _running(self) -> int:
         """A job that would run for long, and in most weather has begun."""
@@ -175,9 +233,17 @@ class Storm:
             self._check(job, kind, x)
         written = Counter(file.name.partition("_")[0] for file in (self.folder / "out").glob("*.txt"))
         assert set(written.values()) == {1}, written
+        for _ in clean(self.queue, DiskStore(self.folder / "store")):  # of the last one that was killed
+            pass
+        known = {self.queue.body(job.id)["files"] for job in self.queue.history(limit=100_000)}
+        assert {file.name for file in files_of(self.queue).folder.iterdir()} <= known
+        hidden = [file for file in self.folder.rglob("*") if file.name.startswith(".") or file.suffix == ".tmp"]
+        assert hidden == []
 
     def _check(self, job: Job, kind: str, x: int) -> None:
-        if kind == "fail":
+        if kind == "torn":
+            assert (job.state, "No space left" in str(job.error)) == (State.FAILED, True), job
+        elif kind == "fail":
             assert (job.state, f"{x} is not to its taste" in str(job.error)) == (State.FAILED, True), job
         elif kind == "poison":
             assert (job.state, "workers were lost" in str(job.error) or job.attempt >= DEATHS) == (State.FAILED, True)
@@ -189,8 +255,11 @@ class Storm:
             assert (job.state, kind == "long") == (State.DONE, False), job
             made = outputs(self.queue, job)["y"]
             right = {"double": 2 * x, "whose": made}.get(kind, x)
-            assert made.text == f"{x}\n" if kind == "page" else made == right, (kind, x, made)
-            files = [str(self.folder / "out" / f"job{x}_y_00000.txt")] if kind == "page" else []
+            if kind in ("page", "bytes"):
+                assert made.text == f"{x}\n" * (1 if kind == "page" else 100_000), (kind, x)
+            else:
+                assert made == right, (kind, x, made)
+            files = [str(self.folder / "out" / f"job{x}_y_00000.txt")] if kind in ("page", "bytes") else []
             assert job.result["files"] == files
 
 
@@ -213,9 +282,9 @@ def all_changes(queue: Queue) -> dict[int, list[Change]]:
 
 
 @contextmanager
-def storm(folder: Path, seed: int) -> Iterator[Storm]:
+def storm(folder: Path, seed: int, kinds: tuple[str, ...] = HARM) -> Iterator[Storm]:
     """A storm whose service runs, and is ended with the test."""
-    one = Storm(folder, seed)
+    one = Storm(folder, seed, kinds)
     one.submit(60)
     one.serve()
     try:
@@ -258,7 +327,7 @@ def lacking(one: Storm) -> set[str]:
     """Of all kinds of harm, and of all that can be recorded of jobs, what did not happen yet."""
     kinds = {change.kind for changes in all_changes(one.queue).values() for change in changes}
     outcomes = {attempt.outcome for number in one.jobs for attempt in one.queue.attempts(number)}
-    missing = {*HARM} - one.harm.keys() | {*State, "cancelling", "lost", "worker_lost"} - kinds
+    missing = {*one.kinds} - one.harm.keys() | {*State, "cancelling", "lost", "worker_lost"} - kinds
     return missing | {f"an attempt {word}" for word in ("done", "failed", "cancelled", "lost") if word not in outcomes}
 
 
@@ -276,9 +345,9 @@ def pictures(count: int) -> list[tuple[Graph, dict[str, Any]]]:
 def test_minutes_of_it_with_sampling(tmp_path: Path) -> None:
     """Slower, so that workers have the time to begin with sampling, which is killed in the middle of it."""
     asked = pictures(48)
-    with storm(tmp_path, int.from_bytes(os.urandom(4), "big")) as one:
+    with storm(tmp_path, int.from_bytes(os.urandom(4), "big"), MORE) as one:
         more = [functools.partial(submit, one.queue, graph, inputs, attempts=20) for graph, inputs in asked]
-        numbers = weather(one, 240, 1500, calm=(1.0, 5.0), more=more)
+        numbers = weather(one, SECONDS, 60 + int(3 * SECONDS), calm=(1.0, 5.0), more=more)
         one.account(900)
         assert lacking(one) == set()
         jobs = one.queue.wait(*numbers, timeout=900)
