@@ -43,6 +43,7 @@ __all__ = [
     "WorkflowError",
     "lacks_memory",
     "nearest",
+    "text_of",
 ]
 
 Severity = Literal["error", "warning"]
@@ -141,7 +142,7 @@ class NodeError(GraphEngineError):
         self.__cause__ = cause
         given = ", ".join(f"{name}={text}" for name, text in self.inputs.items())
         kind = "" if isinstance(cause, GraphEngineError) else f"{cause.__class__.__name__}: "
-        super().__init__(f"node {node} ({type}) failed: {kind}{cause}\n  with {given or 'no inputs'}")
+        super().__init__(f"node {node} ({type}) failed: {kind}{text_of(cause)}\n  with {given or 'no inputs'}")
 
 
 class NodeDefinitionError(GraphEngineError):
@@ -191,6 +192,14 @@ class Spoiled(Lost):
 def lacks_memory(error: object) -> bool:
     """Whether an exception says that memory ran out (torch's own for a device is no MemoryError)."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, or its class where it cannot say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return type(error).__name__
 
 
 def shorten(value: Any, length: int = 80) -> str:

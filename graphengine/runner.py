@@ -13,6 +13,7 @@ from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, lacks_memory
 from graphengine.guard import Guard
+from graphengine.keys import canonical
 from graphengine.pack import environment, pack_of
 from graphengine.registry import modules
 from graphengine.threads import CALL_GRACE, Lane, start
@@ -58,12 +59,16 @@ class Call:
         self.kept = True
 
     def group(self) -> Any:
-        """Calls of equal groups may be computed together; None for one that may not."""
+        """Calls of equal groups may be computed together; None for one that may not.
+
+        Raises:
+            Exception: The node's group function fails, or what it gives is no data.
+        """
         definition = self.definition
         if definition.many_fn is None or self.exact or (self.guard is not None and self.guard.alone):
             return None
         same = tuple((n, repr(self.tokens.get(n))) for n in definition.sockets if n not in definition.batch)
-        more = definition.group_fn(**self.inputs) if definition.group_fn is not None else None
+        more = canonical(definition.group_fn(**self.inputs)) if definition.group_fn is not None else None
         return definition, same, more
 
 

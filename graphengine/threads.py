@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 RUN_GRACE = 1.0
 """Seconds that a cancelled run may take to end before it is left."""
-CALL_GRACE = 4.0
+CALL_GRACE = 3.0
 """Seconds that a call which nobody wants any more may take to end before it is left, or its worker ended: a step of
 sampling looks whether it is wanted, but takes its time."""
 IDLE = 60.0
@@ -50,11 +50,20 @@ def start(work: Callable[[], object], name: str) -> threading.Thread:
         Exhausted: This process may have no more threads, or has no memory for one.
     """
     thread = threading.Thread(target=work, name=name, daemon=True)
+    begin(thread)
+    return thread
+
+
+def begin(thread: threading.Thread) -> None:
+    """Start a thread that was made.
+
+    Raises:
+        Exhausted: This process may have no more threads, or has no memory for one.
+    """
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
         raise Exhausted(f"this process cannot start a thread: {error or 'it lacks memory'}") from error
-    return thread
 
 
 def is_any_left() -> bool:
@@ -95,7 +104,11 @@ _within: contextvars.ContextVar[_Leavable | None] = contextvars.ContextVar("grap
 
 
 def leavable(
-    work: Callable[[], T], cancellation: Cancellation | None, left: Callable[[], object] = lambda: None, name: str = ""
+    work: Callable[[], T],
+    cancellation: Cancellation | None,
+    left: Callable[[], object] = lambda: None,
+    name: str = "",
+    grace: Callable[[], float] = lambda: RUN_GRACE,
 ) -> T:
     """Do work on a thread of its own, which is left where it was cancelled and does not end.
 
@@ -104,6 +117,7 @@ def leavable(
     Args:
         left: Called when it is left.
         name: What it is called in the warning.
+        grace: Seconds that it may take to end; asked when it is cancelled.
 
     Raises:
         Cancelled: It was left.
@@ -132,7 +146,7 @@ def leavable(
         thread = start(go, f"{threading.current_thread().name}-run")  # whose threads runners know by their names
         try:
             outcome = ended.get()
-            deadline = time.monotonic() + RUN_GRACE
+            deadline = time.monotonic() + grace()
             while outcome is None:  # it was cancelled
                 outcome = ended.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,13 @@ import typer
 
 from graphengine.cli.common import Debug, Packs, Roots, device_option, guarded, load_packs
 from graphengine.errors import WorkflowError
+from graphengine.threads import start
 
 if TYPE_CHECKING:
     from graphengine.service.service import Service
+
+IN_TIME = 8.0
+"""Seconds after a SIGTERM in which the service ends by itself."""
 
 
 @guarded
@@ -63,8 +69,9 @@ def command(
     """Run the jobs of this user's queue until it is interrupted.
 
     Where one runs already, this one stands by and takes over when that one has ended. Ctrl-C lets the jobs end that
-    a worker has begun; all others stay in the queue. A second Ctrl-C lets no job end: those that run are begun again
-    later. A third ends this process at once, whatever it does.
+    a worker has begun; all others stay in the queue. A second Ctrl-C lets no job end: those that run are put back, and
+    begun again later. A third ends this process at once, whatever it does. SIGTERM puts back what runs and ends this
+    process within 10 seconds.
     """
     load_packs(packs)
     from graphengine.cli.handover import differs
@@ -83,9 +90,15 @@ def command(
 
             Metrics(service).serve(metrics_port)
 
-    stop, again = threading.Event(), threading.Event()
+    stop, again, at_once = threading.Event(), threading.Event(), threading.Event()
+
+    def asked(number: int, _: object) -> None:
+        if number == signal.SIGTERM:
+            at_once.set()
+        (again if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: (again if stop.is_set() else stop).set())
+        signal.signal(number, asked)
     file = queue or queue_file()
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
@@ -102,6 +115,7 @@ def command(
 
         serve = local_service(file, devices=device, threads=threads, **common)
     with serve as service:
+        start(functools.partial(_terminate, service, at_once), "graphengine-terminate")
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         does = "running" if service.active else "standing by for another worker that runs"
         if not service.active and holder(service.queue) is None:  # its file cannot be written
@@ -112,10 +126,22 @@ def command(
         while not stop.wait(0.5):
             if does != "running" and service.active:
                 print(f"{(does := 'running')} the jobs of {file} now", flush=True)
-        print("stopping when the running jobs are done; Ctrl-C again leaves them to be begun again", flush=True)
+        if at_once.is_set():
+            print("stopping; the running jobs are put back", flush=True)
+        else:
+            print("stopping when the running jobs are done; Ctrl-C again leaves them to be begun again", flush=True)
         service.drain(put_back=True)
-        threading.Thread(target=_let_go, args=(service, again), daemon=True).start()
+        start(functools.partial(_let_go, service, again), "graphengine-let-go")
     return None
+
+
+def _terminate(service: Service, at_once: threading.Event) -> None:
+    """At a SIGTERM, put back what runs, and end this process in time, whatever keeps it."""
+    at_once.wait()
+    service.let_go()
+    time.sleep(IN_TIME)
+    print("ending, though not all has ended that runs in this process", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _let_go(service: Service, again: threading.Event) -> None:

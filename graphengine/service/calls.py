@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphengine.definition import NodeDef
 from graphengine.errors import GraphEngineError, NotStorable
 from graphengine.keys import canonical, digest
+from graphengine.pack import home
 from graphengine.runner import Call
 from graphengine.service.schedule import Item
 from graphengine.service.wire import Blobs, Values
@@ -138,6 +140,12 @@ def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
     return Item(frozenset(needs), frozenset(kin), job.priority, job.user, group, how=how, begun=job.begun)
+
+
+def stays(definition: NodeDef[..., Any]) -> bool:
+    """Whether a service computes a node that needs no device in its own process, though it has helpers: one of the
+    engine's own packs, which end; or one of a script, which no other process knows."""
+    return definition.module_pack.distribution == "graphengine" or home(definition.fn.__module__) == "loose"
 
 
 def how_of(environment: Mapping[str, Any]) -> bytes:

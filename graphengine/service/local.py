@@ -7,6 +7,7 @@ when the other dies inside it; here a death is the end of one process, or of its
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -17,10 +18,12 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Protocol
 
+from graphengine.errors import Exhausted
 from graphengine.service.channel import start_with_pipe
 from graphengine.service.deaths import End, Fault, MemoryKills, end_of_process
 from graphengine.service.process_tree import end_tree, wait_for_end
 from graphengine.service.wire import Blobs, Message, pack, unpack
+from graphengine.threads import start
 
 Told = Callable[["Handle", Message, Blobs], None]
 Lost = Callable[["Handle", End], None]
@@ -55,6 +58,7 @@ class LocalWorker:
         threads: How many threads it computes with; None as torch chooses.
         store: The folder of the disk store that it shares with the service.
         packs: Folders of nodes to load.
+        helps: It computes each group of calls on a thread of its own.
     """
 
     def __init__(
@@ -64,9 +68,10 @@ class LocalWorker:
         threads: int | None = None,
         store: str | None = None,
         packs: tuple[str, ...] = (),
+        helps: bool = False,
     ) -> None:
         self.name, self.device, self.threads = name, device, threads
-        self.config: Message = {"device": device, "store": store, "packs": list(packs)}
+        self.config: Message = {"device": device, "store": store, "packs": list(packs), "helps": helps}
         self.process: subprocess.Popen[bytes] | None = None
         self._orders: Orders = SimpleQueue()
         self._memory: MemoryKills | None = None
@@ -81,14 +86,19 @@ class LocalWorker:
         orders: Orders = SimpleQueue()
         self._orders, self._memory = orders, MemoryKills(self.process.pid)
         self.send(self.config, {})
-        self._thread(_watch, pipe, self.process)
-        writing = self._thread(_write, connection, orders)
-        self._thread(self._listen, connection, self.process, orders, writing, told, lost)
+        try:
+            writing = self._thread(_write, connection, orders)
+            self._thread(_watch, pipe, self.process)
+            self._thread(self._listen, connection, self.process, orders, writing, told, lost)
+        except Exhausted as error:
+            end_tree(self.process)
+            self.process.wait()
+            orders.put(None)
+            connection.close()
+            lost(self, End(f"it cannot be started: {error}", Fault.NOBODY))
 
     def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
-        thread = threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True)
-        thread.start()
-        return thread
+        return start(functools.partial(work, *arguments), f"graphengine-{self.name}")
 
     def _started(self) -> tuple[Connection, socket.socket, subprocess.Popen[bytes]]:
         environment = dict(os.environ)
@@ -108,16 +118,20 @@ class LocalWorker:
         told: Told,
         lost: Lost,
     ) -> None:
+        why = ""
         while True:
             try:
                 message, blobs = unpack(connection.recv_bytes())
             except (EOFError, OSError):
                 break
+            except Exception as error:  # it is no message, or too large for the memory that there is
+                why = f"what it said cannot be read: {type(error).__name__}: {error}"
+                break
             told(self, message, blobs)
         end_tree(process)  # it may have closed its pipe and linger
         code = process.wait()
         orders.put(None)
-        lost(self, end_of_process(code, self._memory_kills()))
+        lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
         writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
         connection.close()
 

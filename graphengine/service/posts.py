@@ -13,9 +13,12 @@ from graphengine.service.calls import KILLS, Claims, Status, WorkerError
 from graphengine.service.deaths import End, Fault
 from graphengine.service.local import Handle
 from graphengine.service.schedule import Item, Worker
+from graphengine.threads import CALL_GRACE
 
 PAUSE = 0.5, 30.0
 """Seconds before a worker that died without computing anything is started anew, and at most."""
+OTHERS = 2.0
+"""Seconds that what others want may take to end on a worker which is to be ended; then it is computed elsewhere."""
 
 
 @dataclass(eq=False)
@@ -29,7 +32,9 @@ class Waiting:
         kills: How many were killed while they computed it alone; nobody knows by whom.
         loads: How many models its worker has to load for it.
         lacked: What was said when a worker lacked memory for it.
-        stopping: Its worker was told that it is cancelled.
+        sign: When its worker said something of it last (`time.monotonic`), or of what it computes together with it.
+        stopping: When its worker was told that it is cancelled; 0 if it was not.
+        alone: Nothing else is computed beside it: its worker was lost while it computed several.
         share: Whether its values may go through the folder of the store; not any more when some were lost there.
         submitted, waited: When it was taken, in seconds since the epoch, and for how long it waited.
     """
@@ -43,15 +48,21 @@ class Waiting:
     kills: int = 0
     loads: int = 0
     lacked: str = ""
-    stopping: bool = False
+    sign: float = 0.0
+    stopping: float = 0.0
+    alone: bool = False
     share: bool = True
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
 
-    def outlived(self, end: End) -> bool:
+    def outlived(self, end: End, beside: bool = False) -> bool:
         """Count the end of its worker; whether it is to be tried again, then by itself: what ends a worker should not
-        take others with it, and only what dies alone is known to have done it."""
-        if self.together == 1:
+        take others with it, and only what dies alone is known to have done it.
+
+        Args:
+            beside: Its worker computed others at the same time.
+        """
+        if self.together == 1 and not beside:
             self.deaths += end.fault is Fault.CALL
             self.kills += end.fault is Fault.UNKNOWN
         self.item.group = None
@@ -79,24 +90,27 @@ class Post:
     """A worker with what is known of it.
 
     Attributes:
-        state: `starting`, `ready` or `dead`.
+        slots: How many groups of calls it computes at once; one of more than one is started when it is needed.
+        state: `starting`, `ready`, `ending` (it is being ended) or `dead`.
         held, free: What it holds in memory, by digest, and the bytes that it has room for, if known.
         computing: What it computes, by number.
-        sign: When it said something last (`time.monotonic`).
+        leaving: Since when calls that nobody wants keep it from its work, and it is given no more; 0 if none do.
         since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
         ending: How it is being ended, if it is on purpose.
         told: What was said last of its end.
         environment, how: How it computes, and that to be compared; None until it has said so.
+        unknown: Why it cannot say that.
     """
 
     handle: Handle
+    slots: int = 1
     state: str = "starting"
     held: frozenset[str] = frozenset()
     free: int | None = None
     computing: dict[int, Waiting] = field(default_factory=dict)
-    sign: float = 0.0
+    leaving: float = 0.0
     since: float = 0.0
     until: float = 0.0
     pause: float = PAUSE[0]
@@ -107,6 +121,7 @@ class Post:
     told: str = ""
     environment: Mapping[str, Any] | None = None
     how: bytes | None = None
+    unknown: str = ""
 
     def remember(self, held: frozenset[str], free: int | None) -> int:
         """What it holds now, as it says; returns the bytes of one model that it has loaded for it, 0 if unknown."""
@@ -114,6 +129,25 @@ class Post:
         self.loads += new
         self.held, self.free = held, free
         return 0 if not new or before is None or free is None else max(0, (before - free) // new)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may begin with more."""
+        if self.state != "ready" or self.leaving or len(self.computing) >= self.slots:
+            return False
+        return not any(one.alone for one in self.computing.values())
+
+    def heard(self, number: int, now: float) -> None:
+        """It has said something of a call; those that are computed together give one sign for all."""
+        for one in self.computing.values() if self.slots == 1 else filter(None, [self.computing.get(number)]):
+            one.sign = now
+
+    def is_held_up(self, now: float) -> bool:
+        """Whether it is to be ended for calls that nobody wants and that do not end: at once where it computes nothing
+        else, else when that has had its time to end."""
+        hung = any(one.stopping and now - one.stopping > CALL_GRACE for one in self.computing.values())
+        self.leaving = (self.leaving or now) if hung else 0.0
+        return hung and (now - self.leaving > OTHERS or all(one.stopping for one in self.computing.values()))
 
     def may_ever_take(self, item: Item) -> bool:
         """Whether an item may go to it, now or when it is known how it computes."""

@@ -23,7 +23,7 @@ from graphengine.service.inbox import Inbox
 from graphengine.service.local import Handle, Lost, Told
 from graphengine.service.ray_cluster import NAMESPACE, RayError, first_line, joined
 from graphengine.service.service import Service
-from graphengine.service.start import serving
+from graphengine.service.start import helpers, serving
 from graphengine.service.wire import Message, pack, unpack
 from graphengine.service.workers import WorkerRunner
 
@@ -276,6 +276,8 @@ def ray_service(
             workers, num_gpus=num_gpus, threads=threads, store=store, packs=packs, patience=patience, options=placement
         )
         disk = DiskStore(shared or cache_folder() / "store")
-        backend = WorkerRunner(made, disk if shared else None, batch=batch, timeout=timeout, told=told)
+        shares = disk if shared else None
+        helping = helpers(shared, packs)  # on this machine: what they compute needs no device
+        backend = WorkerRunner(made, shares, batch=batch, timeout=timeout, told=told, helpers=helping)
         with serving(file, backend, disk, roots, **options) as service:
             yield service

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import Cancelled, GraphEngineError, NodeError
+from graphengine.errors import Cancelled, GraphEngineError, NodeError, text_of
 from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
@@ -22,12 +22,17 @@ from graphengine.service.lease import Lease
 from graphengine.service.logs import about_job
 from graphengine.service.queue import LeaseLost
 from graphengine.service.results import deliver, remove_written
+from graphengine.service.trouble import lack_of
+from graphengine.threads import RUN_GRACE, leavable
 
 if TYPE_CHECKING:
     from graphengine.outputs import Writer
     from graphengine.service.service import Service
 
 log = logging.getLogger(__name__)
+
+DELIVERY = 5.0
+"""Seconds that a job which is cancelled while its files are written may take to end; then it is done all the same."""
 
 
 class JobRun:
@@ -45,6 +50,8 @@ class JobRun:
         self.begun = False  # whether a worker has taken a call of it
         self.doing = Doing()
         self._left = ""
+        self._grace = RUN_GRACE
+        self._finished: str | None = None  # the folder of bytes that a finisher has made use of
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []
         self._losses: list[tuple[float, str]] = []
@@ -74,21 +81,16 @@ class JobRun:
         return JobEvent(self.job.id, kind, facts=facts)
 
     def _outcome(self) -> tuple[str, dict[str, Any]]:
+        from graphengine.outputs import remove_marked
+
         service, lease, job = self.service, self.lease, self.job
         try:
-            body = service.queue.body(job.id)
-            request = request_of(body, service.files, service.roots)
-            request.exact |= service.batch_invariant
-            writer = self._writer(request)
-            try:
-                result = self._evaluate(request)
-            except GraphEngineError as error:
-                if error.result is None or not request.whole or request.finish is not None:
-                    raise
-                told = self._deliver(request, error.result, body["files"], writer)
-                return self._failed(error, "\n".join(map(str, error.failures)), told)
-            told = self._deliver(request, result, body["files"], writer) | self._told()
+            told, failure = leavable(self._work, self._cancellation, name=f"job {job.id}", grace=lambda: self._grace)
+            if failure is not None:
+                return self._failed(failure, "\n".join(map(str, failure.failures)), told)
+            lease.done(job.id, job.attempt, told)
         except Cancelled:
+            remove_marked(self._files)  # it was left while it delivered
             why = self._left or ("the service that ran it was stopped" if service.stopping else "")
             if why and not service.queue.get(job.id).cancelling:
                 lease.left(job.id, job.attempt, why)
@@ -97,15 +99,42 @@ class JobRun:
             return State.CANCELLED, {}
         except (QueueFileError, LeaseLost):
             raise  # no fault of the job's
-        except (GraphEngineError, OSError, MemoryError) as error:
-            return self._failed(error, str(error))
         except Exception as error:
+            lack = lack_of(error)
+            if lack is not None and not service.is_to_blame(job.id):
+                why = f"the service lacked what it needs: {lack}"
+                log.warning("job %d is put back: %s", job.id, why)
+                lease.left(job.id, job.attempt, why)
+                return "left", {"error": why}
+            if isinstance(error, GraphEngineError | OSError | MemoryError):
+                return self._failed(error, text_of(error) or "it lacked memory")
             log.exception("job %d failed", job.id)
-            return self._failed(error, f"{type(error).__name__}: {error}")
-        lease.done(job.id, job.attempt, told)
-        if request.finish is not None:
-            service.files.remove(body["files"])
+            return self._failed(error, f"{type(error).__name__}: {text_of(error)}")
+        if self._finished is not None:
+            service.files.remove(self._finished)
         return State.DONE, {"files": told["files"]}
+
+    def _work(self) -> tuple[dict[str, Any], GraphEngineError | None]:
+        """Compute and deliver; what its user is told, and what failed where the rest is delivered all the same."""
+        service = self.service
+        body = service.queue.body(self.job.id)
+        request = request_of(body, service.files, service.roots)
+        request.exact |= service.batch_invariant
+        writer = self._writer(request)
+        failure: GraphEngineError | None = None
+        try:
+            result = self._evaluate(request)
+        except GraphEngineError as error:
+            if error.result is None or not request.whole or request.finish is not None:
+                raise
+            result, failure = error.result, error
+        if self._cancellation.cancelled:
+            raise Cancelled("it was cancelled")
+        self._grace = DELIVERY
+        if failure is not None:
+            return self._deliver(request, result, body["files"], writer), failure
+        self._finished = body["files"] if request.finish is not None else None
+        return self._deliver(request, result, body["files"], writer) | self._told(), None
 
     def _failed(
         self, error: BaseException, text: str, told: Mapping[str, Any] | None = None

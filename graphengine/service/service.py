@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
-from graphengine.errors import FileError
+from graphengine.errors import Exhausted, FileError
 from graphengine.graph import Graph
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
@@ -31,6 +31,8 @@ from graphengine.service.queue import ALL, LeaseLost, Queue
 from graphengine.service.results import Finisher, remove_written
 from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit
+from graphengine.service.trouble import Caution
+from graphengine.threads import begin
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ SUSPECT = DEATHS // 2
 """Of how many deaths of the service a job is run alone, so that no other one pays for what it may have done."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
+
+ENDED = tuple(state.value for state in State if state.ended)
 
 PATIENCE = 5.0
 """Seconds that a service which is started waits for a queue's file that is locked."""
@@ -110,6 +114,7 @@ class Service:
         self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
         self._begun: Counter[str] = Counter()
+        self._caution = Caution(concurrency)
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping, self._looked = threading.Event(), threading.Event()
         self._putting_back = False
@@ -288,7 +293,7 @@ class Service:
             run = self._running.get(job.id)
             if run is None:  # nothing, if it has ended just now
                 self._clear(job)
-                lease.lost(job.id, job.attempt, "its end could not be written")
+                lease.left(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
                 run.cancel()
 
@@ -319,8 +324,9 @@ class Service:
 
     def _claim(self, lease: Lease) -> None:
         """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
-        room = self.concurrency - len(self._running)
-        least_room = -self.concurrency  # a user of whom nothing runs has a place beyond those that all have
+        most = self._caution.limit(time.monotonic())
+        room = most - len(self._running)
+        least_room = -most  # a user of whom nothing runs has a place beyond those that all have
         if room <= least_room or self._stopping.is_set() or any(run.alone for run in list(self._running.values())):
             return
         waiting = self.queue.waiting(LOOK) if room > 0 else []
@@ -356,11 +362,26 @@ class Service:
                 self._users[job.user] += 1
             waited = (job.started or job.created) - job.created
             self.tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
-            # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
-            thread = threading.Thread(target=self._run, args=(run,), name=f"graphengine-{job.id}")
-            thread.daemon = True
-            self._threads.add(thread)
-            thread.start()
+            if not self._begin(lease, run):
+                return
+
+    def _begin(self, lease: Lease, run: JobRun) -> bool:
+        """Run a job on a thread of its own; where there is none, it is put back."""
+        job = run.job
+        # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
+        thread = threading.Thread(target=self._run, args=(run,), name=f"graphengine-{job.id}", daemon=True)
+        self._threads.add(thread)
+        try:
+            begin(thread)
+        except Exhausted as error:
+            log.warning("job %d is put back: %s", job.id, error, extra={"job": job.id})
+            self._threads.discard(thread)
+            self._caution.met(len(self._running) - 1, time.monotonic())
+            self._forget(run)
+            lease.left(job.id, job.attempt, str(error))
+            self.tell(JobEvent(job.id, "left", facts={"error": str(error)}))
+            return False
+        return True
 
     def _is_suspect(self, job: Job) -> bool:
         if job.attempt < SUSPECT:
@@ -375,12 +396,23 @@ class Service:
         try:
             ended = run.run()
         finally:
-            with self._lock:
-                if self._running.get(run.job.id) is run:  # and not a later one: the lease was lost, and got again
-                    del self._running[run.job.id]
-                self._users -= Counter([run.job.user])  # without those of whom nothing runs
+            self._forget(run)
+        if ended.kind in ENDED:
+            self._caution.ended(run.job.id)
         self.tell(ended)
         self._threads.discard(threading.current_thread())  # `stop` waits until it is told
+
+    def _forget(self, run: JobRun) -> None:
+        with self._lock:
+            if self._running.get(run.job.id) is run:  # and not a later one: the lease was lost, and got again
+                del self._running[run.job.id]
+            self._users -= Counter([run.job.user])  # without those of whom nothing runs
+
+    def is_to_blame(self, job: int) -> bool:
+        """A job has met what this service lacks: whether it is the job that takes too much."""
+        running = len(self._running)
+        self._caution.met(running, time.monotonic())
+        return self._caution.is_to_blame(job, running)
 
     def tell(self, event: JobEvent) -> None:
         """Tell those who listen what has happened to a job."""

@@ -21,6 +21,9 @@ from graphengine.service.workers import WorkerRunner
 
 log = logging.getLogger(__name__)
 
+HELPERS = 4
+"""Processes for what needs no device, at most."""
+
 
 def devices_here() -> list[str]:
     """The devices of this machine, as the packs tell them."""
@@ -54,6 +57,14 @@ def local_workers(
     return [LocalWorker(name, device, threads, folder, given) for name, device in named]
 
 
+def helpers(store: Path | None = None, packs: Sequence[str] | None = None) -> list[LocalWorker]:
+    """Processes of this machine for nodes of packs that need no device: a service starts the first when there is such
+    a node, and another only where a node that does not end holds the one before it up."""
+    folder = None if store is None else str(store)
+    given = tuple(map(str, registry.folders())) if packs is None else tuple(packs)
+    return [LocalWorker(f"helper-{n}", "cpu", 1, folder, given, helps=True) for n in range(HELPERS)]
+
+
 @contextlib.contextmanager
 def local_service(
     file: Path,
@@ -81,7 +92,7 @@ def local_service(
     folder = store or cache_folder() / "store"
     made = local_workers(devices, workers, threads, folder, packs)
     disk = DiskStore(folder)
-    backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told)
+    backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told, helpers=helpers(folder, packs))
     with serving(file, backend, disk, roots, **options) as service:
         yield service
 
@@ -105,7 +116,7 @@ def serving(
     def announce() -> None:
         try:
             announced.callback(Announcer(service, facts).close)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread for it
             log.warning("a socket beside %s cannot be made: %s; nobody can hand runs over or watch", file, error)
 
     service = Service(Queue(file), backend, disk, roots=roots, taken=announce, **options)

@@ -17,7 +17,7 @@ from typing import Any
 from graphengine import errors
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.tree import from_tree, to_tree
-from graphengine.errors import lacks_memory
+from graphengine.errors import lacks_memory, text_of
 
 Message = dict[str, Any]
 Blobs = dict[str, bytes]
@@ -109,8 +109,11 @@ class Values:
 
 def error_facts(error: BaseException) -> Message:
     """An exception as data."""
-    text = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "memory": lacks_memory(error), "traceback": text}
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # one that cannot say what it is
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return {"type": type(error).__name__, "message": text_of(error), "memory": lacks_memory(error), "traceback": text}
 
 
 def error_of(facts: Mapping[str, Any]) -> BaseException:

@@ -7,7 +7,9 @@ It is started by the service, never through the user's `__main__`, and speaks th
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 import queue
 import sys
 import threading
@@ -18,7 +20,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.checksum import sum_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled, GraphEngineError, NotStorable
+from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, text_of
 from graphengine.guard import Guard
 from graphengine.keys import identity, is_current
 from graphengine.literals import coerce
@@ -28,6 +30,9 @@ from graphengine.service.fitness import absent, code
 from graphengine.service.process_tree import end_own_tree
 from graphengine.service.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.terminal import screened
+from graphengine.threads import start
+
+log = logging.getLogger(__name__)
 
 
 class RemoteContext(Context):
@@ -36,7 +41,8 @@ class RemoteContext(Context):
     def __init__(self, worker: Worker, call: int, facts: Mapping[str, Any]) -> None:
         self._worker, self._call = worker, call
         self.device, self.exact, self.node = worker.device, facts["exact"], facts["node"]
-        self.made, self.watched, self.share = facts["made"], facts["watched"], facts["share"]
+        self.made, self.watched, self.share = facts["made"], facts["watched"], facts.get("share", True)
+        self._making: Mapping[str, Mapping[str, str]] = facts.get("making", {})
         self.facts: dict[str, Any] = {}
         self.stopped = False
 
@@ -57,22 +63,27 @@ class RemoteContext(Context):
         tree = Values(None).encode(value, blobs)  # with the message: what is looked at once is not worth the disk
         self._worker.tell({"op": "preview", "call": self._call, "tree": tree}, blobs)
 
+    def making(self, socket: str, value: Any) -> Mapping[str, str]:
+        return dict(self._making.get(socket, {}))
+
     def note(self, **facts: Any) -> None:
         self.facts.update(facts)
 
 
 class Worker:
-    """One side of the pipe: takes calls, computes them one group after the other, tells what happens.
+    """One side of the pipe: takes calls, computes them one group after the other or many at once, tells what happens.
 
     Args:
         connection: To the service.
-        config: `device`, `store` (the folder of the shared disk store, or null), `packs` (folders).
+        config: `device`, `store` (the folder of the shared disk store, or null), `packs` (folders), `helps` (it
+            computes each group on a thread of its own).
     """
 
     def __init__(self, connection: Any, config: Mapping[str, Any]) -> None:
         self.connection, self.device = connection, str(config["device"])
         self.values = Values(DiskStore(config["store"]) if config["store"] else None)
         self._packs: Sequence[str] = config["packs"]
+        self._helps = bool(config.get("helps"))
         self._contexts: dict[int, RemoteContext] = {}
         self._orders: queue.SimpleQueue[tuple[Message, Blobs] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -85,11 +96,13 @@ class Worker:
         for folder in self._packs:
             for failure in registry.load_folder(folder):
                 self.tell({"op": "warning", "text": str(failure)})
-        threading.Thread(target=self._listen, name="graphengine-listen", daemon=True).start()
+        start(self._listen, "graphengine-listen")
         self.tell({"op": "ready", "code": code(), "absent": self.absent(), **self._memory()})
         while (order := self._orders.get()) is not None:
             if order[0]["op"] == "environment":
                 self._tell_environment()
+            elif self._helps:
+                self._compute_beside(*order)
             else:
                 self._compute(*order)
 
@@ -99,9 +112,10 @@ class Worker:
 
     def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
         """Say something to the service; if it is gone, there is nobody to work for."""
+        data = pack(message, blobs or {})
         try:
             with self._lock:
-                self.connection.send_bytes(pack(message, blobs or {}))
+                self.connection.send_bytes(data)
         except OSError:
             self.end()
 
@@ -110,22 +124,32 @@ class Worker:
         end_own_tree()
 
     def _listen(self) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 message, blobs = unpack(self.connection.recv_bytes())
-            except (EOFError, OSError):
-                self.end()
-                return
-            if message["op"] == "calls":
-                for item in message["items"]:
-                    self._contexts[item["call"]] = RemoteContext(self, item["call"], item)
-                self._orders.put((message, blobs))
-            elif message["op"] == "environment":
-                self._orders.put((message, blobs))
-            elif message["op"] == "cancel":
-                context = self._contexts.get(message["call"])
-                if context is not None:
-                    context.stopped = True
+                if message["op"] == "calls":
+                    for item in message["items"]:
+                        self._contexts[item["call"]] = RemoteContext(self, item["call"], item)
+                    self._orders.put((message, blobs))
+                elif message["op"] == "environment":
+                    self._orders.put((message, blobs))
+                elif message["op"] == "cancel":
+                    context = self._contexts.get(message["call"])
+                    if context is not None:
+                        context.stopped = True
+        except (EOFError, OSError):  # the service is gone
+            self.end()
+        except Exception:  # a worker that does not listen is of no use
+            log.exception("what the service said cannot be heeded")
+            self.end()
+
+    def _compute_beside(self, message: Message, blobs: Blobs) -> None:
+        """Compute calls on a thread of their own."""
+        try:
+            start(functools.partial(self._compute, message, blobs), "graphengine-call")
+        except Exhausted as error:
+            for item in message["items"]:
+                self._landed(item["call"], error, 0.0, {})
 
     def _compute(self, message: Message, blobs: Blobs) -> None:
         calls = []
@@ -160,24 +184,32 @@ class Worker:
     def _landed(
         self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any],
         definition: NodeDef[..., Any] | None = None,
-    ) -> None:
-        context = self._contexts.pop(call)
+    ) -> None:  # fmt: skip
+        """Tell the outcome of a call; where that cannot be told, why."""
+        context = self._contexts.pop(call, None)
+        if context is None:  # it was told already
+            return
         blobs: Blobs = {}
         message: Message = {"op": "landed", "call": call, "seconds": seconds}
-        if isinstance(outcome, BaseException):
-            message["error"] = error_facts(outcome)
-        else:
-            try:
+        try:
+            message |= self._memory()
+            if isinstance(outcome, BaseException):
+                message["error"] = error_facts(outcome)
+            else:
                 message["tree"] = self.values.encode(outcome, blobs, context.share)
                 message["facts"] = {**facts, **context.facts}
                 if definition is not None and definition.version is None:
                     is_current(definition)
                     message["identity"] = identity(definition).hex()
-            except NotStorable as error:
-                blobs, message["error"] = {}, error_facts(NotStorable(f"what it gave cannot leave its worker; {error}"))
-            except Exception as error:  # a full disk
-                blobs, message["error"] = {}, error_facts(error)
-        self.tell(message | self._memory(), blobs)
+            self.tell(message, blobs)
+        except NotStorable as error:
+            self._failed(call, seconds, NotStorable(f"what it gave cannot leave its worker; {error}"))
+        except Exception as error:  # a codec, a full disk, a fact that is no data, what a pack says that it holds
+            self._failed(call, seconds, error)
+
+    def _failed(self, call: int, seconds: float, error: Exception) -> None:
+        nothing: Message = {"held": [], "free": None}
+        self.tell({"op": "landed", "call": call, "seconds": seconds, "error": error_facts(error), **nothing})
 
     def _tell_environment(self) -> None:
         """Say how this process computes; only for exact runs, since it imports what computes."""
@@ -185,7 +217,11 @@ class Worker:
         from graphengine.pack import environment, pack_of
 
         packs = sorted({pack_of(module) for module in registry.modules()}, key=lambda pack: pack.name)
-        self.tell({"op": "environment", "facts": environment(packs) | {"device": self.device.partition(":")[0]}})
+        try:
+            facts = environment(packs) | {"device": self.device.partition(":")[0]}
+            self.tell({"op": "environment", "facts": facts})
+        except Exception as error:  # what computes cannot be imported
+            self.tell({"op": "environment", "error": f"{type(error).__name__}: {text_of(error)}"})
 
     def _memory(self) -> Message:
         """What its packs hold in memory for this device, by digest, and the bytes that are free there, if known."""

@@ -13,10 +13,10 @@ from typing import Any
 
 from graphengine.cache.disk import DiskStore
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled
+from graphengine.errors import Cancelled, text_of
 from graphengine.keys import identity
 from graphengine.runner import Call, ThreadRunner
-from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, how_of, inputs_of, item_of
+from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of, stays
 from graphengine.service.deaths import End, Fault
 from graphengine.service.durations import Durations
 from graphengine.service.fitness import unfit
@@ -26,6 +26,7 @@ from graphengine.service.local import Handle
 from graphengine.service.posts import PAUSE, Post, Waiting
 from graphengine.service.schedule import OVERTAKINGS, Item, Scheduler
 from graphengine.service.wire import BlobLost, Blobs, Message, Values, error_of
+from graphengine.threads import start
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ OVERDUE = 0.25
 """Seconds over what was expected after which others look again at what was left to a worker."""
 LULL = 0.01
 """Seconds in which a job's next calls are submitted after one of its calls has landed."""
+HELPED = 64
+"""Calls that need no device, and that a helper computes at once: each has a thread of its own there."""
 
 
 class WorkerRunner:
@@ -48,6 +51,9 @@ class WorkerRunner:
         bound: How often a call can be overtaken.
         batch: How many calls are joined at most.
         told: Called with a sentence about each worker that is lost or cannot be started.
+        helpers: Workers for what needs no device, started when there is something for them; without them that is
+            computed in this process, where a node that does not end cannot be ended.
+        slots: How many groups of calls each worker computes at once.
     """
 
     def __init__(
@@ -60,12 +66,15 @@ class WorkerRunner:
         bound: int = OVERTAKINGS,
         batch: int = 32,
         told: Callable[[str], None] = log.warning,
+        helpers: Sequence[Handle] = (),
+        slots: int = 1,
     ) -> None:
         self.attempts, self.timeout, self.told = attempts, timeout, told
         self.values, self.limits = Values(disk), Limits(batch)
         self._scheduler = Scheduler(bound)
         self._waiting: dict[Item, Waiting] = {}
-        self._posts = {handle.name: Post(handle) for handle in handles}
+        self._slots = slots
+        self._posts = {handle.name: Post(handle, slots, "starting" if slots == 1 else "dead") for handle in handles}
         self._numbers = itertools.count(1)
         self.durations = Durations()
         self._size = 0
@@ -73,19 +82,36 @@ class WorkerRunner:
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._here = ThreadRunner(device_threads=1)
-        for handle in handles:
-            handle.start(self._message, self._lost)
-        self._keeper = threading.Thread(target=self._keep, name="graphengine-keeper", daemon=True)
-        self._keeper.start()
+        self._helpers: WorkerRunner | None = None
+        if helpers:
+            common: dict[str, Any] = {"attempts": attempts, "timeout": timeout, "bound": bound, "told": told}
+            self._helpers = WorkerRunner(helpers, disk, batch=1, slots=HELPED, **common)
+        self._keeper = start(self._keep, "graphengine-keeper")
+        for post in self._posts.values():
+            if post.state == "starting":
+                self._start(post.handle)
 
     # --- taking calls -------------------------------------------------------------------------------------------------
 
     def submit(self, calls: Sequence[Call], job: Claims | None = None, how: bytes | None = None) -> None:
-        """Take calls of a job, for workers that compute so; those that need no device are computed by threads of this
-        process."""
+        """Take calls of a job, for workers that compute so; those that need no device are computed by helpers, or by
+        threads of this process."""
         job = job or Claims(attempts=self.attempts)
-        self._here.submit([call for call in calls if call.definition.on != "device"])
-        waiting = [Waiting(call, item_of(call, job, how), job) for call in calls if call.definition.on == "device"]
+        rest = [call for call in calls if call.definition.on != "device"]
+        if self._helpers is not None:
+            self._helpers.take([call for call in rest if not stays(call.definition)], job)
+            rest = [call for call in rest if stays(call.definition)]
+        self._here.submit(rest)
+        self.take([call for call in calls if call.definition.on == "device"], job, how)
+
+    def take(self, calls: Sequence[Call], job: Claims, how: bytes | None = None) -> None:
+        """Take calls for the workers, whatever they need."""
+        waiting: list[Waiting] = []
+        for call in calls:
+            try:
+                waiting.append(Waiting(call, item_of(call, job, how), job))
+            except Exception as error:  # what a pack says its values need
+                call.landed(error, 0.0, {})
         with self._lock:
             for one in waiting:
                 one.item.cost = self.durations.of(one.call.definition.full_name)
@@ -95,7 +121,7 @@ class WorkerRunner:
 
     def in_place(self, definition: NodeDef[..., Any]) -> bool:
         """Whether a job's own thread computes a node with `on="here"`."""
-        return True
+        return self._helpers is None or stays(definition)
 
     def unwanted(self) -> None:
         """A run has ended before its time: the threads of this process are left to its calls that do not end soon;
@@ -120,8 +146,11 @@ class WorkerRunner:
         while not cancelled() and not self._closing.is_set():
             with self._lock:
                 known = [post.environment for post in self._posts.values() if post.environment is not None]
+                failed = [post.unknown for post in self._posts.values() if post.unknown]
             if known:
                 return max(known, key=known.count)
+            if len(failed) == len(self._posts):
+                raise WorkerError(f"no worker can say how it computes, which an exact job must know: {failed[0]}")
             time.sleep(TICK)
         raise Cancelled("cancelled before a worker was there")
 
@@ -138,7 +167,8 @@ class WorkerRunner:
     def waiting_jobs(self) -> set[int | None]:
         """The jobs that wait for a worker."""
         with self._lock:
-            return {one.job.number for one in self._waiting.values()}
+            found = {one.job.number for one in self._waiting.values()}
+        return found if self._helpers is None else found | self._helpers.waiting_jobs()
 
     def wait_until_ready(self, timeout: float) -> bool:
         """Wait until every worker has started; whether all have."""
@@ -158,25 +188,28 @@ class WorkerRunner:
             self._waiting.clear()
         for post in self._posts.values():
             post.handle.kill()
-        self._here.close()
         for one in left:
             one.call.landed(Cancelled("the service is stopping"), 0.0, {})
+        if self._helpers is not None:
+            self._helpers.close()
+        self._here.close()
 
     # --- giving them to workers ---------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Give every idle worker what it should compute next."""
-        given: list[tuple[Post, list[Waiting]]] = []
-        with self._lock:
-            # Again, until none takes anything: what one has left to another, that other may have left for better.
-            while more := [(post, group) for post in self._posts.values() if (group := self._take(post))]:
-                given += more
-        for post, group in given:
-            self._send(post, group)
+        sent = [True]
+        while sent:  # again, where nothing of what was taken could be sent
+            given: list[tuple[Post, list[Waiting]]] = []
+            with self._lock:
+                # Again, until none takes anything: what one has left to another, that other may have left for better.
+                while more := [(post, group) for post in self._posts.values() if (group := self._take(post))]:
+                    given += more
+            sent = [True for post, group in given if not self._send(post, group)]
 
     def _take(self, post: Post) -> list[Waiting]:
         """What a worker begins now; nothing where it is not idle."""
-        if post.state != "ready" or post.computing or self._closing.is_set():
+        if not post.has_room or self._closing.is_set() or not len(self._scheduler):
             return []
         now, device = time.monotonic(), post.handle.device
         worker, *others = [
@@ -184,7 +217,11 @@ class WorkerRunner:
             for one in (post, *(other for other in self._posts.values() if other is not post))
         ]
         limit, seconds = functools.partial(self._limit, device), functools.partial(self._seconds, device)
-        items = self._scheduler.take(worker, others, limit, seconds)
+        items = self._scheduler.take(worker, others if self._slots == 1 else (), limit, seconds)
+        if post.computing and any(self._waiting[item].alone for item in items):
+            for item in items:
+                self._scheduler.put_back(item)
+            return []
         return self._begin(post, [self._waiting[item] for item in items], now) if items else []
 
     def _limit(self, device: str, item: Item) -> int:
@@ -197,43 +234,59 @@ class WorkerRunner:
 
     def _begin(self, post: Post, group: list[Waiting], now: float) -> list[Waiting]:
         for one in group:
-            one.number, one.together, one.stopping = next(self._numbers), len(group), False
+            one.number, one.together, one.stopping, one.sign = next(self._numbers), len(group), 0.0, now
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
             one.job.taken(one.call.context.node, post.handle.name)
             one.call.context.begin()
-        post.sign = post.since = now
+        post.since = now
         seconds = self._seconds(post.handle.device, group[0].item)
         post.until = now + seconds * len(group) + group[0].loads * self.durations.load
         return group
 
-    def _send(self, post: Post, group: list[Waiting]) -> None:
+    def _send(self, post: Post, group: list[Waiting]) -> bool:
+        """Send calls to a worker; whether there was anything to send."""
         blobs: Blobs = {}
         items = []
         for one in group:
             call, context = one.call, one.call.context
             try:
                 inputs = inputs_of(call, self.values, blobs, one.share)
+                making = {name: dict(context.making(name, call.inputs[name])) for name in _saved(call)}
             except Exception as error:
                 self._land(post, one.number, error, 0.0, {})
                 continue
             made = {k: dict(v) for k, v in context.made.items()}
             facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
-            items.append({"call": one.number, "inputs": inputs, "share": one.share, **facts})
-        if items:
+            items.append({"call": one.number, "inputs": inputs, "share": one.share, "making": making, **facts})
+        if not items:
+            return False
+        try:
             name = group[0].call.definition.full_name
             post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
-        else:
-            self._dispatch()
+        except Exception as error:  # no memory for the message; a note of a node that is no data
+            for one in group:
+                self._land(post, one.number, error, 0.0, {})
+            return False
+        return True
 
     # --- what workers say ---------------------------------------------------------------------------------------------
 
     def _message(self, handle: Handle, message: Message, blobs: Blobs) -> None:
-        """Called by each worker's listener."""
+        """Called by each worker's listener. Whatever raises, no call waits for it for ever."""
         post = self._posts[handle.name]
-        op = message["op"]
+        try:
+            self._heed(post, message, blobs)
+        except Exception as error:
+            log.exception("worker %s has said what could not be heeded", handle.name)
+            if message.get("op") == "landed":
+                self._land(post, message.get("call", 0), error, 0.0, {})
+                self._dispatch()
+
+    def _heed(self, post: Post, message: Message, blobs: Blobs) -> None:
+        op, handle = message["op"], post.handle
         with self._lock:
-            post.sign = time.monotonic()
+            post.heard(message.get("call", 0), time.monotonic())
             one = post.computing.get(message.get("call", 0))
             if "held" in message:
                 size = post.remember(frozenset(message["held"]), message["free"])
@@ -243,7 +296,9 @@ class WorkerRunner:
                 handle.kill()
             if op == "ready":
                 post.state = "ready"
-            if op == "environment":
+            if op == "environment" and "error" in message:
+                post.unknown = str(message["error"])
+            elif op == "environment":
                 post.environment, post.how = message["facts"], how_of(message["facts"])
         if op == "ready":
             if self._exact:
@@ -252,7 +307,7 @@ class WorkerRunner:
         elif op == "environment":
             self._dispatch()
         elif op == "warning":
-            self.told(f"worker {handle.name}: {message['text']}")
+            self._say(f"worker {handle.name}: {message['text']}")
         elif one is None:
             return
         elif op == "progress":
@@ -306,6 +361,8 @@ class WorkerRunner:
 
     def _lull(self, post: Post) -> None:
         """Wait a moment where the next call is long: what follows from the one that landed may be short, and first."""
+        if self._slots > 1:
+            return
         with self._lock:
             first = next(iter(self._scheduler), None)
             long = first is not None and self._seconds(post.handle.device, first) > 100 * LULL
@@ -341,14 +398,16 @@ class WorkerRunner:
                 return
             post.landed += 1
             post.pause = PAUSE[0]
-        error = str(outcome) if isinstance(outcome, BaseException) else None
-        one.job.landed(
-            Landed(
-                one.call.context.node, one.call.definition.full_name, post.handle.name, post.handle.device,
-                one.submitted, one.waited, seconds, int(facts.get("batch", 1)), one.loads, error,
-            )
-        )  # fmt: skip
-        one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
+        try:
+            error = text_of(outcome) if isinstance(outcome, BaseException) else None
+            one.job.landed(
+                Landed(
+                    one.call.context.node, one.call.definition.full_name, post.handle.name, post.handle.device,
+                    one.submitted, one.waited, seconds, int(facts.get("batch", 1)), one.loads, error,
+                )
+            )  # fmt: skip
+        finally:
+            one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
 
     def _lost(self, handle: Handle, end: End) -> None:
         """Called by a worker's listener at its end."""
@@ -356,13 +415,20 @@ class WorkerRunner:
         dead: list[Waiting] = []
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
+            on_purpose = post.state == "ending" and not group
             post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
+            post.leaving, post.unknown = 0.0, ""
             end, post.ending = post.ending or end, None
             if self._closing.is_set():
                 return
+            if on_purpose:  # nobody's death
+                post.until, post.pause = time.monotonic(), PAUSE[0]
+                return  # the keeper starts it anew at once
             post.deaths += 1
+            beside = self._slots > 1 and len(group) > 1  # of which it died is not known: each is tried alone
             for one in group:
-                if one.outlived(end):
+                one.alone |= beside
+                if one.outlived(end, beside):
                     self._scheduler.put_back(one.item)
                 else:
                     dead.append(one)
@@ -372,13 +438,23 @@ class WorkerRunner:
         names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
         sentence = f"worker {handle.name} was lost while it computed {names}: {end.why}"
         if group or sentence != post.told:  # one that cannot be of use is started again and again
-            self.told(sentence)
+            self._say(sentence)
         post.told = sentence
         for one in group:
-            one.job.lost(handle.name, sentence)
+            try:
+                one.job.lost(handle.name, sentence)
+            except Exception:  # it goes on without this in its history
+                log.exception("%s", sentence, extra={"job": one.job.number})
         for one in dead:
             one.call.landed(one.why_given_up(end), 0.0, {})
         self._dispatch()
+
+    def _say(self, sentence: str) -> None:
+        """Tell people of a worker; whether that can be heard is no concern of those who wait."""
+        try:
+            self.told(sentence)
+        except Exception:
+            log.exception("%s", sentence)
 
     def _is_hopeless(self, one: Waiting) -> bool:
         """Whether no worker may take it."""
@@ -387,37 +463,97 @@ class WorkerRunner:
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Tell workers of cancelled calls, let those that wait go, end workers that hang, start lost ones anew."""
+        """Look after workers and calls, whatever happens: everything waits for this thread."""
         while not self._closing.wait(TICK):
-            gone: list[Waiting] = []
-            cancels: list[tuple[Handle, int]] = []
-            starts: list[Handle] = []
-            with self._lock:
-                now = time.monotonic()
-                for one in list(self._waiting.values()):
-                    unwanted = one.call.context.cancelled or self._is_hopeless(one)
-                    if unwanted and self._scheduler.remove(one.item):
-                        del self._waiting[one.item]
-                        gone.append(one)
-                for post in self._posts.values():
-                    for number, one in post.computing.items():
-                        if one.call.context.cancelled and not one.stopping:
-                            one.stopping = True
-                            cancels.append((post.handle, number))
-                    if post.computing and self.timeout is not None and now - post.sign > self.timeout:
-                        post.ending = End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
-                        post.sign = now
-                        post.handle.kill()
-                    if post.state == "dead" and now >= post.until:
-                        post.state = "starting"
-                        starts.append(post.handle)
-                overdue = any(post.computing and now > post.until + OVERDUE for post in self._posts.values())
-            for one in gone:
-                cancelled = one.call.context.cancelled
-                one.call.landed(Cancelled("cancelled before it began") if cancelled else one.why_hopeless(), 0.0, {})
-            for handle, number in cancels:
-                handle.send({"op": "cancel", "call": number}, {})
-            for handle in starts:
-                handle.start(self._message, self._lost)
-            if overdue:
-                self._dispatch()
+            try:
+                self._look_after()
+            except Exception:
+                log.exception("the workers could not be looked after; it is tried again")
+                self._closing.wait(PAUSE[0])
+
+    def _look_after(self) -> None:
+        """Tell workers of cancelled calls, let those that wait go, end workers that hang or are held up, start lost
+        ones anew."""
+        gone: list[Waiting] = []
+        cancels: list[tuple[Handle, int]] = []
+        ended: list[tuple[Post, End]] = []
+        with self._lock:
+            now = time.monotonic()
+            for one in list(self._waiting.values()):
+                unwanted = one.call.context.cancelled or self._is_hopeless(one)
+                if unwanted and self._scheduler.remove(one.item):
+                    del self._waiting[one.item]
+                    gone.append(one)
+            for post in self._posts.values():
+                for number, one in post.computing.items():
+                    if one.call.context.cancelled and not one.stopping:
+                        one.stopping = now
+                        cancels.append((post.handle, number))
+                if post.state == "ready" and (end := self._hangs(post, now)) is not None:
+                    post.state, post.ending = "ending", end
+                    ended.append((post, end))
+                    gone += self._put_back(post, now)
+            starts = [post.handle for post in self._posts.values() if self._is_due(post, now)]
+            overdue = any(post.computing and now > post.until + OVERDUE for post in self._posts.values())
+        for handle, number in cancels:
+            handle.send({"op": "cancel", "call": number}, {})
+        for post, end in ended:
+            post.handle.kill()
+            if end.fault is Fault.NOBODY:  # the other is told when it has ended
+                self._say(f"worker {post.handle.name} was ended: {end.why}")
+        for one in gone:
+            cancelled = one.call.context.cancelled
+            one.call.landed(Cancelled("nobody wants it any more") if cancelled else one.why_hopeless(), 0.0, {})
+        for handle in starts:
+            self._start(handle)
+        if overdue or ended:
+            self._dispatch()
+
+    def _hangs(self, post: Post, now: float) -> End | None:
+        """Why a worker is to be ended: a call that nobody wants does not end, or one gives no sign."""
+        if post.is_held_up(now):
+            names = {one.call.definition.full_name for one in post.computing.values() if one.stopping}
+            return End(f"{', '.join(sorted(names))} was cancelled and did not end", Fault.NOBODY)
+        if any(self._is_silent(one, now) for one in post.computing.values()):
+            return End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
+        return None
+
+    def _is_silent(self, one: Waiting, now: float) -> bool:
+        return self.timeout is not None and now - one.sign > self.timeout
+
+    def _put_back(self, post: Post, now: float) -> list[Waiting]:
+        """Take from a worker that is to be ended what its end does not count against; returns those of these calls
+        that nobody wants."""
+        unwanted = []
+        for number, one in list(post.computing.items()):
+            if one.stopping:
+                del post.computing[number], self._waiting[one.item]
+                unwanted.append(one)
+            elif not self._is_silent(one, now):
+                del post.computing[number]
+                self._scheduler.put_back(one.item)
+        return unwanted
+
+    def _is_due(self, post: Post, now: float) -> bool:
+        """Whether a worker is to be started; the caller does so."""
+        if post.state != "dead" or now < post.until:
+            return False
+        if self._slots > 1 and (not len(self._scheduler) or any(self._is_coming(one) for one in self._posts.values())):
+            return False
+        post.state = "starting"
+        return True
+
+    def _is_coming(self, post: Post) -> bool:
+        return post.state == "starting" or post.has_room
+
+    def _start(self, handle: Handle) -> None:
+        try:
+            handle.start(self._message, self._lost)
+        except Exception as error:  # no thread, no memory; it may be otherwise in a while
+            self._lost(handle, End(f"it cannot be started: {error}", Fault.NOBODY))
+
+
+def _saved(call: Call) -> Sequence[str]:
+    """The inputs that a node may save with their making, which is known in this process only."""
+    definition = call.definition
+    return list(call.inputs) if definition.output and definition.context_parameter is not None else ()

@@ -1,0 +1,444 @@
+"""Every job ends, and says so: nodes that hang in each way and place, and whatever raises around a node."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphengine import Graph, NodeError, Pack, Store, registry, run
+from graphengine.service import local_service, posts, trouble
+from graphengine.service.calls import Claims, WorkerError
+from graphengine.service.happenings import JobEvent
+from graphengine.service.inline import InlineRunner
+from graphengine.service.jobs import State
+from graphengine.service.local import LocalWorker
+from graphengine.service.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.submit import submit
+from graphengine.service.workers import WorkerRunner
+from graphengine.testing import FakeWorker
+from tests.cli.conftest import command, environment
+
+from .conftest import PACK, RAY
+from .test_workers import at_once, wait_for
+
+STUCK = Path(__file__).parent / "stuck"
+
+pytestmark = pytest.mark.skipif(RAY, reason="of this machine")
+
+PLACES = ("here", "thread", "device")
+WAYS = ("loop", "read", "gil")
+LONGEST = 10.0
+"""Seconds from the cancellation of a node that hangs to the next job's start."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stuck_nodes() -> None:
+    """The nodes of `stuck/stuck.py`."""
+    assert registry.load_folder(STUCK) == []
+
+
+def of(node: str, **inputs: Any) -> Graph:
+    """A graph of one node of `stuck/stuck.py`."""
+    graph = Graph()
+    graph.output("y", graph.add(f"stuck.{node}", "n", **inputs))
+    return graph
+
+
+@contextmanager
+def served(folder: Path, **options: Any) -> Iterator[Service]:
+    """A service as the command line starts it, with one worker."""
+    packs = [str(PACK), str(STUCK)]
+    common = {"workers": 1, "threads": 1, "packs": packs, "store": folder / "store", "told": lambda line: None}
+    with local_service(folder / "q.sqlite", devices=["cpu"], **{**common, **options}) as service:
+        yield service
+
+
+def hung(service: Service, folder: Path, on: str, how: str) -> int:
+    """A job that has begun and does not end."""
+    mark = folder / f"{on} {how} {time.monotonic_ns()}"
+    job = service.submit(of(f"stuck_{on}", how=how, mark=str(mark)))
+    wait_for(mark.exists)
+    return job
+
+
+def next_start(service: Service, folder: Path, on: str, how: str) -> float:
+    """Seconds from the cancellation of a node that hangs until another job for the same place has ended."""
+    job = hung(service, folder, on, how)
+    other = service.submit(of(f"process_{on}", x=time.monotonic_ns()))
+    start = time.monotonic()
+    service.cancel(job)
+    assert service.wait(job, timeout=60)[0].state is State.CANCELLED
+    (ended,) = service.wait(other, timeout=60)
+    assert (ended.state, ended.attempt) == (State.DONE, 1)
+    assert ended.result["lost"] == []  # nobody's death
+    return time.monotonic() - start
+
+
+@pytest.mark.process
+def test_a_cancelled_node_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posts, "CALL_GRACE", 0.5)
+    monkeypatch.setattr(posts, "OTHERS", 0.3)
+    told: list[str] = []
+    with served(tmp_path, told=told.append) as service:
+        for on, how in (("here", "gil"), ("thread", "read"), ("device", "loop"), ("device", "gil")):
+            assert next_start(service, tmp_path, on, how) < LONGEST
+        assert [status.deaths for status in service.backend.status()] == [0]
+        wait_for(lambda: len(told) >= 3)
+    assert "worker helper-0 was ended: stuck.stuck_here was cancelled and did not end" in told
+    assert told.count("worker worker-0 was ended: stuck.stuck_device was cancelled and did not end") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_next_job_starts_in_time_wherever_a_node_hangs(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        seconds = {(on, how): next_start(service, tmp_path, on, how) for on in PLACES for how in WAYS}
+    print(seconds)
+    assert max(seconds.values()) < LONGEST
+
+
+@pytest.mark.process
+def test_where_nodes_of_packs_are_computed(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        jobs = [service.submit(of(f"process_{on}", x=1)) for on in PLACES]
+        service.wait(*jobs, timeout=120)
+        here, thread, device = [service.outputs(job)["y"] for job in jobs]
+        assert here == thread != device
+        assert os.getpid() not in (here, thread, device)
+        graph = Graph()
+        graph.output("y", graph.add("stuck.keeps_making", "n", value=graph.add("pack.double", "d", x=4), folder="f"))
+        made = service.submit(graph)
+        service.wait(made, timeout=120)
+        assert "graphengine" in service.outputs(made)["y"]  # as if it was computed in the service's own process
+
+
+@pytest.mark.process
+def test_what_was_computed_together_with_it_is_computed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "CALL_GRACE", 0.3)
+    monkeypatch.setattr(posts, "OTHERS", 0.3)
+    mark = tmp_path / "mark"
+    with served(tmp_path) as service:
+        workers: Any = service.backend
+        service.submit(of("stuck_device", how="sleep", mark=str(tmp_path / "gather")))
+        wait_for((tmp_path / "gather").exists)
+        bad, *good = [service.submit(of("stuck_together", x=x, mark=str(mark))) for x in (1, 2, 3)]
+        wait_for(lambda: workers.waiting() == 3)
+        (tmp_path / "gather").unlink()
+        wait_for(mark.exists)
+        assert mark.read_text() == "3"
+        service.cancel(bad)
+        jobs = service.wait(*good, timeout=120)
+        assert [(job.state, job.attempt, job.result["lost"]) for job in jobs] == [(State.DONE, 1, [])] * 2
+        assert [status.deaths for status in service.backend.status()] == [0]
+
+
+@pytest.mark.process
+def test_a_helper_that_dies_takes_only_the_guilty_node_with_it(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        mark = tmp_path / "mark"
+        bad = service.submit(of("ends_process", x=1, mark=str(mark), seconds=0.5))
+        good = [service.submit(of("process_here", x=n, seconds=1.0)) for n in range(3)]
+        failed, *done = service.wait(bad, *good, timeout=120)
+        assert (failed.state, [job.state for job in done]) == (State.FAILED, [State.DONE] * 3)
+        assert "3 workers were lost while they computed stuck.ends_process: it ended with exit code 3" in failed.error
+
+
+@pytest.mark.process
+def test_one_sigterm_ends_a_service_in_time_and_puts_its_jobs_back(tmp_path: Path) -> None:
+    file = tmp_path / "q.sqlite"
+    queue = Queue(file)
+    marks = [tmp_path / f"mark {on}" for on in PLACES]
+    jobs = [
+        submit(queue, of(f"stuck_{on}", how=how, mark=str(mark)))
+        for (on, how), mark in zip((("here", "read"), ("thread", "gil"), ("device", "gil")), marks, strict=True)
+    ]
+    arguments = ("worker", "--queue", file, "--packs", STUCK, "--workers", 1, "--threads", 1)
+    process = subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: all(mark.exists() for mark in marks[1:]))  # where one holds the lock, another may not begin
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert time.monotonic() - start < LONGEST
+    finally:
+        process.kill()
+        process.wait()
+    assert [queue.get(job).state for job in jobs] == [State.QUEUED] * 3
+    assert {queue.attempts(job)[-1].outcome for job in jobs} == {"left"}
+
+
+def test_a_service_without_workers_leaves_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphengine import runner
+
+    monkeypatch.setattr(runner, "CALL_GRACE", 0.3)
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        for on in PLACES:
+            assert next_start(service, tmp_path, on, "read") < LONGEST
+
+
+# --- what the service itself lacks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service tries again soon."""
+    monkeypatch.setattr(trouble, "PAUSES", (0.05, 0.1))
+
+
+def test_without_a_thread_for_a_job_it_is_put_back(
+    tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, list[str]()
+
+    def lacking(thread: threading.Thread) -> None:
+        if thread.name.removeprefix("graphengine-").removesuffix("-run").isdigit() and len(refused) < 5:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service, monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lacking)
+        jobs = [service.submit(of("process_here", x=n)) for n in range(4)]
+        assert {job.state for job in service.wait(*jobs, timeout=60)} == {State.DONE}
+        outcomes = [attempt.outcome for job in jobs for attempt in service.queue.attempts(job)]
+    assert (outcomes.count("left"), set(outcomes)) == (5, {"left", "done"})
+
+
+@pytest.mark.parametrize("lack", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_what_a_service_lacks_for_a_while_fails_no_job(
+    tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch, lack: Exception
+) -> None:
+    left = threading.Semaphore(12)
+
+    def lacking(*arguments: Any) -> Any:
+        if left.acquire(blocking=False):
+            raise lack
+        return request_of(*arguments)
+
+    from graphengine.service import running
+
+    request_of = running.request_of
+    monkeypatch.setattr(running, "request_of", lacking)
+    monkeypatch.setattr(trouble, "is_well", lambda: False)
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        jobs = [service.submit(of("process_here", x=n)) for n in range(8)]
+        assert {job.state for job in service.wait(*jobs, timeout=60)} == {State.DONE}
+
+
+def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
+    tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphengine.service import running
+
+    def lacking(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(running, "request_of", lacking)
+            (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        assert (job.state, job.attempt) == (State.FAILED, trouble.ALONE)
+        assert "Too many open files" in str(job.error)
+        assert service.wait(service.submit(of("process_here", x=2)), timeout=60)[0].state is State.DONE
+
+
+def test_an_end_that_cannot_be_written_is_no_fault_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphengine.service.database import QueueFileError
+    from graphengine.service.lease import Lease
+
+    done, count = Lease.done, 0
+
+    def failing(*arguments: Any) -> bool:
+        nonlocal count
+        count += 1
+        if count < 15:
+            raise QueueFileError("it cannot be opened: Too many open files")
+        return done(*arguments)
+
+    monkeypatch.setattr(Lease, "done", failing)
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        assert job.state is State.DONE
+
+
+# --- whatever raises around a node ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runner() -> Iterator[WorkerRunner]:
+    made = WorkerRunner([FakeWorker("w")], told=lambda line: None)
+    yield made
+    made.close()
+
+
+def result(runner: WorkerRunner, node: str, **inputs: Any) -> Any:
+    """What a node gives, or raises; it must not hang."""
+    (found,) = ended(lambda: run(of(node, **inputs), store=Store(), runner=runner.of(Claims()))["y"])
+    return found
+
+
+def ended(*calls: Callable[[], Any]) -> list[Any]:
+    """What calls give or raise within a minute."""
+    found: list[list[Any]] = []
+    thread = threading.Thread(target=lambda: found.append(at_once(*calls)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert found, "it hangs"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("node", "inputs", "text"),
+    [
+        ("makes_thorny", {"where": "encode"}, "ZeroDivisionError: while it was encoded"),
+        ("makes_thorny", {"where": "decode"}, "ZeroDivisionError: while it was decoded"),
+        ("raises_speechless", {"x": 1}, "Speechless"),
+        ("notes_an_object", {"x": 1}, "object is not JSON serializable"),
+    ],
+)
+def test_a_node_ends_around_which_something_raises(
+    runner: WorkerRunner, node: str, inputs: dict[str, Any], text: str
+) -> None:
+    error = result(runner, node, **inputs)
+    assert isinstance(error, NodeError)
+    assert text in str(error)
+    assert result(runner, "takes_thorny", value="") or result(runner, "process_device", x=1) == os.getpid()
+    assert [status.deaths for status in runner.status()] == [0]
+
+
+@pytest.mark.parametrize(("where", "text"), [("encode", "encoded"), ("decode", "decoded"), ("needs", "asked what")])
+def test_a_node_ends_whose_inputs_raise(runner: WorkerRunner, where: str, text: str) -> None:
+    graph = Graph()
+    graph.output("y", graph.add("stuck.takes_thorny", "n", value=graph.add("stuck.thorny_here", "v", where=where)))
+    (error,) = ended(lambda: run(graph, store=Store(), runner=runner.of(Claims())))
+    assert isinstance(error, NodeError)
+    assert (error.node, f"while it was {text}" in str(error)) == ("n", True)
+    assert result(runner, "process_device", x=1) == os.getpid()
+    assert [status.deaths for status in runner.status()] == [0]
+
+
+def test_groups_that_cannot_be_compared_hang_nobody(runner: WorkerRunner) -> None:
+    calls = [lambda n=n: result(runner, "grouped_by_arrays", x=n) for n in range(4)]
+    assert ended(*calls) == [0, 1, 2, 3]
+
+
+def test_a_pack_that_raises_when_it_is_asked_what_it_holds(
+    runner: WorkerRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner.wait_until_ready(60)
+    definition = registry.find("stuck.makes_thorny")
+    assert definition is not None
+
+    def held(device: str) -> frozenset[str]:
+        raise ZeroDivisionError("who knows")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(definition.fn.__globals__, "__pack__", Pack("stuck", held=held))
+        assert "who knows" in str(result(runner, "process_device", x=1))
+    assert result(runner, "process_device", x=1) == os.getpid()
+    assert [status.deaths for status in runner.status()] == [0]
+
+
+def test_an_exact_job_ends_where_no_worker_can_say_how_it_computes(
+    runner: WorkerRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = registry.find("stuck.makes_thorny")
+    assert definition is not None
+
+    def environment() -> dict[str, Any]:
+        raise ImportError("libsomething.so: cannot open shared object file")
+
+    monkeypatch.setitem(definition.fn.__globals__, "__pack__", Pack("stuck", environment=environment))
+    (error,) = ended(lambda: runner.of(Claims(exact=True)))
+    assert isinstance(error, WorkerError)
+    assert "libsomething.so" in str(error)
+
+
+def test_who_listens_badly_hangs_nobody() -> None:
+    def fails(*_: Any) -> None:
+        raise BrokenPipeError("nobody reads this")
+
+    workers = [FakeWorker("w")]
+    runner = WorkerRunner(workers, told=fails)
+    claims = Claims(lost=fails, landed=fails, attempts=3)
+
+    def kill() -> None:
+        wait_for(lambda: bool(runner.status()[0].computing))
+        workers[0].kill()
+
+    long = of("process_device", x=1, seconds=0.5)
+    found, _ = ended(lambda: run(long, store=Store(), runner=runner.of(claims))["y"], kill)
+    assert found == os.getpid()
+    runner.close()
+
+
+def test_a_worker_for_which_there_is_no_thread_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, told = threading.Thread.start, list[str]()
+
+    def lacking(thread: threading.Thread) -> None:
+        if thread.name == "graphengine-w" and not told:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lacking)
+        runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(STUCK),))], told=told.append)
+        assert result(runner, "process_device", x=1) != os.getpid()
+    runner.close()
+    assert told == [
+        "worker w was lost while it computed nothing: it cannot be started: this process cannot start a thread: "
+        "can't start new thread"
+    ]
+
+
+def test_a_keeper_outlives_what_raises(runner: WorkerRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, raised = runner._is_due, threading.Event()
+
+    def fails(*arguments: Any) -> bool:
+        if not raised.is_set():
+            raised.set()
+            raise MemoryError
+        return looked(*arguments)
+
+    monkeypatch.setattr(runner, "_is_due", fails)
+    assert raised.wait(60)
+    job = Claims()
+    graph = of("stuck_device", how="none", mark=os.devnull)
+    assert ended(lambda: run(graph, store=Store(), runner=runner.of(job))["y"]) == ["none"]
+    assert runner._keeper.is_alive()
+
+
+def test_events_of_jobs_that_are_put_back_are_told(
+    tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graphengine.service import running
+
+    request_of, first, told = running.request_of, threading.Event(), list[JobEvent]()
+
+    def lacking(*arguments: Any) -> Any:
+        if not first.is_set():
+            first.set()
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return request_of(*arguments)
+
+    monkeypatch.setattr(running, "request_of", lacking)
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        service.subscribe(told.append)
+        service.wait(service.submit(of("process_here", x=1)), timeout=60)
+    kinds = [event.kind for event in told if event.kind in ("running", "left", "done")]
+    assert kinds == ["running", "left", "running", "done"]
+    (error,) = [event.facts["error"] for event in told if event.kind == "left"]
+    assert error == "the service lacked what it needs: Too many open files in system"
