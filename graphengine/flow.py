@@ -17,6 +17,7 @@ __pack__ = Pack("flow", distribution="graphengine")
 T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
 R = TypeVar("R")
 
 
@@ -43,15 +44,29 @@ def each(
 
 
 @overload
+def each(
+    first: list[A], second: list[B], body: Callable[[A, B], R], /, *, keep_going: Literal[True]
+) -> list[R | NodeError]: ...
+
+
+@overload
 def each(items: list[T], body: Callable[[T], R], /) -> list[R]: ...
+
+
+@overload
+def each(first: list[A], second: list[B], body: Callable[[A, B], R], /) -> list[R]: ...
+
+
+@overload
+def each(first: list[A], second: list[B], third: list[C], body: Callable[[A, B, C], R], /) -> list[R]: ...
 
 
 @overload
 def each(items: tuple[list[A], list[B]], body: Callable[[A, B], R], /) -> list[R]: ...
 
 
-def each(items: Any, body: Callable[..., R], /, *, keep_going: bool = False) -> Any:
-    """Call `body` for each item of a list (of several lists in step: `each((a, b), body)`).
+def each(*items_and_body: Any, keep_going: bool = False) -> list[Any]:
+    """Call `body` for each item of a list, or of several lists in step: `each(items, body)`, `each(xs, ys, body)`.
 
     Outside a graph it is a list comprehension. Inside one it adds a mapped node: `body` is called once, with
     references, and what it builds is computed for each item. Items that are literals, references or links keep
@@ -61,7 +76,11 @@ def each(items: Any, body: Callable[..., R], /, *, keep_going: bool = False) -> 
         keep_going: Where an item fails, its `NodeError` stands in its place, and the others are computed. What takes
             the whole list depends on the failure and is not computed.
     """
-    lists = items if isinstance(items, tuple) else (items,)
+    *lists, body = items_and_body
+    if len(lists) == 1 and isinstance(lists[0], tuple):
+        lists = list(lists[0])
+    if not lists or not callable(body) or isinstance(body, Ref):
+        raise TypeError("each takes one list or more, and last the function that is called for their items")
     graph = building()
     if graph is None:
         return [_called(body, row) if keep_going else body(*row) for row in zip(*lists, strict=True)]
@@ -79,11 +98,11 @@ def each(items: Any, body: Callable[..., R], /, *, keep_going: bool = False) -> 
     args = dict(zip(names, lists, strict=True)) | captured
     single = _single_call(part, names)
     if single is None:
-        return cast("list[R]", _mapped(graph, part, names, args, keep_going))
+        return cast("list[Any]", _mapped(graph, part, names, args, keep_going))
     kind, sockets, literals = single
     named = {socket: args[name] for socket, name in sockets.items()}
     mapped = [socket for socket, name in sockets.items() if name in names]
-    return cast("list[R]", _mapped(graph, kind, mapped, named | literals, keep_going))
+    return cast("list[Any]", _mapped(graph, kind, mapped, named | literals, keep_going))
 
 
 def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:

@@ -12,8 +12,10 @@ import contextlib
 import contextvars
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from types import EllipsisType, UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, has_links
@@ -21,9 +23,21 @@ from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.sockets import Choices, Range, Socket
 
 if TYPE_CHECKING:
+    from typing import _SpecialForm
+
     import networkx
 
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
 T = TypeVar("T")
+K = TypeVar("K")
+# Of defaults: so bounded that no type checker takes `object` for what a type and a wrong default have in common.
+B = TypeVar("B", bool, int, float, str, Path)
+D = TypeVar("D", bound=Enum | _Dataclass | tuple[Any, ...])
 
 _building: contextvars.ContextVar[tuple[Graph, ...]] = contextvars.ContextVar("graphengine_building", default=())
 
@@ -106,14 +120,38 @@ class Graph:
 
     @overload
     def input(
-        self, name: str, type: type[T], default: Any = ..., help: str = "", range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[B], default: B | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
+    ) -> B: ...
+
+    @overload
+    def input(
+        self, name: str, type: type[list[T]], default: list[T] | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
+    ) -> list[T]: ...
+
+    @overload
+    def input(
+        self, name: str, type: type[dict[K, T]], default: dict[K, T] | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
+    ) -> dict[K, T]: ...
+
+    @overload
+    def input(
+        self, name: str, type: type[D], default: D | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
+    ) -> D: ...
+
+    @overload
+    def input(
+        self, name: str, type: type[T], default: EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> T: ...
 
-    @overload  # unions and literals, which no type checker can take for a class
+    @overload  # which no type checker can take for a class
     def input(
-        self, name: str, type: Any, default: Any = ..., help: str = "", range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: UnionType | _SpecialForm, default: Any = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> Any: ...
 
     def input(

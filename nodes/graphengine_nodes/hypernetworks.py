@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @node(version=1)
-def load_hypernetwork(source: Annotated[Path, File("weights"), Doc("A .pt file of the WebUI.")]) -> Hypernetwork:
+def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt file of the WebUI.")]) -> Hypernetwork:
     """Refer to a hypernetwork; its weights are read, and nothing in them is run, when something computes with them.
 
     Raises:

@@ -24,13 +24,13 @@ Pixels = Annotated[int, Range(1, MOST, 1)]
 
 
 @node(version=1)
-def load_image(path: Annotated[Path, File("image")]) -> Image:
+def load_image(path: Annotated[str | Path, File("image")]) -> Image:
     """Read a picture: its rotation from EXIF applied, anything transparent over white, 16 bits kept, as RGB.
 
     Raises:
         FileError: It is no picture, cut short, or so large that unpacking it would fill the memory.
     """
-    return from_pil(open_picture(path))
+    return from_pil(open_picture(Path(path)))
 
 
 def open_picture(path: Path) -> PIL.Image.Image:
@@ -92,7 +92,7 @@ def _rgb(picture: PIL.Image.Image) -> Any:
 @node(version=1, output=True)
 def save_image(
     image: Image,
-    path: Annotated[Path, File("image", write=True), Doc("With or without suffix; several pictures get _0, _1, ...")],
+    path: Annotated[str | Path, File("image", write=True), Doc("Any suffix or none; several pictures get _0, _1, ...")],
     format: Annotated[Format | None, Doc("Default: what the suffix says, else PNG.")] = None,
     quality: Annotated[int, Range(1, 100, 1), Doc("Of JPEG and WebP; WebP of 100 is lossless.")] = 95,
     ctx: Context = INERT,

@@ -31,7 +31,7 @@ def mask_from_image(
 
 
 @node(version=1)
-def load_mask(path: Annotated[Path, File("image")], from_alpha: bool = False) -> Mask:
+def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = False) -> Mask:
     """A mask from a file: its brightness, or where it is transparent.
 
     Raises:
@@ -42,7 +42,7 @@ def load_mask(path: Annotated[Path, File("image")], from_alpha: bool = False) ->
 
     from graphengine_nodes.images import from_pil, open_picture
 
-    picture = open_picture(path)
+    picture = open_picture(Path(path))
     if not from_alpha:
         return mask_from_image(from_pil(picture))
     if not picture.has_transparency_data:

@@ -78,12 +78,13 @@ def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "
 
 @node(version=1)
 def load_upscaler(
-    source: Annotated[Path, File("weights"), Doc("A .safetensors file, or a .pth of which only tensors are read.")],
+    source: Annotated[str | Path, File("weights"), Doc("A .safetensors file, or the tensors of a .pth file.")],
 ) -> Upscaler:
     """Refer to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
-    digest = fingerprint(source)
-    checkpoints.note(digest, Location(source))
-    return Upscaler(digest, checkpoints.name_of(source))
+    path = Path(source)
+    digest = fingerprint(path)
+    checkpoints.note(digest, Location(path))
+    return Upscaler(digest, checkpoints.name_of(path))
 
 
 @node(version=1, on="device")

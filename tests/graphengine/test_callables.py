@@ -274,3 +274,20 @@ def test_a_wrong_argument_of_a_method_is_told() -> None:
 def test_a_function_without_a_signature_is_told() -> None:
     with pytest.raises(NodeDefinitionError, match="max: its signature cannot be read"):
         node(max)
+
+
+# --- several lists in step ---
+
+
+def test_several_lists_are_mapped_in_step() -> None:
+    three = node(lambda_three)
+    assert each([1, 2], [10, 20], lambda a, b: a + b) == [11, 22]
+    assert value(lambda: each([1, 2], [10, 20], node(add))) == [11, 22]
+    assert value(lambda: each([1, 2], [10, 20], [3, 4], lambda a, b, c: three(a, b, c))) == [14, 26]
+    assert value(lambda: each(([1, 2], [10, 20]), lambda a, b: three(a, b, 0))) == [11, 22]
+    with Graph(), pytest.raises(TypeError, match="each takes one list or more, and last the function"):
+        each([1, 2], [3, 4])  # type: ignore[call-overload]
+
+
+def lambda_three(a: int, b: int, c: int) -> int:
+    return a + b + c

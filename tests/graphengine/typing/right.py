@@ -1,7 +1,12 @@
 """Graphs that a type checker must accept. Checked by mypy, never run."""
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple, TypeVar
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+from graphengine_nodes import load_image, load_mask, save_image
 
 from graphengine import INERT, Context, Graph, Lazy, Range, collect, each, node, when
 
@@ -105,3 +110,34 @@ with Graph() as h:
     fetched_again: list[Image] = each(["a"], fetch)
     painted: Image = Painter().paint(fetched, colour=2)
     asked: int = Painter().ask.named("asked")(3)
+
+
+class Mode(Enum):
+    FAST = "fast"
+
+
+@dataclass
+class Settings:
+    x: int = 1
+
+
+with Graph() as i:
+    whole: int = i.input("whole", int, 3)
+    number: float = i.input("number", float, 3)
+    flag: bool = i.input("flag", bool, True)
+    absent: int = i.input("absent", int, None)
+    file: Path = i.input("file", Path, Path("a"))
+    image: Image = i.input("image", Image, None)
+    images: list[Image] = i.input("images", list[Image])
+    numbers: list[int] = i.input("numbers", list[int], [])
+    counts: dict[str, int] = i.input("counts", dict[str, int], {"a": 1})
+    pair: tuple[int, str] = i.input("pair", tuple[int, str], (1, "a"))
+    both: Size = i.input("both", Size, Size(1, 2))
+    mode: Mode = i.input("mode", Mode, Mode.FAST)
+    settings: Settings = i.input("settings", Settings, Settings())
+    optional: int | None = i.input("optional", int | None, 3)
+    word: str = i.input("word", Literal["a", "b"], "a")
+    zipped: list[Image] = each([1, 2], ["a", "b"], sample)
+    three: list[Image] = each([1], ["a"], [soft], lambda n, text, picture: blur(picture))
+    save_image(load_image("photo.png"), "again.png")
+    load_mask(Path("mask.png"))

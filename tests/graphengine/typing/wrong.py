@@ -1,9 +1,10 @@
 """Graphs that a type checker must refuse, each with the error that it must tell. Checked by mypy, never run."""
 
+from enum import Enum
 from typing import Annotated, NamedTuple, TypeVar
 
 import graphengine.service
-from graphengine import INERT, Context, Graph, Lazy, each, node, when
+from graphengine import INERT, Context, Graph, Lazy, collect, each, node, when
 
 T = TypeVar("T")
 
@@ -38,6 +39,15 @@ def size(image: Image) -> Size:
 @node
 def first(items: list[T]) -> T:
     return items[0]
+
+
+@node
+def grid(images: list[Image]) -> Image:
+    return images[0]
+
+
+class Mode(Enum):
+    FAST = "fast"
 
 
 @node
@@ -90,6 +100,18 @@ with Graph() as g:
     fetched: int = fetch("a")  # E: assignment
     fetch(3)  # E: call-overload
     Painter().paint("image")  # E: arg-type
+
+    g.input("whole", int, "x")  # E: type-var
+    g.input("text", str, 3)  # E: type-var
+    g.input("numbers", list[int], ["a"])  # E: misc
+    g.input("mode", Mode, "fast")  # E: type-var
+    g.input("pair", tuple[int, int], [1, 2])  # E: arg-type
+    g.input("image", Image, 3)  # E: arg-type
+    grid(collect([picture, 3]))  # E: list-item
+    mixed = collect([picture, model])
+    grid(mixed)  # E: arg-type
+    pictures: list[Image] = collect([picture, 3])  # E: list-item
+    each([1], [2], lambda a, b: blur(a))  # E: arg-type
 
 blur(3)  # E: arg-type
 
