@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from graphengine.evaluate import Result, run
     from graphengine.events import Event, Kind, Reuse
-    from graphengine.flow import collect, each, when
+    from graphengine.flow import collect, each, switch, when
     from graphengine.graph import Graph
     from graphengine.launch import Cancellation
     from graphengine.pack import Pack
@@ -45,7 +45,7 @@ _HOMES = {
     ),
     "events": ("Event", "Kind", "Reuse"),
     "launch": ("Cancellation",),
-    "flow": ("collect", "each", "when"),
+    "flow": ("collect", "each", "switch", "when"),
     "elements": ("Input", "Link", "Node", "Ref"),
     "graph": ("Graph",),
     "definition": ("NodeDef", "node"),
@@ -64,7 +64,7 @@ __all__ = [
     "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
     "Node", "NodeDef", "NodeDefinitionError", "NodeError", "Pack", "PackError", "Problem", "Range", "Ref", "Result",
     "Reuse", "Runner", "Socket", "SocketType", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",
-    "collect", "each", "load", "load_pack", "loads", "node", "register_type", "run", "save", "when",
+    "collect", "each", "load", "load_pack", "loads", "node", "register_type", "run", "save", "switch", "when",
 ]  # fmt: skip
 
 

@@ -358,12 +358,5 @@ def packs_of(graph: Graph) -> list[Pack]:
 
 
 def _modules(graph: Graph) -> set[str]:
-    found: set[str] = set()
-    stack = [graph]
-    while stack:
-        for node in stack.pop().nodes.values():
-            if isinstance(node.kind, Graph):
-                stack.append(node.kind)
-            elif isinstance(node.kind, NodeDef):
-                found.add(node.kind.fn.__module__)
-    return found
+    kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
+    return {kind.fn.__module__ for kind in kinds if isinstance(kind, NodeDef)}

@@ -20,9 +20,11 @@ from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
 from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError
 from graphengine.graph import Graph
 from graphengine.guard import Guard, guard_of
+from graphengine.inference import item_type
 from graphengine.keys import digest, identity
 from graphengine.literals import coerce
 from graphengine.plan import Plan, default_paths, is_default, literal
+from graphengine.sockets import Socket
 from graphengine.task import (
     DONE,
     FAILED,
@@ -44,6 +46,8 @@ from graphengine.types import is_named_tuple, socket_type
 from graphengine.validate import too_many
 
 _serials = itertools.count(1)
+DEEPEST = 10_000
+"""Levels of expansions inside one another in which workflows may be used; a `when` between them is one too."""
 _DEPTH = re.compile(r"#(\d{1,9})")
 """Stands in the ids of tasks in expansions of expansions."""
 
@@ -142,6 +146,7 @@ class Expander:
             return self._map(task, node)
         if isinstance(node.kind, Graph):
             self._counted(task)
+            self._limited(task, node.kind)
             self._inline(task, node.kind)
             return True
         assert isinstance(node.kind, NodeDef)
@@ -156,6 +161,13 @@ class Expander:
                     hint="a recursion that never ends? else raise the run's limit",
                 )
             )
+
+    def _limited(self, task: Task, graph: Graph) -> None:
+        mark = _DEPTH.search(task.id)
+        if mark is not None and int(mark[1]) > DEEPEST:
+            what = f"the workflow {graph.name} uses itself more than {DEEPEST:,} levels deep"
+            hint = "its condition is never met? what it gives itself must come nearer to the end each time"
+            raise WorkflowError(Problem("endless recursion", what, Where(node=task.id), hint=hint))
 
     def _ready(self, task: Task, names: Sequence[str] | None) -> bool:
         """Wait for the values of these inputs (None: only for what they are)."""
@@ -226,7 +238,7 @@ class Expander:
     # a node whose body builds a graph
 
     def _call(self, task: Task, kind: NodeDef[..., Any]) -> bool:
-        eager = [name for name, _ in task.links if not kind.sockets[name].lazy]
+        eager = [name for name, source in task.links if not _is_lazy(kind.sockets[name], source)]
         if not self._ready(task, eager):
             return False
         self._counted(task)
@@ -241,7 +253,9 @@ class Expander:
                 continue
             scope[Link(INPUTS, name)] = source
             part.inputs[name] = Input(name, socket.type)
-            if socket.lazy:
+            if type(source) is Many and socket.lazy and _is_list(socket):
+                arguments[name] = _refs(part, scope, name, source, item_type(socket.type))
+            elif _is_lazy(socket, source):
                 arguments[name] = Ref(part, Link(INPUTS, name), socket.type)
             else:
                 value = arguments[name]
@@ -273,7 +287,7 @@ class Expander:
         """What guards the inputs that a body takes as values, and these."""
         links = [
             (name, source) for name, source in task.links
-            if not kind.sockets[name].lazy
+            if not _is_lazy(kind.sockets[name], source)
             and not (type(source) is Const and is_default(kind.sockets[name], source.value))
         ]  # fmt: skip
         arguments = {name: value_of(source) for name, source in links}
@@ -363,6 +377,26 @@ class Expander:
         assert node is not None
         task.node = Node(node.kind, links)
         self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
+
+
+def _is_list(socket: Socket) -> bool:
+    return item_type(socket.type) not in (None, Any)
+
+
+def _is_lazy(socket: Socket, source: Source) -> bool:
+    """Whether an input arrives as a reference, or as a list of them; a list that one node makes is a value."""
+    return socket.lazy and (not _is_list(socket) or type(follow(source)) is Many)
+
+
+def _refs(part: Graph, scope: dict[Link, Source], name: str, source: Many, annotation: Any) -> list[Ref]:
+    """References to the items of a lazy list, each an input of its own."""
+    found = []
+    for n, item in enumerate(source.items):
+        link = Link(INPUTS, f"{name}[{n}]")
+        part.inputs[link.port] = Input(link.port, annotation)
+        scope[link] = item
+        found.append(Ref(part, link, annotation))
+    return found
 
 
 def _mark_impure(task: Task | None) -> None:

@@ -1,4 +1,4 @@
-"""Nodes for the flow of a graph: a condition, and mapping over lists. Both work outside graphs as plain calls."""
+"""Nodes for the flow of a graph: conditions, and mapping over lists. All work outside graphs as plain calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphengine.elements import INPUTS, Input, Link, Ref
 from graphengine.errors import NodeError, WorkflowError
 from graphengine.graph import Graph, building
 from graphengine.pack import Pack
-from graphengine.sockets import Lazy
+from graphengine.sockets import Doc, Lazy
 
 __pack__ = Pack("flow", distribution="graphengine")
 
@@ -25,6 +25,21 @@ R = TypeVar("R")
 def when(condition: bool, then: Annotated[T, Lazy()], otherwise: Annotated[T, Lazy()]) -> T:
     """One of two inputs, by a condition; the other is not computed."""
     return then if condition else otherwise
+
+
+@node(version=1, expand=True)
+def switch(
+    choice: Annotated[int | str, Doc("Which case: its number from 0, or its name.")],
+    cases: Annotated[list[T], Lazy(), Doc("Only the one that is taken is computed.")],
+    names: Annotated[tuple[str, ...], Doc("The cases' names, in their order, to choose by.")] = (),
+) -> T:
+    """One of several inputs, by number or by name; the others are not computed."""
+    if isinstance(choice, str) and choice not in names:
+        raise ValueError(f"no case is called {choice!r}; there are {', '.join(names) or 'no names'}")
+    number = names.index(choice) if isinstance(choice, str) else choice
+    if not 0 <= number < len(cases):
+        raise ValueError(f"there is no case {choice!r} of {len(cases)}, which are numbered from 0")
+    return cases[number]
 
 
 @node(version=1)

@@ -401,6 +401,16 @@ class Graph:
             self._bound = len(self.changes), found
         return self._bound[1]
 
+    def with_parts(self) -> list[Graph]:
+        """This graph and all that are used as nodes in it, at any depth, each once: one may use itself."""
+        found, stack = {id(self): self}, [self]
+        while stack:
+            for part in stack.pop().parts.values():
+                if id(part) not in found:
+                    found[id(part)] = part
+                    stack.append(part)
+        return list(found.values())
+
     def leaves(self) -> list[str]:
         """Nodes that nobody takes anything from."""
         used = {link.node for node in self.nodes.values() for _, link in node.sources()}

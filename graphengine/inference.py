@@ -20,22 +20,24 @@ def output_types(graph: Graph, id: str) -> dict[str, Any]:
     if here is not None and isinstance(here.kind, NodeDef) and not here.kind.is_generic:
         known = graph._types[id] = _types(graph, here)
         return known
-    stack, entered = [(graph, id)], set[tuple[int, str]]()
+    stack, entered, unsure = [(graph, id)], set[tuple[int, str]](), set[tuple[int, str]]()
     while stack:
         owner, current = stack[-1]
         node = owner.nodes.get(current)
-        if current in owner._types or node is None:
+        if node is None or (current in owner._types and (hash(owner), current) not in unsure):
             stack.pop()
             continue
         if (hash(owner), current) not in entered:
             entered.add((hash(owner), current))
+            if isinstance(node.kind, Graph):
+                owner._types[current] = {"": Any}  # where it is used in itself, this is asked for again
+                unsure.add((hash(owner), current))
             before = [b for b in _needed(owner, current, node) if b[1] not in b[0]._types]
             if waiting := [b for b in before if (hash(b[0]), b[1]) not in entered]:
                 stack.extend(waiting)
                 continue
-        if isinstance(node.kind, Graph):
-            owner._types[current] = {"": Any}  # a graph that is used in itself asks for this again
         owner._types[current] = _types(owner, node)
+        unsure.discard((hash(owner), current))
         stack.pop()
     return graph._types.get(id, {})
 

@@ -168,22 +168,35 @@ def without_folders(
     for name, value in inputs.items():
         with contextlib.suppress(NoData):  # what is no data was given by a program, which has to give it again
             given[name] = plain(_named(value, file_rule(graph, name), base, (INPUTS, name), files))
-    return _without_folders(graph, ("workflow",), files, set(given)), given, files
+    from graphengine.workflow_write import names_of_recursive
+
+    return _without_folders(graph, ("workflow",), files, set(given), names_of_recursive(graph), {}), given, files
 
 
-def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]], given: set[str]) -> Graph:
+def _without_folders(
+    graph: Graph, place: Position, files: list[dict[str, Any]], given: set[str], named: Mapping[int, str],
+    twins: dict[int, Graph],
+) -> Graph:
+    """A copy of a graph without folders; `named` are those that use themselves, which stand once in a document."""
     base, twin = folder_of(graph), graph.copy()
+    twin.title = graph.title or (graph.file.stem if graph.file is not None and id(graph) in named else "")
     twin.file = None
+    if place[:2] == ("workflow", "workflows"):
+        twins[id(graph)] = twin
     for name, declared in graph.inputs.items():
         # A default that is not used is named only: its file need not exist.
         at = () if name in given else (*place, INPUTS, name, "default")
         default = _named(declared.default, file_rule(graph, name), base, at, files)
         twin.inputs[name] = dataclasses.replace(declared, default=default)
-    for id, node in graph.nodes.items():
-        here = (*place, "nodes", id)
+    for name_of_node, node in graph.nodes.items():
+        here = (*place, "nodes", name_of_node)
         kind = node.kind
-        if isinstance(kind, Graph):
-            kind = _without_folders(kind, (*here, "workflow"), files, set(node.args))
+        if isinstance(kind, Graph) and id(kind) in twins:
+            kind = twins[id(kind)]
+        elif isinstance(kind, Graph) and id(kind) in named:
+            kind = _without_folders(kind, ("workflow", "workflows", named[id(kind)]), files, set(), named, twins)
+        elif isinstance(kind, Graph):
+            kind = _without_folders(kind, (*here, "workflow"), files, set(node.args), named, twins)
         args = {}
         for name, value in node.args.items():
             rule = file_rule(node.kind, name)
@@ -193,7 +206,7 @@ def _without_folders(graph: Graph, place: Position, files: list[dict[str, Any]],
             else:
                 args[name] = _named(value, rule, base, (*here, "with", name), files)
         workflow = Path(node.workflow).name if node.workflow else None
-        twin.put(id, Node(kind, args, node.each, node.version, workflow, node.ui, node.keep_going))
+        twin.put(name_of_node, Node(kind, args, node.each, node.version, workflow, node.ui, node.keep_going))
     return twin
 
 

@@ -86,6 +86,7 @@ def _graph_properties() -> Schema:
         "description": {"type": "string"},
         "inputs": named("input", "What may be given when the workflow runs, linked as inputs.NAME."),
         "values": named("value", "Values that JSON cannot hold, linked as values.NAME."),
+        "workflows": named("workflow", "Workflows that nodes use by name, and that may use themselves."),
         "nodes": named("node", "The nodes by id."),
         "outputs": named("link", "What the workflow gives, by name."),
         "ui": {"type": "object", "description": "Positions and notes of editors."},

@@ -41,7 +41,8 @@ def steps(
 
 
 def _steps(
-    graph: Graph, inputs: Mapping[str, Any], links: list[Link], item: int | None, made: Mapping[str, Any]
+    graph: Graph, inputs: Mapping[str, Any], links: list[Link], item: int | None, made: Mapping[str, Any],
+    above: tuple[Graph, ...] = (),
 ) -> list[Any]:
     part = graph.subgraph(*links)
     known: dict[str, Any] = {}
@@ -67,10 +68,12 @@ def _steps(
         sockets = node.sockets
         # A null that comes through a declared input stands for the default of what it is linked to.
         whole = {n: s.default for n, s in sockets.items()} | {n: v for n, v in given.items() if v is not None}
-        if isinstance(node.kind, Graph):
+        if isinstance(node.kind, Graph) and any(node.kind is outer for outer in (*above, graph)):
+            known[id] = dict.fromkeys(node.kind.outputs)  # how often it is used in itself is known when it runs
+        elif isinstance(node.kind, Graph):
             values = {name: coerce(whole.get(name), declared.type) for name, declared in node.kind.inputs.items()}
             outputs = node.kind.outputs
-            found = _steps(node.kind, values, list(outputs.values()), item, {})
+            found = _steps(node.kind, values, list(outputs.values()), item, {}, (*above, graph))
             known[id] = dict(zip(outputs, found, strict=True))
         else:
             known[id] = Step(node.type, whole, made.get(id))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Union
 
+from graphengine.acting import acts
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
@@ -43,10 +44,54 @@ def problems(graph: Graph) -> list[Problem]:
             stack.pop()
         elif hash(part) not in seen:
             enter(id, part)
-        elif any(part is outer for _, outer, _, _ in stack):
-            place = "/".join([*(outer for outer, *_ in stack[1:]), id])
-            told.append(Problem("needs itself", f"the workflow {part.name} is used in itself", Where(node=place)))
-    return [problem for told in found for problem in told]
+    return [*(problem for told in found for problem in told), *_endless(graph)]
+
+
+def _endless(graph: Graph) -> Iterator[Problem]:
+    """What is wrong where a workflow uses itself and nothing decides whether it does (a lazy input, as of `when`)."""
+    seen: set[int] = set()
+    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]]]] = [("", graph, _always_used(graph))]
+    pending = graph.with_parts()
+    while stack or pending:
+        if not stack:  # what is used only behind a condition may be endless itself
+            start = pending.pop()
+            if id(start) not in seen:
+                stack.append(("", start, _always_used(start)))
+            continue
+        _, current, inside = stack[-1]
+        seen.add(id(current))
+        node, part = next(inside, ("", None))
+        if part is None:
+            stack.pop()
+        elif any(part is outer for _, outer, _ in stack):
+            what = f"the workflow {part.name} is used in itself, whatever its inputs are"
+            hint = "use it behind a `when` or a `switch`, and without nodes that act (such as those that save)"
+            place = [outer for outer, *_ in stack[1:]] + [node]
+            yield _placed(current, Problem("needs itself", what, Where(node="/".join(place)), hint), ("nodes", node))
+        elif id(part) not in seen:
+            stack.append((node, part, _always_used(part)))
+
+
+def _always_used(graph: Graph) -> Iterator[tuple[str, Graph]]:
+    """The workflows used as nodes in a graph that are needed whatever its conditions say."""
+    needed: dict[str, None] = {}
+    acting = [id for id, node in graph.nodes.items() if acts(node.kind)]
+    stack = [*(link.node for link in graph.outputs.values()), *acting]
+    stack = stack or list(graph.nodes)
+    while stack:
+        id = stack.pop()
+        if id in needed or id not in graph.nodes:
+            continue
+        needed[id] = None
+        node = graph.nodes[id]
+        for name, link in node.sources():
+            socket = node.sockets.get(name)
+            if socket is None or not socket.lazy or name in node.each:
+                stack.append(link.node)
+    for name in needed:
+        kind = graph.nodes[name].kind
+        if isinstance(kind, Graph):
+            yield name, kind
 
 
 def _own_problems(graph: Graph) -> list[Problem]:

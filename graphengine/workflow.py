@@ -225,7 +225,9 @@ def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> Graph:
     inside = Reach(
         path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open
     )
-    return Reader(lines, path, str(path), inside).graph_of(migrated(data, Where(file=str(path))))
+    document, reader = migrated(data, Where(file=str(path))), Reader(lines, path, str(path), inside)
+    reach.known[path.resolve()] = reader.graph  # it may use itself
+    return reader.graph_of(document)
 
 
 def _open(path: Path, reach: Reach) -> Graph:

@@ -31,7 +31,7 @@ PACKED: SocketType[Any] = SocketType(object, "packed", packed, unpacked, suffix=
 MAX_FILES = 32
 """How deep workflow files may use one another."""
 
-_TOP = ("version", "title", "description", "inputs", "values", "nodes", "outputs", "ui")
+_TOP = ("version", "title", "description", "inputs", "values", "workflows", "nodes", "outputs", "ui")
 _NODE = ("node", "workflow", "from", "with", "each", "keep_going", "ui")
 _INPUT = ("type", "default", "help", "min", "max", "step", "choices")
 _VALUE = ("type", "file", "digest", "value")
@@ -50,7 +50,8 @@ class Reach:
         roots: Folders that no file may leave; None allows what lies beside and above.
         fetch: Finds the bytes of a value by their SHA-256 digest.
         chain: The files that are being read, outermost first.
-        known: Files that were read already.
+        known: Files that were read already, or are being read: a workflow may use itself.
+        named: What stands under `workflows` of the document, by name.
         open_file: Reads another workflow file.
     """
 
@@ -60,6 +61,7 @@ class Reach:
     chain: tuple[Path, ...] = ()
     known: dict[Path, Graph] = field(default_factory=dict)
     open_file: Callable[[Path, Reach], Graph] | None = None
+    named: dict[str, Graph] = field(default_factory=dict)
 
     def confine(self, file: Path) -> Path:
         """A file's path, which from now on is opened only below the roots.
@@ -201,6 +203,7 @@ class Reader:
             graph.inputs[name] = self.input(name, declared)
         for name, value in self.mapping(data, "values", ()).items():
             self.value(name, value)
+        self.workflows(self.mapping(data, "workflows", ()))
         for id, node in self.mapping(data, "nodes", ()).items():
             graph.put(id, self.node(id, node))
         for name, source in self.mapping(data, "outputs", ()).items():
@@ -211,6 +214,19 @@ class Reader:
                 self.problem("bad link", "an output comes from one node", ("outputs", name),
                              hint="write its id, or id.port")
         return graph
+
+    def workflows(self, written: Mapping[str, Any]) -> None:
+        """What nodes use by name: each is known before any of them is read, so that they may use one another."""
+        readers = {}
+        for name, data in written.items():
+            path: Place = ("workflows", name)
+            if isinstance(data, dict):
+                readers[name] = Reader(Lines(self.graph.lines, path), self.graph.file, self.name, self.reach)
+                self.reach.named[name] = readers[name].graph
+            else:
+                self.problem("wrong type", "a workflow is a mapping with `nodes`, ...", path)
+        for name, reader in readers.items():
+            reader.graph_of(written[name], inline=True)
 
     def input(self, name: str, declared: Any) -> Input:
         path: Place = (INPUTS, name)
@@ -402,6 +418,8 @@ class Reader:
         if not isinstance(given, str) or not given:
             self.problem("wrong type", "`workflow` is a path of a workflow file, or a workflow", path)
             return "", None
+        if given in self.reach.named:
+            return self.reach.named[given], None
         reason = self.refused(given)
         if reason or self.reach.open_file is None:
             self.problem("bad workflow", f"{given!r:.120} {reason or 'cannot be opened here'}", path)
@@ -426,10 +444,7 @@ class Reader:
             self.reach.confine(file)
         except WorkflowError:
             return "lies outside the allowed folders"
-        if file in self.reach.chain:
-            ring = [f.name for f in self.reach.chain[self.reach.chain.index(file) :]]
-            return f"uses itself: {' -> '.join([*ring, file.name])}"
-        if len(self.reach.chain) >= MAX_FILES:
+        if len(self.reach.chain) >= MAX_FILES and file not in self.reach.known:
             return f"is nested deeper than {MAX_FILES} files"
         return ""
 

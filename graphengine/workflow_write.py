@@ -145,6 +145,31 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def names_of_recursive(graph: Graph, embed: bool = True) -> dict[int, str]:
+    """By `id` the names of the graphs that use themselves, through others or not, and are used as nodes in a graph.
+
+    Args:
+        embed: Also those that a node names by their file.
+    """
+    known = {id(part): part for part in graph.with_parts()}
+    by_file = {id(n.kind) for part in known.values() for n in part.nodes.values() if n.workflow is not None}
+    recursive = {number for number, part in known.items() if _uses_itself(part)}
+    found: dict[int, str] = {}
+    for number, part in known.items():
+        if number in recursive and (embed or number not in by_file):
+            stem = re.sub(r"\W+", "_", part.title or (part.file.stem if part.file is not None else "")) or "workflow"
+            taken, name, count = set(found.values()), stem, 1
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            found[number] = name
+    return found
+
+
+def _uses_itself(graph: Graph) -> bool:
+    return any(graph is inner for part in graph.parts.values() for inner in part.with_parts())
+
+
 class Writer:
     """Writes one document with all that stands in it.
 
@@ -167,6 +192,7 @@ class Writer:
         self.problems: list[Problem] = []
         self.files: dict[str, str] = {}
         self.count = 0
+        self.named: dict[int, str] = {}
 
     def document(self, graph: Graph) -> dict[str, Any]:
         """The document of a graph.
@@ -175,10 +201,20 @@ class Writer:
             WorkflowError: A part of it cannot be written; holds all problems.
         """
         base = graph.folder or Path.cwd()
-        data = {"version": FORMAT, **_Part(self, graph, base, "").data(0)}
+        self.named = names_of_recursive(graph, self.embed)
+        data = {"version": FORMAT}
+        inner = _Part(self, graph, base, "").data(0)
+        parts = {id(part): part for part in graph.with_parts()}
+        named = {name: _Part(self, parts[i], base, f"{name}/").data(1) for i, name in self.named.items()}
         if self.problems:
             raise WorkflowError(self.problems)
-        return data
+        nodes = inner.pop("nodes")
+        ends = {key: inner.pop(key) for key in ("outputs", "ui") if key in inner}
+        return data | inner | ({"workflows": named} if named else {}) | {"nodes": nodes} | ends
+
+    def name_of(self, kind: object) -> str | None:
+        """The name under which a workflow that uses itself stands in the document."""
+        return self.named.get(id(kind))
 
     def file_for(self, name: str, digest: str, suffix: str) -> str:
         """A file name that no other content of this document has."""
@@ -255,6 +291,8 @@ class _Part:
         data: dict[str, Any] = {}
         if node.workflow is not None and not (self.writer.embed and isinstance(node.kind, Graph)):
             data["workflow"] = self.rebased(node.workflow)
+        elif (name := self.writer.name_of(node.kind)) is not None:
+            data["workflow"] = name
         elif isinstance(node.kind, Graph):
             inner = _Part(self.writer, node.kind, self.base, f"{self.prefix}{id}/")
             data["workflow"] = inner.data(depth + 1)

@@ -67,14 +67,8 @@ class Preload:
 
 
 def _device_packs(graph: Graph) -> list[Any]:
-    packs: dict[Any, None] = {}
-    stack = [graph]
-    while stack:
-        for node in stack.pop().nodes.values():
-            if isinstance(node.kind, Graph):
-                stack.append(node.kind)
-            elif isinstance(node.kind, NodeDef) and node.kind.on == "device":
-                packs[node.kind.module_pack] = None
+    kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
+    packs = {kind.module_pack: None for kind in kinds if isinstance(kind, NodeDef) and kind.on == "device"}
     return list(packs)
 
 

@@ -63,15 +63,10 @@ def _threads_as_then(record: Mapping[str, Any]) -> None:
 def _refuse_writing(graph: Graph, output: str) -> None:
     """A picture may come from a stranger: what it is made of must not write files."""
     from graphengine.definition import NodeDef
-    from graphengine.graph import Graph
 
-    stack = [graph.subgraph(output)]
-    while stack:
-        part = stack.pop()
+    for part in graph.subgraph(output).with_parts():
         for id, node in part.nodes.items():
-            if isinstance(node.kind, Graph):
-                stack.append(node.kind)
-            elif isinstance(node.kind, NodeDef) and (
+            if isinstance(node.kind, NodeDef) and (
                 node.kind.output or any(rule.write for rule in node.kind.files.values())
             ):
                 raise WorkflowError(
