@@ -34,6 +34,11 @@ def plain_function(fn: Any) -> Callable[..., Any]:
     return _like(fn, inner, lambda *args, **kwargs: fn(*args, **kwargs))
 
 
+def made_of(function: Any) -> Any:
+    """The callable that `plain_function` made a function of; None for any other function."""
+    return getattr(function, "__graphengine_callable__", None)
+
+
 def is_async(fn: Any) -> bool:
     """Whether a call of it gives a coroutine."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_annotated(fn))
@@ -74,6 +79,7 @@ def _like(fn: Any, inner: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     named = {*signature.parameters, "return"}
     call.__annotations__ = {n: a for n, a in getattr(inner, "__annotations__", {}).items() if n in named}
     call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__graphengine_callable__ = fn  # type: ignore[attr-defined]
     call.__name__ = name_of(fn)
     call.__module__ = getattr(inner, "__module__", None) or "__main__"  # code made by exec has none
     if not isinstance(fn, types.FunctionType):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphengine.callables import made_of
 from graphengine.content import Content, Unfollowed, module_of
 from graphengine.definition import NodeDef
 from graphengine.keys import PLAIN, digest, graph_key, token
@@ -113,6 +114,8 @@ class Walk:
     def function(self, function: types.FunctionType) -> Any:
         if (again := self._again(function)) is not None:
             return again
+        if (inner := made_of(function)) is not None:
+            return ("made of", self.used(inner, function.__qualname__))
         code, space, found = function.__code__, function.__globals__, self.found
         found.functions.append((function, code, function.__defaults__, function.__kwdefaults__))
         if home(str(space.get("__name__", ""))) == "library":
