@@ -49,33 +49,44 @@ def problems(graph: Graph) -> list[Problem]:
 
 def _endless(graph: Graph) -> Iterator[Problem]:
     """What is wrong where a workflow uses itself and nothing decides whether it does (a lazy input, as of `when`)."""
-    seen: set[int] = set()
-    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]]]] = [("", graph, _always_used(graph))]
     pending = graph.with_parts()
+    if len(pending) == 1 and not graph.parts:
+        return
+    seen: set[int] = set()
+    above: set[int] = set()
+    acting: dict[int, bool] = {}
+    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]]]] = []
+
+    def enter(id_: str, part: Graph) -> None:
+        seen.add(id(part))
+        above.add(id(part))
+        stack.append((id_, part, _always_used(part, acting)))
+
+    enter("", graph)
     while stack or pending:
         if not stack:  # what is used only behind a condition may be endless itself
             start = pending.pop()
             if id(start) not in seen:
-                stack.append(("", start, _always_used(start)))
+                enter("", start)
             continue
         _, current, inside = stack[-1]
-        seen.add(id(current))
         node, part = next(inside, ("", None))
         if part is None:
+            above.discard(id(current))
             stack.pop()
-        elif any(part is outer for _, outer, _ in stack):
+        elif id(part) in above:
             what = f"the workflow {part.name} is used in itself, whatever its inputs are"
             hint = "use it behind a `when` or a `switch`, and without nodes that act (such as those that save)"
             place = [outer for outer, *_ in stack[1:]] + [node]
             yield _placed(current, Problem("needs itself", what, Where(node="/".join(place)), hint), ("nodes", node))
         elif id(part) not in seen:
-            stack.append((node, part, _always_used(part)))
+            enter(node, part)
 
 
-def _always_used(graph: Graph) -> Iterator[tuple[str, Graph]]:
+def _always_used(graph: Graph, known: dict[int, bool]) -> Iterator[tuple[str, Graph]]:
     """The workflows used as nodes in a graph that are needed whatever its conditions say."""
     needed: dict[str, None] = {}
-    acting = [id for id, node in graph.nodes.items() if acts(node.kind)]
+    acting = [id for id, node in graph.nodes.items() if acts(node.kind, known)]
     stack = [*(link.node for link in graph.outputs.values()), *acting]
     stack = stack or list(graph.nodes)
     while stack:
