@@ -151,8 +151,8 @@ nodes:
 outputs: {y: after}
 """)
     assert graph.problems() == []
-    assert graph() == 8
-    assert CALLS["inc"] == 1
+    assert graph.run(store=Store()) == {"y": 8}
+    assert CALLS["inc"] == 1  # `after`
     assert graph(style="a") == 3
 
 
