@@ -111,11 +111,11 @@ def leftovers(play: Play) -> list[str]:
     base, found = queue(play.place), []
     known = {base.body(job.id)["files"] for job in base.history(limit=1000)}
     folder = files_of(base).folder
-    for file in play.place.rglob("*"):
-        parts = file.relative_to(play.place).parts
-        hidden = any(part.startswith(".") or part.endswith(".tmp") for part in parts)
-        if hidden or (file.parent == folder and file.name not in known):
-            found.append(str(file))
+    for path, folders, names in os.walk(play.place):  # which bears that folders are swept meanwhile
+        for name in (*folders, *names):
+            orphan = Path(path) == folder and name not in known
+            if name.startswith(".") or name.endswith(".tmp") or orphan:
+                found.append(str(Path(path) / name))
     base.close()
     return found
 
