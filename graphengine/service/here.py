@@ -140,8 +140,9 @@ def hello(file: Path) -> dict[str, Any] | None:
     no more than its version: the rest may mean anything."""
     from graphengine import __version__
 
-    found = _answer(file, "hello")
-    if found is None:
+    try:
+        found = _answer(file, "hello")
+    except (OSError, ValueError):
         return None
     version = found.get("version") if isinstance(found, dict) else None
     return found if version == __version__ else {"version": version, "active": True, "workers": []}
@@ -149,19 +150,23 @@ def hello(file: Path) -> dict[str, Any] | None:
 
 def doing(file: Path) -> dict[int, dict[str, Any]]:
     """What the jobs do that run on this machine, by number, as `Doing.facts` tells it; empty if nothing runs them."""
-    found = _answer(file, "jobs")
+    try:
+        found = _answer(file, "jobs")
+    except (OSError, ValueError):  # none runs, or one of an older version, which knows no such question
+        return {}
     return {int(number): facts for number, facts in found.items()} if isinstance(found, dict) else {}
 
 
 def _answer(file: Path, op: str) -> Any:
-    """The one line with which a service answers; None if none runs."""
-    try:
-        with connected(file) as stream:
-            stream.write(json.dumps({"op": op}).encode() + b"\n")
-            stream.flush()
-            return json.loads(stream.readline())
-    except (OSError, ValueError):
-        return None
+    """The one line with which a service answers.
+
+    Raises:
+        OSError, ValueError: None runs, or it says nothing that can be read.
+    """
+    with connected(file) as stream:
+        stream.write(json.dumps({"op": op}).encode() + b"\n")
+        stream.flush()
+        return json.loads(stream.readline())
 
 
 def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
