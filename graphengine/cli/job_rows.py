@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.service.doing import words
+from graphengine.service.doing import SILENT, silence, words
 from graphengine.service.here import doing as ask
 from graphengine.service.jobs import Job, State
 from graphengine.service.submit import in_short
@@ -144,6 +144,8 @@ def _going(now: Mapping[str, Any]) -> str:
         parts.append(f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left")
     if now.get("worker"):
         parts.append(str(now["worker"]))
+    if now.get("silent", 0.0) >= SILENT:
+        parts.append(f"silent for {now['silent']:.0f} s")
     return ", ".join(parts)
 
 
@@ -163,7 +165,9 @@ def table(jobs: Sequence[Job], doing: Doing, title: str | None = None) -> Table:
         "took": [_took(job) for job in jobs],
         "": [outcome(job, doing) for job in jobs],
     }
-    found = Table(title=title, box=None, pad_edge=False)
+    named = [sentence for job in jobs if (sentence := silence(job.id, doing.get(job.id))) is not None]
+    caption = Text("\n".join(map(plain, named)), justify="left") if named else None
+    found = Table(title=title, caption=caption, caption_justify="left", box=None, pad_edge=False)
     kept = {name: cells for name, cells in columns.items() if any(cells) or name in ("job", "state")}
     for name in kept:
         long = name in ("inputs", "")

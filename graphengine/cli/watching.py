@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from graphengine.service.queue import Queue
 
 ENDED = tuple(state.value for state in State if state.ended)
-STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed")
+STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed", "silent")
 """What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
 MOST_WAITING = 100_000
 """Jobs that are counted as waiting."""

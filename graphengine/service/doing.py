@@ -10,6 +10,9 @@ from typing import Any
 
 from graphengine.events import Event, Kind
 
+SILENT = 60.0
+"""Seconds without a sign (a node that begins or ends, a step, a preview) after which a job that runs is named."""
+
 
 @dataclass
 class _Node:
@@ -110,3 +113,16 @@ def words(state: str, doing: Mapping[str, Any] | None) -> str:
     if state != "running" or doing is None:
         return state
     return "running, waits for a worker" if doing["waits"] else str(doing["state"])
+
+
+def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
+    """A sentence about a job that runs and has given no sign for long, with what to do; None of any other."""
+    if doing is None or doing["state"] != "running" or doing["waits"] or doing["silent"] < SILENT:
+        return None
+    node, worker = doing.get("node"), doing.get("worker")
+    what = f" while it computes {node}" if node else ""
+    return (
+        f"job {number} has given no sign for {doing['silent']:.0f} s{what}{f' on {worker}' if worker else ''}; a node "
+        f"that takes long should tell its steps; `graphengine queue cancel {number}` ends it, and `graphengine worker "
+        "--timeout SECONDS` ends nodes that give no sign"
+    )

@@ -51,6 +51,7 @@ class JobRun:
         self.doing = Doing()
         self._left = ""
         self._grace = RUN_GRACE
+        self.named = False  # whether people were told that it gives no sign
         self._finished: str | None = None  # the folder of bytes that a finisher has made use of
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
 from graphengine.service.cleaning import clean
 from graphengine.service.database import QueueError
+from graphengine.service.doing import silence
 from graphengine.service.happenings import JobEvent, JobListener
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import DEATHS, SECONDS, Lease, take
@@ -296,6 +297,16 @@ class Service:
                 lease.left(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
                 run.cancel()
+            else:
+                self._name_silent(run)
+
+    def _name_silent(self, run: JobRun) -> None:
+        """Say once of each silence that a job gives no sign."""
+        sentence = silence(run.job.id, run.doing.facts())
+        if sentence is not None and not run.named:
+            log.warning("%s", sentence, extra={"job": run.job.id})
+            self.tell(JobEvent(run.job.id, "silent", facts={"error": sentence}))
+        run.named = sentence is not None
 
     def _clear(self, job: Job) -> None:
         """Remove what a job's last attempt has left, whose end was not recorded."""

@@ -442,3 +442,39 @@ def test_events_of_jobs_that_are_put_back_are_told(
     assert kinds == ["running", "left", "running", "done"]
     (error,) = [event.facts["error"] for event in told if event.kind == "left"]
     assert error == "the service lacked what it needs: Too many open files in system"
+
+
+# --- who gives no sign ------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_job_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rich.console import Console
+
+    from graphengine.cli import job_rows
+    from graphengine.service import doing
+
+    monkeypatch.setattr(doing, "SILENT", 0.2)
+    monkeypatch.setattr(job_rows, "SILENT", 0.2)
+    told: list[JobEvent] = []
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        service.subscribe(told.append)
+        job = hung(service, tmp_path, "here", "sleep")
+        waiting = service.submit(of("process_here", x=1))
+        wait_for(lambda: any(event.kind == "silent" for event in told))
+        facts = service.doing()
+        sentence = doing.silence(job, facts[job])
+        assert sentence is not None
+        assert f"job {job} has given no sign for 0 s while it computes n" in sentence
+        assert f"`graphengine queue cancel {job}` ends it" in sentence
+        console = Console(width=400, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(job_rows.table([service.queue.get(job)], facts))
+        shown = console.export_text()
+        assert "silent for 0 s" in shown
+        assert f"`graphengine queue cancel {job}` ends it" in shown
+        [file.unlink() for file in tmp_path.glob("here sleep *")]
+        service.wait(job, waiting, timeout=60)
+        assert [event.job for event in told if event.kind == "silent"].count(job) == 1
+    assert any(f"job {job} has given no sign" in record.message for record in caplog.records)
+    assert doing.silence(job, {"state": "running", "waits": True, "silent": 99.0}) is None
