@@ -25,7 +25,7 @@ from .test_workers import at_once, go, wait_for
 def nap(seconds: float) -> Message:
     """The order to compute a nap."""
     inputs = {name: Values(None).encode(value, {}) for name, value in (("x", 1), ("seconds", seconds))}
-    facts = {"node": "n", "exact": False, "made": {}, "watched": False}
+    facts = {"node": "n", "exact": False, "made": {}, "watched": False, "share": True}
     return {"op": "calls", "node": "pack.nap", "items": [{"call": 1, "inputs": inputs, **facts}]}
 
 
