@@ -30,7 +30,7 @@ from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import DONE, Const, constant
 from graphengine.threads import leavable
-from graphengine.validate import check_problems, literal_problem, node_problems, too_many
+from graphengine.validate import check_problems, default_problem, literal_problem, node_problems, placed, too_many
 
 ATTEMPTS = 4
 """How often a run begins again because a value was found changed in place."""
@@ -214,6 +214,7 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
     for name, declared in graph.inputs.items():
         if name in inputs:
             value, here = inputs[name], start
+            problem = literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))
         elif declared.required:
             problems.append(
                 Problem("missing input", f"{graph.name} needs the input {name}", Where(node=INPUTS, socket=name),
@@ -222,11 +223,15 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
             continue
         else:
             value, here = declared.default, folder_of(graph)
-        if (problem := literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))) is not None:
+            problem = default_problem(graph, declared)
+        if problem is not None:
             problems.append(problem)
         bound[name] = constant(coerce(value, declared.type), here)
     if not problems and bound:
-        problems += _limits(graph, bound)
+        for problem in _limits(graph, bound):
+            name = problem.where.socket
+            is_default = problem.where.node == INPUTS and name is not None and name not in inputs
+            problems.append(placed(graph, problem, (INPUTS, str(name))) if is_default else problem)
     if problems:
         raise WorkflowError(problems)
     return bound

@@ -9,7 +9,7 @@ from typing import Any, Union
 
 from graphengine.acting import acts
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Link, Node, bad_id, links_in
+from graphengine.elements import INPUTS, VALUES, Input, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
 from graphengine.inference import item_type, sources_of, type_of
@@ -78,7 +78,7 @@ def _endless(graph: Graph) -> Iterator[Problem]:
             what = f"the workflow {part.name} is used in itself, whatever its inputs are"
             hint = "use it behind a `when` or a `switch`, and without nodes that act (such as those that save)"
             place = [outer for outer, *_ in stack[1:]] + [node]
-            yield _placed(current, Problem("needs itself", what, Where(node="/".join(place)), hint), ("nodes", node))
+            yield placed(current, Problem("needs itself", what, Where(node="/".join(place)), hint), ("nodes", node))
         elif id(part) not in seen:
             enter(node, part)
 
@@ -112,7 +112,7 @@ def _own_problems(graph: Graph) -> list[Problem]:
         found += node_problems(graph, id)
     found += _cycles(graph)
     for name, link in graph.outputs.items():
-        found += [_placed(graph, p, ("outputs", name)) for p in _dangling(graph, link, f"output {name}", "")]
+        found += [placed(graph, p, ("outputs", name)) for p in _dangling(graph, link, f"output {name}", "")]
     return found
 
 
@@ -122,7 +122,7 @@ def node_problems(graph: Graph, id: str) -> list[Problem]:
     kind, node = graph.nodes[id].kind, graph.nodes[id]
     if isinstance(kind, NodeDef) and kind.check_fn is not None and not node.each:
         found += check_problems(kind, node.literals, id, any(p.severity == "error" for p in found))
-    return [_placed(graph, p, ("nodes", id)) for p in found]
+    return [placed(graph, p, ("nodes", id)) for p in found]
 
 
 def check_problems(
@@ -312,14 +312,23 @@ def _declared(graph: Graph) -> Iterator[Problem]:
     used = {link.port for node in graph.nodes.values() for _, link in node.sources() if link.node == INPUTS}
     used |= {link.port for link in graph.outputs.values() if link.node == INPUTS}
     for name, declared in graph.inputs.items():
-        where = Where(node=INPUTS, socket=name)
-        if not declared.required and (complaint := declared.socket().complaint(declared.default)):
-            kind, expected, found = complaint
-            problem = Problem(kind, f"its default {found} is not {expected}", where, expected=expected, found=found)
-            yield _placed(graph, problem, (INPUTS, name))
+        if (problem := default_problem(graph, declared)) is not None:
+            yield problem
         if name not in used:
-            problem = Problem("unused input", "nothing uses this input", where, severity="warning")
-            yield _placed(graph, problem, (INPUTS, name))
+            where = Where(node=INPUTS, socket=name)
+            yield placed(graph, Problem("unused input", "nothing uses this input", where, severity="warning"),
+                         (INPUTS, name))
+
+
+def default_problem(graph: Graph, declared: Input) -> Problem | None:
+    """What is wrong with the default of a declared input, at its line."""
+    complaint = None if declared.required else declared.socket().complaint(declared.default)
+    if complaint is None:
+        return None
+    kind, expected, found = complaint
+    where = Where(node=INPUTS, socket=declared.name)
+    problem = Problem(kind, f"its default {found} is not {expected}", where, expected=expected, found=found)
+    return placed(graph, problem, (INPUTS, declared.name))
 
 
 def _cycles(graph: Graph) -> Iterator[Problem]:
@@ -341,7 +350,7 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
             elif source in path:
                 ids = list(path)
                 ring = [*ids[ids.index(source) :], source]
-                yield _placed(
+                yield placed(
                     graph, Problem("cycle", f"nodes need each other: {' <- '.join(ring)}", Where(node=source)),
                     ("nodes", source),
                 )
@@ -350,7 +359,7 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
                 stack.append((source, sources_of(graph, source)))
 
 
-def _placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
+def placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
     """The problem with its file and the nearest line that is known."""
     place: dict[str, Any] = {}
     if graph.file is not None and problem.where.file is None:

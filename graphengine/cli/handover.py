@@ -67,7 +67,6 @@ def hand_over(
     from graphengine.service.submit import submit
 
     inputs = parse_sets(graph, sets)
-    graph.check()
     print_problems(problem for problem in graph.problems() if problem.severity == "warning")
     check_folder(out, graph)  # that it cannot be written is told now, not by the job
     queue = Queue(file)

@@ -81,7 +81,6 @@ def submit(
     from graphengine.service.submit import submit_all
 
     several = [parse_sets(graph, set)] if not over else _over(graph, set, over)
-    graph.check()
     check_folder(out, graph)  # that it cannot be written is told now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}

@@ -80,7 +80,6 @@ def command(
     from graphengine.outputs import Writer, check_folder, write_outputs
 
     inputs = parse_sets(graph, set)
-    graph.check()
     print_warnings(graph)
     name = workflow_name(graph)
     check_folder(out, graph)

@@ -67,7 +67,6 @@ def command(
     from graphengine.progress import Bars
 
     fixed, axes, runs = combinations(graph, set, over)
-    graph.check()
     for values in runs:
         bind_inputs(graph, fixed | values)
     print_warnings(graph)
@@ -112,12 +111,12 @@ def combinations(
     """The inputs that are fixed, the values of the others, and every combination of these.
 
     Raises:
-        WorkflowError: One is given twice; there are too many; a value does not fit.
+        WorkflowError: Something is wrong with the graph; one is given twice; there are too many; one does not fit.
     """
     from graphengine.cli.values import parse_over, parse_sets
 
-    axes = parse_over(graph, over)
     fixed = parse_sets(graph, set, whole=False)
+    axes = parse_over(graph, over)
     if both := [name for name in axes if name in fixed]:
         raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
     return fixed, axes, [dict(zip(axes, values, strict=True)) for values in _product(axes)]

@@ -26,12 +26,12 @@ def parse_sets(graph: Graph, pairs: Iterable[str] | None, whole: bool = True) ->
         whole: These are all the values that a run gets: also say what is missing or does not fit.
 
     Raises:
-        WorkflowError: Something is wrong with them; holds all such problems.
+        WorkflowError: Something is wrong with the graph or with them; holds all problems, the graph's first.
     """
     from graphengine.evaluate import bind_inputs
 
     found: dict[str, Any] = {}
-    problems: list[Problem] = []
+    problems: list[Problem] = graph.problems()
     for pair in pairs or ():
         try:
             declared, text = _split(graph, pair, "--set")
@@ -42,8 +42,8 @@ def parse_sets(graph: Graph, pairs: Iterable[str] | None, whole: bool = True) ->
         try:
             bind_inputs(graph, found)
         except WorkflowError as error:
-            problems += error.problems
-    if problems:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if any(problem.severity == "error" for problem in problems):
         raise WorkflowError(problems)
     return found
 

@@ -92,6 +92,52 @@ def test_a_wrong_workflow_is_told_with_lines_and_nothing_runs(cli: Run, workflow
     assert not (tmp_path / "out").exists()
 
 
+DEFAULTS = """version: 1
+inputs:
+  text: {type: str, default: 7}
+  number: {type: int, default: 1, min: 3}
+  free: {type: int, default: 1}
+nodes:
+  a: {node: toy.add, from: {a: inputs.number}, with: {b: one}}
+outputs: {a: a}
+"""
+
+
+def test_run_shows_what_validate_shows(cli: Run, workflow: Write) -> None:
+    workflow(DEFAULTS)
+    shown = cli("validate", "flow.yaml").err
+    assert "flow.yaml:3: inputs.text: its default 7 (int) is not str" in shown
+    assert "flow.yaml:4: inputs.number: its default 1 is not 3..\N{INFINITY}" in shown
+    assert "flow.yaml:7: a.b: 'one' (str) is not int" in shown
+    done = cli("run", "flow.yaml")
+    assert (done.code, done.err) == (2, shown)
+
+
+def test_problems_of_a_file_and_of_given_values_are_told_together(cli: Run, workflow: Write) -> None:
+    workflow(DEFAULTS)
+    shown = cli("validate", "flow.yaml").err
+    for words in (["run"], ["queue", "submit"], ["sweep", "--over", "free=1,2"]):
+        done = cli(*words, "flow.yaml", "--set", "nmber=1")
+        assert done.code == 2
+        assert done.err.startswith(shown)
+        assert "did you mean number?" in done.err[len(shown) :]
+
+
+def test_a_default_that_no_node_takes_is_named_with_its_line(cli: Run, workflow: Write) -> None:
+    workflow(
+        "version: 1\n"
+        "inputs:\n"
+        "  size: {type: int, default: -5}\n"
+        "nodes:\n"
+        "  image: {node: mask_rectangle, from: {width: inputs.size}, with: {height: 8, left: 0, top: 0, right: 4, "
+        "bottom: 4}}\n"
+        "outputs: {image: image}\n"
+    )
+    done = cli("run", "flow.yaml")
+    assert done.code == 2
+    assert "flow.yaml:3: inputs.size: -5 is outside" in done.err
+
+
 def test_a_missing_workflow_names_what_there_is(cli: Run, paint: Path) -> None:
     done = cli("run", "pant.yaml")
     assert done.code == 2
