@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,14 @@ NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "g
 def warn_once(text: str) -> None:
     """A service that makes a thousand pictures says it once."""
     log.warning(text)
+
+
+@functools.cache
+def _parameters_of_setup(cls: type) -> frozenset[str]:
+    """The names that `setup` of a Pipe class and of its bases takes."""
+    setups = [vars(base)["setup"] for base in cls.__mro__ if "setup" in vars(base)]
+    parameters = [p for setup in setups for p in inspect.signature(setup).parameters.values()]
+    return frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self")
 
 
 class BasePipe:
@@ -178,7 +187,7 @@ class BasePipe:
             timestep_spacing: `leading`, `linspace` or `trailing`.
             guidance_scale: How strongly the prompt is followed.
             lpw: As in the constructor.
-            args: Other arguments of the family's pipeline; what it does not know is ignored.
+            args: Other arguments of the family's pipeline; what it does not know is ignored, with a warning.
 
         Raises:
             ValueError: A parameter is out of its limits, or there is no such scheduler.
@@ -195,8 +204,10 @@ class BasePipe:
         self._setup_loras = [with_multiplier(lora) for lora in several]
         for source, _ in self._setup_loras:
             std.load_lora(source)
-        known = building.arguments_of(self._family_class())
-        taken = {name: value for name, value in args.items() if name in known and name not in NOT_PARAMETERS}
+        known = building.arguments_of(self._family_class()).keys() - NOT_PARAMETERS - {"num_inference_steps"}
+        taken = {name: value for name, value in args.items() if name in known}
+        for name in args.keys() - taken.keys():
+            self._ignore_unknown(name, {*known, *_parameters_of_setup(type(self))})
         self.pipe_params = {**taken, "num_inference_steps": steps, "clip_skip": clip_skip}
         if guidance_scale is not None:
             self.pipe_params["guidance_scale"] = guidance_scale
@@ -337,16 +348,26 @@ class BasePipe:
         known = {*defaults, *self._pictures, *self._unnamed, "generator", "seed", "scheduler", "clip_skip"}
         for name in [name for name in given if name not in known]:
             del given[name]
-            near = nearest(name, known)
-            self._ignore(name, f"; did you mean {' or '.join(near)}?" if near else "")
+            self._ignore_unknown(name, known)
         if self.model_type is ModelType.FLUX:
             given.pop("clip_skip", None)
             if (given.get("true_cfg_scale") or 1) <= 1 and given.pop("negative_prompt", None):
                 self._ignore("negative_prompt", "; FLUX has no negative prompt, unless true_cfg_scale is over 1")
         return given
 
+    def _ignore_unknown(self, name: str, known: Iterable[str]) -> None:
+        if name in NOT_PARAMETERS:
+            why = "; it is an input of gen"
+        elif name == "num_inference_steps":
+            why = "; setup calls it steps"
+        else:
+            near = nearest(name, known)
+            why = f"; did you mean {' or '.join(near)}?" if near else ""
+        self._ignore(name, why)
+
     def _ignore(self, name: str, why: str) -> None:
-        warn_once(f"{type(self).__name__} ignores {name}{why}")
+        shown = name if name.isidentifier() else f"{name!r:.60}"
+        warn_once(f"{type(self).__name__} ignores {shown}{why}")
 
     def _family_class(self) -> Any:
         return {"SD": self._class, "SDXL": self._classxl, "FLUX": self._classflux}[self.model_type.name]

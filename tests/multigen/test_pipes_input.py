@@ -16,7 +16,8 @@ from graphengine_nodes.checkpoints import TINY
 import multigen.pipes as pipes
 from graphengine import FileError, ModelError
 from multigen import CIm2ImPipe, CInpaintingPipe, Cond2ImPipe, Im2ImPipe, MaskedIm2ImPipe, ModelType, Prompt2ImPipe
-from multigen.pipes import Pictures
+from multigen.pipes import InpaintingPipe, Pictures
+from multigen.pipes.base import BasePipe
 from multigen.pipes.pictures import as_image
 
 from .test_pipes import PROMPT, generator, picture
@@ -153,6 +154,38 @@ def test_masks(tmp_path: Path) -> None:
         pipe.setup(image=original, mask=mask, sample_mode="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mask is 32 x 64"):
         CInpaintingPipe("tiny", cnet_ids="tiny-canny").setup(original, mask[:, ::2])
+
+
+@pytest.mark.parametrize(
+    "cls", [Prompt2ImPipe, Im2ImPipe, Cond2ImPipe, CIm2ImPipe, CInpaintingPipe, MaskedIm2ImPipe, InpaintingPipe]
+)
+def test_what_setup_does_not_know_is_named_once_with_the_nearest_name(
+    cls: type[BasePipe], caplog: pytest.LogCaptureFixture
+) -> None:
+    controlled = {"ctypes": ["canny"], "cnet_ids": "tiny-canny"} if issubclass(cls, Cond2ImPipe) else {}
+    pipe, given, mask = cls("tiny", **controlled), {}, np.eye(64)
+    if cls is not Prompt2ImPipe:
+        given["image"] = picture()
+    if issubclass(cls, MaskedIm2ImPipe):
+        given["mask"] = mask
+    if cls is CInpaintingPipe:
+        given["mask_image"] = mask
+    with caplog.at_level(logging.WARNING, "multigen"):
+        for _ in range(2):
+            pipe.setup(**given, stepz=3, prompt="a circle", num_inference_steps=7, output_type="pil")
+    told = sorted(record.getMessage() for record in caplog.records if record.name.startswith("multigen"))
+    name = cls.__name__
+    assert told == [
+        f"{name} ignores num_inference_steps; setup calls it steps",
+        f"{name} ignores prompt; it is an input of gen",
+        f"{name} ignores stepz; did you mean steps?",
+    ]
+    assert pipe.pipe_params["num_inference_steps"] != 7
+    caplog.clear()
+    pipe.setup(**given, **{"strange\x1b[31m name": 1}, scal=1.0)
+    assert f"{name} ignores 'strange\\x1b[31m name'" in caplog.text
+    if issubclass(cls, Im2ImPipe):
+        assert f"{name} ignores scal; did you mean scale?" in caplog.text
 
 
 # --- inputs of gen ----------------------------------------------------------------------------------------------------
