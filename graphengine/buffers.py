@@ -5,7 +5,6 @@ numpy, torch and Pillow are never imported here: where there is a value of their
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +74,8 @@ def feed_tensor(feed: Feed, value: Any, muted: bool) -> list[Any]:
 
 def _bytes_of(tensor: Any) -> Any:
     """A view of a tensor's memory as an array of bytes, with an axis for those of one number."""
+    import ctypes
+
     numpy = _library("numpy")
     storage, item = tensor.untyped_storage(), tensor.element_size()
     memory = (ctypes.c_char * storage.nbytes()).from_address(storage.data_ptr())

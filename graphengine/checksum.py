@@ -17,13 +17,10 @@ import collections
 import contextlib
 import copy
 import datetime
-import decimal
 import enum
-import fractions
 import functools
 import io
 import marshal
-import mmap
 import pathlib
 import re
 import sys
@@ -55,7 +52,7 @@ FIXED = (
     type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType,
     types.MethodWrapperType, types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
     type(Ellipsis), type(NotImplemented), range, enum.Enum, pathlib.PurePath, re.Pattern, uuid.UUID, weakref.ref,
-    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal, fractions.Fraction,
+    datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
 )  # fmt: skip
 """What cannot be changed."""
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
@@ -339,7 +336,7 @@ class Walk:
             self.push(items)
         elif not self.muted:
             feed_array(self.feed, value)
-        if not isinstance(getattr(value, "_mmap", None), mmap.mmap):
+        if getattr(value, "_mmap", None) is None:
             self._more(value, _numpy().ndarray)
 
     def _tensor(self, value: Any) -> None:
@@ -501,12 +498,13 @@ def _reader(kind: Any) -> Reader:
     for base, reader in (
         (FIXED, Walk.fixed), (LOCKS, Walk.lock), (list, Walk._list), (tuple, Walk._tuple),
         (dict, Walk._dict), (set, Walk._set), (frozenset, Walk._set), (collections.deque, Walk._deque),
-        (bytearray, Walk._buffer), (array.array, Walk._buffer), (memoryview, Walk._buffer), (mmap.mmap, Walk._buffer),
+        (bytearray, Walk._buffer), (array.array, Walk._buffer), (memoryview, Walk._buffer),
         (types.MappingProxyType, Walk._proxy), ((io.BytesIO, io.StringIO), Walk._object), (io.IOBase, Walk.unknown),
     ):  # fmt: skip
         if issubclass(kind, base):
             return reader
-    for name, library, reader in (
+    for name, library, reader in (  # what is not imported has no values
+        ("Decimal", "decimal", Walk.fixed), ("Fraction", "fractions", Walk.fixed), ("mmap", "mmap", Walk._buffer),
         ("generic", "numpy", Walk._scalar), ("ndarray", "numpy", Walk._array), ("Tensor", "torch", Walk._tensor),
         ("Image", "PIL.Image", Walk._picture),
     ):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import array
 import collections
 import datetime
-import decimal
 import enum
 import functools
 import gc
@@ -312,7 +311,7 @@ _EXACT: dict[int, Read] = {
         (collections.deque, _deque), (types.MappingProxyType, _proxy), (bytearray, _bytearray), (array.array, _array),
         (int, _plain(int.__index__)), (float, _plain(float.__float__)), (str, _plain(str.__str__)),
         (bytes, _plain(lambda value: bytes.__getitem__(value, slice(None)))), (complex, _written(complex.__repr__)),
-        (decimal.Decimal, _written(decimal.Decimal.__str__)), (datetime.date, _written(datetime.date.__repr__)),
+        (datetime.date, _written(datetime.date.__repr__)),
         (datetime.timedelta, _written(datetime.timedelta.__repr__)),
         (datetime.timezone, _written(datetime.timezone.__repr__)), (datetime.datetime, _datetime),
         (datetime.time, _datetime), (operator.itemgetter, _reduced), (operator.attrgetter, _reduced),
@@ -359,6 +358,8 @@ def _special(kind: type, bases: tuple[type, ...]) -> Read | None:
     """How objects of libraries are read that Python does not see into."""
     names = {(module_of(cls), type.__dict__["__name__"].__get__(cls)) for cls in bases}
     module, name = module_of(kind), type.__dict__["__name__"].__get__(kind)
+    if kind is getattr(sys.modules.get("decimal"), "Decimal", None):
+        return _written(kind.__str__)
     if ("torch.nn.modules.module", "Module") in names:
         raise Unfollowed("a model")
     if issubclass(kind, logging.Logger):

@@ -142,8 +142,9 @@ class Drive(Launcher):
             raise
         finally:
             self.cancellation._told.remove(self.leave_all)
-        computed = {id for id, reuse in self._before.items() if reuse is Reuse.COMPUTED}
-        self.reuse |= dict.fromkeys(computed & self.reuse.keys(), Reuse.COMPUTED)
+        for id, reuse in self._before.items():
+            if reuse is Reuse.COMPUTED and id in self.reuse:
+                self.reuse[id] = reuse
         self.emit(Kind.RUN_FINISHED, seconds=perf_counter() - start)
         return goals
 

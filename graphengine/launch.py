@@ -187,7 +187,8 @@ class Launcher(ABC):
             made = {**made, **context.facts}
         if self.alone:
             value = twin_of(value)
-        entry = self.store.land(flight, value, made, cost, self._keep(task, kind, cost))
+        keep = kind.cache if cost < WORTH_WRITING and not task.volatile else self._keep(task, kind, cost)
+        entry = self.store.land(flight, value, made, cost, keep)
         self._here = None
         if type(entry) is not Entry:  # it cannot be kept
             arguments.pop(kind.context_parameter or "", None)

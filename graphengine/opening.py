@@ -17,8 +17,8 @@ import errno
 import functools
 import io
 import os
-import secrets
 import stat
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -200,7 +200,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: It cannot be written; nothing is left of it.
     """
-    temporary = f".{secrets.token_hex(8)}{path.suffix}"
+    temporary = f".{uuid.uuid4().hex}{path.suffix}"
     roots = roots_of(path)
     if roots is None or not _BY_DESCRIPTOR:
         part = path.with_name(temporary)

@@ -274,8 +274,10 @@ class Plan:
             given = node.literals | {name: self.const(link).value for name, link in node.bound}
             raise NodeError(id, node.type, given, error) from error
         self.values[id] = values
-        if sums := {name: sum for name, value in values.items() if (sum := sum_of(value, given=True)) is not None}:
-            self.sums[id] = sums
+        if literals:
+            sums = {name: sum for name, value in values.items() if (sum := sum_of(value, given=True)) is not None}
+            if sums:
+                self.sums[id] = sums
         if kind.is_plain:
             if kind.on != "here":
                 self.tokens[id] = tokens
