@@ -19,6 +19,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from graphengine.definition import NodeDef
+from graphengine.errors import NotStorable
 from graphengine.literals import coerce
 from graphengine.sockets import Socket
 from graphengine.types import socket_type
@@ -64,7 +65,11 @@ def canonical(value: Any, part: str | None = None) -> Any:
     if registered is not None and registered.digest is not None:
         return ("reference", registered.name, registered.digest(value, part))
     if registered is not None and registered.encode is not None:
-        return ("value", registered.name, blake2b(registered.encode(value), digest_size=16).digest())
+        try:
+            content = registered.encode(value)
+        except NotStorable as reason:
+            raise NotData(str(reason)) from None
+        return ("value", registered.name, blake2b(content, digest_size=16).digest())
     if kind is set or kind is frozenset:
         return ("set", *sorted((canonical(v, part) for v in value), key=repr))
     if isinstance(value, tuple):

@@ -25,7 +25,7 @@ from graphengine.definition import NodeDef
 from graphengine.errors import GraphEngineError, PackError, nearest
 from graphengine.opening import read_file
 from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
-from graphengine.types import declared_types
+from graphengine.types import SocketType, declared_types, socket_type
 
 FOLDERS = "graphengine_folder_pack"
 OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"
@@ -119,6 +119,12 @@ def class_called(module: str, name: str) -> type | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) and found.__module__ == module else None
+
+
+def type_of_packs(cls: type) -> SocketType[Any] | None:
+    """What was registered for a class, or its nearest base, by packs that may not have been loaded yet."""
+    _discover()
+    return socket_type(cls)
 
 
 def declare_own(module: str = "__main__") -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from graphengine.errors import NotStorable
 from graphengine.literals import plain_number
 from graphengine.opening import rooted, roots_of
-from graphengine.registry import class_called
+from graphengine.registry import class_called, type_of_packs
 from graphengine.types import is_named_tuple, python_number, socket_type, type_called
 
 Write = Callable[[str, bytes], None]
@@ -56,6 +56,8 @@ def to_tree(value: Any, write: Write) -> Any:
     if kind is bytes:
         return {"raw": "bytes", "blob": _written(value, write)}
     registered = socket_type(kind)
+    if registered is None and class_called(kind.__module__, kind.__qualname__) is not kind:
+        registered = type_of_packs(kind)
     if registered is not None and registered.type is kind:
         if registered.encode is None:
             raise NotStorable(_no_form(kind))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.keys import NotData
 from graphengine.notebook import show_lists
-from graphengine.types import SocketType, View, register_type
+from graphengine.types import SocketType, View, promise_type, register_type
 from graphengine_nodes.pictures import png, save_pictures, to_pil, write_whole
 from graphengine_nodes.types import (
     Conditioning,
@@ -176,7 +176,9 @@ def _describe(value: Model | ControlNet | LoRA | Hypernetwork) -> View:
     return View(text="\n".join(lines))
 
 
-def _save_with(suffix: str, encode: Callable[[Any], bytes]) -> Callable[[Any, Path, Mapping[str, str]], list[Path]]:
+def save_with(suffix: str, encode: Callable[[Any], bytes]) -> Callable[[Any, Path, Mapping[str, str]], list[Path]]:
+    """What saves a value for a user as the bytes of its codec."""
+
     def save(value: Any, path: Path, text: Mapping[str, str]) -> list[Path]:
         file = path.with_name(path.name + suffix)
         write_whole(file, encode(value))
@@ -240,7 +242,7 @@ for _kind in (
         decode=_decode_posterior,
         size=lambda value: _size(value.mean, value.logvar),
         view=lambda value: _views(_latent_pixels(value.mean)),
-        save=_save_with(".safetensors", _encode_posterior),
+        save=save_with(".safetensors", _encode_posterior),
     ),
     SocketType(
         Latent,
@@ -249,7 +251,7 @@ for _kind in (
         decode=_decode_latent,
         size=lambda value: _size(value.samples),
         view=lambda value: _views(_latent_pixels(value.samples)),
-        save=_save_with(".safetensors", _encode_latent),
+        save=save_with(".safetensors", _encode_latent),
     ),
     SocketType(
         Conditioning,
@@ -261,7 +263,7 @@ for _kind in (
             text=f"{'the absent prompt' if value.absent else 'a prompt'} as {value.family} encodes it, "
             f"{value.embeds.shape[1]} tokens of {value.embeds.shape[2]}"
         ),
-        save=_save_with(".safetensors", _encode_conditioning),
+        save=save_with(".safetensors", _encode_conditioning),
     ),
     SocketType(
         Control,
@@ -271,7 +273,7 @@ for _kind in (
         size=lambda value: _size(value.image.pixels),
         view=lambda value: _views(value.image.pixels),
         needs=lambda value, part: value.controlnet.needs(),
-        save=_save_with(".safetensors", _encode_control),
+        save=save_with(".safetensors", _encode_control),
     ),
     SocketType(
         Model,
@@ -280,7 +282,7 @@ for _kind in (
         decode=_decode_model,
         size=lambda value: 1000,
         view=_describe,
-        save=_save_with(".json", _encode_reference),
+        save=save_with(".json", _encode_reference),
         digest=Model.digest,
         needs=Model.needs,
     ),
@@ -291,7 +293,7 @@ for _kind in (
         decode=lambda data: ControlNet(**json.loads(data)),
         size=lambda value: 200,
         view=_describe,
-        save=_save_with(".json", _encode_reference),
+        save=save_with(".json", _encode_reference),
         digest=ControlNet.digest,
         needs=ControlNet.needs,
     ),
@@ -302,7 +304,7 @@ for _kind in (
         decode=_decode_lora,
         size=lambda value: 200,
         view=_describe,
-        save=_save_with(".json", _encode_reference),
+        save=save_with(".json", _encode_reference),
         digest=LoRA.digest,
     ),
     SocketType(
@@ -312,7 +314,7 @@ for _kind in (
         decode=lambda data: Hypernetwork(**json.loads(data)),
         size=lambda value: 200,
         view=_describe,
-        save=_save_with(".json", _encode_reference),
+        save=save_with(".json", _encode_reference),
         digest=Hypernetwork.digest,
     ),
     SocketType(
@@ -322,9 +324,10 @@ for _kind in (
         decode=lambda data: _random(json.loads(data)),
         size=lambda value: len(value.state),
         view=lambda value: View(text=f"the state of a generator on {value.device}"),
-        save=_save_with(".json", _encode_random),
+        save=save_with(".json", _encode_random),
     ),
 ):
     register_type(_kind)
 
+promise_type("torch", "Tensor", "tensor", "graphengine_nodes.tensors")
 show_lists()

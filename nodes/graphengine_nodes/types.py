@@ -33,12 +33,18 @@ __all__ = [
 ]
 
 
-def _tensor(values: torch.Tensor) -> str:
+def tensor_line(values: torch.Tensor) -> str:
     """Shape and range of a tensor, for people."""
     shape = "[" + ", ".join(map(str, values.shape)) + "]"
     if not values.numel() or values.dtype.is_complex:
         return shape
-    low, high = (float(bound) for bound in values.detach().aminmax())
+    values = values.detach()
+    if not values.dtype.is_floating_point or values.dtype.itemsize < 2:  # torch compares few kinds of numbers
+        try:
+            values = values.double()
+        except NotImplementedError:  # several numbers in a byte
+            return shape
+    low, high = (float(bound) for bound in values.aminmax())
     return f"{shape} {low:.3g}..{high:.3g}"
 
 
@@ -95,7 +101,7 @@ class Image:
         return save_pictures(self.pixels, Path(path), text or {})
 
     def __repr__(self) -> str:
-        return _line("Image", _tensor(self.pixels))
+        return _line("Image", tensor_line(self.pixels))
 
     def _repr_png_(self) -> bytes:
         from graphengine_nodes.pictures import sheet_png
@@ -123,7 +129,7 @@ class Mask:
         return int(self.values.shape[2]), int(self.values.shape[1])
 
     def __repr__(self) -> str:
-        return _line("Mask", _tensor(self.values))
+        return _line("Mask", tensor_line(self.values))
 
     def _repr_png_(self) -> bytes:
         from graphengine_nodes.pictures import sheet_png
@@ -147,7 +153,7 @@ class Posterior:
     scaling: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        return _line("Posterior", _tensor(self.mean), self.family)
+        return _line("Posterior", tensor_line(self.mean), self.family)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -206,7 +212,7 @@ class Latent:
     random: tuple[RandomState, ...] = ()
 
     def __repr__(self) -> str:
-        return _line("Latent", _tensor(self.samples), self.family, "empty" if self.empty else "")
+        return _line("Latent", tensor_line(self.samples), self.family, "empty" if self.empty else "")
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
@@ -229,7 +235,7 @@ class Conditioning:
     fallback: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return _line("Conditioning", _tensor(self.embeds), self.family, "absent" if self.absent else "")
+        return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "")
 
     @property
     def negative(self) -> Conditioning:
