@@ -349,6 +349,8 @@ def type_name(annotation: Any) -> str:
         return "path"
     if isinstance(annotation, type) and annotation in _registered:
         return _registered[annotation].name
+    if isinstance(annotation, type) and (promised := _promised.get((annotation.__module__, annotation.__qualname__))):
+        return promised[0]
     return getattr(annotation, "__name__", str(annotation))
 
 

@@ -265,6 +265,16 @@ def test_the_promise_of_tensors_imports_no_torch() -> None:
     assert found.stdout.strip() == "True False"
 
 
+def test_the_name_in_files_is_known_before_the_first_value() -> None:
+    code = (
+        "import numpy, torch, graphengine_nodes\n"
+        "from graphengine.types import type_name\n"
+        "print(type_name(list[torch.Tensor]), type_name(numpy.ndarray | None))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "list[tensor] array | null"
+
+
 def test_a_program_that_never_names_the_pack_stores_its_tensors(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import time, torch\n"
