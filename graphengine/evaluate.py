@@ -229,9 +229,9 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
         bound[name] = constant(coerce(value, declared.type), here)
     if not problems and bound:
         for problem in _limits(graph, bound):
-            name = problem.where.socket
-            is_default = problem.where.node == INPUTS and name is not None and name not in inputs
-            problems.append(placed(graph, problem, (INPUTS, str(name))) if is_default else problem)
+            socket = problem.where.socket
+            is_default = problem.where.node == INPUTS and socket is not None and socket not in inputs
+            problems.append(placed(graph, problem, (INPUTS, str(socket))) if is_default else problem)
     if problems:
         raise WorkflowError(problems)
     return bound

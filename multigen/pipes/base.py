@@ -32,13 +32,16 @@ NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "g
 """Arguments of diffusers' pipelines that are no parameters: `setup` reads them itself, or only `gen` does."""
 
 
+SEEDS: Any = int | list[int]
+"""The type of the input `seed`: one, or one for each picture."""
+
+
 @functools.cache
 def warn_once(text: str) -> None:
     """A service that makes a thousand pictures says it once."""
     log.warning(text)
 
 
-@functools.cache
 def _parameters_of_setup(cls: type) -> frozenset[str]:
     """The names that `setup` of a Pipe class and of its bases takes."""
     setups = [vars(base)["setup"] for base in cls.__mro__ if "setup" in vars(base)]
@@ -398,7 +401,7 @@ class BasePipe:
             lpw = self.lpw and self.model_type is not ModelType.FLUX
             positive, negative = building.encoded(graph, model, self._weights.family, given, lpw)
             common = building.common(given, defaults, drawn.count) | self._scheduled(given)
-            common["seed"] = drawn.seed if drawn.generators else graph.input("seed", int | list[int], drawn.seed)
+            common["seed"] = drawn.seed if drawn.generators else graph.input("seed", SEEDS, drawn.seed)
             if negative:
                 common["negative"] = negative[0] if len(negative) == 1 else negative
             call = Call(given, model, positive[0] if len(positive) == 1 else positive, common)

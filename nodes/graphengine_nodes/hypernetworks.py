@@ -40,7 +40,7 @@ def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt 
     Raises:
         ModelError: There is no such file, or it holds something else than tensors and numbers.
     """
-    path = source.expanduser().absolute()
+    path = Path(source).expanduser().absolute()
     if not path.is_file():
         raise ModelError(f"there is no hypernetwork {path}; give a .pt file")
     try:

@@ -104,7 +104,7 @@ def save_image(
         ValueError: Suffix and format are two things.
     """
     text = ctx.making("image", image)
-    return [str(file) for file in save_pictures(image.pixels, path, text, format, quality)]
+    return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
 
 
 @node(version=1)

@@ -143,6 +143,18 @@ def number_of(big: Big) -> int:
     return big.number
 
 
+@node(version=1)
+def uncounted(number: int, seconds: float = 0.0) -> Big:
+    """As `big`, for the disk: what a node counts in a global is no data that its key can follow."""
+    time.sleep(seconds)
+    return Big(number)
+
+
+@node(version=1)
+def uncounted_number_of(big: Big) -> int:
+    return big.number
+
+
 def in_threads(count: int, work) -> list:  # type: ignore[no-untyped-def, type-arg]
     """Run `work(n)` in so many threads that start together; what each returned or raised, in order."""
     found: list = [None] * count  # type: ignore[type-arg]

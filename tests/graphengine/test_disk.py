@@ -21,7 +21,7 @@ from graphengine.errors import NotStorable
 from graphengine.staging import hold_file
 from graphengine.testing import Recorder
 
-from .sample import CALLS, Big, Division, big, number_of
+from .sample import CALLS, Big, Division, big, number_of, uncounted
 
 KEY, OTHER = bytes(16), bytes(range(16))
 
@@ -422,7 +422,7 @@ def test_a_run_finds_what_another_process_computed(disk: DiskStore) -> None:
 def test_what_was_quickly_computed_is_not_written(disk: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphengine.cache.store.WORTH_WRITING", 0.05)
     with Graph() as g:
-        outs = [big(1), big(2, 0.06)]
+        outs = [uncounted(1), uncounted(2, 0.06)]
     g.run(want=outs, store=Store(disk=disk))
     assert disk.usage()[0] == 1
 
@@ -461,12 +461,12 @@ sys.path[:0] = {path!r}
 import graphengine.cache.store as s
 s.WORTH_WRITING = 0
 from graphengine import DiskStore, Graph, Store
-from tests.graphengine.sample import CALLS, big, number_of, total
+from tests.graphengine.sample import uncounted, uncounted_number_of
 start = float(sys.argv[2])
 time.sleep(max(0, start - time.time()))
 for round in range(3):
     with Graph() as g:
-        outs = [number_of(big(n)) for n in range(60)]
+        outs = [uncounted_number_of(uncounted(n)) for n in range(60)]
     disk = DiskStore(sys.argv[1], budget=int(sys.argv[3]))
     assert g.run(want=outs, store=Store(memory=0, disk=disk)) == list(range(60))
     disk.evict()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -179,30 +179,15 @@ def test_pictures_are_saved_with_their_text(tmp_path: Path) -> None:
     assert (tmp_path / "one.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     file = tmp_path / "out.png"
     file.write_bytes(b"the old one")
-    real = os.fdopen
-
-    def full(handle: int, mode: str) -> Any:
-        target = real(handle, mode)
-        write = target.write
-
-        class Full:
-            def __enter__(self) -> Any:
-                return self
-
-            def __exit__(self, *args: object) -> None:
-                target.close()
-
-            def write(self, data: bytes) -> None:
-                write(data[:100])
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        return Full()
-
-    monkeypatch.setattr(os, "fdopen", full)
-    with pytest.raises(FileError, match=r"out\.png cannot be written: No space left on device"):
-        images.from_pil(cases.picture()).save(file)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # as if the disk were full after that
+    try:
+        with pytest.raises(FileError, match=r"out\.png cannot be written: File too large"):
+            images.from_pil(cases.picture()).save(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == b"the old one"
     assert os.listdir(tmp_path) == ["out.png"]

@@ -454,7 +454,8 @@ class Unknown:
 
 def test_what_cannot_leave_a_process_is_told_with_what_to_do(runners: Callable[..., WorkerRunner]) -> None:
     runner = runners(1)
-    advice = r'Unknown has no form in .*: register_type\(SocketType\(Unknown, "Unknown", encode=.*, decode=.*\)\)'
+    dataclass = "has no form in .*: make it a dataclass .*"
+    advice = rf'Unknown {dataclass}register_type\(SocketType\(Unknown, "Unknown", encode=.*, decode=.*\)\)'
     with pytest.raises(NodeError, match=rf"its input value cannot go to a worker; a value of type \S*{advice}"):
         go(runner, "echo", value=[Unknown()])
     told = rf"what it gave cannot leave its worker; a value of type \S*{advice}"
