@@ -12,6 +12,7 @@
     ├── InputChanged      a node changed one of its inputs in place
     ├── Lost              what computed a value went away before it ended; another may take over
     │   └── Spoiled       a value was changed in place after it had landed; it is computed anew
+    ├── Raised            code of a pack raised what is no Exception: SystemExit, GeneratorExit, ...
     └── Exhausted         this process has no more threads, descriptors or memory: no fault of the node's
 
 A message says what was wrong, where, and what to do.
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import signal
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -38,9 +41,11 @@ __all__ = [
     "NotStorable",
     "PackError",
     "Problem",
+    "Raised",
     "Spoiled",
     "Where",
     "WorkflowError",
+    "as_exception",
     "lacks_memory",
     "nearest",
     "text_of",
@@ -185,6 +190,10 @@ class Exhausted(GraphEngineError):
     """This process has no more threads, descriptors or memory to be had: not the node's failure."""
 
 
+class Raised(GraphEngineError):
+    """Code of a pack raised what is no Exception. `__cause__` is that, where it was raised in this process."""
+
+
 class Spoiled(Lost):
     """A value is not what it was when it landed: it is forgotten, and whoever needs it computes it anew."""
 
@@ -198,15 +207,45 @@ def text_of(error: BaseException) -> str:
     """What an exception says, or its class where it cannot say anything."""
     try:
         return str(error)
-    except Exception:
+    except BaseException as raised:
+        if _is_interrupt(raised):
+            raise
         return type(error).__name__
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What code of a pack raised, as an Exception: SystemExit and its like would end a thread, or a process, that
+    others wait for, and say nothing.
+
+    Raises:
+        KeyboardInterrupt: It is one, and Ctrl-C raises it on this thread.
+    """
+    if isinstance(error, Exception):
+        return error
+    if _is_interrupt(error):
+        raise error
+    name, text = type(error).__name__, text_of(error)
+    raised = Raised(f"{name}: {text}" if text else name)
+    raised.__cause__ = error
+    return raised
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether an exception may come of Ctrl-C: Python raises it on the main thread, and by this handler only."""
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def shorten(value: Any, length: int = 80) -> str:
     """A value in at most `length` characters of one line, for messages; arrays and tensors by type and shape."""
     short = _Short()
     short.maxstring = short.maxother = short.maxlong = max(length, 8) + 8
-    text = " ".join(short.repr(value).split())
+    try:
+        text = " ".join(short.repr(value).split())
+    except BaseException as raised:  # of a class that cannot say what it is
+        as_exception(raised)
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

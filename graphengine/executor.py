@@ -16,7 +16,7 @@ from graphengine.cache import Entry
 from graphengine.checksum import sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, Spoiled, WorkflowError
+from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.guard import handed_out
@@ -137,8 +137,8 @@ class Drive(Launcher):
         except BaseException as error:
             self.abandon()
             if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
-                self.emit(Kind.NODE_FAILED, error.node, error.type, error=str(error.__cause__))
-            self.emit(Kind.RUN_FAILED, error=str(error) or type(error).__name__, seconds=perf_counter() - start)
+                self.emit(Kind.NODE_FAILED, error.node, error.type, error=text_of(error.__cause__))
+            self.emit(Kind.RUN_FAILED, error=text_of(error) or type(error).__name__, seconds=perf_counter() - start)
             raise
         finally:
             self.cancellation._told.remove(self.leave_all)
@@ -428,7 +428,7 @@ class Drive(Launcher):
         start = perf_counter()
         try:
             value = kind.fn(**arguments)
-        except Exception as error:
+        except BaseException as error:
             self.fail(task, error)
             return False
         try:

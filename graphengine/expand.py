@@ -17,7 +17,7 @@ from graphengine.acting import acts
 from graphengine.checksum import sum_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
-from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError
+from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError, as_exception
 from graphengine.graph import Graph
 from graphengine.guard import Guard, guard_of
 from graphengine.inference import item_type
@@ -127,8 +127,8 @@ class Expander:
                             node.sockets[name], source.value, source.base or plan.base, plan.roots,
                             not kind.makes_reference,
                         )
-                    except Exception as error:
-                        raise NodeError(task.id, node.type, node.literals, error) from error
+                    except BaseException as error:
+                        raise NodeError(task.id, node.type, node.literals, as_exception(error)) from error
                     task.tokens = {**(task.tokens or {}), name: token}
                     if (sum := sum_of(task.values[name], given=True)) is not None:
                         task.sums = {**(task.sums or {}), name: sum}
@@ -272,8 +272,8 @@ class Expander:
         except WorkflowError as error:
             raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]) \
                 from error
-        except Exception as error:
-            raise NodeError(task.id, kind.full_name, arguments, error) from error
+        except BaseException as error:
+            raise NodeError(task.id, kind.full_name, arguments, as_exception(error)) from error
         links = [link for value in found.values() for link in _links(value)]
         base = self._bases.get(task)
         self._instantiate(part, scope, links, task, base)

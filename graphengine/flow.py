@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
-from graphengine.errors import NodeError, WorkflowError
+from graphengine.errors import NodeError, WorkflowError, as_exception
 from graphengine.graph import Graph, building
 from graphengine.pack import Pack
 from graphengine.sockets import Doc, Lazy
@@ -125,7 +125,8 @@ def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:
         return body(*row)
     except NodeError as error:
         return error
-    except Exception as error:
+    except BaseException as raised:
+        error = as_exception(raised)
         name = getattr(body, "__name__", "each")
         return NodeError(name, name, {f"item {n}": value for n, value in enumerate(row)}, error)
 

@@ -18,7 +18,7 @@ from graphengine.checksum import twin_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, Exhausted, GraphEngineError, Lost, NodeError, Spoiled, WorkflowError
+from graphengine.errors import Cancelled, Exhausted, GraphEngineError, Lost, NodeError, Spoiled, WorkflowError, text_of
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.guard import guard_of
 from graphengine.keys import data_stands, is_of_process
@@ -284,7 +284,7 @@ class Launcher(ABC):
             raise Spoiled(f"node {task.id}: {error}") from error
         if isinstance(error, Cancelled) and self.stopping:
             return  # it had not begun when another failed
-        if not isinstance(error, Exception):
+        if isinstance(error, KeyboardInterrupt):
             raise error
         type_ = task.node.type if task.node is not None else ""
         if arguments is None:
@@ -293,7 +293,7 @@ class Launcher(ABC):
             }
         self._failed_node = task.id
         try:
-            self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {error}")
+            self.emit(Kind.NODE_FAILED, task.id, type_, error=f"{type(error).__name__}: {text_of(error)}")
         except Exception:  # the node's own error is the one to be told
             _log.exception("a listener failed")
         if isinstance(error, WorkflowError):

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from graphengine.definition import NodeDef
+from graphengine.errors import as_exception
 from graphengine.opening import read_file
 
 GROUP = "graphengine.nodes"
@@ -228,5 +229,8 @@ def environment(packs: Iterable[Pack]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for pack in packs:
         if pack.environment is not None:
-            facts.update(pack.environment())
+            try:
+                facts.update(pack.environment())
+            except BaseException as error:
+                raise as_exception(error) from error.__cause__
     return facts

@@ -15,7 +15,7 @@ from typing import Any
 from graphengine.checksum import owned, sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node
-from graphengine.errors import GraphEngineError, NodeError
+from graphengine.errors import GraphEngineError, NodeError, as_exception
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
 from graphengine.keys import PLAIN, NotData, canonical, identity, is_current, node_key
@@ -382,8 +382,8 @@ class Plan:
         start = time.perf_counter()
         try:
             value = kind.fn(**arguments)
-        except Exception as error:
-            raise NodeError(id, node.type, arguments, error) from error
+        except BaseException as error:
+            raise NodeError(id, node.type, arguments, as_exception(error)) from error
         return value, time.perf_counter() - start
 
     def _list_value(self, items: list[Any]) -> list[Any]:

@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from graphengine.definition import NodeDef
-from graphengine.errors import GraphEngineError, PackError, nearest
+from graphengine.errors import GraphEngineError, PackError, nearest, text_of
 from graphengine.opening import read_file
 from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
 from graphengine.types import SocketType, declared_types, socket_type
@@ -244,9 +244,8 @@ def _load_files(path: Path, package: str) -> list[PackError]:
             read_anew(pack, module)
             register(module, pack.name)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
             where = _name_of(path) if is_top or file == path else f"{path.name}.{file.stem}"
+            _let_through(where, error)
             failed.append(_failed(where, error, _beside(path, error)))
     return failed
 
@@ -351,8 +350,7 @@ def _discover() -> None:
             try:
                 register(importlib.import_module(entry.module))
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
+                _let_through(entry.name, error)
                 _failed(entry.name, error)
         _registry.discovered = True
         for folder in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
@@ -363,8 +361,14 @@ def _discover() -> None:
                 _registry.failed[folder] = PackError(folder, f"{what} ({ENVIRONMENT} names it)")
 
 
+def _let_through(name: str, error: BaseException) -> None:
+    """Raise Ctrl-C again, with the pack that was being loaded: it may have raised that itself."""
+    if isinstance(error, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"while node pack {name} was loaded") from error
+
+
 def _failed(name: str, error: BaseException, advice: str = "") -> PackError:
-    problem = PackError(name, f"did not load: {type(error).__name__}: {error}{advice}")
+    problem = PackError(name, f"did not load: {type(error).__name__}: {text_of(error)}{advice}")
     problem.__cause__ = error
     _registry.failed[name] = problem
     return problem

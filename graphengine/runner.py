@@ -147,7 +147,7 @@ class ThreadRunner:
     def _group(self, call: Call) -> Any:
         try:
             return call.group()
-        except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
+        except BaseException:  # a group function that does not take these inputs: the call alone tells what is wrong
             return None
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from graphengine.cache.memory import Entry
 from graphengine.cache.tree import UnknownType, blob_name, blobs_of, from_tree, to_tree
-from graphengine.errors import lacks_memory
+from graphengine.errors import as_exception, lacks_memory
 from graphengine.files import cache_folder
 from graphengine.opening import read_file
 from graphengine.private import NotPrivate, make_private, write_private
@@ -100,8 +100,8 @@ class DiskStore:
             entry = Entry(value, dict(record["made"]), float(record["cost"]))
         except UnknownType:  # a pack's that is not loaded here: others may know it
             return None
-        except Exception as error:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
-            if _is_damage(error):
+        except BaseException as error:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
+            if _is_damage(as_exception(error)):
                 _remove(file)
             return None
         with contextlib.suppress(OSError):
@@ -123,7 +123,8 @@ class DiskStore:
             return True
         except NotPrivate:
             raise
-        except Exception:  # no codec, one that raises, a full disk: the value stays in memory only
+        except BaseException as error:  # no codec, one that raises, a full disk: the value stays in memory only
+            as_exception(error)
             return False
 
     def put_blob(self, name: str, content: bytes) -> None:

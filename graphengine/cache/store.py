@@ -10,7 +10,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight, Wanter
 from graphengine.cache.memory import NOTHING, Entry, Memory
 from graphengine.checksum import twin_of
-from graphengine.errors import Cancelled, Exhausted, Lost, Spoiled, lacks_memory
+from graphengine.errors import Cancelled, Exhausted, Lost, Spoiled, as_exception, lacks_memory
 
 WORTH_WRITING = 0.002
 """Seconds; what took less to compute is computed again sooner than read from a disk."""
@@ -85,8 +85,8 @@ class Store:
         key = flight.key
         try:
             result = outcome if isinstance(outcome, BaseException) else Entry(outcome, made, cost)
-        except Exception as error:  # its size cannot be told: who waits must not wait for ever
-            result = error
+        except BaseException as error:  # its size cannot be told: who waits must not wait for ever
+            result = as_exception(error)
         if key is None:
             flight.has_landed = True
             return result

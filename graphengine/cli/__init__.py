@@ -50,8 +50,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         application(given)(args=given, prog_name="graphengine")
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except KeyboardInterrupt:
-        print("cancelled", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"cancelled {error}".rstrip(), file=sys.stderr)
         code = 130
     else:
         code = 0

@@ -22,6 +22,7 @@ from graphengine.errors import (
     NodeError,
     Problem,
     WorkflowError,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def guarded(function: Callable[P, int | None]) -> Callable[P, None]:
             code = function(*args, **kwargs) or OK
             sys.stdout.flush()
         except BaseException as error:
-            if isinstance(error, typer.Exit | SystemExit | GeneratorExit):
+            if isinstance(error, typer.Exit):
                 raise
             code = tell(error, debug=bool(kwargs.get("debug")), as_json=bool(kwargs.get("json")))
         raise typer.Exit(code)
@@ -150,7 +151,9 @@ def _print_json(data: dict[str, Any]) -> None:
 
 def sentence(error: BaseException) -> str:
     """An error as one sentence, without a traceback."""
-    if isinstance(error, KeyboardInterrupt | Cancelled):
+    if isinstance(error, KeyboardInterrupt):
+        return f"cancelled {text_of(error)}".rstrip()
+    if isinstance(error, Cancelled):
         return "cancelled"
     if isinstance(error, GraphEngineError):
         return str(error)
@@ -158,7 +161,7 @@ def sentence(error: BaseException) -> str:
         full = "standard output, or a file, cannot be written: " if error.errno == errno.ENOSPC else ""
         place = f"{error.filename}: " if error.filename else full
         return f"{place}{error.strerror or error}"
-    return f"{type(error).__name__}: {error} (--debug shows where)"
+    return f"{type(error).__name__}: {text_of(error)} (--debug shows where)"
 
 
 def print_problems(problems: Iterable[Problem]) -> None:

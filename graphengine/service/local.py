@@ -118,20 +118,20 @@ class LocalWorker:
         told: Told,
         lost: Lost,
     ) -> None:
-        why = ""
-        while True:
-            try:
+        why = "what it said could not be heeded"
+        try:
+            while True:
                 message, blobs = unpack(connection.recv_bytes())
-            except (EOFError, OSError):
-                break
-            except Exception as error:  # it is no message, or too large for the memory that there is
-                why = f"what it said cannot be read: {type(error).__name__}: {error}"
-                break
-            told(self, message, blobs)
-        end_tree(process)  # it may have closed its pipe and linger
-        code = process.wait()
-        orders.put(None)
-        lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
+                told(self, message, blobs)
+        except (EOFError, OSError):
+            why = ""
+        except Exception as error:  # it is no message, or too large for the memory that there is
+            why = f"what it said cannot be read: {type(error).__name__}: {error}"
+        finally:  # whatever it was, its calls wait for this
+            end_tree(process)  # it may have closed its pipe and linger
+            code = process.wait()
+            orders.put(None)
+            lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
         writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
         connection.close()
 

@@ -23,14 +23,16 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def end_own_tree() -> None:
-    """End this process at once, with its group where it leads one, else with its children."""
-    if hasattr(os, "killpg") and hasattr(os, "getpgrp"):
-        if os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)
-    else:
-        _end(_descendants(os.getpid()))
-    os._exit(0)
+def end_own_tree(code: int) -> None:
+    """End this process at once with an exit code, after its group where it leads one, else after its children: by a
+    signal, nobody could tell that it ended itself."""
+    me = os.getpid()
+    if not hasattr(os, "getpgrp"):
+        _end(_descendants(me))
+    elif os.getpgrp() == me:
+        for _ in range(3):  # what they fork meanwhile
+            _end(_members(me))
+    os._exit(code)
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:
@@ -47,6 +49,16 @@ def _descendants(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         return list(psutil.Process(pid).children(recursive=True))
     return []
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """The processes of a group, without its leader."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if pid != group and os.getpgid(pid) == group:
+                found.append(psutil.Process(pid))
+    return found
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import Cancelled, GraphEngineError, NodeError, text_of
+from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_exception, text_of
 from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
@@ -75,7 +75,8 @@ class JobRun:
         except LeaseLost as error:
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
             kind, facts = "lost", {}
-        except Exception as error:  # its end could not be written: it is begun again when that can be
+        except BaseException as raised:  # its end could not be written: it is begun again when that can be
+            error = as_exception(raised)
             about, unforeseen = {"job": self.job.id}, not isinstance(error, QueueError)
             log.error("job %d: %s", self.job.id, error, extra=about, exc_info=unforeseen)
             kind, facts = "lost", {"error": str(error)}
@@ -100,7 +101,8 @@ class JobRun:
             return State.CANCELLED, {}
         except (QueueFileError, LeaseLost):
             raise  # no fault of the job's
-        except Exception as error:
+        except BaseException as raised:
+            error = as_exception(raised)
             lack = lack_of(error)
             if lack is not None and not service.is_to_blame(job.id):
                 why = f"the service lacked what it needs: {lack}"

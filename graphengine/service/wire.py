@@ -17,7 +17,7 @@ from typing import Any
 from graphengine import errors
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.tree import from_tree, to_tree
-from graphengine.errors import lacks_memory, text_of
+from graphengine.errors import as_exception, lacks_memory, text_of
 
 Message = dict[str, Any]
 Blobs = dict[str, bytes]
@@ -109,9 +109,10 @@ class Values:
 
 def error_facts(error: BaseException) -> Message:
     """An exception as data."""
+    error = as_exception(error)
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # one that cannot say what it is
+    except BaseException:  # one that cannot say what it is
         text = "".join(traceback.format_tb(error.__traceback__))
     return {"type": type(error).__name__, "message": text_of(error), "memory": lacks_memory(error), "traceback": text}
 

@@ -11,6 +11,7 @@ import functools
 import itertools
 import logging
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.checksum import sum_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, text_of
+from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, as_exception, text_of
 from graphengine.guard import Guard
 from graphengine.keys import identity, is_current
 from graphengine.literals import coerce
@@ -33,6 +34,9 @@ from graphengine.terminal import screened
 from graphengine.threads import start
 
 log = logging.getLogger(__name__)
+
+ALONE = 4
+"""The exit code of a worker whose pipe is gone: its service is, or a node has closed it."""
 
 
 class RemoteContext(Context):
@@ -121,7 +125,7 @@ class Worker:
 
     def end(self) -> None:
         """There is nobody to work for any more: end the process, whatever it computes, and what its nodes forked."""
-        end_own_tree()
+        end_own_tree(ALONE)
 
     def _listen(self) -> None:
         try:
@@ -139,7 +143,7 @@ class Worker:
                         context.stopped = True
         except (EOFError, OSError):  # the service is gone
             self.end()
-        except Exception:  # a worker that does not listen is of no use
+        except BaseException:  # a worker that does not listen is of no use
             log.exception("what the service said cannot be heeded")
             self.end()
 
@@ -156,8 +160,8 @@ class Worker:
         for item in message["items"]:
             try:
                 calls.append(self._call(message["node"], item, blobs, len(message["items"]) == 1))
-            except Exception as error:  # the node is not installed here, a value cannot be read
-                self._landed(item["call"], error, 0.0, {})
+            except BaseException as error:  # the node is not installed here, a value cannot be read
+                self._landed(item["call"], as_exception(error), 0.0, {})
         if calls:
             compute(calls)
 
@@ -204,8 +208,8 @@ class Worker:
             self.tell(message, blobs)
         except NotStorable as error:
             self._failed(call, seconds, NotStorable(f"what it gave cannot leave its worker; {error}"))
-        except Exception as error:  # a codec, a full disk, a fact that is no data, what a pack says that it holds
-            self._failed(call, seconds, error)
+        except BaseException as error:  # a codec, a full disk, a fact that is no data, what a pack says that it holds
+            self._failed(call, seconds, as_exception(error))
 
     def _failed(self, call: int, seconds: float, error: Exception) -> None:
         nothing: Message = {"held": [], "free": None}
@@ -220,8 +224,10 @@ class Worker:
         try:
             facts = environment(packs) | {"device": self.device.partition(":")[0]}
             self.tell({"op": "environment", "facts": facts})
-        except Exception as error:  # what computes cannot be imported
-            self.tell({"op": "environment", "error": f"{type(error).__name__}: {text_of(error)}"})
+        except BaseException as raised:  # what computes cannot be imported
+            error = as_exception(raised)
+            own = "" if isinstance(error, GraphEngineError) else f"{type(error).__name__}: "
+            self.tell({"op": "environment", "error": f"{own}{text_of(error)}"})
 
     def _memory(self) -> Message:
         """What its packs hold in memory for this device, by digest, and the bytes that are free there, if known."""
@@ -236,6 +242,7 @@ class Worker:
 
 def main() -> None:
     """Serve on the pipe given as the first argument; the first message is the configuration."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt here is a node's own
     connection = pipe_from(sys.argv[1])
     config, _ = unpack(connection.recv_bytes())
     with screened():  # what libraries log goes to the terminal of whoever runs the service

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphengine.cache.disk import DiskStore
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled, text_of
+from graphengine.errors import Cancelled, as_exception, text_of
 from graphengine.keys import identity
 from graphengine.runner import Call, ThreadRunner
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of, stays
@@ -110,8 +110,8 @@ class WorkerRunner:
         for call in calls:
             try:
                 waiting.append(Waiting(call, item_of(call, job, how), job))
-            except Exception as error:  # what a pack says its values need
-                call.landed(error, 0.0, {})
+            except BaseException as error:  # what a pack says its values need
+                call.landed(as_exception(error), 0.0, {})
         with self._lock:
             for one in waiting:
                 one.item.cost = self.durations.of(one.call.definition.full_name)
@@ -253,8 +253,8 @@ class WorkerRunner:
             try:
                 inputs = inputs_of(call, self.values, blobs, one.share)
                 making = {name: dict(context.making(name, call.inputs[name])) for name in _saved(call)}
-            except Exception as error:
-                self._land(post, one.number, error, 0.0, {})
+            except BaseException as error:
+                self._land(post, one.number, as_exception(error), 0.0, {})
                 continue
             made = {k: dict(v) for k, v in context.made.items()}
             facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
@@ -264,9 +264,9 @@ class WorkerRunner:
         try:
             name = group[0].call.definition.full_name
             post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
-        except Exception as error:  # no memory for the message; a note of a node that is no data
+        except BaseException as error:  # no memory for the message; a note of a node that is no data
             for one in group:
-                self._land(post, one.number, error, 0.0, {})
+                self._land(post, one.number, as_exception(error), 0.0, {})
             return False
         return True
 
@@ -277,10 +277,10 @@ class WorkerRunner:
         post = self._posts[handle.name]
         try:
             self._heed(post, message, blobs)
-        except Exception as error:
+        except BaseException as error:
             log.exception("worker %s has said what could not be heeded", handle.name)
             if message.get("op") == "landed":
-                self._land(post, message.get("call", 0), error, 0.0, {})
+                self._land(post, message.get("call", 0), as_exception(error), 0.0, {})
                 self._dispatch()
 
     def _heed(self, post: Post, message: Message, blobs: Blobs) -> None:
@@ -322,7 +322,7 @@ class WorkerRunner:
             tell()
         except Cancelled:
             pass  # the keeper tells the worker
-        except Exception:
+        except BaseException:  # a codec, or who listens
             about = {"job": one.job.number, "node": one.call.context.node}
             log.exception("a preview of %s could not be shown", one.call.definition.full_name, extra=about)
 
@@ -347,8 +347,8 @@ class WorkerRunner:
                     self._dispatch()
                     return
                 outcome = lost
-            except Exception as damage:  # a codec that fails
-                outcome = damage
+            except BaseException as damage:  # a codec that fails
+                outcome = as_exception(damage)
             # What a node reads beside its inputs may be other data in a worker than in this process.
             one.call.kept = message.get("identity") in (None, identity(one.call.definition).hex())
             with self._lock:
@@ -376,7 +376,7 @@ class WorkerRunner:
                 self.limits.lacked(one.item.group, post.handle.device, one.together)
             else:
                 one.item.refused.add(post.handle.name)
-                one.lacked = str(error["message"])
+                one.lacked = str(error["message"] or error["type"])
             hopeless = self._is_hopeless(one)
             if not hopeless:
                 del post.computing[one.number]
@@ -538,10 +538,19 @@ class WorkerRunner:
         """Whether a worker is to be started; the caller does so."""
         if post.state != "dead" or now < post.until:
             return False
-        if self._slots > 1 and (not len(self._scheduler) or any(self._is_coming(one) for one in self._posts.values())):
+        if self._slots > 1 and not self._is_needed(post):
             return False
         post.state = "starting"
         return True
+
+    def _is_needed(self, post: Post) -> bool:
+        """Whether there is something for a worker that no other will take soon: what lacked memory there goes to
+        another one."""
+        coming = [other for other in self._posts.values() if self._is_coming(other)]
+        waiting = (item for item in self._scheduler if item.refused or not coming)
+        return any(
+            post.may_ever_take(item) and not any(other.may_ever_take(item) for other in coming) for item in waiting
+        )
 
     def _is_coming(self, post: Post) -> bool:
         return post.state == "starting" or post.has_room
