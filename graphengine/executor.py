@@ -137,7 +137,7 @@ class Drive(Launcher):
         except BaseException as error:
             self.abandon()
             if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
-                self.emit(Kind.NODE_FAILED, error.node, error.type, error=text_of(error.__cause__))
+                self.emit(Kind.NODE_FAILED, error.node, error.type, error=text_of(error.__cause__ or error))
             self.emit(Kind.RUN_FAILED, error=text_of(error) or type(error).__name__, seconds=perf_counter() - start)
             raise
         finally:

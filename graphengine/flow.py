@@ -126,9 +126,9 @@ def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:
     except NodeError as error:
         return error
     except BaseException as raised:
-        error = as_exception(raised)
+        cause = as_exception(raised)
         name = getattr(body, "__name__", "each")
-        return NodeError(name, name, {f"item {n}": value for n, value in enumerate(row)}, error)
+        return NodeError(name, name, {f"item {n}": value for n, value in enumerate(row)}, cause)
 
 
 def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphengine.errors import as_exception
 from graphengine.files import home
 from graphengine.service.channel import Listener, connected, is_closed
 from graphengine.types import socket_type
@@ -123,7 +124,11 @@ def preview_png(value: Any) -> str | None:
     kind = socket_type(type(value))
     if kind is None or kind.view is None:
         return None
-    views = kind.view(value)
+    try:
+        views = kind.view(value)
+    except BaseException as error:  # code of a pack; who watches is told all else
+        as_exception(error)
+        return None
     first = views[0] if isinstance(views, list) else views
     return None if first.png is None else base64.b64encode(first.png).decode()
 

@@ -76,10 +76,10 @@ class JobRun:
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
             kind, facts = "lost", {}
         except BaseException as raised:  # its end could not be written: it is begun again when that can be
-            error = as_exception(raised)
-            about, unforeseen = {"job": self.job.id}, not isinstance(error, QueueError)
-            log.error("job %d: %s", self.job.id, error, extra=about, exc_info=unforeseen)
-            kind, facts = "lost", {"error": str(error)}
+            unwritten = as_exception(raised)
+            about, unforeseen = {"job": self.job.id}, not isinstance(unwritten, QueueError)
+            log.error("job %d: %s", self.job.id, text_of(unwritten), extra=about, exc_info=unforeseen)
+            kind, facts = "lost", {"error": text_of(unwritten)}
         return JobEvent(self.job.id, kind, facts=facts)
 
     def _outcome(self) -> tuple[str, dict[str, Any]]:

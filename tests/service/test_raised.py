@@ -11,6 +11,7 @@ import pytest
 from graphengine import Graph, registry
 from graphengine.errors import NodeError, Raised, as_exception, text_of
 from graphengine.service import local_service
+from graphengine.service.here import preview_png
 from graphengine.service.jobs import Job, State
 from graphengine.service.service import Service
 from graphengine.service.submit import submit
@@ -153,3 +154,8 @@ def test_an_exception_that_ends_who_asks_is_told_by_its_class() -> None:
 
     assert text_of(Speechless()) == "Speechless"
     assert str(NodeError("n", "t", {}, Speechless())).startswith("node n (t) failed: Speechless: Speechless")
+
+
+def test_a_value_that_cannot_be_looked_at_has_no_preview() -> None:
+    value = registry.find("raising.makes").fn("view", "SystemExit")  # type: ignore[union-attr]
+    assert preview_png(value) is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from graphengine import Pack, SocketType, node, register_type
+from graphengine import Pack, SocketType, View, node, register_type
 
 
 class Own(BaseException):
@@ -77,7 +77,16 @@ def _save(value: Raising, path: Path, text: Any) -> list[Path]:
     return []
 
 
-register_type(SocketType(Raising, "Raising", encode=_encode, decode=_decode, size=_size, needs=_needs, save=_save))
+def _view(value: Raising) -> View:
+    value.at("view")
+    return View(text="Raising")
+
+
+register_type(
+    SocketType(
+        Raising, "Raising", encode=_encode, decode=_decode, size=_size, needs=_needs, save=_save, view=_view
+    )
+)
 
 
 def _environment() -> dict[str, Any]:
