@@ -15,3 +15,9 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background of a script; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(0))

@@ -103,9 +103,9 @@ def test_ended_jobs_keep_their_line_in_the_live_table(tmp_path: Path) -> None:
     known: dict[int, Job] = {}
     with serving(file, backend, DiskStore(tmp_path / "store")) as service:
         one = service.submit(waits_for(first), {"x": 7}, name="seven")
-        two = service.submit(waits_for(never), {"x": 8}, name="eight")
         queue = Queue(file)
         wait_for(lambda: doing(file).get(one, {}).get("node") == "n0")
+        two = service.submit(waits_for(never), {"x": 8}, name="eight")
         assert {"seven", "eight"} <= {*text_of(_rows(queue, None, known)).split()}
         first.touch()
         service.wait(one, timeout=60)
