@@ -68,7 +68,7 @@ class Database:
         except (sqlite3.Error, OSError) as error:
             why = getattr(error, "strerror", None) or error
             if isinstance(error, FileExistsError | NotADirectoryError):
-                why = f"{error.filename} is no folder"
+                why = f"{file.parent if file.parent.is_file() else error.filename} is no folder"
             raise QueueFileError(f"{file} cannot be opened as a queue: {why}") from None
 
     def _check(self) -> int:
