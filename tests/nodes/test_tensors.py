@@ -121,7 +121,7 @@ def test_what_would_lose_something_is_refused_with_the_remedy(value: torch.Tenso
 
 
 @node
-def same(value: torch.Tensor) -> torch.Tensor:
+def same_tensor(value: torch.Tensor) -> torch.Tensor:
     return value + 0
 
 
@@ -201,7 +201,7 @@ def test_a_dataclass_of_tensors_is_read_back_from_disk(tmp_path: Path) -> None:
 def test_a_literal_and_a_declared_input_are_saved(tmp_path: Path) -> None:
     value = torch.linspace(0, 1, 6).reshape(2, 3).to(torch.bfloat16)
     with Graph() as g:
-        g.output("out", same(value.T))
+        g.output("out", same_tensor(value.T))
     save(g, tmp_path / "flow.yaml")
     again = load(tmp_path / "flow.yaml")
     assert again.key == g.key
