@@ -130,7 +130,7 @@ def test_why_tells_what_runs_and_what_differs(cli: Run, paint: Path) -> None:
     assert found["words"] == ("runs", ["prompt was 'a red circle', is 'a blue square'"])
     assert found["image"] == ("runs", ["prompt comes from words, which runs"])
     found = why("--set", "brush=fine")
-    assert found["words"] == ("runs", ["brush comes from brush, which is not as it was"])
+    assert found["words"] == ("runs", ["brush comes from brush: brush.source was 'plain', is 'fine'"])
     lines = cli("why", "paint.yaml", "--set", "seed=7").out.splitlines()
     assert [line.split()[:2] for line in lines] == [["reference", "brush"], ["disk", "words"], ["runs", "image"]]
 

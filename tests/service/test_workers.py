@@ -301,6 +301,8 @@ def test_a_worker_with_other_code_than_the_service_is_not_used(tmp_path: Path) -
         assert runner.status()[0].state != "ready"
     finally:
         runner.close()
+        registry._registry.folders.pop(folder.stem)  # no other test's workers would have the same code of it
+        registry._forget(f"{registry.FOLDERS}.{folder.stem}")
 
 
 def test_a_worker_without_its_device_takes_no_call(tmp_path: Path) -> None:
