@@ -95,6 +95,8 @@ def test_what_is_free_is_what_the_budget_leaves() -> None:
     assert store.free("cpu") == 0
 
 
+@pytest.mark.gpu  # where there is none, offload_model only warns
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("name", ["cuda:99", "xpu:99"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     model = std.offload_model(std.load_model("tiny"), "model", name)

@@ -11,7 +11,7 @@ from graphengine.progress.tally import Tally, clock, pace
 
 
 @node(version=1)
-def inc(x: int) -> int:
+def one_more(x: int) -> int:
     return x + 1
 
 
@@ -79,8 +79,8 @@ def test_a_run_knows_of_the_items_that_come(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Drive, "__init__", noted)
     with Graph() as g:
-        first = each([1, 2, 3, 4], inc)
-        g.output("out", each(first, inc))
+        first = each([1, 2, 3, 4], one_more)
+        g.output("out", each(first, one_more))
     seen: set[str] = set()
 
     def listen(event: Event) -> None:

@@ -228,7 +228,7 @@ class Storm:
             assert ends == [job.state], (kind, ends)  # told once, and as it stands
             begun = [change for change in changes[job.id] if change.kind == "running"]
             assert len(begun) == job.attempt == len(self.queue.attempts(job.id))
-            lost = [change for change in changes[job.id] if change.kind == "lost"]
+            lost = [change for change in changes[job.id] if change.kind in ("lost", "left")]
             assert len(lost) >= job.attempt - 1
             self._check(job, kind, x)
         written = Counter(file.name.partition("_")[0] for file in (self.folder / "out").glob("*.txt"))

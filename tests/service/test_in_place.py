@@ -36,14 +36,14 @@ def sheet(n: int) -> Sheet:
 
 
 @node(version=1, on="device", batch=("seed",))
-def draw(sheet: Sheet, seed: int) -> float:
+def sum_of_sheet(sheet: Sheet, seed: int) -> float:
     """Their sum; with the seed 2 it changes them."""
     if seed == 2:
         sheet.numbers += 1
     return float(sheet.numbers.sum()) + seed
 
 
-@draw.many
+@sum_of_sheet.many
 def _(sheet: Sheet, seed: list[int]) -> list[float]:
     """Changes them where the seed 2 is among the seeds."""
     if 2 in seed:
@@ -63,7 +63,7 @@ def test_on_a_worker_it_is_named(runner: WorkerRunner) -> None:
     store = Store()
     with Graph() as g:
         value = sheet(3)
-        g.output("wrong", draw(value, 2))
+        g.output("wrong", sum_of_sheet(value, 2))
     with pytest.raises(NodeError, match="changed its input sheet in place") as caught:
         g.run(store=store, runner=runner)
     assert isinstance(caught.value.__cause__, InputChanged)
@@ -75,7 +75,7 @@ def test_of_calls_that_were_joined_only_the_guilty_one_is_named(runner: WorkerRu
     with Graph() as g:
         value = sheet(4)
         for seed in range(4):
-            g.output(f"seed {seed}", draw(value, seed))
+            g.output(f"seed {seed}", sum_of_sheet(value, seed))
     with pytest.raises(NodeError, match="changed its input sheet in place") as caught:
         g.run(store=store, runner=runner)
     assert caught.value.inputs["seed"] == "2"
@@ -87,7 +87,7 @@ def test_what_was_changed_in_the_service_is_not_sent(runner: WorkerRunner) -> No
     store = Store()
     with Graph() as g:
         value = sheet(5)
-        g.output("sum", draw(value, 1))
+        g.output("sum", sum_of_sheet(value, 1))
     g.run(value, store=store, runner=runner)
     (entry,) = store.memory.entries.values()
     entry.value.numbers += 1

@@ -106,7 +106,7 @@ with Graph() as g:
     g.input("numbers", list[int], ["a"])  # E: misc
     g.input("mode", Mode, "fast")  # E: type-var
     g.input("pair", tuple[int, int], [1, 2])  # E: arg-type
-    g.input("image", Image, 3)  # E: arg-type
+    g.input("image", Image, 3)  # E: type-var
     grid(collect([picture, 3]))  # E: list-item
     mixed = collect([picture, model])
     grid(mixed)  # E: arg-type
