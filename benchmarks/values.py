@@ -1,4 +1,4 @@
-"""What it costs that nobody can spoil a value: `python -m benchmarks.values [runs]`.
+"""What it costs that nobody can spoil a value: `python -m benchmarks.values`.
 
 100 MB as a tensor, an array, an `Image` and a list of tensors are made by one node and read by ten, each of which
 returns a number; then they come from the caller, and go to the caller. Each run is a process of its own. Its peak of
@@ -8,6 +8,7 @@ adds, for each node, beside one xxh3 of the value in the same process.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import resource
@@ -110,17 +111,21 @@ def peak() -> int:
 
 
 def in_a_process(kind: str, route: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.values", kind, route]
+    command = [sys.executable, "-m", "benchmarks.values", "--measure", kind, route]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
 def main() -> None:
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(sys.argv[1], sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--measure", nargs=2, metavar=("VALUE", "ROUTE"), help="measure in this process, print JSON")
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
         return
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    runs = options.runs
     print(machine())
     rows = []
     for kind in KINDS:

@@ -40,6 +40,9 @@ V = TypeVar("V")
 
 Cache = Literal["disk", "memory", "never"]
 On = Literal["here", "thread", "device"]
+KeyTemplate = tuple[Any, tuple[str, ...], tuple[Any, ...], bool]
+"""The hash that all keys of a node begin with, to be copied; the names of its inputs and the tokens of their defaults;
+whether its values are remembered in this process only."""
 
 
 class _Name(str):
@@ -96,7 +99,7 @@ class NodeDef(Generic[P, R]):
         self.fingerprint_fn: Callable[..., Any] | None = None
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.key_identity: Any = None
-        self.key_template: tuple[Any, list[tuple[str, Any]], bool] | None = None  # both belong to graphengine.keys
+        self.key_template: KeyTemplate | None = None  # both belong to graphengine.keys
         functools.update_wrapper(self, self.fn, updated=())
 
     @functools.cached_property

@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -67,17 +68,11 @@ def on_terminal() -> bool:
         return False
 
 
-@contextlib.contextmanager
-def showing(work: Work, title: str) -> Iterator[None]:
+def showing(work: Work, title: str) -> AbstractContextManager[object]:
     """Show a run, once it has lasted."""
     if not is_watched():
-        yield
-        return
-    waiting = Waiting(functools.partial(_begin, work, title, time.monotonic()))
-    try:
-        yield
-    finally:
-        waiting.close()
+        return contextlib.nullcontext()
+    return contextlib.closing(Waiting(functools.partial(_begin, work, title, time.monotonic())))
 
 
 class Waiting:

@@ -209,11 +209,11 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
                 Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
                         nearest=near, hint=hint)
             )
-    start = Path(base).absolute() if base is not None else Path.cwd()
     bound: dict[str, Const] = {}
+    current = Path.cwd() if graph.inputs else None
     for name, declared in graph.inputs.items():
         if name in inputs:
-            value, here = inputs[name], start
+            value, here = inputs[name], current if base is None else Path(base).absolute()
             problem = literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))
         elif declared.required:
             problems.append(
@@ -222,7 +222,7 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
             )
             continue
         else:
-            value, here = declared.default, folder_of(graph)
+            value, here = declared.default, graph.folder or current
             problem = default_problem(graph, declared)
         if problem is not None:
             problems.append(problem)

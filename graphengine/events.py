@@ -30,6 +30,9 @@ class Reuse(enum.StrEnum):
     JOINED = "joined"
 
 
+STARTED = Kind.NODE_STARTED  # found faster than the enum's member
+
+
 class Event:
     """One thing that happened.
 
@@ -45,7 +48,13 @@ class Event:
         time: Seconds since the epoch.
     """
 
-    __slots__ = ("error", "kind", "node", "reuse", "run", "seconds", "step", "time", "total", "type", "value")
+    # Defaults stand in the class: what most events do not tell costs them nothing.
+    reuse: Reuse | None = None
+    step: int | None = None
+    total: int | None = None
+    value: Any = None
+    seconds: float | None = None
+    error: str | None = None
 
     def __init__(
         self,
@@ -60,14 +69,16 @@ class Event:
         total: int | None = None,
         error: str | None = None,
     ) -> None:
-        self.kind, self.run, self.node, self.type, self.reuse = kind, run, node, type, reuse
-        self.seconds, self.value, self.step, self.total, self.error = seconds, value, step, total, error
-        self.time = now()
+        self.kind, self.run, self.node, self.type, self.time = kind, run, node, type, now()
+        if reuse is not None:
+            self.reuse, self.seconds, self.value = reuse, seconds, value
+        elif kind is not STARTED:
+            self.seconds, self.value, self.step, self.total, self.error = seconds, value, step, total, error
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: only what is known, without the value."""
-        items = {name: getattr(self, name) for name in sorted(self.__slots__) if name != "value"}
-        return {name: value for name, value in items.items() if value is not None and value != ""}
+        items = sorted(vars(self).items())
+        return {name: value for name, value in items if name != "value" and value is not None and value != ""}
 
     def __repr__(self) -> str:
         return f"<{' '.join(str(v) for v in (self.kind, self.node, self.reuse or '', self.step or '') if v)}>"

@@ -16,7 +16,7 @@ from graphengine.cache import Entry
 from graphengine.checksum import sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
+from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.guard import handed_out
@@ -179,12 +179,13 @@ class Drive(Launcher):
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
                 task.key, task.stage = key, LOOKUP
-                if id in sums:
+                if sums and id in sums:
                     task.sums = sums[id]
-                task.entry = peek(key)
-                if self.alone and task.entry is not None:
-                    task.entry = self.store.renew(key, task.entry)
-                if task.entry is not None:
+                entry = peek(key)
+                if entry is not None and self.alone:
+                    entry = self.store.renew(key, entry)
+                if entry is not None:
+                    task.entry = entry
                     continue
             fresh.append(task)
             stack.extend(reversed(node.before))
@@ -223,12 +224,10 @@ class Drive(Launcher):
 
     def _loop(self) -> None:
         agenda, advance = self._agenda, self._advance
-        cancellation = self.cancellation
         while True:
-            while agenda and not cancellation.cancelled and not self.stopping:
+            while agenda and not self.stopping:
                 advance(agenda.pop())
-            if cancellation.cancelled:
-                raise Cancelled("the run was cancelled")
+            self._go_on()
             if self.ready and not self.stopping:
                 self.submit()
                 continue
@@ -305,6 +304,7 @@ class Drive(Launcher):
         if task.pending or task.stage >= RUNNING:
             return
         if task.stage != READY:
+            self._go_on()
             if task.stage == KEY and not self._find_key(task):
                 return
             if not task.wanted or task.stage == DONE:

@@ -173,7 +173,7 @@ def _inputs(plan: Plan, id: str) -> dict[str, list[str | None]]:
     else:
         found[ITSELF] = [identity(kind).hex(), None]
         try:
-            values, tokens = plan.literals(node)
+            values, tokens, _ = plan.literals(node)
         except (GraphEngineError, NotData):
             values, tokens = dict(node.literals), {}
     for name, value in values.items():

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from graphengine.definition import NodeDef
+from graphengine.definition import KeyTemplate, NodeDef
 from graphengine.errors import NotStorable
 from graphengine.literals import coerce
 from graphengine.sockets import Socket
@@ -201,12 +201,10 @@ def _constant(value: Any) -> Any:
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _template(definition: NodeDef[..., Any]) -> tuple[Any, list[tuple[str, Any]], bool]:
-    """The hash that all keys of a node begin with, to be copied, the tokens of its defaults, and whether its values
-    are remembered in this process only."""
+def _template(definition: NodeDef[..., Any]) -> KeyTemplate:
     known = identified(definition)
-    defaults = [(name, _default(socket)) for name, socket in definition.sockets.items()]
-    definition.key_template = (blake2b(known.hash, digest_size=16), defaults, bool(known.unfollowed))
+    names, defaults = tuple(definition.sockets), tuple(map(_default, definition.sockets.values()))
+    definition.key_template = (blake2b(known.hash, digest_size=16), names, defaults, bool(known.unfollowed))
     return definition.key_template
 
 
@@ -219,11 +217,11 @@ def _default(socket: Socket) -> Any:
 
 def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
     """The key of a call from the tokens of its inputs; what is not given stands as its default."""
-    start, defaults, here = definition.key_template or _template(definition)
+    start, names, defaults, here = definition.key_template or _template(definition)
     hash = start.copy()
     if salt is not None:
         hash.update(b"salt" + digest(salt))
-    text = repr([tokens.get(name, default) for name, default in defaults])
+    text = repr([*map(tokens.get, names, defaults)])
     hash.update(text.encode())  # repr escapes lone surrogates, so this always encodes.
     key: bytes = hash.digest()
     return key + HERE if here or _HERE in text else key

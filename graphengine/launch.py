@@ -152,7 +152,7 @@ class Launcher(ABC):
             return
         made = NOTHING
         arguments = dict(task.values)
-        guarded = task.sums is not None
+        guarded = self.alone or task.sums
         for name, source in task.links:
             if type(source) is Task:
                 arguments[name] = source.value
@@ -164,7 +164,6 @@ class Launcher(ABC):
                 arguments[name] = value_of(source)
                 made = {**made, **made_of(source)}
                 guarded = True
-        guard = guard_of(task.links, self.alone, task) if guarded else None
         context: RunContext | None = None
         self._here = flight
         if self.cancellation.cancelled:
@@ -175,7 +174,7 @@ class Launcher(ABC):
             context = arguments[kind.context_parameter] = RunContext(self, task, flight, kind)
         start = perf_counter()
         try:
-            value = kind.fn(**arguments) if guard is None else guard.call(kind.fn, arguments)
+            value = self._guarded(task, kind.fn, arguments) if guarded else kind.fn(**arguments)
         except BaseException as error:
             self.store.land(flight, error)
             self._here = None
@@ -185,9 +184,7 @@ class Launcher(ABC):
         cost = perf_counter() - start
         if context is not None and context.facts:
             made = {**made, **context.facts}
-        if self.alone:
-            value = twin_of(value)
-        keep = kind.cache if cost < WORTH_WRITING and not task.volatile else self._keep(task, kind, cost)
+        keep = kind.cache if cost < WORTH_WRITING else self._keep(task, kind, cost)
         entry = self.store.land(flight, value, made, cost, keep)
         self._here = None
         if type(entry) is not Entry:  # it cannot be kept
@@ -195,6 +192,12 @@ class Launcher(ABC):
             self.fail(task, entry, arguments)  # type: ignore[arg-type]
             return
         self.finish(task, entry, Reuse.COMPUTED)
+
+    def _guarded(self, task: Task, fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Call a function whose inputs can be changed in place."""
+        guard = guard_of(task.links, self.alone, task)
+        value = fn(**arguments) if guard is None else guard.call(fn, arguments)
+        return twin_of(value) if self.alone else value
 
     def submit(self) -> None:
         """Hand all ready calls to the runner at once."""

@@ -107,6 +107,7 @@ def default_paths(kind: NodeDef[..., Any], given: Mapping[str, Any]) -> dict[str
 
 
 _NO_LITERALS: dict[str, Any] = {}
+_NOWHERE = Path()
 
 
 class Plan:
@@ -135,7 +136,7 @@ class Plan:
         self._asked: set[NodeDef[..., Any]] = set()
         self.position = 0
         self.settings: tuple[Any, ...] = ()
-        self.base = Path()
+        self.base = _NOWHERE
         self.roots: Sequence[Path] | None = None
         self.salt: Any = None
         self.given: Mapping[str, Any] = {}
@@ -201,7 +202,7 @@ class Plan:
         node = self.graph.nodes[id]
         assert isinstance(node.kind, NodeDef)
         try:
-            values, tokens = self.literals(node)
+            values, tokens, _ = self.literals(node)
             if node.kind.makes_reference:
                 self.references[id] = self._reference(id, node, values)
                 return canonical(self.references[id][0])
@@ -251,17 +252,17 @@ class Plan:
             self.kinds[kind] = identity(kind)
         try:
             literals = node.literals or node.bound or kind.files
-            values, tokens = self.literals(node) if literals else (_NO_LITERALS, {})
+            values, tokens, sums = self.literals(node) if literals else (_NO_LITERALS, {}, None)
             for name, link in node.links:
-                if link.node != INPUTS and link.node != VALUES:
-                    key: Any = self.keys[link.node]
-                    if key is None:
-                        key = self._reference_token(link, kind.sockets[name].uses)
-                    elif link.port:
-                        key = (key, link.port)
-                    if key is None or name in kind.files:
-                        return None  # found during the run, as are paths that come from a node
-                    tokens[name] = key
+                key: Any = self.keys.get(link.node)
+                if key is not None:
+                    tokens[name] = (key, link.port) if link.port else key
+                elif link.node != INPUTS and link.node != VALUES:
+                    tokens[name] = self._reference_token(link, kind.sockets[name].uses)
+                    if tokens[name] is None:
+                        return None  # found during the run
+            if kind.files and any(name in kind.files and link.node in self.keys for name, link in node.links):
+                return None  # so are paths that come from a node
             for name, items in node.lists:
                 if name in kind.files:
                     return None
@@ -274,10 +275,8 @@ class Plan:
             given = node.literals | {name: self.const(link).value for name, link in node.bound}
             raise NodeError(id, node.type, given, error) from error
         self.values[id] = values
-        if literals:
-            sums = {name: sum for name, value in values.items() if (sum := sum_of(value, given=True)) is not None}
-            if sums:
-                self.sums[id] = sums
+        if sums:
+            self.sums[id] = sums
         if kind.is_plain:
             if kind.on != "here":
                 self.tokens[id] = tokens
@@ -311,15 +310,19 @@ class Plan:
             self.tokens[id] = tokens
         return node_key(kind, tokens, salt)
 
-    def literals(self, node: Node) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The inputs of a node that are literals here, declared inputs and values included, and their tokens."""
+    def literals(self, node: Node) -> tuple[dict[str, Any], dict[str, Any], dict[str, bytes]]:
+        """The inputs of a node that are literals here, declared inputs and values included: the values, their tokens,
+        and the checksums of those that can be changed in place."""
         kind = node.kind
         assert isinstance(kind, NodeDef)
         values: dict[str, Any] = {}
         tokens: dict[str, Any] = {}
+        sums: dict[str, bytes] = {}
         sockets, hashed = kind.sockets, not kind.makes_reference
         for name, value in node.literals.items():
             values[name], tokens[name] = literal(sockets[name], owned(value)[0], self.base, self.roots, hashed)
+            if (sum := sum_of(values[name], given=True)) is not None:
+                sums[name] = sum
         for name, value in default_paths(kind, node.args).items() if kind.files else ():
             values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
         for name, link in node.bound:
@@ -329,8 +332,16 @@ class Plan:
                 continue
             if const.volatile:
                 raise NotData("a value of this process only")
-            values[name], tokens[name] = literal(socket, const.value, const.base or self.base, self.roots, hashed)
-        return values, tokens
+            if socket.file is None and coerce(const.value, socket.type) is const.value:
+                # What is large is read once, however many nodes take it.
+                values[name], tokens[name], known = const.value, const.token(socket.uses), const.sum
+            else:
+                base = const.base or self.base
+                values[name], tokens[name] = literal(socket, const.value, base, self.roots, hashed)
+                known = sum_of(values[name], given=True)
+            if known is not None:
+                sums[name] = known
+        return values, tokens, sums
 
     def const(self, link: Link) -> Const:
         """What a link to a declared input or a value brings."""

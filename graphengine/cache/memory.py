@@ -15,7 +15,7 @@ OVERHEAD = 200
 NOTHING: Mapping[str, Any] = {}
 
 
-_FLAT = {int: 32, float: 24, bool: 28, type(None): 16}
+_FLAT = {kind: size + OVERHEAD for kind, size in ((int, 32), (float, 24), (bool, 28), (type(None), 16))}
 
 
 class Entry:
@@ -30,9 +30,9 @@ class Entry:
 
     def __init__(self, value: Any, made: Mapping[str, Any] = NOTHING, cost: float = 0.0) -> None:
         self.value, self.made, self.cost, self.priority = value, made, cost, 0.0
-        flat = _FLAT.get(type(value))
-        if flat is not None:
-            self.size, self.sum = flat + OVERHEAD, None
+        size = _FLAT.get(type(value))
+        if size is not None:
+            self.size, self.sum = size, None
         else:
             content = measure(value)
             self.size, self.sum = sys.maxsize if content.unseen else content.size + OVERHEAD, content.sum

@@ -96,8 +96,7 @@ class Store:
             flight.has_landed = True
             if keep != "never" and type(result) is Entry:
                 self.memory.put(key, result)
-            if self.flights.get(key) is flight:
-                del self.flights[key]
+            del self.flights[key]
         if flight.joined:
             told = result
             # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.

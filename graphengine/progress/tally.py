@@ -90,12 +90,10 @@ class Tally:
 
     def __call__(self, event: Event) -> None:
         kind, node = event.kind, event.node
-        if kind is FINISHED or kind is FAILED:
-            self._done.add(node)
-            self._running.pop(node, None)
-        elif kind is STARTED:
-            if node not in self._done:
-                self._running[node] = None
+        if kind is STARTED:
+            self._running[node] = None
+        elif kind is FINISHED or kind is FAILED:
+            self._done.add(node)  # it leaves `_running` when somebody looks
         elif kind is Kind.PROGRESS:
             steps = self._running.get(node)
             if steps is None:
@@ -108,6 +106,8 @@ class Tally:
 
     def lines(self) -> list[Line]:
         """A bar for the whole, and one for each node that counts its steps; where none does, one for the oldest."""
+        for id in self._done.intersection(list(self._running)):
+            del self._running[id]
         running = list(self._running.items())
         done = len(self._done)
         total = max(done + len(running), 0 if self._total is None else self._total())

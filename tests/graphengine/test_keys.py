@@ -470,3 +470,39 @@ def test_a_users_home_is_known_unless_roots_are_set(tmp_path: Path, monkeypatch:
     assert resolve("~/a", File(), Path("/")) == tmp_path / "a"
     with pytest.raises(FileError):
         resolve("~/a", File(), tmp_path / "x", [tmp_path / "x"])
+
+
+@dataclass(frozen=True)
+class Scroll:
+    """A value whose codec says when it is read."""
+
+    text: str
+
+
+READ: list[str] = []
+
+
+def _encode_scroll(scroll: Scroll) -> bytes:
+    READ.append(scroll.text)
+    return scroll.text.encode()
+
+
+register_type(SocketType(Scroll, "TestScroll", encode=_encode_scroll, decode=lambda data: Scroll(data.decode())))
+
+
+@node(version=1)
+def scroll_length(scroll: Scroll, more: int) -> int:
+    """The length of a scroll."""
+    return len(scroll.text) + more
+
+
+def test_a_large_input_is_read_once_however_many_nodes_take_it() -> None:
+    """It is hashed for the keys of all of them when it comes."""
+    READ.clear()
+    with Graph() as graph:
+        scroll = graph.input("scroll", Scroll)
+        for n in range(10):
+            graph.output(f"length{n}", scroll_length(scroll, n))
+    result = graph.run(inputs={"scroll": Scroll("long")}, store=Store())
+    assert list(result.values()) == list(range(4, 14))
+    assert READ == ["long"]
