@@ -1,4 +1,4 @@
-"""Nodes for the flow of a graph: conditions, and mapping over lists. All work outside graphs as plain calls."""
+"""Flow: conditions, and mapping over lists. All these nodes work outside graphs as plain calls."""
 
 from __future__ import annotations
 

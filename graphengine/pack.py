@@ -46,6 +46,7 @@ class Pack:
             that give the same result with less of it, the cheapest first; before each it lets go of what it can. It
             is asked for calls of other packs too, whose inputs it may not know.
         devices: The devices of this machine that its nodes can compute on, each for a worker of its own.
+        groups: Titles of its modules in the order in which their nodes are listed; see `graphengine.node_groups`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Pack:
     free: Callable[[str], int | None] | None = None
     spare: Callable[[str, Mapping[str, Any]], Iterator[Mapping[str, Any]]] | None = None
     devices: Callable[[], list[str]] | None = None
+    groups: tuple[str, ...] = ()
 
 
 def pack_of(module: ModuleType | str) -> Pack:

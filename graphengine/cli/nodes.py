@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
 from graphengine.errors import Problem, WorkflowError
+from graphengine.node_groups import group_of, node_groups
 from graphengine.node_help import help_of, wrapped
 from graphengine.types import type_name
 
@@ -20,37 +22,87 @@ if TYPE_CHECKING:
 @guarded
 def command(
     name: Annotated[str | None, typer.Argument(help="A node: its help, inputs and outputs.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", metavar="TEXT", help="List the nodes with this in their names, inputs or help."),
+    ] = None,
     json: Json = False,
     packs: Packs = None,
     debug: Debug = False,
 ) -> None:
-    """List all nodes, or show the help of one."""
+    """List all nodes by group, search them, or show the help of one."""
     from graphengine import registry
 
     load_packs(packs)
-    if name is None:
-        found = dict(sorted(registry.nodes().items()))
-        if json:
-            print(json_.dumps([facts(definition) for definition in found.values()], indent=2, default=str))
-        else:
-            _table(found)
+    if name is not None and search is not None:
+        raise WorkflowError(Problem("usage", "give the name of a node or --search, not both"))
+    if name is not None:
+        definition = registry.find(name)
+        if definition is None:
+            sentence, near = registry.why_not(name)
+            raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
+        print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition, columns()))
         return
-    definition = registry.find(name)
-    if definition is None:
-        sentence, near = registry.why_not(name)
-        raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
-    print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition, _columns()))
+    nodes = registry.nodes()
+    listed = [nodes[full] for full in sorted(nodes)] if search is None else found(search, nodes.values())
+    if json:
+        print(json_.dumps([facts(definition) for definition in listed], indent=2, default=str))
+    elif search is not None:
+        _table(listed)
+    else:
+        _groups(listed)
 
 
-def _table(found: dict[str, NodeDef[..., Any]]) -> None:
-    width = max((len(name) for name in found), default=0)
-    columns = _columns()
-    for name, definition in found.items():
-        for line in wrapped(f"{name:<{width}}  ", first_line(definition), "", columns):
+def found(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[..., Any]]:
+    """The nodes in which every word of a text occurs: first those with all words in the name, then in names of inputs
+    as well, then in help texts.
+
+    Raises:
+        WorkflowError: There is none.
+    """
+    words = text.casefold().split()
+    ranked = [(rank, node.full_name, node) for node in nodes if (rank := _rank(words, node)) is not None]
+    if not ranked:
+        raise WorkflowError(Problem("unknown node", f"no node has {text!r:.60} in its name, inputs or help",
+                                    hint="`graphengine nodes` lists all", found=text))  # fmt: skip
+    return [node for _, _, node in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _rank(words: list[str], node: NodeDef[..., Any]) -> int | None:
+    """Where words are found: 0 they are the name, 1 it begins with them, 2 in it, 3 in inputs, 4 in help; or None."""
+    if [node.name.casefold()] == words or [node.full_name.casefold()] == words:
+        return 0
+    if len(words) == 1 and node.name.casefold().startswith(words[0]):
+        return 1
+    sockets = node.sockets.values()
+    inputs, help = (" ".join(texts) for texts in ((s.name for s in sockets), (node.doc, *(s.doc for s in sockets))))
+    seen = ""
+    for rank, part in enumerate((node.full_name, inputs, help), 2):
+        seen += f" {part.casefold()}"
+        if all(word in seen for word in words):
+            return rank
+    return None
+
+
+def _groups(listed: list[NodeDef[..., Any]]) -> None:
+    """Write nodes under the names of their packs and groups."""
+    between = ""
+    for pack, groups in node_groups(listed).items():
+        for title, nodes in groups.items():
+            print(f"{between}{pack}: {title}")
+            _table(nodes, "  ", max(len(definition.full_name) for definition in listed))
+            between = "\n"
+
+
+def _table(nodes: list[NodeDef[..., Any]], indent: str = "", width: int = 0) -> None:
+    width = max([width, *(len(definition.full_name) for definition in nodes)])
+    for definition in nodes:
+        for line in wrapped(f"{indent}{definition.full_name:<{width}}  ", first_line(definition), "", columns()):
             print(line)
 
 
-def _columns() -> int:
+def columns() -> int:
+    """Columns of a line on standard output; where it is no terminal, as many as any text needs."""
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
@@ -78,6 +130,7 @@ def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
     outputs = [{"name": name, "type": type_name(kind)} for name, kind in definition.outputs.items()]
     return {
         "name": definition.full_name,
+        "group": group_of(definition),
         "version": definition.version,
         "help": definition.doc,
         "inputs": inputs,

@@ -157,6 +157,20 @@ __pack__ = Pack(
     free=_free,
     spare=_spare,
     devices=_devices,
+    groups=(
+        "Models",
+        "Hypernetworks",
+        "Memory and speed",
+        "Prompts",
+        "Control",
+        "Control pictures",
+        "Latents",
+        "Sampling",
+        "Upscaling",
+        "Pictures",
+        "Masks",
+        "Loaded objects",
+    ),
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Annotators: the networks that make control pictures, as references to their files, and the node that runs them.
+"""Control pictures: the networks (annotators) that make them, as references to files, and the node that runs them.
 
 A network lies in a folder or on the hub as one file among others; only those that are wanted are looked for, and each
 is in the weight store once, whoever draws with it.

@@ -1,4 +1,4 @@
-"""Hypernetworks in the WebUI's `.pt` format: small networks before the keys and values of a UNet's attention.
+"""Hypernetworks: small networks before the keys and values of a UNet's attention, in the WebUI's `.pt` format.
 
 Such a file holds two networks, one for keys and one for values, for each width of a context: that of the prompt's
 embeddings for cross attention, those of the pictures' features for self attention. Where an attention's context has

@@ -1,4 +1,4 @@
-"""Pictures to latents and back."""
+"""Latents: pictures to latents and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masked image to image with checkpoints that know nothing of masks."""
+"""Sampling: masked image to image with checkpoints that know nothing of masks."""
 
 from __future__ import annotations
 

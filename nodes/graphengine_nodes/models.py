@@ -1,4 +1,4 @@
-"""Nodes that make references to weights. They read configurations and headers only, and import no torch."""
+"""Models: nodes that make references to weights. They read configurations and headers only, and import no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Python callers hand in: loaded pipelines, ControlNets and components, as values of this process only.
+"""Loaded objects: pipelines, ControlNets and components that Python callers hand in, as values of this process only.
 
 The objects stay theirs: they lie where they are, what is done to them is used by the next run, and nothing that is made
 from them is remembered. Whoever has the value keeps the object, and nobody else.

@@ -1,4 +1,4 @@
-"""Nodes that say how a model is held and computed: precision, quantization, offload, tiling, layout, compilation.
+"""Memory and speed: how a model is held and computed: precision, quantization, offload, tiling, layout, compilation.
 
 Each returns a reference to the same weights; the weight store does what it says when something computes.
 """

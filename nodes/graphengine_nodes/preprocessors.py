@@ -1,4 +1,4 @@
-"""Control preprocessors: from a picture to the one that a ControlNet follows, of the same size.
+"""Control pictures: from a picture to the one that a ControlNet follows, of the same size.
 
 Those with a network are expanding nodes: a reference to the network's files (`load_annotator`), then the picture
 (`annotate`), so that keys hold what the files contain and a file is read when it is needed.

@@ -1,4 +1,4 @@
-"""Prompts to conditioning."""
+"""Prompts: from texts to conditioning."""
 
 from __future__ import annotations
 

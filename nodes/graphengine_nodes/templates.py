@@ -1,4 +1,4 @@
-"""Prompts that are drawn: templates of nested lists, as `multigen.Cfgen` takes them, and wildcards in a text."""
+"""Prompts: drawn from templates of nested lists, as `multigen.Cfgen` takes them, and from wildcards in a text."""
 
 from __future__ import annotations
 
