@@ -20,7 +20,7 @@ from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, Wo
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.guard import handed_out
-from graphengine.keys import NotData, canonical, digest, node_key
+from graphengine.keys import NotData, canonical, digest, node_key, own_fingerprint
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
 from graphengine.sockets import Socket
@@ -118,7 +118,7 @@ class Drive(Launcher):
         self.cancellation._told.append(self.leave_all)
         try:
             self.plan = plan
-            plan.assign(link.node for link in links if link.node in plan.graph.nodes)
+            plan.assign((link.node for link in links if link.node in plan.graph.nodes), self.keep_going)
             goals = self.goals = self._goals(plan, links)
             self._wanted = list(goals)
             for goal in reversed(goals):
@@ -158,6 +158,7 @@ class Drive(Launcher):
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
+        wrong: list[tuple[Task, NodeError]] = []
         stack = [link.node for link in reversed(links) if link.node in keys]
         while stack:
             id = stack.pop()
@@ -191,13 +192,20 @@ class Drive(Launcher):
             stack.extend(reversed(node.before))
         for task in fresh:
             if task.key is None or task.node.lists:  # type: ignore[union-attr]
-                self._expander.wire(plan, tasks, task)
+                try:
+                    self._expander.wire(plan, tasks, task)
+                except NodeError as error:
+                    if not self.keep_going:
+                        raise
+                    wrong.append((task, error))
                 continue
             task.links = [
                 (name, Port(tasks[link.node], link.port) if link.port else tasks[link.node])
                 for name, link in task.node.links  # type: ignore[union-attr]
                 if link.node in tasks
             ]
+        for task, error in wrong:
+            self._fail(task, error)
         self._needed = len(tasks)
         if not self.store.persistent and len(merged) == len(tasks):
             self._want_all(fresh)
@@ -357,7 +365,7 @@ class Drive(Launcher):
             return True
         try:
             self._key(task, kind)
-        except GraphEngineError as error:
+        except BaseException as error:
             self.fail(task, error)
             return False
         task.stage = LOOKUP
@@ -370,13 +378,16 @@ class Drive(Launcher):
         try:
             expanded = self._expander.expand(task)
         except (NodeError, WorkflowError) as error:
-            node = task.node
-            self.emit(Kind.NODE_FAILED, task.id, node.type if node is not None else "", error=str(error))
-            self._failed_node = task.id
-            self.failed(task, error)
+            self._fail(task, error)
             return
         if expanded:
             self._keyed(task)
+
+    def _fail(self, task: Task, error: GraphEngineError) -> None:
+        """A task fails before it is computed."""
+        self.emit(Kind.NODE_FAILED, task.id, task.node.type if task.node is not None else "", error=str(error))
+        self._failed_node = task.id
+        self.failed(task, error)
 
     def _keyed(self, task: Task) -> None:
         if task.key_waiters is not None:
@@ -402,8 +413,7 @@ class Drive(Launcher):
             return
         salt = plan.salt
         if kind.fingerprint_fn is not None:
-            values = {n: twin_of(v) for n, v in (task.values | {n: value_of(s) for n, s in links}).items()}
-            salt = (salt, canonical(kind.fingerprint_fn(**values)))
+            salt = (salt, own_fingerprint(kind, task.values | {n: value_of(s) for n, s in links}))
         if kind.cache == "never" or kind.output:
             if kind.output:
                 task.deed = (task.id, node_key(kind, tokens, salt))

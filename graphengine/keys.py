@@ -18,8 +18,9 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from graphengine.checksum import twin_of
 from graphengine.definition import KeyTemplate, NodeDef
-from graphengine.errors import NotStorable
+from graphengine.errors import NodeDefinitionError, NotStorable
 from graphengine.literals import coerce
 from graphengine.sockets import Socket
 from graphengine.types import socket_type
@@ -225,6 +226,23 @@ def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any
     hash.update(text.encode())  # repr escapes lone surrogates, so this always encodes.
     key: bytes = hash.digest()
     return key + HERE if here or _HERE in text else key
+
+
+def own_fingerprint(definition: NodeDef[..., Any], values: Mapping[str, Any]) -> Any:
+    """What the `.fingerprint` function of a node adds to the key of a call with these inputs.
+
+    Raises:
+        NodeDefinitionError: It returns what has no canonical form.
+        Exception: Whatever it raises itself.
+    """
+    assert definition.fingerprint_fn is not None
+    value = definition.fingerprint_fn(**{name: twin_of(value) for name, value in values.items()})
+    try:
+        return canonical(value)
+    except NotData as reason:
+        raise NodeDefinitionError(
+            f"the fingerprint of {definition.full_name} cannot enter a key ({reason}): return a text, a number or bytes"
+        ) from None
 
 
 def graph_key(graph: Graph) -> str:

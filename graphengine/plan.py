@@ -18,7 +18,7 @@ from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError, as_exception
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
-from graphengine.keys import PLAIN, NotData, canonical, identity, is_current, node_key
+from graphengine.keys import PLAIN, NotData, canonical, identity, is_current, node_key, own_fingerprint
 from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
 from graphengine.task import Const, constant
@@ -33,15 +33,32 @@ def literal(
     Args:
         opaque: Stands for what is no data beside the paths; None: that is an error.
     """
-    if socket.file is not None and value is not None:
-        value = coerce(value, socket.type) if socket.file.missing else value
-        return _Paths(socket.file, base, roots, hashed, socket.uses, opaque).follow(value)
+    rule = socket.file or (_UNDECLARED if holds_paths(value) else None)
+    if rule is not None and value is not None:
+        value = coerce(value, socket.type) if rule.missing else value
+        return _Paths(rule, base, roots, hashed, socket.uses, opaque).follow(value)
     kind = type(value)
     if kind is socket.type and kind in PLAIN:
         return value, value
     if kind is not socket.type:
         value = coerce(value, socket.type)
     return value, canonical(value, socket.uses)
+
+
+_UNDECLARED = File(missing=True)
+"""The rule for paths in an input whose type does not say that it takes paths."""
+
+
+def holds_paths(value: Any) -> bool:
+    """Whether a literal is a path, or holds paths in containers or in the fields of a class."""
+    kind = type(value)
+    if kind in PLAIN:
+        return False
+    if kind in (list, tuple, set, frozenset):
+        return any(map(holds_paths, value))
+    if kind is dict:
+        return any(map(holds_paths, value.values()))
+    return isinstance(value, Path) or (_fields(value) is not None and holds_path(kind))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,6 +87,9 @@ class _Paths:
         if type(value) in (list, tuple):
             pairs = list(map(self.follow, value))
             return type(value)(v for v, _ in pairs), ("list", *[token for _, token in pairs])
+        if type(value) in (set, frozenset):
+            pairs = list(map(self.follow, value))
+            return type(value)(v for v, _ in pairs), ("set", *sorted((token for _, token in pairs), key=repr))
         if type(value) is dict:
             items = {key: self.follow(v) for key, v in value.items()}
             tokens = sorted(((canonical(key), token) for key, (_, token) in items.items()), key=repr)
@@ -207,16 +227,23 @@ class Plan:
                 self.references[id] = self._reference(id, node, values)
                 return canonical(self.references[id][0])
             if node.kind.fingerprint_fn is not None:
-                given = {name: twin_of(value) for name, value in values.items()}
-                tokens["*fingerprint"] = canonical(node.kind.fingerprint_fn(**given))
-        except (GraphEngineError, NotData):
+                tokens["*fingerprint"] = own_fingerprint(node.kind, values)
+        except Exception:
             return None  # it is told if the node is needed
         return tokens
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
-    def assign(self, wanted: Iterable[str]) -> None:
-        """Find the keys of the wanted nodes and of all they need."""
+    def assign(self, wanted: Iterable[str], keep_going: bool = False) -> None:
+        """Find the keys of the wanted nodes and of all they need.
+
+        Args:
+            keep_going: A node whose literals are wrong (a file is missing, a model) has no key, and fails in the run;
+                else nothing is run.
+
+        Raises:
+            NodeError: The literals of a node are wrong.
+        """
         nodes, keys = self.graph.nodes, self.keys
         stack = [id for id in wanted if id not in keys]
         while stack:
@@ -231,7 +258,12 @@ class Plan:
                     waiting = True
             if not waiting:
                 stack.pop()
-                keys[id] = self._assign(id, node)
+                try:
+                    keys[id] = self._assign(id, node)
+                except NodeError:
+                    if not keep_going:
+                        raise
+                    keys[id] = None
 
     def _assign(self, id: str, node: Node) -> bytes | None:
         users = self.users
@@ -277,7 +309,7 @@ class Plan:
         self.values[id] = values
         if sums:
             self.sums[id] = sums
-        if kind.is_plain:
+        if kind.is_plain and not (literals and any(map(holds_paths, values.values()))):
             if kind.on != "here":
                 self.tokens[id] = tokens
             return node_key(kind, tokens, self.salt)
@@ -303,7 +335,10 @@ class Plan:
         if kind.fingerprint_fn is not None:
             if node.before:
                 return None
-            tokens["*fingerprint"] = canonical(kind.fingerprint_fn(**{n: twin_of(v) for n, v in values.items()}))
+            try:
+                tokens["*fingerprint"] = own_fingerprint(kind, values)
+            except BaseException as error:
+                raise NodeError(id, node.type, values, as_exception(error)) from error
             salt = (salt, tokens["*fingerprint"])
         self.watched[id] = tokens
         if kind.on != "here":
@@ -332,7 +367,8 @@ class Plan:
                 continue
             if const.volatile:
                 raise NotData("a value of this process only")
-            if socket.file is None and coerce(const.value, socket.type) is const.value:
+            followed = socket.file is not None or holds_paths(const.value)
+            if not followed and coerce(const.value, socket.type) is const.value:
                 # What is large is read once, however many nodes take it.
                 values[name], tokens[name], known = const.value, const.token(socket.uses), const.sum
             else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
 
-from graphengine import Graph, NodeError, Store, each, load, node
+from graphengine import File, Graph, NodeError, Store, each, load, node
 
 RUNS: list[str] = []
 
@@ -201,3 +202,38 @@ def test_each_keeps_going_outside_a_graph_and_in_a_file(tmp_path: Any) -> None:
     found = again.run(store=Store())["o"]
     assert found[0] == 1
     assert isinstance(found[1], NodeError)
+
+
+@node(version=1)
+def needs_a_file(path: Annotated[Path, File()]) -> str:
+    return path.read_text()
+
+
+@node
+def signed(x: int) -> int:
+    return x
+
+
+@signed.fingerprint
+def _signature(x: int) -> str:
+    raise OSError("no signature today")
+
+
+@pytest.mark.parametrize("wrong", ["a missing file", "a fingerprint that fails"])
+def test_a_node_whose_key_cannot_be_made_is_a_failure_like_others(wrong: str) -> None:
+    """By default it ends the run before anything is computed."""
+    store = Store()
+    with Graph() as g:
+        g.output("first", good(1))
+        g.output("late", needs_a_file("nowhere.txt") if wrong == "a missing file" else twice(signed(2)))
+        g.output("second", good(3))
+    with pytest.raises(NodeError) as early:
+        g.run(store=store)
+    assert early.value.result is None
+    assert RUNS == []
+    with pytest.raises(NodeError) as caught:
+        g.run(store=store, keep_going=True)
+    assert caught.value.node == early.value.node
+    assert dict(caught.value.result.outputs) == {"first": 1, "second": 3}
+    with pytest.raises(NodeError):  # what is known by then makes no difference
+        g.run(store=store)

@@ -242,3 +242,27 @@ def test_a_file_that_changes_within_a_tick_of_the_clock_is_read_again(
     file.write_text("two")
     monkeypatch.setattr(os, "stat", frozen)  # as a file system says whose clock stood still
     assert fingerprint(file) != before
+
+
+@node(version=1)
+def of_any_type(p: Any) -> str:
+    return _read(*(sorted(p, key=str) if isinstance(p, list | set) else [p]))
+
+
+@pytest.mark.parametrize("make", [lambda p: p, lambda p: [p], lambda p: {p}], ids=["bare", "list", "set"])
+@pytest.mark.parametrize("declared", [False, True], ids=["literal", "declared input"])
+def test_a_path_in_an_input_of_any_type(
+    make: Callable[[Path], Any], declared: bool, tmp_path: Path
+) -> None:
+    store = Store()
+    file = tmp_path / "data.txt"
+    with Graph() as g:
+        g.output("text", of_any_type(g.input("p", Any) if declared else make(file)))
+    inputs = {"p": make(file)} if declared else {}
+    for text in ("one", "two"):
+        file.write_text(text)
+        os.utime(file, (time.time() + len(RUNS), time.time() + len(RUNS)))
+        assert g.run(inputs=inputs, store=store)["text"] == text
+    RUNS.clear()
+    g.run(inputs=inputs, store=store)
+    assert RUNS == []
