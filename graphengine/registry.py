@@ -25,7 +25,7 @@ from graphengine.definition import NodeDef
 from graphengine.errors import GraphEngineError, PackError, nearest, text_of
 from graphengine.opening import read_file
 from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
-from graphengine.types import SocketType, declared_types, socket_type
+from graphengine.types import SocketType, declared_at, socket_type
 
 FOLDERS = "graphengine_folder_pack"
 OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"
@@ -109,11 +109,11 @@ def class_called(module: str, name: str) -> type | None:
 
     Nothing is imported for what a file says.
     """
-    declared = declared_types().get(f"{pack_of(module).name}.{name}")
+    declared = declared_at(module, name)
     if declared is None and module in sys.modules and home(module) == "loose":
         declare_own(module)
-        declared = declared_types().get(f"{pack_of(module).name}.{name}")
-    if declared is not None and declared.__module__ == module:
+        declared = declared_at(module, name)
+    if declared is not None:
         return declared
     found: Any = sys.modules.get(module) if home(module) == "pack" else None
     for part in name.split("."):

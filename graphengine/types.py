@@ -79,6 +79,8 @@ _registered: dict[type, SocketType[Any]] = {}
 _by_name: dict[str, SocketType[Any]] = {}
 _promised: dict[tuple[str, str], tuple[str, str]] = {("numpy", "ndarray"): ("array", "graphengine.arrays")}
 _declared: dict[str, type] = {}
+"""The classes that nodes declare, by their names in files (`main.Mode`, `my_pack.Size`)."""
+_declared_at: dict[tuple[str, str], type] = {}
 
 
 def register_type(kind: SocketType[Any]) -> None:
@@ -129,10 +131,20 @@ def declare(annotation: Any, pack_of: Callable[[str], str]) -> None:
             continue
         seen.add(part)
         if issubclass(part, enum.Enum):
-            _declared[f"{pack_of(part.__module__)}.{part.__qualname__}"] = part
+            _name(part, pack_of(part.__module__))
         elif dataclasses.is_dataclass(part) or is_named_tuple(part):
-            _declared[f"{pack_of(part.__module__)}.{part.__qualname__}"] = part
+            _name(part, pack_of(part.__module__))
             stack += field_types(part).values()
+
+
+def _name(cls: type, pack: str) -> None:
+    """Make a class known by its pack and name; where another module of the pack has that name, by its module."""
+    _declared_at[cls.__module__, cls.__qualname__] = cls
+    name = f"{pack}.{cls.__qualname__}"
+    taken = _declared.get(name)
+    if taken is not None and taken.__module__ != cls.__module__:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+    _declared[name] = cls
 
 
 def declared_as(cls: type) -> str | None:
@@ -140,9 +152,9 @@ def declared_as(cls: type) -> str | None:
     return next((name for name, known in _declared.items() if known is cls), None)
 
 
-def declared_types() -> Mapping[str, type]:
-    """The classes that nodes declare, by their names in files (`main.Mode`, `my_pack.Size`)."""
-    return _declared
+def declared_at(module: str, name: str) -> type | None:
+    """The class of a module that a node declares."""
+    return _declared_at.get((module, name))
 
 
 def field_types(cls: type) -> dict[str, Any]:

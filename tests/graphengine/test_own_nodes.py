@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import functools
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -515,3 +516,29 @@ def test_a_damaged_value_is_a_problem(tmp_path: Path) -> None:
     held = next(tmp_path.glob("*.packed"))
     held.write_bytes(held.read_bytes()[:-1])
     assert load(tmp_path / "w.yaml").problems()[0].kind == "bad value"
+
+
+def test_two_modules_of_a_pack_may_have_classes_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = tmp_path / "twofold"
+    pack.mkdir()
+    (pack / "__init__.py").write_text("")
+    for module, member in (("early", "red"), ("late", "blue")):
+        (pack / f"{module}.py").write_text(
+            "import enum\nfrom graphengine import node\n\n"
+            f"class Tone(enum.Enum):\n    ONLY = {member!r}\n\n"
+            f"@node(version=1)\ndef {module}_tone(tone: Tone = Tone.ONLY) -> Tone:\n    return tone\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("twofold", "twofold.early", "twofold.late"):
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    graphs = {}
+    for name in ("early", "late"):
+        module = sys.modules[f"twofold.{name}"]
+        with Graph() as g:
+            g.output("tone", getattr(module, f"{name}_tone")(g.input("tone", module.Tone, module.Tone.ONLY)))
+        graphs[module.Tone] = g
+    for tone, g in graphs.items():
+        again = loads(dumps(to_document(g)))
+        assert again.inputs["tone"].type is tone
+        assert again(tone=tone.ONLY.value) is tone.ONLY
+        assert unpacked(packed(tone.ONLY)) is tone.ONLY
