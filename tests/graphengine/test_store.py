@@ -230,12 +230,12 @@ def test_one_who_listens_badly_does_not_fail_the_others() -> None:
 
 @pytest.mark.parametrize("on", ["here", "thread", "device"])
 def test_many_threads_compute_a_key_once(on: Any) -> None:
-    count = []
+    count, everybody_waits = [], threading.Event()
 
     @node(version=1, on=on)
     def slow(x: int) -> int:
         count.append(x)
-        time.sleep(0.05)
+        everybody_waits.wait(600)
         return x + 1
 
     def work(_: int) -> tuple[Any, dict[str, Reuse]]:
@@ -244,12 +244,19 @@ def test_many_threads_compute_a_key_once(on: Any) -> None:
         recorder = Recorder()
         return g.run(want=out, store=store, listeners=[recorder]), recorder.why
 
+    def watch() -> None:
+        while not store.flights or any(len(flight.joined or ()) < 7 for flight in list(store.flights.values())):
+            time.sleep(0.005)
+        everybody_waits.set()
+
     store = Store()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     found = in_threads(8, work)
     assert [value for value, _ in found] == [3] * 8
     assert count == [1]
     assert sum(why.get("slow") is Reuse.COMPUTED for _, why in found) == 1
-    assert sum(why.get("slow") is Reuse.JOINED for _, why in found) >= 1
+    assert sum(why.get("slow") is Reuse.JOINED for _, why in found) == 7
     assert not store.flights
 
 
