@@ -22,8 +22,8 @@ def alternate(runs: int, *measures: Callable[[], float]) -> list[list[float]]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The ratio of the medians."""
-    return statistics.median(ours) / statistics.median(theirs)
+    """The median of the ratios turn by turn: a machine whose speed drifts meets both of a turn alike."""
+    return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
 
 
 def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
