@@ -28,8 +28,8 @@ def described(definition: NodeDef[..., Any], width: int = 100) -> str:
     lines = [definition.doc or "(no help)", "", "Inputs:"]
     for socket in definition.sockets.values():
         lines += wrapped("  ", f"{socket.name}: {type_name(socket.type)}{_default(socket)}", "", width)
-        if limits := _limits(socket):
-            lines += wrapped("      ", limits, "", width)
+        if text := limits(socket):
+            lines += wrapped("      ", text, "", width)
     if not definition.sockets:
         lines.append("  none")
     lines += ["", "Outputs:"]
@@ -48,11 +48,12 @@ def _default(socket: Socket) -> str:
     return "" if socket.required else f" = {socket.default!r}"
 
 
-def _limits(socket: Socket) -> str:
+def limits(socket: Socket) -> str:
+    """What an input takes, beyond its type, and its help; empty if it says nothing."""
     parts = []
     if socket.range is not None:
         low, high = socket.range.min, socket.range.max
-        parts.append(f"{'' if low is None else f'{low:g}'}..{'' if high is None else f'{high:g}'}")
+        parts.append(f"{_number(low)}..{_number(high)}")
     if socket.choices is not None:
         parts.append(f"one of {', '.join(map(str, socket.choices.values()))}")
     if socket.lazy:
@@ -62,3 +63,7 @@ def _limits(socket: Socket) -> str:
     if socket.doc:
         parts.append(socket.doc)
     return "; ".join(parts)
+
+
+def _number(limit: float | None) -> str:
+    return "" if limit is None else str(limit) if isinstance(limit, int) else f"{limit:g}"

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-COMMANDS = ("run", "validate", "nodes", "schema", "draw", "rerun", "why", "sweep", "cache", "queue", "worker")
+COMMANDS = (
+    "run", "validate", "workflows", "nodes", "schema", "draw", "rerun", "why", "sweep", "cache", "queue", "worker",
+)  # fmt: skip
 
 HELP = """A node-graph engine for image generation: runs workflow files, checks them and shows them.
 

@@ -17,6 +17,7 @@ from graphengine.types import type_name
 
 if TYPE_CHECKING:
     from graphengine.definition import NodeDef
+    from graphengine.sockets import Socket
 
 
 @guarded
@@ -115,18 +116,7 @@ def first_line(definition: NodeDef[..., Any]) -> str:
 
 def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
     """A node as JSON data."""
-    inputs = []
-    for socket in definition.sockets.values():
-        told: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
-        if not socket.required:
-            told["default"] = socket.default
-        if socket.range is not None:
-            told["range"] = [socket.range.min, socket.range.max, socket.range.step]
-        if socket.choices is not None:
-            told["choices"] = list(socket.choices.values())
-        if socket.doc:
-            told["help"] = socket.doc
-        inputs.append(told)
+    inputs = [socket_facts(socket) for socket in definition.sockets.values()]
     outputs = [{"name": name, "type": type_name(kind)} for name, kind in definition.outputs.items()]
     return {
         "name": definition.full_name,
@@ -136,3 +126,17 @@ def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
         "inputs": inputs,
         "outputs": outputs,
     }
+
+
+def socket_facts(socket: Socket) -> dict[str, Any]:
+    """An input as JSON data."""
+    told: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
+    if not socket.required:
+        told["default"] = socket.default
+    if socket.range is not None:
+        told["range"] = [socket.range.min, socket.range.max, socket.range.step]
+    if socket.choices is not None:
+        told["choices"] = list(socket.choices.values())
+    if socket.doc:
+        told["help"] = socket.doc
+    return told

@@ -161,6 +161,7 @@ sys.exit(code)
     [
         ["validate", str(TEXT_TO_IMAGE)], ["nodes"], ["nodes", "std.sample"], ["schema"], ["draw", "text_to_image"],
         ["draw", "text_to_image", "--format", "svg"], ["why", "text_to_image"], ["cache", "show"],
+        ["workflows"], ["workflows", "inpainting"], ["workflows", "inpainting", "--copy", "x.json"],
     ],
     ids=lambda arguments: " ".join(arguments)[-30:],
 )  # fmt: skip

@@ -1,0 +1,168 @@
+"""`graphengine workflows`: the workflows that packs bring, what they take and make, copies. Imports no torch."""
+
+from __future__ import annotations
+
+import json as json_
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
+from graphengine.cli.nodes import columns, socket_facts
+from graphengine.errors import Problem, WorkflowError
+from graphengine.node_help import limits, wrapped
+from graphengine.terminal import printable
+from graphengine.types import type_name
+
+if TYPE_CHECKING:
+    from graphengine.graph import Graph
+
+LONGEST = 200
+"""Characters of a default that are shown in the table of inputs."""
+
+
+@guarded
+def command(
+    name: Annotated[
+        str | None, typer.Argument(help="A shipped workflow, or a workflow file: its inputs, outputs and nodes.")
+    ] = None,
+    copy: Annotated[
+        Path | None, typer.Option("--copy", metavar="FILE", help="Write a copy of it, to edit: .yaml or .json.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let the copy overwrite files.")] = False,
+    json: Json = False,
+    packs: Packs = None,
+    debug: Debug = False,
+) -> None:
+    """List the shipped workflows, show one of them, or copy it.
+
+    A copy is written together with the files that it names, such as pictures, and runs as the shipped one does.
+    """
+    from graphengine.workflow import load, shipped
+
+    if force and copy is None:
+        raise WorkflowError(Problem("usage", "--force belongs to --copy FILE"))
+    if copy is not None and name is None:
+        raise WorkflowError(Problem("usage", "--copy needs the name of a workflow: graphengine workflows NAME --copy "
+                                    f"{copy}"))
+    load_packs(packs)
+    if name is None:
+        found = [_facts_or_error(known, file) for known, file in shipped().items()]
+        print(json_.dumps(found, indent=2, default=str)) if json else _list(found)
+        return
+    graph = load(name)
+    if copy is None:
+        told = facts(name, graph)
+        print(json_.dumps(told, indent=2, default=str)) if json else _show(told, graph)
+        return
+    from graphengine.workflow_copy import copy_workflow
+
+    assert graph.file is not None  # it was loaded from one
+    written = copy_workflow(graph.file, copy, force=force)
+    if json:
+        print(json_.dumps({"workflow": name, "files": [str(file) for file in written]}))
+    else:
+        for file in written:
+            print(file)
+
+
+def facts(name: str, graph: Graph) -> dict[str, Any]:
+    """A workflow as JSON data."""
+    from graphengine.definition import NodeDef
+
+    used = {node.type: None for part in graph.with_parts() for node in part.nodes.values()
+            if isinstance(node.kind, NodeDef | str) and node.type}  # fmt: skip
+    return {
+        "name": name,
+        "title": graph.title,
+        "description": graph.description,
+        "file": str(graph.file),
+        "inputs": [
+            socket_facts(replace(declared.socket(), type=declared.type)) for declared in graph.inputs.values()
+        ],
+        "outputs": [
+            {"name": output, "type": type_name(graph.output_type(link))} for output, link in graph.outputs.items()
+        ],
+        "nodes": list(used),
+        "command": run_command(name, graph),
+    }
+
+
+def run_command(name: str, graph: Graph) -> str:
+    """The command that runs a workflow: with the inputs that must be given, else with the first one as an example."""
+    needed = [declared for declared in graph.inputs.values() if declared.required]
+    shown = needed or [given for given in graph.inputs.values() if given.default is not None][:1]
+    sets = [
+        f"--set {shlex.quote(f'{given.name}={_text(given.default) if not given.required else given.name.upper()}')}"
+        for given in shown
+    ]
+    return " ".join(["graphengine run", shlex.quote(name), *sets])
+
+
+def _text(value: Any) -> str:
+    """A value as `--set` reads it."""
+    return value if isinstance(value, str) else json_.dumps(value, default=str)
+
+
+def _facts_or_error(name: str, file: Path) -> dict[str, Any]:
+    """A shipped workflow as JSON data, also one that cannot be read."""
+    from graphengine.workflow import load
+
+    try:
+        return facts(name, load(file))
+    except WorkflowError as error:
+        return {"name": name, "file": str(file), "error": str(error.problems[0])}
+
+
+def _list(found: list[dict[str, Any]]) -> None:
+    """Write a line for each workflow: its name and what it makes."""
+    width = max((len(told["name"]) for told in found), default=0)
+    for told in found:
+        if "error" in told:
+            print(f"warning: {' '.join(told['error'].split())}", file=sys.stderr)
+        makes = "cannot be read" if "error" in told else told["description"] or told["title"]
+        for line in wrapped(f"{told['name']:<{width}}  ", makes, "", columns()):
+            print(line)
+    if not found:
+        print("no installed pack brings workflows", file=sys.stderr)
+
+
+def _show(told: dict[str, Any], graph: Graph) -> None:
+    """Write what a workflow is, takes and makes."""
+    width = columns()
+    print("\n".join(wrapped(f"{told['name']}: " if told["title"] else "", told["title"] or told["name"], "", width)))
+    if told["description"]:
+        print("\n".join(["", *wrapped("", told["description"], "", width)]))
+    print("\nInputs:" if told["inputs"] else "\nIt has no inputs.")
+    for line in _table(graph, width):
+        print(line)
+    print("\nOutputs:" if told["outputs"] else "\nIt declares no outputs.")
+    for output in told["outputs"]:
+        print(f"  {output['name']}: {output['type']}")
+    print("\nNodes:")
+    print("\n".join(wrapped("  ", ", ".join(told["nodes"]), "", width)))
+    print(f"\nRun it:\n  {told['command']}")
+
+
+def _table(graph: Graph, width: int) -> Iterator[str]:
+    """The inputs of a graph: lines of a table, whose cells wrap at words."""
+    rows = []
+    for declared in graph.inputs.values():
+        default = "must be given" if declared.required else cut(_text(declared.default), LONGEST)
+        help = limits(replace(declared.socket(), lazy=False))
+        rows.append([printable(cell) for cell in (declared.name, type_name(declared.type), default, help)])
+    widths = [max((len(cell) for cell in column), default=0) for column in list(zip(*rows, strict=True))[:3]]
+    widths[2:] = [min(size, max(24, width // 3)) for size in widths[2:]]
+    widths.append(max(20, width - sum(widths) - 2 * 4))
+    for row in rows:
+        cells = [textwrap.wrap(cell, size, break_on_hyphens=False) for cell, size in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            line = "  ".join(part.ljust(size) for part, size in zip(parts, widths, strict=True))
+            yield f"  {line.rstrip()}"
