@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.callables import made_of
+from graphengine.canonical import PLAIN, digest, token
 from graphengine.content import Content, Unfollowed, module_of
 from graphengine.definition import NodeDef
-from graphengine.keys import PLAIN, digest, graph_key, token
 from graphengine.mutation import argument_changes, changes
 from graphengine.pack import Pack, home, loose_sources, pack_of, stamp
 
@@ -229,7 +229,7 @@ class Walk:
     # --- code --------------------------------------------------------------------------------------------------------
 
     def _is_code(self, kind: type) -> bool:
-        return id(kind) in _code_kinds() or issubclass(kind, type)
+        return _is_code(kind)
 
     def code(self, value: Any, place: str, names: Set[str] = frozenset()) -> Any:
         """The canonical form of a function, a class, a module, a node or a graph."""
@@ -266,7 +266,7 @@ class Walk:
     def _graph(self, graph: Any) -> Any:
         inside = {node.kind for node in graph.nodes.values() if isinstance(node.kind, NodeDef)}
         nodes = sorted(inside, key=lambda definition: definition.full_name)
-        return ("graph", graph_key(graph), [self.code(definition, definition.name) for definition in nodes])
+        return ("graph", graph.__graphengine_key__(), [self.code(definition, definition.name) for definition in nodes])
 
     def _is_own(self, module: str) -> bool:
         """Whether code is followed: that of no pack and no library, and that of the node's own pack."""
@@ -309,7 +309,7 @@ class Walk:
 
 def _content_here(used: Set[str]) -> Content:
     """Reads content with code told by where it lies in memory: enough to see whether it has changed."""
-    return Content(id, lambda kind: id(kind) in _code_kinds() or issubclass(kind, type), used)
+    return Content(id, _is_code, used)
 
 
 def _held(value: Any) -> Callable[[], Any]:
@@ -359,11 +359,18 @@ UNUSED = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annot
 @functools.cache
 def _code_kinds() -> frozenset[int]:
     """The classes of code, by id."""
-    from graphengine.graph import Graph
-
-    kinds = (NodeDef, Graph, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType,
+    kinds = (NodeDef, types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType,
              property, staticmethod, classmethod, functools.cached_property, _CACHED, *_DESCRIPTORS)  # fmt: skip
     return frozenset(map(id, kinds))
+
+
+def _is_code(kind: type) -> bool:
+    return id(kind) in _code_kinds() or issubclass(kind, type) or _is_graph(kind)
+
+
+def _is_graph(kind: type) -> bool:
+    """Whether objects of a class say by `__graphengine_key__` what they are, as graphs do."""
+    return any("__graphengine_key__" in cls.__dict__ for cls in type.mro(kind)[:-1])
 
 
 def _named(value: Any) -> Any:

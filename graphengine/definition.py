@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
+from graphengine.building import building
 from graphengine.callables import is_async, is_generator, name_of, plain_function
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
@@ -331,8 +332,6 @@ class NodeDef(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        from graphengine.graph import building
-
         graph = building()
         if graph is None:
             return self.fn(*args, **kwargs)
@@ -348,8 +347,6 @@ class NodeDef(Generic[P, R]):
         """The same node, added under this id: `encode_prompt.named("negative")(model, "blurry")`."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            from graphengine.graph import building
-
             graph = building()
             if graph is None:
                 return self.fn(*args, **kwargs)

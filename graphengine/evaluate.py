@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graphengine.acting import acts
+from graphengine.building import not_building
 from graphengine.cache import Store
+from graphengine.canonical import canonical, digest
 from graphengine.definition import NodeDef
 from graphengine.devices import check_device
 from graphengine.display import showing
@@ -20,10 +21,10 @@ from graphengine.errors import GraphEngineError, Problem, Spoiled, Where, Workfl
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
-from graphengine.graph import Graph, not_building
-from graphengine.keys import canonical, digest
+from graphengine.graph import Graph
 from graphengine.launch import Cancellation
 from graphengine.literals import coerce
+from graphengine.order import acts
 from graphengine.pack import Pack, environment, pack_of
 from graphengine.plan import Plan
 from graphengine.registry import modules

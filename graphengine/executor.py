@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from graphengine.cache import Entry
+from graphengine.canonical import NotData, canonical, digest
 from graphengine.checksum import sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
@@ -20,7 +21,7 @@ from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, Wo
 from graphengine.events import Event, Kind, Reuse
 from graphengine.expand import Expander
 from graphengine.guard import handed_out
-from graphengine.keys import NotData, canonical, digest, node_key, own_fingerprint
+from graphengine.keys import node_key, own_fingerprint
 from graphengine.launch import Launcher
 from graphengine.plan import Plan, literal
 from graphengine.sockets import Socket
@@ -115,7 +116,7 @@ class Drive(Launcher):
         start = perf_counter()
         if not self.alone:
             self.emit(Kind.RUN_STARTED)
-        self.cancellation._told.append(self.leave_all)
+        self.cancellation.on_cancel(self.leave_all)
         try:
             self.plan = plan
             plan.assign((link.node for link in links if link.node in plan.graph.nodes), self.keep_going)
@@ -141,7 +142,7 @@ class Drive(Launcher):
             self.emit(Kind.RUN_FAILED, error=text_of(error) or type(error).__name__, seconds=perf_counter() - start)
             raise
         finally:
-            self.cancellation._told.remove(self.leave_all)
+            self.cancellation.forget(self.leave_all)
         for id, reuse in self._before.items():
             if reuse is Reuse.COMPUTED and id in self.reuse:
                 self.reuse[id] = reuse
@@ -204,8 +205,8 @@ class Drive(Launcher):
                 for name, link in task.node.links  # type: ignore[union-attr]
                 if link.node in tasks
             ]
-        for task, error in wrong:
-            self._fail(task, error)
+        for task, reason in wrong:
+            self._fail(task, reason)
         self._needed = len(tasks)
         if not self.store.persistent and len(merged) == len(tasks):
             self._want_all(fresh)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from graphengine.acting import acts
+from graphengine.canonical import digest
 from graphengine.checksum import sum_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
@@ -21,8 +21,9 @@ from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError
 from graphengine.graph import Graph
 from graphengine.guard import Guard, guard_of
 from graphengine.inference import item_type
-from graphengine.keys import digest, identity
+from graphengine.keys import identity
 from graphengine.literals import coerce
+from graphengine.order import acts
 from graphengine.plan import Plan, default_paths, is_default, literal
 from graphengine.sockets import Socket
 from graphengine.task import (

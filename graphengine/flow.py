@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
+from graphengine.building import building
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
 from graphengine.errors import NodeError, WorkflowError, as_exception
-from graphengine.graph import Graph, building
+from graphengine.graph import Graph
 from graphengine.pack import Pack
 from graphengine.sockets import Doc, Lazy
 

@@ -8,15 +8,14 @@ more than a few lines is done elsewhere (`combine`, `validate`, `evaluate`, `wor
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import EllipsisType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
+from graphengine.building import begin_building, building, end_building
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, has_links
 from graphengine.errors import Problem, Where, WorkflowError
@@ -38,25 +37,6 @@ K = TypeVar("K")
 # Of defaults: so bounded that no type checker takes `object` for what a type and a wrong default have in common.
 B = TypeVar("B", bool, int, float, str, Path)
 D = TypeVar("D", bound=Enum | _Dataclass | tuple[Any, ...])
-
-_building: contextvars.ContextVar[tuple[Graph, ...]] = contextvars.ContextVar("graphengine_building", default=())
-
-
-@contextlib.contextmanager
-def not_building() -> Iterator[None]:
-    """While a graph runs, nodes that nodes call are computed, whatever is being built around it."""
-    token = _building.set(())
-    try:
-        yield
-    finally:
-        _building.reset(token)
-
-
-def building() -> Graph | None:
-    """The innermost graph that is being built in this thread."""
-    stack = _building.get()
-    return stack[-1] if stack else None
-
 
 class Graph:
     """Nodes and links, with declared inputs and outputs; a workflow file is one of these.
@@ -98,11 +78,11 @@ class Graph:
     # --- building by calling --------------------------------------------------------------------------------------
 
     def __enter__(self) -> Graph:
-        _building.set((*_building.get(), self))
+        begin_building(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _building.set(_building.get()[:-1])
+        end_building()
 
     def call(
         self, kind: NodeDef[..., Any] | Graph, args: Sequence[Any], kwargs: Mapping[str, Any], id: str | None = None
@@ -498,9 +478,13 @@ class Graph:
     @property
     def key(self) -> str:
         """A hash of what the graph says: not of ids, positions, titles or paths' folders."""
-        from graphengine.keys import graph_key
+        from graphengine.graph_key import graph_key
 
         return graph_key(self)
+
+    def __graphengine_key__(self) -> str:
+        """What stands for it in the key of a node whose code uses it."""
+        return self.key
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and (self is other or self.key == other.key)

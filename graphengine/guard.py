@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from graphengine.canonical import PLAIN
 from graphengine.checksum import checksum, twin_of
 from graphengine.errors import InputChanged, Spoiled
-from graphengine.keys import PLAIN
 from graphengine.task import Const, Port, Source, Task
 
 Guarded = tuple[str, Any, bytes]

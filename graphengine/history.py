@@ -14,13 +14,15 @@ from typing import Any, Literal, get_args
 
 from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
+from graphengine.canonical import NotData, canonical, digest
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, shorten
 from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
 from graphengine.graph import Graph
-from graphengine.keys import NotData, canonical, digest, identified, identity, topological
+from graphengine.keys import identified, identity
 from graphengine.opening import read_file
+from graphengine.order import topological
 from graphengine.plan import Plan
 from graphengine.private import make_private, write_private
 from graphengine.types import is_named_tuple, socket_type, strip, type_name, union_members

@@ -43,6 +43,16 @@ class Cancellation:
         for tell in list(self._told):
             tell()
 
+    def on_cancel(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when it is cancelled; at once, where it was cancelled before."""
+        self._told.append(tell)
+        if self.cancelled:
+            tell()
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """No longer call `tell` when it is cancelled."""
+        self._told.remove(tell)
+
 
 class Launcher(ABC):
     """The half of a run that computes. The other half, which decides what is computed, is `executor.Drive`.

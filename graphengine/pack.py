@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from graphengine.definition import NodeDef
 from graphengine.errors import as_exception
 from graphengine.opening import read_file
 
@@ -151,13 +150,6 @@ def loose_sources(module: str) -> str | None:
     return hash_of(_sources(Path(file), alone=True))
 
 
-def state(definition: NodeDef[..., Any]) -> tuple[str, ...]:
-    """What stands for the state of a node's pack in its keys; for a node of a folder, as it was when it was loaded."""
-    sources = getattr(definition.fn, "__globals__", {}).get(SOURCES)
-    pack = definition.module_pack
-    return stamp(pack) if sources is None else (sources, *_libraries(pack))
-
-
 def read_anew(pack: Pack, module: ModuleType) -> None:
     """A folder's pack was loaded again: its sources are asked for once more."""
     _homes[pack] = module
@@ -182,7 +174,7 @@ def sources_of(pack: Pack) -> str | None:
 
 
 def _stamp(pack: Pack) -> tuple[str, ...]:
-    found = _libraries(pack)
+    found = libraries(pack)
     if pack.distribution is not None and (version := _version(pack.distribution)) and not _is_local(pack.distribution):
         return (f"{pack.distribution}=={version}", *found)
     module = _homes.get(pack)
@@ -200,7 +192,7 @@ def _sources(file: Path, alone: bool = False) -> list[Path]:
     return [file] if alone else sorted(file.parent.glob("*.py"))
 
 
-def _libraries(pack: Pack) -> tuple[str, ...]:
+def libraries(pack: Pack) -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name in pack.libraries if (version := _version(name)))
 
 

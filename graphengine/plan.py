@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphengine.canonical import PLAIN, NotData, canonical
 from graphengine.checksum import owned, sum_of, twin_of
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link, Node
 from graphengine.errors import GraphEngineError, NodeError, as_exception
 from graphengine.files import fingerprint, resolve
 from graphengine.graph import Graph
-from graphengine.keys import PLAIN, NotData, canonical, identity, is_current, node_key, own_fingerprint
+from graphengine.keys import identity, is_current, node_key, own_fingerprint
 from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
 from graphengine.task import Const, constant

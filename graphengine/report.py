@@ -10,13 +10,20 @@ import html
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from graphengine.events import Event, Kind, Reuse
 from graphengine.types import View, socket_type
 
-if TYPE_CHECKING:
-    from graphengine.evaluate import Result
+
+class Results(Protocol):
+    """What is shown of a run."""
+
+    outputs: dict[str, Any]
+    reuse: dict[str, Reuse]
+    seconds: dict[str, float]
+    elapsed: float
+
 
 MOST_ITEMS = 16
 """Items of a list that are shown."""
@@ -120,7 +127,7 @@ def view_html(view: View) -> str:
     return f"<pre>{html.escape(view.text or '')}</pre>"
 
 
-def result_html(result: Result) -> str:
+def result_html(result: Results) -> str:
     """The outputs of a run and how its values came, for a notebook."""
     outputs = "".join(
         f"<div><b>{html.escape(name)}</b>{views_html(value)}</div>" for name, value in result.outputs.items()

@@ -278,7 +278,7 @@ def _is_item(id: str) -> Callable[[str], bool]:
 
 
 def _order(graph: Graph) -> list[str]:
-    from graphengine.keys import topological
+    from graphengine.order import topological
 
     return list(topological(graph))
 

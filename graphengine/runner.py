@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from graphengine.canonical import canonical
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, lacks_memory
 from graphengine.guard import Guard
-from graphengine.keys import canonical
 from graphengine.pack import environment, pack_of
 from graphengine.registry import modules
 from graphengine.threads import CALL_GRACE, Lane, start

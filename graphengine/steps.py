@@ -10,8 +10,8 @@ from typing import Any
 from graphengine.elements import INPUTS, Link
 from graphengine.evaluate import bind_inputs, take_plan
 from graphengine.graph import Graph
-from graphengine.keys import topological
 from graphengine.literals import coerce
+from graphengine.order import topological
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,19 +16,36 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from graphengine.errors import Cancelled, Exhausted
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from graphengine.launch import Cancellation
-    from graphengine.runner import Call
-
 T = TypeVar("T")
+
+
+class Stop(Protocol):
+    """What asks work to stop (a `Cancellation`)."""
+
+    cancelled: bool
+
+    def cancel(self) -> None: ...
+
+    def on_cancel(self, tell: Callable[[], None], /) -> None: ...
+
+    def forget(self, tell: Callable[[], None], /) -> None: ...
+
+
+class Waiting(Protocol):
+    """A call as a lane sees it (a `runner.Call`)."""
+
+    definition: Any
+    context: Any
+    order: tuple[int, int]
+    landed: Callable[[Any, float, Mapping[str, Any]], None]
+
+
+C = TypeVar("C", bound=Waiting)
 
 RUN_GRACE = 1.0
 """Seconds that a cancelled run may take to end before it is left."""
@@ -95,7 +112,7 @@ class _Leavable:
         left: Called when it is left.
     """
 
-    def __init__(self, cancellation: Cancellation) -> None:
+    def __init__(self, cancellation: Stop) -> None:
         self.cancellation = cancellation
         self.left: list[Callable[[], object]] = []
 
@@ -105,7 +122,7 @@ _within: contextvars.ContextVar[_Leavable | None] = contextvars.ContextVar("grap
 
 def leavable(
     work: Callable[[], T],
-    cancellation: Cancellation | None,
+    cancellation: Stop | None,
     left: Callable[[], object] = lambda: None,
     name: str = "",
     grace: Callable[[], float] = lambda: RUN_GRACE,
@@ -142,7 +159,11 @@ def leavable(
             outcome = None, error
         ended.put(outcome)
 
-    with _told(cancellation, lambda: ended.put(None)):
+    def cancelled() -> None:
+        ended.put(None)
+
+    cancellation.on_cancel(cancelled)
+    try:
         thread = start(go, f"{threading.current_thread().name}-run")  # whose threads runners know by their names
         try:
             outcome = ended.get()
@@ -157,6 +178,8 @@ def leavable(
         except BaseException:  # Ctrl-C
             cancellation.cancel()
             raise
+    finally:
+        cancellation.forget(cancelled)
     value, error = outcome
     if error is not None:
         try:
@@ -166,21 +189,10 @@ def leavable(
     return value  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _told(cancellation: Cancellation, tell: Callable[[], None]) -> Iterator[None]:
-    cancellation._told.append(tell)
-    try:
-        if cancellation.cancelled:
-            tell()
-        yield
-    finally:
-        cancellation._told.remove(tell)
-
-
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-class Lane:
+class Lane(Generic[C]):
     """Threads of one name that compute calls, the smallest `order` first.
 
     Args:
@@ -194,19 +206,19 @@ class Lane:
         self,
         name: str,
         size: int,
-        compute: Callable[[Sequence[Call]], None],
-        join: Callable[[Call, Iterable[Call]], list[Call]] | None = None,
+        compute: Callable[[Sequence[C]], None],
+        join: Callable[[C, Iterable[C]], list[C]] | None = None,
     ) -> None:
         self.name, self.size, self._compute, self._join = name, size, compute, join
-        self._waiting: list[tuple[tuple[int, int], int, Call]] = []  # a heap
-        self._work: dict[threading.Thread, list[Call]] = {}
+        self._waiting: list[tuple[tuple[int, int], int, C]] = []  # a heap
+        self._work: dict[threading.Thread, list[C]] = {}
         self._idle = 0
         self._count = itertools.count()
         lock = threading.Lock()
         self._more, self._quiet = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
 
-    def put(self, calls: Sequence[Call]) -> None:
+    def put(self, calls: Sequence[C]) -> None:
         """Take calls; they are computed on the lane's threads."""
         with self._more:
             for call in calls:
@@ -224,7 +236,7 @@ class Lane:
     def _man(self) -> None:
         """Start threads for what waits. Where there can be no more, those that there are do it; where there is none,
         what waits fails."""
-        lacking: list[Call] = []
+        lacking: list[C] = []
         error: Exhausted | None = None
         with self._more:
             while len(self._waiting) > self._idle and len(self._work) < self.size:
@@ -260,7 +272,7 @@ class Lane:
                 self._idle += 1
                 self._quiet.notify_all()
 
-    def _take(self) -> list[Call]:
+    def _take(self) -> list[C]:
         first = heapq.heappop(self._waiting)[2]
         more = self._join(first, (call for _, _, call in sorted(self._waiting))) if self._join is not None else []
         if more:
@@ -271,13 +283,13 @@ class Lane:
 
     # --- what nobody wants any more -------------------------------------------------------------------------------
 
-    def unwanted(self) -> list[tuple[threading.Thread, list[Call]]]:
+    def unwanted(self) -> list[tuple[threading.Thread, list[C]]]:
         """The threads whose calls nobody wants any more, with those calls."""
         with self._more:
             work = list(self._work.items())
         return [(thread, calls) for thread, calls in work if calls and all(call.context.cancelled for call in calls)]
 
-    def leave(self, thread: threading.Thread, calls: list[Call]) -> None:
+    def leave(self, thread: threading.Thread, calls: list[C]) -> None:
         """Leave a thread to calls, if it still computes them; another takes its place."""
         with self._more:
             if self._work.get(thread) is not calls:

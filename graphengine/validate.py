@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Union
 
-from graphengine.acting import acts
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node, bad_id, links_in
 from graphengine.errors import Problem, Where, nearest
 from graphengine.graph import Graph
 from graphengine.inference import item_type, sources_of, type_of
 from graphengine.literals import fits_written
+from graphengine.order import acts
 from graphengine.sockets import Socket
 from graphengine.types import Solved, fits, has_variables, type_name, union_members
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin
 
+from graphengine.canonical import NotData
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, Node
 from graphengine.errors import NotStorable, Problem, Where, WorkflowError
 from graphengine.graph import Graph
 from graphengine.inference import item_type
-from graphengine.keys import NotData, identity
+from graphengine.keys import identity
 from graphengine.literals import coerce, plain_number
 from graphengine.registry import OWN_NODES, find, own_nodes
 from graphengine.sockets import written

@@ -82,9 +82,7 @@ def hand_over(
         def cancel() -> None:
             queue.cancel(number)
 
-        cancellation._told.append(cancel)
-        if cancellation.cancelled:
-            cancel()
+        cancellation.on_cancel(cancel)
         print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
         _follow(queue, following, number, graph, cancellation, json, out)
     return True

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphengine.canonical import canonical, digest
 from graphengine.definition import NodeDef
 from graphengine.errors import GraphEngineError, NotStorable
-from graphengine.keys import canonical, digest
 from graphengine.pack import home
 from graphengine.runner import Call
 from graphengine.service.schedule import Item

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.keys import NotData
+from graphengine.canonical import NotData
 from graphengine.notebook import show_lists
 from graphengine.types import SocketType, View, promise_type, register_type
 from graphengine_nodes.pictures import png, save_pictures, to_pil, write_whole

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from graphengine.keys import NotData
+from graphengine.canonical import NotData
 
 
 def digest_of(canonical: Any) -> str:

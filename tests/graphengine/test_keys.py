@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from graphengine import File, FileError, Graph, SocketType, Store, Uses, node, register_type
 from graphengine import files as files_module
+from graphengine.canonical import NotData, canonical, digest
 from graphengine.files import fingerprint, resolve
-from graphengine.keys import NotData, canonical, digest, node_key
+from graphengine.keys import node_key
 from graphengine.testing import Recorder
 
 from .sample import CALLS, Big, Division, add, divide, half, inc, same, total

@@ -18,9 +18,9 @@ import torch
 from graphengine import Graph, load_pack, node, registry, run
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.store import WORTH_WRITING
+from graphengine.canonical import NotData, canonical
 from graphengine.errors import NotStorable
 from graphengine.events import Reuse
-from graphengine.keys import NotData, canonical
 from graphengine.service.start import local_workers
 from graphengine.service.workers import WorkerRunner
 from graphengine.types import SocketType, parse_type, socket_type, type_name

@@ -1,4 +1,4 @@
-"""What acts when it is run: nodes that save or show, and graphs with such nodes in them."""
+"""In which order the nodes of a graph come, and which of them act."""
 
 from __future__ import annotations
 
@@ -28,3 +28,20 @@ def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
             stack.pop()
             known[id(graph)] |= any(known[id(part)] for part in graph.parts.values())
     return known[id(kind)]
+
+
+def topological(graph: Graph) -> list[str]:
+    """All ids, sources first; those on a cycle come in any order."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for start in graph.nodes:
+        stack = [(start, False)]
+        while stack:
+            id, entered = stack.pop()
+            if entered:
+                order.append(id)
+            elif id not in seen and id in graph.nodes:
+                seen.add(id)
+                stack.append((id, True))
+                stack.extend((link.node, False) for _, link in graph.nodes[id].sources())
+    return order
