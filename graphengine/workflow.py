@@ -27,6 +27,7 @@ from typing import Any
 from graphengine.errors import FileError, Problem, Where, WorkflowError, nearest
 from graphengine.graph import Graph
 from graphengine.opening import read_file
+from graphengine.shipped import SUFFIXES, shipped
 from graphengine.workflow_read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
 from graphengine.workflow_write import KeepBytes, Writer
 from graphengine.yaml12 import MAX_SIZE, Lines
@@ -36,8 +37,6 @@ from graphengine.yaml12 import load as parse
 __all__ = [
     "FORMAT", "MIGRATIONS", "dumps", "from_document", "load", "loads", "save", "shipped", "to_document",
 ]  # fmt: skip
-
-SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def load(
@@ -187,29 +186,6 @@ def save(graph: Graph, path: str | Path, *, embed: bool = False) -> None:
     document = to_document(graph, embed, path.absolute().parent, pin=True, stem=path.stem, findable=True)
     text = dumps(document, "json" if path.suffix.lower() == ".json" else "yaml")
     _write(path, text.encode())
-
-
-def shipped() -> dict[str, Path]:
-    """The workflows that the installed packs bring, by name: the `workflows` folder in a pack's package.
-
-    In a checkout, which is installed editable, that folder lies at the project's top.
-    """
-    from graphengine.registry import modules
-
-    found: dict[str, Path] = {}
-    for module in modules():
-        if getattr(module, "__file__", None) is None:
-            continue
-        package = Path(str(module.__file__)).absolute().parent
-        folder = package / "workflows"
-        if not folder.is_dir() and (package.parent.parent / "pyproject.toml").is_file():
-            folder = package.parent.parent / "workflows"
-        # A JSON twin of a YAML file is the same workflow: the YAML one has the name.
-        files = sorted(folder.glob("*.*"), key=lambda file: (file.suffix == ".json", file.name))
-        for file in files:
-            if file.suffix in SUFFIXES:
-                found.setdefault(file.stem, file)
-    return dict(sorted(found.items()))
 
 
 def _is_name(source: str) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 from graphengine.errors import FileError, Problem, Where, WorkflowError
 from graphengine.opening import read_file
 from graphengine.outputs import write_file
+from graphengine.shipped import SUFFIXES
 from graphengine.staging import hidden_folder, make_folder
-from graphengine.workflow import SUFFIXES, dumps
+from graphengine.workflow import dumps
 from graphengine.yaml12 import load as parse
 
 

@@ -45,9 +45,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        from graphengine.cli.app import application  # here: Ctrl-C comes also while this is imported
+        from graphengine.cli.app import start  # here: Ctrl-C comes also while this is imported
 
-        application(given)(args=given, prog_name="graphengine")
+        start(given)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from graphengine.cli import completion
 from graphengine.devices import check_device
 from graphengine.errors import (
     Cancelled,
@@ -47,12 +48,20 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs on standard output.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Give a declared input a value; texts need no quotes."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Give a declared input a value; texts need no quotes.",
+        autocompletion=completion.inputs,
+    ),
 ]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="After a failure, compute all that does not depend on it.")
 ]
-Workflow = Annotated[str, typer.Argument(metavar="FILE", help="A workflow file, or the name of a shipped workflow.")]
+Workflow = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A workflow file, or the name of a shipped workflow.", autocompletion=completion.workflows
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]
 

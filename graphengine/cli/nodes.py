@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
 from graphengine.errors import Problem, WorkflowError
 from graphengine.node_groups import group_of, node_groups
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 @guarded
 def command(
-    name: Annotated[str | None, typer.Argument(help="A node: its help, inputs and outputs.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A node: its help, inputs and outputs.", autocompletion=completion.nodes)
+    ] = None,
     search: Annotated[
         str | None,
         typer.Option("--search", metavar="TEXT", help="List the nodes with this in their names, inputs or help."),

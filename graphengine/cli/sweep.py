@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphengine.cli import completion
 from graphengine.cli.common import (
     OK,
     Debug,
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
     from graphengine.outputs import Writer
 
 MOST_RUNS = 10_000
-Over = typer.Option("--over", metavar="NAME=VALUES", help="1..8, 1..9..2, 10,20, or a JSON list of texts.")
+Over = typer.Option(
+    "--over", metavar="NAME=VALUES", help="1..8, 1..9..2, 10,20, or a JSON list of texts.",
+    autocompletion=completion.inputs,
+)  # fmt: skip
 
 
 @guarded

@@ -7,13 +7,19 @@ from typing import Annotated
 
 import typer
 
+from graphengine.cli import completion
 from graphengine.cli.common import OK, WRONG, Debug, Json, Packs, guarded, load_packs, print_problems
 from graphengine.errors import Problem, WorkflowError
 
 
 @guarded
 def command(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Workflow files, or names of shipped ones.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Workflow files, or names of shipped ones.", autocompletion=completion.workflows
+        ),
+    ],
     json: Json = False,
     packs: Packs = None,
     debug: Debug = False,

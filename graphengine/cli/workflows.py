@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
 from graphengine.cli.nodes import columns, socket_facts
 from graphengine.errors import Problem, WorkflowError
@@ -31,7 +32,11 @@ LONGEST = 200
 @guarded
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="A shipped workflow, or a workflow file: its inputs, outputs and nodes.")
+        str | None,
+        typer.Argument(
+            help="A shipped workflow, or a workflow file: its inputs, outputs and nodes.",
+            autocompletion=completion.workflows,
+        ),
     ] = None,
     copy: Annotated[
         Path | None, typer.Option("--copy", metavar="FILE", help="Write a copy of it, to edit: .yaml or .json.")
