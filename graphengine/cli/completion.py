@@ -133,7 +133,7 @@ def offering(offers: Callable[[typer.Context], Iterable[Offer]]) -> Callable[[ty
 
     def offered(ctx: typer.Context, incomplete: str) -> list[Offer]:
         found: list[Offer] = []
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # packs may print
             for offer in offers(ctx):
                 text, help = offer if isinstance(offer, tuple) else (offer, "")
                 if text.startswith(_line.word) and _is_safe(text):

@@ -119,6 +119,23 @@ def test_a_pack_that_does_not_load_is_no_matter(ask: Ask) -> None:
     assert ask("graphengine run text_to_im", GRAPHENGINE_PACKS=packs) == ["text_to_image"]
 
 
+def test_what_a_pack_prints_is_no_offer(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "noisy").mkdir()
+    (tmp_path / "noisy" / "loud.py").write_text("import sys\nprint('paint it')\nprint('black', file=sys.stderr)\n")
+    packs = os.pathsep.join([str(tmp_path / "noisy"), str(PACKS / "toy")])
+    assert ask("graphengine nodes pain", GRAPHENGINE_PACKS=packs) == ["paint"]
+
+
+def test_a_question_that_makes_no_sense_is_not_answered(cli: Run) -> None:
+    done = cli(_GRAPHENGINE_COMPLETE="complete_bash", COMP_WORDS="graphengine run", COMP_CWORD="x")
+    assert (done.code, done.out, done.err) == (1, "", "")
+
+
+def test_the_script_of_typer_itself_is_answered(cli: Run) -> None:
+    asked = {"COMP_WORDS": "graphengine\nrun\ntext_to_image\n--set\npro", "COMP_CWORD": "4"}
+    assert cli(_GRAPHENGINE_COMPLETE="complete_bash", **asked).out == "prompt=\n"
+
+
 def test_fish_and_zsh_get_help_texts(ask: Ask) -> None:
     assert ask("graphengine run text_to_image --set pro", "fish") == ["prompt=\tWhat the picture shows."]
     assert ask("graphengine nodes pain", "zsh") == ["""_arguments '*: :(("paint":"Paint a picture."))'"""]

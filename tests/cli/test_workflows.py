@@ -23,6 +23,7 @@ inputs:
   prompt: {type: str, help: "[bold]What[/bold] it shows\\e[1m."}
   seed: {type: int, default: 0, min: 0, max: 9, choices: [0, 1, 9], help: The same makes the same.}
   brush: {type: str, default: brushes/one.txt}
+  other: {type: str, default: "\\e\\e", help: Nothing.}
 nodes:
   brush: {node: toy.load_brush, from: {source: inputs.brush}}
   image: {node: toy.paint, from: {brush: brush, prompt: inputs.prompt, seed: inputs.seed}}
@@ -79,6 +80,8 @@ def test_one_workflow_is_shown_with_its_inputs(cli: Run, pack: Path) -> None:
     assert done.out.startswith("two_colours: Two colours\n\nA \\x1b[31mred one.\n")
     assert lines["prompt"] == ["str", "must", "be", "given", "[bold]What[/bold]", "it", "shows\\x1b[1m."]
     assert " ".join(lines["seed"]) == "int 0 0..9; one of 0, 1, 9; The same makes the same."
+    at = {line.split()[0]: line.find("  The same") + line.find("  Nothing.") for line in done.out.splitlines() if line}
+    assert at["seed"] == at["other"] > 0
     assert lines["image:"] == ["Card"]
     assert "  toy.load_brush, toy.paint\n" in done.out
     assert done.out.endswith("Run it:\n  graphengine run two_colours --set prompt=PROMPT\n")
