@@ -80,8 +80,9 @@ def test_one_workflow_is_shown_with_its_inputs(cli: Run, pack: Path) -> None:
     assert done.out.startswith("two_colours: Two colours\n\nA \\x1b[31mred one.\n")
     assert lines["prompt"] == ["str", "must", "be", "given", "[bold]What[/bold]", "it", "shows\\x1b[1m."]
     assert " ".join(lines["seed"]) == "int 0 0..9; one of 0, 1, 9; The same makes the same."
-    at = {line.split()[0]: line.find("  The same") + line.find("  Nothing.") for line in done.out.splitlines() if line}
-    assert at["seed"] == at["other"] > 0
+    (seed,) = (line.index("0..9;") for line in done.out.splitlines() if "0..9;" in line)
+    (other,) = (line.index("Nothing.") for line in done.out.splitlines() if "Nothing." in line)
+    assert seed == other
     assert lines["image:"] == ["Card"]
     assert "  toy.load_brush, toy.paint\n" in done.out
     assert done.out.endswith("Run it:\n  graphengine run two_colours --set prompt=PROMPT\n")
