@@ -10,7 +10,6 @@ import html
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+PACKS = ("std", "flow")
+"""The packs whose nodes are listed."""
 LINE, WIDTH = 17, 420
 """Pixels of a node's picture: the height of a line, the width of the box."""
 
@@ -39,6 +40,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 OF_THE_ROOT = {
+    "reference/contributing.md": "CONTRIBUTING.md",
+    "reference/changelog.md": "CHANGELOG.md",
     "reference/tiny.md": "nodes/graphengine_nodes/tiny/README.md",
 }
 """Pages of the site that are files elsewhere in the repository."""
@@ -55,23 +58,14 @@ def linked(text: str) -> str:
 
 def nodes_page() -> str:
     """Every node of the installed packs: picture, help, inputs with types, defaults and limits, outputs."""
+    from graphengine.node_groups import node_groups
+
     what = "Every node of the standard pack and of the engine. `graphengine nodes NAME` shows the same."
     lines = ["# Nodes", "", what, ""]
-    for group, definitions in groups():
-        lines += [f"## {group}", ""]
-        for definition in definitions:
-            lines += node_section(definition)
+    packs = {pack: groups for pack, groups in node_groups().items() if pack in PACKS}
+    for group, definitions in (item for pack in PACKS for item in packs[pack].items()):
+        lines += [f"## {group}", "", *(line for definition in definitions for line in node_section(definition))]
     return "\n".join(lines)
-
-
-def groups() -> Iterator[tuple[str, list[Any]]]:
-    """The nodes in groups with titles."""
-    from graphengine import registry
-
-    found: dict[str, list[Any]] = {}
-    for definition in registry.nodes().values():
-        found.setdefault(definition.fn.__module__.rpartition(".")[2].capitalize(), []).append(definition)
-    yield from sorted(found.items())
 
 
 def node_section(definition: Any) -> list[str]:
