@@ -16,7 +16,7 @@ from graphengine_nodes.models import PRECISIONS
 from graphengine_nodes.types import ControlNet, Model
 from graphengine_nodes.weights import store
 
-from graphengine.graph import not_building
+from graphengine.building import not_building
 from multigen.pipes import watch
 from multigen.pipes.kinds import add_scheduler, scheduler_class
 
