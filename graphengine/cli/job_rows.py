@@ -64,7 +64,7 @@ def facts(job: Job, doing: Doing) -> dict[str, Any]:
     found["job"] = found.pop("id")
     del found["result"], found["facts"]
     now = doing.get(job.id, {})
-    found |= {"state": state_of(job, doing), "waits": bool(now.get("waits"))}
+    found |= {"state": state_of(job, doing), "waits": bool(now.get("waits")), "lacks": now.get("lacks")}
     found |= {"workflow": job.facts.get("workflow"), "inputs": job.facts.get("inputs", {})}
     found["node"] = {name: now[name] for name in ("node", "type", "worker", "step", "total", "left") if name in now}
     return found | {"made": made(job)}
@@ -133,6 +133,8 @@ def _near(file: str) -> str:
 
 def _going(now: Mapping[str, Any]) -> str:
     """What a job does, with a bar: `sample [####........] 12/30, 8 s left, worker-0`."""
+    if now.get("lacks"):
+        return f"waits: {now['lacks']}"
     if not now.get("node"):
         return ""
     step, total, left = now.get("step"), now.get("total"), now.get("left")

@@ -38,4 +38,16 @@ def unfit(ready: Mapping[str, Any]) -> str | None:
     other = sorted(name for name, found in ready["code"].items() if mine.get(name, found) != found)
     if not other:
         return None
-    return f"its code of {', '.join(other)} is not this service's; it was changed since: start the service again"
+    return (
+        f"its code of {', '.join(map(_with_place, other))} is not that of this process; it was changed since this "
+        "process read it: start the service, or the program, again"
+    )
+
+
+def _with_place(name: str) -> str:
+    """A pack's name, and where its code lies."""
+    from graphengine import registry
+
+    module = next(module for module in registry.modules() if pack_of(module).name == name)
+    place = next(iter(getattr(module, "__path__", ())), None) or getattr(module, "__file__", None)
+    return name if place is None else f"{name} ({place})"

@@ -24,6 +24,10 @@ class InlineRunner(ThreadRunner):
         """None waits for a worker."""
         return set()
 
+    def lacking(self) -> dict[int | None, str]:
+        """None waits for a worker."""
+        return {}
+
 
 class _Shared:
     """The runner as one run sees it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,14 @@ PAUSE = 0.5, 30.0
 """Seconds before a worker that died without computing anything is started anew, and at most."""
 OTHERS = 2.0
 """Seconds that what others want may take to end on a worker which is to be ended; then it is computed elsewhere."""
+USELESS = 10.0
+"""Seconds in which no worker is of use after which a run of a program, that nobody looks after, ends."""
+STARTS = 3
+"""How often in a row a worker has ended before it was ready that is of no use."""
+TAKEN = 10.0
+"""Seconds in which a worker acknowledges what it is sent, whatever it computes; after that it is taken back."""
+PACE = 10e6
+"""Bytes a second that a message to a worker goes at, or faster."""
 
 
 @dataclass(eq=False)
@@ -33,6 +41,7 @@ class Waiting:
         loads: How many models its worker has to load for it.
         lacked: What was said when a worker lacked memory for it.
         sign: When its worker said something of it last (`time.monotonic`), or of what it computes together with it.
+        due: When its worker must have acknowledged it; 0 once it has.
         stopping: When its worker was told that it is cancelled; 0 if it was not.
         alone: Nothing else is computed beside it: its worker was lost while it computed several.
         share: Whether its values may go through the folder of the store; not any more when some were lost there.
@@ -49,6 +58,7 @@ class Waiting:
     loads: int = 0
     lacked: str = ""
     sign: float = 0.0
+    due: float = 0.0
     stopping: float = 0.0
     alone: bool = False
     share: bool = True
@@ -95,11 +105,15 @@ class Post:
         held, free: What it holds in memory, by digest, and the bytes that it has room for, if known.
         computing: What it computes, by number.
         leaving: Since when calls that nobody wants keep it from its work, and it is given no more; 0 if none do.
+        asked: When it must have acknowledged that it is asked how it computes; 0 once it has, or where it is not.
+        deaf: It did not acknowledge a call, which was taken back, and is given no more until it says something.
+        heeding: Something that it said is being heeded: what it says meanwhile has to wait.
         since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
         ending: How it is being ended, if it is on purpose.
         told: What was said last of its end.
+        starts, useless: How often in a row it has ended before it was ready, and why it did last.
         environment, how: How it computes, and that to be compared; None until it has said so.
         unknown: Why it cannot say that.
     """
@@ -111,6 +125,9 @@ class Post:
     free: int | None = None
     computing: dict[int, Waiting] = field(default_factory=dict)
     leaving: float = 0.0
+    asked: float = 0.0
+    deaf: bool = False
+    heeding: bool = False
     since: float = 0.0
     until: float = 0.0
     pause: float = PAUSE[0]
@@ -119,6 +136,8 @@ class Post:
     loads: int = 0
     ending: End | None = None
     told: str = ""
+    starts: int = 0
+    useless: str = ""
     environment: Mapping[str, Any] | None = None
     how: bytes | None = None
     unknown: str = ""
@@ -130,17 +149,57 @@ class Post:
         self.held, self.free = held, free
         return 0 if not new or before is None or free is None else max(0, (before - free) // new)
 
+    def failed_to_start(self, why: str, for_good: bool) -> None:
+        """It has ended before it was ready; `for_good` if it will not be otherwise when it is started again."""
+        self.starts, self.useless = STARTS if for_good else self.starts + 1, why
+
+    @property
+    def is_useless(self) -> bool:
+        """Whether it is not ready, and nobody can expect it to be soon."""
+        return self.starts >= STARTS
+
     @property
     def has_room(self) -> bool:
         """Whether it may begin with more."""
-        if self.state != "ready" or self.leaving or len(self.computing) >= self.slots:
+        if self.state != "ready" or self.leaving or self.deaf or len(self.computing) >= self.slots:
             return False
         return not any(one.alone for one in self.computing.values())
 
     def heard(self, number: int, now: float) -> None:
         """It has said something of a call; those that are computed together give one sign for all."""
-        for one in self.computing.values() if self.slots == 1 else filter(None, [self.computing.get(number)]):
+        self.deaf = False
+        this = self.computing.get(number)
+        for one in self.computing.values() if self.slots == 1 else filter(None, [this]):
             one.sign = now
+        if this is not None:
+            this.due = 0.0
+
+    def acknowledged(self, numbers: Sequence[int]) -> None:
+        """It has received calls, or with none of them the question how it computes."""
+        if not numbers:
+            self.asked = 0.0
+        for number in numbers:
+            if number in self.computing:
+                self.computing[number].due = 0.0
+
+    def excuse(self, seconds: float) -> None:
+        """Give it more time to acknowledge what it was sent: nobody could hear it for so long."""
+        if self.asked:
+            self.asked += seconds
+        for one in self.computing.values():
+            if one.due:
+                one.due += seconds
+
+    def late(self, now: float) -> dict[int, Waiting]:
+        """The calls that it should have acknowledged, by number: its process is stopped, or a node holds the
+        interpreter's lock."""
+        return {number: one for number, one in self.computing.items() if one.due and now > one.due}
+
+    def is_stopped(self, now: float) -> bool:
+        """Whether it acknowledges nothing, and computes nothing that could be why and that somebody wants."""
+        if not self.late(now) and not (self.asked and now > self.asked):
+            return False
+        return all(one.due or one.stopping for one in self.computing.values())
 
     def is_held_up(self, now: float) -> bool:
         """Whether it is to be ended for calls that nobody wants and that do not end: at once where it computes nothing

@@ -62,6 +62,9 @@ class Backend(Protocol):
     def waiting_jobs(self) -> set[int | None]:
         """The jobs of which calls wait for a worker."""
 
+    def lacking(self) -> dict[int | None, str]:
+        """The jobs that wait for a worker where none is of use, with why."""
+
     def close(self) -> None:
         """Stop computing."""
 
@@ -212,10 +215,12 @@ class Service:
         delete(self.queue, job)
 
     def doing(self) -> dict[int, dict[str, Any]]:
-        """What the jobs do that run here, by number; see `Doing.facts`."""
+        """What the jobs do that run here, by number; see `Doing.facts`. `lacks` is why no worker can compute a job that
+        waits for one."""
         with self._lock:
             runs = dict(self._running)
-        return {number: run.doing.facts() for number, run in runs.items()}
+        lacking = {} if self._made is None else self._made.lacking()
+        return {number: run.doing.facts() | {"lacks": lacking.get(number)} for number, run in runs.items()}
 
     def subscribe(self, listener: JobListener) -> Callable[[], None]:
         """Be told of everything that happens to jobs that are run here; the function that is returned ends it."""

@@ -134,8 +134,10 @@ class Worker:
                 if message["op"] == "calls":
                     for item in message["items"]:
                         self._contexts[item["call"]] = RemoteContext(self, item["call"], item)
+                    self.tell({"op": "taken", "calls": [item["call"] for item in message["items"]]})
                     self._orders.put((message, blobs))
                 elif message["op"] == "environment":
+                    self.tell({"op": "taken", "calls": []})
                     self._orders.put((message, blobs))
                 elif message["op"] == "cancel":
                     context = self._contexts.get(message["call"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, as_exception, text_of
 from graphengine.keys import identity
 from graphengine.runner import Call, ThreadRunner
+from graphengine.service import posts
 from graphengine.service.calls import ATTEMPTS, Claims, Landed, Status, WorkerError, how_of, inputs_of, item_of, stays
 from graphengine.service.deaths import End, Fault
 from graphengine.service.durations import Durations
@@ -34,6 +36,8 @@ TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
 OVERDUE = 0.25
 """Seconds over what was expected after which others look again at what was left to a worker."""
+ABSENCE = 1.0
+"""Seconds between two looks of the keeper after which this process was stopped or asleep, and heard nobody."""
 LULL = 0.01
 """Seconds in which a job's next calls are submitted after one of its calls has landed."""
 HELPED = 64
@@ -81,6 +85,8 @@ class WorkerRunner:
         self._exact = False
         self._lock = threading.RLock()
         self._closing = threading.Event()
+        self._looked = time.monotonic()
+        self._useless_since = 0.0  # since when no worker is of use; 0 where one is, or may be soon
         self._here = ThreadRunner(device_threads=1)
         self._helpers: WorkerRunner | None = None
         if helpers:
@@ -134,16 +140,18 @@ class WorkerRunner:
         Raises:
             Cancelled: The job was, meanwhile.
         """
-        return JobRunner(self, job, self._environment(job.cancelled) if job.exact else None)
+        return JobRunner(self, job, self._environment(job) if job.exact else None)
 
-    def _environment(self, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
+    def _environment(self, job: Claims) -> Mapping[str, Any]:
         """How most of the workers compute; they say so when they are asked, since it imports what computes."""
         with self._lock:
             first, self._exact = not self._exact, True
-            asked = [post.handle for post in self._posts.values() if first and post.state == "ready"]
-        for handle in asked:
-            handle.send({"op": "environment"}, {})
-        while not cancelled() and not self._closing.is_set():
+            asked = [post for post in self._posts.values() if first and post.state == "ready"]
+        for post in asked:
+            self._ask(post)
+        while not job.cancelled() and not self._closing.is_set():
+            if job.number is None and (why := self.why_useless()) is not None:
+                raise WorkerError(why)
             with self._lock:
                 known = [post.environment for post in self._posts.values() if post.environment is not None]
                 failed = [post.unknown for post in self._posts.values() if post.unknown]
@@ -153,6 +161,11 @@ class WorkerRunner:
                 raise WorkerError(f"no worker can say how it computes, which an exact job must know: {failed[0]}")
             time.sleep(TICK)
         raise Cancelled("cancelled before a worker was there")
+
+    def _ask(self, post: Post) -> None:
+        """Ask a worker how it computes."""
+        post.asked = time.monotonic() + posts.TAKEN
+        post.handle.send({"op": "environment"}, {})
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""
@@ -169,6 +182,22 @@ class WorkerRunner:
         with self._lock:
             found = {one.job.number for one in self._waiting.values()}
         return found if self._helpers is None else found | self._helpers.waiting_jobs()
+
+    def lacking(self) -> dict[int | None, str]:
+        """The jobs that wait for a worker where none is of use, with why."""
+        found = {} if self._helpers is None else self._helpers.lacking()
+        if (why := self.why_useless()) is not None:
+            with self._lock:
+                found |= dict.fromkeys((one.job.number for one in self._waiting.values()), why)
+        return found
+
+    def why_useless(self) -> str | None:
+        """Why no worker has been of use for a while, and none is to be expected; None if one is."""
+        with self._lock:
+            if not self._useless_since or time.monotonic() - self._useless_since < posts.USELESS:
+                return None
+            why = {post.useless: post.handle.name for post in self._posts.values()}
+        return "no worker can be used: " + "; ".join(f"{name}: {text}" for text, name in why.items())
 
     def wait_until_ready(self, timeout: float) -> bool:
         """Wait until every worker has started; whether all have."""
@@ -235,6 +264,7 @@ class WorkerRunner:
     def _begin(self, post: Post, group: list[Waiting], now: float) -> list[Waiting]:
         for one in group:
             one.number, one.together, one.stopping, one.sign = next(self._numbers), len(group), 0.0, now
+            one.due = math.inf  # until it is sent
             one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
             post.computing[one.number] = one
             one.job.taken(one.call.context.node, post.handle.name)
@@ -263,6 +293,9 @@ class WorkerRunner:
             return False
         try:
             name = group[0].call.definition.full_name
+            due = time.monotonic() + posts.TAKEN + sum(map(len, blobs.values())) / posts.PACE
+            for one in group:
+                one.due = due
             post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
         except BaseException as error:  # no memory for the message; a note of a node that is no data
             for one in group:
@@ -275,6 +308,7 @@ class WorkerRunner:
     def _message(self, handle: Handle, message: Message, blobs: Blobs) -> None:
         """Called by each worker's listener. Whatever raises, no call waits for it for ever."""
         post = self._posts[handle.name]
+        post.heeding = True
         try:
             self._heed(post, message, blobs)
         except BaseException as error:
@@ -282,6 +316,8 @@ class WorkerRunner:
             if message.get("op") == "landed":
                 self._land(post, message.get("call", 0), as_exception(error), 0.0, {})
                 self._dispatch()
+        finally:
+            post.heeding = False
 
     def _heed(self, post: Post, message: Message, blobs: Blobs) -> None:
         op, handle = message["op"], post.handle
@@ -293,16 +329,19 @@ class WorkerRunner:
                 self._size = max(self._size, size)
             if op == "ready" and (why := unfit(message)) is not None:
                 post.ending, post.pause, op = End(why, Fault.NOBODY), PAUSE[1], "unfit"
+                post.failed_to_start(why, for_good=True)
                 handle.kill()
             if op == "ready":
-                post.state = "ready"
+                post.state, post.starts = "ready", 0
+            if op == "taken":
+                post.acknowledged(message["calls"])
             if op == "environment" and "error" in message:
                 post.unknown = str(message["error"])
             elif op == "environment":
                 post.environment, post.how = message["facts"], how_of(message["facts"])
         if op == "ready":
             if self._exact:
-                handle.send({"op": "environment"}, {})
+                self._ask(post)
             self._dispatch()
         elif op == "environment":
             self._dispatch()
@@ -416,8 +455,10 @@ class WorkerRunner:
         with self._lock:
             group, post.computing = list(post.computing.values()), {}
             on_purpose = post.state == "ending" and not group
+            if post.state == "starting" and post.ending is None:
+                post.failed_to_start(end.why, for_good=False)
             post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
-            post.leaving, post.unknown = 0.0, ""
+            post.leaving, post.asked, post.deaf, post.unknown = 0.0, 0.0, False, ""
             end, post.ending = post.ending or end, None
             if self._closing.is_set():
                 return
@@ -472,15 +513,21 @@ class WorkerRunner:
                 self._closing.wait(PAUSE[0])
 
     def _look_after(self) -> None:
-        """Tell workers of cancelled calls, let those that wait go, end workers that hang or are held up, start lost
-        ones anew."""
+        """Tell workers of cancelled calls, let those that wait go, take back what is not acknowledged, end workers that
+        hang or are held up, start lost ones anew."""
         gone: list[Waiting] = []
         cancels: list[tuple[Handle, int]] = []
         ended: list[tuple[Post, End]] = []
+        taken_back = False
         with self._lock:
             now = time.monotonic()
+            passed, self._looked = now - self._looked, now
+            useless = all(post.is_useless for post in self._posts.values())
+            self._useless_since = (self._useless_since or now) if useless else 0.0
+            why = self.why_useless()
             for one in list(self._waiting.values()):
-                unwanted = one.call.context.cancelled or self._is_hopeless(one)
+                hopeless = self._is_hopeless(one) or (why is not None and one.job.number is None)
+                unwanted = one.call.context.cancelled or hopeless
                 if unwanted and self._scheduler.remove(one.item):
                     del self._waiting[one.item]
                     gone.append(one)
@@ -489,10 +536,18 @@ class WorkerRunner:
                     if one.call.context.cancelled and not one.stopping:
                         one.stopping = now
                         cancels.append((post.handle, number))
-                if post.state == "ready" and (end := self._hangs(post, now)) is not None:
+                if post.heeding or passed > ABSENCE:
+                    post.excuse(passed)
+                if post.state != "ready":
+                    continue
+                if (end := self._hangs(post, now)) is not None:
                     post.state, post.ending = "ending", end
                     ended.append((post, end))
-                    gone += self._put_back(post, now)
+                    gone += self._put_back(post, self._blameless(post, now))
+                elif late := post.late(now):
+                    post.deaf = taken_back = True
+                    cancels += [(post.handle, number) for number in late]
+                    gone += self._put_back(post, late)
             starts = [post.handle for post in self._posts.values() if self._is_due(post, now)]
             overdue = any(post.computing and now > post.until + OVERDUE for post in self._posts.values())
         for handle, number in cancels:
@@ -503,34 +558,41 @@ class WorkerRunner:
                 self._say(f"worker {post.handle.name} was ended: {end.why}")
         for one in gone:
             cancelled = one.call.context.cancelled
-            one.call.landed(Cancelled("nobody wants it any more") if cancelled else one.why_hopeless(), 0.0, {})
+            error = one.why_hopeless() if why is None else WorkerError(why)
+            one.call.landed(Cancelled("nobody wants it any more") if cancelled else error, 0.0, {})
         for handle in starts:
             self._start(handle)
-        if overdue or ended:
+        if overdue or ended or taken_back:
             self._dispatch()
 
     def _hangs(self, post: Post, now: float) -> End | None:
-        """Why a worker is to be ended: a call that nobody wants does not end, or one gives no sign."""
+        """Why a worker is to be ended: a call that nobody wants does not end, it takes no call up, or one gives no
+        sign."""
         if post.is_held_up(now):
             names = {one.call.definition.full_name for one in post.computing.values() if one.stopping}
             return End(f"{', '.join(sorted(names))} was cancelled and did not end", Fault.NOBODY)
+        if post.is_stopped(now):
+            return End(f"it did not take up what it was sent within {posts.TAKEN:g} s", Fault.NOBODY)
         if any(self._is_silent(one, now) for one in post.computing.values()):
             return End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
         return None
 
     def _is_silent(self, one: Waiting, now: float) -> bool:
-        return self.timeout is not None and now - one.sign > self.timeout
+        return self.timeout is not None and not one.due and now - one.sign > self.timeout
 
-    def _put_back(self, post: Post, now: float) -> list[Waiting]:
-        """Take from a worker that is to be ended what its end does not count against; returns those of these calls
-        that nobody wants."""
+    def _blameless(self, post: Post, now: float) -> dict[int, Waiting]:
+        """The calls of a worker that is to be ended which its end does not count against, by number."""
+        return {n: one for n, one in post.computing.items() if one.stopping or not self._is_silent(one, now)}
+
+    def _put_back(self, post: Post, calls: Mapping[int, Waiting]) -> list[Waiting]:
+        """Take calls from a worker, to be computed elsewhere; returns those that nobody wants."""
         unwanted = []
-        for number, one in list(post.computing.items()):
+        for number, one in calls.items():
+            del post.computing[number]
             if one.stopping:
-                del post.computing[number], self._waiting[one.item]
+                del self._waiting[one.item]
                 unwanted.append(one)
-            elif not self._is_silent(one, now):
-                del post.computing[number]
+            else:
                 self._scheduler.put_back(one.item)
         return unwanted
 

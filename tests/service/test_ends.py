@@ -157,6 +157,64 @@ def test_a_helper_that_dies_takes_only_the_guilty_node_with_it(tmp_path: Path) -
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("on", ["here", "device"])
+def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    told: list[str] = []
+    with served(tmp_path, told=told.append) as service:
+        first = service.submit(of(f"process_{on}", x=1))
+        service.wait(first, timeout=60)
+        stopped = service.outputs(first)["y"]
+        os.kill(stopped, signal.SIGSTOP)
+        jobs = [service.submit(of(f"process_{on}", x=n)) for n in range(3)]
+        ended = service.wait(*jobs, timeout=60)
+        assert [(job.state, job.attempt, job.result["lost"]) for job in ended] == [(State.DONE, 1, [])] * 3
+        assert stopped not in [service.outputs(job)["y"] for job in jobs]
+        assert [status.deaths for status in service.backend.status()] == [0]
+    name = "helper-0" if on == "here" else "worker-0"
+    assert told == [f"worker {name} was ended: it did not take up what it was sent within 0.5 s"]
+
+
+@pytest.mark.process
+def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    with served(tmp_path) as service:
+        first = service.submit(of("process_device", x=1))
+        service.wait(first, timeout=60)
+        os.kill(service.outputs(first)["y"], signal.SIGSTOP)
+        (job,) = service.wait(service.submit(of("process_device", x=2), exact=True), timeout=60)
+        assert (job.state, job.attempt) == (State.DONE, 1)
+
+
+@pytest.mark.process
+def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_it_does_not_take_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    mark, until, told = tmp_path / "mark", tmp_path / "until", list[str]()
+    os.mkfifo(until)
+    with served(tmp_path, told=told.append) as service:
+        long = service.submit(of("holds_lock", mark=str(mark), until=str(until)))
+        wait_for(mark.exists)
+        jobs = [service.submit(of("process_here", x=n)) for n in range(2)]
+        ended = service.wait(*jobs, timeout=60)
+        assert [(job.state, job.attempt, job.result["lost"]) for job in ended] == [(State.DONE, 1, [])] * 2
+        assert service.queue.get(long).state is State.RUNNING
+        until.write_text("go on")
+        (held,) = service.wait(long, timeout=60)
+        assert (held.state, held.attempt, held.result["lost"]) == (State.DONE, 1, [])
+        assert service.outputs(long)["y"] not in [service.outputs(job)["y"] for job in jobs]
+        after = service.submit(of("process_here", x=5))  # it is of use again
+        service.wait(after, timeout=60)
+        assert service.outputs(after)["y"] == service.outputs(long)["y"]
+    assert told == []
+
+
+@pytest.mark.process
 def test_one_sigterm_ends_a_service_in_time_and_puts_its_jobs_back(tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     queue = Queue(file)

@@ -23,6 +23,7 @@ from graphengine.cache import DiskStore
 from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
+from graphengine.service import posts
 from graphengine.service.calls import Claims, WorkerError
 from graphengine.service.local import LocalWorker
 from graphengine.service.workers import WorkerRunner
@@ -279,30 +280,105 @@ def test_a_worker_imports_nothing_from_the_current_folder(tmp_path: Path, monkey
         runner.close()
 
 
-def test_a_worker_with_other_code_than_the_service_is_not_used(tmp_path: Path) -> None:
-    folder, told, start = tmp_path / "changing", list[str](), time.monotonic
+def cancelled_after(seconds: float) -> Cancellation:
+    """A cancellation for what would never end."""
+    found = Cancellation()
+    timer = threading.Timer(seconds, found.cancel)
+    timer.daemon = True
+    timer.start()
+    return found
+
+
+@pytest.fixture
+def changing(tmp_path: Path) -> Iterator[Path]:
+    """The file of a pack that is loaded here; tests change it."""
+    folder = tmp_path / "changing"
     folder.mkdir()
     (folder / "changing.py").write_text("from graphengine import node\n@node\ndef x() -> int:\n    return 1\n")
     assert registry.load_folder(folder) == []
-    worker = LocalWorker("w", threads=1, packs=(str(PACK), str(folder)))
+    yield folder / "changing.py"
+    registry._registry.folders.pop(folder.stem)  # no other test's workers would have the same code of it
+    registry._forget(f"{registry.FOLDERS}.{folder.stem}")
+
+
+def other_code(file: Path) -> str:
+    """Change the code of a pack; what is then said of a worker that reads it."""
+    file.write_text(file.read_text().replace("return 1", "return 2"))
+    return (
+        f"its code of changing ({file}) is not that of this process; it was changed since this process read it: "
+        "start the service, or the program, again"
+    )
+
+
+def test_a_worker_with_other_code_than_the_service_is_not_used(changing: Path, told: Sentences) -> None:
+    worker = LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))
     runner = WorkerRunner([worker], told=told.append)
     try:
         assert runner.wait_until_ready(60)
-        (folder / "changing.py").write_text("from graphengine import node\n@node\ndef x() -> int:\n    return 2\n")
+        why = other_code(changing)
         worker.kill()
-        end = start() + 60
-        while len(told) < 2:
-            assert start() < end
-            time.sleep(0.05)
-        assert told[1] == (
-            "worker w was lost while it computed nothing: its code of changing is not this service's; it was changed "
-            "since: start the service again"
-        )
+        wait_for(lambda: len(told) == 2)
+        assert told[1] == f"worker w was lost while it computed nothing: {why}"
         assert runner.status()[0].state != "ready"
     finally:
         runner.close()
-        registry._registry.folders.pop(folder.stem)  # no other test's workers would have the same code of it
-        registry._forget(f"{registry.FOLDERS}.{folder.stem}")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_run_ends_whose_workers_all_have_other_code(
+    changing: Path, told: Sentences, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    monkeypatch.setattr(posts, "USELESS", 0.2)
+    why = other_code(changing)
+    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
+    graph, cancellation = Graph(), cancelled_after(60)
+    graph.add("pack.nap", "n", x=1, seconds=0.0)
+    claims = Claims(exact=exact, cancelled=lambda: cancellation.cancelled)
+    try:
+        with pytest.raises(NodeError if not exact else WorkerError) as caught:
+            run(graph, store=Store(), runner=runner.of(claims), cancellation=cancellation)
+        assert f"no worker can be used: w: {why}" in str(caught.value)
+    finally:
+        runner.close()
+
+
+def test_a_run_ends_whose_workers_all_end_before_they_are_ready(
+    tmp_path: Path, told: Sentences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "USELESS", 0.2)
+    (tmp_path / "leaving.py").write_text("import os\nos._exit(7)\n")
+    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(tmp_path)))], told=told.append)
+    try:
+        with pytest.raises(NodeError, match="no worker can be used: w: it ended with exit code 7"):
+            go(runner, "double", x=1, cancellation=cancelled_after(60))
+    finally:
+        runner.close()
+
+
+def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
+    changing: Path, tmp_path: Path, told: Sentences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rich.console import Console
+
+    from graphengine.cli import job_rows
+    from graphengine.service.jobs import State
+    from graphengine.service.service import Service
+
+    monkeypatch.setattr(posts, "USELESS", 0.2)
+    why = other_code(changing)
+    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
+    graph = Graph()
+    graph.add("pack.nap", "n", x=1, seconds=0.0)
+    with Service(tmp_path / "q.sqlite", runner) as service:
+        job = service.submit(graph)
+        wait_for(lambda: (service.doing().get(job) or {}).get("lacks") is not None)
+        doing, found = service.doing(), service.queue.get(job)
+        assert (found.state, job_rows.state_of(found, doing)) == (State.RUNNING, "queued")
+        console = Console(width=800, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(job_rows.table([found], doing))
+        assert f"waits: no worker can be used: w: {why}" in console.export_text()
+        service.cancel(job)
+        assert service.wait(job, timeout=60)[0].state is State.CANCELLED
 
 
 def test_a_worker_without_its_device_takes_no_call(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def process_device(x: int, seconds: float = 0.0) -> int:
     return os.getpid()
 
 
+@node(version=1, cache="never")
+def holds_lock(mark: str, until: str) -> int:
+    """Hold the interpreter's lock until somebody writes into a FIFO; which process computes it."""
+    Path(mark).touch()
+    ctypes.PyDLL(None).open(until.encode(), os.O_RDONLY)
+    return os.getpid()
+
+
 @node(version=1)
 def ends_process(x: int, mark: str, seconds: float = 0.0) -> int:
     """End the process that computes it, after a while."""
