@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from graphengine import Graph, NodeError, Pack, Store, registry, run
@@ -212,6 +213,34 @@ def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_i
         service.wait(after, timeout=60)
         assert service.outputs(after)["y"] == service.outputs(long)["y"]
     assert told == []
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("on", "how"), [("here", "child"), ("device", "child"), ("device", "grandchild")])
+def test_what_a_cancelled_node_has_started_in_another_session_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, how: str
+) -> None:
+    monkeypatch.setattr(posts, "CALL_GRACE", 0.3)
+    mark = tmp_path / "mark"
+    with served(tmp_path) as service:
+        job = service.submit(of(f"sessions_{on}", how=how, mark=str(mark)))
+        wait_for(lambda: mark.exists() and mark.read_text().endswith(" "))
+        service.cancel(job)
+        assert service.wait(job, timeout=60)[0].state is State.CANCELLED
+        wait_for(lambda: is_gone(int(mark.read_text())))
+
+
+@pytest.mark.process
+def test_what_a_process_of_a_dead_worker_s_group_has_started_ends_too(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with served(tmp_path) as service:
+        service.wait(service.submit(of("sessions_device", how="of its group", mark=str(mark)), attempts=1), timeout=60)
+        wait_for(lambda: is_gone(int(mark.read_text())))
 
 
 @pytest.mark.process

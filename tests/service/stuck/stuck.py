@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +70,36 @@ def holds_lock(mark: str, until: str) -> int:
     Path(mark).touch()
     ctypes.PyDLL(None).open(until.encode(), os.O_RDONLY)
     return os.getpid()
+
+
+def _sessions(how: str, mark: str) -> None:
+    """Start a process in a session of its own, or one that starts such a process; the number is in the file."""
+    if how == "child":
+        process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        Path(mark).write_text(f"{process.pid} ")
+    else:
+        code = "import subprocess as s, sys; p = s.Popen(['sleep', '1000'], start_new_session=True); "
+        code += "open(sys.argv[1], 'w').write(f'{p.pid} '); p.wait()"
+        subprocess.Popen([sys.executable, "-c", code, mark], start_new_session=how == "grandchild")
+    while how != "of its group":
+        time.sleep(0.02)
+    while not (Path(mark).exists() and Path(mark).read_text().endswith(" ")):
+        time.sleep(0.02)
+    os._exit(3)
+
+
+@node(version=1)
+def sessions_here(how: str, mark: str) -> str:
+    """Start processes in sessions of their own, and hang or end."""
+    _sessions(how, mark)
+    return how
+
+
+@node(version=1, on="device")
+def sessions_device(how: str, mark: str) -> str:
+    """The same on a worker."""
+    _sessions(how, mark)
+    return how
 
 
 @node(version=1)
