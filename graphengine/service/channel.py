@@ -167,7 +167,8 @@ def start_with_pipe(
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a process that is given this end's pipe as its last argument, for `pipe_from`.
 
-    It is the leader of a group of its own: Ctrl-C is for the service, which stops its workers itself.
+    It is the leader of a group of its own: Ctrl-C is for the service, which stops its workers itself. What it writes to
+    its standard output and error comes to the process's `stdout`.
 
     Raises:
         OSError: The process cannot be started, or did not connect.
@@ -181,6 +182,8 @@ def start_with_pipe(
                     pass_fds=(there.fileno(),),
                     env=environment,
                     stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             except BaseException:
@@ -193,6 +196,8 @@ def start_with_pipe(
             [*command, f"{LOOPBACK}:{server.getsockname()[1]}"],
             env=environment,
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         try:

@@ -23,7 +23,11 @@ from graphengine.service.channel import start_with_pipe
 from graphengine.service.deaths import End, Fault, MemoryKills, end_of_process
 from graphengine.service.process_tree import end_tree, wait_for_end
 from graphengine.service.wire import Blobs, Message, pack, unpack
+from graphengine.service.written import show
 from graphengine.threads import start
+
+LAST_WORDS = 0.5
+"""Seconds in which what a process has written before it was ended is shown."""
 
 Told = Callable[["Handle", Message, Blobs], None]
 Lost = Callable[["Handle", End], None]
@@ -74,6 +78,7 @@ class LocalWorker:
         self.config: Message = {"device": device, "store": store, "packs": list(packs), "helps": helps}
         self.process: subprocess.Popen[bytes] | None = None
         self._orders: Orders = SimpleQueue()
+        self._showing: threading.Thread | None = None
         self._memory: MemoryKills | None = None
         self._killed = 0
 
@@ -87,6 +92,7 @@ class LocalWorker:
         self._orders, self._memory = orders, MemoryKills(self.process.pid)
         self.send(self.config, {})
         try:
+            self._showing = self._thread(show, self.process.stdout, self.name)
             writing = self._thread(_write, connection, orders)
             self._thread(_watch, pipe, self.process)
             self._thread(self._listen, connection, self.process, orders, writing, told, lost)
@@ -147,6 +153,8 @@ class LocalWorker:
     def kill(self) -> None:
         if self.process is not None:
             end_tree(self.process)
+        if self._showing is not None:
+            self._showing.join(LAST_WORDS)
 
 
 def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:

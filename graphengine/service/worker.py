@@ -8,6 +8,7 @@ It is started by the service, never through the user's `__main__`, and speaks th
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import logging
 import queue
@@ -247,7 +248,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt here is a node's own
     connection = pipe_from(sys.argv[1])
     config, _ = unpack(connection.recv_bytes())
-    with screened():  # what libraries log goes to the terminal of whoever runs the service
+    for stream in (sys.stdout, sys.stderr):  # the service shows what is written, line by line, and is to read all of it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    with screened():
         Worker(connection, config).run()
 
 

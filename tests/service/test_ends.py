@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -213,6 +214,33 @@ def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_i
         service.wait(after, timeout=60)
         assert service.outputs(after)["y"] == service.outputs(long)["y"]
     assert told == []
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("on", ["here", "device"])
+def test_what_nodes_write_reaches_a_terminal_without_what_it_acts_on(tmp_path: Path, on: str) -> None:
+    file, shown, log = tmp_path / "q.sqlite", tmp_path / "shown", tmp_path / "log"
+    queue = Queue(file)
+    job = submit(queue, of(f"writes_{on}", x=1))
+    arguments = ("worker", "--queue", file, "--packs", STUCK, "--workers", 1, "--threads", 1, "--log", log)
+    with shown.open("wb") as target:
+        process = subprocess.Popen(
+            command(*arguments), cwd=tmp_path, env=environment(tmp_path), stdout=target, stderr=target
+        )
+    try:
+        assert queue.wait(job, timeout=120)[0].state is State.DONE
+    finally:
+        process.terminate()
+        process.wait(60)
+    text, logged = shown.read_text(), log.read_text()
+    messages = [json.loads(line)["message"].partition(": ")[2] for line in logged.splitlines()]
+    for said in (
+        "printed \\x1b[31m and more", "written \\x1b]0;title\\x07", "an error \\x1b[2J", "of a child \\x1b[H",
+        "logged \\x1b[5m", "without an end \\x9b",
+    ):  # fmt: skip
+        assert said in text
+        assert said in messages
+    assert not set(text) & {*map(chr, (*range(9), *range(11, 32), *range(127, 160)))}
 
 
 def is_gone(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import subprocess
 import sys
@@ -100,6 +101,30 @@ def sessions_device(how: str, mark: str) -> str:
     """The same on a worker."""
     _sessions(how, mark)
     return how
+
+
+def _writes(x: int) -> None:
+    """Write in each way what a terminal would act on."""
+    print("printed \x1b[31m and more")
+    os.write(1, b"written \x1b]0;title\x07\n")
+    os.write(2, b"an error \x1b[2J\n")
+    subprocess.run(["printf", r"of a child \033[H\n"], check=True)
+    logging.getLogger("stuck").warning("logged \x1b[5m")
+    print("without an end \x9b", end="", file=sys.stderr)
+
+
+@node(version=1)
+def writes_here(x: int) -> int:
+    """Write control characters to standard output and error."""
+    _writes(x)
+    return x
+
+
+@node(version=1, on="device")
+def writes_device(x: int) -> int:
+    """The same on a worker."""
+    _writes(x)
+    return x
 
 
 @node(version=1)
