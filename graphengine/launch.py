@@ -222,9 +222,8 @@ class Launcher(ABC):
                 calls.append(self._call(task, flight))
         self._go_on()
         self.outstanding += len(calls)
-        if calls:
-            self.runner.submit(calls)
-            self._unsent = []
+        self.runner.submit(calls)  # also none: what it needs is computed for others already
+        self._unsent = []
 
     def _go_on(self) -> None:
         """Raise if the run was cancelled just before what it computes was reserved."""

@@ -66,6 +66,7 @@ class Claims:
         cancelled: Whether it is; asked while such workers are waited for.
         number: Which job it is.
         taken: Told when a worker takes a call of it: the node's id, and the worker.
+        handed: Told when the runner has calls of it, or when it needs none that is not computed already.
         begun: How many have claimed anything before it.
     """
 
@@ -78,6 +79,7 @@ class Claims:
     cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
     taken: Callable[[str, str], None] = lambda node, worker: None
+    handed: Callable[[], None] = lambda: None
     begun: int = field(default_factory=itertools.count().__next__)
 
 

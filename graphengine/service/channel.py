@@ -64,7 +64,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             server: Listener
 
             def handle(self) -> None:
-                with contextlib.suppress(OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError, RecursionError):
                     if self.server.knows(self.rfile):
                         handle(self)
 

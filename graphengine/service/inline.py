@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphengine.runner import Runner, ThreadRunner
+from graphengine.runner import Call, Runner, ThreadRunner
 from graphengine.service.calls import Claims, Status
 
 
@@ -14,7 +14,7 @@ class InlineRunner(ThreadRunner):
 
     def of(self, job: Claims) -> Runner:
         """The runner that a job's run is given."""
-        return _Shared(self)
+        return _Shared(self, job)
 
     def status(self) -> list[Status]:
         """It has no workers."""
@@ -34,8 +34,14 @@ class _Shared:
 
     environment: Mapping[str, Any] | None = None
 
-    def __init__(self, runner: ThreadRunner) -> None:
-        self.submit, self.unwanted = runner.submit, runner.unwanted
+    def __init__(self, runner: ThreadRunner, job: Claims) -> None:
+        self.unwanted = runner.unwanted
+        self._runner, self._job = runner, job
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls."""
+        self._runner.submit(calls)
+        self._job.handed()
 
     def close(self) -> None:
         """The service's runner goes on."""

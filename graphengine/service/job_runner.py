@@ -35,6 +35,7 @@ class JobRunner:
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""
         self.runner.submit(calls, self.job, self._how)
+        self.job.handed()
 
     def close(self) -> None:
         """The service's runner goes on."""

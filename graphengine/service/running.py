@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from graphengine import registry
+from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_exception, text_of
 from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+IN_ORDER = 5.0
+"""Seconds that a job waits at most for its user's job before it to begin."""
 DELIVERY = 5.0
 """Seconds that a job which is cancelled while its files are written may take to end; then it is done all the same."""
 
@@ -43,10 +48,19 @@ class JobRun:
         lease: Under which the job was claimed, and under which its end is written.
         job: As it was claimed.
         alone: No other may run beside it.
+        before: The run of its user's job that was claimed last before it, if that has not ended.
+
+    Attributes:
+        under_way: Set when its first node has begun or waits for a worker, or when it has ended.
     """
 
-    def __init__(self, service: Service, lease: Lease, job: Job, alone: bool = False) -> None:
+    def __init__(
+        self, service: Service, lease: Lease, job: Job, alone: bool = False, before: JobRun | None = None
+    ) -> None:
         self.service, self.lease, self.job, self.alone = service, lease, job, alone
+        self.under_way = threading.Event()
+        self._before = None if before is None else before.under_way
+        self._in_place: Callable[[NodeDef[..., Any]], bool] = lambda definition: True
         self.begun = False  # whether a worker has taken a call of it
         self.doing = Doing()
         self._left = ""
@@ -80,6 +94,8 @@ class JobRun:
             about, unforeseen = {"job": self.job.id}, not isinstance(unwritten, QueueError)
             log.error("job %d: %s", self.job.id, text_of(unwritten), extra=about, exc_info=unforeseen)
             kind, facts = "lost", {"error": text_of(unwritten)}
+        finally:
+            self.under_way.set()
         return JobEvent(self.job.id, kind, facts=facts)
 
     def _outcome(self) -> tuple[str, dict[str, Any]]:
@@ -155,16 +171,19 @@ class JobRun:
 
     def _evaluate(self, request: Request) -> Result:
         service, job = self.service, self.job
+        self._wait_for_turn()
         claims = Claims(
             job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id,
-            taken=self._taken,
+            taken=self._taken, handed=self.under_way.set,
         )  # fmt: skip
+        runner = service.backend.of(claims)
+        self._in_place = getattr(runner, "in_place", self._in_place)
         return run(
             request.graph,
             None if request.want is None else list(request.want),
             request.inputs,
             store=service.store,
-            runner=service.backend.of(claims),
+            runner=runner,
             listeners=[self._listen],
             exact=request.exact,
             keep_going=request.keep_going,
@@ -173,6 +192,13 @@ class JobRun:
             cancellation=self._cancellation,
             progress=False,
         )
+
+    def _wait_for_turn(self) -> None:
+        """Let the jobs of a user begin in their order, though each has a thread of its own."""
+        end = time.monotonic() + IN_ORDER
+        while self._before is not None and not self._before.wait(0.1):
+            if self._unwanted() or time.monotonic() > end:
+                return
 
     def _writer(self, request: Request) -> Writer | None:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
@@ -221,7 +247,14 @@ class JobRun:
         self._calls.append(facts)
         self.service.tell(JobEvent(self.job.id, "computed", facts=facts))
 
+    def _is_in_place(self, type: str) -> bool:
+        """Whether the job's own thread computes a node of a type."""
+        definition = registry.find(type)
+        return definition is not None and definition.on == "here" and self._in_place(definition)
+
     def _listen(self, event: Event) -> None:
         self.doing.heard(event)
+        if event.kind is Kind.NODE_STARTED and self._is_in_place(event.type):
+            self.under_way.set()
         if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
             self.service.tell(JobEvent(self.job.id, event.kind, event))

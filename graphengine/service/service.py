@@ -372,8 +372,10 @@ class Service:
             # Who begins anew is not owed for the time when they wanted nothing.
             least = min((self._begun[user] for user in candidates if user != job.user), default=0)
             self._begun[job.user] = max(self._begun[job.user], least) + 1
-            run = JobRun(self, lease, job, alone)
+            user = job.user
             with self._lock:
+                before = next((run for run in reversed(self._running.values()) if run.job.user == user), None)
+                run = JobRun(self, lease, job, alone, before)
                 self._running[job.id] = run
                 self._users[job.user] += 1
             waited = (job.started or job.created) - job.created
@@ -392,6 +394,7 @@ class Service:
         except Exhausted as error:
             log.warning("job %d is put back: %s", job.id, error, extra={"job": job.id})
             self._threads.discard(thread)
+            run.under_way.set()
             self._caution.met(len(self._running) - 1, time.monotonic())
             self._forget(run)
             lease.left(job.id, job.attempt, str(error))

@@ -26,7 +26,7 @@ from graphengine.service.jobs import State
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
-from graphengine.service.submit import submit
+from graphengine.service.submit import submit, submit_all
 from graphengine.service.workers import WorkerRunner
 from graphengine.testing import FakeWorker
 from tests.cli.conftest import command, environment
@@ -557,6 +557,41 @@ def test_events_of_jobs_that_are_put_back_are_told(
     assert kinds == ["running", "left", "running", "done"]
     (error,) = [event.facts["error"] for event in told if event.kind == "left"]
     assert error == "the service lacked what it needs: Too many open files in system"
+
+
+# --- in which order ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["here", "thread", "device"])
+@pytest.mark.parametrize("inline", [False, True])
+def test_jobs_of_a_user_begin_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, inline: bool
+) -> None:
+    from graphengine.service import running
+
+    request_of, first, overtaken = running.request_of, threading.Event(), threading.Event()
+    begun: list[int] = []
+
+    def late(*arguments: Any) -> Any:
+        if not first.is_set():  # the first job takes long to be read
+            first.set()
+            overtaken.wait(0.5)
+        return request_of(*arguments)
+
+    def listen(event: JobEvent) -> None:
+        if event.kind == "node_started":
+            begun.append(event.job)
+            overtaken.set()
+
+    monkeypatch.setattr(running, "request_of", late)
+    backend = InlineRunner() if inline else WorkerRunner([FakeWorker("w")], told=lambda line: None)
+    queue = Queue(tmp_path / "q.sqlite")
+    jobs = submit_all(queue, [{"graph": of(f"process_{on}", x=n)} for n in range(4)])
+    service = Service(queue, backend)
+    service.subscribe(listen)
+    with service:
+        service.wait(*jobs, timeout=60)
+    assert begun == jobs
 
 
 # --- who gives no sign ------------------------------------------------------------------------------------------------
