@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import traceback
+from types import FrameType
 
-from graphengine.errors import Exhausted, text_of
+from graphengine import registry
+from graphengine.errors import Exhausted, NodeError, text_of
+from graphengine.pack import home, pack_of
 from graphengine.threads import start
 
 ALONE = 3
@@ -19,8 +23,17 @@ _PROBE = 16 << 20
 """Bytes that a service must get to count as well."""
 
 
-def lack_of(error: BaseException | None) -> str | None:
-    """What this process lacks, if an exception comes of that; None if it comes of anything else."""
+def lack_of(error: BaseException) -> str | None:
+    """What this process lacks, if an exception comes of that; None if it comes of anything else.
+
+    What a pack's code raises that is asked about a value (a codec, its size, what it needs) belongs to the value, as
+    long as this process is well.
+    """
+    lack = _lack_of(error)
+    return None if lack is not None and _is_of_value(error) and is_well() else lack
+
+
+def _lack_of(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, Exhausted | MemoryError):
             return text_of(error) or "it lacks memory"
@@ -30,6 +43,22 @@ def lack_of(error: BaseException | None) -> str | None:
             return text_of(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_of_value(error: BaseException | None) -> bool:
+    """Whether an exception came through code of a pack that is not the engine's own and not in the call of a node: a
+    node that computes in this process shares it with those of other jobs."""
+    frames: list[FrameType] = []
+    called: set[object] = set()
+    while error is not None:
+        frames += [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if isinstance(error, NodeError) and (node := registry.find(error.type)) is not None:
+            called |= {getattr(function, "__code__", None) for function in (node.fn, node.many_fn)}
+        error = error.__cause__ or error.__context__
+    if any(frame.f_code in called for frame in frames):
+        return False
+    modules = {frame.f_globals.get("__name__", "") for frame in frames}
+    return any(home(module) == "pack" and pack_of(module).distribution != "graphengine" for module in modules)
 
 
 def is_well() -> bool:

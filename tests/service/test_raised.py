@@ -100,6 +100,28 @@ def test_a_type_that_raises_what_is_no_exception_fails_the_job(
     assert told == []
 
 
+@pytest.mark.parametrize("first", ["makes", "makes_on_device"])
+@pytest.mark.parametrize("where", ["encode", "decode", "needs"])
+def test_a_type_that_lacks_memory_fails_its_job_and_slows_nobody(
+    service: Service, first: str, where: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[int] = []
+    monkeypatch.setattr(service._caution, "met", lambda running, now: met.append(running))
+    (job,) = ended(service, then(first, where=where, name="MemoryError"))
+    assert said(job).startswith("node ")
+    assert "MemoryError: 0" in said(job) or "more memory than any worker has (0)" in said(job)
+    assert (met, told) == ([], [])
+
+
+def test_an_output_that_lacks_memory_fails_its_job_and_slows_nobody(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[int] = []
+    monkeypatch.setattr(service._caution, "met", lambda running, now: met.append(running))
+    (job,) = ended(service, of("makes", where="save", name="MemoryError"), out=tmp_path)
+    assert (said(job), met) == ("0", [])
+
+
 def test_a_type_that_raises_where_it_is_saved_fails_the_job(service: Service, tmp_path: Path) -> None:
     jobs = ended(service, *(of("makes", where="save", name=name) for name in NAMES), out=tmp_path)
     assert [said(job) for job in jobs] == [f"{name}: 0" for name in NAMES]

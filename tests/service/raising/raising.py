@@ -28,6 +28,7 @@ RAISED: dict[str, BaseException] = {
     "KeyboardInterrupt": KeyboardInterrupt("0"),
     "GeneratorExit": GeneratorExit("0"),
     "Own": Own("0"),
+    "MemoryError": MemoryError("0"),
 }
 
 
