@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from graphengine.errors import FileError
+from graphengine.metadata import chunks
 from graphengine.staging import PREFIX, hidden_folder, make_folder, sweep, sync
 from graphengine.types import is_named_tuple, socket_type
 
@@ -216,8 +217,6 @@ def write_outputs(
         show: Told of each file and plain value as soon as it is written.
         together: All of it appears at once, or nothing; by default each output as soon as it is written.
     """
-    from graphengine.metadata import chunks
-
     def text(output: str, part: Any, item: int | None) -> dict[str, str]:
         return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
 

@@ -22,6 +22,7 @@ from graphengine.opening import read_file
 from graphengine.private import make_private, write_private
 from graphengine.service.here import state_folder
 from graphengine.staging import Hold, make_held, sync
+from graphengine.workflow import from_document, to_document
 
 FORMAT = 1
 
@@ -181,8 +182,6 @@ def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
 
 
 def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
-    from graphengine.workflow import to_document
-
     problems, inputs = [], {}
     for key, value in request.inputs.items():
         try:
@@ -222,8 +221,6 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
         WorkflowError: It is of a newer version, or its workflow cannot be read here.
         FileError: Its bytes are gone, or damaged.
     """
-    from graphengine.workflow import from_document
-
     if body.get("format") != FORMAT:
         raise WorkflowError(f"this job is of version {body.get('format')}, this program knows {FORMAT}; update it")
     name = body["files"]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphengine.evaluate import Result
+from graphengine.outputs import Writer, remove_marked, write_outputs
 from graphengine.service.database import QueueError
 from graphengine.service.document import Files, Request, result_tree
 from graphengine.service.jobs import Attempt
-
-if TYPE_CHECKING:
-    from graphengine.outputs import Writer
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
@@ -37,8 +35,6 @@ def deliver(
         FileError: Something cannot be written.
         QueueError: There is no such finisher.
     """
-    from graphengine.outputs import write_outputs
-
     outputs = dict(result.outputs)
     if request.want is not None:  # its names there begin with their numbers
         outputs = {request.want[int(name.partition(":")[0])]: value for name, value in outputs.items()}
@@ -70,7 +66,5 @@ def deliver(
 
 def remove_written(attempts: Sequence[Attempt]) -> None:
     """Remove the files of attempts that did not end as done, unless somebody has changed them since."""
-    from graphengine.outputs import remove_marked
-
     for attempt in attempts:
         remove_marked(attempt.files)

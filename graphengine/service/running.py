@@ -15,6 +15,7 @@ from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_except
 from graphengine.evaluate import Result, run
 from graphengine.events import Event, Kind
 from graphengine.launch import Cancellation
+from graphengine.outputs import Writer, check_folder, remove_marked
 from graphengine.service.calls import Claims, Landed
 from graphengine.service.database import QueueError, QueueFileError
 from graphengine.service.document import Request, request_of
@@ -29,7 +30,6 @@ from graphengine.service.trouble import lack_of
 from graphengine.threads import RUN_GRACE, leavable
 
 if TYPE_CHECKING:
-    from graphengine.outputs import Writer
     from graphengine.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,6 @@ class JobRun:
         return JobEvent(self.job.id, kind, facts=facts)
 
     def _outcome(self) -> tuple[str, dict[str, Any]]:
-        from graphengine.outputs import remove_marked
-
         service, lease, job = self.service, self.lease, self.job
         try:
             told, failure = leavable(self._work, self._cancellation, name=f"job {job.id}", grace=lambda: self._grace)
@@ -202,8 +200,6 @@ class JobRun:
 
     def _writer(self, request: Request) -> Writer | None:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
-        from graphengine.outputs import Writer, check_folder
-
         if request.out is None:
             return None
         check_folder(request.out, request.graph)
@@ -216,8 +212,6 @@ class JobRun:
 
     def _deliver(self, request: Request, result: Result, name: str, writer: Writer | None) -> dict[str, Any]:
         remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost
-        from graphengine.outputs import remove_marked
-
         try:
             return deliver(request, result, self.service.files, name, self.service.finishers, writer)
         except BaseException:  # a job that is not done delivers nothing

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -368,6 +369,25 @@ def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
         assert (job.state, job.attempt) == (State.FAILED, trouble.ALONE)
         assert "Too many open files" in str(job.error)
         assert service.wait(service.submit(of("process_here", x=2)), timeout=60)[0].state is State.DONE
+
+
+def test_a_service_has_imported_what_its_jobs_need_of_the_engine(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from graphengine import Graph, registry
+from graphengine.service.inline import InlineRunner
+from graphengine.service.service import Service
+assert registry.load_folder({str(STUCK)!r}) == []
+graph = Graph()
+graph.output("y", graph.add("stuck.process_here", "n", x=1))
+with Service("q.sqlite", InlineRunner()) as service:
+    before = set(sys.modules)
+    (job,) = service.wait(service.submit(graph, out="out"), timeout=60)
+    print(job.state, sorted(name for name in set(sys.modules) - before if name.startswith("graphengine.")))
+"""
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path), "timeout": 60}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, **options)
+    assert (done.stdout, done.stderr) == ("done []\n", "")
 
 
 def test_an_end_that_cannot_be_written_is_no_fault_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
