@@ -106,6 +106,7 @@ class Post:
         computing: What it computes, by number.
         leaving: Since when calls that nobody wants keep it from its work, and it is given no more; 0 if none do.
         asked: When it must have acknowledged that it is asked how it computes; 0 once it has, or where it is not.
+        answering: It has been asked so, and has not answered.
         deaf: It did not acknowledge a call, which was taken back, and is given no more until it says something.
         heeding: Something that it said is being heeded: what it says meanwhile has to wait.
         since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
@@ -126,6 +127,7 @@ class Post:
     computing: dict[int, Waiting] = field(default_factory=dict)
     leaving: float = 0.0
     asked: float = 0.0
+    answering: bool = False
     deaf: bool = False
     heeding: bool = False
     since: float = 0.0
@@ -198,6 +200,8 @@ class Post:
     def is_stopped(self, now: float) -> bool:
         """Whether it acknowledges nothing, and computes nothing that could be why and that somebody wants."""
         if not self.late(now) and not (self.asked and now > self.asked):
+            return False
+        if self.answering and not self.asked:  # it imports what computes
             return False
         return all(one.due or one.stopping for one in self.computing.values())
 

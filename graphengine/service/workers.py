@@ -164,7 +164,7 @@ class WorkerRunner:
 
     def _ask(self, post: Post) -> None:
         """Ask a worker how it computes."""
-        post.asked = time.monotonic() + posts.TAKEN
+        post.asked, post.answering = time.monotonic() + posts.TAKEN, True
         post.handle.send({"op": "environment"}, {})
 
     def status(self) -> list[Status]:
@@ -335,6 +335,7 @@ class WorkerRunner:
                 post.state, post.starts = "ready", 0
             if op == "taken":
                 post.acknowledged(message["calls"])
+            post.answering = post.answering and op != "environment"
             if op == "environment" and "error" in message:
                 post.unknown = str(message["error"])
             elif op == "environment":
@@ -458,7 +459,7 @@ class WorkerRunner:
             if post.state == "starting" and post.ending is None:
                 post.failed_to_start(end.why, for_good=False)
             post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
-            post.leaving, post.asked, post.deaf, post.unknown = 0.0, 0.0, False, ""
+            post.leaving, post.asked, post.answering, post.deaf, post.unknown = 0.0, 0.0, False, False, ""
             end, post.ending = post.ending or end, None
             if self._closing.is_set():
                 return
