@@ -19,6 +19,8 @@ PAUSE = 0.5, 30.0
 """Seconds before a worker that died without computing anything is started anew, and at most."""
 OTHERS = 2.0
 """Seconds that what others want may take to end on a worker which is to be ended; then it is computed elsewhere."""
+STARTING = 60.0
+"""Seconds that a helper may take to start before another is started for what waits."""
 USELESS = 10.0
 """Seconds in which no worker is of use after which a run of a program, that nobody looks after, ends."""
 STARTS = 3
@@ -109,7 +111,8 @@ class Post:
         answering: It has been asked so, and has not answered.
         deaf: It did not acknowledge a call, which was taken back, and is given no more until it says something.
         heeding: Something that it said is being heeded: what it says meanwhile has to wait.
-        since, until: When it began, and when it is expected to be idle; of a dead one, when it is started anew.
+        since: When it began, or was started last.
+        until: When it is expected to be idle; of a dead one, when it is started anew.
         pause: Seconds until then, should it die without computing anything.
         landed, deaths, loads: As `Status` tells them.
         ending: How it is being ended, if it is on purpose.

@@ -603,20 +603,20 @@ class WorkerRunner:
             return False
         if self._slots > 1 and not self._is_needed(post):
             return False
-        post.state = "starting"
+        post.state, post.since = "starting", now
         return True
 
     def _is_needed(self, post: Post) -> bool:
         """Whether there is something for a worker that no other will take soon: what lacked memory there goes to
         another one."""
-        coming = [other for other in self._posts.values() if self._is_coming(other)]
+        coming = [other for other in self._posts.values() if self._is_coming(other, time.monotonic())]
         waiting = (item for item in self._scheduler if item.refused or not coming)
         return any(
             post.may_ever_take(item) and not any(other.may_ever_take(item) for other in coming) for item in waiting
         )
 
-    def _is_coming(self, post: Post) -> bool:
-        return post.state == "starting" or post.has_room
+    def _is_coming(self, post: Post, now: float) -> bool:
+        return (post.state == "starting" and now - post.since < posts.STARTING) or post.has_room
 
     def _start(self, handle: Handle) -> None:
         try:

@@ -27,6 +27,7 @@ from graphengine.service.jobs import State
 from graphengine.service.local import LocalWorker
 from graphengine.service.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.start import helpers
 from graphengine.service.submit import submit, submit_all
 from graphengine.service.workers import WorkerRunner
 from graphengine.testing import FakeWorker
@@ -191,6 +192,22 @@ def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
         os.kill(service.outputs(first)["y"], signal.SIGSTOP)
         (job,) = service.wait(service.submit(of("process_device", x=2), exact=True), timeout=60)
         assert (job.state, job.attempt) == (State.DONE, 1)
+
+
+@pytest.mark.process
+def test_another_helper_is_started_where_one_is_stopped_before_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posts, "STARTING", 0.5)
+    mark = tmp_path / "mark"
+    (folder := tmp_path / "stopping").mkdir()
+    program = "import os, pathlib, signal\nmark = pathlib.Path({!r})\nif not mark.exists():\n    mark.touch()\n"
+    (folder / "stopping.py").write_text(program.format(str(mark)) + "    os.kill(os.getpid(), signal.SIGSTOP)\n")
+    backend = WorkerRunner([FakeWorker("w")], helpers=helpers(packs=[str(STUCK), str(folder)]))
+    with Service(tmp_path / "q.sqlite", backend) as service:
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        assert job.state is State.DONE
+        assert job.result["calls"][0]["worker"] == "helper-1"
 
 
 @pytest.mark.process
