@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graphengine.cache import DiskStore
-from graphengine.service.channel import port_file, socket_file
+from graphengine.service.channel import Listener, port_file, socket_file
 from graphengine.service.here import Announcer, hello, identity, watch
 from graphengine.service.inline import InlineRunner
 from graphengine.service.service import Service
@@ -22,6 +22,7 @@ from graphengine.service.start import serving
 
 from .conftest import Runners
 from .test_service import of
+from .test_workers import wait_for
 
 
 def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
@@ -75,15 +76,22 @@ def test_who_watches_no_more_is_forgotten(tmp_path: Path) -> None:
         announcer.close()
 
 
-def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path) -> None:
-    file = tmp_path / "q.sqlite"
+def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, raised, finished = tmp_path / "q.sqlite", list[object](), list[object]()
+    shut = Listener.shutdown_request
+    monkeypatch.setattr(Listener, "handle_error", lambda self, request, address: raised.append(address))
+    monkeypatch.setattr(Listener, "shutdown_request", lambda *given: (finished.append(given), shut(*given)))
+    deep = b"[" * 90_000 + b"\n"
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
         announcer = Announcer(service, identity())
-        for line in (b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel'):
+        lines = (b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel', deep)
+        for line in lines:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(socket_file(file)))
                 client.sendall(line)
         assert hello(file) is not None
+        wait_for(lambda: len(finished) > len(lines))
+        assert raised == []
         announcer.close()
 
 
