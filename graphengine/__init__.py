@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from graphengine.lazy import exports
 
 if TYPE_CHECKING:
+    from graphengine.api import Graph, load, loads, save
     from graphengine.cache import DiskStore, Store
     from graphengine.context import INERT, Context
     from graphengine.definition import NodeDef, node
-    from graphengine.elements import Input, Link, Node, Ref
+    from graphengine.elements import Input, Link, Ref
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
     from graphengine.evaluate import Result, run
     from graphengine.events import Event, Kind, Reuse
     from graphengine.flow import collect, each, switch, when
-    from graphengine.graph import Graph
+    from graphengine.graph import Node
     from graphengine.launch import Cancellation
     from graphengine.pack import Pack
     from graphengine.registry import load_pack
     from graphengine.runner import Call, Runner, ThreadRunner
     from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.types import SocketType, View, register_type
-    from graphengine.workflow import load, loads, save
 
 _HOMES = {
+    "api": ("Graph", "load", "loads", "save"),
     "cache": ("DiskStore", "Store"),
     "context": ("INERT", "Context"),
     "errors": (
@@ -46,8 +47,8 @@ _HOMES = {
     "events": ("Event", "Kind", "Reuse"),
     "launch": ("Cancellation",),
     "flow": ("collect", "each", "switch", "when"),
-    "elements": ("Input", "Link", "Node", "Ref"),
-    "graph": ("Graph",),
+    "elements": ("Input", "Link", "Ref"),
+    "graph": ("Node",),
     "definition": ("NodeDef", "node"),
     "pack": ("Pack",),
     "evaluate": ("Result", "run"),
@@ -55,7 +56,6 @@ _HOMES = {
     "runner": ("Call", "Runner", "ThreadRunner"),
     "sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
     "types": ("SocketType", "View", "register_type"),
-    "workflow": ("load", "loads", "save"),
 }
 
 __version__ = "0.1.0"

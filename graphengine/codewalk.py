@@ -19,6 +19,7 @@ from graphengine.canonical import PLAIN, digest, token
 from graphengine.content import Content, Unfollowed, module_of
 from graphengine.definition import NodeDef
 from graphengine.mutation import argument_changes, changes
+from graphengine.old_names import home_in_keys
 from graphengine.pack import Pack, home, loose_sources, pack_of, stamp
 
 MISSING = object()
@@ -381,7 +382,7 @@ def _named(value: Any) -> Any:
         name = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
         qualified = getattr(value, "__qualname__", "")
     state = stamp(pack_of(name)) if home(name) == "pack" else ()
-    return ("named", name, qualified, state)
+    return ("named", home_in_keys(name, qualified), qualified, state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from graphengine.elements import INPUTS, VALUES, Link, Node, map_links
-from graphengine.graph import Graph
+from typing import TypeVar
+
+from graphengine.elements import INPUTS, VALUES, Link, map_links
+from graphengine.graph import GraphData, Node
+
+G = TypeVar("G", bound=GraphData)
 
 
-def merge(graph: Graph, other: Graph, prefix: str = "") -> dict[str, str]:
+def merge(graph: GraphData, other: GraphData, prefix: str = "") -> dict[str, str]:
     """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
 
     An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
@@ -36,7 +40,7 @@ def merge(graph: Graph, other: Graph, prefix: str = "") -> dict[str, str]:
     return ids
 
 
-def subgraph(graph: Graph, links: list[Link]) -> Graph:
+def subgraph(graph: G, links: list[Link]) -> G:
     """A new graph with only what the wanted nodes or outputs need."""
     keep, stack = set[str](), [link.node for link in links]
     while stack:
@@ -44,7 +48,7 @@ def subgraph(graph: Graph, links: list[Link]) -> Graph:
         if id in graph.nodes and id not in keep:
             keep.add(id)
             stack.extend(link.node for _, link in graph.nodes[id].sources())
-    part = Graph(graph.title, graph.description)
+    part = type(graph)(graph.title, graph.description)
     part.file, part.base, part.ui = graph.file, graph.base, dict(graph.ui)
     used = {link for id in keep for _, link in graph.nodes[id].sources()} | set(links)
     part.inputs = {n: i for n, i in graph.inputs.items() if Link(INPUTS, n) in used}
@@ -56,9 +60,9 @@ def subgraph(graph: Graph, links: list[Link]) -> Graph:
     return part
 
 
-def copy(graph: Graph) -> Graph:
+def copy(graph: G) -> G:
     """An independent copy; nodes, which never change, are shared."""
-    twin = Graph(graph.title, graph.description)
+    twin = type(graph)(graph.title, graph.description)
     merge(twin, graph)
     twin.inputs, twin.outputs, twin.values = dict(graph.inputs), dict(graph.outputs), dict(graph.values)
     twin.ui, twin.file, twin.base, twin.lines = dict(graph.ui), graph.file, graph.base, graph.lines

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.draw_layout import Layout, layout
-from graphengine.elements import INPUTS, VALUES, Link, Node, has_links
-from graphengine.graph import Graph
+from graphengine.elements import INPUTS, VALUES, Link, has_links
+from graphengine.graph import GraphData, Node
+from graphengine.inference import output_type
 from graphengine.types import is_named_tuple, type_name
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -64,7 +65,7 @@ class _Drawing:
 
 
 def _drawing(
-    graph: Graph,
+    graph: GraphData,
     notes: Mapping[str, str] | None,
     colours: Mapping[str, str] | None,
     inputs: Mapping[str, Any] | None = None,
@@ -122,9 +123,9 @@ def _node_box(id: str, node: Node, note: str, colour: str) -> _Box:
     )  # fmt: skip
 
 
-def _type(graph: Graph, link: Link) -> str:
+def _type(graph: GraphData, link: Link) -> str:
     try:
-        kind = graph.output_type(link)
+        kind = output_type(graph, link)
     except Exception:  # a graph that is wrong is drawn all the same
         return "any"
     return "outputs" if is_named_tuple(kind) else type_name(kind)
@@ -144,7 +145,7 @@ def _cut(text: str, length: int = LONGEST) -> str:
 _SHAPES = {"input": ("([", "])"), "value": ("([", "])"), "output": ("([", "])"), "missing": ("{{", "}}")}
 
 
-def mermaid(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
+def mermaid(graph: GraphData, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
     """The graph as a Mermaid flowchart."""
     drawing = _drawing(graph, notes, colours)
     lines = ["flowchart LR"]
@@ -167,7 +168,7 @@ def _for_mermaid(text: str) -> str:
     return "".join(c if c.isalnum() or c in " _.,:()[]=/|-+@…⏎" else f"#{ord(c)};" for c in _visible(text))
 
 
-def dot(graph: Graph, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
+def dot(graph: GraphData, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
     """The graph in the language of Graphviz."""
     drawing = _drawing(graph, notes, colours)
     lines = [
@@ -201,7 +202,7 @@ def _visible(text: str) -> str:
 
 
 def svg(
-    graph: Graph,
+    graph: GraphData,
     notes: Mapping[str, str] | None = None,
     colours: Mapping[str, str] | None = None,
     inputs: Mapping[str, Any] | None = None,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graphengine.definition import NodeDef
+from graphengine.old_names import moved
 from graphengine.sockets import Choices, Range, Socket
 from graphengine.types import is_named_tuple, type_name
-
-if TYPE_CHECKING:
-    from graphengine.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,82 +27,6 @@ class Link:
 
 
 INPUTS, VALUES = "inputs", "values"
-
-
-class Node:
-    """One node of a graph: what it calls, with which arguments. Never changed; a change makes a new one.
-
-    Attributes:
-        kind: The node's definition, a whole graph that is used as a node, or the name of a node that is not known.
-        args: By socket: a `Link`, a list with links in it, or a literal.
-        each: The sockets over whose lists the node is mapped.
-        version: The version of the definition that a file was written for.
-        workflow: The path, as written, of the workflow file that `kind` was read from.
-        ui: Positions and notes of editors; no part of any key.
-        keep_going: For a mapped node: the error of an item stands in the item's place.
-        links, lists, literals: The arguments by what they are.
-        before: The ids of the nodes it takes something from.
-        bound: The links to declared inputs and values.
-    """
-
-    __slots__ = (
-        "args", "before", "bound", "each", "keep_going", "kind", "links", "lists", "literals", "ui", "version",
-        "workflow",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        kind: NodeDef[..., Any] | Graph | str,
-        args: Mapping[str, Any],
-        each: Sequence[str] = (),
-        version: int | None = None,
-        workflow: str | None = None,
-        ui: Mapping[str, Any] | None = None,
-        keep_going: bool = False,
-    ) -> None:
-        self.kind, self.args, self.each, self.keep_going = kind, dict(args), tuple(each), keep_going
-        self.version, self.workflow, self.ui = version, workflow, dict(ui or {})
-        self.links: list[tuple[str, Link]] = []
-        self.lists: list[tuple[str, list[Any]]] = []
-        self.literals: dict[str, Any] = {}
-        self.before: list[str] = []
-        self.bound: list[tuple[str, Link]] = []
-        for name, value in self.args.items():
-            if type(value) is Link:
-                if value.node == INPUTS or value.node == VALUES:
-                    self.bound.append((name, value))
-                else:
-                    self.before.append(value.node)
-                self.links.append((name, value))
-            elif type(value) is list and has_links(value):
-                self.lists.append((name, value))
-                self.before += [link.node for link in links_in(value) if link.node not in (INPUTS, VALUES)]
-            else:
-                self.literals[name] = value
-
-    @property
-    def type(self) -> str:
-        """The full name of what it calls."""
-        if isinstance(self.kind, str):
-            return self.kind
-        if isinstance(self.kind, NodeDef):
-            return self.kind.full_name
-        return self.workflow or self.kind.title or "workflow"
-
-    @property
-    def sockets(self) -> Mapping[str, Socket]:
-        """Its inputs; none for an unknown node."""
-        return {} if isinstance(self.kind, str) else self.kind.sockets
-
-    def sources(self) -> Iterator[tuple[str, Link]]:
-        """All links that come in, those inside lists too."""
-        yield from self.links
-        for name, values in self.lists:
-            for link in links_in(values):
-                yield name, link
-
-    def __repr__(self) -> str:
-        return f"<{self.type} {self.args}>"
 
 
 def has_links(values: list[Any]) -> bool:
@@ -143,7 +64,7 @@ class Ref:
 
     __slots__ = ("_graph", "_link", "_type")
 
-    def __init__(self, graph: Graph, link: Link, type: Any) -> None:
+    def __init__(self, graph: Any, link: Link, type: Any) -> None:
         self._graph, self._link, self._type = graph, link, type
 
     def __repr__(self) -> str:
@@ -194,3 +115,7 @@ def map_links(value: Any, change: Callable[[Link], Any]) -> Any:
     if type(value) is list:
         return [map_links(v, change) for v in value]
     return value
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

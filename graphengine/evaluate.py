@@ -21,7 +21,7 @@ from graphengine.errors import GraphEngineError, Problem, Spoiled, Where, Workfl
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.launch import Cancellation
 from graphengine.literals import coerce
 from graphengine.order import acts
@@ -31,7 +31,16 @@ from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
 from graphengine.task import DONE, Const, constant
 from graphengine.threads import leavable
-from graphengine.validate import check_problems, default_problem, literal_problem, node_problems, placed, too_many
+from graphengine.validate import (
+    check,
+    check_problems,
+    default_problem,
+    link_of,
+    literal_problem,
+    node_problems,
+    placed,
+    too_many,
+)
 
 ATTEMPTS = 4
 """How often a run begins again because a value was found changed in place."""
@@ -89,7 +98,7 @@ class Result(Mapping[str, Any]):
 
 
 def run(
-    graph: Graph,
+    graph: GraphData,
     want: Any = None,
     inputs: Mapping[str, Any] | None = None,
     *,
@@ -167,7 +176,7 @@ def run(
     raise WorkflowError(Problem("changed in place", sentence, hint="let the node that makes it return a copy"))
 
 
-def _title(graph: Graph) -> str:
+def _title(graph: GraphData) -> str:
     return graph.title or (graph.file.stem if graph.file is not None else graph.name)
 
 
@@ -182,11 +191,11 @@ def _result(names: list[str], drive: Drive, elapsed: float) -> Result:
     )
 
 
-def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[Link]]:
+def wanted_links(graph: GraphData, want: Any) -> tuple[list[str], list[Link], list[Link]]:
     """Names and links of what is wanted, and links of the nodes that act besides."""
     if want is not None:
         wants = list(want) if isinstance(want, list | tuple) else [want]
-        links = [graph.link(w) for w in wants]
+        links = [link_of(graph, w) for w in wants]
         return [f"{n}:{link}" for n, link in enumerate(links)], links, []
     acting = [id for id, node in graph.nodes.items() if acts(node.kind)]
     if graph.outputs:
@@ -195,7 +204,7 @@ def wanted_links(graph: Graph, want: Any) -> tuple[list[str], list[Link], list[L
     return ids, [Link(id) for id in ids], []
 
 
-def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
+def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
     """The declared inputs with their values, given or default.
 
     Raises:
@@ -238,7 +247,7 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Any], base: str | Path | None
     return bound
 
 
-def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
+def _limits(graph: GraphData, bound: Mapping[str, Const]) -> list[Problem]:
     """What the sockets that inputs are linked to do not take, whatever the inputs are declared as."""
     found: dict[str, Problem] = _nulls(graph, {name for name, const in bound.items() if const.value is None})
     for id, socket_name, link in graph.bound_sockets():
@@ -262,7 +271,7 @@ def _limits(graph: Graph, bound: Mapping[str, Const]) -> list[Problem]:
     return list(found.values())
 
 
-def _nulls(graph: Graph, names: set[str]) -> dict[str, Problem]:
+def _nulls(graph: GraphData, names: set[str]) -> dict[str, Problem]:
     """Inputs that are null, by name, where a node that is computed in any case can do nothing with that: its parameter
     takes no null and has no default, or it is mapped over it."""
     found: dict[str, Problem] = {}
@@ -281,7 +290,7 @@ def _nulls(graph: Graph, names: set[str]) -> dict[str, Problem]:
     return found
 
 
-def _certain(graph: Graph) -> set[str]:
+def _certain(graph: GraphData) -> set[str]:
     """The nodes that are computed for the outputs whatever the values are: not those behind a lazy socket."""
     wanted = [link.node for link in graph.outputs.values()] or list(graph.nodes)
     found: set[str] = set()
@@ -298,30 +307,30 @@ def _certain(graph: Graph) -> set[str]:
     return found
 
 
-def folder_of(graph: Graph) -> Path:
+def folder_of(graph: GraphData) -> Path:
     """Where relative paths in a graph start."""
     return graph.folder or Path.cwd()
 
 
-def check_changes(graph: Graph) -> None:
+def check_changes(graph: GraphData) -> None:
     """Check what was not checked since it last changed; raise with all problems if something is wrong."""
     graphs = _unchecked_graphs(graph)
     if not graphs:
         return
     changed_inside = any(g is not graph for g in graphs)
     if changed_inside or graph.problems_at_load or not graph.checked or _is_wrong(graph):
-        graph.check()
+        check(graph)
     for each in graphs:
         each.checked = True
         each.unchecked.clear()
 
 
-def _is_wrong(graph: Graph) -> bool:
+def _is_wrong(graph: GraphData) -> bool:
     ids = [id for id in graph.unchecked if id in graph.nodes]
     return any(p.severity == "error" for id in ids for p in node_problems(graph, id))
 
 
-def _unchecked_graphs(graph: Graph) -> list[Graph]:
+def _unchecked_graphs(graph: GraphData) -> list[GraphData]:
     """The graph and those used as nodes in it, as far as they have changed."""
     found, seen, stack = [], {id(graph)}, [graph]
     while stack:
@@ -336,7 +345,7 @@ def _unchecked_graphs(graph: Graph) -> list[Graph]:
 
 
 def take_plan(
-    graph: Graph, inputs: Mapping[str, Const], roots: Sequence[str | Path] | None, salt: Any = None
+    graph: GraphData, inputs: Mapping[str, Const], roots: Sequence[str | Path] | None, salt: Any = None
 ) -> Plan:
     """A plan of the graph that no other run is using, brought up to date."""
     try:
@@ -348,7 +357,7 @@ def take_plan(
     return plan
 
 
-def salt_of(graph: Graph, device: str | None = None, elsewhere: Mapping[str, Any] | None = None) -> bytes:
+def salt_of(graph: GraphData, device: str | None = None, elsewhere: Mapping[str, Any] | None = None) -> bytes:
     """How this process computes, and the runner's workers: what exact runs share only with their like."""
     packs = set(packs_of(graph))
     if any(node.kind.expand for node in graph.nodes.values() if isinstance(node.kind, NodeDef)) or graph.parts:
@@ -358,11 +367,11 @@ def salt_of(graph: Graph, device: str | None = None, elsewhere: Mapping[str, Any
     return digest(("exact", device, here) if there == here else ("exact", device, here, there))
 
 
-def packs_of(graph: Graph) -> list[Pack]:
+def packs_of(graph: GraphData) -> list[Pack]:
     """The packs whose nodes a graph uses, by name."""
     return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
 
 
-def _modules(graph: Graph) -> set[str]:
+def _modules(graph: GraphData) -> set[str]:
     kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
     return {kind.fn.__module__ for kind in kinds if isinstance(kind, NodeDef)}

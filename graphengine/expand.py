@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from graphengine.build import GraphBuilder
 from graphengine.canonical import digest
 from graphengine.checksum import sum_of
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref
+from graphengine.elements import INPUTS, VALUES, Input, Link, Ref
 from graphengine.errors import NodeError, Problem, Spoiled, Where, WorkflowError, as_exception
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.guard import Guard, guard_of
 from graphengine.inference import item_type
 from graphengine.keys import identity
@@ -145,7 +146,7 @@ class Expander:
         task.links = [(name, follow(source)) for name, source in task.links]
         if node.each:
             return self._map(task, node)
-        if isinstance(node.kind, Graph):
+        if isinstance(node.kind, GraphData):
             self._counted(task)
             self._limited(task, node.kind)
             self._inline(task, node.kind)
@@ -163,7 +164,7 @@ class Expander:
                 )
             )
 
-    def _limited(self, task: Task, graph: Graph) -> None:
+    def _limited(self, task: Task, graph: GraphData) -> None:
         mark = _DEPTH.search(task.id)
         if mark is not None and int(mark[1]) > DEEPEST:
             what = f"the workflow {graph.name} uses itself more than {DEEPEST:,} levels deep"
@@ -185,7 +186,7 @@ class Expander:
 
     # a workflow used as a node
 
-    def _inline(self, task: Task, graph: Graph) -> None:
+    def _inline(self, task: Task, graph: GraphData) -> None:
         scope: dict[Link, Source] = {}
         given = dict(task.links)
         base = graph.folder or self._bases.get(task)
@@ -202,7 +203,7 @@ class Expander:
         task.links = []
 
     def _instantiate(
-        self, graph: Graph, scope: dict[Link, Source], links: list[Link], outer: Task, base: Path | None
+        self, graph: GraphData, scope: dict[Link, Source], links: list[Link], outer: Task, base: Path | None
     ) -> None:
         """Make tasks for what the links need, and add to `scope` what each link of the graph brings."""
         mark = _DEPTH.search(outer.id)
@@ -245,7 +246,7 @@ class Expander:
         self._counted(task)
         if self._is_known(task, kind):
             return True
-        part = Graph(kind.name)
+        part = GraphBuilder(kind.name)
         scope: dict[Link, Source] = {}
         guard, arguments = self._guarded(task, kind)
         for name, source in task.links:
@@ -389,7 +390,7 @@ def _is_lazy(socket: Socket, source: Source) -> bool:
     return socket.lazy and (not _is_list(socket) or type(follow(source)) is Many)
 
 
-def _refs(part: Graph, scope: dict[Link, Source], name: str, source: Many, annotation: Any) -> list[Ref]:
+def _refs(part: GraphData, scope: dict[Link, Source], name: str, source: Many, annotation: Any) -> list[Ref]:
     """References to the items of a lazy list, each an input of its own."""
     found = []
     for n, item in enumerate(source.items):

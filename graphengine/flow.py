@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
+from graphengine.build import GraphBuilder
 from graphengine.building import building
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
 from graphengine.errors import NodeError, WorkflowError, as_exception
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.pack import Pack
 from graphengine.sockets import Doc, Lazy
 
@@ -100,8 +101,8 @@ def each(*items_and_body: Any, keep_going: bool = False) -> list[Any]:
     graph = building()
     if graph is None:
         return [_called(body, row) if keep_going else body(*row) for row in zip(*lists, strict=True)]
-    part = Graph(getattr(body, "__name__", "each").replace("<lambda>", "each"))
-    part._parent = graph
+    part = type(graph)(getattr(body, "__name__", "each").replace("<lambda>", "each"))
+    part.outer = graph
     names = ["item"] if len(lists) == 1 else [f"item_{n + 1}" for n in range(len(lists))]
     for name, values in zip(names, lists, strict=True):
         part.inputs[name] = Input(name, _item_type(values))
@@ -110,7 +111,7 @@ def each(*items_and_body: Any, keep_going: bool = False) -> list[Any]:
     if not isinstance(made, Ref):
         raise WorkflowError(f"the body of each must return a node's output, not {made!r:.60}")
     part.output("result", made)
-    captured = {name: Ref(graph, link, part.inputs[name].type) for link, name in part._captured.items()}
+    captured = {name: Ref(graph, link, part.inputs[name].type) for link, name in part.captured.items()}
     args = dict(zip(names, lists, strict=True)) | captured
     single = _single_call(part, names)
     if single is None:
@@ -132,29 +133,24 @@ def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:
         return NodeError(name, name, {f"item {n}": value for n, value in enumerate(row)}, cause)
 
 
-def _single_call(part: Graph, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:
+def _single_call(part: GraphData, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:
     """If a body is one call over its inputs: the node, its inputs by socket, and its literals."""
     if len(part.nodes) != 1 or part.outputs["result"].port:
         return None
     ((id, call),) = part.nodes.items()
     plain = all(link.node == INPUTS for _, link in call.links) and not call.lists and not call.each
     used = [link.port for _, link in call.links]
-    if not plain or isinstance(call.kind, str | Graph) or part.outputs["result"].node != id or set(names) - set(used):
+    if not plain or isinstance(call.kind, str | GraphData):
+        return None
+    if part.outputs["result"].node != id or set(names) - set(used):
         return None
     return call.kind, {socket: link.port for socket, link in call.links}, call.literals
 
 
 def _mapped(
-    graph: Graph, kind: NodeDef[..., Any] | Graph, each: list[str], args: dict[str, Any], keep_going: bool
+    graph: GraphBuilder, kind: NodeDef[..., Any] | GraphData, each: list[str], args: dict[str, Any], keep_going: bool
 ) -> Ref:
-    from graphengine.validate import node_problems
-
-    ref = graph.place(kind, args, each=each, keep_going=keep_going)
-    errors = [p for p in node_problems(graph, ref._link.node) if p.severity == "error"]
-    if errors:
-        graph.remove(ref._link.node)
-        raise WorkflowError(errors)
-    return ref
+    return graph.checked_node(graph.place(kind, args, each=each, keep_going=keep_going))
 
 
 def _item_type(values: Any) -> Any:

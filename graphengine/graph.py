@@ -1,24 +1,20 @@
 """A graph as data: nodes, links between them, declared inputs and outputs.
 
-It is built by calling nodes inside `with Graph() as g:`, or by `add`, `connect`, `set`, `replace` and `merge`.
-
-One class, and so one module of more than 400 lines: users look for all that a graph can do in one place. What takes
-more than a few lines is done elsewhere (`combine`, `validate`, `evaluate`, `workflow`, `draw`).
+`build.GraphBuilder` adds what needs types and checks, `api.Graph` what runs, reads and shows: users have that one.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import EllipsisType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
-from graphengine.building import begin_building, building, end_building
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, Ref, bad_id, has_links
+from graphengine.elements import INPUTS, VALUES, Input, Link, Ref, has_links, links_in
 from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.old_names import moved
 from graphengine.sockets import Choices, Range, Socket
 
 if TYPE_CHECKING:
@@ -38,7 +34,83 @@ K = TypeVar("K")
 B = TypeVar("B", bool, int, float, str, Path)
 D = TypeVar("D", bound=Enum | _Dataclass | tuple[Any, ...])
 
-class Graph:
+class Node:
+    """One node of a graph: what it calls, with which arguments. Never changed; a change makes a new one.
+
+    Attributes:
+        kind: The node's definition, a whole graph that is used as a node, or the name of a node that is not known.
+        args: By socket: a `Link`, a list with links in it, or a literal.
+        each: The sockets over whose lists the node is mapped.
+        version: The version of the definition that a file was written for.
+        workflow: The path, as written, of the workflow file that `kind` was read from.
+        ui: Positions and notes of editors; no part of any key.
+        keep_going: For a mapped node: the error of an item stands in the item's place.
+        links, lists, literals: The arguments by what they are.
+        before: The ids of the nodes it takes something from.
+        bound: The links to declared inputs and values.
+    """
+
+    __slots__ = (
+        "args", "before", "bound", "each", "keep_going", "kind", "links", "lists", "literals", "ui", "version",
+        "workflow",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: NodeDef[..., Any] | GraphData | str,
+        args: Mapping[str, Any],
+        each: Sequence[str] = (),
+        version: int | None = None,
+        workflow: str | None = None,
+        ui: Mapping[str, Any] | None = None,
+        keep_going: bool = False,
+    ) -> None:
+        self.kind, self.args, self.each, self.keep_going = kind, dict(args), tuple(each), keep_going
+        self.version, self.workflow, self.ui = version, workflow, dict(ui or {})
+        self.links: list[tuple[str, Link]] = []
+        self.lists: list[tuple[str, list[Any]]] = []
+        self.literals: dict[str, Any] = {}
+        self.before: list[str] = []
+        self.bound: list[tuple[str, Link]] = []
+        for name, value in self.args.items():
+            if type(value) is Link:
+                if value.node == INPUTS or value.node == VALUES:
+                    self.bound.append((name, value))
+                else:
+                    self.before.append(value.node)
+                self.links.append((name, value))
+            elif type(value) is list and has_links(value):
+                self.lists.append((name, value))
+                self.before += [link.node for link in links_in(value) if link.node not in (INPUTS, VALUES)]
+            else:
+                self.literals[name] = value
+
+    @property
+    def type(self) -> str:
+        """The full name of what it calls."""
+        if isinstance(self.kind, str):
+            return self.kind
+        if isinstance(self.kind, NodeDef):
+            return self.kind.full_name
+        return self.workflow or self.kind.title or "workflow"
+
+    @property
+    def sockets(self) -> Mapping[str, Socket]:
+        """Its inputs; none for an unknown node."""
+        return {} if isinstance(self.kind, str) else self.kind.sockets
+
+    def sources(self) -> Iterator[tuple[str, Link]]:
+        """All links that come in, those inside lists too."""
+        yield from self.links
+        for name, values in self.lists:
+            for link in links_in(values):
+                yield name, link
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.args}>"
+
+
+class GraphData:
     """Nodes and links, with declared inputs and outputs; a workflow file is one of these.
 
     Attributes:
@@ -64,39 +136,16 @@ class Graph:
         self.lines: Mapping[tuple[Any, ...], int] = {}
         self.problems_at_load: list[Problem] = []
         self._counts: dict[str, int] = {}
-        self._types: dict[str, dict[str, Any]] = {}
-        self._parent: Graph | None = None
-        self._captured: dict[Link, str] = {}
+        self.types: dict[str, dict[str, Any]] = {}
+        self.outer: GraphData | None = None
+        self.captured: dict[Link, str] = {}
         self._held: dict[int, tuple[Any, str]] = {}
         self.changes: list[str] = []
         self._bound: tuple[int, list[tuple[str, str, Link]]] | None = None
         self.unchecked: dict[str, None] = {}
-        self.parts: dict[str, Graph] = {}
+        self.parts: dict[str, GraphData] = {}
         self.checked = True
         self.idle_plans: list[Any] = []
-
-    # --- building by calling --------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Graph:
-        begin_building(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        end_building()
-
-    def call(
-        self, kind: NodeDef[..., Any] | Graph, args: Sequence[Any], kwargs: Mapping[str, Any], id: str | None = None
-    ) -> Ref:
-        """Add a node by a call; a wrong argument raises at once and adds nothing."""
-        from graphengine.validate import node_problems
-
-        ref = self.place(kind, kind.bind(args, kwargs), id)
-        errors = [p for p in node_problems(self, ref._link.node) if p.severity == "error"]
-        if errors:
-            self.remove(ref._link.node)
-            raise WorkflowError(errors)
-        self.unchecked.pop(ref._link.node, None)
-        return ref
 
     @overload
     def input(
@@ -179,15 +228,15 @@ class Graph:
         return value
 
     def _capture(self, ref: Ref) -> Link:
-        if self._parent is None:
+        if self.outer is None:
             raise WorkflowError(
                 f"{ref._link} belongs to another graph; declare an input of this graph, or use `merge`"
             )
-        outer = self._parent.argument(ref)
-        name = self._captured.get(outer)
+        outer = self.outer.argument(ref)
+        name = self.captured.get(outer)
         if name is None:
             name = self.free_name(str(outer).replace(".", "_"), self.inputs)
-            self._captured[outer] = name
+            self.captured[outer] = name
             self.inputs[name] = Input(name, ref._type)
         return Link(INPUTS, name)
 
@@ -195,34 +244,6 @@ class Graph:
         """Take a value in under an input's name: used as an argument, it keeps where it came from (expansions)."""
         self._held[id(value)] = (value, name)
         return Ref(self, Link(INPUTS, name), self.inputs[name].type)
-
-    # --- the same as data -----------------------------------------------------------------------------------------
-
-    def add(
-        self, kind: NodeDef[..., Any] | Graph | str, /, id: str | None = None, *, each: Sequence[str] = (), **args: Any
-    ) -> Ref:
-        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node.
-
-        Inputs that are called `id` or `each` are given by `set`, or by calling the node.
-        """
-        return self.place(kind, args, id, each)
-
-    def place(
-        self, kind: NodeDef[..., Any] | Graph | str, args: Mapping[str, Any], id: str | None = None,
-        each: Sequence[str] = (), keep_going: bool = False,
-    ) -> Ref:
-        """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
-        if isinstance(kind, str):
-            from graphengine.registry import find
-
-            kind = find(kind) or kind
-        name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
-        if id is None:
-            id = self.free_name(re.sub(r"\W", "_", name), self.nodes)
-        elif problem := bad_id(id) or ("it is there already" if id in self.nodes else ""):
-            raise WorkflowError(Problem("duplicate id" if id in self.nodes else "bad id", problem, Where(node=id)))
-        self.put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each, keep_going=keep_going))
-        return self[id]
 
     def connect(self, id: str, socket: str, source: Ref | Link | str) -> None:
         """Link a socket of a node to an output (`"model"`, `"split.left"`, `"inputs.prompt"`)."""
@@ -232,56 +253,22 @@ class Graph:
 
     def set(self, id: str, socket: str, value: Any) -> None:
         """Give a socket of a node a literal (or a link)."""
-        node = self._node(id)
+        node = self.node(id)
         args = {**node.args, socket: self.argument(value)}
         self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui, node.keep_going))
 
-    def replace(self, id: str, kind: NodeDef[..., Any] | Graph | str, /, **args: Any) -> None:
-        """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
-        new node has such a socket."""
-        if isinstance(kind, str):
-            from graphengine.registry import find
-
-            kind = find(kind) or kind
-        old = self._node(id)
-        sockets = {} if isinstance(kind, str) else kind.sockets
-        kept = {name: value for name, value in old.args.items() if name in sockets}
-        args = {k: self.argument(v) for k, v in args.items()}
-        self.put(id, Node(kind, kept | args, old.each, ui=old.ui, keep_going=old.keep_going))
-
     def remove(self, id: str) -> None:
         """Take a node out; links to it are left dangling and reported by `problems()`."""
-        self._node(id)
+        self.node(id)
         del self.nodes[id]
         self.parts.pop(id, None)
-        self._types.clear()
+        self.types.clear()
         self.changes.append(id)
         self.checked = False
         self.unchecked[id] = None
 
-    def merge(self, other: Graph, prefix: str = "") -> dict[str, str]:
-        """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
-
-        An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
-        left out.
-        """
-        from graphengine.combine import merge
-
-        return merge(self, other, prefix)
-
-    def subgraph(self, *want: Ref | Link | str) -> Graph:
-        """A new graph with only what the wanted nodes or outputs need."""
-        from graphengine.combine import subgraph
-
-        return subgraph(self, [self.link(w) for w in want])
-
-    def copy(self) -> Graph:
-        """An independent copy; nodes, which never change, are shared."""
-        from graphengine.combine import copy
-
-        return copy(self)
-
-    def _node(self, id: str) -> Node:
+    def node(self, id: str) -> Node:
+        """A node by its id; raises a `WorkflowError` if there is none."""
         if id not in self.nodes:
             from graphengine.errors import nearest
 
@@ -294,17 +281,17 @@ class Graph:
         """Set a node, new or in another's place."""
         old = self.nodes.get(id)
         if old is not None:
-            self._types.clear()  # what generic nodes after it make may change
+            self.types.clear()  # what generic nodes after it make may change
             # What others take from it may have changed, or a new link may close a cycle: then all is checked again.
             same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
             if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
                 self.checked = False
-        elif isinstance(node.kind, Graph) or any(
+        elif isinstance(node.kind, GraphData) or any(
             link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)
         ):
             self.checked = False  # a graph in it may be wrong; what is linked to and still to come may close a cycle
         self.nodes[id] = node
-        if isinstance(node.kind, Graph):
+        if isinstance(node.kind, GraphData):
             self.parts[id] = node.kind
         else:
             self.parts.pop(id, None)
@@ -324,47 +311,14 @@ class Graph:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def __getitem__(self, id: str) -> Ref:
-        self._node(id)
-        return Ref(self, Link(id), self.output_type(Link(id)))
-
     def __contains__(self, id: object) -> bool:
         return id in self.nodes
-
-    def link(self, want: Ref | Link | str | Any) -> Link:
-        """The link that a reference, a link, a declared output's name or a node's id stands for."""
-        if isinstance(want, Ref):
-            if want._graph is not self:
-                raise WorkflowError(f"{want._link} belongs to another graph")
-            return want._link
-        if not isinstance(want, Link):
-            if want in self.outputs:
-                return self.outputs[want]
-            node, _, port = str(want).partition(".")
-            want = Link(node, port)
-        if want.node not in (INPUTS, VALUES):
-            self._node(want.node)
-        from graphengine.validate import link_problems
-
-        if problems := list(link_problems(self, want)):
-            raise WorkflowError(problems)
-        return want
 
     def input_type(self, name: str) -> Any:
         """The type that a link to a declared input has: what may be null is so."""
         declared = self.inputs[name]
         return declared.type if declared.required or declared.default is not None else declared.type | None \
             if declared.type is not Any else Any
-
-    def output_type(self, link: Link) -> Any:
-        """The type of what a link brings; Any where that cannot be known."""
-        from graphengine.inference import output_types
-
-        if link.node == INPUTS:
-            return self.input_type(link.port) if link.port in self.inputs else Any
-        if link.node == VALUES:
-            return type(self.values[link.port]) if link.port in self.values else Any
-        return output_types(self, link.node).get(link.port, Any)
 
     def consumers(self) -> dict[str, list[str]]:
         """For each node the ids of those that take something from it."""
@@ -381,7 +335,7 @@ class Graph:
             self._bound = len(self.changes), found
         return self._bound[1]
 
-    def with_parts(self) -> list[Graph]:
+    def with_parts(self) -> list[GraphData]:
         """This graph and all that are used as nodes in it, at any depth, each once: one may use itself."""
         found, stack = {id(self): self}, [self]
         while stack:
@@ -425,11 +379,6 @@ class Graph:
         """Its declared inputs, as a node's."""
         return {name: declared.socket() for name, declared in self.inputs.items()}
 
-    @property
-    def outputs_types(self) -> dict[str, Any]:
-        """The types of its declared outputs."""
-        return {name: self.output_type(link) for name, link in self.outputs.items()}
-
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by input name, as a call gives them."""
         if len(args) > len(self.inputs):
@@ -439,68 +388,9 @@ class Graph:
             raise TypeError(f"{self.name} got multiple values for {', '.join(sorted(twice))}")
         return given | dict(kwargs)
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run with these inputs and return the output (several: a dictionary); inside a graph, add it as a node."""
-        graph = building()
-        if graph is not None and graph is not self:
-            return graph.call(self, args, kwargs)
-        from graphengine.evaluate import run
-
-        result = run(self, inputs=self.bind(args, kwargs))
-        return next(iter(result.values())) if len(result) == 1 else dict(result)
-
-    def run(self, want: Any = None, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run and return the value of `want`, a list for a list, or with none the outputs by name.
-
-        Options are those of `graphengine.run`.
-        """
-        from graphengine.evaluate import run
-
-        result = run(self, want=want, inputs=inputs or {}, **options)
-        if want is None:
-            return dict(result)
-        return list(result.values()) if isinstance(want, list | tuple) else next(iter(result.values()))
-
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong with it, warnings too."""
-        from graphengine.validate import problems
-
-        return problems(self)
-
-    def check(self) -> None:
-        """Raise a `WorkflowError` with all problems if any of them is an error."""
-        found = self.problems()
-        if any(p.severity == "error" for p in found):
-            raise WorkflowError(found)
-
-    # --- equality by content --------------------------------------------------------------------------------------
-
-    @property
-    def key(self) -> str:
-        """A hash of what the graph says: not of ids, positions, titles or paths' folders."""
-        from graphengine.graph_key import graph_key
-
-        return graph_key(self)
-
-    def __graphengine_key__(self) -> str:
-        """What stands for it in the key of a node whose code uses it."""
-        return self.key
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Graph) and (self is other or self.key == other.key)
-
-    __hash__ = object.__hash__
-
     def __repr__(self) -> str:
         return f"<Graph {self.title or ''} of {len(self.nodes)} nodes>".replace("  ", " ")
 
-    def _repr_html_(self) -> str:
-        from graphengine.draw import svg
 
-        return svg(self)
-
-    def save(self, path: str | Path) -> None:
-        """Write the graph as a workflow file, YAML or JSON by the name's ending."""
-        from graphengine.workflow import save
-
-        save(self, path)
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

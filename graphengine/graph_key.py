@@ -7,13 +7,13 @@ from typing import Any
 
 from graphengine.canonical import NotData, canonical, digest
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, map_links
-from graphengine.graph import Graph
+from graphengine.elements import INPUTS, VALUES, Input, Link, map_links
+from graphengine.graph import GraphData, Node
 from graphengine.literals import coerce
 from graphengine.order import topological
 
 
-def graph_key(graph: Graph) -> str:
+def graph_key(graph: GraphData) -> str:
     """A hash of what a graph says: its nodes without their ids, its inputs and outputs by name."""
     keys: dict[int, str] = {}
     stack, entered = [graph], set[int]()
@@ -21,7 +21,7 @@ def graph_key(graph: Graph) -> str:
         current = stack[-1]
         if hash(current) not in entered:  # the graphs that are used in it come first
             entered.add(hash(current))
-            parts = [node.kind for node in current.nodes.values() if isinstance(node.kind, Graph)]
+            parts = [node.kind for node in current.nodes.values() if isinstance(node.kind, GraphData)]
             stack.extend(part for part in parts if hash(part) not in entered)
             continue
         stack.pop()
@@ -30,7 +30,7 @@ def graph_key(graph: Graph) -> str:
     return keys[hash(graph)]
 
 
-def _graph_key(graph: Graph, keys: Mapping[int, str]) -> str:
+def _graph_key(graph: GraphData, keys: Mapping[int, str]) -> str:
     known: dict[str, bytes] = {}
 
     def token(link: Link) -> Any:

@@ -16,10 +16,10 @@ from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.canonical import NotData, canonical, digest
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Link, Node
+from graphengine.elements import INPUTS, VALUES, Link
 from graphengine.errors import GraphEngineError, shorten
 from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.keys import identified, identity
 from graphengine.opening import read_file
 from graphengine.order import topological
@@ -56,14 +56,14 @@ class Reason:
         return {"node": self.node, "type": self.type, "state": self.state, "differs": list(self.differs)}
 
 
-def record_file(graph: Graph, folder: Path) -> Path:
+def record_file(graph: GraphData, folder: Path) -> Path:
     """Where the last run of a workflow is recorded: one file for each workflow file."""
     name = str(graph.file.resolve()) if graph.file is not None else graph.name
     return folder / "runs" / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.json"
 
 
 def record(
-    graph: Graph, inputs: Mapping[str, Any], result: Result, folder: Path, roots: Iterable[str | Path] | None = None
+    graph: GraphData, inputs: Mapping[str, Any], result: Result, folder: Path, roots: Iterable[str | Path] | None = None
 ) -> None:
     """Keep what a run was made of; a folder that cannot be written is no failure of the run."""
     _, links, extra = wanted_links(graph, None)
@@ -82,7 +82,7 @@ def record(
         write_private(file, text.encode())
 
 
-def last_run(graph: Graph, folder: Path) -> dict[str, Any] | None:
+def last_run(graph: GraphData, folder: Path) -> dict[str, Any] | None:
     """The record of a workflow's last run by node; None if there is none that can be read."""
     try:
         found = json.loads(read_file(record_file(graph, folder)))
@@ -93,7 +93,7 @@ def last_run(graph: Graph, folder: Path) -> dict[str, Any] | None:
 
 
 def why(
-    graph: Graph,
+    graph: GraphData,
     inputs: Mapping[str, Any],
     store: Store,
     folder: Path,

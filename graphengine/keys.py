@@ -19,6 +19,7 @@ from graphengine.checksum import twin_of
 from graphengine.definition import KeyTemplate, NodeDef
 from graphengine.errors import NodeDefinitionError
 from graphengine.literals import coerce
+from graphengine.old_names import moved
 from graphengine.pack import SOURCES, home, libraries, stamp
 from graphengine.sockets import Socket
 
@@ -165,3 +166,7 @@ def own_fingerprint(definition: NodeDef[..., Any], values: Mapping[str, Any]) ->
         raise NodeDefinitionError(
             f"the fingerprint of {definition.full_name} cannot enter a key ({reason}): return a text, a number or bytes"
         ) from None
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

@@ -15,6 +15,7 @@ from graphengine.cache import Entry, Flight, Store
 from graphengine.cache.memory import NOTHING
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.checksum import twin_of
+from graphengine.combine import subgraph
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
@@ -403,7 +404,7 @@ class RunContext(Context):
         link = node.args.get(socket) if node is not None else None
         if type(link) is not Link or link.node not in plan.graph.nodes:
             return {}  # inside an expansion, or no result of a node
-        part = plan.graph.subgraph(link)
+        part = subgraph(plan.graph, [link])
         given = {name: v for name, v in plan.given.items() if name in part.inputs}
         return chunks(part, given, str(link), value, self.made[socket], base=plan.given_base, exact=self.exact)
 

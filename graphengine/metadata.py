@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphengine.combine import copy
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, Link, Node, has_links
+from graphengine.elements import INPUTS, Link, has_links
 from graphengine.errors import FileError, WorkflowError
 from graphengine.evaluate import folder_of, packs_of
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.pack import stamp
 from graphengine.sockets import File
 from graphengine.steps import Step, references, steps
@@ -46,7 +47,7 @@ Position = tuple[str | int, ...]
 
 
 def chunks(
-    graph: Graph,
+    graph: GraphData,
     inputs: Mapping[str, Any],
     output: str,
     value: Any,
@@ -84,7 +85,7 @@ def chunks(
 
 
 def describe(
-    graph: Graph,
+    graph: GraphData,
     inputs: Mapping[str, Any],
     output: str,
     made: Mapping[str, Any],
@@ -117,7 +118,7 @@ def describe(
     return record
 
 
-def versions(graph: Graph) -> dict[str, Any]:
+def versions(graph: GraphData) -> dict[str, Any]:
     """What is installed here that decides what a graph makes."""
     from graphengine import __version__
 
@@ -129,7 +130,7 @@ def versions(graph: Graph) -> dict[str, Any]:
 
 
 def weights(
-    graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None = None
+    graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None = None
 ) -> dict[str, dict[str, str]]:
     """The references to weights that an output needs: by node the type, the name for people and the digest."""
     found = {}
@@ -144,7 +145,7 @@ def weights(
 # --- files by name and hash -------------------------------------------------------------------------------------------
 
 
-def file_rule(kind: NodeDef[..., Any] | Graph | str, socket: str) -> File | None:
+def file_rule(kind: NodeDef[..., Any] | GraphData | str, socket: str) -> File | None:
     """The file rule of a node's input; of a workflow's, that of what its declared input is linked to."""
     if isinstance(kind, NodeDef):
         return kind.files.get(socket)
@@ -158,8 +159,8 @@ def file_rule(kind: NodeDef[..., Any] | Graph | str, socket: str) -> File | None
 
 
 def without_folders(
-    graph: Graph, inputs: Mapping[str, Any], base: Path
-) -> tuple[Graph, dict[str, Any], list[dict[str, Any]]]:
+    graph: GraphData, inputs: Mapping[str, Any], base: Path
+) -> tuple[GraphData, dict[str, Any], list[dict[str, Any]]]:
     """A copy of a graph and of its inputs in which files stand by name only, and what these files are."""
     from graphengine.workflow_write import NoData, plain
 
@@ -174,11 +175,11 @@ def without_folders(
 
 
 def _without_folders(
-    graph: Graph, place: Position, files: list[dict[str, Any]], given: set[str], named: Mapping[int, str],
-    twins: dict[int, Graph],
-) -> Graph:
+    graph: GraphData, place: Position, files: list[dict[str, Any]], given: set[str], named: Mapping[int, str],
+    twins: dict[int, GraphData],
+) -> GraphData:
     """A copy of a graph without folders; `named` are those that use themselves, which stand once in a document."""
-    base, twin = folder_of(graph), graph.copy()
+    base, twin = folder_of(graph), copy(graph)
     twin.title = graph.title or (graph.file.stem if graph.file is not None and id(graph) in named else "")
     twin.file = None
     if place[:2] == ("workflow", "workflows"):
@@ -191,11 +192,11 @@ def _without_folders(
     for name_of_node, node in graph.nodes.items():
         here = (*place, "nodes", name_of_node)
         kind = node.kind
-        if isinstance(kind, Graph) and id(kind) in twins:
+        if isinstance(kind, GraphData) and id(kind) in twins:
             kind = twins[id(kind)]
-        elif isinstance(kind, Graph) and id(kind) in named:
+        elif isinstance(kind, GraphData) and id(kind) in named:
             kind = _without_folders(kind, ("workflow", "workflows", named[id(kind)]), files, set(), named, twins)
-        elif isinstance(kind, Graph):
+        elif isinstance(kind, GraphData):
             kind = _without_folders(kind, (*here, "workflow"), files, set(node.args), named, twins)
         args = {}
         for name, value in node.args.items():

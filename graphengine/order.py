@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphengine.definition import NodeDef
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 
 
 def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
@@ -13,7 +13,7 @@ def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
 
     `known` remembers it of graphs by their `id`, as long as none of them is changed.
     """
-    if not isinstance(kind, Graph):
+    if not isinstance(kind, GraphData):
         return isinstance(kind, NodeDef) and kind.output
     known = {} if known is None else known
     stack = [kind]
@@ -30,7 +30,7 @@ def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
     return known[id(kind)]
 
 
-def topological(graph: Graph) -> list[str]:
+def topological(graph: GraphData) -> list[str]:
     """All ids, sources first; those on a cycle come in any order."""
     order: list[str] = []
     seen: set[str] = set()

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from graphengine.errors import FileError
+from graphengine.inference import output_type
 from graphengine.metadata import chunks
 from graphengine.staging import PREFIX, hidden_folder, make_folder, sweep, sync
 from graphengine.types import is_named_tuple, socket_type
 
 if TYPE_CHECKING:
     from graphengine.evaluate import Result
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 Text = Callable[[str, Any, int | None], Mapping[str, str]]
 """Gives the texts that a picture carries: of an output's name, a value, and its number in a list."""
@@ -79,7 +80,7 @@ class Writer:
         return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
 
 
-def check_folder(folder: Path, graph: Graph | None = None) -> None:
+def check_folder(folder: Path, graph: GraphData | None = None) -> None:
     """Find out before anything is computed whether files can be written into a folder. Nothing is left of that.
 
     Args:
@@ -88,7 +89,7 @@ def check_folder(folder: Path, graph: Graph | None = None) -> None:
     Raises:
         FileError: The folder cannot be made or written in.
     """
-    needed = graph is None or any(_is_written(graph.output_type(link)) for link in graph.outputs.values())
+    needed = graph is None or any(_is_written(output_type(graph, link)) for link in graph.outputs.values())
     try:
         if os.path.lexists(folder) and not folder.is_dir():
             raise FileExistsError
@@ -200,7 +201,7 @@ class Delivery:
 
 
 def write_outputs(
-    graph: Graph,
+    graph: GraphData,
     inputs: dict[str, Any],
     result: Result,
     writer: Writer,

@@ -15,10 +15,10 @@ from typing import Any
 from graphengine.canonical import PLAIN, NotData, canonical
 from graphengine.checksum import owned, sum_of, twin_of
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Link, Node
+from graphengine.elements import INPUTS, VALUES, Link
 from graphengine.errors import GraphEngineError, NodeError, as_exception
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.keys import identity, is_current, node_key, own_fingerprint
 from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
@@ -142,7 +142,7 @@ class Plan:
         given, given_base: The inputs as they were given, and where relative paths among them start.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphData) -> None:
         self.graph = graph
         self.keys: dict[str, bytes | None] = {}
         self.tokens: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.elements import INPUTS
 from graphengine.errors import FileError, GraphEngineError
 from graphengine.files import fingerprint
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.metadata import CHUNK, EXIF, FORMAT, MAKER_NOTE, Position
 from graphengine.opening import entries_of, open_file
 from graphengine.quiet import warnings_as
@@ -148,7 +148,7 @@ def _told(value: Any) -> str:
     return "none" if value is None else str(value)[:60]
 
 
-def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[Graph, dict[str, Any]]:
+def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[GraphData, dict[str, Any]]:
     """The graph of a record and its inputs, with the files where they lie now.
 
     Raises:

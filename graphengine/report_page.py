@@ -9,13 +9,14 @@ import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphengine.elements import INPUTS, Link, Node, has_links
+from graphengine.elements import INPUTS, Link, has_links
 from graphengine.errors import shorten
 from graphengine.events import Reuse
+from graphengine.graph import Node
 from graphengine.report import COLOURS, MOST_TEXT, WORDS, Recorder, Seen, duration, how, view_html, views, views_html
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 TIMES = "\u00d7"
 MOST_CELLS = 64
@@ -68,7 +69,7 @@ summary { cursor: pointer; color: var(--dim); margin: .6rem 0; } .wide { overflo
 """
 
 
-def page(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
+def page(graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
     """The report of a run as HTML.
 
     Args:
@@ -116,7 +117,7 @@ def _summary(recorder: Recorder) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _outputs(graph: Graph, recorder: Recorder) -> dict[str, Any]:
+def _outputs(graph: GraphData, recorder: Recorder) -> dict[str, Any]:
     """The outputs' values, as far as nodes were heard of that made them."""
     links = graph.outputs or {id: Link(id) for id in graph.leaves()}
     found = {}
@@ -130,7 +131,7 @@ def _outputs(graph: Graph, recorder: Recorder) -> dict[str, Any]:
     return found
 
 
-def _results(graph: Graph, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+def _results(graph: GraphData, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
     if not outputs:
         return ""
     parts = []
@@ -161,7 +162,7 @@ def _grid(values: Any, labels: Sequence[str]) -> str:
     return f'<div class="grid">{"".join(cells)}</div>{more}'
 
 
-def _labels(graph: Graph, id: str, inputs: Mapping[str, Any]) -> list[str]:
+def _labels(graph: GraphData, id: str, inputs: Mapping[str, Any]) -> list[str]:
     """For a mapped node, what is special about each item, as far as that is written in the graph or was given."""
     for _ in range(len(graph.nodes)):
         node = graph.nodes.get(id)
@@ -181,7 +182,7 @@ def _labels(graph: Graph, id: str, inputs: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _list(graph: Graph, node: Node, name: str, inputs: Mapping[str, Any]) -> list[Any] | None:
+def _list(graph: GraphData, node: Node, name: str, inputs: Mapping[str, Any]) -> list[Any] | None:
     value = node.args.get(name)
     if type(value) is Link and value.node == INPUTS and value.port in graph.inputs:
         value = inputs.get(value.port, graph.inputs[value.port].default)
@@ -191,7 +192,7 @@ def _list(graph: Graph, node: Node, name: str, inputs: Mapping[str, Any]) -> lis
 # --- inputs and times -------------------------------------------------------------------------------------------------
 
 
-def _inputs(graph: Graph, inputs: Mapping[str, Any]) -> str:
+def _inputs(graph: GraphData, inputs: Mapping[str, Any]) -> str:
     """What was given, and folded the defaults."""
     if not graph.inputs:
         return ""
@@ -212,7 +213,7 @@ def _table(values: Mapping[str, Any]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _times(graph: Graph, recorder: Recorder) -> str:
+def _times(graph: GraphData, recorder: Recorder) -> str:
     """A bar for each node, as long as it took; items of a mapped node together."""
     rows: list[tuple[str, float, str]] = []
     for id in _order(graph):
@@ -241,7 +242,7 @@ def _times(graph: Graph, recorder: Recorder) -> str:
 # --- graph and nodes --------------------------------------------------------------------------------------------------
 
 
-def _drawing(graph: Graph, recorder: Recorder, inputs: Mapping[str, Any]) -> str:
+def _drawing(graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any]) -> str:
     from graphengine.draw import svg
 
     notes, colours = {}, {}
@@ -277,14 +278,14 @@ def _is_item(id: str) -> Callable[[str], bool]:
     return lambda other: other.startswith(f"{id}[") and other.endswith("]") and other[len(id) + 1 : -1].isdecimal()
 
 
-def _order(graph: Graph) -> list[str]:
+def _order(graph: GraphData) -> list[str]:
     from graphengine.order import topological
 
     return list(topological(graph))
 
 
 def _nodes(
-    graph: Graph, recorder: Recorder, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+    graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> Iterator[str]:
     """Every node with its value, but for those whose values stand at the top."""
     top = {link.node: name for name, link in graph.outputs.items() if name in outputs}

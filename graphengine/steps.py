@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphengine.combine import subgraph
 from graphengine.elements import INPUTS, Link
 from graphengine.evaluate import bind_inputs, take_plan
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.literals import coerce
 from graphengine.order import topological
+from graphengine.validate import link_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +32,21 @@ class Step:
 
 
 def steps(
-    graph: Graph, inputs: Mapping[str, Any], output: str, item: int | None = None, base: Path | None = None
+    graph: GraphData, inputs: Mapping[str, Any], output: str, item: int | None = None, base: Path | None = None
 ) -> Any:
     """The calls that an output comes from: the last one, with those before it among its inputs.
 
     Workflows used as nodes are gone into; of mapped nodes that call is told that the item comes from.
     """
     bound = {name: const.value for name, const in bind_inputs(graph, inputs, base).items()}
-    return _steps(graph, bound, [graph.link(output)], item, references(graph, inputs, output, base))[0]
+    return _steps(graph, bound, [link_of(graph, output)], item, references(graph, inputs, output, base))[0]
 
 
 def _steps(
-    graph: Graph, inputs: Mapping[str, Any], links: list[Link], item: int | None, made: Mapping[str, Any],
-    above: tuple[Graph, ...] = (),
+    graph: GraphData, inputs: Mapping[str, Any], links: list[Link], item: int | None, made: Mapping[str, Any],
+    above: tuple[GraphData, ...] = (),
 ) -> list[Any]:
-    part = graph.subgraph(*links)
+    part = subgraph(graph, links)
     known: dict[str, Any] = {}
 
     def of(value: Any) -> Any:
@@ -68,9 +70,9 @@ def _steps(
         sockets = node.sockets
         # A null that comes through a declared input stands for the default of what it is linked to.
         whole = {n: s.default for n, s in sockets.items()} | {n: v for n, v in given.items() if v is not None}
-        if isinstance(node.kind, Graph) and any(node.kind is outer for outer in (*above, graph)):
+        if isinstance(node.kind, GraphData) and any(node.kind is outer for outer in (*above, graph)):
             known[id] = dict.fromkeys(node.kind.outputs)  # how often it is used in itself is known when it runs
-        elif isinstance(node.kind, Graph):
+        elif isinstance(node.kind, GraphData):
             values = {name: coerce(whole.get(name), declared.type) for name, declared in node.kind.inputs.items()}
             outputs = node.kind.outputs
             found = _steps(node.kind, values, list(outputs.values()), item, {}, (*above, graph))
@@ -80,11 +82,11 @@ def _steps(
     return [of(link) for link in links]
 
 
-def references(graph: Graph, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
+def references(graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
     """By node the references to weights that an output needs."""
-    link = graph.link(output)
+    link = link_of(graph, output)
     plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
     plan.assign([link.node] if link.node in graph.nodes else [])
     graph.idle_plans.append(plan)
-    needed = graph.subgraph(link).nodes
+    needed = subgraph(graph, [link]).nodes
     return {id: value for id, (value, _) in plan.references.items() if id in needed}

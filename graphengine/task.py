@@ -14,7 +14,7 @@ from graphengine.cache import Entry
 from graphengine.cache.memory import NOTHING
 from graphengine.canonical import PLAIN, NotData, canonical
 from graphengine.checksum import owned, sum_of
-from graphengine.elements import Node
+from graphengine.graph import Node
 
 KEY, LOOKUP, INPUTS, READY, RUNNING, DONE, FAILED = range(7)
 """The stages of a task: its key is not known yet; is it remembered?; which inputs are to be computed first?; it begins

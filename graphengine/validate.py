@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Union
 
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node, bad_id, links_in
-from graphengine.errors import Problem, Where, nearest
-from graphengine.graph import Graph
+from graphengine.elements import INPUTS, VALUES, Input, Link, Ref, bad_id, links_in
+from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.graph import GraphData, Node
 from graphengine.inference import item_type, sources_of, type_of
 from graphengine.literals import fits_written
 from graphengine.order import acts
@@ -18,19 +18,19 @@ from graphengine.sockets import Socket
 from graphengine.types import Solved, fits, has_variables, type_name, union_members
 
 
-def problems(graph: Graph) -> list[Problem]:
+def problems(graph: GraphData) -> list[Problem]:
     """Everything that is wrong with a graph and the graphs used as nodes in it; warnings too.
 
     A graph that is used in several places is told of at the first of them.
     """
     found: list[list[Problem]] = []
     seen: set[int] = set()
-    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]], list[Problem]]] = []
+    stack: list[tuple[str, GraphData, Iterator[tuple[str, GraphData]], list[Problem]]] = []
 
-    def enter(id: str, part: Graph) -> None:
+    def enter(id: str, part: GraphData) -> None:
         seen.add(hash(part))
         found.append([])
-        inside = [(name, node.kind) for name, node in part.nodes.items() if isinstance(node.kind, Graph)]
+        inside = [(name, node.kind) for name, node in part.nodes.items() if isinstance(node.kind, GraphData)]
         stack.append((id, part, iter(inside), found[-1]))
 
     enter("", graph)
@@ -47,7 +47,7 @@ def problems(graph: Graph) -> list[Problem]:
     return [*(problem for told in found for problem in told), *_endless(graph)]
 
 
-def _endless(graph: Graph) -> Iterator[Problem]:
+def _endless(graph: GraphData) -> Iterator[Problem]:
     """What is wrong where a workflow uses itself and nothing decides whether it does (a lazy input, as of `when`)."""
     pending = graph.with_parts()
     if len(pending) == 1 and not graph.parts:
@@ -55,9 +55,9 @@ def _endless(graph: Graph) -> Iterator[Problem]:
     seen: set[int] = set()
     above: set[int] = set()
     acting: dict[int, bool] = {}
-    stack: list[tuple[str, Graph, Iterator[tuple[str, Graph]]]] = []
+    stack: list[tuple[str, GraphData, Iterator[tuple[str, GraphData]]]] = []
 
-    def enter(id_: str, part: Graph) -> None:
+    def enter(id_: str, part: GraphData) -> None:
         seen.add(id(part))
         above.add(id(part))
         stack.append((id_, part, _always_used(part, acting)))
@@ -83,7 +83,7 @@ def _endless(graph: Graph) -> Iterator[Problem]:
             enter(node, part)
 
 
-def _always_used(graph: Graph, known: dict[int, bool]) -> Iterator[tuple[str, Graph]]:
+def _always_used(graph: GraphData, known: dict[int, bool]) -> Iterator[tuple[str, GraphData]]:
     """The workflows used as nodes in a graph that are needed whatever its conditions say."""
     needed: dict[str, None] = {}
     acting = [id for id, node in graph.nodes.items() if acts(node.kind, known)]
@@ -101,11 +101,11 @@ def _always_used(graph: Graph, known: dict[int, bool]) -> Iterator[tuple[str, Gr
                 stack.append(link.node)
     for name in needed:
         kind = graph.nodes[name].kind
-        if isinstance(kind, Graph):
+        if isinstance(kind, GraphData):
             yield name, kind
 
 
-def _own_problems(graph: Graph) -> list[Problem]:
+def _own_problems(graph: GraphData) -> list[Problem]:
     found = list(graph.problems_at_load)
     found += _declared(graph)
     for id in graph.nodes:
@@ -116,7 +116,7 @@ def _own_problems(graph: Graph) -> list[Problem]:
     return found
 
 
-def node_problems(graph: Graph, id: str) -> list[Problem]:
+def node_problems(graph: GraphData, id: str) -> list[Problem]:
     """What is wrong with one node: its name, its sockets, its literals and what is linked to it."""
     found = list(_node_problems(graph, id))
     kind, node = graph.nodes[id].kind, graph.nodes[id]
@@ -140,7 +140,7 @@ def check_problems(
         return [Problem("validator failed", told, Where(node=id), hint=hint)]
 
 
-def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
+def _node_problems(graph: GraphData, id: str) -> Iterator[Problem]:
     node = graph.nodes[id]
     if reason := bad_id(id):
         yield Problem("bad id", reason, Where(node=id), found=id)
@@ -178,7 +178,7 @@ def _node_problems(graph: Graph, id: str) -> Iterator[Problem]:
 
 
 def _argument(
-    graph: Graph, id: str, node: Node, socket: Socket, value: Any, solved: Solved
+    graph: GraphData, id: str, node: Node, socket: Socket, value: Any, solved: Solved
 ) -> Iterator[Problem]:
     where = Where(node=id, socket=socket.name)
     if type(value) is Link or (type(value) is list and any(True for _ in links_in(value))):
@@ -276,12 +276,12 @@ def _mapping(node: Node, id: str) -> Iterator[Problem]:
             yield problem
 
 
-def link_problems(graph: Graph, link: Link) -> Iterator[Problem]:
+def link_problems(graph: GraphData, link: Link) -> Iterator[Problem]:
     """What is wrong with a link that is wanted."""
     yield from _dangling(graph, link, link.node, link.port)
 
 
-def _dangling(graph: Graph, link: Link, id: str, socket: str) -> Iterator[Problem]:
+def _dangling(graph: GraphData, link: Link, id: str, socket: str) -> Iterator[Problem]:
     where = Where(node=id, socket=socket or None)
     if link.node in (INPUTS, VALUES):
         known = graph.inputs if link.node == INPUTS else graph.values
@@ -303,12 +303,12 @@ def _dangling(graph: Graph, link: Link, id: str, socket: str) -> Iterator[Proble
             hint = f"it has {', '.join(names)}" if names else f"it has one output: write {link.node}"
             yield Problem("dangling link", f"{link.node} has no output {link.port}", where, found=str(link),
                           nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, names)), hint=hint)
-        elif not link.port and isinstance(source.kind, Graph) and len(ports) > 1:
+        elif not link.port and isinstance(source.kind, GraphData) and len(ports) > 1:
             yield Problem("dangling link", f"{link.node} has several outputs", where, found=str(link),
                           hint=f"write one of {', '.join(f'{link.node}.{n}' for n in names)}")
 
 
-def _declared(graph: Graph) -> Iterator[Problem]:
+def _declared(graph: GraphData) -> Iterator[Problem]:
     used = {link.port for node in graph.nodes.values() for _, link in node.sources() if link.node == INPUTS}
     used |= {link.port for link in graph.outputs.values() if link.node == INPUTS}
     for name, declared in graph.inputs.items():
@@ -320,7 +320,7 @@ def _declared(graph: Graph) -> Iterator[Problem]:
                          (INPUTS, name))
 
 
-def default_problem(graph: Graph, declared: Input) -> Problem | None:
+def default_problem(graph: GraphData, declared: Input) -> Problem | None:
     """What is wrong with the default of a declared input, at its line."""
     complaint = None if declared.required else declared.socket().complaint(declared.default)
     if complaint is None:
@@ -331,7 +331,7 @@ def default_problem(graph: Graph, declared: Input) -> Problem | None:
     return placed(graph, problem, (INPUTS, declared.name))
 
 
-def _cycles(graph: Graph) -> Iterator[Problem]:
+def _cycles(graph: GraphData) -> Iterator[Problem]:
     """One problem for each cycle that a depth-first walk meets (Tarjan's colours, without recursion)."""
     done: set[str] = set()
     for start in graph.nodes:
@@ -359,7 +359,7 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
                 stack.append((source, sources_of(graph, source)))
 
 
-def placed(graph: Graph, problem: Problem, path: tuple[str, ...]) -> Problem:
+def placed(graph: GraphData, problem: Problem, path: tuple[str, ...]) -> Problem:
     """The problem with its file and the nearest line that is known."""
     place: dict[str, Any] = {}
     if graph.file is not None and problem.where.file is None:
@@ -378,3 +378,32 @@ def _without_none(annotation: Any) -> Any:
 
 def _links(value: Any) -> Iterator[Link]:
     return iter([value]) if type(value) is Link else links_in(value)
+
+
+def check(graph: GraphData) -> None:
+    """Raise a `WorkflowError` with all problems of a graph if any of them is an error."""
+    found = problems(graph)
+    if any(p.severity == "error" for p in found):
+        raise WorkflowError(found)
+
+
+def link_of(graph: GraphData, want: Ref | Link | str | Any) -> Link:
+    """The link that a reference, a link, a declared output's name or a node's id stands for in a graph.
+
+    Raises:
+        WorkflowError: There is no such node or output, or the reference is of another graph.
+    """
+    if isinstance(want, Ref):
+        if want._graph is not graph:
+            raise WorkflowError(f"{want._link} belongs to another graph")
+        return want._link
+    if not isinstance(want, Link):
+        if want in graph.outputs:
+            return graph.outputs[want]
+        node, _, port = str(want).partition(".")
+        want = Link(node, port)
+    if want.node not in (INPUTS, VALUES):
+        graph.node(want.node)
+    if found := list(link_problems(graph, want)):
+        raise WorkflowError(found)
+    return want

@@ -20,12 +20,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphengine.build import GraphBuilder
 from graphengine.errors import FileError, Problem, Where, WorkflowError, nearest
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
+from graphengine.old_names import moved
 from graphengine.opening import read_file
 from graphengine.shipped import SUFFIXES, shipped
 from graphengine.workflow_read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
@@ -35,37 +37,17 @@ from graphengine.yaml12 import dump as dump_yaml
 from graphengine.yaml12 import load as parse
 
 __all__ = [
-    "FORMAT", "MIGRATIONS", "dumps", "from_document", "load", "loads", "save", "shipped", "to_document",
+    "FORMAT", "MIGRATIONS", "dumps", "from_document", "load_file", "save", "shipped", "to_document",
 ]  # fmt: skip
 
 
-def load(
+def load_file(
     source: str | Path,
-    *,
     roots: Sequence[str | Path] | None = None,
-    packs: Sequence[str | Path] = (),
     anywhere: bool = False,
-) -> Graph:
-    """Read a workflow file, or a shipped workflow by its name.
-
-    The nodes of the script or notebook that runs are found as `main.NAME`, if they are defined by then.
-
-    Args:
-        packs: Folders of nodes, or `.py` files, that are loaded first (see `load_pack`).
-        roots: Folders that the file, and the files it names, may not leave; None allows all.
-        anywhere: The file itself may lie outside of `roots`, as its user has named it; what it names may not.
-
-    Returns:
-        The graph. What is wrong with it but does not keep it from being one is among its `problems()`.
-
-    Raises:
-        WorkflowError: It cannot be read; holds the problems with their lines.
-        PackError: A pack does not load.
-    """
-    from graphengine.registry import load_pack
-
-    for pack in packs:
-        load_pack(pack)
+    make: Callable[[], GraphData] = GraphBuilder,
+) -> GraphData:
+    """Read a workflow file, or a shipped workflow by its name; the arguments are those of `api.load`."""
     path = Path(source)
     if "\0" in str(source):
         raise WorkflowError(Problem("no file", f"{str(source)[:60]!r} is no path"))
@@ -76,30 +58,7 @@ def load(
             hint = "" if (near := nearest(source, known)) else f"shipped are {', '.join(known) or 'none'}"
             raise WorkflowError(Problem("no file", what, hint=hint, nearest=near))
         path, anywhere = known[source], True
-    return _load_file(path, Reach(path.absolute().parent, _folders(roots)), anywhere)
-
-
-def loads(
-    text: str,
-    name: str = "<text>",
-    *,
-    base: str | Path | None = None,
-    roots: Sequence[str | Path] | None = None,
-    fetch: Fetch | None = None,
-) -> Graph:
-    """Read a workflow from a text; JSON if the name ends in `.json`, else YAML (which JSON is, nearly).
-
-    Args:
-        name: What problems call it.
-        base: Where its relative paths start; the current folder if nothing is given.
-        roots: Folders that it may not leave.
-        fetch: Finds the bytes of its values by their digests.
-
-    Raises:
-        WorkflowError: As `load` does.
-    """
-    data, lines = parse(text, name)
-    return from_document(data, name=name, lines=lines, base=base, roots=roots, fetch=fetch)
+    return _load_file(path, Reach(path.absolute().parent, _folders(roots), open_file=_open, make=make), anywhere)
 
 
 def from_document(
@@ -110,21 +69,25 @@ def from_document(
     base: str | Path | None = None,
     roots: Sequence[str | Path] | None = None,
     fetch: Fetch | None = None,
-) -> Graph:
+    make: Callable[[], GraphData] = GraphBuilder,
+) -> GraphData:
     """The graph of a document; the other arguments are those of `loads`.
+
+    Args:
+        make: Makes the empty graphs that are filled, those of workflows used as nodes too.
 
     Raises:
         WorkflowError: It is no workflow, or of an unknown format version.
     """
     folder = Path.cwd() if base is None else Path(base).absolute()
-    reach = Reach(folder, _folders(roots), fetch, open_file=_open)
+    reach = Reach(folder, _folders(roots), fetch, open_file=_open, make=make)
     graph = Reader(lines or {}, None, name, reach).graph_of(migrated(data, Where(file=name)))
     graph.base = None if base is None else folder
     return graph
 
 
 def to_document(
-    graph: Graph,
+    graph: GraphData,
     embed: bool = False,
     values_folder: str | Path | None = None,
     *,
@@ -168,7 +131,7 @@ def dumps(document: Mapping[str, Any], format: str = "yaml") -> str:
     return dump_yaml(document)
 
 
-def save(graph: Graph, path: str | Path, *, embed: bool = False) -> None:
+def save(graph: GraphData, path: str | Path, *, embed: bool = False) -> None:
     """Write a graph as a workflow file, YAML or JSON by the name's ending, with files of its values beside it.
 
     Nodes are written with their installed versions, so that later ones know what they must migrate from.
@@ -196,17 +159,18 @@ def _folders(roots: Sequence[str | Path] | None) -> tuple[Path, ...] | None:
     return None if roots is None else tuple(Path(root).absolute() for root in roots)
 
 
-def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> Graph:
+def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
     data, lines = _parse_file(path if anywhere else reach.confine(path))
     inside = Reach(
-        path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open
+        path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open,
+        make=reach.make,
     )
     document, reader = migrated(data, Where(file=str(path))), Reader(lines, path, str(path), inside)
     reach.known[path.resolve()] = reader.graph  # it may use itself
     return reader.graph_of(document)
 
 
-def _open(path: Path, reach: Reach) -> Graph:
+def _open(path: Path, reach: Reach) -> GraphData:
     # Problems name the file as briefly as the one that uses it was named.
     return _load_file(Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path, reach)
 
@@ -245,3 +209,7 @@ def _write(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

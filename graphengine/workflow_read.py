@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from graphengine.build import GraphBuilder
 from graphengine.cache.tree import packed, unpacked
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node
+from graphengine.elements import INPUTS, VALUES, Input, Link
 from graphengine.errors import Problem, Where, WorkflowError, nearest
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.opening import check_inside, read_file, rooted
 from graphengine.sockets import Choices, Range
 from graphengine.types import SocketType, parse_type, type_called
@@ -59,9 +60,10 @@ class Reach:
     roots: tuple[Path, ...] | None = None
     fetch: Fetch | None = None
     chain: tuple[Path, ...] = ()
-    known: dict[Path, Graph] = field(default_factory=dict)
-    open_file: Callable[[Path, Reach], Graph] | None = None
-    named: dict[str, Graph] = field(default_factory=dict)
+    known: dict[Path, GraphData] = field(default_factory=dict)
+    open_file: Callable[[Path, Reach], GraphData] | None = None
+    named: dict[str, GraphData] = field(default_factory=dict)
+    make: Callable[[], GraphData] = GraphBuilder
 
     def confine(self, file: Path) -> Path:
         """A file's path, which from now on is opened only below the roots.
@@ -169,7 +171,7 @@ class Reader:
     def __init__(
         self, lines: Mapping[tuple[Any, ...], int], file: Path | None, name: str | None, reach: Reach
     ) -> None:
-        self.graph = Graph()
+        self.graph = reach.make()
         self.graph.file, self.graph.lines = file, lines
         self.name, self.reach = name, reach
 
@@ -213,7 +215,7 @@ class Reader:
 
     # --- the document ---------------------------------------------------------------------------------------------
 
-    def graph_of(self, data: dict[str, Any], inline: bool = False) -> Graph:
+    def graph_of(self, data: dict[str, Any], inline: bool = False) -> GraphData:
         graph = self.graph
         self.known_keys(data, _TOP, (), "a workflow")
         if "version" not in data and not inline:
@@ -432,7 +434,7 @@ class Reader:
 
     # --- workflows used as nodes ----------------------------------------------------------------------------------
 
-    def workflow(self, given: Any, path: Place) -> tuple[Graph | str, str | None]:
+    def workflow(self, given: Any, path: Place) -> tuple[GraphData | str, str | None]:
         """The graph of a `workflow:` key and the path that stood there; '' for one that cannot be read."""
         if isinstance(given, dict):
             inner = Reader(Lines(self.graph.lines, path), self.graph.file, self.name, self.reach)

@@ -14,9 +14,9 @@ from typing import Any, get_args, get_origin
 
 from graphengine.canonical import NotData
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Node
+from graphengine.elements import INPUTS, VALUES, Input, Link
 from graphengine.errors import NotStorable, Problem, Where, WorkflowError
-from graphengine.graph import Graph
+from graphengine.graph import GraphData, Node
 from graphengine.inference import item_type
 from graphengine.keys import identity
 from graphengine.literals import coerce, plain_number
@@ -146,7 +146,7 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def names_of_recursive(graph: Graph, embed: bool = True) -> dict[int, str]:
+def names_of_recursive(graph: GraphData, embed: bool = True) -> dict[int, str]:
     """By `id` the names of the graphs that use themselves, through others or not, and are used as nodes in a graph.
 
     Args:
@@ -167,7 +167,7 @@ def names_of_recursive(graph: Graph, embed: bool = True) -> dict[int, str]:
     return found
 
 
-def _uses_itself(graph: Graph) -> bool:
+def _uses_itself(graph: GraphData) -> bool:
     return any(graph is inner for part in graph.parts.values() for inner in part.with_parts())
 
 
@@ -195,7 +195,7 @@ class Writer:
         self.count = 0
         self.named: dict[int, str] = {}
 
-    def document(self, graph: Graph) -> dict[str, Any]:
+    def document(self, graph: GraphData) -> dict[str, Any]:
         """The document of a graph.
 
         Raises:
@@ -230,7 +230,7 @@ class Writer:
 class _Part:
     """One graph of a document: the outermost, or one that is used as a node."""
 
-    def __init__(self, writer: Writer, graph: Graph, base: Path, prefix: str) -> None:
+    def __init__(self, writer: Writer, graph: GraphData, base: Path, prefix: str) -> None:
         self.writer, self.graph, self.prefix = writer, graph, prefix
         self.base = graph.folder or base
         self.moved = self.base != writer.folder
@@ -290,11 +290,11 @@ class _Part:
 
     def node(self, id: str, node: Node, depth: int) -> dict[str, Any]:
         data: dict[str, Any] = {}
-        if node.workflow is not None and not (self.writer.embed and isinstance(node.kind, Graph)):
+        if node.workflow is not None and not (self.writer.embed and isinstance(node.kind, GraphData)):
             data["workflow"] = self.rebased(node.workflow)
         elif (name := self.writer.name_of(node.kind)) is not None:
             data["workflow"] = name
-        elif isinstance(node.kind, Graph):
+        elif isinstance(node.kind, GraphData):
             inner = _Part(self.writer, node.kind, self.base, f"{self.prefix}{id}/")
             data["workflow"] = inner.data(depth + 1)
         else:

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphengine_nodes.prompts import check_lengths
 
-from graphengine.graph import Graph
+from graphengine import Graph
 from graphengine.service.jobs import Job, State
 from graphengine.service.queue import Queue
 from graphengine.service.submit import submit_all

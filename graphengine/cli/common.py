@@ -27,7 +27,7 @@ from graphengine.errors import (
 )
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 P = ParamSpec("P")
 
@@ -212,7 +212,7 @@ def load_packs(folders: Iterable[Path] | None) -> None:
 
 def load_workflow(
     name: str, packs: Iterable[Path] | None = None, roots: Sequence[str | Path] | None = None
-) -> Graph:
+) -> GraphData:
     """The graph of a workflow file, or of a shipped workflow's name.
 
     Args:
@@ -221,13 +221,13 @@ def load_workflow(
     Raises:
         WorkflowError: There is no such file, or it cannot be read.
     """
-    from graphengine.workflow import load
+    from graphengine.api import load
 
     load_packs(packs)
     return load(name, roots=roots, anywhere=True)
 
 
-def workflow_name(graph: Graph) -> str:
+def workflow_name(graph: GraphData) -> str:
     """A name of a graph that file names can be made of."""
     name = graph.file.stem if graph.file is not None else graph.name
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) or "workflow"

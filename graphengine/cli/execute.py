@@ -15,11 +15,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from graphengine.cache import DiskStore, Store
+from graphengine.combine import subgraph
 from graphengine.definition import NodeDef
 from graphengine.files import cache_folder
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.launch import Cancellation
 from graphengine.runner import Call, Runner, ThreadRunner
+from graphengine.validate import problems
 
 if TYPE_CHECKING:
     from graphengine.evaluate import Result
@@ -42,7 +44,7 @@ class Preload:
     Python's search for garbage rests meanwhile: imports make none, and it would take a fifth of their time.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphData) -> None:
         self.names = list(dict.fromkeys(name for pack in _device_packs(graph) for name in pack.preload))
         self._thread = threading.Thread(target=self._import, name="graphengine-preload", daemon=True)
         if self.names:
@@ -66,7 +68,7 @@ class Preload:
             self._thread.join(0.1)
 
 
-def _device_packs(graph: Graph) -> list[Any]:
+def _device_packs(graph: GraphData) -> list[Any]:
     kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
     packs = {kind.module_pack: None for kind in kinds if isinstance(kind, NodeDef) and kind.on == "device"}
     return list(packs)
@@ -97,7 +99,7 @@ class Session:
             of this process.
     """
 
-    def __init__(self, graph: Graph, no_cache: bool = False, workers: Sequence[Handle] | None = None) -> None:
+    def __init__(self, graph: GraphData, no_cache: bool = False, workers: Sequence[Handle] | None = None) -> None:
         self.store = open_store(no_cache)
         self.cancellation = Cancellation()
         self.runner: PatientRunner | WorkerRunner
@@ -121,7 +123,7 @@ class Session:
                 self.cancellation.cancel()
             self.runner.close()  # threads end the step that is under way
 
-    def run(self, graph: Graph, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
+    def run(self, graph: GraphData, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
         """Run with what the session shares; options are those of `graphengine.run`."""
         from graphengine.evaluate import run
 
@@ -184,16 +186,16 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
         asked.put(0)
 
 
-def needed(graph: Graph) -> int:
+def needed(graph: GraphData) -> int:
     """How many nodes a run of the whole graph may need."""
     from graphengine.evaluate import wanted_links
 
     _, links, extra = wanted_links(graph, None)
-    return len(graph.subgraph(*links, *extra).nodes)
+    return len(subgraph(graph, [*links, *extra]).nodes)
 
 
-def print_warnings(graph: Graph) -> None:
+def print_warnings(graph: GraphData) -> None:
     """Show the warnings of a graph that can be run, on standard error."""
-    for problem in graph.problems():
+    for problem in problems(graph):
         if problem.severity == "warning":
             print(problem, file=sys.stderr)

@@ -16,7 +16,7 @@ from graphengine.service.here import hello, identity, queue_file
 
 if TYPE_CHECKING:
     from graphengine.cli.watching import Following
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
     from graphengine.launch import Cancellation
     from graphengine.service.jobs import Job
     from graphengine.service.queue import Queue
@@ -32,7 +32,7 @@ class JobFailed(GraphEngineError):
 
 
 def hand_over(
-    graph: Graph,
+    graph: GraphData,
     sets: list[str] | None,
     roots: list[Path] | None,
     out: Path,
@@ -65,9 +65,10 @@ def hand_over(
     from graphengine.outputs import check_folder
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
+    from graphengine.validate import problems
 
     inputs = parse_sets(graph, sets)
-    print_problems(problem for problem in graph.problems() if problem.severity == "warning")
+    print_problems(problem for problem in problems(graph) if problem.severity == "warning")
     check_folder(out, graph)  # that it cannot be written is told now, not by the job
     queue = Queue(file)
     # Before the job is there, so that none of its steps is missed.
@@ -123,7 +124,7 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
 
 
 def _follow(
-    queue: Queue, following: Following, number: int, graph: Graph, cancellation: Cancellation, json: bool, out: Path
+    queue: Queue, following: Following, number: int, graph: GraphData, cancellation: Cancellation, json: bool, out: Path
 ) -> None:
     """Show a job as it goes on; raise what it failed with."""
     from graphengine.cli.execute import needed

@@ -30,7 +30,7 @@ from graphengine.cli.sweep import Over
 from graphengine.terminal import console
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
     from graphengine.service.queue import Queue
 
 commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
@@ -93,7 +93,7 @@ def submit(
         print(f"note: {why}; the job may fail there", file=sys.stderr)
 
 
-def _over(graph: Graph, set: list[str] | None, over: list[str]) -> list[dict[str, Any]]:
+def _over(graph: GraphData, set: list[str] | None, over: list[str]) -> list[dict[str, Any]]:
     from graphengine.cli.sweep import combinations
 
     fixed, _, runs = combinations(graph, set, over)

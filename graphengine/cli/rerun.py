@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphengine.cli.common import Debug, Device, Json, NoCache, Out, Packs, guarded, load_packs
+from graphengine.combine import subgraph
 from graphengine.errors import FileError, Problem, Where, WorkflowError
+from graphengine.validate import check, link_of
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 
 @guarded
@@ -45,7 +47,7 @@ def command(
         raise FileError("\n".join(f"{sentence}; name its folder with --search" for sentence in missing))
     graph, inputs = graph_of(record, files)
     _refuse_writing(graph, record["output"])
-    graph.check()
+    check(graph)
     told = _make(graph, inputs, record, picture, out, no_cache, device, json)
     if json:
         import json as json_
@@ -60,11 +62,11 @@ def _threads_as_then(record: Mapping[str, Any]) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def _refuse_writing(graph: Graph, output: str) -> None:
+def _refuse_writing(graph: GraphData, output: str) -> None:
     """A picture may come from a stranger: what it is made of must not write files."""
     from graphengine.definition import NodeDef
 
-    for part in graph.subgraph(output).with_parts():
+    for part in subgraph(graph, [link_of(graph, output)]).with_parts():
         for id, node in part.nodes.items():
             if isinstance(node.kind, NodeDef) and (
                 node.kind.output or any(rule.write for rule in node.kind.files.values())
@@ -80,7 +82,7 @@ def _refuse_writing(graph: Graph, output: str) -> None:
 
 
 def _make(
-    graph: Graph,
+    graph: GraphData,
     inputs: dict[str, Any],
     record: Mapping[str, Any],
     picture: Path,

@@ -31,7 +31,7 @@ from graphengine.errors import GraphEngineError
 if TYPE_CHECKING:
     from graphengine.cli.execute import Session
     from graphengine.evaluate import Result
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
     from graphengine.service.local import LocalWorker
 
 
@@ -112,7 +112,7 @@ def command(
 
 
 @contextlib.contextmanager
-def made_of(session: Session, graph: Graph, inputs: dict[str, Any], **options: Any) -> Iterator[Result]:
+def made_of(session: Session, graph: GraphData, inputs: dict[str, Any], **options: Any) -> Iterator[Result]:
     """What a run made: all of it, or what was made before it failed; that it failed is raised at the end."""
     failure = None
     try:
@@ -138,7 +138,7 @@ def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> li
 
 
 @contextlib.contextmanager
-def reporting(graph: Graph, inputs: dict[str, Any], file: Path | None) -> Iterator[list[Any]]:
+def reporting(graph: GraphData, inputs: dict[str, Any], file: Path | None) -> Iterator[list[Any]]:
     """Listeners for a report, which is written at the end, also of a run that failed."""
     if file is None:
         yield []

@@ -33,7 +33,7 @@ from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowErr
 if TYPE_CHECKING:
     from graphengine.cli.sheet import Cell
     from graphengine.evaluate import Result
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
     from graphengine.outputs import Writer
 
 MOST_RUNS = 10_000
@@ -110,7 +110,7 @@ def command(
 
 
 def combinations(
-    graph: Graph, set: list[str] | None, over: list[str]
+    graph: GraphData, set: list[str] | None, over: list[str]
 ) -> tuple[dict[str, Any], dict[str, list[Any]], list[dict[str, Any]]]:
     """The inputs that are fixed, the values of the others, and every combination of these.
 
@@ -136,7 +136,7 @@ def _product(axes: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
 
 
 def _runs(
-    graph: Graph,
+    graph: GraphData,
     fixed: dict[str, Any],
     runs: list[dict[str, Any]],
     one: Callable[[dict[str, Any]], Result],

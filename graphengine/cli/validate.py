@@ -44,7 +44,7 @@ def command(
 
 def problems_of(file: str) -> list[Problem]:
     """Everything that is wrong with a file, also where it cannot be read at all."""
-    from graphengine.workflow import load
+    from graphengine.api import load
 
     try:
         return load(file).problems()

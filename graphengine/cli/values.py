@@ -13,13 +13,13 @@ from graphengine.literals import value_fits
 from graphengine.types import strip
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 MOST = 10_000
 """Values that one `--over` may stand for."""
 
 
-def parse_sets(graph: Graph, pairs: Iterable[str] | None, whole: bool = True) -> dict[str, Any]:
+def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True) -> dict[str, Any]:
     """The values of `--set name=value`, each read as its declared input's type says.
 
     Args:
@@ -29,9 +29,10 @@ def parse_sets(graph: Graph, pairs: Iterable[str] | None, whole: bool = True) ->
         WorkflowError: Something is wrong with the graph or with them; holds all problems, the graph's first.
     """
     from graphengine.evaluate import bind_inputs
+    from graphengine.validate import problems as problems_of
 
     found: dict[str, Any] = {}
-    problems: list[Problem] = graph.problems()
+    problems: list[Problem] = problems_of(graph)
     for pair in pairs or ():
         try:
             declared, text = _split(graph, pair, "--set")
@@ -74,7 +75,7 @@ def parse(text: str, declared: Input) -> Any:
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
 
 
-def parse_over(graph: Graph, axes: Iterable[str]) -> dict[str, list[Any]]:
+def parse_over(graph: GraphData, axes: Iterable[str]) -> dict[str, list[Any]]:
     """The values of `--over name=values`: `1..8`, `1..9..2`, `10,20`, or a JSON list.
 
     Raises:
@@ -117,7 +118,7 @@ def _several(text: str, declared: Input) -> list[Any]:
     return list(values)
 
 
-def _split(graph: Graph, pair: str, option: str) -> tuple[Input, str]:
+def _split(graph: GraphData, pair: str, option: str) -> tuple[Input, str]:
     name, separator, text = pair.partition("=")
     if not separator or not name:
         raise WorkflowError(Problem("usage", f"{option} takes name=value, not {pair!r:.60}"))

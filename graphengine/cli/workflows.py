@@ -18,12 +18,13 @@ from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
 from graphengine.cli.nodes import columns, socket_facts
 from graphengine.errors import Problem, WorkflowError
+from graphengine.inference import output_type
 from graphengine.node_help import limits, wrapped
 from graphengine.terminal import printable
 from graphengine.types import type_name
 
 if TYPE_CHECKING:
-    from graphengine.graph import Graph
+    from graphengine.graph import GraphData
 
 LONGEST = 200
 """Characters of a default that are shown in the table of inputs."""
@@ -50,7 +51,8 @@ def command(
 
     A copy is written together with the files that it names, such as pictures, and runs as the shipped one does.
     """
-    from graphengine.workflow import load, shipped
+    from graphengine.api import load
+    from graphengine.workflow import shipped
 
     if force and copy is None:
         raise WorkflowError(Problem("usage", "--force belongs to --copy FILE"))
@@ -78,7 +80,7 @@ def command(
             print(file)
 
 
-def facts(name: str, graph: Graph) -> dict[str, Any]:
+def facts(name: str, graph: GraphData) -> dict[str, Any]:
     """A workflow as JSON data."""
     from graphengine.definition import NodeDef
 
@@ -93,14 +95,14 @@ def facts(name: str, graph: Graph) -> dict[str, Any]:
             socket_facts(replace(declared.socket(), type=declared.type)) for declared in graph.inputs.values()
         ],
         "outputs": [
-            {"name": output, "type": type_name(graph.output_type(link))} for output, link in graph.outputs.items()
+            {"name": output, "type": type_name(output_type(graph, link))} for output, link in graph.outputs.items()
         ],
         "nodes": list(used),
         "command": run_command(name, graph),
     }
 
 
-def run_command(name: str, graph: Graph) -> str:
+def run_command(name: str, graph: GraphData) -> str:
     """The command that runs a workflow: with the inputs that must be given, else with the first one as an example."""
     needed = [declared for declared in graph.inputs.values() if declared.required]
     shown = needed or [given for given in graph.inputs.values() if given.default is not None][:1]
@@ -118,7 +120,7 @@ def _text(value: Any) -> str:
 
 def _facts_or_error(name: str, file: Path) -> dict[str, Any]:
     """A shipped workflow as JSON data, also one that cannot be read."""
-    from graphengine.workflow import load
+    from graphengine.api import load
 
     try:
         return facts(name, load(file))
@@ -139,7 +141,7 @@ def _list(found: list[dict[str, Any]]) -> None:
         print("no installed pack brings workflows", file=sys.stderr)
 
 
-def _show(told: dict[str, Any], graph: Graph) -> None:
+def _show(told: dict[str, Any], graph: GraphData) -> None:
     """Write what a workflow is, takes and makes."""
     width = columns()
     print("\n".join(wrapped(f"{told['name']}: " if told["title"] else "", told["title"] or told["name"], "", width)))
@@ -156,7 +158,7 @@ def _show(told: dict[str, Any], graph: Graph) -> None:
     print(f"\nRun it:\n  {told['command']}")
 
 
-def _table(graph: Graph, width: int) -> Iterator[str]:
+def _table(graph: GraphData, width: int) -> Iterator[str]:
     """The inputs of a graph: lines of a table, whose cells wrap at words."""
     rows = []
     for declared in graph.inputs.values():

@@ -17,11 +17,12 @@ from graphengine.cache.tree import blob_name, from_tree, to_tree
 from graphengine.elements import INPUTS
 from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowError
 from graphengine.evaluate import folder_of
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.opening import read_file
 from graphengine.private import make_private, write_private
 from graphengine.service.here import state_folder
 from graphengine.staging import Hold, make_held, sync
+from graphengine.validate import link_of
 from graphengine.workflow import from_document, to_document
 
 FORMAT = 1
@@ -44,7 +45,7 @@ class Request:
         finish: What else is done with the outputs: the name of one of the service's finishers, and its data.
     """
 
-    graph: Graph
+    graph: GraphData
     inputs: Mapping[str, Any] = field(default_factory=dict)
     want: Sequence[str] | None = None
     exact: bool = False
@@ -253,12 +254,12 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
     )
 
 
-def wants(graph: Graph, want: Any) -> list[str] | None:
+def wants(graph: GraphData, want: Any) -> list[str] | None:
     """What is wanted, as text."""
     if want is None:
         return None
     several = want if isinstance(want, list | tuple) else [want]
-    return [one if isinstance(one, str) else str(graph.link(one)) for one in several]
+    return [one if isinstance(one, str) else str(link_of(graph, one)) for one in several]
 
 
 def result_tree(outputs: Mapping[str, Any], name: str, files: Files) -> dict[str, Any]:

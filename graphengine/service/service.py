@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
 from graphengine.errors import Exhausted, FileError
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.runner import Runner
 from graphengine.service.calls import Claims, Status
 from graphengine.service.cleaning import clean
@@ -173,7 +173,7 @@ class Service:
 
     # --- what users do ------------------------------------------------------------------------------------------------
 
-    def submit(self, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
+    def submit(self, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
         """Put a job into the queue; on disk when this returns. Options are those of `submit.submit`."""
         number = submit(self.queue, graph, inputs, **options)
         self.tell(JobEvent(number, State.QUEUED))

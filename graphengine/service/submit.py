@@ -8,10 +8,11 @@ from typing import Any
 
 from graphengine.errors import WorkflowError
 from graphengine.evaluate import bind_inputs, wanted_links
-from graphengine.graph import Graph
+from graphengine.graph import GraphData
 from graphengine.service.document import Files, Request, body_of, wants
 from graphengine.service.jobs import NewJob
 from graphengine.service.queue import Queue
+from graphengine.validate import check
 
 SHORT = 80
 """Characters of an input as lists of jobs show it."""
@@ -24,7 +25,7 @@ def files_of(queue: Queue) -> Files:
 
 def new_job(
     queue: Queue,
-    graph: Graph,
+    graph: GraphData,
     inputs: Mapping[str, Any] | None = None,
     *,
     want: Any = None,
@@ -52,11 +53,11 @@ def new_job(
     Raises:
         WorkflowError: The graph, the inputs or what is wanted are wrong, or no data.
     """
-    if not isinstance(graph, Graph):
+    if not isinstance(graph, GraphData):
         raise WorkflowError(f"a job is made of a Graph, not of {graph!r:.60}")
     if not isinstance(inputs or {}, Mapping):
         raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
-    graph.check()
+    check(graph)
     bind_inputs(graph, inputs or {})
     wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
@@ -81,7 +82,7 @@ def in_short(value: Any) -> Any:
     return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
 
 
-def submit(queue: Queue, graph: Graph, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
+def submit(queue: Queue, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
     """Put a job into a queue; on disk when this returns. Options are those of `new_job`.
 
     Returns:

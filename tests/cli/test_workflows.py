@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.workflow import load, shipped
+from graphengine.api import load
+from graphengine.workflow import shipped
 from graphengine.workflow_copy import copy_workflow
 from tests.cli.conftest import PACKS, ROOT, Run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graphengine import Graph, NodeError, Store, WorkflowError, each, load, loads, save, switch, when
+from graphengine import Graph, NodeError, Store, WorkflowError, each, load, loads, run, save, switch, when
 from graphengine.metadata import without_folders
 from graphengine.service.document import Files, Request, body_of, request_of
 from graphengine.workflow import dumps, to_document
@@ -80,7 +80,7 @@ def test_two_files_may_use_each_other(tmp_path: Path) -> None:
 def test_it_goes_into_jobs_and_pictures(countdown: Graph, tmp_path: Path) -> None:
     files = Files(tmp_path / "files")
     request = request_of(body_of(Request(countdown, {"n": 4}), files), files)
-    assert request.graph(**request.inputs) == 10
+    assert list(run(request.graph, inputs=request.inputs).outputs.values()) == [10]
     plain, given, _ = without_folders(countdown, {"n": 4}, tmp_path)
     assert loads(dumps(to_document(plain, embed=True)))(**given) == 10
 

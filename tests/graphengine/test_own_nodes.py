@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from graphengine import Choices, Graph, PackError, WorkflowError, load, load_pack, node, registry
+from graphengine.api import loads
 from graphengine.cache.tree import from_tree, packed, to_tree, unpacked
 from graphengine.errors import NotStorable
-from graphengine.workflow import dumps, loads, to_document
+from graphengine.workflow import dumps, to_document
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [str(ROOT), str(ROOT / "nodes")]

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphengine import Choices, FileError, Graph, Input, Link, Node, Range, WorkflowError, collect, when
+from graphengine.api import load, loads
 from graphengine.elements import bad_id
 from graphengine.types import type_called
-from graphengine.workflow import dumps, from_document, load, loads, save, to_document
+from graphengine.workflow import dumps, from_document, save, to_document
 from graphengine.workflow_write import type_in_file
 from graphengine.yaml12 import load as parse
 from tests.graphengine.test_yaml12 import MISREAD, exact, json_values

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphengine import Graph, load_pack, node, registry, run
+from graphengine import Graph, load, load_pack, loads, node, registry, run, save
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.canonical import NotData, canonical
@@ -24,7 +24,6 @@ from graphengine.events import Reuse
 from graphengine.service.start import local_workers
 from graphengine.service.workers import WorkerRunner
 from graphengine.types import SocketType, parse_type, socket_type, type_name
-from graphengine.workflow import load, loads, save
 
 
 def kind() -> SocketType[Any]:
