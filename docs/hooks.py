@@ -216,7 +216,7 @@ def events_page() -> str:
         "",
         "## A service's events",
         "",
-        "`Service.listen` and `graphengine queue watch --json` hear what happens to jobs.",
+        "`Service.subscribe` and `graphengine queue watch --json` hear what happens to jobs.",
         "",
         f"The states of a job are {', '.join(code(state.value) for state in State)}.",
         "",

@@ -3,8 +3,8 @@
 To import them takes longer than all that the pages make. A command that is forked does what it does otherwise, in a
 process of its own with the caller's folder, environment and streams.
 
-    python forking.py SOCKET     serves until it is ended
-    commands(folder)             writes `graphengine`, `python` and `pytest` that ask the server
+    python forking.py SOCKET         serves until it is ended
+    environment(server, folder)      has `graphengine`, `python` and `pytest` that ask the server
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
+"""Seconds that a command, or the start of the server, may take."""
 PRELOADED = (
     "torch", "diffusers", "graphengine_nodes", "graphengine.service", "multigen",
     "transformers.models.clip.modeling_clip", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
@@ -41,13 +44,27 @@ sys.exit(int(answer.readline()))
 """
 
 
-def commands(folder: Path, address: Path) -> None:
-    """Write the programs that ask the server into a folder for PATH."""
-    folder.mkdir()
+def paths() -> dict[str, str]:
+    """The environment of a process that uses these sources, with one thread and no network."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "nodes")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def environment(server: Path, folder: Path) -> dict[str, str]:
+    """The environment of commands: programs that ask the server, with caches and a queue of their own in a folder."""
+    programs = folder / "bin"
+    programs.mkdir()
     for name in ("graphengine", "python", "pytest"):
-        program = folder / name
-        program.write_text(CLIENT.format(python=sys.executable, address=str(address), name=name))
+        program = programs / name
+        program.write_text(CLIENT.format(python=sys.executable, address=str(server), name=name))
         program.chmod(0o755)
+    return {
+        **paths(),
+        "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
+        "GRAPHENGINE_CACHE": str(folder / "cache"),
+        "GRAPHENGINE_STATE": str(folder / "state"),
+        "GRAPHENGINE_PROGRESS": "0",
+    }
 
 
 def order(address: Path, folder: Path, environment: dict[str, str], *command: str, streams: list[int]) -> Any:

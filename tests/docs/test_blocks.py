@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +13,14 @@ import pytest
 import yaml
 
 from .blocks import PAGES, ROOT, RUN, Block, blocks_of, users_of
-from .forking import commands, order
+from .forking import PATIENCE, environment, order
 
-PATIENCE = 300.0
-"""Seconds that a block, or the start of the server, may take."""
 LANGUAGES = {*RUN.values(), "text", "css", "toml"}
 """What a block may be in: what is run, and what is only read."""
 PICTURES = {"photo.png": "tree.png", "painted.png": "tree_painted.png", "mask.png": "mask.png"}
 """Pictures that a page may name as the reader's own."""
 LONG = {"docs/guides/queue.md", "docs/guides/service-thread.md"}
 """Pages that start workers."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The address of a server that forks commands."""
-    folder: Path = tmp_path_factory.mktemp("server")
-    address = folder / "socket"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "nodes")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    file = Path(__file__).with_name("forking.py")
-    process = subprocess.Popen([sys.executable, str(file), str(address)], env=environment)
-    end = time.monotonic() + PATIENCE
-    while not address.exists():
-        assert process.poll() is None, "the server has ended"
-        assert time.monotonic() < end, "the server has not begun"
-        time.sleep(0.05)
-    yield address
-    process.kill()
-    process.wait()
 
 
 class Reader:
@@ -55,19 +31,9 @@ class Reader:
         self.folder.mkdir()
         for name, picture in PICTURES.items():
             shutil.copy(ROOT / "workflows" / "images" / picture, self.folder / name)
-        commands(folder / "bin", server)
-        (folder / "blocks").mkdir()
         self.blocks = folder / "blocks"
-        self.environment = {
-            **os.environ,
-            "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]]),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "nodes")]),
-            "GRAPHENGINE_CACHE": str(folder / "cache"),
-            "GRAPHENGINE_STATE": str(folder / "state"),
-            "GRAPHENGINE_PROGRESS": "0",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        }
+        self.blocks.mkdir()
+        self.environment = environment(server, folder)
         self.said = folder / "said.txt"
         self.session: tuple[int, int, Any] | None = None
 
