@@ -26,7 +26,8 @@ MAX_EXPANDED = 100_000
 """Nodes that all aliases of a text may stand for."""
 MAX_PROBLEMS = 50
 
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+NULL_WORDS = frozenset({"~", "null", "Null", "NULL"})
+_NULL = NULL_WORDS | {""}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _BASE = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")

@@ -52,26 +52,36 @@ def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True
 def parse(text: str, declared: Input) -> Any:
     """A value by the rules of YAML 1.2, except that what may be a text is one, unless it is something else by type.
 
-    A `null` is null where the input may be null. What does not fit is returned as it was read: the run says so.
+    `null` and `~` are null where the input may be null. Nothing in a text is a comment, a marker of a document or an
+    anchor. What does not fit is returned as it was read: the run says so.
     """
     from graphengine import yaml12
 
     annotation = strip(declared.type)
     is_text = annotation is not Any and value_fits(text, annotation)
+    may_be_text = is_text or annotation is Any
     try:
         value, _ = yaml12.load(text, f"--set {declared.name}")
     except WorkflowError:
-        if is_text or annotation is Any:
+        if may_be_text:
             return text
         raise
-    if value is None:
+    if text.strip() in yaml12.NULL_WORDS:
         nullable = not declared.required or value_fits(None, annotation)
-        return None if text.strip() and nullable else text if is_text else None
+        return text if is_text and not nullable else None
+    if value is None:  # there is nothing, or only what YAML reads over
+        return text if may_be_text or text.strip() else None
+    if may_be_text and not isinstance(value, dict | list) and _READ_OVER.search(text) and text.lstrip()[0] not in "'\"":
+        return text
+    if annotation is Any and isinstance(value, str):
+        return value if text.lstrip()[0] in "'\"" else text
     if not is_text or (not isinstance(value, str) and value_fits(value, annotation)):
         return value
     return text
 
 
+_READ_OVER = re.compile(r"\A\s*(?:&|---|%)|(?:\A|\s)#")
+"""What YAML leaves out of a single value: an anchor, a marker of a document, a comment."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
 
 
