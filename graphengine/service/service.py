@@ -32,7 +32,7 @@ from graphengine.service.queue import ALL, LeaseLost, Queue
 from graphengine.service.results import Finisher, remove_written
 from graphengine.service.running import JobRun
 from graphengine.service.submit import delete, files_of, submit
-from graphengine.service.trouble import Caution
+from graphengine.service.trouble import Caution, lack_of
 from graphengine.threads import begin
 
 log = logging.getLogger(__name__)
@@ -273,12 +273,16 @@ class Service:
                 log.warning("%s; its jobs are let go here", error)
                 self._lease = None
                 self._cancel_all()
-            except QueueError as error:  # a full disk, a locked file: it is tried again, and told once
-                if str(error) != told:
-                    log.error("%s; it is tried again until it can", told := str(error))
-                time.sleep(0.5)
-            except Exception:  # whatever it was: jobs wait for this thread
-                log.exception("the jobs of %s could not be looked after", self.queue.file)
+            except Exception as error:  # whatever it was: jobs wait for this thread
+                if isinstance(error, QueueError):  # a full disk, a locked file
+                    sentence = str(error)
+                elif (lack := lack_of(error)) is not None:
+                    sentence = f"the service lacks what it needs: {lack}"
+                else:
+                    sentence = ""
+                    log.exception("the jobs of %s could not be looked after", self.queue.file)
+                if sentence and sentence != told:  # once: it is tried again
+                    log.error("%s; it is tried again until it can", told := sentence)
                 time.sleep(0.5)
 
     def _take_over(self) -> None:

@@ -388,6 +388,27 @@ def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
         assert service.wait(service.submit(of("process_here", x=2)), timeout=60)[0].state is State.DONE
 
 
+def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from graphengine.service.lease import Lease
+
+    claim, lacks = Lease.claim, iter([True] * 3)
+
+    def lacking(*arguments: Any) -> Any:
+        if next(lacks, False):
+            raise MemoryError
+        return claim(*arguments)
+
+    monkeypatch.setattr(Lease, "claim", lacking)
+    with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        assert job.state is State.DONE
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    sentence = "the service lacks what it needs: it lacks memory; it is tried again until it can"
+    assert [(record.getMessage(), record.exc_info) for record in said] == [(sentence, None)]
+
+
 def test_a_service_has_imported_what_its_jobs_need_of_the_engine(tmp_path: Path) -> None:
     program = f"""
 import sys
