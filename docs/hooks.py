@@ -260,8 +260,9 @@ def exit_codes_page() -> str:
     tree = inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2]
     lines = ["# Exit codes and errors", "", "| exit code | |", "| --- | --- |", *rows, ""]
     lines += [
-        "An error is a sentence on standard error that says what was wrong, where, and what to do. `--debug` shows the",
-        "traceback. With `--json` the last line of standard output is the error as JSON.",
+        "An error is a sentence on standard error that says what was wrong, where, and what to do, with a second line",
+        "of the inputs where a node failed. `--debug` shows the traceback. With `--json` the last line of standard",
+        "output is the error as JSON.",
         "",
         "## Exceptions of Python",
         "",
