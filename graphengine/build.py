@@ -14,6 +14,7 @@ from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph import GraphData, Node
 from graphengine.graph_key import graph_key
 from graphengine.registry import find
+from graphengine.selection import link_of
 
 
 class GraphBuilder(GraphData):
@@ -105,7 +106,7 @@ class GraphBuilder(GraphData):
 
     def link(self, want: Ref | Link | str | Any) -> Link:
         """The link that a reference, a link, a declared output's name or a node's id stands for."""
-        return validate.link_of(self, want)
+        return link_of(self, want)
 
     def output_type(self, link: Link) -> Any:
         """The type of what a link brings; Any where that cannot be known."""

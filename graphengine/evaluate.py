@@ -6,9 +6,9 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.building import not_building
 from graphengine.cache import Store
@@ -16,30 +16,25 @@ from graphengine.canonical import canonical, digest
 from graphengine.definition import NodeDef
 from graphengine.devices import check_device
 from graphengine.display import showing
-from graphengine.elements import INPUTS, Link
-from graphengine.errors import GraphEngineError, Problem, Spoiled, Where, WorkflowError, nearest, shorten
+from graphengine.errors import GraphEngineError, Problem, Spoiled, WorkflowError, shorten
 from graphengine.events import Listener, Reuse
 from graphengine.executor import Drive
 from graphengine.files import confining
 from graphengine.graph import GraphData
+from graphengine.inputs import bind_inputs
 from graphengine.launch import Cancellation
-from graphengine.literals import coerce
-from graphengine.order import acts
-from graphengine.pack import Pack, environment, pack_of
-from graphengine.plan import Plan
+from graphengine.old_names import moved
+from graphengine.order import packs_of
+from graphengine.pack import environment, pack_of
+from graphengine.plan import take_plan
 from graphengine.registry import modules
 from graphengine.runner import Runner, ThreadRunner
-from graphengine.task import DONE, Const, constant
+from graphengine.selection import wanted_links
+from graphengine.task import DONE
 from graphengine.threads import leavable
 from graphengine.validate import (
     check,
-    check_problems,
-    default_problem,
-    link_of,
-    literal_problem,
     node_problems,
-    placed,
-    too_many,
 )
 
 ATTEMPTS = 4
@@ -191,127 +186,6 @@ def _result(names: list[str], drive: Drive, elapsed: float) -> Result:
     )
 
 
-def wanted_links(graph: GraphData, want: Any) -> tuple[list[str], list[Link], list[Link]]:
-    """Names and links of what is wanted, and links of the nodes that act besides."""
-    if want is not None:
-        wants = list(want) if isinstance(want, list | tuple) else [want]
-        links = [link_of(graph, w) for w in wants]
-        return [f"{n}:{link}" for n, link in enumerate(links)], links, []
-    acting = [id for id, node in graph.nodes.items() if acts(node.kind)]
-    if graph.outputs:
-        return list(graph.outputs), list(graph.outputs.values()), [Link(id) for id in acting]
-    ids = list(dict.fromkeys([*graph.leaves(), *acting]))
-    return ids, [Link(id) for id in ids], []
-
-
-def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
-    """The declared inputs with their values, given or default.
-
-    Raises:
-        WorkflowError: One is unknown, missing or not what it is declared as; holds all such problems.
-    """
-    problems = []
-    for name in inputs:
-        if name not in graph.inputs:
-            near = nearest(name, graph.inputs)
-            hint = "" if near else f"it has {', '.join(graph.inputs) or 'none'}"
-            problems.append(
-                Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
-                        nearest=near, hint=hint)
-            )
-    bound: dict[str, Const] = {}
-    current = Path.cwd() if graph.inputs else None
-    for name, declared in graph.inputs.items():
-        if name in inputs:
-            value, here = inputs[name], current if base is None else Path(base).absolute()
-            problem = literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))
-        elif declared.required:
-            problems.append(
-                Problem("missing input", f"{graph.name} needs the input {name}", Where(node=INPUTS, socket=name),
-                        hint=declared.help)
-            )
-            continue
-        else:
-            value, here = declared.default, graph.folder or current
-            problem = default_problem(graph, declared)
-        if problem is not None:
-            problems.append(problem)
-        bound[name] = constant(coerce(value, declared.type), here)
-    if not problems and bound:
-        for problem in _limits(graph, bound):
-            socket = problem.where.socket
-            is_default = problem.where.node == INPUTS and socket is not None and socket not in inputs
-            problems.append(placed(graph, problem, (INPUTS, str(socket))) if is_default else problem)
-    if problems:
-        raise WorkflowError(problems)
-    return bound
-
-
-def _limits(graph: GraphData, bound: Mapping[str, Const]) -> list[Problem]:
-    """What the sockets that inputs are linked to do not take, whatever the inputs are declared as."""
-    found: dict[str, Problem] = _nulls(graph, {name for name, const in bound.items() if const.value is None})
-    for id, socket_name, link in graph.bound_sockets():
-        const, node = bound.get(link.port), graph.nodes[id]
-        socket = node.sockets.get(socket_name)
-        if const is None or socket is None or const.value is None:
-            continue
-        mapped = len(const.value) if socket_name in node.each and isinstance(const.value, list) else 0
-        if (problem := too_many(mapped, Where(node=INPUTS, socket=link.port))) is not None:
-            found.setdefault(link.port, problem)
-            continue
-        for value in const.value if socket_name in node.each and isinstance(const.value, list) else [const.value]:
-            if (problem := literal_problem(socket, value, Where(node=INPUTS, socket=link.port))) is not None:
-                found.setdefault(link.port, replace(problem, hint=f"as {id}.{socket_name} takes it"))
-    for id in dict.fromkeys(id for id, *_ in graph.bound_sockets()):
-        node = graph.nodes[id]
-        if isinstance(node.kind, NodeDef) and node.kind.check_fn is not None and not node.each and not found:
-            given = {name: bound[link.port].value for name, link in node.bound if link.port in bound}
-            told = check_problems(node.kind, node.literals | {n: v for n, v in given.items() if v is not None}, id)
-            found.update({f"{id}: {p.what}": p for p in told})
-    return list(found.values())
-
-
-def _nulls(graph: GraphData, names: set[str]) -> dict[str, Problem]:
-    """Inputs that are null, by name, where a node that is computed in any case can do nothing with that: its parameter
-    takes no null and has no default, or it is mapped over it."""
-    found: dict[str, Problem] = {}
-    if not names:
-        return found
-    certain = _certain(graph)
-    for id, socket_name, link in graph.bound_sockets():
-        node = graph.nodes[id]
-        socket = node.sockets.get(socket_name)
-        if link.port not in names or id not in certain or socket is None or socket.lazy:
-            continue
-        where, mapped = Where(node=INPUTS, socket=link.port), socket_name in node.each
-        if mapped or (socket.required and literal_problem(socket, None, where) is not None):
-            what = f"null cannot be mapped over by {id}" if mapped else f"{id}.{socket_name} takes no null"
-            found.setdefault(link.port, Problem("no value", what, where, hint=f"give {link.port} a value"))
-    return found
-
-
-def _certain(graph: GraphData) -> set[str]:
-    """The nodes that are computed for the outputs whatever the values are: not those behind a lazy socket."""
-    wanted = [link.node for link in graph.outputs.values()] or list(graph.nodes)
-    found: set[str] = set()
-    while wanted:
-        id = wanted.pop()
-        if id in found or id not in graph.nodes:
-            continue
-        found.add(id)
-        node = graph.nodes[id]
-        for name, link in node.sources():
-            socket = node.sockets.get(name)
-            if socket is not None and not socket.lazy:
-                wanted.append(link.node)
-    return found
-
-
-def folder_of(graph: GraphData) -> Path:
-    """Where relative paths in a graph start."""
-    return graph.folder or Path.cwd()
-
-
 def check_changes(graph: GraphData) -> None:
     """Check what was not checked since it last changed; raise with all problems if something is wrong."""
     graphs = _unchecked_graphs(graph)
@@ -344,19 +218,6 @@ def _unchecked_graphs(graph: GraphData) -> list[GraphData]:
     return found
 
 
-def take_plan(
-    graph: GraphData, inputs: Mapping[str, Const], roots: Sequence[str | Path] | None, salt: Any = None
-) -> Plan:
-    """A plan of the graph that no other run is using, brought up to date."""
-    try:
-        plan: Plan = graph.idle_plans.pop()
-    except IndexError:
-        plan = Plan(graph)
-    allowed = None if roots is None else [Path(root).absolute() for root in roots]
-    plan.sync(inputs, folder_of(graph), allowed, salt)
-    return plan
-
-
 def salt_of(graph: GraphData, device: str | None = None, elsewhere: Mapping[str, Any] | None = None) -> bytes:
     """How this process computes, and the runner's workers: what exact runs share only with their like."""
     packs = set(packs_of(graph))
@@ -367,11 +228,5 @@ def salt_of(graph: GraphData, device: str | None = None, elsewhere: Mapping[str,
     return digest(("exact", device, here) if there == here else ("exact", device, here, there))
 
 
-def packs_of(graph: GraphData) -> list[Pack]:
-    """The packs whose nodes a graph uses, by name."""
-    return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
-
-
-def _modules(graph: GraphData) -> set[str]:
-    kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
-    return {kind.fn.__module__ for kind in kinds if isinstance(kind, NodeDef)}
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

@@ -392,5 +392,10 @@ class GraphData:
         return f"<Graph {self.title or ''} of {len(self.nodes)} nodes>".replace("  ", " ")
 
 
+def folder_of(graph: GraphData) -> Path:
+    """Where relative paths in a graph start."""
+    return graph.folder or Path.cwd()
+
+
 if not TYPE_CHECKING:  # a type checker tells of names that have moved
     __getattr__ = moved(__name__)

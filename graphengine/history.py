@@ -18,13 +18,15 @@ from graphengine.canonical import NotData, canonical, digest
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link
 from graphengine.errors import GraphEngineError, shorten
-from graphengine.evaluate import Result, bind_inputs, check_changes, take_plan, wanted_links
+from graphengine.evaluate import Result, check_changes
 from graphengine.graph import GraphData, Node
+from graphengine.inputs import bind_inputs
 from graphengine.keys import identified, identity
 from graphengine.opening import read_file
 from graphengine.order import topological
-from graphengine.plan import Plan
+from graphengine.plan import Plan, take_plan
 from graphengine.private import make_private, write_private
+from graphengine.selection import wanted_links
 from graphengine.types import is_named_tuple, socket_type, strip, type_name, union_members
 
 FORMAT = 1

@@ -20,9 +20,9 @@ from graphengine.combine import copy
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, Link, has_links
 from graphengine.errors import FileError, WorkflowError
-from graphengine.evaluate import folder_of, packs_of
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import GraphData, Node
+from graphengine.graph import GraphData, Node, folder_of
+from graphengine.order import packs_of
 from graphengine.pack import stamp
 from graphengine.sockets import File
 from graphengine.steps import Step, references, steps

@@ -11,6 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 MOVED: dict[str, dict[str, str]] = {
+    "graphengine.evaluate": {
+        "bind_inputs": "graphengine.inputs",
+        "folder_of": "graphengine.graph",
+        "packs_of": "graphengine.order",
+        "take_plan": "graphengine.plan",
+        "wanted_links": "graphengine.selection",
+    },
     "graphengine.elements": {"Node": "graphengine.graph"},
     "graphengine.graph": {
         "Graph": "graphengine.api",
@@ -22,6 +29,7 @@ MOVED: dict[str, dict[str, str]] = {
         "graph_key": "graphengine.graph_key",
         "topological": "graphengine.order",
     },
+    "graphengine.yaml12": {"dump": "graphengine.yaml12_write"},
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
 }
 """By old module the names that were in it, and the module where each is now."""

@@ -1,4 +1,4 @@
-"""In which order the nodes of a graph come, and which of them act."""
+"""Questions about whole graphs: in which order their nodes come, which of them act, which packs they are of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from graphengine.definition import NodeDef
 from graphengine.graph import GraphData
+from graphengine.pack import Pack, pack_of
 
 
 def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
@@ -45,3 +46,13 @@ def topological(graph: GraphData) -> list[str]:
                 stack.append((id, True))
                 stack.extend((link.node, False) for _, link in graph.nodes[id].sources())
     return order
+
+
+def packs_of(graph: GraphData) -> list[Pack]:
+    """The packs whose nodes a graph uses, by name."""
+    return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
+
+
+def _modules(graph: GraphData) -> set[str]:
+    kinds = [node.kind for part in graph.with_parts() for node in part.nodes.values()]
+    return {kind.fn.__module__ for kind in kinds if isinstance(kind, NodeDef)}

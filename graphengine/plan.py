@@ -18,7 +18,7 @@ from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Link
 from graphengine.errors import GraphEngineError, NodeError, as_exception
 from graphengine.files import fingerprint, resolve
-from graphengine.graph import GraphData, Node
+from graphengine.graph import GraphData, Node, folder_of
 from graphengine.keys import identity, is_current, node_key, own_fingerprint
 from graphengine.literals import coerce, value_fits
 from graphengine.sockets import File, Socket
@@ -446,3 +446,16 @@ class Plan:
             else:
                 found.append(self._list_value(item) if type(item) is list else item)
         return found
+
+
+def take_plan(
+    graph: GraphData, inputs: Mapping[str, Const], roots: Sequence[str | Path] | None, salt: Any = None
+) -> Plan:
+    """A plan of the graph that no other run is using, brought up to date."""
+    try:
+        plan: Plan = graph.idle_plans.pop()
+    except IndexError:
+        plan = Plan(graph)
+    allowed = None if roots is None else [Path(root).absolute() for root in roots]
+    plan.sync(inputs, folder_of(graph), allowed, salt)
+    return plan

@@ -9,11 +9,12 @@ from typing import Any
 
 from graphengine.combine import subgraph
 from graphengine.elements import INPUTS, Link
-from graphengine.evaluate import bind_inputs, take_plan
 from graphengine.graph import GraphData
+from graphengine.inputs import bind_inputs
 from graphengine.literals import coerce
 from graphengine.order import topological
-from graphengine.validate import link_of
+from graphengine.plan import take_plan
+from graphengine.selection import link_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Union
 
 from graphengine.definition import NodeDef
-from graphengine.elements import INPUTS, VALUES, Input, Link, Ref, bad_id, links_in
+from graphengine.elements import INPUTS, VALUES, Input, Link, bad_id, links_in
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph import GraphData, Node
 from graphengine.inference import item_type, sources_of, type_of
@@ -385,25 +385,3 @@ def check(graph: GraphData) -> None:
     found = problems(graph)
     if any(p.severity == "error" for p in found):
         raise WorkflowError(found)
-
-
-def link_of(graph: GraphData, want: Ref | Link | str | Any) -> Link:
-    """The link that a reference, a link, a declared output's name or a node's id stands for in a graph.
-
-    Raises:
-        WorkflowError: There is no such node or output, or the reference is of another graph.
-    """
-    if isinstance(want, Ref):
-        if want._graph is not graph:
-            raise WorkflowError(f"{want._link} belongs to another graph")
-        return want._link
-    if not isinstance(want, Link):
-        if want in graph.outputs:
-            return graph.outputs[want]
-        node, _, port = str(want).partition(".")
-        want = Link(node, port)
-    if want.node not in (INPUTS, VALUES):
-        graph.node(want.node)
-    if found := list(link_problems(graph, want)):
-        raise WorkflowError(found)
-    return want

@@ -33,8 +33,8 @@ from graphengine.shipped import SUFFIXES, shipped
 from graphengine.workflow_read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
 from graphengine.workflow_write import KeepBytes, Writer
 from graphengine.yaml12 import MAX_SIZE, Lines
-from graphengine.yaml12 import dump as dump_yaml
 from graphengine.yaml12 import load as parse
+from graphengine.yaml12_write import dump as dump_yaml
 
 __all__ = [
     "FORMAT", "MIGRATIONS", "dumps", "from_document", "load_file", "save", "shipped", "to_document",

@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.old_names import moved
 
 Lines = dict[tuple[str | int, ...], int]
 
@@ -55,17 +56,6 @@ def load(text: str, name: str) -> tuple[Any, Lines]:
         _fail(name, None, "too large", f"the text has more than {MAX_SIZE // 1_000_000} million characters")
     text = text.removeprefix("\ufeff")
     return _Json(text, name).read() if name.lower().endswith(".json") else _Yaml(text, name).read()
-
-
-def dump(data: Any) -> str:
-    """Plain data as YAML that `load` reads back exactly; texts that YAML 1.1 or 1.2 would misread are quoted.
-
-    Raises:
-        WorkflowError: Something in it is no JSON (NaN, a key that is no text, an object), or it is nested too deeply.
-    """
-    from graphengine.yaml12_write import write
-
-    return write(data)
 
 
 def _fail(name: str, line: int | None, kind: str, what: str, hint: str = "") -> NoReturn:
@@ -399,3 +389,7 @@ class _Json(_Problems):
         if isinstance(text, str) and _SURROGATE.search(text):
             self.add(line, "bad character", "a text has half a surrogate pair")
         return text if isinstance(text, str) else token
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved(__name__)

@@ -26,8 +26,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_LITERAL = re.compile("[^\n\x20-\x7e\u00a1-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U000effff]|[\u2028\u2029]")
 
 
-def write(data: Any) -> str:
-    """See `graphengine.yaml12.dump`."""
+def dump(data: Any) -> str:
+    """Plain data as YAML that `yaml12.load` reads back exactly; texts that YAML 1.1 or 1.2 would misread are quoted.
+
+    Raises:
+        WorkflowError: Something in it is no JSON (NaN, a key that is no text, an object), or it is nested too deeply.
+    """
     text = _inline(data, WIDTH, 0)
     if text is not None or not isinstance(data, dict | list):
         return f"{text if text is not None else _scalar(data, flow=True)}\n"

@@ -23,8 +23,8 @@ from graphengine_nodes.references import ControlNet, Held, Model
 from graphengine_nodes.weights import store
 
 from graphengine.errors import ModelError
+from multigen.devices import device_name
 from multigen.pipes import watch
-from multigen.pipes.weights import device_name
 from multigen.util import get_allowed_components, quantization, quantize, share, weightshare_copy
 
 __all__ = ["Loader", "ModelDescriptor", "build_pipeline"]

@@ -188,7 +188,7 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
 
 def needed(graph: GraphData) -> int:
     """How many nodes a run of the whole graph may need."""
-    from graphengine.evaluate import wanted_links
+    from graphengine.selection import wanted_links
 
     _, links, extra = wanted_links(graph, None)
     return len(subgraph(graph, [*links, *extra]).nodes)

@@ -13,7 +13,8 @@ import typer
 from graphengine.cli.common import Debug, Device, Json, NoCache, Out, Packs, guarded, load_packs
 from graphengine.combine import subgraph
 from graphengine.errors import FileError, Problem, Where, WorkflowError
-from graphengine.validate import check, link_of
+from graphengine.selection import link_of
+from graphengine.validate import check
 
 if TYPE_CHECKING:
     from graphengine.graph import GraphData

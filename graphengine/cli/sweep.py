@@ -66,7 +66,7 @@ def command(
 
     session = Session(graph, no_cache)
     from graphengine.cli.progress import JsonLines
-    from graphengine.evaluate import bind_inputs
+    from graphengine.inputs import bind_inputs
     from graphengine.outputs import Writer, check_folder
     from graphengine.progress import Bars
 

@@ -28,7 +28,7 @@ def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True
     Raises:
         WorkflowError: Something is wrong with the graph or with them; holds all problems, the graph's first.
     """
-    from graphengine.evaluate import bind_inputs
+    from graphengine.inputs import bind_inputs
     from graphengine.validate import problems as problems_of
 
     found: dict[str, Any] = {}

@@ -16,13 +16,12 @@ from typing import Any
 from graphengine.cache.tree import blob_name, from_tree, to_tree
 from graphengine.elements import INPUTS
 from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowError
-from graphengine.evaluate import folder_of
-from graphengine.graph import GraphData
+from graphengine.graph import GraphData, folder_of
 from graphengine.opening import read_file
 from graphengine.private import make_private, write_private
+from graphengine.selection import link_of
 from graphengine.service.here import state_folder
 from graphengine.staging import Hold, make_held, sync
-from graphengine.validate import link_of
 from graphengine.workflow import from_document, to_document
 
 FORMAT = 1

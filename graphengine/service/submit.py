@@ -7,8 +7,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from graphengine.errors import WorkflowError
-from graphengine.evaluate import bind_inputs, wanted_links
 from graphengine.graph import GraphData
+from graphengine.inputs import bind_inputs
+from graphengine.selection import wanted_links
 from graphengine.service.document import Files, Request, body_of, wants
 from graphengine.service.jobs import NewJob
 from graphengine.service.queue import Queue

@@ -17,10 +17,9 @@ from graphengine_nodes.types import ControlNet, Model
 from graphengine_nodes.weights import store
 
 from graphengine.building import not_building
+from multigen.devices import device_name
 from multigen.pipes import watch
 from multigen.pipes.kinds import add_scheduler, scheduler_class
-
-__all__ = ["Scheduling", "Weights", "device_name"]
 
 Scheduling = tuple[str | None, str | None]
 """Name and timestep spacing of a scheduler; None for the model's own."""
@@ -199,34 +198,6 @@ def spacing_of(scheduler: str, spacing: str | None) -> str | None:
     """A timestep spacing, where the scheduler has several."""
     known = inspect.signature(scheduler_class(scheduler).__init__).parameters
     return spacing if "timestep_spacing" in known else None
-
-
-def device_name(device: Any, offload_device: int | None = None) -> str:
-    """A device as torch writes it: the one that is wished for, else a GPU if there is one, else the CPU.
-
-    Args:
-        offload_device: The number of a GPU to which weights go piece by piece; it is the device then.
-
-    Raises:
-        RuntimeError: There is no such device.
-    """
-    import torch
-
-    if offload_device is not None:
-        device = f"cuda:{int(offload_device)}"
-    elif device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif isinstance(device, int):
-        device = f"cuda:{device}"
-    found = torch.device(device)
-    if found.type == "cuda":
-        count = torch.cuda.device_count()
-        if (found.index or 0) >= count:
-            what = f"offload_device={offload_device}" if offload_device is not None else f"device={str(found)!r}"
-            has = f"{count} of them" if count else "no GPU that torch can use"
-            raise RuntimeError(f"{what} needs a GPU, and this machine has {has}; leave it out to compute on the CPU")
-        return str(found)
-    return found.type if found.type == "cpu" else str(found)
 
 
 def _precision(dtype: Any) -> str | None:

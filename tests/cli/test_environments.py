@@ -13,8 +13,8 @@ from graphengine_nodes import Image
 from graphengine import FileError, Graph, WorkflowError, node
 from graphengine.cli.common import LONGEST_LINE, MOST_PROBLEMS, cut, print_problems
 from graphengine.errors import Problem
-from graphengine.evaluate import bind_inputs
 from graphengine.files import cache_folder
+from graphengine.inputs import bind_inputs
 from graphengine.outputs import check_folder
 from graphengine.service.here import state_folder
 
