@@ -355,9 +355,6 @@ def _discover() -> None:
     with _registry.lock:
         if _registry.discovered:
             return
-        import graphengine.flow
-
-        register(graphengine.flow)
         for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
             try:
                 register(importlib.import_module(entry.module))

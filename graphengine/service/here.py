@@ -13,10 +13,10 @@ import os
 import queue
 import socketserver
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.errors import as_exception
 from graphengine.files import home
@@ -25,7 +25,6 @@ from graphengine.types import socket_type
 
 if TYPE_CHECKING:
     from graphengine.service.happenings import JobEvent
-    from graphengine.service.service import Service
 
 LONGEST = 100_000
 """Bytes of one line that is read."""
@@ -56,6 +55,28 @@ def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
     return {"version": __version__, "packs": packs, "roots": allowed}
 
 
+class Announced(Protocol):
+    """A service, as those who ask it see it."""
+
+    @property
+    def queue(self) -> Any:
+        """The queue whose jobs it runs."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs the queue's jobs, or stands by."""
+
+    @property
+    def backend(self) -> Any:
+        """What computes."""
+
+    def doing(self) -> dict[int, dict[str, Any]]:
+        """What its jobs are doing, by number."""
+
+    def subscribe(self, listener: Callable[[JobEvent], None], /) -> Callable[[], None]:
+        """Be told of everything that happens to jobs; the function that is returned ends it."""
+
+
 class Announcer:
     """The service's end of the socket.
 
@@ -67,7 +88,7 @@ class Announcer:
         OSError: The socket cannot be made.
     """
 
-    def __init__(self, service: Service, facts: Mapping[str, Any]) -> None:
+    def __init__(self, service: Announced, facts: Mapping[str, Any]) -> None:
         self.service, self.facts = service, facts
         self._listener = Listener(service.queue.file, self.answer)
         threading.Thread(target=self._listener.serve_forever, name="graphengine-socket", daemon=True).start()

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from graphengine.definition import NodeDef
 from graphengine.runner import Call
 from graphengine.service.calls import Claims, how_of
 
-if TYPE_CHECKING:
-    from graphengine.service.workers import WorkerRunner
+
+class Workers(Protocol):
+    """A service's runner, as a job's run sees it."""
+
+    def in_place(self, definition: NodeDef[..., Any], /) -> bool:
+        """Whether the job's own thread computes a node."""
+
+    def unwanted(self) -> None:
+        """Some calls are no longer wanted."""
+
+    def submit(self, calls: Sequence[Call], job: Any = None, how: Any = None, /) -> None:
+        """Take calls of a job."""
 
 
 class JobRunner:
@@ -20,7 +30,7 @@ class JobRunner:
         environment: How the workers must compute that take its calls; None however they do.
     """
 
-    def __init__(self, runner: WorkerRunner, job: Claims, environment: Mapping[str, Any] | None) -> None:
+    def __init__(self, runner: Workers, job: Claims, environment: Mapping[str, Any] | None) -> None:
         self.runner, self.job, self.environment = runner, job, environment
         self._how = None if environment is None else how_of(environment)
 

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from graphengine import registry
+from graphengine.cache import Store
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_exception, text_of
 from graphengine.evaluate import Result, run
@@ -18,21 +19,43 @@ from graphengine.launch import Cancellation
 from graphengine.outputs import Writer, check_folder, remove_marked
 from graphengine.service.calls import Claims, Landed
 from graphengine.service.database import QueueError, QueueFileError
-from graphengine.service.document import Request, request_of
+from graphengine.service.document import Files, Request, request_of
 from graphengine.service.doing import Doing
 from graphengine.service.happenings import JobEvent
 from graphengine.service.jobs import Job, State
 from graphengine.service.lease import Lease
 from graphengine.service.logs import about_job
-from graphengine.service.queue import LeaseLost
-from graphengine.service.results import deliver, remove_written
+from graphengine.service.queue import LeaseLost, Queue
+from graphengine.service.results import Finisher, deliver, remove_written
 from graphengine.service.trouble import lack_of
 from graphengine.threads import RUN_GRACE, leavable
 
-if TYPE_CHECKING:
-    from graphengine.service.service import Service
-
 log = logging.getLogger(__name__)
+
+
+class JobHost(Protocol):
+    """A service, as a job that runs in it sees it."""
+
+    queue: Queue
+    files: Files
+    store: Store
+    roots: list[str] | None
+    batch_invariant: bool
+    finishers: dict[str, Finisher]
+
+    @property
+    def backend(self) -> Any:
+        """What computes."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+
+    def is_to_blame(self, job: int) -> bool:
+        """A job has met what the service lacks: whether it is the job that takes too much."""
+
+    def tell(self, event: JobEvent) -> None:
+        """Tell those who listen what has happened to a job."""
 
 IN_ORDER = 5.0
 """Seconds that a job waits at most for its user's job before it to begin."""
@@ -55,7 +78,7 @@ class JobRun:
     """
 
     def __init__(
-        self, service: Service, lease: Lease, job: Job, alone: bool = False, before: JobRun | None = None
+        self, service: JobHost, lease: Lease, job: Job, alone: bool = False, before: JobRun | None = None
     ) -> None:
         self.service, self.lease, self.job, self.alone = service, lease, job, alone
         self.under_way = threading.Event()
