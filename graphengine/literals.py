@@ -55,6 +55,8 @@ def value_fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, dict) and all(
             value_fits(k, key_type) and value_fits(v, value_type) for k, v in value.items()
         )
+    if annotation is tuple:
+        return isinstance(value, list | tuple)
     if not isinstance(annotation, type):
         return origin is not None and isinstance(value, origin)
     if issubclass(annotation, enum.Enum):
@@ -91,9 +93,14 @@ def member_of(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
     if isinstance(value, bool) and not any(member.value is value for member in cls):
         return None
     try:
-        return cls(value)
+        return cls(_as_tuple(value))
     except Exception:  # it has no such value, or a `_missing_` of its own that fails
         return cls.__members__.get(value) if isinstance(value, str) else None
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list, as files write the tuples that are values of members, as a tuple."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def instance_of(cls: type, given: Mapping[str, Any]) -> Any:

@@ -101,6 +101,7 @@ def _input() -> Schema:
         "properties": {
             "type": {"anyOf": [kinds, {"type": "string", "pattern": r"[\[|'\"]"}]},
             "default": {"description": "Without one it must be given; null: the default of what it is linked to."},
+            "default_file": {"$ref": "#/$defs/value"},
             "help": {"type": "string"},
             "min": number,
             "max": number,

@@ -113,6 +113,8 @@ def _texts(document: Any) -> Iterator[tuple[str, bool]]:
     """The texts in a document that may be paths, each with whether it stands for a workflow."""
     for declared in _entries(document, "inputs"):
         yield from ((text, False) for text in _literals(declared.get("default")))
+        held = declared.get("default_file")
+        yield from ((text, False) for text in _literals(held.get("file") if isinstance(held, dict) else None))
     for value in _entries(document, "values"):
         yield from ((text, False) for text in _literals(value.get("file")))
     for node in _entries(document, "nodes"):

@@ -34,9 +34,11 @@ MAX_FILES = 32
 
 _TOP = ("version", "title", "description", "inputs", "values", "workflows", "nodes", "outputs", "ui")
 _NODE = ("node", "workflow", "from", "with", "each", "keep_going", "ui")
-_INPUT = ("type", "default", "help", "min", "max", "step", "choices")
+_INPUT = ("type", "default", "default_file", "help", "min", "max", "step", "choices")
 _VALUE = ("type", "file", "digest", "value")
 _LONGEST_TYPE = 300
+UNREADABLE = object()
+"""Stands for a value that cannot be read, of which a problem says why."""
 
 Place = tuple[str | int, ...]
 Fetch = Callable[[str], bytes | None]
@@ -226,7 +228,8 @@ class Reader:
         for name, declared in self.mapping(data, "inputs", ()).items():
             graph.inputs[name] = self.input(name, declared)
         for name, value in self.mapping(data, "values", ()).items():
-            self.value(name, value)
+            if (held := self.held_value(value, (VALUES, name))) is not UNREADABLE:
+                self.graph.values[name] = held
         self.workflows(self.mapping(data, "workflows", ()))
         for id, node in self.mapping(data, "nodes", ()).items():
             graph.put(id, self.node(id, node))
@@ -278,32 +281,38 @@ class Reader:
         if choices is not None and not isinstance(choices, list):
             self.problem("wrong type", "`choices` must be a list", (*path, "choices"))
             choices = None
+        required, default = "default" not in declared, declared.get("default")
+        if "default_file" in declared:
+            if not required:
+                self.problem("two defaults", "an input has a `default` or a `default_file`, not both", path)
+            default = self.held_value(declared["default_file"], (*path, "default_file"))
+            required = default is UNREADABLE
         return Input(
-            name, kind, "default" not in declared, declared.get("default"), self.text(declared, "help", path),
+            name, kind, required, default, self.text(declared, "help", path),
             Range(**limits) if limits else None, None if choices is None else Choices(*choices),
         )
 
-    def value(self, name: str, entry: Any) -> None:
-        path: Place = (VALUES, name)
+    def held_value(self, entry: Any, path: Place) -> Any:
+        """The value of an entry that names a file and its digest, or holds it; UNREADABLE, and a problem, if not."""
         if not isinstance(entry, dict):
             self.problem("wrong type", "a value is a mapping of type, file and digest", path)
-            return
+            return UNREADABLE
         self.known_keys(entry, _VALUE, path, "a value")
         if "value" in entry:
-            self.graph.values[name] = entry["value"]
-            return
+            return entry["value"]
         name_of_type = entry.get("type")
         kind = type_called(name_of_type) if isinstance(name_of_type, str) else None
         kind = PACKED if name_of_type == PACKED.name else kind
         if kind is None or kind.decode is None:
             self.problem("unknown type", f"{entry.get('type')!r:.60} is no type whose values lie in files", path)
-            return
+            return UNREADABLE
         try:
-            self.graph.values[name] = kind.decode(self.bytes_of(entry))
+            return kind.decode(self.bytes_of(entry))
         except WorkflowError as error:
             self.problem("bad value", str(error.problems[0].what), path)
         except Exception as error:  # a codec is a pack's code: whatever it raises, the file is the one to blame
             self.problem("bad value", f"its file cannot be read as {kind.name}: {error}", path)
+        return UNREADABLE
 
     def bytes_of(self, entry: Mapping[str, Any]) -> bytes:
         digest, name = entry.get("digest"), entry.get("file")

@@ -53,9 +53,9 @@ def plain(value: Any) -> Any:
     Raises:
         NoData: JSON cannot hold it.
     """
+    value = plain_number(value)
     if value is None or isinstance(value, bool):
         return value
-    value = plain_number(value)
     if isinstance(value, enum.Enum):
         return plain(written(value))
     if isinstance(value, str):
@@ -79,7 +79,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and socket_type(type(value)) is None:
         names = [field.name for field in dataclasses.fields(value) if field.init]
         return {name: plain(getattr(value, name, None)) for name in names}
-    raise NoData(f"a {type(value).__name__} is no plain data, and its type is registered without a codec")
+    raise NoData(f"a {type(value).__name__} is no plain data, as JSON holds it")
 
 
 def not_findable(definition: NodeDef[..., Any]) -> tuple[str, str] | None:
@@ -275,8 +275,13 @@ class _Part:
     def input(self, declared: Input) -> dict[str, Any]:
         data: dict[str, Any] = {"type": type_in_file(declared.type)}
         if not declared.required:
-            default = self.literal(INPUTS, declared.name, declared.default)
-            data["default"] = self.rebased(default) if "path" in data["type"] else default
+            kind = self.codec(declared.default, parse_type(data["type"]))
+            if kind is not None:
+                content = self.encoded(INPUTS, declared.name, kind, declared.default)
+                data["default_file"] = self.entry(declared.name, kind, content)
+            else:
+                default = self.literal(INPUTS, declared.name, declared.default)
+                data["default"] = self.rebased(default) if "path" in data["type"] else default
         if declared.help:
             data["help"] = declared.help
         if declared.range is not None:

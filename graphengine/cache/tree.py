@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -50,6 +51,8 @@ def to_tree(value: Any, write: Write) -> Any:
         return {"dict": {key: to_tree(v, write) for key, v in value.items()}}
     if kind is dict:
         return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()]}
+    if kind is collections.OrderedDict:
+        return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()], "ordered": True}
     if isinstance(value, Path):
         roots = roots_of(value)
         return {"path": str(value)} | ({} if roots is None else {"roots": list(roots)})
@@ -162,7 +165,8 @@ def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
     if "dict" in tree:
         return {key: from_tree(item, read) for key, item in tree["dict"].items()}
     if "items" in tree:
-        return {from_tree(key, read): from_tree(item, read) for key, item in tree["items"]}
+        made = dict if "ordered" not in tree else collections.OrderedDict
+        return made((from_tree(key, read), from_tree(item, read)) for key, item in tree["items"])
     if "path" in tree:
         return Path(tree["path"]) if "roots" not in tree else rooted(tree["path"], tree["roots"])
     if "named" in tree:

@@ -4,9 +4,11 @@ import enum
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,10 +18,23 @@ from graphengine.api import load, loads
 from graphengine.elements import bad_id
 from graphengine.types import type_called
 from graphengine.workflow import dumps, from_document, save, to_document
+from graphengine.workflow_copy import copy_workflow
 from graphengine.workflow_write import type_in_file
 from graphengine.yaml12 import load as parse
 from tests.graphengine.test_yaml12 import MISREAD, exact, json_values
-from tests.graphengine.workflow_pack import Blob, Mode, Pair, join, read, scale, size, unversioned
+from tests.graphengine.workflow_pack import (
+    Blob,
+    Corner,
+    Counted,
+    Mode,
+    Pair,
+    as_given,
+    join,
+    read,
+    scale,
+    size,
+    unversioned,
+)
 
 # --- every graph comes back -------------------------------------------------------------------------------------------
 
@@ -457,6 +472,63 @@ def test_values_lie_in_files_beside_the_workflow(tmp_path: Path) -> None:
     assert again.values == {"size_blob": Blob(b"one"), "other_blob": Blob(b"two")}
     (tmp_path / "w.size_blob.safetensors").write_bytes(b"BLOBxxx")
     assert "is not the one that was saved: the digests differ" in str(load(tmp_path / "w.yaml").problems()[0])
+
+
+def _counted() -> Counted:
+    made = Counted(3)
+    made.second = 99
+    return made
+
+
+HELD: list[tuple[Any, Any]] = [
+    (Mode | str, Mode.FAST), (Any, Mode.FAST), (list[Mode | str], [Mode.FAST, "fast"]), (Counted, _counted()),
+    (Any, _counted()), (bool, np.bool_(True)), (Pair, Pair(1, "x")), (Corner, (0, 0)), (Corner, (1, (2, 3))),
+    (Corner, Corner.HIGH), (Any, np.float32(0.1)), (float, np.float32(0.1)), (dict, OrderedDict(b=1, a=2)),
+    (set, {1, 2}), (bytes, b"x"), (dict[int, str], {1: "a"}), (tuple, (1, 2)), (np.ndarray, np.arange(3)),
+    (Any, {"of": [Blob(b"1"), frozenset({2})]}),
+]  # fmt: skip
+"""Types of inputs, each with a default that JSON cannot hold, or of which it cannot say what it is."""
+
+
+@pytest.mark.parametrize("number", range(len(HELD)))
+def test_a_default_comes_back_as_what_it_is(tmp_path: Path, number: int) -> None:
+    kind, default = HELD[number]
+    with Graph() as graph:
+        given = graph.input("given", kind, default)
+        graph.output("out", as_given(given))
+    save(graph, tmp_path / "w.yaml")
+    again = load(tmp_path / "w.yaml")
+    assert again.problems() == graph.problems() == []
+    (value, _), (wanted, _) = again.run(progress=False)["out"], graph.run(progress=False)["out"]
+    assert type(value) is type(wanted)
+    assert repr(value) == repr(wanted)
+    (tmp_path / "copy").mkdir()
+    copy_workflow(tmp_path / "w.yaml", tmp_path / "copy" / "w.json")
+    assert repr(load(tmp_path / "copy" / "w.json").run(progress=False)["out"][0]) == repr(wanted)
+    kept: dict[str, bytes] = {}
+    document = to_document(graph, keep=kept.__setitem__)
+    assert repr(from_document(document, fetch=kept.get).inputs["given"].default) == repr(again.inputs["given"].default)
+
+
+def test_the_value_of_a_member_may_be_a_tuple(tmp_path: Path) -> None:
+    with Graph() as graph:
+        graph.output("out", as_given(1, corner=(1, (2, 3))))  # type: ignore[arg-type]
+    save(graph, tmp_path / "w.yaml")
+    again = load(tmp_path / "w.yaml")
+    assert again.problems() == []
+    assert again.run(progress=False)["out"] == (1, Corner.HIGH)
+
+
+def test_a_default_whose_file_is_gone_is_named_with_its_line(tmp_path: Path) -> None:
+    with Graph() as graph:
+        graph.output("out", as_given(graph.input("given", bytes, b"x")))
+    save(graph, tmp_path / "w.yaml")
+    (tmp_path / "w.given.packed").unlink()
+    (told,) = map(str, load(tmp_path / "w.yaml").problems())
+    assert told.startswith(f"{tmp_path / 'w.yaml'}:")
+    assert "inputs.given: 'w.given.packed' cannot be read: No such file" in told
+    text = "version: 1\ninputs:\n  a: {type: int, default: 1, default_file: {value: 2}}\n"
+    assert "a `default` or a `default_file`, not both" in str(loads(text).problems()[0])
 
 
 def test_a_values_file_that_its_codec_refuses() -> None:

@@ -2,7 +2,7 @@
 
 import enum
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -33,6 +33,19 @@ def _body(data: bytes) -> bytes:
 class Mode(enum.Enum):
     FAST = "fast"
     GOOD = "good"
+
+
+class Corner(enum.Enum):
+    LOW = (0, 0)
+    HIGH = (1, (2, 3))
+
+
+@dataclass
+class Counted:
+    """A class with a field that no call gives."""
+
+    first: int = 1
+    second: int = field(init=False, default=2)
 
 
 class Pair(NamedTuple):
@@ -85,6 +98,11 @@ def read(path: Annotated[Path, File()], more: Annotated[list[Path] | None, File(
 @node(version=1)
 def join(items: list[Any], blob: Blob | None = None) -> int:
     return len(items)
+
+
+@node(version=1)
+def as_given(x: Any, corner: Corner | None = None, counted: Counted | None = None) -> Any:
+    return x, corner
 
 
 @node(version=1)
