@@ -252,12 +252,12 @@ def attributes(cls: type) -> list[str]:
 
 def exit_codes_page() -> str:
     """The exit codes, as the command line's help has them, and the exceptions of Python with them."""
-    from graphengine import errors
+    from graphengine import GraphEngineError
     from graphengine.cli import app
 
     text = " ".join(app.HELP.partition("Exit codes:")[2].split()).rstrip(".")
     rows = [row(*part.strip().split(" ", 1)) for part in text.split(";")]
-    tree = inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2]
+    tree = inspect.cleandoc(inspect.getdoc(inspect.getmodule(GraphEngineError)) or "").partition("\n\n")[2]
     lines = ["# Exit codes and errors", "", "| exit code | |", "| --- | --- |", *rows, ""]
     lines += [
         "An error is a sentence on standard error that says what was wrong, where, and what to do, with a second line",
@@ -287,7 +287,7 @@ def python_page() -> str:
     """Every public name of the packages, from their docstrings."""
     import importlib
 
-    from graphengine.definition import NodeDef
+    from graphengine import NodeDef
 
     lines = ["# Python", ""]
     for package, what in PACKAGES.items():
