@@ -67,7 +67,7 @@ class Where:
         place = self.file or ""
         if self.line is not None:
             place += f":{self.line}" if place else f"line {self.line}"
-        port = ".".join(part for part in (self.node, self.socket) if part)
+        port = ".".join(part for part in (self.node and short_path(self.node), self.socket) if part)
         return ": ".join(part for part in (place, port) if part)
 
 
@@ -111,6 +111,19 @@ class Problem:
         }
 
 
+def short_path(node: str) -> str:
+    """The path of a node in workflows that are used as nodes (`outer/inner/node`), for messages: of a long one the
+    first and the last parts, with a count of those between."""
+    parts = node.split("/")
+    if len(parts) <= 2 * ENDS + 1:
+        return node
+    return "/".join([*parts[:ENDS], f"…({len(parts) - 2 * ENDS:,} more)…", *parts[-ENDS:]])
+
+
+ENDS = 3
+"""Parts that are shown of each end of a long path of a node."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 2) -> tuple[str, ...]:
     """The known names that look most like this one, best first."""
     return tuple(difflib.get_close_matches(name, list(known), n=count, cutoff=0.6))
@@ -147,7 +160,8 @@ class NodeError(GraphEngineError):
         self.__cause__ = cause
         given = ", ".join(f"{name}={text}" for name, text in self.inputs.items())
         kind = "" if isinstance(cause, GraphEngineError) else f"{cause.__class__.__name__}: "
-        super().__init__(f"node {node} ({type}) failed: {kind}{text_of(cause)}\n  with {given or 'no inputs'}")
+        told = f"{kind}{text_of(cause)}\n  with {given or 'no inputs'}"
+        super().__init__(f"node {short_path(node)} ({type}) failed: {told}")
 
 
 class NodeDefinitionError(GraphEngineError):

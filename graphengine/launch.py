@@ -19,7 +19,17 @@ from graphengine.combine import subgraph
 from graphengine.context import Context
 from graphengine.definition import NodeDef
 from graphengine.elements import Link
-from graphengine.errors import Cancelled, Exhausted, GraphEngineError, Lost, NodeError, Spoiled, WorkflowError, text_of
+from graphengine.errors import (
+    Cancelled,
+    Exhausted,
+    GraphEngineError,
+    Lost,
+    NodeError,
+    Spoiled,
+    WorkflowError,
+    short_path,
+    text_of,
+)
 from graphengine.events import Event, Kind, Listener, Reuse
 from graphengine.guard import guard_of
 from graphengine.keys import data_stands, is_of_process
@@ -387,7 +397,7 @@ class RunContext(Context):
 
     def check_cancelled(self) -> None:
         if self._flight.cancelled:
-            raise Cancelled(f"{self.node} was cancelled")
+            raise Cancelled(f"{short_path(self.node)} was cancelled")
 
     def progress(self, step: int, total: int) -> None:
         self.check_cancelled()

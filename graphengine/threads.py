@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from graphengine.errors import Cancelled, Exhausted
+from graphengine.errors import Cancelled, Exhausted, short_path
 
 T = TypeVar("T")
 
@@ -296,7 +296,7 @@ class Lane(Generic[C]):
                 return
             del self._work[thread]
             self._quiet.notify_all()
-        _leave(thread, f"node {calls[0].context.node} ({calls[0].definition.full_name})")
+        _leave(thread, f"node {short_path(calls[0].context.node)} ({calls[0].definition.full_name})")
         for call in calls:
             call.landed(Cancelled("it was cancelled and did not end"), 0.0, {})
         self._man()

@@ -22,7 +22,7 @@ from graphengine.cache.disk import DiskStore
 from graphengine.checksum import sum_of
 from graphengine.context import Context
 from graphengine.definition import NodeDef
-from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, as_exception, text_of
+from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, as_exception, short_path, text_of
 from graphengine.guard import Guard
 from graphengine.keys import identity, is_current
 from graphengine.literals import coerce
@@ -57,7 +57,7 @@ class RemoteContext(Context):
 
     def check_cancelled(self) -> None:
         if self.stopped:
-            raise Cancelled(f"{self.node} was cancelled")
+            raise Cancelled(f"{short_path(self.node)} was cancelled")
 
     def progress(self, step: int, total: int) -> None:
         self.check_cancelled()

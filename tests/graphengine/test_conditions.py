@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from graphengine import Graph, NodeError, Store, WorkflowError, each, load, loads, run, save, switch, when
+from graphengine import Graph, Link, NodeError, Store, WorkflowError, each, load, loads, node, run, save, switch, when
 from graphengine.metadata import without_folders
 from graphengine.service.document import Files, Request, body_of, request_of
 from graphengine.workflow import dumps, to_document
@@ -24,6 +24,14 @@ nodes:
   result: {node: when, from: {condition: more, then: again, otherwise: total}}
 outputs: {sum: result}
 """
+
+
+@node(version=1)
+def fails_below(n: int) -> int:
+    """A number, unless it is below 20."""
+    if n < 20:
+        raise ValueError(f"{n} is too small")
+    return n
 
 
 @pytest.fixture(autouse=True)
@@ -118,8 +126,21 @@ def test_what_acts_does_not_stand_in_a_loop(tmp_path: Path) -> None:
 def test_an_endless_loop_ends_with_a_sentence(countdown: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphengine.expand.DEEPEST", 200)
     countdown.set("less", "by", 1)
-    with pytest.raises(WorkflowError, match="countdown uses itself more than 200 levels deep"):
+    with pytest.raises(WorkflowError, match="countdown uses itself more than 200 levels deep") as caught:
         countdown()
+    assert str(caught.value).startswith("again/again/again/…(197 more)…/again/again/again#")
+    (problem,) = caught.value.problems
+    assert str(problem.where.node).count("again") > 200
+
+
+def test_the_path_of_a_node_that_fails_deep_in_a_loop_is_short(countdown: Graph) -> None:
+    countdown.add(fails_below, "check", n=Link("inputs", "n"))
+    countdown.set("total", "b", Link("check"))
+    with pytest.raises(NodeError) as caught:
+        countdown(n=60)
+    assert str(caught.value).startswith("node again/again/again/…(")
+    assert len(str(caught.value)) < 300
+    assert caught.value.node.count("again/") > 20
 
 
 # --- switch ---
