@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from graphengine.lazy import exports
 
 if TYPE_CHECKING:
-    from graphengine.api import Graph, load, loads, save
+    from graphengine.api import Graph, load, loads
     from graphengine.cache import DiskStore, Store
     from graphengine.context import INERT, Context
     from graphengine.definition import NodeDef, node
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from graphengine.runner import Call, Runner, ThreadRunner
     from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.types import SocketType, View, register_type
+    from graphengine.workflow import save
 
 _HOMES = {
-    "api": ("Graph", "load", "loads", "save"),
+    "api": ("Graph", "load", "loads"),
     "cache": ("DiskStore", "Store"),
     "context": ("INERT", "Context"),
     "errors": (
@@ -56,6 +57,7 @@ _HOMES = {
     "runner": ("Call", "Runner", "ThreadRunner"),
     "sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
     "types": ("SocketType", "View", "register_type"),
+    "workflow": ("save",),
 }
 
 __version__ = "0.1.0"

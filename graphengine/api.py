@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.build import GraphBuilder
 from graphengine.building import building
-from graphengine.registry import load_pack
-from graphengine.workflow import from_document, load_file, save
-from graphengine.workflow_read import Fetch
-from graphengine.yaml12 import load as parse
 
-__all__ = ["Graph", "load", "loads", "save"]
+# Files are read and written by few scripts: what does it is imported then.
+if TYPE_CHECKING:
+    from graphengine.workflow_read import Fetch
+
+__all__ = ["Graph", "load", "loads"]
 
 
 class Graph(GraphBuilder):
@@ -51,6 +51,8 @@ class Graph(GraphBuilder):
 
     def save(self, path: str | Path) -> None:
         """Write the graph as a workflow file, YAML or JSON by the name's ending."""
+        from graphengine.workflow import save
+
         save(self, path)
 
 
@@ -77,8 +79,13 @@ def load(
         WorkflowError: It cannot be read; holds the problems with their lines.
         PackError: A pack does not load.
     """
-    for pack in packs:
-        load_pack(pack)
+    if packs:
+        from graphengine.registry import load_pack
+
+        for pack in packs:
+            load_pack(pack)
+    from graphengine.workflow import load_file
+
     return load_file(source, roots, anywhere, Graph)  # type: ignore[return-value]
 
 
@@ -101,6 +108,9 @@ def loads(
     Raises:
         WorkflowError: As `load` does.
     """
+    from graphengine.workflow import from_document
+    from graphengine.yaml12 import load as parse
+
     data, lines = parse(text, name)
     return from_document(  # type: ignore[return-value]
         data, name=name, lines=lines, base=base, roots=roots, fetch=fetch, make=Graph

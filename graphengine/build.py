@@ -13,7 +13,6 @@ from graphengine.elements import Link, Ref, bad_id
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph import GraphData, Node
 from graphengine.graph_key import graph_key
-from graphengine.registry import find
 from graphengine.selection import link_of
 
 
@@ -64,7 +63,7 @@ class GraphBuilder(GraphData):
     ) -> Ref:
         """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
         if isinstance(kind, str):
-            kind = find(kind) or kind
+            kind = _installed(kind)
         name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
         if id is None:
             id = self.free_name(re.sub(r"\W", "_", name), self.nodes)
@@ -77,7 +76,7 @@ class GraphBuilder(GraphData):
         """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
         new node has such a socket."""
         if isinstance(kind, str):
-            kind = find(kind) or kind
+            kind = _installed(kind)
         old = self.node(id)
         sockets = {} if isinstance(kind, str) else kind.sockets
         kept = {name: value for name, value in old.args.items() if name in sockets}
@@ -140,3 +139,10 @@ class GraphBuilder(GraphData):
         return isinstance(other, GraphBuilder) and (self is other or self.key == other.key)
 
     __hash__ = object.__hash__
+
+
+def _installed(name: str) -> NodeDef[..., Any] | str:
+    """The node of a name; the name itself where no installed pack has it."""
+    from graphengine.registry import find  # packs are looked for when one is named
+
+    return find(name) or name

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.definition import NodeDef
 from graphengine.graph import GraphData
-from graphengine.pack import Pack, pack_of
+
+if TYPE_CHECKING:
+    from graphengine.pack import Pack
 
 
 def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
@@ -50,6 +52,8 @@ def topological(graph: GraphData) -> list[str]:
 
 def packs_of(graph: GraphData) -> list[Pack]:
     """The packs whose nodes a graph uses, by name."""
+    from graphengine.pack import pack_of  # it asks for distributions, whose library takes its time to import
+
     return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
 
 

@@ -1,4 +1,4 @@
-"""No module imports, however deep inside a function or for type checkers only, what imports it in turn."""
+"""The structure of the code: no import circles, counting every import, and no reaching into others' private parts."""
 
 from __future__ import annotations
 
@@ -53,3 +53,29 @@ def test_there_is_no_import_circle() -> None:
     assert graph.number_of_edges() > 500  # the walk has seen the project
     circles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
     assert circles == []
+
+
+def _targets(tree: ast.AST) -> Iterator[ast.expr]:
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Assign | ast.Delete):
+            yield from statement.targets
+        elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
+            yield statement.target
+
+
+def test_no_module_writes_private_attributes_of_what_is_not_its_own() -> None:
+    # torch's modules have no other way to replace a buffer, and typer none to change its completion scripts.
+    allowed = {
+        "graphengine.cli.completion: shared._completion_scripts",
+        "graphengine.cli.completion: classes._sanitize_help_text",
+        "graphengine_nodes.loading: parent._buffers",
+    }
+    written = {
+        f"{module}: {ast.unparse(part)}"
+        for module, file in modules().items()
+        for target in _targets(ast.parse(file.read_text(encoding="utf-8")))
+        for part in ast.walk(target)
+        if isinstance(part, ast.Attribute) and part.attr.startswith("_") and not part.attr.startswith("__")
+        if not (isinstance(part.value, ast.Name) and part.value.id in ("self", "cls"))
+    }
+    assert written == allowed
