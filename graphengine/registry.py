@@ -43,6 +43,7 @@ class _Registry:
     packs: dict[str, ModuleType] = field(default_factory=dict)
     failed: dict[str, PackError] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
+    loading: list[str] = field(default_factory=list)
     discovered: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -110,9 +111,12 @@ def own_nodes(name: str) -> list[NodeDef[..., Any]]:
 
 
 def _modules_of(pack: str) -> Iterator[ModuleType]:
-    """The imported modules that may define nodes of a pack that was not loaded as one."""
+    """The imported modules that may define nodes of a pack that was not loaded as one, and those of folders that are
+    being loaded: they may save and load workflows of their nodes meanwhile."""
+    loading = tuple(f"{package}." for package in _registry.loading)
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0].strip("_") == pack and isinstance(module, ModuleType):
+        mine = name.partition(".")[0].strip("_") == pack or f"{name}.".startswith(loading)
+        if mine and isinstance(module, ModuleType):
             yield module
 
 
@@ -157,7 +161,12 @@ def why_not(name: str) -> tuple[str, tuple[str, ...]]:
         return f"{bare} is defined in several modules; give one another name", ()
     sentence = f"no installed pack has a node called {bare}"
     if bare.startswith("main."):
-        sentence = f"{bare} is a node of a script or notebook, which only that program has; {OWN_NODES}"
+        own = bare.removeprefix("main.")
+        mine = [full for full in _registry.bare.get(own, ()) if full.removesuffix(f".{own}") in _registry.folders]
+        sentence = f"{bare} is a node of a script or notebook, which only that program has; "
+        if mine:
+            return f"{sentence}loaded as a pack it is {' or '.join(mine)}: write that in the file", ()
+        sentence += f"{OWN_NODES}, and write PACK.{own} in the file"
     elif _registry.failed:
         sentence += f" ({', '.join(_registry.failed)} did not load)"
     return sentence, nearest(bare, _registry.nodes if "." in bare else _registry.bare)
@@ -213,7 +222,11 @@ def load_folder(folder: str | Path) -> list[PackError]:
         for failed in _failures_of(name):
             del _registry.failed[failed]
         _forget(_package(name))
-        return _load_files(path, _package(name))
+        _registry.loading.append(_package(name))
+        try:
+            return _load_files(path, _package(name))
+        finally:
+            _registry.loading.remove(_package(name))
 
 
 def _name_of(path: Path) -> str:

@@ -401,7 +401,9 @@ def _parse(tree: ast.expr, text: str) -> Any:
         name = ast.unparse(tree)
         if name in _declared:
             return _declared[name]
-        raise ValueError(f"no type is called {name}: no node that is known here declares it")
+        same = sorted(known for known in _declared if known.rpartition(".")[2] == name.rpartition(".")[2])
+        hint = f"; did you mean {' or '.join(same)}?" if same else ""
+        raise ValueError(f"no type is called {name}: no node that is known here declares it{hint}")
     raise ValueError(f"{text!r} is no type; write for example int, list[int] or Image | null")
 
 

@@ -181,6 +181,42 @@ def test_a_pack_that_does_not_load_is_told(tmp_path: Path, pack: Path) -> None:
         load(tmp_path / "w.yaml", packs=[pack])
 
 
+def test_a_scripts_node_is_named_as_the_pack_has_it_once_that_is_loaded(tmp_path: Path, pack: Path) -> None:
+    text = "version: 1\nnodes: {a: {node: main.times, with: {x: 2}}}\n"
+    (before,) = map(str, loads(text).problems())
+    assert "write PACK.times in the file" in before
+    load_pack(pack)
+    (told,) = map(str, loads(text).problems())
+    assert f"loaded as a pack it is {pack.name}.times: write that in the file" in told
+    assert "put it into" not in told
+
+
+def test_a_script_that_saves_when_it_is_loaded_as_a_pack(tmp_path: Path, pack: Path) -> None:
+    file = tmp_path / f"{pack.name}_saves.py"
+    file.write_text(f"""
+from dataclasses import dataclass
+from graphengine import Graph, load, node
+
+@dataclass
+class Size:
+    width: int
+
+@node
+def split(x: int, size: Size | None = None) -> int:
+    return x * 2
+
+with Graph() as g:
+    g.output("y", split(4, g.input("size", Size, Size(3))))
+g.save({str(tmp_path / "w.yaml")!r})
+AGAIN = load({str(tmp_path / "w.yaml")!r})()
+""")
+    split = load_pack(file)["split"]
+    assert split.fn.__globals__["AGAIN"] == 8
+    assert load(tmp_path / "w.yaml").run(progress=False)["y"] == 8
+    text = "version: 1\ninputs: {s: {type: main.Size, default: null}}\n"
+    assert f"did you mean {file.stem}.Size" in str(loads(text).problems()[0])
+
+
 def test_the_environment_names_packs(tmp_path: Path, pack: Path) -> None:
     code = f"""
     from graphengine import load, registry
