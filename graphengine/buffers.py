@@ -109,11 +109,16 @@ def held_by(value: Any) -> tuple[int, int]:
     """
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     size = 0
-    while numpy is not None and isinstance(value, numpy.ndarray):
-        size = max(size, value.nbytes)
-        if value.base is None:
-            return id(value), size
-        value = value.base
+    while True:
+        if type(value) is memoryview:
+            value = value.obj
+        elif numpy is not None and isinstance(value, numpy.ndarray):
+            size = max(size, value.nbytes)
+            if value.base is None:
+                return id(value), size
+            value = value.base
+        else:
+            break
     if torch is not None and isinstance(value, torch.Tensor):
         try:
             storage = value.untyped_storage()

@@ -17,8 +17,10 @@ import collections
 import contextlib
 import copy
 import datetime
+import dis
 import enum
 import functools
+import gc
 import io
 import marshal
 import pathlib
@@ -28,7 +30,7 @@ import threading
 import types
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import xxhash
@@ -42,19 +44,22 @@ from graphengine.buffers import (
     feed_tensor,
     held_by,
 )
+from graphengine.pack import home
 from graphengine.types import socket_type
 
 NUMBERS = frozenset({int, float, bool, complex, type(None)})
 TEXTS = frozenset({str, bytes})
 PIECE = 10_000
 """Numbers of a list that are hashed at once."""
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType)
+"""What cannot be changed, and keeps other objects alive."""
 FIXED = (
-    type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType,
-    types.MethodWrapperType, types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
+    type, types.ModuleType, types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
     type(Ellipsis), type(NotImplemented), range, enum.Enum, pathlib.PurePath, re.Pattern, uuid.UUID, weakref.ref,
     datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
 )  # fmt: skip
 """What cannot be changed."""
+_CACHED = type(functools.cache(lambda: None))
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
@@ -79,9 +84,10 @@ def measure(value: Any) -> Content:
     walk = Walk(sized=True)
     walk.through(value)
     sum, unseen = walk.sum(), walk.unseen
+    alive = walk.alive
     if walk.told and sum != checksum(value):  # what its class tells of itself is never the same
-        sum, unseen = None, True
-    return Content(sum, walk.size, unseen, walk.alive or unseen)
+        sum, unseen, alive = None, True, True
+    return Content(sum, walk.size, unseen, alive)
 
 
 def checksum(value: Any) -> bytes | None:
@@ -120,7 +126,7 @@ def owned(value: Any) -> tuple[Any, bytes | None]:
     if sum_of(value, given=True) is None:
         return value, None
     twin = twin_of(value)
-    return twin, checksum(twin)
+    return twin, measure(twin).sum
 
 
 def copied(value: Any) -> Any:
@@ -164,6 +170,7 @@ class Walk:
         self._seen: dict[int, int] = {}
         self._memories: set[int] = set()
         self._stack: list[Any] = []
+        self._aside: list[tuple[Reader, Any]] = []  # what counts for the size only
         self._made: list[Any] = []  # states that were made for the walk: their ids must not be given again
 
     def sum(self) -> bytes | None:
@@ -171,11 +178,27 @@ class Walk:
         return self._hash.digest() if self.changeable else None
 
     def through(self, value: Any) -> None:
-        """Walk through a value."""
+        """Walk through a value, then through what counts for its size only."""
         stack = self._stack
         stack.append(value)
         while stack:
             self._visit(stack.pop())
+        if self._aside:
+            self._size_aside()
+
+    def _size_aside(self) -> None:
+        """Add the size of what does not count for the checksum: nothing else comes of it."""
+        changeable, alive, told = self.changeable, self.alive, self.told
+        self.muted = True
+        while self._aside:
+            reader, value = self._aside.pop()
+            try:
+                reader(self, value)
+            except Exception:
+                self.unknown(value)
+            while self._stack:
+                self._visit(self._stack.pop())
+        self.changeable, self.alive, self.told, self.muted = changeable, alive, told, False
 
     def _visit(self, value: Any) -> None:
         kind: Any = type(value)
@@ -238,15 +261,27 @@ class Walk:
 
     def tool(self, value: Any) -> None:
         """What can be called: only its size matters."""
-        if self.muted:  # inside another tool
+        if self.muted:
             self._inside(value)
             return
         self.alive = True
         self.same(value)
         if self.sized:
-            self.muted = True
-            self._apart(value)
-            self.muted = False
+            self._aside.append((Walk._inside, value))
+
+    def function(self, value: Any) -> None:
+        """A function or a method: it cannot be changed, and keeps what it closes over and the object that it is of."""
+        self.fixed(value)
+        if self.sized:
+            self._aside += [(Walk._visit, kept) for kept in _kept_by(value)]
+
+    def cached(self, value: Any) -> None:
+        """A function with a memory of its results."""
+        self.alive = True
+        self.same(value)
+        inner = value.__wrapped__
+        if self.sized and (type(inner) is types.MethodType or "<" in value.__qualname__):  # no module's own
+            self._aside += [(Walk._visit, kept) for kept in (inner, *_results(value))]
 
     # --- readers ---------------------------------------------------------------------------------------------------
 
@@ -293,7 +328,7 @@ class Walk:
             inner = Walk(self.sized, self.memo)
             inner.through(item)
             self.size, self.unseen = self.size + inner.size, self.unseen or inner.unseen
-            self.alive = self.alive or inner.alive
+            self.alive, self.told = self.alive or inner.alive, self.told or inner.told
             sums.append(inner._hash.digest())
         self.sequence(sorted(sums))
         self._more(value, base)
@@ -310,7 +345,7 @@ class Walk:
             self.feed(b"%d %d" % (view.nbytes, view.itemsize))
             if not self.muted and self.memo is None and view.nbytes:
                 self.feed(view.cast("B") if view.contiguous else view.tobytes())
-            self.keep(id(value), view.nbytes)
+        self._owner(value)
 
     def _scalar(self, value: Any) -> None:
         self.size += sys.getsizeof(value)
@@ -399,21 +434,28 @@ class Walk:
     def _attributes(self, value: Any) -> None:
         """The attributes of an object of a plain class."""
         self.size += sys.getsizeof(value)
-        slots, skipped = _slots(_class(value))
-        names, values = [], []
-        attributes = _instance_dict(value)
-        if attributes is not None:
+        if (attributes := _instance_dict(value)) is not None:
             self.size += sys.getsizeof(attributes)
-            for name, attribute in list(attributes.items()):
-                if name not in skipped:
-                    names.append(name)
-                    values.append(attribute)
+        found = self._found(value)
+        self.sequence(list(found))
+        self.push(list(found.values()))
+
+    def _found(self, value: Any) -> dict[str, Any]:
+        """The attributes of an object by name, without what its cached properties keep, which counts for the size."""
+        kind = _class(value)
+        slots, skipped = _slots(kind)
+        if self.sized:
+            _fill(value, kind)
+        found = {}
+        for name, attribute in list((_instance_dict(value) or {}).items()):
+            if name not in skipped:
+                found[name] = attribute
+            elif self.sized:
+                self._aside.append((Walk._visit, attribute))
         for name, slot in slots:
             with contextlib.suppress(AttributeError):
-                values.append(slot.__get__(value))
-                names.append(name)
-        self.sequence(names)
-        self.push(values)
+                found[name] = slot.__get__(value)
+        return found
 
     def _state(self, value: Any) -> None:
         """What an object tells of itself for pickling."""
@@ -429,19 +471,14 @@ class Walk:
         self._made.append(parts)
         self.feed(getattr(make, "__qualname__", "").encode())
         self.push(parts)
+        if self.sized:  # it may keep more than it tells
+            self._aside.append((Walk._attributes, value))
 
     def _more(self, value: Any, base: type) -> None:
         """The attributes that a subclass of a built-in class adds."""
-        if type(value) is not base:
-            attributes = _instance_dict(value)
-            slots, skipped = _slots(_class(value))
-            found = {name: v for name, v in (attributes or {}).items() if name not in skipped}
-            for name, slot in slots:
-                with contextlib.suppress(AttributeError):
-                    found[name] = slot.__get__(value)
-            if found:
-                self._made.append(found)
-                self._stack.append(found)
+        if type(value) is not base and (found := self._found(value)):
+            self._made.append(found)
+            self._stack.append(found)
 
 
 def _are_plain(items: list[Any]) -> bool:
@@ -477,6 +514,51 @@ def _slots(kind: Any) -> tuple[list[tuple[str, Any]], frozenset[str]]:
     return slots, frozenset(skipped)
 
 
+def _fill(value: Any, kind: Any) -> None:
+    """Have an object of a library compute what its properties keep once they are asked, so that asking changes
+    nothing."""
+    for name, getter in _lazy(kind):
+        if getattr(value, name, None) is None:
+            with contextlib.suppress(Exception):  # whatever a property raises
+                getter(value)
+
+
+@functools.lru_cache(4096)
+def _lazy(kind: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The private attributes of a library's class that a property fills when it is asked, each with its getter."""
+    found = []
+    for base in kind.__mro__:
+        for member in vars(base).values() if home(base.__module__) == "library" else ():
+            getter = member.fget if isinstance(member, property) else None
+            if isinstance(getter, types.FunctionType):
+                stored = {step.argval for step in dis.get_instructions(getter) if step.opname == "STORE_ATTR"}
+                found += [(name, getter) for name in sorted(stored) if name.startswith("_")]
+    return found
+
+
+def _kept_by(function: Any) -> list[Any]:
+    """What a function or a method keeps alive that is no part of a module."""
+    if not isinstance(function, types.FunctionType):
+        owner = getattr(function, "__self__", None)
+        kept = [] if owner is None or isinstance(owner, types.ModuleType | type) else [owner]
+        return [*kept, function.__func__] if isinstance(function, types.MethodType) else kept
+    kept = [vars(function)] if vars(function) else []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is not set yet
+            kept.append(cell.cell_contents)
+    if "<" in function.__qualname__:  # made inside a function: no module keeps it
+        kept += [function.__defaults__, function.__kwdefaults__]
+    return kept
+
+
+def _results(function: Any) -> Iterator[Any]:
+    """What a function of `functools.lru_cache` remembers."""
+    for kept in gc.get_referents(function):  # where its memory has a limit, the results themselves
+        for result in kept.values() if type(kept) is dict else (kept,):
+            if type(result).__name__ != "_lru_list_elem":
+                yield result
+
+
 @functools.lru_cache(4096)
 def _tells_its_state(kind: Any) -> bool:
     """Whether a class says for itself what its state is."""
@@ -486,7 +568,7 @@ def _tells_its_state(kind: Any) -> bool:
     return state is not object.__getstate__ and getattr(state, "__module__", "") != "dataclasses"
 
 
-Reader = Callable[[Walk, Any], None]
+Reader = Callable[["Walk", Any], None]
 
 
 @functools.lru_cache(4096)
@@ -496,6 +578,7 @@ def _reader(kind: Any) -> Reader:
     if registered is not None and registered.digest is not None:
         return Walk.same
     for base, reader in (
+        (FUNCTIONS, Walk.function), (_CACHED, Walk.cached),
         (FIXED, Walk.fixed), (LOCKS, Walk.lock), (list, Walk._list), (tuple, Walk._tuple),
         (dict, Walk._dict), (set, Walk._set), (frozenset, Walk._set), (collections.deque, Walk._deque),
         (bytearray, Walk._buffer), (array.array, Walk._buffer), (memoryview, Walk._buffer),
@@ -506,7 +589,7 @@ def _reader(kind: Any) -> Reader:
     for name, library, reader in (  # what is not imported has no values
         ("Decimal", "decimal", Walk.fixed), ("Fraction", "fractions", Walk.fixed), ("mmap", "mmap", Walk._buffer),
         ("generic", "numpy", Walk._scalar), ("ndarray", "numpy", Walk._array), ("Tensor", "torch", Walk._tensor),
-        ("Image", "PIL.Image", Walk._picture),
+        ("Image", "PIL.Image", Walk._picture), ("Logger", "logging", Walk.same),
     ):
         found = getattr(sys.modules.get(library), name, None)
         if isinstance(found, type) and issubclass(kind, found):
