@@ -461,6 +461,7 @@ class Walk:
         """What an object tells of itself for pickling."""
         self.size += sys.getsizeof(value)
         self.told = True
+        _instance_dict(value)  # some classes tell whether it was ever looked at
         found = value.__reduce_ex__(4)
         if isinstance(found, str):
             self.same(value)
@@ -526,7 +527,7 @@ def _fill(value: Any, kind: Any) -> None:
 @functools.lru_cache(4096)
 def _lazy(kind: Any) -> list[tuple[str, Callable[[Any], Any]]]:
     """The private attributes of a library's class that a property fills when it is asked, each with its getter."""
-    found = []
+    found: list[tuple[str, Callable[[Any], Any]]] = []
     for base in kind.__mro__:
         for member in vars(base).values() if home(base.__module__) == "library" else ():
             getter = member.fget if isinstance(member, property) else None

@@ -335,7 +335,7 @@ def _closure() -> Any:
 
 @pytest.mark.parametrize("value", [
     memoryview(bytearray(200_000))[:4], io.BytesIO(bytes(200_000)).getbuffer()[:8], memoryview(bytes(200_000))[::2][:4],
-    memoryview(np.zeros(200_000, np.uint8)[:100])[:4], np.frombuffer(memoryview(bytearray(200_000))[:8], np.uint8),
+    memoryview(np.zeros(200_000, np.uint8)[:100].data)[:4], np.frombuffer(memoryview(bytearray(200_000))[:8], np.uint8),
     memoryview(array.array("b", bytes(200_000)))[:1], Keeper().filled(), Keeper(bytes(200_000)).method,
     bytearray(200_000).copy, [1, _closure()], Pair(_closure()), Telling(bytes(200_000)), Reducing(bytes(200_000)),
     Telling(bytearray(200_000)).method, Keeper().remembering(), Telling().filled(),
