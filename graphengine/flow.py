@@ -9,10 +9,11 @@ from graphengine.build import GraphBuilder
 from graphengine.building import building
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
-from graphengine.errors import NodeError, WorkflowError, as_exception
+from graphengine.errors import NodeError, WorkflowError, as_exception, shorten
 from graphengine.graph import GraphData
 from graphengine.pack import Pack
 from graphengine.sockets import Doc, Lazy
+from graphengine.types import type_name
 
 __pack__ = Pack("flow", distribution="graphengine")
 
@@ -94,11 +95,17 @@ def each(*items_and_body: Any, keep_going: bool = False) -> list[Any]:
             the whole list depends on the failure and is not computed.
     """
     *lists, body = items_and_body
-    if len(lists) == 1 and isinstance(lists[0], tuple):
+    in_tuple = len(lists) == 1 and isinstance(lists[0], tuple)
+    if in_tuple:
         lists = list(lists[0])
     if not lists or not callable(body) or isinstance(body, Ref):
         raise TypeError("each takes one list or more, and last the function that is called for their items")
     graph = building()
+    for number, values in enumerate(lists):
+        if (wrong := _no_list(values, graph is not None)) is not None:
+            place = f"what stands at {number} in the tuple of lists" if in_tuple else f"argument {number + 1}"
+            hint = "; a tuple holds lists that are gone through in step: write [...] for one list" if in_tuple else ""
+            raise TypeError(f"each goes through lists, but {place} is {wrong}{hint}")
     if graph is None:
         return [_called(body, row) if keep_going else body(*row) for row in zip(*lists, strict=True)]
     part = type(graph)(getattr(body, "__name__", "each").replace("<lambda>", "each"))
@@ -151,6 +158,18 @@ def _mapped(
     graph: GraphBuilder, kind: NodeDef[..., Any] | GraphData, each: list[str], args: dict[str, Any], keep_going: bool
 ) -> Ref:
     return graph.checked_node(graph.place(kind, args, each=each, keep_going=keep_going))
+
+
+def _no_list(values: Any, in_graph: bool) -> str | None:
+    """What is given to `each` in the place of a list; None for a list. Outside a graph, all that can be gone through
+    is one."""
+    from graphengine.inference import item_type
+
+    if isinstance(values, Ref):
+        return f"{values._link}, which is {type_name(values._type)}" if item_type(values._type) is None else None
+    if isinstance(values, list | tuple) or (not in_graph and hasattr(type(values), "__iter__")):
+        return None
+    return f"{shorten(values)} ({type_name(type(values))})"
 
 
 def _item_type(values: Any) -> Any:

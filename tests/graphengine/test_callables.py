@@ -12,6 +12,8 @@ import pytest
 from graphengine import Context, Graph, Lazy, NodeDefinitionError, NodeError, Store, WorkflowError, each, node
 from graphengine.context import INERT
 
+from .sample import inc
+
 
 def value(made: Any) -> Any:
     """What a graph of one call gives."""
@@ -291,3 +293,33 @@ def test_several_lists_are_mapped_in_step() -> None:
 
 def lambda_three(a: int, b: int, c: int) -> int:
     return a + b + c
+
+
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        (((1, 2),), r"what stands at 0 in the tuple of lists is 1 \(int\); .*write \[\.\.\.\] for one list"),
+        ((5,), r"argument 1 is 5 \(int\)"), (([1], 5), r"argument 2 is 5 \(int\)"),
+    ],
+)  # fmt: skip
+def test_each_says_which_argument_is_no_list(lists: tuple[Any, ...], told: str) -> None:
+    def body(*items: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=f"^each goes through lists, but {told}"):
+        each(*lists, body)
+    with Graph(), pytest.raises(TypeError, match=f"^each goes through lists, but {told}"):
+        each(*lists, body)
+
+
+def test_each_refuses_what_is_no_list_in_a_graph() -> None:
+    with Graph() as g:
+        number = g.input("number", int, 3)
+        for wrong, told in (
+            (number, r"inputs\.number, which is int"), (inc(number), "inc, which is int"), ("ab", r"'ab' \(str\)"),
+            ({1: 2}, r"{1: 2} \(dict\)"),
+        ):
+            with pytest.raises(TypeError, match=f"^each goes through lists, but argument 1 is {told}$"):
+                each(wrong, inc)  # type: ignore[arg-type]
+        g.output("fine", each(g.input("more", list[int] | None, [1]), inc))  # type: ignore[arg-type]
+    assert each("ab", str.upper) == ["A", "B"]  # type: ignore[arg-type]
