@@ -30,6 +30,8 @@ from graphengine.types import SocketType, declared_at, socket_type
 FOLDERS = "graphengine_folder_pack"
 OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"
 """How others come to have a node of a script."""
+WORKER_PACKS = "`graphengine worker --packs`"
+"""How a service comes to have a pack in a folder."""
 ENVIRONMENT = "GRAPHENGINE_PACKS"
 """The environment variable that names folders of packs, as PATH names folders."""
 
@@ -169,7 +171,11 @@ def why_not(name: str) -> tuple[str, tuple[str, ...]]:
         sentence += f"{OWN_NODES}, and write PACK.{own} in the file"
     elif _registry.failed:
         sentence += f" ({', '.join(_registry.failed)} did not load)"
-    return sentence, nearest(bare, _registry.nodes if "." in bare else _registry.bare)
+    near = nearest(bare, _registry.nodes if "." in bare else _registry.bare)
+    pack = bare.rpartition(".")[0]
+    if pack and pack != "main" and not near and not any(full.startswith(f"{pack}.") for full in _registry.nodes):
+        sentence += f"; a pack {pack} in a folder or file is loaded by --packs, in a service by {WORKER_PACKS}"
+    return sentence, near
 
 
 def folders() -> list[Path]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json as json_
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.cli.common import FAILED, NO_FILE, WRONG, print_problems, workflow_name
+from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
 from graphengine.events import Event, Kind
+from graphengine.registry import WORKER_PACKS
 from graphengine.service.channel import listens
 from graphengine.service.here import hello, identity, queue_file
 
@@ -111,6 +113,24 @@ def differs(file: Path, roots: list[Path] | None, folders: bool = True) -> str |
     return why if folders or why is None or "folders" not in why else None
 
 
+def check_packs(file: Path, graphs: Iterable[GraphData]) -> None:
+    """Refuse workflows for which the service that runs a queue's jobs lacks a pack; where none runs, none is refused.
+
+    Raises:
+        WorkflowError: Such a job could only fail.
+    """
+    facts = hello(file) or {}
+    if facts.get("version") != identity()["version"] or not isinstance(facts.get("packs"), dict):
+        return
+    nodes = [node for graph in graphs for part in graph.with_parts() for node in part.nodes.values()]
+    missing = {node.kind.pack: node.type for node in nodes if isinstance(node.kind, NodeDef)}
+    for pack in sorted(missing.keys() - facts["packs"].keys() - {"main"}):
+        raise WorkflowError(
+            f"the service that runs here has no pack {pack}, of which the workflow uses {missing[pack]}; "
+            f"start it again with that pack: {WORKER_PACKS}"
+        )
+
+
 def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
     mine = json_.loads(json_.dumps(identity(roots)))
     if facts["version"] != mine["version"]:
@@ -119,7 +139,7 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
     if "packs" in differ:
         theirs, ours = facts["packs"], mine["packs"]
         names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
-        return f"the service that runs here has other packs ({', '.join(names)})"
+        return f"the service that runs here has other packs ({', '.join(names)}); {WORKER_PACKS} gives it more"
     return "the service that runs here allows other folders" if differ else None
 
 

@@ -75,7 +75,7 @@ def submit(
     With --over a job for every combination of values, all of them or none: workers share them, and join what they can.
     """
     graph = load_workflow(file, packs)
-    from graphengine.cli.handover import differs
+    from graphengine.cli.handover import check_packs, differs
     from graphengine.cli.values import parse_sets
     from graphengine.outputs import check_folder
     from graphengine.service.submit import submit_all
@@ -85,6 +85,7 @@ def submit(
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
         common |= {"keep_going": keep_going, "whole": keep_going}
+        check_packs(base.file, [graph])
         numbers = submit_all(base, [{"graph": graph, "inputs": inputs, **common} for inputs in several])
         why = differs(base.file, None, folders=False)
     for number in numbers:

@@ -247,6 +247,32 @@ def test_a_third_ctrl_c_ends_the_worker_whatever_it_does(
     assert process.wait(10) == 130
 
 
+def test_a_job_for_a_pack_that_the_service_lacks_is_refused_with_the_remedy(
+    cli: Run, worker: Start, state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lacked.py").write_text(
+        "from graphengine import node\n@node(version=1)\ndef plus(x: int) -> int:\n    return x + 1\n"
+    )
+    (tmp_path / "plus.yaml").write_text(
+        "version: 1\nnodes:\n  a: {node: lacked.plus, with: {x: 1}}\noutputs: {a: a}\n"
+    )
+    submit = ("queue", "submit", "plus.yaml", "--packs", "lacked.py")
+    assert cli(*submit).out == "job 1\n"  # no service runs yet: it may be started with that pack
+    process = worker()
+    done = cli(*submit)
+    assert (done.code, done.out) == (2, "")
+    assert "has no pack lacked, of which the workflow uses lacked.plus" in done.err
+    assert "`graphengine worker --packs`" in done.err
+    cli("queue", "wait", 1, "--timeout", 600)
+    assert "a pack lacked in a folder or file is loaded by --packs, in a service by" in show(cli, 1)["error"]
+    assert "has other packs (lacked); `graphengine worker --packs`" in cli("run", *submit[2:]).err
+    process.send_signal(signal.SIGINT)
+    assert process.wait(600) == 0
+    worker("--packs", "lacked.py")
+    assert cli(*submit).out == "job 2\n"
+    assert cli("queue", "wait", 2, "--timeout", 600).out == "job 2 is done\n"
+
+
 def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
     (tmp_path / "wait.yaml").write_text(WAIT)
     (tmp_path / "allowed").mkdir()
