@@ -26,12 +26,25 @@ def plain_function(fn: Any) -> Callable[..., Any]:
         what = f"the class {fn.__name__}" if isinstance(fn, type) else f"{fn!r:.60}"
         hint = "put @node under @classmethod" if isinstance(fn, classmethod) else "write a function that returns it"
         raise NodeDefinitionError(f"{what} cannot be a node, which is made of a function; {hint}")
+    if _dispatches(fn):
+        raise NodeDefinitionError(
+            f"{name_of(fn)} cannot be a node: it is made by singledispatch, which chooses by the first argument's place, "
+            "and nodes are called by names; write a function that calls it"
+        )
     inner = _annotated(fn)
     if is_async(fn):
         return _like(fn, inner, lambda *args, **kwargs: _finish(fn(*args, **kwargs)))
     if isinstance(fn, types.FunctionType | functools._lru_cache_wrapper) and fn.__module__:
         return fn
     return _like(fn, inner, lambda *args, **kwargs: fn(*args, **kwargs))
+
+
+def _dispatches(fn: Any) -> bool:
+    """Whether it is made by `functools.singledispatch` or `singledispatchmethod`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    here = fn.__globals__ if isinstance(fn, types.FunctionType) else None
+    return here is vars(functools) and hasattr(fn, "register")
 
 
 def made_of(function: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine.old_names import moved
@@ -57,6 +57,11 @@ class Input:
         # A null stands for the default of whatever it is linked to.
         kind = self.type if self.required else self.type | None if self.type is not Any else Any
         return Socket(self.name, kind, self.required, self.default, self.help, self.range, self.choices, lazy=True)
+
+    def socket_for(self, value: Any) -> Socket:
+        """The socket against which a value is checked: what does not fit is told with the type that was declared."""
+        made = self.socket()
+        return made if value is None or self.default is None else replace(made, type=self.type)
 
 
 class Ref:

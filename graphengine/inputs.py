@@ -36,7 +36,7 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
     for name, declared in graph.inputs.items():
         if name in inputs:
             value, here = inputs[name], current if base is None else Path(base).absolute()
-            problem = literal_problem(declared.socket(), value, Where(node=INPUTS, socket=name))
+            problem = literal_problem(declared.socket_for(value), value, Where(node=INPUTS, socket=name))
         elif declared.required:
             problems.append(
                 Problem("missing input", f"{graph.name} needs the input {name}", Where(node=INPUTS, socket=name),

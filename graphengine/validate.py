@@ -322,7 +322,7 @@ def _declared(graph: GraphData) -> Iterator[Problem]:
 
 def default_problem(graph: GraphData, declared: Input) -> Problem | None:
     """What is wrong with the default of a declared input, at its line."""
-    complaint = None if declared.required else declared.socket().complaint(declared.default)
+    complaint = None if declared.required else declared.socket_for(declared.default).complaint(declared.default)
     if complaint is None:
         return None
     kind, expected, found = complaint

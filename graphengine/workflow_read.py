@@ -463,8 +463,12 @@ class Reader:
         try:
             graph = self.reach.open_file(file, replace(self.reach, base=file.parent))
         except WorkflowError as error:
-            self.problem("bad workflow", f"the workflow {given!r:.120} cannot be read", path)
-            self.graph.problems_at_load.extend(error.problems)
+            what, first = f"the workflow {given!r:.120} cannot be read", error.problems[0]
+            if first.where.line is None and len(error.problems) == 1:  # nothing in the file, but the file itself
+                self.problem("bad workflow", f"{what}: {first.what}", path, hint=first.hint, near=first.nearest)
+            else:
+                self.problem("bad workflow", what, path)
+                self.graph.problems_at_load.extend(error.problems)
             return "", given
         self.reach.known[file] = graph
         return graph, given

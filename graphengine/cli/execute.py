@@ -10,16 +10,18 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from graphengine.cache import DiskStore, Store
+from graphengine.cli.common import print_problems
 from graphengine.combine import subgraph
 from graphengine.definition import NodeDef
 from graphengine.files import cache_folder
 from graphengine.graph import GraphData
 from graphengine.launch import Cancellation
+from graphengine.missing_files import missing_files
 from graphengine.runner import Call, Runner, ThreadRunner
 from graphengine.validate import problems
 
@@ -194,8 +196,11 @@ def needed(graph: GraphData) -> int:
     return len(subgraph(graph, [*links, *extra]).nodes)
 
 
-def print_warnings(graph: GraphData) -> None:
-    """Show the warnings of a graph that can be run, on standard error."""
-    for problem in problems(graph):
-        if problem.severity == "warning":
-            print(problem, file=sys.stderr)
+def print_warnings(graph: GraphData, given: Collection[str] = ()) -> None:
+    """Show the warnings of a graph that can be run, on standard error.
+
+    Args:
+        given: The declared inputs that get a value.
+    """
+    found = [*problems(graph), *missing_files(graph, given)]
+    print_problems(problem for problem in found if problem.severity == "warning")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.cli.common import FAILED, NO_FILE, WRONG, print_problems, workflow_name
+from graphengine.cli.common import FAILED, NO_FILE, WRONG, workflow_name
 from graphengine.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
 from graphengine.events import Event, Kind
@@ -60,17 +60,16 @@ def hand_over(
         if listens(file) and not only_here:
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
-    from graphengine.cli.execute import interruptible
+    from graphengine.cli.execute import interruptible, print_warnings
     from graphengine.cli.values import parse_sets
     from graphengine.cli.watching import Following, attending
     from graphengine.launch import Cancellation
     from graphengine.outputs import check_folder
     from graphengine.service.queue import Queue
     from graphengine.service.submit import submit
-    from graphengine.validate import problems
 
     inputs = parse_sets(graph, sets)
-    print_problems(problem for problem in problems(graph) if problem.severity == "warning")
+    print_warnings(graph, inputs)
     check_folder(out, graph)  # that it cannot be written is told now, not by the job
     queue = Queue(file)
     # Before the job is there, so that none of its steps is missed.

@@ -80,7 +80,7 @@ def command(
     from graphengine.outputs import Writer, check_folder, write_outputs
 
     inputs = parse_sets(graph, set)
-    print_warnings(graph)
+    print_warnings(graph, inputs)
     name = workflow_name(graph)
     check_folder(out, graph)
     writer = Writer(out, name)

@@ -73,7 +73,7 @@ def command(
     fixed, axes, runs = combinations(graph, set, over)
     for values in runs:
         bind_inputs(graph, fixed | values)
-    print_warnings(graph)
+    print_warnings(graph, {**fixed, **axes})
     name = workflow_name(graph)
     check_folder(out, graph)
     writer = Writer(out, name)

@@ -45,8 +45,10 @@ def command(
 def problems_of(file: str) -> list[Problem]:
     """Everything that is wrong with a file, also where it cannot be read at all."""
     from graphengine.api import load
+    from graphengine.missing_files import missing_files
 
     try:
-        return load(file).problems()
+        graph = load(file)
+        return [*graph.problems(), *missing_files(graph)]
     except WorkflowError as error:
         return error.problems

@@ -198,6 +198,55 @@ def test_a_missing_file_is_another_exit_code(cli: Run, workflow: Write) -> None:
     assert "gone.png" in done.err
 
 
+def test_a_file_that_is_not_there_is_named_with_its_line_before_the_run(
+    cli: Run, workflow: Write, tmp_path: Path
+) -> None:
+    workflow(
+        "version: 1\n"
+        "inputs: {more: {type: path, default: gone.png}}\n"
+        "nodes:\n"
+        "  a:\n"
+        "    node: load_image\n"
+        "    with: {path: nothere.png}\n"
+        "  b: {node: load_image, from: {path: inputs.more}}\n"
+        "  c: {workflow: {nodes: {d: {node: load_image, with: {path: inner.png}}}, outputs: {d: d}}}\n"
+        "  e: {node: load_model, with: {source: tiny}}\n"
+        "outputs: {a: a, b: b, c: c}\n"
+    )
+    expected = [
+        f"warning: flow.yaml:6: a.path: there is no file or folder {tmp_path / 'nothere.png'}",
+        f"warning: flow.yaml:8: d.path: there is no file or folder {tmp_path / 'inner.png'}",
+        f"warning: flow.yaml:2: inputs.more: there is no file or folder {tmp_path / 'gone.png'}",
+    ]
+    done = cli("validate", "flow.yaml")
+    assert (done.code, done.out, done.err.splitlines()) == (0, "flow.yaml: ok\n", expected)
+    done = cli("run", "flow.yaml", "--set", "more=other.png")
+    assert done.code == 3
+    assert done.err.splitlines()[:2] == expected[:2]
+    assert "gone.png" not in done.err
+    for name in ("nothere.png", "inner.png", "gone.png"):
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert cli("validate", "flow.yaml").err == ""
+    workflow("version: 1\nnodes:\n  a: {workflow: nothere.yaml}\n")
+    told = cli("validate", "flow.yaml").err
+    assert told == "flow.yaml:3: a: the workflow 'nothere.yaml' cannot be read: there is no such file; did you mean nothere.png?\n"
+
+
+def test_a_value_that_does_not_fit_is_told_with_the_type_that_was_declared(cli: Run, workflow: Write) -> None:
+    workflow(
+        "version: 1\n"
+        "inputs: {choice: {type: int, default: 0}, name: {type: int, default: null}}\n"
+        "nodes:\n"
+        "  a: {node: switch, from: {choice: inputs.choice}, with: {cases: [1, 2]}}\n"
+        "  b: {node: collect, from: {items: [inputs.name]}}\n"
+        "outputs: {a: a, b: b}\n"
+    )
+    done = cli("run", "flow.yaml", "--set", "choice=x", "--set", "name=y")
+    assert done.err.splitlines() == [
+        "inputs.choice: 'x' (str) is not int", "inputs.name: 'y' (str) is not int | null"
+    ]  # fmt: skip
+
+
 def test_files_stay_inside_the_roots(cli: Run, workflow: Write, tmp_path: Path) -> None:
     (tmp_path / "allowed").mkdir()
     (tmp_path / "secret.png").write_bytes(b"x")

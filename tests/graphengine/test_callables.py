@@ -295,6 +295,28 @@ def lambda_three(a: int, b: int, c: int) -> int:
     return a + b + c
 
 
+class Dispatching:
+    """Has a method that chooses by the class of its first argument."""
+
+    @functools.singledispatchmethod
+    def method(self, x: int) -> int:
+        return x
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: functools.singledispatch(add), lambda: functools.partial(functools.singledispatch(add), b=1),
+        lambda: Dispatching().method,
+    ],
+)  # fmt: skip
+def test_what_chooses_by_the_first_arguments_class_is_refused(made: Any) -> None:
+    with pytest.raises(NodeDefinitionError, match="cannot be a node: it is made by singledispatch, .* that calls it$"):
+        node(made())
+    caching = functools.lru_cache(add)
+    assert value(lambda: node(name="cached_add")(caching)(1)) == 11
+
+
 @pytest.mark.parametrize(
     ("lists", "told"),
     [

@@ -276,7 +276,7 @@ def test_unreadable_documents_are_raised_at_once(tmp_path: Path, text: str, mess
         ("version: 1\nnodes: {a: {node: scale, workflow: b.yaml}}", "`node` or a `workflow`, not both"),
         ("version: 1\nnodes: {a: {workflow: 3}}", "`workflow` is a path of a workflow file"),
         ("version: 1\nnodes: {a: {workflow: nix.yaml}}", "the workflow 'nix.yaml' cannot be read"),
-        ("version: 1\nnodes: {a: {workflow: nix.yaml}}", "nix.yaml: there is no such file"),
+        ("version: 1\nnodes: {a: {workflow: nix.yaml}}", "'nix.yaml' cannot be read: there is no such file"),
         ("version: 1\nnodes: {a: {workflow: /etc/passwd}}", "is an absolute path; write it relative to this file"),
         ("version: 1\nnodes: {a: {workflow: {nodse: {}}}}", "a workflow has no key 'nodse'"),
         ("version: 1\noutputs: {a: [b]}", "outputs.a: an output comes from one node"),
