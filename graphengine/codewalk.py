@@ -16,6 +16,7 @@ from typing import Any
 
 from graphengine.callables import made_of
 from graphengine.canonical import PLAIN, digest, token
+from graphengine.checksum import owned
 from graphengine.content import Content, Unfollowed, module_of
 from graphengine.definition import NodeDef
 from graphengine.mutation import argument_changes, changes
@@ -102,6 +103,9 @@ class Walk:
         self.found = Followed()
         self._seen: dict[int, tuple[int, Any]] = {}
         self._data: dict[tuple[int, frozenset[str]], tuple[int, Any]] = {}
+        self._node = function
+        while (inner := made_of(self._node)) is not None:
+            self._node = inner
         module = str(getattr(function, "__module__", ""))
         self._pack: Pack | None = pack_of(module) if home(module) == "pack" else None
         try:
@@ -157,7 +161,7 @@ class Walk:
         defaults = []
         for name, value in (*by_position, *by_name):
             place = f"{function.__qualname__}({name}=)"
-            keeps = name in kept and type(value) not in PLAIN
+            keeps = name in kept and type(value) not in PLAIN and not self._is_copied(function, value)
             defaults.append((name, self._changing(value, place) if keeps else self.used(value, place)))
         return (
             facts.form,
@@ -166,6 +170,10 @@ class Walk:
             uses,
             [(name, loose_sources(name)) for name in sorted(facts.imports)],
         )
+
+    def _is_copied(self, function: types.FunctionType, default: Any) -> bool:
+        """Whether each call of a function has a copy of a default: those of nodes have, where it can be copied."""
+        return function is self._node and owned(default)[0] is not default
 
     def _of_library(self, function: types.FunctionType) -> Any:
         """A function that a library made around others: these are followed, and what it keeps for itself is not."""

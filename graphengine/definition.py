@@ -11,11 +11,12 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from graphengine.building import building
 from graphengine.callables import is_async, is_generator, name_of, plain_function
+from graphengine.checksum import owned, twin_of
 from graphengine.context import Context
 from graphengine.errors import NodeDefinitionError
 from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
@@ -258,6 +259,34 @@ class NodeDef(Generic[P, R]):
     def files(self) -> dict[str, File]:
         """The file rules of the inputs that are paths."""
         return {name: socket.file for name, socket in self.sockets.items() if socket.file is not None}
+
+    @functools.cached_property
+    def own_defaults(self) -> dict[str, Any]:
+        """The defaults that can be changed in place, as they were when its keys were begun (see `keys`)."""
+        found = {name: owned(socket.default)[0] for name, socket in self.sockets.items() if not socket.required}
+        return {name: twin for name, twin in found.items() if twin is not self.sockets[name].default}
+
+    @functools.cached_property
+    def compute(self) -> Callable[..., R]:
+        """The function as the engine calls it: what a call does to a default is not seen by the next."""
+        fn: Callable[..., R] = self.fn
+        if not self.own_defaults:
+            return fn
+
+        def compute(**arguments: Any) -> R:
+            return fn(**self.copied_defaults(arguments), **arguments)
+
+        return compute
+
+    def copied_defaults(self, given: Container[str] = ()) -> dict[str, Any]:
+        """A copy of each default that can be changed in place, of those that are not given."""
+        return {name: twin_of(default) for name, default in self.own_defaults.items() if name not in given}
+
+    def begin_keys(self) -> None:
+        """Read again what its keys hold of it: its code or its defaults have changed."""
+        self.key_identity = self.key_template = None
+        for known in ("own_defaults", "compute"):
+            vars(self).pop(known, None)
 
     # --- the functions that stand beside it -----------------------------------------------------------------------
 

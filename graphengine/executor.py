@@ -438,7 +438,7 @@ class Drive(Launcher):
         arguments = {name: twin_of(value) for name, value in self.arguments(task).items()}
         start = perf_counter()
         try:
-            value = kind.fn(**arguments)
+            value = kind.compute(**arguments)
         except BaseException as error:
             self.fail(task, error)
             return False

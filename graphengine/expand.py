@@ -265,7 +265,7 @@ class Expander:
                     part.hold(name, value)
         try:
             with part:
-                result = kind.fn(**arguments)
+                result = kind.compute(**arguments)
             found = {name: part.argument(r) for name, r in _results(result).items()}
             if guard is not None:
                 guard.leave()

@@ -69,7 +69,7 @@ def is_current(definition: NodeDef[..., Any]) -> bool:
     known = definition.key_identity
     if known is None or known.used is None or known.used.stands():
         return True
-    definition.key_identity = definition.key_template = None
+    definition.begin_keys()
     return False
 
 
@@ -127,14 +127,15 @@ def _constant(value: Any) -> Any:
 
 def _template(definition: NodeDef[..., Any]) -> KeyTemplate:
     known = identified(definition)
-    names, defaults = tuple(definition.sockets), tuple(map(_default, definition.sockets.values()))
+    names = tuple(definition.sockets)
+    defaults = tuple(_default(socket, definition.own_defaults) for socket in definition.sockets.values())
     definition.key_template = (blake2b(known.hash, digest_size=16), names, defaults, bool(known.unfollowed))
     return definition.key_template
 
 
-def _default(socket: Socket) -> Any:
+def _default(socket: Socket, own: Mapping[str, Any]) -> Any:
     try:
-        return canonical(coerce(socket.default, socket.type), socket.uses)
+        return canonical(coerce(own.get(socket.name, socket.default), socket.type), socket.uses)
     except NotData:  # it is the same object in every call of this process
         return ("object", token(socket.default), HERE)
 

@@ -195,7 +195,7 @@ class Launcher(ABC):
             context = arguments[kind.context_parameter] = RunContext(self, task, flight, kind)
         start = perf_counter()
         try:
-            value = self._guarded(task, kind.fn, arguments) if guarded else kind.fn(**arguments)
+            value = self._guarded(task, kind.compute, arguments) if guarded else kind.compute(**arguments)
         except BaseException as error:
             self.store.land(flight, error)
             self._here = None

@@ -429,7 +429,7 @@ class Plan:
         arguments = {name: twin_of(value) for name, value in arguments.items()}
         start = time.perf_counter()
         try:
-            value = kind.fn(**arguments)
+            value = kind.compute(**arguments)
         except BaseException as error:
             raise NodeError(id, node.type, arguments, as_exception(error)) from error
         return value, time.perf_counter() - start

@@ -215,7 +215,7 @@ def _alone(call: Call) -> Any:
         if definition.context_parameter is not None:
             arguments[definition.context_parameter] = call.context
         try:
-            return definition.fn(**arguments)
+            return definition.compute(**arguments)
         except Exception as error:
             if not lacks_memory(error) or call.context.cancelled:
                 raise
@@ -245,9 +245,9 @@ def _let_go(error: BaseException) -> None:
 def _many(definition: NodeDef[..., Any], calls: Sequence[Call]) -> Sequence[Any]:
     assert definition.many_fn is not None
     defaults = {name: socket.default for name, socket in definition.sockets.items() if not socket.required}
-    arguments = defaults | dict(calls[0].inputs)
+    arguments = defaults | definition.copied_defaults() | dict(calls[0].inputs)
     for name in definition.batch:
-        arguments[name] = [call.inputs.get(name, definition.sockets[name].default) for call in calls]
+        arguments[name] = [(defaults | definition.copied_defaults() | dict(call.inputs))[name] for call in calls]
     if definition.context_parameter is not None:
         arguments[definition.context_parameter] = [call.context for call in calls]
     outcomes = list(definition.many_fn(**arguments))

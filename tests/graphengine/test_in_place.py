@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -445,3 +447,121 @@ def test_pictures_of_pil_and_own_classes_in_a_chain(store: Store) -> None:
     held = g.run("held", store=store)
     held.items[-1].putpixel((0, 0), (0, 0, 0))
     assert g.run("held", store=store).items[-1].getpixel((0, 0)) == (255, 0, 0)
+
+
+# --- defaults ---
+
+
+@dataclass
+class Defaulted:
+    seen: list[int] = field(default_factory=list)
+
+
+def _defaults(on: Any, **options: Any) -> Any:
+    @node(on=on, **options)
+    def added_to_default(n: int, acc: list[int] = [], more: Defaulted = Defaulted()) -> int:  # noqa: B006, B008
+        acc.append(n)
+        more.seen.append(n)
+        return sum(acc) + 100 * sum(more.seen)
+
+    return added_to_default
+
+
+@pytest.mark.parametrize("options", [{"version": 1}, {}], ids=["version", "code"])
+@pytest.mark.parametrize("on", PLACES)
+def test_a_default_that_a_node_changes_is_that_of_no_other_call(on: str, options: Any, store: Store) -> None:
+    adding = _defaults(on, **options)
+    with Graph() as g:
+        wanted = [adding(5), adding(7), adding(5, more=Defaulted())]
+        mapped = each([1, 2, 3], lambda n: adding(n))
+    assert list(g.run(want=wanted, store=store)) == [505, 707, 505]
+    assert list(g.run(want=mapped, store=store)) == [101, 202, 303]
+    assert list(g.run(want=wanted, store=Store())) == [505, 707, 505]
+
+
+def test_a_default_is_that_of_no_other_call_in_expansions_references_and_batches(store: Store) -> None:
+    @node(version=1, expand=True)
+    def expanded_default(n: int, acc: list[int] = []) -> int:  # noqa: B006
+        acc.append(n)
+        return passed_default(sum(acc))
+
+    @node(version=1)
+    def passed_default(n: int) -> int:
+        return n
+
+    @node(version=1, on="device", batch=("n", "own"))
+    def batched_default(n: int, acc: list[int] = [], own: list[int] = []) -> int:  # noqa: B006
+        return n
+
+    @batched_default.many
+    def _(n: list[int], acc: list[int], own: list[list[int]]) -> list[int]:
+        for one, mine in zip(n, own, strict=True):
+            acc.append(one)
+            mine.append(one)
+        return [len(mine) + 10 * len(acc) for mine in own]
+
+    for _n in range(2):
+        with Graph() as g:
+            wanted = [expanded_default(5), expanded_default(7)]
+            batched = each([1, 2], batched_default)
+        assert list(g.run(want=wanted, store=Store())) == [5, 7]
+        assert list(g.run(want=batched, store=Store(), runner=ThreadRunner(batch=8))) == [21, 21]
+
+
+def test_a_method_s_default_and_one_that_cannot_be_copied(store: Store) -> None:
+    class Maker:
+        @node(version=1)
+        def from_default(self, n: int, acc: list[int] = []) -> int:  # noqa: B006
+            acc.append(n)
+            return sum(acc)
+
+    lock = threading.Lock()
+
+    @node(version=1)
+    def with_lock(n: int, lock: Any = lock) -> bool:
+        return lock is held
+
+    held, maker = lock, Maker()
+    with Graph() as g:
+        wanted = [maker.from_default(5), maker.from_default(7), with_lock(1)]
+    assert list(g.run(want=wanted, store=store)) == [5, 7, True]
+
+
+def test_what_a_default_is_changed_to_between_runs_is_seen(store: Store) -> None:
+    acc = [1]
+
+    @node
+    def total_of_default(n: int, acc: list[int] = acc) -> int:
+        return n + sum(acc)
+
+    with Graph() as g:
+        wanted = total_of_default(5)
+    assert g.run(want=wanted, store=store) == 6
+    acc.append(10)
+    assert g.run(want=wanted, store=store) == 16
+    assert total_of_default.compute is not total_of_default.fn
+
+
+def test_a_node_with_plain_defaults_is_called_as_it_is() -> None:
+    @node(version=1)
+    def plainly_defaulted(n: int, scale: float = 1.0, name: str = "a", both: tuple[int, int] = (1, 2)) -> int:
+        return n
+
+    assert plainly_defaulted.compute is plainly_defaulted.fn
+
+
+def test_a_node_that_changes_its_default_is_kept_on_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @node
+    def slow_default(n: int, acc: list[int] = []) -> int:  # noqa: B006
+        acc.append(n)
+        time.sleep(0.005)
+        return sum(acc)
+
+    with Graph() as g:
+        wanted = [slow_default(5), slow_default(7)]
+    for expected in (Reuse.COMPUTED, Reuse.DISK):
+        recorder = Recorder()
+        found = list(g.run(want=wanted, store=Store(disk=DiskStore(tmp_path)), listeners=[recorder]))
+        assert found == [5, 7]
+        assert set(recorder.why.values()) == {expected}
+    assert not caplog.records
