@@ -229,7 +229,8 @@ def test_a_file_that_is_not_there_is_named_with_its_line_before_the_run(
     assert cli("validate", "flow.yaml").err == ""
     workflow("version: 1\nnodes:\n  a: {workflow: nothere.yaml}\n")
     told = cli("validate", "flow.yaml").err
-    assert told == "flow.yaml:3: a: the workflow 'nothere.yaml' cannot be read: there is no such file; did you mean nothere.png?\n"
+    what = "the workflow 'nothere.yaml' cannot be read: there is no such file; did you mean nothere.png?"
+    assert told == f"flow.yaml:3: a: {what}\n"
 
 
 def test_a_value_that_does_not_fit_is_told_with_the_type_that_was_declared(cli: Run, workflow: Write) -> None:

@@ -311,7 +311,7 @@ class Dispatching:
     ],
 )  # fmt: skip
 def test_what_chooses_by_the_first_arguments_class_is_refused(made: Any) -> None:
-    with pytest.raises(NodeDefinitionError, match="cannot be a node: it is made by singledispatch, .* that calls it$"):
+    with pytest.raises(NodeDefinitionError, match=r"cannot be a node: it is made by singledispatch, .* that calls it$"):
         node(made())
     caching = functools.lru_cache(add)
     assert value(lambda: node(name="cached_add")(caching)(1)) == 11
