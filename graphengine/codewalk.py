@@ -183,6 +183,9 @@ class Walk:
             self.found.cells.append((cell, _held(value)))
             if value is not MISSING and (type(value) in PLAIN or self._is_code(type(value))):
                 inside.append(self.used(value, function.__qualname__))
+        registry = vars(function).get("registry")
+        if type(registry) is types.MappingProxyType:  # of `functools.singledispatch`: what it chooses from
+            inside.append(self.used(registry, function.__qualname__))
         return (_named(function), _facts(function.__code__).form, inside)
 
     def _passed_on(self, passed: Set[tuple[str, int, Any]], space: Mapping[str, Any]) -> set[str]:
@@ -285,12 +288,20 @@ class Walk:
     def _class(self, cls: type) -> Any:
         if (again := self._again(cls)) is not None:
             return again
-        found, space = [], type.__dict__["__dict__"].__get__(cls)
+        found: list[Any] = []
+        space, meta = type.__dict__["__dict__"].__get__(cls), type(cls)
+        making = _MAKING | _MAKING_OF_CLASSES if issubclass(cls, type) else _MAKING
         for name, value in list(space.items()):
             if name in UNUSED:
                 continue
             self.found.names.append((space, name, _held(value)))
-            found.append((name, self.used(value, f"{cls.__qualname__}.{name}")))
+            made = value.__func__ if type(value) in (classmethod, staticmethod) else value
+            if name in making and type(made) is types.FunctionType:
+                found.append((name, _facts(made.__code__).form))
+            else:
+                found.append((name, self.used(value, f"{cls.__qualname__}.{name}")))
+        if self._is_own(module_of(meta)):
+            found.append(("metaclass", self._class(meta)))
         return ("class", _named(cls), [self.code(base, base.__qualname__) for base in cls.__bases__], found)
 
     def _module(self, module: types.ModuleType, names: Set[str]) -> Any:
@@ -359,6 +370,11 @@ _DESCRIPTORS = (
     types.WrapperDescriptorType, types.MethodDescriptorType, types.ClassMethodDescriptorType,
     types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
+_MAKING = frozenset({"__init_subclass__", "__set_name__"})
+"""Methods that Python calls when a class is made, before any node runs: what they change is data, not changed by a node,
+and of metaclasses"""
+_MAKING_OF_CLASSES = frozenset({"__new__", "__init__", "__prepare__"})
+"""these."""
 UNUSED = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
                     "__static_attributes__", "__annotate__", "__annotations_cache__", "_abc_impl",
                     "__abstractmethods__", "__dataclass_params__", "__dataclass_fields__", "__slots__",

@@ -58,7 +58,7 @@ def holds_paths(value: Any) -> bool:
     if kind in (list, tuple, set, frozenset):
         return any(map(holds_paths, value))
     if kind is dict:
-        return any(map(holds_paths, value.values()))
+        return any(map(holds_paths, value)) or any(map(holds_paths, value.values()))
     return isinstance(value, Path) or (_fields(value) is not None and holds_path(kind))
 
 
@@ -92,9 +92,9 @@ class _Paths:
             pairs = list(map(self.follow, value))
             return type(value)(v for v, _ in pairs), ("set", *sorted((token for _, token in pairs), key=repr))
         if type(value) is dict:
-            items = {key: self.follow(v) for key, v in value.items()}
-            tokens = sorted(((canonical(key), token) for key, (_, token) in items.items()), key=repr)
-            return {key: v for key, (v, _) in items.items()}, ("dict", *tokens)
+            items = [(self._key(key), self.follow(v)) for key, v in value.items()]
+            tokens = sorted(((name, token) for (_, name), (_, token) in items), key=repr)
+            return {key: v for (key, _), (v, _) in items}, ("dict", *tokens)
         if (names := _fields(value)) is not None:
             inside = dataclasses.replace(self, base=Path.cwd(), rule=dataclasses.replace(rule, names=False))
             tokens = [(name, inside.follow(getattr(value, name))[1]) for name in names]
@@ -105,6 +105,12 @@ class _Paths:
             if self.opaque is None:
                 raise
             return value, self.opaque
+
+    def _key(self, key: Any) -> tuple[Any, Any]:
+        """A key of a dictionary: a text is no path there."""
+        if not holds_paths(key):
+            return key, canonical(key)
+        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, names=False, missing=True)).follow(key)
 
 
 def _fields(value: Any) -> list[str] | None:

@@ -120,6 +120,34 @@ CONTENT = {
                                "class S:\n    def __init__(self): self.k = 1"
                         "\n    @functools.cached_property\n    def c(self): return 5\nK = S()",
         "K.k + K.c", "K.k = 10"),
+    "singledispatch": (
+        "D = {'k': 1}\n@functools.singledispatch\ndef g(x): return 0\n@g.register\ndef _(x: int): return D['k']",
+        "g(x)", "D['k'] = 10"),
+    "registered later": ("@functools.singledispatch\ndef g(x): return 1", "g(x)", "g.register(int, lambda x: 10)"),
+    "singledispatch method": (
+        "D = {'k': 1}\nclass S:\n    @functools.singledispatchmethod\n    def g(self, x): return 0\n"
+        "    @g.register\n    def _(self, x: int): return D['k']\nK = S()", "K.g(x)", "D['k'] = 10"),
+    "subscript of a class": (
+        "D = {'k': 1}\nclass M(type):\n    def __getitem__(cls, name): return D[name]\nclass K(metaclass=M): pass",
+        "K['k']", "D['k'] = 10"),
+    "call of a class": (
+        "D = {'k': 1}\nclass M(type):\n    def __call__(cls, name): return D[name]\nclass K(metaclass=M): pass",
+        "K('k')", "D['k'] = 10"),
+    "property of a class": (
+        "D = {'k': 1}\nclass B(type):\n    k = property(lambda cls: D['k'])\nclass M(B): pass\n"
+        "class S(metaclass=M): pass\nclass K(S): pass", "K.k", "D['k'] = 10"),
+    "class of an object": (
+        "D = {'k': 1}\nclass M(type):\n    k = property(lambda cls: D['k'])\nclass S(metaclass=M): pass\nK = S()",
+        "type(K).k", "D['k'] = 10"),
+    "list that classes enter": (
+        "class B:\n    all = []\n    def __init_subclass__(cls): B.all.append(cls)\n"
+        "class S(B):\n    k = 1\nclass T(B):\n    k = 2", "B.all[0].k", "S.k = 10"),
+    "list that a metaclass fills": (
+        "ALL = []\nclass M(type):\n    def __init__(cls, *more): ALL.append(cls)\n"
+        "class S(metaclass=M):\n    k = 1", "ALL[0].k * len(S.__name__)", "S.k = 10"),
+    "list that attributes enter": (
+        "ALL = []\nclass A:\n    def __set_name__(self, owner, name): ALL.append(len(name))\n"
+        "class S:\n    a = A()", "ALL[0] if S.a else 0", "ALL[0] = 10"),
     "logger beside data": ("log = logging.getLogger('x')\nK = [1]", "log.debug('y') or K[0]", "K[0] = 10"),
 }  # fmt: skip
 
@@ -183,6 +211,8 @@ UNFOLLOWED = {
                         "\n        k += 1\n        return x\n    return g\n"
                  "g = m()", "g(x)", "k", "set by"),
     "default that remembers": ("def g(x, k={}):\n    k[x] = x\n    return x", "g(x)", "g(k=)", "changed by"),
+    "class that counts its objects": (
+        "class K:\n    n = 0\n    def __init__(self): K.n += 1\n", "K() and x", "K", "changed by"),
     "changed by a helper, read before": ("K = []\ndef put(x): K.append(x)\n", "len(K) + (put(x) or 0)", "K",
                         "changed by"),
 }  # fmt: skip

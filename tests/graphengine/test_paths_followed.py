@@ -85,6 +85,16 @@ def in_dict(p: dict[str, Path | None]) -> str:
 
 
 @node(version=1)
+def as_keys(p: dict[Path, str]) -> str:
+    return _read(*p)
+
+
+@node(version=1)
+def in_tuples_as_keys(p: dict[tuple[Path, int], Path]) -> str:
+    return _read(*(file for file, _ in p), *p.values())
+
+
+@node(version=1)
 def in_typed_dict(p: Options) -> str:
     return _read(p["file"])
 
@@ -117,6 +127,8 @@ WAYS: list[tuple[Any, Callable[[Path], Any]]] = [
     (listed, lambda p: [str(p), p]),
     (in_tuple, lambda p: ("x", p)),
     (in_dict, lambda p: {"a": p, "b": None}),
+    (as_keys, lambda p: {p: "a"}),
+    (in_tuples_as_keys, lambda p: {(p, 1): p}),
     (in_typed_dict, lambda p: {"file": p}),
     (in_dataclass, lambda p: Job("x", p)),
     (in_nested, lambda p: Nested([Job("x", p)], p)),
@@ -246,10 +258,12 @@ def test_a_file_that_changes_within_a_tick_of_the_clock_is_read_again(
 
 @node(version=1)
 def of_any_type(p: Any) -> str:
-    return _read(*(sorted(p, key=str) if isinstance(p, list | set) else [p]))
+    return _read(*(sorted(p, key=str) if isinstance(p, list | set | dict) else [p]))
 
 
-@pytest.mark.parametrize("make", [lambda p: p, lambda p: [p], lambda p: {p}], ids=["bare", "list", "set"])
+@pytest.mark.parametrize(
+    "make", [lambda p: p, lambda p: [p], lambda p: {p}, lambda p: {p: 1}], ids=["bare", "list", "set", "keys"]
+)
 @pytest.mark.parametrize("declared", [False, True], ids=["literal", "declared input"])
 def test_a_path_in_an_input_of_any_type(
     make: Callable[[Path], Any], declared: bool, tmp_path: Path
