@@ -28,8 +28,8 @@ def plain_function(fn: Any) -> Callable[..., Any]:
         raise NodeDefinitionError(f"{what} cannot be a node, which is made of a function; {hint}")
     if _dispatches(fn):
         raise NodeDefinitionError(
-            f"{name_of(fn)} cannot be a node: it is made by singledispatch, which finds its argument by place, and nodes "
-            "are called by names; write a function that calls it"
+            f"{name_of(fn)} cannot be a node: it is made by singledispatch, which finds its argument by place, and "
+            "nodes are called by names; write a function that calls it"
         )
     inner = _annotated(fn)
     if is_async(fn):

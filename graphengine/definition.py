@@ -307,7 +307,10 @@ class NodeDef(Generic[P, R]):
         return fn
 
     def check(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
-        """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong."""
+        """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong.
+
+        A list for a lazy input is among them, whatever is linked to its items.
+        """
         self.check_fn = fn
         return fn
 

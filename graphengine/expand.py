@@ -275,7 +275,8 @@ class Expander:
             raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]) \
                 from error
         except BaseException as error:
-            raise NodeError(task.id, kind.full_name, arguments, as_exception(error)) from error
+            known = {name: value for name, value in arguments.items() if not _is_promised(value)}
+            raise NodeError(task.id, kind.full_name, known, as_exception(error)) from error
         links = [link for value in found.values() for link in _links(value)]
         base = self._bases.get(task)
         self._instantiate(part, scope, links, task, base)
@@ -383,6 +384,11 @@ class Expander:
 
 def _is_list(socket: Socket) -> bool:
     return item_type(socket.type) not in (None, Any)
+
+
+def _is_promised(value: Any) -> bool:
+    """Whether an argument is a reference, or holds some: its value is not known."""
+    return isinstance(value, Ref) or (isinstance(value, list | tuple) and any(map(_is_promised, value)))
 
 
 def _is_lazy(socket: Socket, source: Source) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast, overload
 
 from graphengine.build import GraphBuilder
 from graphengine.building import building
 from graphengine.definition import NodeDef, node
 from graphengine.elements import INPUTS, Input, Link, Ref
-from graphengine.errors import NodeError, WorkflowError, as_exception, shorten
+from graphengine.errors import GraphEngineError, NodeError, WorkflowError, as_exception, shorten
 from graphengine.graph import GraphData
 from graphengine.pack import Pack
 from graphengine.sockets import Doc, Lazy
@@ -37,12 +37,28 @@ def switch(
     names: Annotated[tuple[str, ...], Doc("The cases' names, in their order, to choose by.")] = (),
 ) -> T:
     """One of several inputs, by number or by name; the others are not computed."""
-    if isinstance(choice, str) and choice not in names:
-        raise ValueError(f"no case is called {choice!r}; there are {', '.join(names) or 'no names'}")
-    number = names.index(choice) if isinstance(choice, str) else choice
-    if not 0 <= number < len(cases):
-        raise ValueError(f"there is no case {choice!r} of {len(cases)}, which are numbered from 0")
-    return cases[number]
+    for sentence in _wrong_switch({"choice": choice, "cases": cases, "names": names}):
+        raise NoCase(sentence)
+    return cases[names.index(choice) if isinstance(choice, str) else choice]
+
+
+class NoCase(GraphEngineError, ValueError):
+    """A `switch` has no such case, or its cases and their names do not go together."""
+
+
+@switch.check
+def _wrong_switch(inputs: Mapping[str, Any]) -> Iterator[str]:
+    cases, names, choice = inputs.get("cases"), inputs.get("names", ()), inputs.get("choice")
+    if isinstance(cases, list | tuple) and not cases:
+        yield "it has no cases"
+    elif isinstance(cases, list | tuple) and names and len(names) != len(cases):
+        yield f"it has {len(cases)} case{'s' * (len(cases) != 1)} and {len(names)} name{'s' * (len(names) != 1)}"
+    elif twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        yield f"two cases are called {twice[0]!r:.80}"
+    elif isinstance(choice, str) and choice not in names:
+        yield f"no case is called {choice!r:.80}; there are {', '.join(names) or 'no names'}"
+    elif isinstance(choice, int) and isinstance(cases, list | tuple) and not 0 <= choice < len(cases):
+        yield f"there is no case {choice} of {len(cases)}, which are numbered from 0"
 
 
 @node(version=1)

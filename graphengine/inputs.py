@@ -13,7 +13,7 @@ from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph import GraphData
 from graphengine.literals import coerce
 from graphengine.task import Const, constant
-from graphengine.validate import check_problems, default_problem, literal_problem, placed, too_many
+from graphengine.validate import check_problems, default_problem, given_here, literal_problem, placed, too_many
 
 
 def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
@@ -78,7 +78,7 @@ def _limits(graph: GraphData, bound: Mapping[str, Const]) -> list[Problem]:
         node = graph.nodes[id]
         if isinstance(node.kind, NodeDef) and node.kind.check_fn is not None and not node.each and not found:
             given = {name: bound[link.port].value for name, link in node.bound if link.port in bound}
-            told = check_problems(node.kind, node.literals | {n: v for n, v in given.items() if v is not None}, id)
+            told = check_problems(node.kind, given_here(node) | {n: v for n, v in given.items() if v is not None}, id)
             found.update({f"{id}: {p.what}": p for p in told})
     return list(found.values())
 

@@ -121,8 +121,15 @@ def node_problems(graph: GraphData, id: str) -> list[Problem]:
     found = list(_node_problems(graph, id))
     kind, node = graph.nodes[id].kind, graph.nodes[id]
     if isinstance(kind, NodeDef) and kind.check_fn is not None and not node.each:
-        found += check_problems(kind, node.literals, id, any(p.severity == "error" for p in found))
+        found += check_problems(kind, given_here(node), id, any(p.severity == "error" for p in found))
     return [placed(graph, p, ("nodes", id)) for p in found]
+
+
+def given_here(node: Node) -> dict[str, Any]:
+    """The inputs of a node that are known before it runs: its literals, and lists of links for lazy inputs, of which
+    nobody knows more when it runs either."""
+    lazy = {name for name, socket in node.sockets.items() if socket.lazy}
+    return node.literals | {name: items for name, items in node.lists if name in lazy}
 
 
 def check_problems(

@@ -10,7 +10,7 @@ from graphengine.metadata import without_folders
 from graphengine.service.document import Files, Request, body_of, request_of
 from graphengine.workflow import dumps, to_document
 
-from .sample import CALLS, add, inc, is_positive, shout, upto
+from .sample import CALLS, add, inc, is_positive, same, shout, upto
 
 COUNTDOWN = """
 version: 1
@@ -179,13 +179,39 @@ outputs: {y: after}
 
 @pytest.mark.parametrize(
     ("choice", "told"),
-    [(3, "there is no case 3 of 2"), (-1, "no case -1"), ("x", "no case is called 'x'; there are a, b")],
+    [(3, "there is no case 3 of 2"), (-1, "there is no case -1"), ("x", "no case is called 'x'; there are a, b")],
 )
 def test_a_case_that_is_not_there_is_told(choice: Any, told: str) -> None:
+    with Graph(), pytest.raises(WorkflowError, match=told):
+        switch(choice, [inc(1), inc(2)], ("a", "b"))
     with Graph() as g:
-        g.output("taken", switch(choice, [inc(1), inc(2)], ("a", "b")))
-    with pytest.raises(NodeError, match=told):
+        given = g.input("given", int | str)
+        g.output("taken", switch(given, [inc(1), inc(2)], ("a", "b")))
+    with pytest.raises(WorkflowError, match=told):
+        g(given=choice)
+    with Graph() as g:
+        g.output("taken", switch(same(choice), [inc(1), inc(2)], ("a", "b")))
+    with pytest.raises(NodeError, match=rf"^node switch \(flow\.switch\) failed: {told}") as caught:
         g()
+    assert "promise" not in str(caught.value)
+    with pytest.raises(ValueError, match=told):
+        switch(choice, [1, 2], ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("cases", "names", "told"),
+    [
+        ("one", "a, a", "it has 1 case and 2 names"), ("one, one", "a", "it has 2 cases and 1 name"),
+        ("one, one", "a, a", "two cases are called 'a'"), ("", "", "it has no cases"),
+    ],
+)  # fmt: skip
+def test_cases_and_names_that_do_not_go_together_are_told_by_validation(cases: str, names: str, told: str) -> None:
+    graph = loads(
+        "version: 1\nnodes:\n  one: {node: tests.inc, with: {x: 1}}\n"
+        f"  taken: {{node: switch, with: {{choice: 0, names: [{names}]}}, from: {{cases: [{cases}]}}}}\n"
+    )
+    (problem,) = map(str, graph.problems())
+    assert problem == f"line 4: taken: {told}"
 
 
 def test_a_switch_over_a_list_that_a_node_makes_and_a_mapped_one() -> None:
