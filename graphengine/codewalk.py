@@ -371,7 +371,7 @@ _DESCRIPTORS = (
     types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
 _MAKING = frozenset({"__init_subclass__", "__set_name__"})
-"""Methods that Python calls when a class is made, before any node runs: what they change is data, not changed by a node,
+"""Methods that Python calls when a class is made, before any node runs: what they change is data that no node changes;
 and of metaclasses"""
 _MAKING_OF_CLASSES = frozenset({"__new__", "__init__", "__prepare__"})
 """these."""

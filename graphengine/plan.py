@@ -361,12 +361,11 @@ class Plan:
         tokens: dict[str, Any] = {}
         sums: dict[str, bytes] = {}
         sockets, hashed = kind.sockets, not kind.makes_reference
-        for name, value in node.literals.items():
+        paths = default_paths(kind, node.args) if kind.files else {}
+        for name, value in (node.literals | paths if paths else node.literals).items():
             values[name], tokens[name] = literal(sockets[name], owned(value)[0], self.base, self.roots, hashed)
             if (sum := sum_of(values[name], given=True)) is not None:
                 sums[name] = sum
-        for name, value in default_paths(kind, node.args).items() if kind.files else ():
-            values[name], tokens[name] = literal(sockets[name], value, self.base, self.roots, hashed)
         for name, link in node.bound:
             const = self.const(link)
             socket = sockets[name]

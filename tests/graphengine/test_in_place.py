@@ -508,6 +508,22 @@ def test_a_default_is_that_of_no_other_call_in_expansions_references_and_batches
         assert list(g.run(want=batched, store=Store(), runner=ThreadRunner(batch=8))) == [21, 21]
 
 
+def test_a_default_with_paths_is_guarded_like_a_literal(store: Store, tmp_path: Path) -> None:
+    here = [tmp_path / "first"]
+
+    @node(version=1)
+    def path_defaulted(n: int, files: list[Path] = here) -> int:
+        files.append(Path(str(n)))
+        return len(files)
+
+    with Graph() as g:
+        wanted = [path_defaulted(5), path_defaulted(7)]
+    for _ in range(2):
+        with pytest.raises(NodeError, match="changed its input files in place"):
+            g.run(want=wanted, store=store)
+    assert here == [tmp_path / "first"]
+
+
 def test_a_method_s_default_and_one_that_cannot_be_copied(store: Store) -> None:
     class Maker:
         @node(version=1)
