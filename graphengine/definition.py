@@ -47,6 +47,15 @@ KeyTemplate = tuple[Any, tuple[str, ...], tuple[Any, ...], bool]
 whether its values are remembered in this process only."""
 
 
+_PYTHONS = {"null": "None", "any": "Any", "path": "Path"}
+
+
+def _in_python(annotation: Any) -> str:
+    """A type's name, with what files call otherwise than Python as Python calls it; texts of choices stay."""
+    words = r"'[^']*'|\b(?:null|any|path)\b"
+    return re.sub(words, lambda found: _PYTHONS.get(found.group(), found.group()), type_name(annotation))
+
+
 class _Name(str):
     """An annotation that is shown as it is, without quotation marks."""
 
@@ -125,14 +134,14 @@ class NodeDef(Generic[P, R]):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What `help` and editors show: the sockets with their types, as files call them."""
+        """What `help` and editors show: the sockets with their types, Python's own by their names in Python."""
         own = inspect.signature(self.fn)
         shown = [
-            parameter.replace(annotation=_Name(type_name(self.sockets[parameter.name].type).replace("null", "None")))
+            parameter.replace(annotation=_Name(_in_python(self.sockets[parameter.name].type)))
             for parameter in own.parameters.values()
             if parameter.name in self.sockets
         ]
-        made = [f"{name}: {type_name(kind)}" if name else type_name(kind) for name, kind in self.outputs.items()]
+        made = [f"{name}: {_in_python(kind)}" if name else _in_python(kind) for name, kind in self.outputs.items()]
         return own.replace(parameters=shown, return_annotation=_Name(", ".join(made)))
 
     def __repr__(self) -> str:

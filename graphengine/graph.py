@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -201,10 +202,14 @@ class GraphData:
         return Ref(self, Link(INPUTS, name), self.input_type(name))
 
     def output(self, name: str, value: Any) -> None:
-        """Declare an output."""
+        """Declare an output; a second one of that name takes the first one's place, with a warning."""
         link = self.argument(value)
         if type(link) is not Link:
             raise WorkflowError(f"the output {name} must be a node's output, not {value!r:.60}")
+        before = self.outputs.get(name)
+        if before is not None and before != link:
+            what = f"the output {name} was {before} and is {link} from now on; give one of them another name"
+            warnings.warn(what, UserWarning, stacklevel=2)
         self.outputs[name] = link
         if link.node not in self.nodes:
             self.unchecked[INPUTS] = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from graphengine.errors import shorten
 from graphengine.literals import coerce, plain_number, value_fits
 from graphengine.types import strip, type_name, union_members
 
@@ -108,11 +109,11 @@ class Socket:
             if self.range is not None and isinstance(number, int | float) and not isinstance(number, bool):
                 low, high = self.range.min, self.range.max
                 if (low is not None and number < low) or (high is not None and number > high):
-                    return "out of range", f"{_bound(low, '-∞')}..{_bound(high, '∞')}", repr(number)
+                    return "out of range", f"{_bound(low, '-∞')}..{_bound(high, '∞')}", shorten(number)
         if self.choices is not None and value is not None:
             known = self.choices.values()
             if coerce(value, self.type) not in [coerce(choice, self.type) for choice in known]:
-                return "not a choice", f"one of {', '.join(str(written(choice)) for choice in known)}", repr(value)
+                return "not a choice", f"one of {', '.join(str(written(choice)) for choice in known)}", shorten(value)
         return None
 
     def known_choices(self) -> list[str]:

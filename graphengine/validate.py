@@ -9,7 +9,7 @@ from typing import Any, Union
 
 from graphengine.definition import NodeDef
 from graphengine.elements import INPUTS, VALUES, Input, Link, bad_id, links_in
-from graphengine.errors import Problem, Where, WorkflowError, nearest
+from graphengine.errors import Problem, Where, WorkflowError, nearest, shorten
 from graphengine.graph import GraphData, Node
 from graphengine.inference import item_type, sources_of, type_of
 from graphengine.literals import fits_written
@@ -252,7 +252,8 @@ def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
     kind, expected, found = complaint
     known = socket.known_choices() if kind == "not a choice" else []
     sentence = f"{found} is outside {expected}" if kind == "out of range" else f"{found} is not {expected}"
-    return Problem(kind, sentence, where, expected=expected, found=found, nearest=nearest(str(value), known))
+    near = nearest(value if isinstance(value, str) else shorten(value), known)
+    return Problem(kind, sentence, where, expected=expected, found=found, nearest=near)
 
 
 MOST_MAPPED = 20_000

@@ -166,11 +166,22 @@ def sentence(error: BaseException) -> str:
         return "cancelled"
     if isinstance(error, GraphEngineError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and not error.filename and _is_homeless():
+        return "the current folder is not there any more; change into one that is (cd)"
     if isinstance(error, OSError):
         full = "standard output, or a file, cannot be written: " if error.errno == errno.ENOSPC else ""
         place = f"{error.filename}: " if error.filename else full
         return f"{place}{error.strerror or error}"
     return f"{type(error).__name__}: {text_of(error)} (--debug shows where)"
+
+
+def _is_homeless() -> bool:
+    """Whether the folder in which this process runs was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def print_problems(problems: Iterable[Problem]) -> None:

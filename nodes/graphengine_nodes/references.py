@@ -135,7 +135,7 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder
 """The parts of a model whose results a setting can change, where that is not the denoiser alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Model:
     """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
 
@@ -158,6 +158,14 @@ class Model:
     hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     source: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        parts = [f"<Model {self.family}" + (f" from {self.source}" if self.source else "")]
+        parts += [self.precision] if self.precision else []
+        for name, applied in (("LoRA", self.loras), ("hypernetwork", self.hypernetworks)):
+            parts += [f"{name} {part.source or part.weights[:12]} x {scale:g}" for part, scale in applied]
+        parts += [f"{name}={value}" for name, value in self.options]
+        return ", ".join(parts) + ">"
 
     def component(self, name: str) -> str:
         """The digest of a component."""

@@ -84,6 +84,18 @@ def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) ->
         assert folder() == Path(os.sep + "there")
 
 
+@pytest.mark.parametrize("arguments", [("run", "text_to_image"), ("queue", "submit", "text_to_image")])
+def test_a_deleted_current_folder_is_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    run = f'rmdir "{gone}" && exec "$0" "$@"'
+    own = environment(tmp_path, GRAPHENGINE_STATE=str(tmp_path / "state"))
+    wish = ["sh", "-c", run, *command(*arguments)]
+    done = subprocess.run(wish, cwd=gone, env=own, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "the current folder is not there any more; change into one that is (cd)\n"
+
+
 @node(version=1)
 def _needs(text: str) -> str:
     """A text that must be there."""

@@ -1,10 +1,11 @@
 """What the decorator reads off a function, and what it refuses."""
 
 import enum
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NamedTuple, Optional, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Optional, TypeVar
 
 import pytest
 
@@ -26,6 +27,7 @@ from graphengine import (
 )
 from graphengine.codewalk import code_hash
 from graphengine.keys import identity, is_current, node_key
+from graphengine.sockets import Socket
 
 from .sample import Division, divide, inc
 
@@ -52,6 +54,23 @@ def everything(
     Slowly.
     """
     return f"{prompt} {steps} {context.device}"
+
+
+def test_what_is_wrong_with_a_huge_number_is_told_in_short() -> None:
+    for socket in (Socket("n", int, range=Range(0, 9)), Socket("n", int, choices=Choices(1, 2))):
+        for number in (10**400, 10**5000):
+            complaint = socket.complaint(number)
+            assert complaint is not None
+            assert len(" ".join(complaint)) < 200
+
+
+def test_the_signature_calls_pythons_types_as_python_does() -> None:
+    @node
+    def words(a: dict[str, Any], b: Path | None = None, c: Literal["any", "null"] = "any") -> list[Any]:
+        return []
+
+    told = "(a: dict[str, Any], b: Path | None = None, c: 'any' | 'null' = 'any') -> list[Any]"
+    assert str(inspect.signature(words)) == told
 
 
 def test_sockets_come_from_the_signature() -> None:

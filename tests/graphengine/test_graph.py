@@ -487,3 +487,13 @@ def test_declared_limits_hold_for_the_inputs_of_a_run() -> None:
     assert g(seed=3) == 3
     with pytest.raises(WorkflowError, match=r"outside 0\.\.10"):
         g(seed=11)
+
+
+def test_a_second_output_of_one_name_is_told() -> None:
+    with Graph() as g:
+        first, second = inc(1), inc(2)
+        g.output("o", first)
+        g.output("o", first)
+        with pytest.warns(UserWarning, match=r"^the output o was inc and is inc_2 from now on; give one of them"):
+            g.output("o", second)
+    assert g() == 3

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from graphengine_nodes import sample
+from graphengine_nodes.references import LoRA, Model
 from graphengine_nodes.types import Conditioning, Image, Latent, Mask, Posterior, RandomState
 
 from graphengine.errors import NodeError, shorten
@@ -30,6 +32,17 @@ VALUES = [
 def test_a_value_is_one_short_line(value: object, text: str) -> None:
     assert repr(value) == text
     assert repr({"a": value}) == f"{{'a': {text}}}"
+
+
+def test_a_model_is_one_short_line() -> None:
+    settings = (("factor", 8), ("height", 128), ("width", 128), ("guidance_scale", 3.5))
+    components = tuple((name, "f" * 32) for name in ("tokenizer", "text_encoder", "unet", "scheduler", "vae"))
+    model = Model("sd", components, settings, source="tiny")
+    assert repr(model) == "<Model sd from tiny>"
+    lora = LoRA("0123456789abcdef", ("denoiser",), source="style")
+    more = replace(model, precision="float16", loras=((lora, 0.5), (replace(lora, source=""), 1.0)))
+    more = more.with_options(compile=True)
+    assert repr(more) == "<Model sd from tiny, float16, LoRA style x 0.5, LoRA 0123456789ab x 1, compile=True>"
 
 
 def test_errors_shorten_tensors() -> None:
@@ -65,6 +78,7 @@ def test_help_shows_the_parameters() -> None:
     text = str(inspect.signature(sample))
     assert text.startswith("(model: Model, positive: Conditioning | list[Conditioning], *, ")
     assert "steps: int | None = None" in text
+    assert "arguments: dict[str, Any] | None = None" in text
     assert "Annotated" not in text
     assert "ctx" not in text
     assert text.endswith(" -> Latent")
