@@ -378,7 +378,7 @@ _MAKING_OF_CLASSES = frozenset({"__new__", "__init__", "__prepare__"})
 UNUSED = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
                     "__static_attributes__", "__annotate__", "__annotations_cache__", "_abc_impl",
                     "__abstractmethods__", "__dataclass_params__", "__dataclass_fields__", "__slots__",
-                    "__match_args__", "__parameters__", "__orig_bases__"})  # fmt: skip
+                    "__match_args__", "__parameters__", "__orig_bases__", "__slotnames__"})  # fmt: skip
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import sys
@@ -169,6 +170,15 @@ def test_data_enters_the_key_by_content(name: str) -> None:
     expected = scope["f"](1)
     assert expected != first
     assert g.run(want=out, store=store) == expected
+
+
+def test_a_copy_of_an_object_changes_no_key() -> None:
+    made, scope = script("class S:\n    def __init__(self): self.k = 1\nK = S()", "K.k")
+    before = follow(made.fn)
+    copy.copy(scope["K"])  # Python keeps the names of slots in the class
+    assert "__slotnames__" in vars(scope["S"])
+    assert before.stands()
+    assert follow(made.fn).hash == before.hash
 
 
 UNFOLLOWED = {
