@@ -342,6 +342,6 @@ def test_each_refuses_what_is_no_list_in_a_graph() -> None:
             ({1: 2}, r"{1: 2} \(dict\)"),
         ):
             with pytest.raises(TypeError, match=f"^each goes through lists, but argument 1 is {told}$"):
-                each(wrong, inc)  # type: ignore[arg-type]
-        g.output("fine", each(g.input("more", list[int] | None, [1]), inc))  # type: ignore[arg-type]
-    assert each("ab", str.upper) == ["A", "B"]  # type: ignore[arg-type]
+                each(wrong, inc)
+        g.output("fine", each(g.input("more", list[int] | None, [1]), inc))
+    assert each("ab", str.upper) == ["A", "B"]

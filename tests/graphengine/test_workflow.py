@@ -512,7 +512,7 @@ def test_a_default_comes_back_as_what_it_is(tmp_path: Path, number: int) -> None
 
 def test_the_value_of_a_member_may_be_a_tuple(tmp_path: Path) -> None:
     with Graph() as graph:
-        graph.output("out", as_given(1, corner=(1, (2, 3))))  # type: ignore[arg-type]
+        graph.output("out", as_given(1, corner=(1, (2, 3))))
     save(graph, tmp_path / "w.yaml")
     again = load(tmp_path / "w.yaml")
     assert again.problems() == []
