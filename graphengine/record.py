@@ -154,6 +154,7 @@ def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple
     Raises:
         WorkflowError: It cannot be read, or needs a value that the picture does not carry.
     """
+    from graphengine.api import Graph
     from graphengine.workflow import from_document
 
     try:
@@ -166,7 +167,7 @@ def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple
         _put(whole, position, str(path))
     # It holds all workflows that it uses: a picture of a stranger's makes nobody read other files as such.
     name = f"{record.get('name', 'workflow')}.json"
-    graph = from_document(whole["workflow"], name=name, roots=(), fetch=held.get)
+    graph = from_document(whole["workflow"], name=name, roots=(), fetch=held.get, make=Graph)
     return graph, whole[INPUTS]
 
 
