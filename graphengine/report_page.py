@@ -65,7 +65,8 @@ summary { cursor: pointer; color: var(--dim); margin: .6rem 0; } .wide { overflo
   white-space: nowrap; }
 .views { display: flex; flex-wrap: wrap; gap: .6rem; align-items: flex-start; } .views pre { flex: 1 1 100%; }
 .views img { max-height: 20rem; }
-@media (max-width: 480px) { th { width: auto; } .times { font-size: .85rem; gap: .4rem .5rem; } }
+@media (max-width: 480px) { th, td { display: block; border: 0; } th { width: auto; max-width: none;
+  padding-bottom: 0; } .times { font-size: .85rem; gap: .4rem .5rem; } }
 """
 
 
