@@ -51,6 +51,9 @@ NUMBERS = frozenset({int, float, bool, complex, type(None)})
 TEXTS = frozenset({str, bytes})
 PIECE = 10_000
 """Numbers of a list that are hashed at once."""
+MOST_ASIDE = 300_000
+"""Objects that are looked at for the size of a value only, such as what its functions close over; a value with more is
+`unseen`."""
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType)
 """What cannot be changed, and keeps other objects alive."""
 FIXED = (
@@ -169,6 +172,7 @@ class Walk:
         self._hash = xxhash.xxh3_128()
         self._seen: dict[int, int] = {}
         self._memories: set[int] = set()
+        self._sets: dict[int, list[Walk]] = {}  # those that were walked, however often they are met
         self._stack: list[Any] = []
         self._aside: list[tuple[Reader, Any]] = []  # what counts for the size only
         self._made: list[Any] = []  # states that were made for the walk: their ids must not be given again
@@ -190,14 +194,19 @@ class Walk:
         """Add the size of what does not count for the checksum: nothing else comes of it."""
         changeable, alive, told = self.changeable, self.alive, self.told
         self.muted = True
-        while self._aside:
+        most = len(self._seen) + MOST_ASIDE
+        while self._aside and len(self._seen) < most:
             reader, value = self._aside.pop()
             try:
                 reader(self, value)
             except Exception:
                 self.unknown(value)
-            while self._stack:
+            while self._stack and len(self._seen) < most:
                 self._visit(self._stack.pop())
+        if self._aside or self._stack:  # it leads to half of the program: nobody can say what it keeps
+            self.unseen = True
+            self._aside.clear()
+            self._stack.clear()
         self.changeable, self.alive, self.told, self.muted = changeable, alive, told, False
 
     def _visit(self, value: Any) -> None:
@@ -323,15 +332,28 @@ class Walk:
         base = set if isinstance(value, set) else frozenset
         self.changeable = self.changeable or base is set
         self.size += sys.getsizeof(value)
-        sums = []
-        for item in base.__iter__(value):
-            inner = Walk(self.sized, self.memo)
-            inner.through(item)
-            self.size, self.unseen = self.size + inner.size, self.unseen or inner.unseen
-            self.alive, self.told = self.alive or inner.alive, self.told or inner.told
-            sums.append(inner._hash.digest())
-        self.sequence(sorted(sums))
+        items = list(base.__iter__(value))
+        if self.muted:
+            self.push(items)
+        else:
+            if id(value) not in self._sets:
+                self._sets[id(value)] = list(map(self._apart_from_others, items))
+            inner = self._sets[id(value)]
+            self.changeable = self.changeable or any(walk.changeable for walk in inner)
+            self.unseen = self.unseen or any(walk.unseen for walk in inner)
+            self.alive = self.alive or any(walk.alive for walk in inner)
+            self.told = self.told or any(walk.told for walk in inner)
+            self.sequence(sorted(walk._hash.digest() for walk in inner))
+            if self.sized:  # each once, however many sets it is in
+                self._aside += [(Walk._visit, item) for item in items]
         self._more(value, base)
+
+    def _apart_from_others(self, item: Any) -> Walk:
+        """A walk of its own through an item of a set: items come in no order that says which was met before."""
+        inner = Walk(memo=self.memo)
+        inner._sets = self._sets
+        inner.through(item)
+        return inner
 
     def _deque(self, value: Any) -> None:
         self.changeable = True
@@ -583,7 +605,8 @@ def _reader(kind: Any) -> Reader:
         (FIXED, Walk.fixed), (LOCKS, Walk.lock), (list, Walk._list), (tuple, Walk._tuple),
         (dict, Walk._dict), (set, Walk._set), (frozenset, Walk._set), (collections.deque, Walk._deque),
         (bytearray, Walk._buffer), (array.array, Walk._buffer), (memoryview, Walk._buffer),
-        (types.MappingProxyType, Walk._proxy), ((io.BytesIO, io.StringIO), Walk._object), (io.IOBase, Walk.unknown),
+        (types.MappingProxyType, Walk._proxy), ((io.BytesIO, io.StringIO), Walk._object),
+        ((io.IOBase, threading.Thread), Walk.unknown),
     ):  # fmt: skip
         if issubclass(kind, base):
             return reader

@@ -404,3 +404,35 @@ def test_hundreds_of_runs_stay_inside_the_budget(kind: str) -> None:
         assert store.memory.used <= 1_000_000
         assert len(store.memory.entries) <= 10
     assert len(store.memory.entries) >= 3
+
+
+class Point:
+    """Can be in a set, and be changed."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers
+
+
+def test_sets_in_sets_are_walked_once_each() -> None:
+    nested = frozenset([Point([1])])
+    for _ in range(40):
+        nested = frozenset([(nested, 1), (nested, 2)])
+    assert checksum(nested) == checksum(nested)
+    assert measure(lambda: nested).size > 0
+
+
+def test_what_can_be_changed_in_a_frozen_set_is_seen() -> None:
+    point = Point([1])
+    frozen = frozenset([point])
+    before = checksum(frozen)
+    point.numbers.append(2)
+    assert before is not None
+    assert checksum(frozen) != before
+
+
+def test_what_leads_to_half_of_the_program_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [[n] for n in range(1000)]
+    assert not measure(lambda: many).unseen
+    monkeypatch.setattr("graphengine.checksum.MOST_ASIDE", 100)
+    assert measure(lambda: many).unseen
+    assert measure(threading.current_thread()).unseen
