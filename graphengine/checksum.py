@@ -162,9 +162,12 @@ class Walk:
     Args:
         sized: Find out the size as well, that of tools included.
         memo: Filled with copies of what `copy.deepcopy` does not copy well, and with what is not to be copied.
+        sets: By `id` the walks through the items of sets that were met; shared by the walks of one value.
     """
 
-    def __init__(self, sized: bool = False, memo: dict[int, Any] | None = None) -> None:
+    def __init__(
+        self, sized: bool = False, memo: dict[int, Any] | None = None, sets: dict[int, list[Walk]] | None = None
+    ) -> None:
         self.sized, self.memo = sized, memo
         self.size = 0
         self.unseen = self.changeable = self.alive = False
@@ -172,7 +175,7 @@ class Walk:
         self._hash = xxhash.xxh3_128()
         self._seen: dict[int, int] = {}
         self._memories: set[int] = set()
-        self._sets: dict[int, list[Walk]] = {}  # those that were walked, however often they are met
+        self._sets: dict[int, list[Walk]] = {} if sets is None else sets
         self._stack: list[Any] = []
         self._aside: list[tuple[Reader, Any]] = []  # what counts for the size only
         self._made: list[Any] = []  # states that were made for the walk: their ids must not be given again
@@ -350,8 +353,7 @@ class Walk:
 
     def _apart_from_others(self, item: Any) -> Walk:
         """A walk of its own through an item of a set: items come in no order that says which was met before."""
-        inner = Walk(memo=self.memo)
-        inner._sets = self._sets
+        inner = Walk(memo=self.memo, sets=self._sets)
         inner.through(item)
         return inner
 
