@@ -117,7 +117,8 @@ def test_a_job_whose_end_cannot_be_recorded_writes_its_file_once(tmp_path: Path)
         number = service.submit(of("page"), {"x": 7}, out=tmp_path / "out", finish=("lock", None))
         while "lost" not in told:
             time.sleep(0.02)
-        assert names(tmp_path) == ["job_y_00000.txt"]
+        # Whole, or gone already: the service clears a job whose end it could not record, and begins it again.
+        assert set(names(tmp_path)) <= {"job_y_00000.txt"}
         other.execute("commit")
         (job,) = service.wait(number, timeout=600)
     assert (job.state, job.attempt) == (State.DONE, 2)
