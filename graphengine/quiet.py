@@ -1,4 +1,4 @@
-"""What libraries warn of, for a while heard otherwise."""
+"""Turn the warnings of libraries into errors, or silence them, inside a block."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Const:
     ) -> None:
         self.value, self.key, self.base, self.volatile = value, key, base, volatile
         self.sum = sum  # its checksum, where it can be changed
-        self.form = form  # taken when it came: somebody may change a dictionary or an array afterwards
+        self.form = form  # canonical form, computed now: the caller may mutate the value later
         self.made: Mapping[str, Any] = NOTHING
 
     def token(self, part: str | None) -> Any:

@@ -17,7 +17,7 @@ from graphengine.service.wire import Blobs, Values
 from graphengine.types import socket_type
 
 ATTEMPTS = 3
-"""Of how many workers' deaths by its own doing a call is not tried again."""
+"""After this many crashes of workers that the call itself has caused, it fails."""
 KILLS = 4
 """How many kills that nobody can be shown to owe count as one such death."""
 
@@ -128,7 +128,7 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
 
 
 def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
-    """A call as the scheduler sees it; `how` workers must compute that take it, None however they do."""
+    """A call as the scheduler sees it; only workers that report the environment `how` may take it, None: any."""
     needs: set[str] = set()
     kin: set[str] = set()
     for name, value in call.inputs.items():

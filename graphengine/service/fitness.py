@@ -1,4 +1,4 @@
-"""Which workers are of use: whose device is there, and whose nodes are the very code that the service knows."""
+"""Whether a worker can be used: its device exists, and its packs are those of the service."""
 
 from __future__ import annotations
 

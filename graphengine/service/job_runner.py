@@ -27,7 +27,7 @@ class JobRunner:
     """A service's runner as one job's run sees it.
 
     Args:
-        environment: How the workers must compute that take its calls; None however they do.
+        environment: What workers must report to take its calls; None: anything.
     """
 
     def __init__(self, runner: Workers, job: Claims, environment: Mapping[str, Any] | None) -> None:

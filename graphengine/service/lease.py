@@ -16,7 +16,7 @@ from graphengine.service.tables import COLUMNS, job_of
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""
 DEATHS = 10
-"""Of how many deaths of the service a job that was under way is not begun again: one of them all may be its doing."""
+"""After this many ends of a service while it ran, a job has failed: it may have caused them."""
 
 LONGEST = 20_000
 """Characters of an error that are kept."""
@@ -166,7 +166,7 @@ class Lease:
 def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
     """The lease of a queue, if nobody holds it or its holder did not renew it in time; else None.
 
-    An end that lies further ahead than that lease lasts is of a clock that was set back: it does not count.
+    An expiry later than one lease from now means that the clock was set back; it is ignored.
     """
     with queue.write() as base:
         epoch, until, lasts = base.execute("select epoch, until, seconds from lease").fetchone()

@@ -31,12 +31,12 @@ class Item:
 
     Attributes:
         models: What a worker must hold in memory for it, by digest.
-        kin: All parts of the models that those are parts of.
+        kin: Every component of the models that the call uses a part of.
         group: Items of equal groups may be computed together; None for one that may not.
         cost: What it takes in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
-        how: How workers must compute that it goes to, as they say of themselves; None however they do.
-        begun: How many jobs began before the one whose it is.
+        how: The environment that a worker must report; None: any.
+        begun: The position of its job in the order in which jobs began.
         overtaken: How often a later one was taken before it.
         yielded: What calls of users with many jobs took that were taken before it.
     """

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
 SUSPECT = DEATHS // 2
-"""Of how many deaths of the service a job is run alone, so that no other one pays for what it may have done."""
+"""A job that was running at this many ends of a service is run alone: no other job pays for what it may have done."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
 

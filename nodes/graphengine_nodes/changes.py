@@ -37,7 +37,7 @@ class Change:
         stored: It makes other weights of those that are read: they take their place in the store.
         rewrites: The module writes its weights while it computes, so it shares them with nobody.
         leased: It is written while it computes, so one call has it at a time.
-        last: It is done where the module computes: a copy would lose it.
+        last: Applied on the device, after copying: a copy would not carry it.
     """
 
     key: Hashable

@@ -82,8 +82,8 @@ def next_start(service: Service, folder: Path, on: str, how: str) -> float:
     other = service.submit(of(f"process_{on}", x=time.monotonic_ns()))
     start = time.monotonic()
     service.cancel(job)
-    assert service.wait(job, timeout=60)[0].state is State.CANCELLED
-    (ended,) = service.wait(other, timeout=60)
+    assert service.wait(job, timeout=600)[0].state is State.CANCELLED
+    (ended,) = service.wait(other, timeout=600)
     assert (ended.state, ended.attempt) == (State.DONE, 1)
     assert ended.result["lost"] == []  # nobody's death
     return time.monotonic() - start
@@ -169,11 +169,11 @@ def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere
     told: list[str] = []
     with served(tmp_path, told=told.append) as service:
         first = service.submit(of(f"process_{on}", x=1))
-        service.wait(first, timeout=60)
+        service.wait(first, timeout=600)
         stopped = service.outputs(first)["y"]
         os.kill(stopped, signal.SIGSTOP)
         jobs = [service.submit(of(f"process_{on}", x=n)) for n in range(3)]
-        ended = service.wait(*jobs, timeout=60)
+        ended = service.wait(*jobs, timeout=600)
         assert [(job.state, job.attempt, job.result["lost"]) for job in ended] == [(State.DONE, 1, [])] * 3
         assert stopped not in [service.outputs(job)["y"] for job in jobs]
         assert [status.deaths for status in service.backend.status()] == [0]
@@ -188,9 +188,9 @@ def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
     monkeypatch.setattr(posts, "TAKEN", 0.5)
     with served(tmp_path) as service:
         first = service.submit(of("process_device", x=1))
-        service.wait(first, timeout=60)
+        service.wait(first, timeout=600)
         os.kill(service.outputs(first)["y"], signal.SIGSTOP)
-        (job,) = service.wait(service.submit(of("process_device", x=2), exact=True), timeout=60)
+        (job,) = service.wait(service.submit(of("process_device", x=2), exact=True), timeout=600)
         assert (job.state, job.attempt) == (State.DONE, 1)
 
 
@@ -205,7 +205,7 @@ def test_another_helper_is_started_where_one_is_stopped_before_it_is_ready(
     (folder / "stopping.py").write_text(program.format(str(mark)) + "    os.kill(os.getpid(), signal.SIGSTOP)\n")
     backend = WorkerRunner([FakeWorker("w")], helpers=helpers(packs=[str(STUCK), str(folder)]))
     with Service(tmp_path / "q.sqlite", backend) as service:
-        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
         assert job.state is State.DONE
         assert job.result["calls"][0]["worker"] == "helper-1"
 
@@ -221,15 +221,15 @@ def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_i
         long = service.submit(of("holds_lock", mark=str(mark), until=str(until)))
         wait_for(mark.exists)
         jobs = [service.submit(of("process_here", x=n)) for n in range(2)]
-        ended = service.wait(*jobs, timeout=60)
+        ended = service.wait(*jobs, timeout=600)
         assert [(job.state, job.attempt, job.result["lost"]) for job in ended] == [(State.DONE, 1, [])] * 2
         assert service.queue.get(long).state is State.RUNNING
         until.write_text("go on")
-        (held,) = service.wait(long, timeout=60)
+        (held,) = service.wait(long, timeout=600)
         assert (held.state, held.attempt, held.result["lost"]) == (State.DONE, 1, [])
         assert service.outputs(long)["y"] not in [service.outputs(job)["y"] for job in jobs]
         after = service.submit(of("process_here", x=5))  # it is of use again
-        service.wait(after, timeout=60)
+        service.wait(after, timeout=600)
         assert service.outputs(after)["y"] == service.outputs(long)["y"]
     assert told == []
 
@@ -277,7 +277,7 @@ def test_what_a_cancelled_node_has_started_in_another_session_ends_with_it(
         job = service.submit(of(f"sessions_{on}", how=how, mark=str(mark)))
         wait_for(lambda: mark.exists() and mark.read_text().endswith(" "))
         service.cancel(job)
-        assert service.wait(job, timeout=60)[0].state is State.CANCELLED
+        assert service.wait(job, timeout=600)[0].state is State.CANCELLED
         wait_for(lambda: is_gone(int(mark.read_text())))
 
 
@@ -285,7 +285,7 @@ def test_what_a_cancelled_node_has_started_in_another_session_ends_with_it(
 def test_what_a_process_of_a_dead_worker_s_group_has_started_ends_too(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     with served(tmp_path) as service:
-        service.wait(service.submit(of("sessions_device", how="of its group", mark=str(mark)), attempts=1), timeout=60)
+        service.wait(service.submit(of("sessions_device", how="of its group", mark=str(mark)), attempts=1), timeout=600)
         wait_for(lambda: is_gone(int(mark.read_text())))
 
 
@@ -345,7 +345,7 @@ def test_without_a_thread_for_a_job_it_is_put_back(
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service, monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lacking)
         jobs = [service.submit(of("process_here", x=n)) for n in range(4)]
-        assert {job.state for job in service.wait(*jobs, timeout=60)} == {State.DONE}
+        assert {job.state for job in service.wait(*jobs, timeout=600)} == {State.DONE}
         outcomes = [attempt.outcome for job in jobs for attempt in service.queue.attempts(job)]
     assert (outcomes.count("left"), set(outcomes)) == (5, {"left", "done"})
 
@@ -368,7 +368,7 @@ def test_what_a_service_lacks_for_a_while_fails_no_job(
     monkeypatch.setattr(trouble, "is_well", lambda: False)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         jobs = [service.submit(of("process_here", x=n)) for n in range(8)]
-        assert {job.state for job in service.wait(*jobs, timeout=60)} == {State.DONE}
+        assert {job.state for job in service.wait(*jobs, timeout=600)} == {State.DONE}
 
 
 def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
@@ -382,10 +382,10 @@ def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         with monkeypatch.context() as patch:
             patch.setattr(running, "request_of", lacking)
-            (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+            (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
         assert (job.state, job.attempt) == (State.FAILED, trouble.ALONE)
         assert "Too many open files" in str(job.error)
-        assert service.wait(service.submit(of("process_here", x=2)), timeout=60)[0].state is State.DONE
+        assert service.wait(service.submit(of("process_here", x=2)), timeout=600)[0].state is State.DONE
 
 
 def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
@@ -402,7 +402,7 @@ def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
 
     monkeypatch.setattr(Lease, "claim", lacking)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
-        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
         assert job.state is State.DONE
     said = [record for record in caplog.records if record.levelname == "ERROR"]
     sentence = "the service lacks what it needs: it lacks memory; it is tried again until it can"
@@ -420,7 +420,7 @@ graph = Graph()
 graph.output("y", graph.add("stuck.process_here", "n", x=1))
 with Service("q.sqlite", InlineRunner()) as service:
     before = set(sys.modules)
-    (job,) = service.wait(service.submit(graph, out="out"), timeout=60)
+    (job,) = service.wait(service.submit(graph, out="out"), timeout=600)
     print(job.state, sorted(name for name in set(sys.modules) - before if name.startswith("graphengine.")))
 """
     options: dict[str, Any] = {"cwd": tmp_path, "env": environment(tmp_path), "timeout": 60}
@@ -443,7 +443,7 @@ def test_an_end_that_cannot_be_written_is_no_fault_of_the_job(tmp_path: Path, mo
 
     monkeypatch.setattr(Lease, "done", failing)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
-        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
         assert job.state is State.DONE
 
 
@@ -610,7 +610,7 @@ def test_events_of_jobs_that_are_put_back_are_told(
     monkeypatch.setattr(running, "request_of", lacking)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         service.subscribe(told.append)
-        service.wait(service.submit(of("process_here", x=1)), timeout=60)
+        service.wait(service.submit(of("process_here", x=1)), timeout=600)
     kinds = [event.kind for event in told if event.kind in ("running", "left", "done")]
     assert kinds == ["running", "left", "running", "done"]
     (error,) = [event.facts["error"] for event in told if event.kind == "left"]
@@ -648,7 +648,7 @@ def test_jobs_of_a_user_begin_in_their_order(
     service = Service(queue, backend)
     service.subscribe(listen)
     with service:
-        service.wait(*jobs, timeout=60)
+        service.wait(*jobs, timeout=600)
     assert begun == jobs
 
 
@@ -682,7 +682,7 @@ def test_a_silent_job_is_named_with_what_to_do(
         assert "silent for 0 s" in shown
         assert f"`graphengine queue cancel {job}` ends it" in shown
         [file.unlink() for file in tmp_path.glob("here sleep *")]
-        service.wait(job, waiting, timeout=60)
+        service.wait(job, waiting, timeout=600)
         assert [event.job for event in told if event.kind == "silent"].count(job) == 1
     assert any(f"job {job} has given no sign" in record.message for record in caplog.records)
     assert doing.silence(job, {"state": "running", "waits": True, "silent": 99.0}) is None

@@ -68,8 +68,8 @@ def then(first: str, **inputs: Any) -> Graph:
 def ended(service: Service, *graphs: Graph, **options: Any) -> list[Job]:
     """The jobs of graphs when they have ended; others are still computed after them."""
     jobs = [submit(service.queue, graph, **options) for graph in graphs]
-    found = service.wait(*jobs, timeout=60)
-    (after,) = service.wait(submit(service.queue, of("fine", x=1)), timeout=60)
+    found = service.wait(*jobs, timeout=600)
+    (after,) = service.wait(submit(service.queue, of("fine", x=1)), timeout=600)
     assert after.state is State.DONE
     return found
 
@@ -134,7 +134,7 @@ def test_an_exact_job_fails_where_a_pack_raises_what_is_no_exception(
     monkeypatch.setenv("RAISING_ENVIRONMENT", "1")
     with serve(tmp_path, []) as service:
         jobs = [submit(service.queue, of("fine", x=1), exact=exact) for exact in (True, False)]
-        exact, plain = service.wait(*jobs, timeout=60)
+        exact, plain = service.wait(*jobs, timeout=600)
     assert said(exact).endswith("no worker can say how it computes, which an exact job must know: SystemExit: 0")
     assert said(plain) == "node n (raising.fine) failed: SystemExit: 0"
 

@@ -378,7 +378,7 @@ def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
         console.print(job_rows.table([found], doing))
         assert f"waits: no worker can be used: w: {why}" in console.export_text()
         service.cancel(job)
-        assert service.wait(job, timeout=60)[0].state is State.CANCELLED
+        assert service.wait(job, timeout=600)[0].state is State.CANCELLED
 
 
 def test_a_worker_without_its_device_takes_no_call(tmp_path: Path) -> None:
