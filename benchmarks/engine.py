@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from benchmarks.table import machine, show
 from graphengine import Graph, Store, collect, node
-from graphengine.elements import Ref
 from graphengine.events import Event
+from graphengine.graph.elements import Ref
 from graphengine.progress.tally import Tally
 
 TIMES = 7

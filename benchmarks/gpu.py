@@ -21,16 +21,16 @@ from typing import Any
 import diffusers
 import torch
 from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.weights.files import TINY
 
 from benchmarks.full_size import stable_diffusion, stable_diffusion_xl
 from benchmarks.table import machine, show
 from graphengine import DiskStore, Graph
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import new_job
 from graphengine.service.service import Service
-from graphengine.service.submit import new_job
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 
 STEPS, GUIDANCE = 20, 7.5
 

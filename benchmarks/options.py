@@ -22,7 +22,7 @@ from graphengine_nodes import (
     sample,
     tile_vae,
 )
-from graphengine_nodes.weights import store
+from graphengine_nodes.store.store import store
 
 from benchmarks.table import machine, show
 

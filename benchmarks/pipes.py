@@ -26,12 +26,12 @@ import psutil
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from graphengine_nodes import load_model
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weights import store as weights
+from graphengine_nodes.store.store import store as weights
+from graphengine_nodes.weights.files import TINY
 
 from benchmarks.pictures import PROMPT, timed
 from benchmarks.table import alternate, machine, ratio, show
-from graphengine.evaluate import shared_store
+from graphengine.execution.evaluate import shared_store
 from multigen import CIm2ImPipe, Cond2ImPipe, Im2ImPipe, Loader, MaskedIm2ImPipe, Prompt2ImPipe
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import environment, machine, show
-from graphengine import DiskStore, Graph, registry
-from graphengine.service.jobs import NewJob
-from graphengine.service.lease import take
-from graphengine.service.local import Handle, LocalWorker
-from graphengine.service.queue import Queue
+from graphengine import DiskStore, Graph
+from graphengine.declare import registry
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.lease import take
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import new_job
 from graphengine.service.service import Service
-from graphengine.service.submit import new_job
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import Handle, LocalWorker
 from tests.service import alone
 from tests.service.simulator import Device, simulate, zipf_jobs
 
@@ -249,8 +250,8 @@ def naps_on_ray(runs: int, count: int) -> None:
     """The same on a Ray cluster that is started here: `naps` runs this where only this machine hears it."""
     if not alone.is_alone():
         raise SystemExit("others would hear Ray's ports; measure naps")
-    from graphengine.service.ray_cluster import joined
-    from graphengine.service.ray_workers import ray_workers
+    from graphengine.service.workers.ray_cluster import joined
+    from graphengine.service.workers.ray_workers import ray_workers
 
     def there(count: int, threads: int | None, store: str) -> list[Handle]:
         packs, share = [str(PACK)], {"num_cpus": 0.1}  # they sleep: eight fit any machine

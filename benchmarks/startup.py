@@ -43,7 +43,7 @@ def main() -> None:
     python, command = sys.executable, str(Path(sys.executable).with_name("graphengine"))
     folder = str(files("graphengine_nodes") / "tiny" / "model")
     workflow = str(work / "text_to_image.yaml")
-    from graphengine.workflow import shipped
+    from graphengine.workflow.files import shipped
 
     Path(workflow).write_bytes(shipped()["text_to_image"].read_bytes())
     prompt = "a red circle on a blue background"

@@ -58,7 +58,7 @@ def linked(text: str) -> str:
 
 def nodes_page() -> str:
     """Every node of the installed packs: picture, help, inputs with types, defaults and limits, outputs."""
-    from graphengine.node_groups import node_groups
+    from graphengine.declare.node_groups import node_groups
 
     what = "Every node of the standard pack and of the engine. `graphengine nodes NAME` shows the same."
     lines = ["# Nodes", "", what, ""]
@@ -89,7 +89,7 @@ def node_section(definition: Any) -> list[str]:
 
 def typed(annotation: Any) -> str:
     """A type as files and messages name it."""
-    from graphengine.types import type_name
+    from graphengine.values.types import type_name
 
     return type_name(annotation)
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graphengine.lazy import exports
+from graphengine.old_names import find_old_modules
+from graphengine.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from graphengine.api import Graph, load, loads
     from graphengine.cache import DiskStore, Store
-    from graphengine.context import INERT, Context
-    from graphengine.definition import NodeDef, node
-    from graphengine.elements import Input, Link, Ref
+    from graphengine.declare.context import INERT, Context
+    from graphengine.declare.definition import NodeDef, node
+    from graphengine.declare.registry import load_pack
+    from graphengine.declare.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -20,55 +23,90 @@ if TYPE_CHECKING:
         ModelError,
         NodeDefinitionError,
         NodeError,
+        NotStorable,
         PackError,
         Problem,
         Where,
         WorkflowError,
+        nearest,
     )
-    from graphengine.evaluate import Result, run
     from graphengine.events import Event, Kind, Reuse
-    from graphengine.flow import collect, each, switch, when
-    from graphengine.graph import Node
-    from graphengine.launch import Cancellation
+    from graphengine.execution.dispatch import Cancellation
+    from graphengine.execution.evaluate import Result, run
+    from graphengine.execution.runner import Call, Runner, ThreadRunner
+    from graphengine.graph.data import Node
+    from graphengine.graph.elements import Input, Link, Ref
+    from graphengine.graph.flow import collect, each, switch, when
+    from graphengine.keys.files import confined, fingerprint
     from graphengine.pack import Pack
-    from graphengine.registry import load_pack
-    from graphengine.runner import Call, Runner, ThreadRunner
-    from graphengine.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
-    from graphengine.types import SocketType, View, register_type
-    from graphengine.workflow import save
+    from graphengine.provenance.steps import Step
+    from graphengine.show.notebook import show_lists
+    from graphengine.system.folders import cache_folder
+    from graphengine.system.opening import (
+        NotRegular,
+        Outside,
+        Rooted,
+        check_folder,
+        library_path,
+        open_file,
+        read_file,
+        rooted,
+        roots_of,
+        write_file,
+    )
+    from graphengine.system.private import make_private, write_private
+    from graphengine.values.canonical import NotData
+    from graphengine.values.types import SocketType, View, promise_type, register_type, socket_type
+    from graphengine.warning_filters import warnings_as
+    from graphengine.workflow.files import save
 
 _HOMES = {
-    "api": ("Graph", "load", "loads"),
-    "cache": ("DiskStore", "Store"),
-    "context": ("INERT", "Context"),
-    "errors": (
+    "graphengine.api": ("Graph", "load", "loads"),
+    "graphengine.cache": ("DiskStore", "Store"),
+    "graphengine.declare.context": ("INERT", "Context"),
+    "graphengine.declare.definition": ("NodeDef", "node"),
+    "graphengine.declare.registry": ("load_pack",),
+    "graphengine.declare.sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
+    "graphengine.errors": (
         "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
-        "PackError", "Problem", "Where", "WorkflowError",
+        "NotStorable", "PackError", "Problem", "Where", "WorkflowError", "nearest",
     ),
-    "events": ("Event", "Kind", "Reuse"),
-    "launch": ("Cancellation",),
-    "flow": ("collect", "each", "switch", "when"),
-    "elements": ("Input", "Link", "Ref"),
-    "graph": ("Node",),
-    "definition": ("NodeDef", "node"),
-    "pack": ("Pack",),
-    "evaluate": ("Result", "run"),
-    "registry": ("load_pack",),
-    "runner": ("Call", "Runner", "ThreadRunner"),
-    "sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
-    "types": ("SocketType", "View", "register_type"),
-    "workflow": ("save",),
+    "graphengine.events": ("Event", "Kind", "Reuse"),
+    "graphengine.execution.dispatch": ("Cancellation",),
+    "graphengine.execution.evaluate": ("Result", "run"),
+    "graphengine.execution.runner": ("Call", "Runner", "ThreadRunner"),
+    "graphengine.graph.data": ("Node",),
+    "graphengine.graph.elements": ("Input", "Link", "Ref"),
+    "graphengine.graph.flow": ("collect", "each", "switch", "when"),
+    "graphengine.keys.files": ("confined", "fingerprint"),
+    "graphengine.pack": ("Pack",),
+    "graphengine.provenance.steps": ("Step",),
+    "graphengine.show.notebook": ("show_lists",),
+    "graphengine.system.folders": ("cache_folder",),
+    "graphengine.system.opening": (
+        "NotRegular", "Outside", "Rooted", "check_folder", "library_path", "open_file", "read_file", "rooted",
+        "roots_of", "write_file",
+    ),
+    "graphengine.system.private": ("make_private", "write_private"),
+    "graphengine.values.canonical": ("NotData",),
+    "graphengine.values.types": ("SocketType", "View", "promise_type", "register_type", "socket_type"),
+    "graphengine.warning_filters": ("warnings_as",),
+    "graphengine.workflow.files": ("save",),
 }
 
-__version__ = "0.1.0"
 __all__ = [
     "INERT", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Event", "File",
     "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
-    "Node", "NodeDef", "NodeDefinitionError", "NodeError", "Pack", "PackError", "Problem", "Range", "Ref", "Result",
-    "Reuse", "Runner", "Socket", "SocketType", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",
-    "collect", "each", "load", "load_pack", "loads", "node", "register_type", "run", "save", "switch", "when",
+    "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable", "Outside", "Pack",
+    "PackError", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step",
+    "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError", "cache_folder", "check_folder", "collect",
+    "confined", "each", "fingerprint", "library_path", "load", "load_pack", "loads", "make_private", "nearest",
+    "node", "open_file", "promise_type", "read_file", "register_type", "rooted", "roots_of", "run", "save",
+    "show_lists", "socket_type", "switch", "warnings_as", "when", "write_file", "write_private",
 ]  # fmt: skip
 
+
+find_old_modules()
 
 if not TYPE_CHECKING:  # a type checker tells of names that are not there
     __getattr__ = exports(__name__, _HOMES)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.build import GraphBuilder
-from graphengine.building import building
+from graphengine.declare.building import building
+from graphengine.graph.build import GraphBuilder
 
 # Files are read and written by few scripts: what does it is imported then.
 if TYPE_CHECKING:
-    from graphengine.workflow_read import Fetch
+    from graphengine.workflow.read import Fetch
 
 __all__ = ["Graph", "load", "loads"]
 
@@ -27,7 +27,7 @@ class Graph(GraphBuilder):
         graph = building()
         if graph is not None and graph is not self:
             return graph.call(self, args, kwargs)
-        from graphengine.evaluate import run
+        from graphengine.execution.evaluate import run
 
         result = run(self, inputs=self.bind(args, kwargs))
         return next(iter(result.values())) if len(result) == 1 else dict(result)
@@ -37,7 +37,7 @@ class Graph(GraphBuilder):
 
         Options are those of `graphengine.run`.
         """
-        from graphengine.evaluate import run
+        from graphengine.execution.evaluate import run
 
         result = run(self, want=want, inputs=inputs or {}, **options)
         if want is None:
@@ -45,13 +45,13 @@ class Graph(GraphBuilder):
         return list(result.values()) if isinstance(want, list | tuple) else next(iter(result.values()))
 
     def _repr_html_(self) -> str:
-        from graphengine.draw import svg
+        from graphengine.show.draw import svg
 
         return svg(self)
 
     def save(self, path: str | Path) -> None:
         """Write the graph as a workflow file, YAML or JSON by the name's ending."""
-        from graphengine.workflow import save
+        from graphengine.workflow.files import save
 
         save(self, path)
 
@@ -80,11 +80,11 @@ def load(
         PackError: A pack does not load.
     """
     if packs:
-        from graphengine.registry import load_pack
+        from graphengine.declare.registry import load_pack
 
         for pack in packs:
             load_pack(pack)
-    from graphengine.workflow import load_file
+    from graphengine.workflow.files import load_file
 
     return load_file(source, roots, anywhere, Graph)  # type: ignore[return-value]
 
@@ -108,8 +108,8 @@ def loads(
     Raises:
         WorkflowError: As `load` does.
     """
-    from graphengine.workflow import from_document
-    from graphengine.yaml12 import load as parse
+    from graphengine.workflow.files import from_document
+    from graphengine.workflow.yaml12 import load as parse
 
     data, lines = parse(text, name)
     return from_document(  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: by submodule the names that it has of it.
+    """The `__getattr__` of a package: by module the names that it has of it.
 
     What it returns raises AttributeError for other names. A name that was used once is an attribute like any other.
     """
@@ -18,7 +18,7 @@ def exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str],
     def get(name: str) -> Any:
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{home_of[name]}"), name)
+        value = getattr(importlib.import_module(home_of[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

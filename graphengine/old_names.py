@@ -1,56 +1,254 @@
-"""Old homes of names that have moved: they import from there for one version more, with a warning.
+"""Old homes of modules and names that have moved: they import from there for one version more, with a warning.
 
-What stands in keys keeps its old home for good: a key that was made before a move is still the same.
+What stands in keys and in stored values keeps its old home for good: a key that was made before a move is still the
+same, and a value that was written before it is still read.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
-MOVED: dict[str, dict[str, str]] = {
+MODULES: dict[str, str] = {
+    "graphengine.arrays": "graphengine.values.arrays",
+    "graphengine.buffers": "graphengine.values.buffers",
+    "graphengine.build": "graphengine.graph.build",
+    "graphengine.building": "graphengine.declare.building",
+    "graphengine.callables": "graphengine.declare.callables",
+    "graphengine.canonical": "graphengine.values.canonical",
+    "graphengine.checksum": "graphengine.values.checksum",
+    "graphengine.codewalk": "graphengine.keys.code",
+    "graphengine.combine": "graphengine.graph.combine",
+    "graphengine.content": "graphengine.keys.content",
+    "graphengine.context": "graphengine.declare.context",
+    "graphengine.definition": "graphengine.declare.definition",
+    "graphengine.devices": "graphengine.system.devices",
+    "graphengine.display": "graphengine.execution.display",
+    "graphengine.draw": "graphengine.show.draw",
+    "graphengine.draw_layout": "graphengine.show.layout",
+    "graphengine.elements": "graphengine.graph.elements",
+    "graphengine.evaluate": "graphengine.execution.evaluate",
+    "graphengine.executor": "graphengine.execution.drive",
+    "graphengine.expand": "graphengine.execution.expand",
+    "graphengine.files": "graphengine.keys.files",
+    "graphengine.flow": "graphengine.graph.flow",
+    "graphengine.graph": "graphengine.graph.data",
+    "graphengine.graph_key": "graphengine.graph.key",
+    "graphengine.guard": "graphengine.execution.guard",
+    "graphengine.history": "graphengine.results.history",
+    "graphengine.inference": "graphengine.graph.type_inference",
+    "graphengine.inputs": "graphengine.planning.inputs",
+    "graphengine.keys": "graphengine.keys.call_key",
+    "graphengine.launch": "graphengine.execution.dispatch",
+    "graphengine.literals": "graphengine.values.literals",
+    "graphengine.metadata": "graphengine.provenance.describe",
+    "graphengine.missing_files": "graphengine.graph.missing_files",
+    "graphengine.mutation": "graphengine.keys.mutation",
+    "graphengine.node_groups": "graphengine.declare.node_groups",
+    "graphengine.node_help": "graphengine.declare.node_help",
+    "graphengine.notebook": "graphengine.show.notebook",
+    "graphengine.opening": "graphengine.system.opening",
+    "graphengine.order": "graphengine.graph.order",
+    "graphengine.outputs": "graphengine.results.outputs",
+    "graphengine.plan": "graphengine.planning.plan",
+    "graphengine.private": "graphengine.system.private",
+    "graphengine.quiet": "graphengine.warning_filters",
+    "graphengine.record": "graphengine.results.record",
+    "graphengine.registry": "graphengine.declare.registry",
+    "graphengine.report": "graphengine.show.report",
+    "graphengine.report_page": "graphengine.show.report_page",
+    "graphengine.runner": "graphengine.execution.runner",
+    "graphengine.schema": "graphengine.workflow.schema",
+    "graphengine.selection": "graphengine.graph.selection",
+    "graphengine.service.account": "graphengine.service.job_report",
+    "graphengine.service.calls": "graphengine.service.workers.calls",
+    "graphengine.service.channel": "graphengine.system.channel",
+    "graphengine.service.database": "graphengine.service.jobs.database",
+    "graphengine.service.deaths": "graphengine.service.workers.deaths",
+    "graphengine.service.document": "graphengine.service.jobs.request",
+    "graphengine.service.durations": "graphengine.service.scheduling.durations",
+    "graphengine.service.fitness": "graphengine.service.workers.compatibility",
+    "graphengine.service.happenings": "graphengine.service.job_events",
+    "graphengine.service.here": "graphengine.service.socket_server",
+    "graphengine.service.inbox": "graphengine.service.workers.in_process",
+    "graphengine.service.inline": "graphengine.service.workers.inline",
+    "graphengine.service.job_runner": "graphengine.service.workers.share",
+    "graphengine.service.jobs": "graphengine.service.jobs.job",
+    "graphengine.service.lease": "graphengine.service.jobs.lease",
+    "graphengine.service.limits": "graphengine.service.scheduling.batch_limits",
+    "graphengine.service.local": "graphengine.service.workers.process",
+    "graphengine.service.posts": "graphengine.service.workers.state",
+    "graphengine.service.process_tree": "graphengine.system.process_tree",
+    "graphengine.service.queue": "graphengine.service.jobs.queue",
+    "graphengine.service.ray_cluster": "graphengine.service.workers.ray_cluster",
+    "graphengine.service.ray_workers": "graphengine.service.workers.ray_workers",
+    "graphengine.service.running": "graphengine.service.job_run",
+    "graphengine.service.schedule": "graphengine.service.scheduling.scheduler",
+    "graphengine.service.submit": "graphengine.service.jobs.submit",
+    "graphengine.service.tables": "graphengine.service.jobs.tables",
+    "graphengine.service.trouble": "graphengine.service.shortages",
+    "graphengine.service.wire": "graphengine.service.workers.wire",
+    "graphengine.service.worker": "graphengine.service.workers.worker",
+    "graphengine.service.workers": "graphengine.service.workers.pool",
+    "graphengine.service.written": "graphengine.service.workers.streams",
+    "graphengine.shipped": "graphengine.declare.shipped",
+    "graphengine.sockets": "graphengine.declare.sockets",
+    "graphengine.staging": "graphengine.system.staging",
+    "graphengine.steps": "graphengine.provenance.steps",
+    "graphengine.task": "graphengine.planning.task",
+    "graphengine.terminal": "graphengine.system.terminal",
+    "graphengine.threads": "graphengine.system.threads",
+    "graphengine.types": "graphengine.values.types",
+    "graphengine.validate": "graphengine.graph.validate",
+    "graphengine.workflow": "graphengine.workflow.files",
+    "graphengine.workflow_copy": "graphengine.workflow.copies",
+    "graphengine.workflow_read": "graphengine.workflow.read",
+    "graphengine.workflow_write": "graphengine.workflow.write",
+    "graphengine.yaml12": "graphengine.workflow.yaml12",
+    "graphengine.yaml12_write": "graphengine.workflow.yaml12_write",
+    "graphengine_nodes.annotator_kinds": "graphengine_nodes.nodes.annotator_kinds",
+    "graphengine_nodes.annotators": "graphengine_nodes.nodes.annotators",
+    "graphengine_nodes.changes": "graphengine_nodes.store.changes",
+    "graphengine_nodes.checkpoints": "graphengine_nodes.weights.files",
+    "graphengine_nodes.control": "graphengine_nodes.nodes.control",
+    "graphengine_nodes.devices": "graphengine_nodes.weights.devices",
+    "graphengine_nodes.families.inputs": "graphengine_nodes.families.arguments",
+    "graphengine_nodes.families.running": "graphengine_nodes.families.pipelines",
+    "graphengine_nodes.grid": "graphengine_nodes.nodes.grid",
+    "graphengine_nodes.hypernetworks": "graphengine_nodes.store.hypernetworks",
+    "graphengine_nodes.images": "graphengine_nodes.nodes.images",
+    "graphengine_nodes.latents": "graphengine_nodes.nodes.latents",
+    "graphengine_nodes.loading": "graphengine_nodes.weights.reading",
+    "graphengine_nodes.masked": "graphengine_nodes.nodes.repaint",
+    "graphengine_nodes.masks": "graphengine_nodes.nodes.masks",
+    "graphengine_nodes.metadata": "graphengine_nodes.values.picture_text",
+    "graphengine_nodes.models": "graphengine_nodes.nodes.models",
+    "graphengine_nodes.objects": "graphengine_nodes.store.handed_in",
+    "graphengine_nodes.options": "graphengine_nodes.nodes.options",
+    "graphengine_nodes.pictures": "graphengine_nodes.values.pictures",
+    "graphengine_nodes.preprocessors": "graphengine_nodes.nodes.preprocessors",
+    "graphengine_nodes.previews": "graphengine_nodes.nodes.previews",
+    "graphengine_nodes.prompts": "graphengine_nodes.nodes.prompts",
+    "graphengine_nodes.references": "graphengine_nodes.values.references",
+    "graphengine_nodes.sampling": "graphengine_nodes.nodes.sampling",
+    "graphengine_nodes.schedulers": "graphengine_nodes.families.schedulers",
+    "graphengine_nodes.settings": "graphengine_nodes.nodes.settings",
+    "graphengine_nodes.templates": "graphengine_nodes.nodes.templates",
+    "graphengine_nodes.testing": "graphengine_nodes.testing.sd",
+    "graphengine_nodes.testing_annotators": "graphengine_nodes.testing.annotators",
+    "graphengine_nodes.testing_flux": "graphengine_nodes.testing.flux",
+    "graphengine_nodes.testing_xl": "graphengine_nodes.testing.sdxl",
+    "graphengine_nodes.types": "graphengine_nodes.values.types",
+    "graphengine_nodes.upscale": "graphengine_nodes.nodes.upscale",
+    "graphengine_nodes.weighting": "graphengine_nodes.families.prompt_weights",
+    "graphengine_nodes.weights": "graphengine_nodes.store.store",
+    "multigen.pipes.watch": "multigen.tracking",
+}
+"""By the name that a module had, its name now."""
+
+NAMES: dict[str, dict[str, str]] = {
+    "graphengine.elements": {"Node": "graphengine.graph.data"},
     "graphengine.evaluate": {
-        "bind_inputs": "graphengine.inputs",
-        "folder_of": "graphengine.graph",
-        "packs_of": "graphengine.order",
-        "take_plan": "graphengine.plan",
-        "wanted_links": "graphengine.selection",
+        "bind_inputs": "graphengine.planning.inputs",
+        "folder_of": "graphengine.graph.data",
+        "packs_of": "graphengine.graph.order",
+        "take_plan": "graphengine.planning.plan",
+        "wanted_links": "graphengine.graph.selection",
     },
-    "graphengine.elements": {"Node": "graphengine.graph"},
+    "graphengine.files": dict.fromkeys(("cache_folder", "home"), "graphengine.system.folders"),
     "graphengine.graph": {
         "Graph": "graphengine.api",
-        "building": "graphengine.building",
-        "not_building": "graphengine.building",
+        "building": "graphengine.declare.building",
+        "not_building": "graphengine.declare.building",
     },
     "graphengine.keys": {
-        **dict.fromkeys(("PLAIN", "NotData", "canonical", "digest", "token"), "graphengine.canonical"),
-        "graph_key": "graphengine.graph_key",
-        "topological": "graphengine.order",
+        **dict.fromkeys(("PLAIN", "NotData", "canonical", "digest", "token"), "graphengine.values.canonical"),
+        "graph_key": "graphengine.graph.key",
+        "topological": "graphengine.graph.order",
     },
-    "graphengine.yaml12": {"dump": "graphengine.yaml12_write"},
+    "graphengine.outputs": {"write_file": "graphengine.system.staging"},
+    "graphengine.service.here": {
+        **dict.fromkeys(("queue_file", "state_folder"), "graphengine.system.folders"),
+        **dict.fromkeys(("doing", "hello", "watch"), "graphengine.service.socket_client"),
+        "identity": "graphengine.service.identity",
+    },
+    "graphengine.service.ray_workers": {"ray_service": "graphengine.service.start_ray"},
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
+    "graphengine.yaml12": {"dump": "graphengine.workflow.yaml12_write"},
+    "graphengine_nodes.previews": {"stretched": "graphengine_nodes.values.pictures"},
 }
-"""By old module the names that were in it, and the module where each is now."""
+"""By the name that a module had, the names in it that went elsewhere than the module, and the module of each now."""
 
-_OLD = {(new, name): old for old, names in MOVED.items() for name, new in names.items()}
+_OLD_MODULES = {new: old for old, new in MODULES.items()}
+_OLD_NAMES = {(new, name): old for old, names in NAMES.items() for name, new in names.items()}
 
 
-def moved(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that names have left."""
-    names = MOVED[module]
+def home_in_keys(module: str, name: str) -> str:
+    """The module that stands in keys and stored values for something of a module: where it was first.
+
+    Args:
+        name: Its qualified name there.
+    """
+    old = _OLD_NAMES.get((module, name.partition(".")[0]))
+    return old if old is not None else _OLD_MODULES.get(module, module)
+
+
+def name_in_keys(cls: type) -> tuple[str, str]:
+    """The module and the qualified name of a class, as they stand in keys and stored values."""
+    return home_in_keys(cls.__module__, cls.__qualname__), cls.__qualname__
+
+
+def home_now(module: str, name: str) -> str:
+    """The module in which to look for what stands in keys or stored values as something of a module."""
+    return NAMES.get(module, {}).get(name.partition(".")[0]) or MODULES.get(module, module)
+
+
+def moved(old: str) -> Callable[[str], Any]:
+    """The `__getattr__` of what stands where a module was: its names from where they are now, with a warning."""
 
     def get(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        new = names[name]
-        warnings.warn(f"{module}.{name} is {new}.{name} now", DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(new), name)
+        new = home_now(old, name)
+        if name.startswith("__"):
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        try:
+            value = getattr(importlib.import_module(new), name)
+        except AttributeError:
+            raise AttributeError(f"module {old!r} has no attribute {name!r}") from None
+        warnings.warn(f"{old}.{name} is {new}.{name} now", DeprecationWarning, stacklevel=2)
+        return value
 
     return get
 
 
-def home_in_keys(module: str, name: str) -> str:
-    """The module that stands in keys for something of a module: where it was first."""
-    return _OLD.get((module, name), module)
+class _OldModules(MetaPathFinder, Loader):
+    """Finds modules by the names that they had. Where all of a module moved together, the old name is the module."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        if spec.name in NAMES:
+            return None
+        module = importlib.import_module(MODULES[spec.name])
+        spec.loader_state = module.__spec__  # importing would give it the spec of its old name
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        if spec is not None and spec.name in NAMES:
+            module.__dict__["__getattr__"] = moved(spec.name)
+        elif spec is not None:
+            name, module.__spec__ = spec.name, spec.loader_state
+            warnings.warn(f"{name} is {MODULES[name]} now", DeprecationWarning, stacklevel=2)
+
+
+def find_old_modules() -> None:
+    """Let modules be imported by the names that they had; to be called once."""
+    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
+        sys.meta_path.append(_OldModules())

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from graphengine.errors import as_exception
-from graphengine.opening import read_file
+from graphengine.system.opening import read_file
 
 GROUP = "graphengine.nodes"
 SOURCES = "__graphengine_sources__"
@@ -36,7 +36,7 @@ class Pack:
         preload: Names of modules that its nodes for a device import when they compute: the command line begins to
             import them while it still reads and checks the workflow.
         parameters: How other tools read the settings of a picture: given where a value comes from (see
-            `graphengine.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
+            `graphengine.provenance.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
         held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
             that need just that. See `SocketType.needs`.
         free: Given a device, how many bytes more this process can hold there before it lets go of what it holds; None
@@ -45,7 +45,8 @@ class Pack:
             that give the same result with less of it, the cheapest first; before each it lets go of what it can. It
             is asked for calls of other packs too, whose inputs it may not know.
         devices: The devices of this machine that its nodes can compute on, each for a worker of its own.
-        groups: Titles of its modules in the order in which their nodes are listed; see `graphengine.node_groups`.
+        groups: Titles of its modules in the order in which their nodes are listed; see
+            `graphengine.declare.node_groups`.
     """
 
     name: str

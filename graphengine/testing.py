@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from graphengine.events import Event, Kind, Reuse
-from graphengine.service.deaths import End, Fault
-from graphengine.service.inbox import Inbox
-from graphengine.service.local import Lost, Told
-from graphengine.service.wire import Message, pack, unpack
-from graphengine.service.worker import Worker
+from graphengine.service.workers.deaths import End, Fault
+from graphengine.service.workers.in_process import Inbox
+from graphengine.service.workers.process import Lost, Told
+from graphengine.service.workers.wire import Message, pack, unpack
+from graphengine.service.workers.worker import Worker
 
 __all__ = ["FakeWorker", "Recorder"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from graphengine.progress import Bars
-from graphengine.service.happenings import JobEvent
-from graphengine.service.jobs import State
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.job import State
 
 GONE = frozenset({*(state for state in State if state.ended), "left", "lost"})
 

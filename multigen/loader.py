@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from graphengine_nodes import load_model
-from graphengine_nodes.objects import loaded_model
-from graphengine_nodes.references import ControlNet, Held, Model
-from graphengine_nodes.weights import store
+from graphengine_nodes.store.handed_in import loaded_model
+from graphengine_nodes.store.store import store
+from graphengine_nodes.values.references import ControlNet, Held, Model
 
 from graphengine.errors import ModelError
+from multigen import tracking
 from multigen.devices import device_name
-from multigen.pipes import watch
 from multigen.util import get_allowed_components, quantization, quantize, share, weightshare_copy
 
 __all__ = ["Loader", "ModelDescriptor", "build_pipeline"]
@@ -258,7 +258,7 @@ def build_pipeline(
     if offload_device is not None:
         pipeline.enable_sequential_cpu_offload(offload_device)
     if kind is None and not given:
-        watch.note(pipeline, model)  # a Pipe that is given it computes with the model, as long as nothing is changed
+        tracking.note(pipeline, model)  # a Pipe that is given it computes with the model, as long as nothing is changed
     return pipeline
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from graphengine_nodes.templates import draw
+from graphengine_nodes.nodes.templates import draw
 
 __all__ = ["Cfgen"]
 

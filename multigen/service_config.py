@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from graphengine.devices import check_device
 from graphengine.errors import GraphEngineError
-from graphengine.opening import read_file
-from graphengine.yaml12 import load
+from graphengine.system.devices import check_device
+from graphengine.system.opening import read_file
+from graphengine.workflow.yaml12 import load
 
 __all__ = ["ConfigError", "model_path", "read_config", "read_models", "wrong"]
 

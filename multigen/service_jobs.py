@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from graphengine_nodes.prompts import check_lengths
+from graphengine_nodes.nodes.prompts import check_lengths
 
 from graphengine import Graph
-from graphengine.service.jobs import Job, State
-from graphengine.service.queue import Queue
-from graphengine.service.submit import submit_all
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit_all
 from multigen import pipes
 from multigen.locks import alone
 from multigen.prompting import Cfgen

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.errors import FileError
-from graphengine.outputs import place
-from graphengine.staging import hidden_folder, sweep, sync
+from graphengine.results.outputs import place
+from graphengine.system.staging import hidden_folder, sweep, sync
 from multigen.util import create_exif_metadata, plain
 
 if TYPE_CHECKING:

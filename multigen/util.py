@@ -62,7 +62,7 @@ def quantize(pipe: Any, dtype: Any = qfloat8) -> None:
         ModelError: `qint8` needs torchao.
     """
     import torch
-    from graphengine_nodes.changes import torchao
+    from graphengine_nodes.store.changes import torchao
 
     pipeline = getattr(pipe, "pipe", pipe)
     denoiser = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
@@ -95,7 +95,7 @@ def weightshare_copy(pipe: P) -> P:
 
 def share(component: Any) -> Any:
     """A component of its own over the same weights; a tokenizer is itself."""
-    from graphengine_nodes.changes import shared_clone
+    from graphengine_nodes.store.changes import shared_clone
 
     if hasattr(component, "convert_tokens_to_ids"):
         return component
@@ -112,7 +112,7 @@ _origins: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 def get_model_size(model: Any) -> int:
     """Bytes of a module's, or of a diffusers pipeline's, weights; what is shared inside it counts once."""
-    from graphengine_nodes.devices import storages
+    from graphengine_nodes.weights.devices import storages
 
     modules = model.components.values() if hasattr(model, "components") else [model]
     return sum({pointer: size for module in modules for pointer, size in storages(module).items()}.values())
@@ -145,7 +145,7 @@ def pad_image_to_multiple(image: PIL.Image.Image, multiple: int = 32) -> PIL.Ima
 def create_exif_metadata(im: PIL.Image.Image, custom_metadata: Mapping[str, Any]) -> PIL.Image.Exif:
     """The EXIF of a picture with data in it as JSON, in UserComment: `im.save(path, exif=...)`."""
     import PIL.Image
-    from graphengine_nodes.metadata import exif_with_comment
+    from graphengine_nodes.values.picture_text import exif_with_comment
     from PIL.ExifTags import IFD
 
     comment = PIL.Image.Exif()

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache import DiskStore
-from graphengine.display import is_watched
-from graphengine.service.database import QueueError
-from graphengine.service.jobs import Change, Job, State
-from graphengine.service.lease import holder
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import NoJob, Queue
+from graphengine.execution.display import is_watched
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Change, Job, State
+from graphengine.service.jobs.lease import holder
+from graphengine.service.jobs.queue import NoJob, Queue
 from graphengine.service.service import Service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 from multigen.job_bars import JobBars
 from multigen.log import setup_logger
 from multigen.pipes.building import listed

@@ -26,10 +26,10 @@ from typing import Any
 from graphengine.cache.memory import Entry
 from graphengine.cache.tree import UnknownType, blob_name, blobs_of, from_tree, to_tree
 from graphengine.errors import as_exception, lacks_memory
-from graphengine.files import cache_folder
-from graphengine.opening import read_file
-from graphengine.private import NotPrivate, make_private, write_private
-from graphengine.staging import is_leftover
+from graphengine.system.folders import cache_folder
+from graphengine.system.opening import read_file
+from graphengine.system.private import NotPrivate, make_private, write_private
+from graphengine.system.staging import is_leftover
 
 FORMAT = 1
 BUDGET = 10 << 30

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from graphengine.checksum import checksum, measure
+from graphengine.values.checksum import checksum, measure
 
 OVERHEAD = 200
 """Bytes that an entry takes besides its value."""

@@ -9,8 +9,8 @@ from typing import Any
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight, Wanter
 from graphengine.cache.memory import NOTHING, Entry, Memory
-from graphengine.checksum import twin_of
 from graphengine.errors import Cancelled, Exhausted, Lost, Spoiled, as_exception, lacks_memory
+from graphengine.values.checksum import twin_of
 
 WORTH_WRITING = 0.002
 """Seconds; what took less to compute is computed again sooner than read from a disk."""

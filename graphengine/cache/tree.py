@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from graphengine.declare.registry import class_called, type_of_packs
 from graphengine.errors import NotStorable
-from graphengine.literals import plain_number
-from graphengine.opening import rooted, roots_of
-from graphengine.registry import class_called, type_of_packs
-from graphengine.types import is_named_tuple, python_number, socket_type, type_called
+from graphengine.old_names import home_now, name_in_keys
+from graphengine.system.opening import rooted, roots_of
+from graphengine.values.literals import plain_number
+from graphengine.values.types import is_named_tuple, python_number, socket_type, type_called
 
 Write = Callable[[str, bytes], None]
 Read = Callable[[str], bytes]
@@ -74,7 +75,7 @@ def _to_tree_of_class(value: Any, kind: type, write: Write) -> Any:
     """An instance of a pack's class, or of one that a node declares."""
     if class_called(kind.__module__, kind.__qualname__) is not kind:
         raise NotStorable(_no_form(kind))
-    name = [kind.__module__, kind.__qualname__]
+    name = list(name_in_keys(kind))
     if is_named_tuple(kind):
         return {"named": name, "tuple": [to_tree(v, write) for v in value]}
     if isinstance(value, enum.Enum):
@@ -189,7 +190,8 @@ def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
 
 
 def _known(name: list[str]) -> type:
-    found = class_called(*name)
+    module, qualified = name
+    found = class_called(home_now(module, qualified), qualified)
     if found is None:
         raise UnknownType(name)
     return found

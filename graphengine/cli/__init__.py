@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from graphengine.terminal import screened
+from graphengine.system.terminal import screened
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -64,7 +64,7 @@ def application(arguments: list[str], completing: bool = False) -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from graphengine import __version__
+        from graphengine.version import __version__
 
         print(f"graphengine {__version__}")
         raise typer.Exit

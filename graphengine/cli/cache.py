@@ -38,7 +38,7 @@ def clear(debug: Debug = False) -> None:
     """Forget all values, and the records of runs that `why` looks at."""
     import contextlib
 
-    from graphengine.files import cache_folder
+    from graphengine.system.folders import cache_folder
 
     store = _store()
     _, size = store.usage()
@@ -62,7 +62,7 @@ def budget(
 
 def _store() -> Any:
     from graphengine.cache import DiskStore
-    from graphengine.files import cache_folder
+    from graphengine.system.folders import cache_folder
 
     return DiskStore(cache_folder() / "store")
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from graphengine.cli import completion
-from graphengine.devices import check_device
 from graphengine.errors import (
     Cancelled,
     FileError,
@@ -25,9 +24,10 @@ from graphengine.errors import (
     WorkflowError,
     text_of,
 )
+from graphengine.system.devices import check_device
 
 if TYPE_CHECKING:
-    from graphengine.graph import GraphData
+    from graphengine.graph.data import GraphData
 
 P = ParamSpec("P")
 
@@ -213,7 +213,7 @@ def leave_output() -> None:
 
 def load_packs(folders: Iterable[Path] | None) -> None:
     """Load the packs in these folders besides the installed ones; say which did not load."""
-    from graphengine import registry
+    from graphengine.declare import registry
 
     for folder in folders or ():
         registry.load_folder(folder)

@@ -158,7 +158,7 @@ def plain(text: str) -> str:
 @offering
 def workflows(context: typer.Context) -> Iterator[Offer]:
     """The shipped workflows, and workflow files."""
-    from graphengine.shipped import SUFFIXES, shipped_unloaded
+    from graphengine.declare.shipped import SUFFIXES, shipped_unloaded
 
     yield from shipped_unloaded(map(Path, _given(context)[1].get("--packs", ())))
     yield from _files(_line.word, SUFFIXES)
@@ -167,7 +167,7 @@ def workflows(context: typer.Context) -> Iterator[Offer]:
 @offering
 def nodes(context: typer.Context) -> Iterator[Offer]:
     """The nodes: by their bare names where only one pack has it, and by their full ones."""
-    from graphengine import registry
+    from graphengine.declare import registry
 
     for folder in _given(context)[1].get("--packs", ()):
         registry.load_folder(folder)
@@ -193,9 +193,9 @@ def inputs(context: typer.Context) -> Iterator[Offer]:
 
 def _inputs_of(workflow: str, packs: Iterable[str]) -> dict[str, dict[str, Any]]:
     """What a workflow file says of its inputs. No pack is imported for it."""
-    from graphengine.opening import read_file
-    from graphengine.shipped import shipped_unloaded
-    from graphengine.yaml12 import MAX_SIZE, load
+    from graphengine.declare.shipped import shipped_unloaded
+    from graphengine.system.opening import read_file
+    from graphengine.workflow.yaml12 import MAX_SIZE, load
 
     file = Path(workflow).expanduser()
     if not file.is_file():

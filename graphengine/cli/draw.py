@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Draw a workflow, with the types on its links: as Mermaid, Graphviz DOT or SVG."""
     graph = load_workflow(file, packs)
-    from graphengine import draw
+    from graphengine.show import draw
 
     if format is None:
         format = _ENDINGS.get(out.suffix.lower(), Format.MERMAID) if out is not None else Format.MERMAID
@@ -44,7 +44,7 @@ def command(
     if out is None:
         print(text, end="")
         return
-    from graphengine.outputs import write_file
+    from graphengine.system.staging import write_file
 
     write_file(out, text.encode())
     print(out)

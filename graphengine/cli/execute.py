@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cli.common import print_problems
-from graphengine.combine import subgraph
-from graphengine.definition import NodeDef
-from graphengine.files import cache_folder
-from graphengine.graph import GraphData
-from graphengine.launch import Cancellation
-from graphengine.missing_files import missing_files
-from graphengine.runner import Call, Runner, ThreadRunner
-from graphengine.validate import problems
+from graphengine.declare.definition import NodeDef
+from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.runner import Call, Runner, ThreadRunner
+from graphengine.graph.combine import subgraph
+from graphengine.graph.data import GraphData
+from graphengine.graph.missing_files import missing_files
+from graphengine.graph.validate import problems
+from graphengine.system.folders import cache_folder
 
 if TYPE_CHECKING:
-    from graphengine.evaluate import Result
-    from graphengine.service.local import Handle
-    from graphengine.service.workers import WorkerRunner
+    from graphengine.execution.evaluate import Result
+    from graphengine.service.workers.pool import WorkerRunner
+    from graphengine.service.workers.process import Handle
 
 
 PATIENCE = 3.0
@@ -108,7 +108,7 @@ class Session:
         if workers is None:
             self.runner = PatientRunner(Preload(graph), self.cancellation)
         else:
-            from graphengine.service.workers import WorkerRunner
+            from graphengine.service.workers.pool import WorkerRunner
 
             gc.enable()
             # Joined calls differ in their last bits: here a run gives what it gives on this process's threads.
@@ -127,12 +127,12 @@ class Session:
 
     def run(self, graph: GraphData, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
         """Run with what the session shares; options are those of `graphengine.run`."""
-        from graphengine.evaluate import run
+        from graphengine.execution.evaluate import run
 
         if isinstance(self.runner, PatientRunner):
             runner: Runner = self.runner
         else:
-            from graphengine.service.calls import Claims
+            from graphengine.service.workers.calls import Claims
 
             exact = options.get("exact", False)
             runner = self.runner.of(Claims(exact=exact, cancelled=lambda: self.cancellation.cancelled))
@@ -190,7 +190,7 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
 
 def needed(graph: GraphData) -> int:
     """How many nodes a run of the whole graph may need."""
-    from graphengine.selection import wanted_links
+    from graphengine.graph.selection import wanted_links
 
     _, links, extra = wanted_links(graph, None)
     return len(subgraph(graph, [*links, *extra]).nodes)

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.cli.common import FAILED, NO_FILE, WRONG, workflow_name
-from graphengine.definition import NodeDef
+from graphengine.declare.definition import NodeDef
+from graphengine.declare.registry import WORKER_PACKS
 from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
 from graphengine.events import Event, Kind
-from graphengine.registry import WORKER_PACKS
-from graphengine.service.channel import listens
-from graphengine.service.here import hello, identity, queue_file
+from graphengine.service.identity import identity
+from graphengine.service.socket_client import hello
+from graphengine.system.channel import listens
+from graphengine.system.folders import queue_file
 
 if TYPE_CHECKING:
     from graphengine.cli.watching import Following
-    from graphengine.graph import GraphData
-    from graphengine.launch import Cancellation
-    from graphengine.service.jobs import Job
-    from graphengine.service.queue import Queue
+    from graphengine.execution.dispatch import Cancellation
+    from graphengine.graph.data import GraphData
+    from graphengine.service.jobs.job import Job
+    from graphengine.service.jobs.queue import Queue
 
 
 class JobFailed(GraphEngineError):
@@ -63,10 +65,10 @@ def hand_over(
     from graphengine.cli.execute import interruptible, print_warnings
     from graphengine.cli.values import parse_sets
     from graphengine.cli.watching import Following, attending
-    from graphengine.launch import Cancellation
-    from graphengine.outputs import check_folder
-    from graphengine.service.queue import Queue
-    from graphengine.service.submit import submit
+    from graphengine.execution.dispatch import Cancellation
+    from graphengine.results.outputs import check_folder
+    from graphengine.service.jobs.queue import Queue
+    from graphengine.service.jobs.submit import submit
 
     inputs = parse_sets(graph, sets)
     print_warnings(graph, inputs)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine.service.doing import SILENT, silence, words
-from graphengine.service.here import doing as ask
-from graphengine.service.jobs import Job, State
-from graphengine.service.submit import in_short
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.submit import in_short
+from graphengine.service.socket_client import doing as ask
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from graphengine.service.queue import Queue
+    from graphengine.service.jobs.queue import Queue
 
 Doing = Mapping[int, Mapping[str, Any]]
 BAR = 12

@@ -11,14 +11,14 @@ import typer
 
 from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
+from graphengine.declare.node_groups import group_of, node_groups
+from graphengine.declare.node_help import help_of, wrapped
 from graphengine.errors import Problem, WorkflowError
-from graphengine.node_groups import group_of, node_groups
-from graphengine.node_help import help_of, wrapped
-from graphengine.types import type_name
+from graphengine.values.types import type_name
 
 if TYPE_CHECKING:
-    from graphengine.definition import NodeDef
-    from graphengine.sockets import Socket
+    from graphengine.declare.definition import NodeDef
+    from graphengine.declare.sockets import Socket
 
 
 @guarded
@@ -35,7 +35,7 @@ def command(
     debug: Debug = False,
 ) -> None:
     """List all nodes by group, search them, or show the help of one."""
-    from graphengine import registry
+    from graphengine.declare import registry
 
     load_packs(packs)
     if name is not None and search is not None:

@@ -27,11 +27,11 @@ from graphengine.cli.common import (
     workflow_name,
 )
 from graphengine.cli.sweep import Over
-from graphengine.terminal import console
+from graphengine.system.terminal import console
 
 if TYPE_CHECKING:
-    from graphengine.graph import GraphData
-    from graphengine.service.queue import Queue
+    from graphengine.graph.data import GraphData
+    from graphengine.service.jobs.queue import Queue
 
 commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
 
@@ -44,8 +44,8 @@ WIDE = 1000
 
 @contextmanager
 def _queue(file: Path | None) -> Iterator[Queue]:
-    from graphengine.service.here import queue_file
-    from graphengine.service.queue import Queue
+    from graphengine.service.jobs.queue import Queue
+    from graphengine.system.folders import queue_file
 
     queue = Queue(file or queue_file())
     try:
@@ -77,8 +77,8 @@ def submit(
     graph = load_workflow(file, packs)
     from graphengine.cli.handover import check_packs, differs
     from graphengine.cli.values import parse_sets
-    from graphengine.outputs import check_folder
-    from graphengine.service.submit import submit_all
+    from graphengine.results.outputs import check_folder
+    from graphengine.service.jobs.submit import submit_all
 
     several = [parse_sets(graph, set)] if not over else _over(graph, set, over)
     check_folder(out, graph)  # that it cannot be written is told now, not when the job runs
@@ -116,7 +116,7 @@ def list_(
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.errors import WorkflowError, nearest
-    from graphengine.service.jobs import State
+    from graphengine.service.jobs.job import State
 
     for name in state or ():
         if name not in set(State):
@@ -175,7 +175,7 @@ def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | Non
 @guarded
 def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | None:
     """Take jobs that have ended out of the history, with what is kept of them."""
-    from graphengine.service.submit import delete as forget
+    from graphengine.service.jobs.submit import delete as forget
 
     with _queue(queue) as base:
         return _each(jobs, lambda job: forget(base, job))
@@ -189,8 +189,8 @@ def clean(queue: File = None, debug: Debug = False) -> None:
     A service does so as well when it begins. What a live process writes stays, and so does every file of a job.
     """
     from graphengine.cache import DiskStore
-    from graphengine.files import cache_folder
     from graphengine.service.cleaning import clean as remove_leftovers
+    from graphengine.system.folders import cache_folder
 
     with _queue(queue) as base:
         count = size = 0
@@ -202,7 +202,7 @@ def clean(queue: File = None, debug: Debug = False) -> None:
 
 def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
     """Do something with every job; what cannot be done with one is told, and the others are done."""
-    from graphengine.service.database import QueueError, QueueFileError
+    from graphengine.service.jobs.database import QueueError, QueueFileError
 
     code = None
     for job in jobs:
@@ -313,8 +313,9 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
     """How many jobs are in each state, who runs them, and what its workers do."""
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
-    from graphengine.service.here import hello, queue_file
-    from graphengine.service.lease import holder
+    from graphengine.service.jobs.lease import holder
+    from graphengine.service.socket_client import hello
+    from graphengine.system.folders import queue_file
 
     file = queue or queue_file()
     with _queue(queue) as base:
@@ -353,8 +354,8 @@ def report(
     from graphengine.cli.common import load_packs
 
     load_packs(packs)
-    from graphengine.outputs import write_file
-    from graphengine.service.account import account
+    from graphengine.service.job_report import account
+    from graphengine.system.staging import write_file
 
     with _queue(queue) as base:
         write_file(out, account(base, job).encode("utf-8", "replace"))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphengine.cli.common import Debug, Device, Json, NoCache, Out, Packs, guarded, load_packs
-from graphengine.combine import subgraph
 from graphengine.errors import FileError, Problem, Where, WorkflowError
-from graphengine.selection import link_of
-from graphengine.validate import check
+from graphengine.graph.combine import subgraph
+from graphengine.graph.selection import link_of
+from graphengine.graph.validate import check
 
 if TYPE_CHECKING:
-    from graphengine.graph import GraphData
+    from graphengine.graph.data import GraphData
 
 
 @guarded
@@ -38,7 +38,7 @@ def command(
     Files that it was made from are known by their content: they are looked for in the picture's folder, in the
     current one and in those given with --search.
     """
-    from graphengine.record import graph_of, locate, read
+    from graphengine.results.record import graph_of, locate, read
 
     record = read(picture)
     _threads_as_then(record)
@@ -65,7 +65,7 @@ def _threads_as_then(record: Mapping[str, Any]) -> None:
 
 def _refuse_writing(graph: GraphData, output: str) -> None:
     """A picture may come from a stranger: what it is made of must not write files."""
-    from graphengine.definition import NodeDef
+    from graphengine.declare.definition import NodeDef
 
     for part in subgraph(graph, [link_of(graph, output)]).with_parts():
         for id, node in part.nodes.items():
@@ -93,9 +93,9 @@ def _make(
     as_json: bool,
 ) -> dict[str, Any]:
     from graphengine.cli.execute import Session
-    from graphengine.metadata import chunks, describe
-    from graphengine.outputs import Writer, check_folder
-    from graphengine.record import differences
+    from graphengine.provenance.describe import chunks, describe
+    from graphengine.results.outputs import Writer, check_folder
+    from graphengine.results.record import differences
 
     output = record["output"]
     with Session(graph, no_cache) as session:
@@ -147,7 +147,7 @@ def _difference(one: Path, other: Path) -> int | None:
     import PIL.Image
     import PIL.ImageChops
 
-    from graphengine.opening import open_file
+    from graphengine.system.opening import open_file
 
     with open_file(one) as a, open_file(other) as b, PIL.Image.open(a) as first, PIL.Image.open(b) as second:
         if first.size != second.size or first.mode != second.mode:

@@ -30,9 +30,9 @@ from graphengine.errors import GraphEngineError
 
 if TYPE_CHECKING:
     from graphengine.cli.execute import Session
-    from graphengine.evaluate import Result
-    from graphengine.graph import GraphData
-    from graphengine.service.local import LocalWorker
+    from graphengine.execution.evaluate import Result
+    from graphengine.graph.data import GraphData
+    from graphengine.service.workers.process import LocalWorker
 
 
 @guarded
@@ -77,7 +77,7 @@ def command(
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
     from graphengine.cli.progress import JsonLines
     from graphengine.cli.values import parse_sets
-    from graphengine.outputs import Writer, check_folder, write_outputs
+    from graphengine.results.outputs import Writer, check_folder, write_outputs
 
     inputs = parse_sets(graph, set)
     print_warnings(graph, inputs)
@@ -104,8 +104,8 @@ def command(
                     recorder.outputs = result.outputs
                 write_outputs(graph, inputs, result, writer, exact=exact, show=print)
     if not no_cache:
-        from graphengine.files import cache_folder
-        from graphengine.history import record
+        from graphengine.results.history import record
+        from graphengine.system.folders import cache_folder
 
         record(graph, inputs, result, cache_folder(), root)
     return None
@@ -130,8 +130,8 @@ def made_of(session: Session, graph: GraphData, inputs: dict[str, Any], **option
 
 def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> list[LocalWorker]:
     """Processes for one run, one for each device; the disk store is theirs as well."""
-    from graphengine.files import cache_folder
     from graphengine.service.start import local_workers
+    from graphengine.system.folders import cache_folder
 
     store = None if no_cache else cache_folder() / "store"
     return local_workers([device] if device else None, store=store, packs=[str(folder) for folder in packs or ()])
@@ -143,9 +143,9 @@ def reporting(graph: GraphData, inputs: dict[str, Any], file: Path | None) -> It
     if file is None:
         yield []
         return
-    from graphengine.outputs import write_file
-    from graphengine.report import Recorder
-    from graphengine.report_page import page
+    from graphengine.show.report import Recorder
+    from graphengine.show.report_page import page
+    from graphengine.system.staging import write_file
 
     recorder = Recorder()
     try:

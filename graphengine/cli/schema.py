@@ -21,14 +21,14 @@ def command(
 
     In a YAML file its first line names it: # yaml-language-server: $schema=workflow.schema.json
     """
-    from graphengine.schema import schema
+    from graphengine.workflow.schema import schema
 
     load_packs(packs)
     text = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
     if out is None:
         print(text, end="")
         return
-    from graphengine.outputs import write_file
+    from graphengine.system.staging import write_file
 
     write_file(out, text.encode())
     print(out)

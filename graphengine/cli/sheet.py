@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import PIL.ImageDraw
     import PIL.ImageFont
 
-    from graphengine.types import View
+    from graphengine.values.types import View
 
     Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
 

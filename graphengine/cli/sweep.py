@@ -32,9 +32,9 @@ from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowErr
 
 if TYPE_CHECKING:
     from graphengine.cli.sheet import Cell
-    from graphengine.evaluate import Result
-    from graphengine.graph import GraphData
-    from graphengine.outputs import Writer
+    from graphengine.execution.evaluate import Result
+    from graphengine.graph.data import GraphData
+    from graphengine.results.outputs import Writer
 
 MOST_RUNS = 10_000
 Over = typer.Option(
@@ -66,9 +66,9 @@ def command(
 
     session = Session(graph, no_cache)
     from graphengine.cli.progress import JsonLines
-    from graphengine.inputs import bind_inputs
-    from graphengine.outputs import Writer, check_folder
+    from graphengine.planning.inputs import bind_inputs
     from graphengine.progress import Bars
+    from graphengine.results.outputs import Writer, check_folder
 
     fixed, axes, runs = combinations(graph, set, over)
     for values in runs:
@@ -147,8 +147,8 @@ def _runs(
 ) -> int:
     """Do all runs, one after another; one that fails is told and leaves an empty cell."""
     from graphengine.cli.sheet import Cell
-    from graphengine.outputs import write_outputs
-    from graphengine.report import views
+    from graphengine.results.outputs import write_outputs
+    from graphengine.show.report import views
 
     code, failed = OK, 0
     for number, values in enumerate(runs):

@@ -45,7 +45,7 @@ def command(
 def problems_of(file: str) -> list[Problem]:
     """Everything that is wrong with a file, also where it cannot be read at all."""
     from graphengine.api import load
-    from graphengine.missing_files import missing_files
+    from graphengine.graph.missing_files import missing_files
 
     try:
         graph = load(file)

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from graphengine.elements import INPUTS, Input
 from graphengine.errors import Problem, Where, WorkflowError, nearest
-from graphengine.literals import value_fits
-from graphengine.types import strip
+from graphengine.graph.elements import INPUTS, Input
+from graphengine.values.literals import value_fits
+from graphengine.values.types import strip
 
 if TYPE_CHECKING:
-    from graphengine.graph import GraphData
+    from graphengine.graph.data import GraphData
 
 MOST = 10_000
 """Values that one `--over` may stand for."""
@@ -28,8 +28,8 @@ def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True
     Raises:
         WorkflowError: Something is wrong with the graph or with them; holds all problems, the graph's first.
     """
-    from graphengine.inputs import bind_inputs
-    from graphengine.validate import problems as problems_of
+    from graphengine.graph.validate import problems as problems_of
+    from graphengine.planning.inputs import bind_inputs
 
     found: dict[str, Any] = {}
     problems: list[Problem] = problems_of(graph)
@@ -55,7 +55,7 @@ def parse(text: str, declared: Input) -> Any:
     `null` and `~` are null where the input may be null. Nothing in a text is a comment, a marker of a document or an
     anchor. What does not fit is returned as it was read: the run says so.
     """
-    from graphengine import yaml12
+    from graphengine.workflow import yaml12
 
     annotation = strip(declared.type)
     is_text = annotation is not Any and value_fits(text, annotation)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphengine.service.channel import listens
-from graphengine.service.database import QueueError
-from graphengine.service.here import hello, watch
-from graphengine.service.jobs import Job, State
-from graphengine.terminal import console
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.socket_client import hello, watch
+from graphengine.system.channel import listens
+from graphengine.system.terminal import console
 
 if TYPE_CHECKING:
-    from graphengine.service.queue import Queue
+    from graphengine.service.jobs.queue import Queue
 
 ENDED = tuple(state.value for state in State if state.ended)
 STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed", "silent")
@@ -38,7 +38,7 @@ PATIENCE = 1.0
 
 def idle(base: Queue, file: Path | None) -> str:
     """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
-    from graphengine.service.lease import holder
+    from graphengine.service.jobs.lease import holder
 
     if holder(base) is not None:  # first: who waits asks every second
         return ""

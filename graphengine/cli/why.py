@@ -29,8 +29,8 @@ def command(
     graph = load_workflow(file, packs, root)
     from graphengine.cache import DiskStore, Store
     from graphengine.cli.values import parse_sets
-    from graphengine.files import cache_folder
-    from graphengine.history import why
+    from graphengine.results.history import why
+    from graphengine.system.folders import cache_folder
 
     store = Store(disk=DiskStore(cache_folder() / "store"))
     reasons = why(graph, parse_sets(graph, set), store, cache_folder(), root)

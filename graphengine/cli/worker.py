@@ -15,7 +15,7 @@ import typer
 
 from graphengine.cli.common import Debug, Packs, Roots, device_option, guarded, load_packs
 from graphengine.errors import WorkflowError
-from graphengine.threads import start
+from graphengine.system.threads import start
 
 if TYPE_CHECKING:
     from graphengine.service.service import Service
@@ -75,9 +75,9 @@ def command(
     """
     load_packs(packs)
     from graphengine.cli.handover import differs
-    from graphengine.service.here import queue_file
-    from graphengine.service.lease import holder
+    from graphengine.service.jobs.lease import holder
     from graphengine.service.logs import log_event, log_to
+    from graphengine.system.folders import queue_file
 
     if log is not None:
         log_to(log)
@@ -106,7 +106,7 @@ def command(
         "told": lambda line: print(line, file=sys.stderr, flush=True),
     }  # fmt: skip
     if _on_ray(backend, address, device, gpus, shared):
-        from graphengine.service.ray_workers import ray_service
+        from graphengine.service.start_ray import ray_service
 
         assert address is not None
         serve = ray_service(file, address, num_gpus=gpus, threads=threads or 1, shared=shared, **common)

@@ -17,14 +17,14 @@ import typer
 from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
 from graphengine.cli.nodes import columns, socket_facts
+from graphengine.declare.node_help import limits, wrapped
 from graphengine.errors import Problem, WorkflowError
-from graphengine.inference import output_type
-from graphengine.node_help import limits, wrapped
-from graphengine.terminal import printable
-from graphengine.types import type_name
+from graphengine.graph.type_inference import output_type
+from graphengine.system.terminal import printable
+from graphengine.values.types import type_name
 
 if TYPE_CHECKING:
-    from graphengine.graph import GraphData
+    from graphengine.graph.data import GraphData
 
 LONGEST = 200
 """Characters of a default that are shown in the table of inputs."""
@@ -52,7 +52,7 @@ def command(
     A copy is written together with the files that it names, such as pictures, and runs as the shipped one does.
     """
     from graphengine.api import load
-    from graphengine.workflow import shipped
+    from graphengine.workflow.files import shipped
 
     if force and copy is None:
         raise WorkflowError(Problem("usage", "--force belongs to --copy FILE"))
@@ -69,7 +69,7 @@ def command(
         told = facts(name, graph)
         print(json_.dumps(told, indent=2, default=str)) if json else _show(told, graph)
         return
-    from graphengine.workflow_copy import copy_workflow
+    from graphengine.workflow.copies import copy_workflow
 
     assert graph.file is not None  # it was loaded from one
     written = copy_workflow(graph.file, copy, force=force)
@@ -82,7 +82,7 @@ def command(
 
 def facts(name: str, graph: GraphData) -> dict[str, Any]:
     """A workflow as JSON data."""
-    from graphengine.definition import NodeDef
+    from graphengine.declare.definition import NodeDef
 
     used = {node.type: None for part in graph.with_parts() for node in part.nodes.values()
             if isinstance(node.kind, NodeDef | str) and node.type}  # fmt: skip

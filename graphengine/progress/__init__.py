@@ -1,6 +1,6 @@
 """Progress bars, in terminals and notebooks, for whatever runs: steps, rate and time left.
 
-`graphengine.run` shows them by itself (see `graphengine.display`, which finds `begin` here by its entry point). What
+`graphengine.run` shows them by itself (`graphengine.execution.display` finds `begin` by its entry point). What
 learns of runs elsewhere, such as jobs of a service, tells their events to `Bars`.
 """
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from graphengine.display import Waiting, is_watched, on_terminal
+from graphengine.execution.display import Waiting, is_watched, on_terminal
 from graphengine.progress.tally import Tally
 
 __all__ = ["Bars", "Drawn", "begin"]

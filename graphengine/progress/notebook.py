@@ -60,7 +60,7 @@ class Cell:
     def _preview(self) -> str:
         latest = self._tally.preview
         if latest is not None and latest is not self._seen:
-            from graphengine.report import views
+            from graphengine.show.report import views
 
             self._seen = latest
             self._picture = "".join(

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphengine.progress.tally import Tally
-from graphengine.terminal import Screened, unscreened
+from graphengine.system.terminal import Screened, unscreened
 
 MOST_LINES = 12
 """Bars that are drawn at once, whatever runs."""

@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING
 from graphengine.lazy import exports
 
 if TYPE_CHECKING:
-    from graphengine.service.database import QueueError
-    from graphengine.service.happenings import JobEvent
-    from graphengine.service.here import queue_file
-    from graphengine.service.inline import InlineRunner
-    from graphengine.service.jobs import Job, NewJob, State
-    from graphengine.service.local import LocalWorker
-    from graphengine.service.queue import LeaseLost, Queue, QueueFull
+    from graphengine.service.job_events import JobEvent
+    from graphengine.service.jobs.database import QueueError
+    from graphengine.service.jobs.job import Job, NewJob, State
+    from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
     from graphengine.service.service import Service
     from graphengine.service.start import local_service
-    from graphengine.service.workers import WorkerRunner
+    from graphengine.service.workers.inline import InlineRunner
+    from graphengine.service.workers.pool import WorkerRunner
+    from graphengine.service.workers.process import LocalWorker
+    from graphengine.system.folders import queue_file
 
 _HOMES = {
-    "database": ("QueueError",),
-    "happenings": ("JobEvent",),
-    "here": ("queue_file",),
-    "inline": ("InlineRunner",),
-    "jobs": ("Job", "NewJob", "State"),
-    "local": ("LocalWorker",),
-    "queue": ("LeaseLost", "Queue", "QueueFull"),
-    "service": ("Service",),
-    "start": ("local_service",),
-    "workers": ("WorkerRunner",),
+    "graphengine.service.job_events": ("JobEvent",),
+    "graphengine.service.jobs.database": ("QueueError",),
+    "graphengine.service.jobs.job": ("Job", "NewJob", "State"),
+    "graphengine.service.jobs.queue": ("LeaseLost", "Queue", "QueueFull"),
+    "graphengine.service.service": ("Service",),
+    "graphengine.service.start": ("local_service",),
+    "graphengine.service.workers.inline": ("InlineRunner",),
+    "graphengine.service.workers.pool": ("WorkerRunner",),
+    "graphengine.service.workers.process": ("LocalWorker",),
+    "graphengine.system.folders": ("queue_file",),
 }
 __all__ = [
     "InlineRunner", "Job", "JobEvent", "LeaseLost", "LocalWorker", "NewJob", "Queue", "QueueError", "QueueFull",

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from graphengine.cache import DiskStore
-from graphengine.service.queue import Queue
-from graphengine.service.submit import files_of
-from graphengine.staging import sweep
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import files_of
+from graphengine.system.staging import sweep
 
 
 def clean(queue: Queue, disk: DiskStore | None = None) -> Iterator[tuple[Path, int]]:

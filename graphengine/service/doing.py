@@ -102,7 +102,7 @@ def _left(node: _Node, now: float) -> float | None:
 
 def _waits_for_worker(type: str) -> bool:
     """Whether a node of a type is first handed to a worker; the others are begun at once."""
-    from graphengine import registry
+    from graphengine.declare import registry
 
     definition = registry.find(type)
     return definition is not None and definition.on == "device"

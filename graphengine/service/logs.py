@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from graphengine.service.happenings import JobEvent
+from graphengine.service.job_events import JobEvent
 
 NAMES = ("job", "node", "event", "facts")
 QUIET = ("progress", "preview", "node_started")

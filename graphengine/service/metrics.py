@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from graphengine.errors import FileError
-from graphengine.service.happenings import JobEvent
+from graphengine.service.job_events import JobEvent
 from graphengine.service.service import Service
 
 WAITS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)

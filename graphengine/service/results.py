@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphengine.evaluate import Result
-from graphengine.outputs import Writer, remove_marked, write_outputs
-from graphengine.service.database import QueueError
-from graphengine.service.document import Files, Request, result_tree
-from graphengine.service.jobs import Attempt
+from graphengine.execution.evaluate import Result
+from graphengine.results.outputs import Writer, remove_marked, write_outputs
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Attempt
+from graphengine.service.jobs.request import Files, Request, result_tree
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is

@@ -19,21 +19,21 @@ from typing import Any, Protocol
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
 from graphengine.errors import Exhausted, FileError
-from graphengine.graph import GraphData
-from graphengine.runner import Runner
-from graphengine.service.calls import Claims, Status
+from graphengine.execution.runner import Runner
+from graphengine.graph.data import GraphData
 from graphengine.service.cleaning import clean
-from graphengine.service.database import QueueError
 from graphengine.service.doing import silence
-from graphengine.service.happenings import JobEvent, JobListener
-from graphengine.service.jobs import Job, State
-from graphengine.service.lease import DEATHS, SECONDS, Lease, take
-from graphengine.service.queue import ALL, LeaseLost, Queue
+from graphengine.service.job_events import JobEvent, JobListener
+from graphengine.service.job_run import JobRun
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.lease import DEATHS, SECONDS, Lease, take
+from graphengine.service.jobs.queue import ALL, LeaseLost, Queue
+from graphengine.service.jobs.submit import delete, files_of, submit
 from graphengine.service.results import Finisher, remove_written
-from graphengine.service.running import JobRun
-from graphengine.service.submit import delete, files_of, submit
-from graphengine.service.trouble import Caution, lack_of
-from graphengine.threads import begin
+from graphengine.service.shortages import Caution, lack_of
+from graphengine.service.workers.calls import Claims, Status
+from graphengine.system.threads import begin
 
 log = logging.getLogger(__name__)
 

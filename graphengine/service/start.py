@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphengine import registry
 from graphengine.cache import DiskStore
-from graphengine.devices import check_device
-from graphengine.files import cache_folder
+from graphengine.declare import registry
 from graphengine.pack import pack_of
-from graphengine.service.here import Announcer, identity
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.identity import identity
+from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Backend, Service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.socket_server import Announcer
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
+from graphengine.system.devices import check_device
+from graphengine.system.folders import cache_folder
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import graphengine_nodes as std
-from graphengine_nodes.types import Image, Latent
+from graphengine_nodes.values.types import Image, Latent
 
 from graphengine import Graph
 from graphengine.errors import nearest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import graphengine_nodes as std
-from graphengine_nodes.types import Conditioning, Model
+from graphengine_nodes.values.types import Conditioning, Model
 
 from graphengine import Graph, NodeError, WorkflowError
 from graphengine.errors import Problem

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import graphengine_nodes as std
-from graphengine_nodes.preprocessors import BY_TYPE
-from graphengine_nodes.types import Control, ControlNet, Image, Latent, Mask
+from graphengine_nodes.nodes.preprocessors import BY_TYPE
+from graphengine_nodes.values.types import Control, ControlNet, Image, Latent, Mask
 
 from graphengine import Graph
 from multigen.pipes import nets

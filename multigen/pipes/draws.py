@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphengine_nodes.types import RandomState
+from graphengine_nodes.values.types import RandomState
 
 __all__ = ["Draws", "draws"]
 

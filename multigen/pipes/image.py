@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import graphengine_nodes as std
-from graphengine_nodes.types import Image, Latent
+from graphengine_nodes.values.types import Image, Latent
 
 from multigen.pipes.arguments import check_range, numbers
 from multigen.pipes.base import BasePipe

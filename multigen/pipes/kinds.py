@@ -6,7 +6,7 @@ import enum
 import importlib
 from typing import Any
 
-from graphengine_nodes import schedulers
+from graphengine_nodes.families import schedulers
 
 __all__ = [
     "Diffusers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import graphengine_nodes as std
-from graphengine_nodes.types import Image, Latent, Mask
+from graphengine_nodes.values.types import Image, Latent, Mask
 
 from multigen.pipes.building import Call
 from multigen.pipes.image import Im2ImPipe

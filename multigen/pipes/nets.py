@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import graphengine_nodes as std
-from graphengine_nodes.types import ControlNet
+from graphengine_nodes.values.types import ControlNet
 
 from graphengine import ModelError
 from multigen.pipes.arguments import numbers, path

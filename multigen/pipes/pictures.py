@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.types import Image, Mask
+from graphengine_nodes.values.types import Image, Mask
 
 if TYPE_CHECKING:
     import numpy
@@ -74,7 +74,7 @@ def as_mask(value: Any) -> Mask:
         FileError: A path leads to no picture.
         ValueError: It is no picture.
     """
-    from graphengine_nodes.masks import mask_from_image
+    from graphengine_nodes.nodes.masks import mask_from_image
 
     if isinstance(value, Mask):
         return value
@@ -99,7 +99,7 @@ def as_output(image: Image, kind: str) -> Any:
 
 def canny_processor(image: Any) -> PIL.Image.Image:
     """The edges of a picture by Canny's method, white on black, as `CIm2ImPipe` makes them."""
-    from graphengine_nodes.preprocessors import BY_TYPE
+    from graphengine_nodes.nodes.preprocessors import BY_TYPE
 
     found: Image = BY_TYPE["canny"](as_image(image))
     return found.pil()
@@ -107,7 +107,7 @@ def canny_processor(image: Any) -> PIL.Image.Image:
 
 def sobel_processor(image: Any) -> PIL.Image.Image:
     """The soft edges of a picture by Sobel's method, as `CIm2ImPipe` makes them."""
-    from graphengine_nodes.preprocessors import BY_TYPE
+    from graphengine_nodes.nodes.preprocessors import BY_TYPE
 
     found: Image = BY_TYPE["soft-sobel"](as_image(image))
     return found.pil()
@@ -118,7 +118,7 @@ def _images(value: Any) -> list[Image]:
     import PIL.Image
     import PIL.ImageOps
     import torch
-    from graphengine_nodes.images import from_pil, open_picture
+    from graphengine_nodes.nodes.images import from_pil, open_picture
 
     if isinstance(value, str | os.PathLike):
         return [from_pil(open_picture(Path(value).expanduser()))]
@@ -151,7 +151,7 @@ def _of_array(array: Any) -> Image:
     import numpy as np
     import PIL.Image
     import torch
-    from graphengine_nodes.images import from_pil
+    from graphengine_nodes.nodes.images import from_pil
 
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]

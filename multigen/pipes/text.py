@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import graphengine_nodes as std
-from graphengine_nodes.types import Latent
+from graphengine_nodes.values.types import Latent
 
 from multigen.pipes.base import BasePipe
 from multigen.pipes.building import Call

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import graphengine_nodes as std
-from graphengine_nodes import schedulers
-from graphengine_nodes.devices import dtype_of
-from graphengine_nodes.families import family
-from graphengine_nodes.families.inputs import sides_of
-from graphengine_nodes.models import PRECISIONS
-from graphengine_nodes.types import ControlNet, Model
-from graphengine_nodes.weights import store
+from graphengine_nodes.families import schedulers
+from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.nodes.models import PRECISIONS
+from graphengine_nodes.store.store import store
+from graphengine_nodes.values.types import ControlNet, Model
+from graphengine_nodes.weights.devices import dtype_of
 
-from graphengine.building import not_building
+from graphengine.declare.building import not_building
+from multigen import tracking
 from multigen.devices import device_name
-from multigen.pipes import watch
 from multigen.pipes.kinds import add_scheduler, scheduler_class
 
 Scheduling = tuple[str | None, str | None]
@@ -58,14 +58,14 @@ class Weights:
         self.offload_device = offload_device
         self.quantization: str | None = args.get("quantization")
         self.controlnets: Sequence[ControlNet] = ()
-        origin = None if pipeline is None else watch.origin(pipeline)
+        origin = None if pipeline is None else tracking.origin(pipeline)
         self._pipeline, self._made, self._foreign = pipeline, False, pipeline is not None and origin is None
         self.precision = _precision(args.get("torch_dtype"))
         named = {"precision": self.precision} | {name: args.get(name) for name in ("config", "revision", "variant")}
         self._source = {"source": model_id} | {name: value for name, value in named.items() if value is not None}
         if self._foreign:
             self._own = std.loaded_model(pipeline)
-            watch.note(pipeline, None)
+            tracking.note(pipeline, None)
         else:
             self._own = origin or std.load_model(**self._source)
         self._is_file, self._forgotten = pipeline is None, False
@@ -96,11 +96,11 @@ class Weights:
     def look(self) -> None:
         """See what is no longer as the reference made it: before every call, once."""
         components = dict(self._own.components)
-        found = {} if self._pipeline is None else watch.changes(self._pipeline)
+        found = {} if self._pipeline is None else tracking.changes(self._pipeline)
         self.changed_nets = nets_of(found.get("controlnet"))
         found = self._objects if self._foreign else {**self._objects, **found}
         self.changes = {name: part for name, part in found.items() if name in components and part is not None}
-        if self.changes and self._pipeline is not None and not self._forgotten and watch.written(self._pipeline):
+        if self.changes and self._pipeline is not None and not self._forgotten and tracking.written(self._pipeline):
             self._forgotten = True
             store.abandon(self._own)
 
@@ -126,7 +126,7 @@ class Weights:
     def has_own_scheduler(self) -> bool:
         """Whether a script has set a scheduler on the pipeline, or handed one in, since one was asked for by name."""
         if self._foreign:
-            return "scheduler" in watch.changes(self._pipeline)
+            return "scheduler" in tracking.changes(self._pipeline)
         return "scheduler" in self.changes
 
     def node(
@@ -165,7 +165,7 @@ class Weights:
 
             made = build_pipeline(cls, self._own, self.device, self.controlnets, self.offload_device)
             made.vae.enable_tiling()
-            watch.note_one(made, "vae")
+            tracking.note_one(made, "vae")
             made.register_modules(**self._objects)
             self._pipeline, self._made = made, True
             self.set_scheduler(scheduling)
@@ -178,7 +178,7 @@ class Weights:
             return
         if self._made and name is not None:
             add_scheduler(self._pipeline, name, **({} if spacing is None else {"timestep_spacing": spacing}))
-        watch.note_one(self._pipeline, "scheduler")
+        tracking.note_one(self._pipeline, "scheduler")
 
     def scheduler_config(self, scheduling: Scheduling) -> dict[str, Any]:
         """The configuration of the scheduler in use, with the name of its class."""

@@ -11,14 +11,12 @@ from typing import Any
 
 from graphengine import Pack
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
-from graphengine_nodes.annotators import Annotator, annotate, load_annotator
-from graphengine_nodes.control import apply_controlnet
-from graphengine_nodes.grid import image_grid
-from graphengine_nodes.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
-from graphengine_nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
-from graphengine_nodes.latents import decode_latent, empty_latent, encode_image
-from graphengine_nodes.masked import repaint
-from graphengine_nodes.masks import (
+from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
+from graphengine_nodes.nodes.control import apply_controlnet
+from graphengine_nodes.nodes.grid import image_grid
+from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
+from graphengine_nodes.nodes.latents import decode_latent, empty_latent, encode_image
+from graphengine_nodes.nodes.masks import (
     blur_mask,
     combine_masks,
     composite,
@@ -33,10 +31,9 @@ from graphengine_nodes.masks import (
     pad_mask,
     resize_mask,
 )
-from graphengine_nodes.models import apply_lora, load_controlnet, load_lora, load_model, replace_vae, scale_loras
-from graphengine_nodes.objects import loaded_controlnet, loaded_model, replace_component
-from graphengine_nodes.options import change_precision, offload_model, optimize_model, quantize_model, tile_vae
-from graphengine_nodes.preprocessors import (
+from graphengine_nodes.nodes.models import apply_lora, load_controlnet, load_lora, load_model, replace_vae, scale_loras
+from graphengine_nodes.nodes.options import change_precision, offload_model, optimize_model, quantize_model, tile_vae
+from graphengine_nodes.nodes.preprocessors import (
     as_is,
     canny,
     depth,
@@ -50,10 +47,14 @@ from graphengine_nodes.preprocessors import (
     scribble,
     sobel,
 )
-from graphengine_nodes.prompts import Prompts, encode_prompt, encode_weighted
-from graphengine_nodes.sampling import inpaint, sample
-from graphengine_nodes.templates import Texts, expand_wildcards, prompt_from_template
-from graphengine_nodes.types import (
+from graphengine_nodes.nodes.prompts import Prompts, encode_prompt, encode_weighted
+from graphengine_nodes.nodes.repaint import repaint
+from graphengine_nodes.nodes.sampling import inpaint, sample
+from graphengine_nodes.nodes.templates import Texts, expand_wildcards, prompt_from_template
+from graphengine_nodes.nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
+from graphengine_nodes.store.handed_in import loaded_controlnet, loaded_model, replace_component
+from graphengine_nodes.store.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
+from graphengine_nodes.values.types import (
     Conditioning,
     Control,
     ControlNet,
@@ -66,7 +67,6 @@ from graphengine_nodes.types import (
     Posterior,
     RandomState,
 )
-from graphengine_nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
 
 # What diffusers and torch say while they import torchao, where it is installed, concerns none of its users here.
 for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
@@ -88,7 +88,7 @@ def _environment() -> dict[str, Any]:
 
 def _parameters(step: Any, value: Any) -> str | None:
     """The text that other tools read in a picture."""
-    from graphengine_nodes.settings import settings
+    from graphengine_nodes.nodes.settings import settings
 
     return settings(step, value)
 
@@ -104,7 +104,7 @@ def _held(device: str) -> frozenset[str]:
     """The digests of the components in this process's memory."""
     import sys
 
-    weights = sys.modules.get("graphengine_nodes.weights")  # without it nothing was loaded
+    weights = sys.modules.get("graphengine_nodes.store.store")  # without it nothing was loaded
     return frozenset() if weights is None else weights.store.digests(device)
 
 
@@ -112,7 +112,7 @@ def _free(device: str) -> int | None:
     """The bytes of weights that this process has room for; None while it holds none."""
     import sys
 
-    weights = sys.modules.get("graphengine_nodes.weights")
+    weights = sys.modules.get("graphengine_nodes.store.store")
     return None if weights is None else weights.store.free(device)
 
 
@@ -120,7 +120,7 @@ def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]
     """Let go of all weights that no other call holds; then hold those of the call's models in main memory."""
     import sys
 
-    weights = sys.modules.get("graphengine_nodes.weights")
+    weights = sys.modules.get("graphengine_nodes.store.store")
     if weights is None:
         return
     weights.store.spare(device)

@@ -11,11 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.canonical import NotData
-from graphengine.notebook import show_lists
-from graphengine.types import SocketType, View, promise_type, register_type
-from graphengine_nodes.pictures import png, save_pictures, to_pil, write_whole
-from graphengine_nodes.types import (
+from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
+from graphengine_nodes.families.digests import model_digest, model_needs
+from graphengine_nodes.values.pictures import png, save_pictures, to_pil, write_whole
+from graphengine_nodes.values.types import (
     Conditioning,
     Control,
     ControlNet,
@@ -78,7 +77,7 @@ def _views(pixels: torch.Tensor) -> list[View]:
 
 def _latent_pixels(samples: torch.Tensor) -> torch.Tensor:
     """A rough look at latents, eight times as large."""
-    from graphengine_nodes.previews import stretched
+    from graphengine_nodes.values.pictures import stretched
 
     return stretched(samples).repeat_interleave(8, 1).repeat_interleave(8, 2)
 
@@ -283,8 +282,8 @@ for _kind in (
         size=lambda value: 1000,
         view=_describe,
         save=save_with(".json", _encode_reference),
-        digest=Model.digest,
-        needs=Model.needs,
+        digest=model_digest,
+        needs=model_needs,
     ),
     SocketType(
         ControlNet,

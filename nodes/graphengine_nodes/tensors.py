@@ -1,16 +1,15 @@
 """Tensors of torch as a type that files and workers know, called `tensor`.
 
-It is promised by `graphengine_nodes.codecs`, and this module is imported with the first tensor: it imports torch.
+`graphengine_nodes.codecs` promises it; this module, which imports torch, is imported with the first tensor.
 """
 
 from __future__ import annotations
 
 import torch
 
-from graphengine.errors import NotStorable
-from graphengine.types import SocketType, View, register_type
+from graphengine import NotStorable, SocketType, View, register_type
 from graphengine_nodes.codecs import pack, save_with, unpack
-from graphengine_nodes.types import tensor_line
+from graphengine_nodes.values.types import tensor_line
 
 # What safetensors has no name for is written as its bytes.
 _NAMED = frozenset(

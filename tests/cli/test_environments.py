@@ -13,10 +13,9 @@ from graphengine_nodes import Image
 from graphengine import FileError, Graph, WorkflowError, node
 from graphengine.cli.common import LONGEST_LINE, MOST_PROBLEMS, cut, print_problems
 from graphengine.errors import Problem
-from graphengine.files import cache_folder
-from graphengine.inputs import bind_inputs
-from graphengine.outputs import check_folder
-from graphengine.service.here import state_folder
+from graphengine.planning.inputs import bind_inputs
+from graphengine.results.outputs import check_folder
+from graphengine.system.folders import cache_folder, state_folder
 
 from .conftest import command, environment
 
@@ -109,7 +108,7 @@ def _may(text: str = "none") -> str:
 
 
 def test_null_is_refused_where_a_node_that_is_computed_takes_none() -> None:
-    from graphengine.flow import when
+    from graphengine.graph.flow import when
 
     with Graph() as g:
         needed = g.input("needed", str, "x")

@@ -15,12 +15,12 @@ from graphengine.cache import DiskStore
 from graphengine.cli import job_rows
 from graphengine.cli.watching import _rows
 from graphengine.service.doing import words
-from graphengine.service.here import doing
-from graphengine.service.jobs import Job, NewJob, State
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import Job, NewJob, State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import SHORT, in_short, submit
+from graphengine.service.socket_client import doing
 from graphengine.service.start import serving
-from graphengine.service.submit import SHORT, in_short, submit
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
 from tests.service.conftest import light_nodes as light_nodes
 from tests.service.test_workers import wait_for

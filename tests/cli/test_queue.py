@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from graphengine.service.here import hello
-from graphengine.service.lease import take
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.lease import take
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.socket_client import hello
 from tests.cli.conftest import Done, command, environment
 
 Start = Callable[..., "subprocess.Popen[str]"]

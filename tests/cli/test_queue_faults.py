@@ -14,8 +14,8 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from graphengine.service.jobs import NewJob
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.queue import Queue
 
 from .conftest import command, environment
 from .test_queue import Run, Start, running, state, worker

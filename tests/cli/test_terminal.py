@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.terminal import Screened, console, printable
+from graphengine.system.terminal import Screened, console, printable
 
 from .conftest import Run, command, environment
 
@@ -118,8 +118,8 @@ def test_the_list_of_jobs_in_a_terminal_is_clean(cli: Run, tmp_path: Path) -> No
     (tmp_path / "fail.yaml").write_text(FLOW % "fail")
     state = {"GRAPHENGINE_STATE": str(tmp_path / "state")}
     assert cli("queue", "submit", "fail.yaml", **state).code == 0
-    from graphengine.service.lease import take
-    from graphengine.service.queue import Queue
+    from graphengine.service.jobs.lease import take
+    from graphengine.service.jobs.queue import Queue
 
     queue = Queue(tmp_path / "state" / "queue.sqlite")
     lease = take(queue, "test")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graphengine.cli.values import parse
-from graphengine.elements import Input
+from graphengine.graph.elements import Input
 
 TEXTS = ["#1 fan", " #x", "---", "&a", "&a b", "--- x", "%x", "a #b", "5 #x", "true # no", "two\n\nlines", "", " "]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from graphengine import DiskStore, Graph, __version__
 from graphengine.cli.watching import Following, idle
-from graphengine.service.here import Announcer
-from graphengine.service.inline import InlineRunner
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.socket_server import Announcer
 from graphengine.service.start import serving
+from graphengine.service.workers.inline import InlineRunner
 from tests.service.conftest import light_nodes as light_nodes
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from graphengine.api import load
-from graphengine.workflow import shipped
-from graphengine.workflow_copy import copy_workflow
+from graphengine.workflow.copies import copy_workflow
+from graphengine.workflow.files import shipped
 from tests.cli.conftest import PACKS, ROOT, Run
 
 Write = Callable[..., Path]
@@ -184,7 +184,8 @@ def test_a_workflow_is_never_its_own_copy(cli: Run, workflow: Write) -> None:
 
 
 def test_a_copy_brings_the_workflows_and_values_that_it_uses(cli: Run, tmp_path: Path) -> None:
-    from graphengine import Graph, flow
+    from graphengine import Graph
+    from graphengine.graph import flow
 
     (tmp_path / "here" / "parts").mkdir(parents=True)
     with Graph(title="outer") as graph:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 from graphengine import INERT, Context, File, FileError, Graph, Link, NodeError, Store, WorkflowError, each, node
-from graphengine.evaluate import salt_of
+from graphengine.execution.evaluate import salt_of
 
 from .sample import CALLS, add, inc, same, tick, total
 
@@ -226,7 +226,7 @@ def test_calls_carry_the_keys_of_their_inputs(store: Store) -> None:
 
     class Watching:
         def submit(self, given: Any) -> None:
-            from graphengine.runner import compute
+            from graphengine.execution.runner import compute
 
             calls.extend(given)
             for call in given:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 from graphengine import Context, Graph, Lazy, NodeDefinitionError, NodeError, Store, WorkflowError, each, node
-from graphengine.context import INERT
+from graphengine.declare.context import INERT
 
 from .sample import inc
 

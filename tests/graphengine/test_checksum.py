@@ -19,8 +19,8 @@ import torch
 
 from graphengine import Graph, Reuse, Store, node
 from graphengine.cache import Entry, Memory
-from graphengine.checksum import checksum, copied, measure
 from graphengine.testing import Recorder
+from graphengine.values.checksum import checksum, copied, measure
 
 from .sample import Big
 
@@ -433,6 +433,6 @@ def test_what_can_be_changed_in_a_frozen_set_is_seen() -> None:
 def test_what_leads_to_half_of_the_program_has_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [[n] for n in range(1000)]
     assert not measure(lambda: many).unseen
-    monkeypatch.setattr("graphengine.checksum.MOST_ASIDE", 100)
+    monkeypatch.setattr("graphengine.values.checksum.MOST_ASIDE", 100)
     assert measure(lambda: many).unseen
     assert measure(threading.current_thread()).unseen

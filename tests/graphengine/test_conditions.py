@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from graphengine import Graph, Link, NodeError, Store, WorkflowError, each, load, loads, node, run, save, switch, when
-from graphengine.metadata import without_folders
-from graphengine.service.document import Files, Request, body_of, request_of
-from graphengine.workflow import dumps, to_document
+from graphengine.provenance.describe import without_folders
+from graphengine.service.jobs.request import Files, Request, body_of, request_of
+from graphengine.workflow.files import dumps, to_document
 
 from .sample import CALLS, add, inc, is_positive, same, shout, upto
 
@@ -124,7 +124,7 @@ def test_what_acts_does_not_stand_in_a_loop(tmp_path: Path) -> None:
 
 
 def test_an_endless_loop_ends_with_a_sentence(countdown: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphengine.expand.DEEPEST", 200)
+    monkeypatch.setattr("graphengine.execution.expand.DEEPEST", 200)
     countdown.set("less", "by", 1)
     with pytest.raises(WorkflowError, match="countdown uses itself more than 200 levels deep") as caught:
         countdown()

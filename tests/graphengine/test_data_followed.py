@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from graphengine import DiskStore, Graph, Store, node, registry
-from graphengine.codewalk import follow
-from graphengine.content import OBJECTS, Content
+from graphengine import DiskStore, Graph, Store, node
+from graphengine.declare import registry
 from graphengine.events import Reuse
-from graphengine.keys import identity, is_current, is_of_process, node_key
+from graphengine.keys.call_key import identity, is_current, is_of_process, node_key
+from graphengine.keys.code import follow
+from graphengine.keys.content import OBJECTS, Content
 from graphengine.testing import Recorder
 
 PREAMBLE = """

@@ -25,9 +25,9 @@ from graphengine import (
     Uses,
     node,
 )
-from graphengine.codewalk import code_hash
-from graphengine.keys import identity, is_current, node_key
-from graphengine.sockets import Socket
+from graphengine.declare.sockets import Socket
+from graphengine.keys.call_key import identity, is_current, node_key
+from graphengine.keys.code import code_hash
 
 from .sample import Division, divide, inc
 

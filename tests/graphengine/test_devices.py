@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from graphengine import Graph, WorkflowError, node
-from graphengine.devices import KINDS, check_device
 from graphengine.service.start import local_workers
+from graphengine.system.devices import KINDS, check_device
 
 
 @node

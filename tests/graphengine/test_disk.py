@@ -18,7 +18,7 @@ from graphengine.cache import Entry
 from graphengine.cache.disk import seal, unseal
 from graphengine.cache.tree import blob_name, to_tree
 from graphengine.errors import NotStorable
-from graphengine.staging import hold_file
+from graphengine.system.staging import hold_file
 from graphengine.testing import Recorder
 
 from .sample import CALLS, Big, Division, big, number_of, uncounted

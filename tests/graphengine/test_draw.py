@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from graphengine import Graph, Link, Node, loads
-from graphengine.draw import dot, mermaid, svg
-from graphengine.draw_layout import layout
+from graphengine.show.draw import dot, mermaid, svg
+from graphengine.show.layout import layout
 from tests.graphengine.test_workflow import TEXT, graphs
 from tests.graphengine.workflow_pack import scale
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graphengine import DiskStore, Graph, SocketType, Store, WorkflowError, each, node, register_type, run, when
-from graphengine.history import last_run, record, record_file, why
+from graphengine.results.history import last_run, record, record_file, why
 
 
 @node(version=1)

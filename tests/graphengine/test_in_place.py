@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from graphengine import DiskStore, Graph, NodeError, Reuse, Store, ThreadRunner, each, node
-from graphengine.checksum import checksum, copied
 from graphengine.errors import InputChanged
 from graphengine.testing import Recorder
+from graphengine.values.checksum import checksum, copied
 
 from .sample import in_threads
 from .test_checksum import CHANGES, Own, Pair

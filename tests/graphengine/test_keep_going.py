@@ -185,7 +185,7 @@ def test_each_keeps_going_outside_a_graph_and_in_a_file(tmp_path: Any) -> None:
     found = each([1, 2], odd, keep_going=True)
     assert found[0] == 1
     assert isinstance(found[1], NodeError)
-    from graphengine import registry
+    from graphengine.declare import registry
 
     (tmp_path / "kept_pack").mkdir()
     (tmp_path / "kept_pack" / "a.py").write_text(

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphengine import File, FileError, Graph, SocketType, Store, Uses, node, register_type
-from graphengine import files as files_module
-from graphengine.canonical import NotData, canonical, digest
-from graphengine.files import fingerprint, resolve
-from graphengine.keys import node_key
+from graphengine.keys import files as files_module
+from graphengine.keys.call_key import node_key
+from graphengine.keys.files import fingerprint, resolve
 from graphengine.testing import Recorder
+from graphengine.values.canonical import NotData, canonical, digest
 
 from .sample import CALLS, Big, Division, add, divide, half, inc, same, total
 

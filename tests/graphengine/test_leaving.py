@@ -23,12 +23,12 @@ from graphengine import (
     node,
     register_type,
     run,
-    runner,
-    threads,
 )  # fmt: skip
 from graphengine.errors import Cancelled, Exhausted
 from graphengine.events import Event, Kind
-from graphengine.launch import Cancellation
+from graphengine.execution import runner  # fmt: skip
+from graphengine.execution.dispatch import Cancellation
+from graphengine.system import threads  # fmt: skip
 
 ON = ("here", "thread", "device")
 

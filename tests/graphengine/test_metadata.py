@@ -10,10 +10,11 @@ from typing import Annotated
 
 import pytest
 
-from graphengine import File, FileError, Graph, SocketType, node, register_type, registry, run
-from graphengine.metadata import describe
-from graphengine.record import differences, graph_of, locate, parse
-from graphengine.steps import Step, steps
+from graphengine import File, FileError, Graph, SocketType, node, register_type, run
+from graphengine.declare import registry
+from graphengine.provenance.describe import describe
+from graphengine.provenance.steps import Step, steps
+from graphengine.results.record import differences, graph_of, locate, parse
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphengine import load_pack
-from graphengine.node_groups import node_groups
+from graphengine.declare.node_groups import node_groups
 
 NODE = "from graphengine import node\n\n\n@node(version=1)\ndef {name}() -> int:\n    return 1\n"
 

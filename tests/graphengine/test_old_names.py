@@ -1,32 +1,62 @@
-"""Names that have moved import from their old homes for one version more, and keys know them by these."""
+"""Modules and names that have moved import from their old homes for one version more, and keys know them by these."""
 
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from graphengine.old_names import MOVED
+from graphengine.old_names import NAMES
+
+MOVED = [(old, name, new) for old, names in NAMES.items() for name, new in names.items()]
 
 
-@pytest.mark.parametrize(("old", "name"), [(old, name) for old, names in MOVED.items() for name in names])
-def test_an_old_home_gives_the_same_object_and_warns_where_it_is_no_import_of_its_own(old: str, name: str) -> None:
-    new = getattr(importlib.import_module(MOVED[old][name]), name)
-    module: Any = importlib.import_module(old)
-    if name in vars(module):  # the module uses it itself
-        assert getattr(module, name) is new
-        return
-    with pytest.warns(DeprecationWarning, match=f"{old}.{name} is {MOVED[old][name]}.{name} now"):
-        assert getattr(module, name) is new
+def alone(script: str, *arguments: str) -> None:
+    """Run a script in a process of its own, in which nothing has been imported from old homes yet."""
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
 
 
-def test_a_name_that_was_never_there_is_an_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = importlib.import_module("graphengine.graph").nothing
+def test_every_module_imports_by_its_old_name_with_a_warning() -> None:
+    alone("""
+import importlib, warnings
+from graphengine.old_names import MODULES, NAMES
+for old, new in MODULES.items():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        module, now = importlib.import_module(old), importlib.import_module(new)
+        names = [name for name in vars(now) if not name.startswith("__") and name not in NAMES.get(old, ())]
+        assert names
+        for name in names:
+            assert getattr(module, name) is getattr(now, name), (old, name)
+    assert now.__spec__.name == new, (old, now.__spec__)
+    assert any(old in str(w.message) and new in str(w.message) for w in told), old
+""")
+
+
+@pytest.mark.parametrize(("old", "name", "new"), MOVED)
+def test_a_name_that_went_elsewhere_is_the_same_object_and_warns(old: str, name: str, new: str) -> None:
+    module = importlib.import_module(old)
+    with pytest.warns(DeprecationWarning, match=re.escape(f"{old}.{name} is {new}.{name} now")):
+        assert getattr(module, name) is getattr(importlib.import_module(new), name)
+
+
+@pytest.mark.parametrize("old", ["graphengine.graph", "graphengine.files"])
+def test_a_name_that_was_never_there_is_an_error(old: str) -> None:
+    with pytest.raises(AttributeError, match=f"module '{old}' has no attribute 'nothing'"):
+        _ = importlib.import_module(old).nothing
+
+
+def test_a_module_that_was_never_there_is_an_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'graphengine\.nothing'"):
+        importlib.import_module("graphengine.nothing")
+
+
+def test_a_module_can_be_imported_from_its_package_by_its_old_name() -> None:
+    alone("from graphengine import registry\nassert registry.load_pack.__module__ == 'graphengine.declare.registry'")
 
 
 def test_keys_name_what_has_moved_by_its_old_home(tmp_path: Path) -> None:
@@ -36,10 +66,11 @@ def test_keys_name_what_has_moved_by_its_old_home(tmp_path: Path) -> None:
     )
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from graphengine.codewalk import _named\n"
+        "from graphengine.keys.code import _named\n"
         "import graphengine, elsewhere\n"
         "graph = _named(graphengine.Graph)[:3]\n"
         "assert graph == _named(elsewhere.Graph)[:3] == ('named', 'graphengine.graph', 'Graph')\n"
         "assert _named(graphengine.load)[:3] == ('named', 'graphengine.workflow', 'load')\n"
+        "assert _named(graphengine.SocketType)[:3] == ('named', 'graphengine.types', 'SocketType')\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    alone(script, str(tmp_path))

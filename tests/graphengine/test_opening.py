@@ -15,8 +15,9 @@ import pytest
 
 from graphengine import FileError, WorkflowError, load
 from graphengine.cache.tree import from_tree, to_tree
-from graphengine.files import fingerprint, resolve
-from graphengine.opening import (
+from graphengine.declare.sockets import File
+from graphengine.keys.files import fingerprint, resolve
+from graphengine.system.opening import (
     DEEPEST,
     NotRegular,
     Outside,
@@ -28,7 +29,6 @@ from graphengine.opening import (
     roots_of,
     write_file,
 )  # fmt: skip
-from graphengine.sockets import File
 
 needs_fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
 
@@ -212,7 +212,9 @@ import os, sys
 from pathlib import Path
 from graphengine import GraphEngineError, load, registry
 import graphengine_nodes as std
-from graphengine_nodes import checkpoints, hypernetworks, images, loading, upscale
+from graphengine_nodes.nodes import images, upscale
+from graphengine_nodes.store import hypernetworks
+from graphengine_nodes.weights import files as checkpoints, reading as loading
 folder = Path(sys.argv[1])
 for name in ("a.yaml", "a.png", "a.safetensors", "a.pt", "config.json", "model_index.json", "pack.py"):
     os.mkfifo(folder / name)

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pytest
 
-from graphengine import Choices, Graph, PackError, WorkflowError, load, load_pack, node, registry
+from graphengine import Choices, Graph, PackError, WorkflowError, load, load_pack, node
 from graphengine.api import loads
 from graphengine.cache.tree import from_tree, packed, to_tree, unpacked
+from graphengine.declare import registry
 from graphengine.errors import NotStorable
-from graphengine.workflow import dumps, to_document
+from graphengine.workflow.files import dumps, to_document
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [str(ROOT), str(ROOT / "nodes")]
@@ -219,7 +220,8 @@ AGAIN = load({str(tmp_path / "w.yaml")!r})()
 
 def test_the_environment_names_packs(tmp_path: Path, pack: Path) -> None:
     code = f"""
-    from graphengine import load, registry
+    from graphengine import load
+    from graphengine.declare import registry
     open("w.yaml", "w").write("version: 1\\nnodes: {{a: {{node: {pack.name}.times, with: {{x: 2}}}}}}\\n")
     print(load("w.yaml").run(want="a"), *registry.failures())
     """

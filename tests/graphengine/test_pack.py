@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from graphengine import Graph, NodeDef, Pack, PackError, loads, node, pack, registry
-from graphengine.keys import identity
+from graphengine import Graph, NodeDef, Pack, PackError, loads, node, pack
+from graphengine.declare import registry
+from graphengine.keys.call_key import identity
 
 from .sample import inc
 
@@ -124,13 +125,13 @@ def test_a_pack_may_say_its_name(tmp_path: Path) -> None:
                                "ugly/more.py": GOOD})  # fmt: skip
     assert source
     look = "print(registry.find('nice.triple'), registry.find('ugly.triple'))"
-    out = ask(tmp_path, f"from graphengine import registry; {look}")
+    out = ask(tmp_path, f"from graphengine.declare import registry; {look}")
     assert out == "<node nice.triple> None"
 
 
 KEY = """
-    from graphengine import registry
-    from graphengine.keys import identity
+    from graphengine.declare import registry
+    from graphengine.keys.call_key import identity
     print(identity(registry.find("keypack.triple")).hex())
 """
 PLAIN = "from graphengine import Pack\n__pack__ = Pack('keypack', distribution='keypack', libraries=('lib',))\n"

@@ -13,7 +13,7 @@ import pytest
 
 from graphengine import Graph, Store, each, node
 from graphengine.errors import NodeError
-from graphengine.files import fingerprint
+from graphengine.keys.files import fingerprint
 
 RUNS: list[str] = []
 

@@ -13,9 +13,9 @@ import pytest
 
 from graphengine import DiskStore
 from graphengine.cache import Entry
-from graphengine.private import NotPrivate, make_file, make_private, write_private
-from graphengine.service.database import QueueError
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.queue import Queue
+from graphengine.system.private import NotPrivate, make_file, make_private, write_private
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners and modes")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
@@ -37,14 +37,14 @@ def mode(path: Path) -> int:
 PROGRAM = """
 from graphengine import DiskStore, Graph, Store, node, run
 from graphengine.cache import Entry
-from graphengine.files import cache_folder, fingerprint
-from graphengine.history import record
-from graphengine.service.document import Files
-from graphengine.service.here import queue_file
-from graphengine.service.jobs import NewJob
-from graphengine.service.queue import Queue
-from graphengine.service.submit import files_of
-from graphengine_nodes.checkpoints import Location, note
+from graphengine.keys.files import fingerprint
+from graphengine.results.history import record
+from graphengine.service.jobs.request import Files
+from graphengine.system.folders import cache_folder, queue_file
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import files_of
+from graphengine_nodes.weights.files import Location, note
 from pathlib import Path
 
 @node(version=1)

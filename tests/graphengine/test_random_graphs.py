@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graphengine import DiskStore, Graph, Lazy, Store, ThreadRunner, each, node, when
-from graphengine.building import building
-from graphengine.elements import Ref
+from graphengine.declare.building import building
+from graphengine.graph.elements import Ref
 
 from .sample import Big, in_threads
 

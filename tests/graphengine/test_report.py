@@ -9,8 +9,8 @@ import pytest
 
 from graphengine import Graph, NodeError, Result, SocketType, View, each, node, register_type, run
 from graphengine.events import Reuse
-from graphengine.report import MOST_ITEMS, Recorder, Seen, result_html, views, views_html
-from graphengine.report_page import page
+from graphengine.show.report import MOST_ITEMS, Recorder, Seen, result_html, views, views_html
+from graphengine.show.report_page import page
 
 
 @dataclass(frozen=True)

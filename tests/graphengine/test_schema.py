@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from graphengine import workflow
-from graphengine.schema import schema
-from graphengine.yaml12 import load as parse
+from graphengine.workflow import files as workflow
+from graphengine.workflow.schema import schema
+from graphengine.workflow.yaml12 import load as parse
 from tests.graphengine.test_workflow import TEXT, everything
 
 Change = Callable[[dict[str, Any]], Any]
@@ -98,5 +98,5 @@ def test_only_the_given_nodes_are_in_it() -> None:
 
 
 def test_making_it_imports_no_torch() -> None:
-    code = "import sys, graphengine.schema as s; s.schema(); sys.exit('torch' in sys.modules)"
+    code = "import sys, graphengine.workflow.schema as s; s.schema(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

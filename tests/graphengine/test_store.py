@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from graphengine import INERT, Cancellation, Cancelled, Context, Graph, Kind, NodeError, Reuse, Store, node
 from graphengine.cache import Entry, Flight, Memory
 from graphengine.cache.memory import OVERHEAD
-from graphengine.checksum import measure
 from graphengine.testing import Recorder
+from graphengine.values.checksum import measure
 
 from .sample import CALLS, Big, big, in_threads, inc, number_of
 

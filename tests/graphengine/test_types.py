@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NewType, Optional, Proto
 import numpy as np
 import pytest
 
-from graphengine.literals import coerce, value_fits
-from graphengine.types import (
+from graphengine.values.literals import coerce, value_fits
+from graphengine.values.types import (
     SocketType,
     fits,
     is_reference,

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from graphengine import Choices, FileError, Graph, Input, Link, Node, Range, WorkflowError, collect, when
 from graphengine.api import load, loads
-from graphengine.elements import bad_id
-from graphengine.types import type_called
-from graphengine.workflow import dumps, from_document, save, to_document
-from graphengine.workflow_copy import copy_workflow
-from graphengine.workflow_write import type_in_file
-from graphengine.yaml12 import load as parse
+from graphengine.graph.elements import bad_id
+from graphengine.values.types import type_called
+from graphengine.workflow.copies import copy_workflow
+from graphengine.workflow.files import dumps, from_document, save, to_document
+from graphengine.workflow.write import type_in_file
+from graphengine.workflow.yaml12 import load as parse
 from tests.graphengine.test_yaml12 import MISREAD, exact, json_values
 from tests.graphengine.workflow_pack import (
     Blob,
@@ -56,7 +56,7 @@ TYPES = ["int", "float", "str", "bool", "path", "any", "dict", "Blob", "list[Blo
 
 @st.composite
 def inputs(draw: st.DrawFn) -> dict[str, Input]:
-    from graphengine.types import parse_type
+    from graphengine.values.types import parse_type
 
     found = {}
     for name in draw(st.lists(words.filter(bool), max_size=4, unique=True)):
@@ -361,7 +361,7 @@ def test_nodes_written_for_older_versions_are_migrated() -> None:
 
 
 def test_documents_of_older_formats_are_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine import workflow_read
+    from graphengine.workflow import read as workflow_read
 
     monkeypatch.setattr(workflow_read, "FORMAT", 3)
     monkeypatch.setitem(workflow_read.MIGRATIONS, 1, lambda data: {**data, "nodes": data["steps"], "version": 2})

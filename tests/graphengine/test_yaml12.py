@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphengine import WorkflowError
-from graphengine.yaml12 import MAX_DEPTH, load
-from graphengine.yaml12_write import dump
+from graphengine.workflow.yaml12 import MAX_DEPTH, load
+from graphengine.workflow.yaml12_write import dump
 
 MISREAD = [
     "no", "On", "y", "1e-4", "0x10", "0o17", "2024-01-01", "12:30:00", "1_000", "~", "", "null", ".inf", ".5", "+1",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from graphengine import Choices, Doc, File, Pack, Range, SocketType, node, register_type
-from graphengine.registry import register
+from graphengine.declare.registry import register
 
 __pack__ = Pack("wf")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.weights.files import TINY
 
 from multigen.worker import ServiceThread
 

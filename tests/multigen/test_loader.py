@@ -14,10 +14,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes import load_model, testing, testing_flux, testing_xl
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.families import family
-from graphengine_nodes.weights import store
+from graphengine_nodes import load_model
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.store.store import store
+from graphengine_nodes.testing import flux as testing_flux
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.testing import sdxl as testing_xl
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import ModelError
 from multigen import Loader

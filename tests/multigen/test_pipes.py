@@ -10,11 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.weights.files import TINY
 
 import multigen.pipes as pipes
 from graphengine import Store, load
-from graphengine.draw import svg
+from graphengine.show.draw import svg
 from graphengine.testing import Recorder
 from multigen import CIm2ImPipe, CInpaintingPipe, Cond2ImPipe, Im2ImPipe, InpaintingPipe, MaskedIm2ImPipe, Prompt2ImPipe
 

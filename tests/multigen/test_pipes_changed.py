@@ -9,8 +9,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes import testing
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import WorkflowError
 from graphengine.testing import Recorder

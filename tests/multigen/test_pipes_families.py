@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import testing_flux, testing_xl
+from graphengine_nodes.testing import flux as testing_flux
+from graphengine_nodes.testing import sdxl as testing_xl
 
 import multigen.pipes as pipes
 from graphengine import ModelError

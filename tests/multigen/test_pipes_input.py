@@ -10,8 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import testing
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights.files import TINY
 
 import multigen.pipes as pipes
 from graphengine import FileError, ModelError
@@ -333,7 +333,7 @@ def test_wrong_files(text: Prompt2ImPipe, tmp_path: Path) -> None:
         text.add_hypernet(tmp_path / "code.pt")
     with pytest.raises(ModelError):
         text.load_lora(tmp_path / "missing.safetensors")
-    from graphengine_nodes.testing_flux import flux_lora
+    from graphengine_nodes.testing.flux import flux_lora
 
     other = Prompt2ImPipe("tiny")
     other.setup(width=64, height=64, steps=1)

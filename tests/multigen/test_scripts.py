@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import testing
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights.files import TINY
 
 from multigen import (
     Cfgen,

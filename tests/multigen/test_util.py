@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes.checkpoints import TINY
+from graphengine_nodes.weights.files import TINY
 
 from multigen import util
 from multigen.log import setup_logger

@@ -13,10 +13,10 @@ import PIL.Image
 import pytest
 import torch
 from graphengine_nodes import Image
-from graphengine_nodes.prompts import LONGEST
+from graphengine_nodes.nodes.prompts import LONGEST
 
-from graphengine.service.account import account
-from graphengine.service.submit import files_of
+from graphengine.service.job_report import account
+from graphengine.service.jobs.submit import files_of
 from multigen.service_jobs import finish
 from multigen.worker import ServiceThread
 

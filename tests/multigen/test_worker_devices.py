@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes.testing_flux import flux_controlnet, flux_model
+from graphengine_nodes.testing.flux import flux_controlnet, flux_model
 
 from multigen import CIm2ImPipe, Prompt2ImPipe
 from multigen.service_pipes import Catalogue, held_as, precision_on

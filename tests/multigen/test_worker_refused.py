@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from graphengine.errors import FileError, GraphEngineError
-from graphengine.service.submit import files_of
+from graphengine.service.jobs.submit import files_of
 from multigen.worker import ServiceThread
 
 from .serving import SMALL, opened

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graphengine.service.lease import holder
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.lease import holder
+from graphengine.service.jobs.queue import Queue
 from multigen.worker import ServiceThread
 
 from .serving import PATIENCE, SMALL, opened, prepare, queued, read_until, start, wait_for

@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 def scheduler_model(folder: Path, **changes: object) -> None:
     """`tiny` with a scheduler's configuration that says little more than how it was trained."""
-    from graphengine_nodes.checkpoints import TINY
+    from graphengine_nodes.weights.files import TINY
 
     folder.mkdir()
     for part in (TINY / "model").iterdir():
@@ -54,8 +54,8 @@ def sd_models(folder: Path) -> None:
     `euler`, `zero` and `old` are `tiny` with the schedulers of other models: one that says nothing of `clip_sample`,
     one whose `steps_offset` is outdated, and one that does not say it.
     """
-    from graphengine_nodes import testing
-    from graphengine_nodes.checkpoints import TINY
+    from graphengine_nodes.testing import sd as testing
+    from graphengine_nodes.weights.files import TINY
 
     (folder / "tiny").symlink_to(TINY / "model")
     (folder / "controlnet").symlink_to(TINY / "controlnet")
@@ -77,7 +77,8 @@ def xl_models(folder: Path) -> None:
     `xl-nine` takes 9 channels, `xl-read` reads an absent negative prompt as the empty one, `xl-score` takes a
     score as well, and the VAE of `xl-moments` says mean and deviation of its latents.
     """
-    from graphengine_nodes import testing, testing_xl
+    from graphengine_nodes.testing import sd as testing
+    from graphengine_nodes.testing import sdxl as testing_xl
 
     model = testing_xl.xl_model(folder / "xl")
     testing_xl.xl_model(folder / "xl-nine", channels=9)

@@ -15,10 +15,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import images, testing_annotators
-from graphengine_nodes.annotator_kinds import KINDS, NETWORKS
-from graphengine_nodes.preprocessors import BY_TYPE
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.nodes.annotator_kinds import KINDS, NETWORKS
+from graphengine_nodes.nodes.preprocessors import BY_TYPE
+from graphengine_nodes.store.store import store
+from graphengine_nodes.testing import annotators as testing_annotators
 
 import graphengine
 from graphengine import Graph, ModelError
@@ -288,7 +289,7 @@ def test_pictures_that_are_too_long(annotators: Callable[[str], Path]) -> None:
 
 
 def test_references_are_written_and_read(annotators: Callable[[str], Path]) -> None:
-    from graphengine.types import socket_type
+    from graphengine.values.types import socket_type
 
     kind = socket_type(std.Annotator)
     assert kind is not None

@@ -10,9 +10,11 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import checkpoints, images, testing
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.store.store import store
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Graph, ModelError, Reuse, run
 

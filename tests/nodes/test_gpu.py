@@ -10,7 +10,7 @@ import graphengine_nodes as std
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes.weights import store
+from graphengine_nodes.store.store import store
 
 from graphengine import Context
 

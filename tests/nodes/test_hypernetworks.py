@@ -14,9 +14,10 @@ import graphengine_nodes as std
 import pytest
 import torch
 import torch.nn.functional as F
-from graphengine_nodes import hypernetworks, testing
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weights import Store, store
+from graphengine_nodes.store import hypernetworks
+from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Graph, ModelError, NodeError, load
 

@@ -17,10 +17,11 @@ import PIL.ImageOps
 import PIL.PngImagePlugin
 import pytest
 import torch
-from graphengine_nodes import images
+from graphengine_nodes.nodes import images
 
-from graphengine import FileError, record
-from graphengine.metadata import CHUNK
+from graphengine import FileError
+from graphengine.provenance.describe import CHUNK
+from graphengine.results import record
 
 from . import cases
 

@@ -9,8 +9,8 @@ import graphengine_nodes as std
 import psutil
 import pytest
 import torch
-from graphengine_nodes import testing
-from graphengine_nodes.weights import Store, store
+from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.testing import sd as testing
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
@@ -108,7 +108,7 @@ def test_one_for_another_model_says_so(tmp_path: Path) -> None:
 
 
 def test_what_finds_no_place_is_told_where_the_rest_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from graphengine_nodes import testing
+    from graphengine_nodes.testing import sd as testing
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(testing.lora(tmp_path / "right.safetensors", parts=("unet", "text_encoder"), kohya=True))
@@ -118,7 +118,7 @@ def test_what_finds_no_place_is_told_where_the_rest_fits(tmp_path: Path, caplog:
     more = {key.replace("to_q", "to_z"): t.clone() for key, t in tensors.items() if key.split(".")[0] in name}
     save_file(tensors | more, tmp_path / "more.safetensors")
     assert torch.equal(latent(with_lora(1.0, tmp_path / "more.safetensors")), expected)
-    found = [record.getMessage() for record in caplog.records if record.name == "graphengine_nodes.loading"]
+    found = [record.getMessage() for record in caplog.records if record.name == "graphengine_nodes.weights.reading"]
     assert len(found) == 1
     assert "more.safetensors: 1 of its" in found[0]
     assert "to_z" in found[0] or "to.z" in found[0]

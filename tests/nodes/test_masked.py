@@ -15,9 +15,9 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.testing_xl import xl_model
+from graphengine_nodes.nodes import images
+from graphengine_nodes.testing.sdxl import xl_model
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Cancelled, Context
 

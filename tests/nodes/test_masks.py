@@ -11,7 +11,7 @@ import PIL.ImageChops
 import PIL.ImageFilter
 import pytest
 import torch
-from graphengine_nodes import images
+from graphengine_nodes.nodes import images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

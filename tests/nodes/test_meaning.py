@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import images
+from graphengine_nodes.nodes import images
 
 from . import cases
 

@@ -13,12 +13,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.metadata import exif_with_comment, parameters
-from graphengine_nodes.pictures import encoded, to_pil
+from graphengine_nodes.nodes import images
+from graphengine_nodes.values.picture_text import exif_with_comment, parameters
+from graphengine_nodes.values.pictures import encoded, to_pil
 
 from graphengine import FileError, Graph
-from graphengine.record import graph_of, locate, read
+from graphengine.results.record import graph_of, locate, read
 
 from . import cases
 

@@ -16,15 +16,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.store.store import store
+from graphengine_nodes.weights.files import TINY
 
 import graphengine
 from graphengine import Graph, ModelError, WorkflowError
 from graphengine.cache import Store as Memory
-from graphengine.evaluate import run
-from graphengine.types import SocketType, socket_type
+from graphengine.execution.evaluate import run
+from graphengine.values.types import SocketType, socket_type
 
 from . import cases
 
@@ -88,7 +88,8 @@ def test_a_loaded_pipeline_is_a_model(pipe: Any) -> None:
 
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
 def test_pipelines_of_other_families(family: str, tmp_path: Path) -> None:
-    from graphengine_nodes import testing_flux, testing_xl
+    from graphengine_nodes.testing import flux as testing_flux
+    from graphengine_nodes.testing import sdxl as testing_xl
 
     xl = family == "stable_diffusion_xl"
     (testing_xl.xl_model if xl else testing_flux.flux_model)(tmp_path / "model")
@@ -282,7 +283,7 @@ def test_a_loaded_controlnet_steers(pipe: Any) -> None:
     with pytest.raises(ModelError, match=r"a AutoencoderKL is no ControlNet of a known family"):
         std.loaded_controlnet(pipe.vae)
     with pytest.raises(TypeError, match=r"holds a ControlNetModel that was handed in"):
-        graphengine.keys.canonical(std.apply_controlnet(std.loaded_controlnet(net), edges))
+        graphengine.keys.call_key.canonical(std.apply_controlnet(std.loaded_controlnet(net), edges))
 
 
 # --- generators, pictures, masks --------------------------------------------------------------------------------------

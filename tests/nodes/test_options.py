@@ -12,10 +12,10 @@ import graphengine_nodes as std
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes import changes
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.references import OPTIONS
-from graphengine_nodes.weights import Store, store
+from graphengine_nodes.store import changes
+from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.values.references import OPTIONS
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Graph, ModelError
 from graphengine import Store as Values
@@ -128,7 +128,8 @@ def test_weights_in_int8_exist_once_for_all_loras() -> None:
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
 def test_quantized_denoisers_of_other_families(family: str, kind: str, tmp_path: Path) -> None:
     import diffusers
-    from graphengine_nodes import testing_flux, testing_xl
+    from graphengine_nodes.testing import flux as testing_flux
+    from graphengine_nodes.testing import sdxl as testing_xl
 
     xl = family == "stable_diffusion_xl"
     (testing_xl.xl_model if xl else testing_flux.flux_model)(tmp_path / "model")
@@ -195,7 +196,7 @@ def test_tiling_in_a_graph_decodes_again_and_does_nothing_else() -> None:
         return built
 
     graph(False).run()
-    from graphengine.evaluate import run
+    from graphengine.execution.evaluate import run
 
     reuse = run(graph(True)).reuse
     assert {name: found.value for name, found in reuse.items() if found.value == "computed"}.keys() <= {
@@ -354,7 +355,7 @@ class TestOnAGpu:
                 text = std.encode_prompt(model, cases.PROMPT)
                 std.decode_latent(model, std.sample(model, text, seed=1, steps=2))
             from graphengine.cache import Store as Memory
-            from graphengine.evaluate import run
+            from graphengine.execution.evaluate import run
 
             found: std.Image = run(graph, device="cuda", store=Memory())["decode_latent"]
             return found.pixels.numpy()

@@ -9,7 +9,7 @@ import graphengine_nodes as std
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes import images
+from graphengine_nodes.nodes import images
 
 from graphengine import INERT, Context
 

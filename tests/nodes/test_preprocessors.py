@@ -11,9 +11,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.annotator_kinds import KINDS
-from graphengine_nodes.preprocessors import BY_TYPE
+from graphengine_nodes.nodes import images
+from graphengine_nodes.nodes.annotator_kinds import KINDS
+from graphengine_nodes.nodes.preprocessors import BY_TYPE
 
 from . import cases
 from .cases import awkward

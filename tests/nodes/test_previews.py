@@ -12,10 +12,10 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.families import families, family
-from graphengine_nodes.previews import factors_of, preview
-from graphengine_nodes.weights import store
+from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.nodes.previews import factors_of, preview
+from graphengine_nodes.store.store import store
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Context
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from graphengine_nodes import sample
-from graphengine_nodes.references import LoRA, Model
-from graphengine_nodes.types import Conditioning, Image, Latent, Mask, Posterior, RandomState
+from graphengine_nodes.values.references import LoRA, Model
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Mask, Posterior, RandomState
 
+from graphengine.declare.node_help import help_of, wrapped
 from graphengine.errors import NodeError, shorten
-from graphengine.node_help import help_of, wrapped
-from graphengine.notebook import named, row
+from graphengine.show.notebook import named, row
 
 PICTURE = Image(torch.tensor([0.25, 0.5, 1.0]).expand(1, 4, 6, 3))
 VALUES = [

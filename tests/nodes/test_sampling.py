@@ -8,7 +8,7 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import images
+from graphengine_nodes.nodes import images
 
 from graphengine import Cancelled, Context, ModelError
 

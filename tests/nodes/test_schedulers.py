@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from graphengine_nodes import schedulers
-from graphengine_nodes.checkpoints import TINY, read_json
+from graphengine_nodes.families import schedulers
+from graphengine_nodes.weights.files import TINY, read_json
 
 from . import cases
 

@@ -8,10 +8,11 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes.weights import store
+from graphengine_nodes.store.store import store
 
-from graphengine import Context, registry
-from graphengine.runner import Call, compute
+from graphengine import Context
+from graphengine.declare import registry
+from graphengine.execution.runner import Call, compute
 
 from . import cases
 

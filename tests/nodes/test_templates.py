@@ -9,7 +9,7 @@ from typing import Any
 
 import graphengine_nodes as std
 import pytest
-from graphengine_nodes.templates import check, draw
+from graphengine_nodes.nodes.templates import check, draw
 
 from graphengine import Graph, NodeError, load
 

@@ -16,10 +16,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import families, images
+from graphengine_nodes import families
+from graphengine_nodes.nodes import images
 
 from graphengine import FileError, pack
-from graphengine.types import SocketType, socket_type
+from graphengine.values.types import SocketType, socket_type
 
 from . import cases
 

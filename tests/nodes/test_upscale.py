@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.store.store import store
 from safetensors.torch import save_file
 
 from graphengine import Cancelled, Context, Graph, ModelError, Reuse, run
@@ -64,7 +64,7 @@ def test_in_tiles_it_is_the_same_picture(net: Any, file: Path) -> None:
 
 
 def test_what_is_computed_at_once_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine_nodes.upscale import OVERLAP, Network
+    from graphengine_nodes.nodes.upscale import OVERLAP, Network
 
     seen: list[tuple[int, ...]] = []
     call = Network.__call__

@@ -9,9 +9,11 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import testing, testing_flux, testing_xl
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weighting import parse
+from graphengine_nodes.families.prompt_weights import parse
+from graphengine_nodes.testing import flux as testing_flux
+from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.testing import sdxl as testing_xl
+from graphengine_nodes.weights.files import TINY
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from graphengine import Graph, load

@@ -12,9 +12,10 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import checkpoints, families
-from graphengine_nodes.changes import changes_of, shared_clone
-from graphengine_nodes.weights import Store
+from graphengine_nodes import families
+from graphengine_nodes.store.changes import changes_of, shared_clone
+from graphengine_nodes.store.store import Store
+from graphengine_nodes.weights import files as checkpoints
 
 from graphengine import ModelError
 

@@ -77,7 +77,7 @@ def test_submitted_jobs_and_a_run_that_is_handed_over(bare: dict[str, str], tmp_
         assert listed.out.count("done") == 2, listed.out
         handed = run(bare, tmp_path, *command("run", "text_to_image", "--set", "steps=1", "--backend", "service"))
         assert handed.code == 0, handed.err
-        assert started(tmp_path, "graphengine.service.worker") == 1
+        assert started(tmp_path, "graphengine.service.workers.worker") == 1
     finally:
         service.terminate()
         output = service.communicate(timeout=100)[0]

@@ -46,7 +46,7 @@ with Graph("lasting-graph") as silent:
 
 
 LIST = """\
-from graphengine.notebook import show_lists
+from graphengine.show.notebook import show_lists
 
 class Picture:
     def _repr_png_(self): return PNG

@@ -6,7 +6,7 @@ import pytest
 
 from graphengine import Graph, Store, each, node
 from graphengine.events import Event, Kind, Reuse
-from graphengine.executor import Drive
+from graphengine.execution.drive import Drive
 from graphengine.progress.tally import Tally, clock, pace
 
 

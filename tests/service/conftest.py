@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from graphengine import registry
 from graphengine.cache import DiskStore
-from graphengine.service.calls import ATTEMPTS, KILLS
-from graphengine.service.local import Handle, LocalWorker
-from graphengine.service.workers import WorkerRunner
+from graphengine.declare import registry
+from graphengine.service.workers.calls import ATTEMPTS, KILLS
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import Handle, LocalWorker
 from graphengine.testing import FakeWorker
 
 PACK = Path(__file__).parent / "pack"

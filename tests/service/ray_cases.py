@@ -15,17 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphengine_nodes.checkpoints import EMBEDDED
+from graphengine_nodes.weights.files import EMBEDDED
 from PIL import Image
 
 from graphengine import Graph, Result, Store, run
 from graphengine.events import Event, Kind
-from graphengine.service.calls import Claims
-from graphengine.service.happenings import JobEvent
-from graphengine.service.queue import Queue
-from graphengine.service.ray_cluster import RayError, joined
-from graphengine.service.ray_workers import RayWorker, ray_service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.start_ray import ray_service
+from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.ray_cluster import RayError, joined
+from graphengine.service.workers.ray_workers import RayWorker
 from tests.cli.conftest import command, environment
 
 from .conftest import PACK

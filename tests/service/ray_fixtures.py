@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from graphengine.service.local import Handle
-from graphengine.service.ray_cluster import joined
-from graphengine.service.ray_workers import RayWorker
+from graphengine.service.workers.process import Handle
+from graphengine.service.workers.ray_cluster import joined
+from graphengine.service.workers.ray_workers import RayWorker
 
 from .conftest import PACK, Workers
 

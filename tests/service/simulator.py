@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphengine.service.schedule import Item, Scheduler, Worker
+from graphengine.service.scheduling.scheduler import Item, Scheduler, Worker
 
 
 @dataclass

@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from graphengine import registry
 from graphengine.cache import DiskStore
-from graphengine.service.database import QueueError
-from graphengine.service.jobs import State
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.declare import registry
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 
 from .alone import IMPOSSIBLE, NEW_USER
 from .conftest import PACK

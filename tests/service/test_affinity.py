@@ -12,9 +12,9 @@ import pytest
 
 from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
-from graphengine.launch import Cancellation
-from graphengine.service.calls import Claims
-from graphengine.service.workers import WorkerRunner
+from graphengine.execution.dispatch import Cancellation
+from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.pool import WorkerRunner
 
 from .conftest import Workers
 

@@ -12,12 +12,12 @@ from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 
 from graphengine import Graph
 from graphengine.cache import DiskStore
-from graphengine.service.happenings import JobEvent
-from graphengine.service.jobs import State
-from graphengine.service.local import Handle, LocalWorker, Lost, Told
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.job import State
 from graphengine.service.service import Service
-from graphengine.service.wire import Blobs, Message
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import Handle, LocalWorker, Lost, Told
+from graphengine.service.workers.wire import Blobs, Message
 
 from .conftest import PACK
 from .test_service import of

@@ -10,13 +10,13 @@ import pytest
 
 from graphengine import FileError, Graph
 from graphengine.cache import DiskStore
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
-from graphengine.service.submit import submit
-from graphengine.service.workers import WorkerRunner
-from graphengine.types import type_called
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.values.types import type_called
 
 from .conftest import fake
 from .test_service import of

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from graphengine import Graph, NodeError, Store, run
-from graphengine.launch import Cancellation
-from graphengine.service.calls import KILLS, Claims, WorkerError
-from graphengine.service.deaths import End, Fault, MemoryKills, end_of_process
-from graphengine.service.workers import WorkerRunner
+from graphengine.execution.dispatch import Cancellation
+from graphengine.service.workers.calls import KILLS, Claims, WorkerError
+from graphengine.service.workers.deaths import End, Fault, MemoryKills, end_of_process
+from graphengine.service.workers.pool import WorkerRunner
 
 from .conftest import RAY, local
 from .test_workers import at_once, wait_for

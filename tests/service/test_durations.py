@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphengine.service.durations import LOAD, UNKNOWN, Durations
+from graphengine.service.scheduling.durations import LOAD, UNKNOWN, Durations
 
 
 def test_what_is_known_of_a_node_falls_at_once_and_rises_slowly() -> None:

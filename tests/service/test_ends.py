@@ -18,18 +18,21 @@ from typing import Any
 import psutil
 import pytest
 
-from graphengine import Graph, NodeError, Pack, Store, registry, run
-from graphengine.service import local_service, posts, trouble
-from graphengine.service.calls import Claims, WorkerError
-from graphengine.service.happenings import JobEvent
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine import Graph, NodeError, Pack, Store, run
+from graphengine.declare import registry
+from graphengine.service import local_service
+from graphengine.service import shortages as trouble
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit, submit_all
 from graphengine.service.service import Service
 from graphengine.service.start import helpers
-from graphengine.service.submit import submit, submit_all
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers import state as posts
+from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 from graphengine.testing import FakeWorker
 from tests.cli.conftest import command, environment
 
@@ -314,7 +317,7 @@ def test_one_sigterm_ends_a_service_in_time_and_puts_its_jobs_back(tmp_path: Pat
 
 
 def test_a_service_without_workers_leaves_what_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine import runner
+    from graphengine.execution import runner
 
     monkeypatch.setattr(runner, "CALL_GRACE", 0.3)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
@@ -391,7 +394,7 @@ def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
 def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from graphengine.service.lease import Lease
+    from graphengine.service.jobs.lease import Lease
 
     claim, lacks = Lease.claim, iter([True] * 3)
 
@@ -413,7 +416,7 @@ def test_a_service_has_imported_what_its_jobs_need_of_the_engine(tmp_path: Path)
     program = f"""
 import sys
 from graphengine import Graph, registry
-from graphengine.service.inline import InlineRunner
+from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.service import Service
 assert registry.load_folder({str(STUCK)!r}) == []
 graph = Graph()
@@ -429,8 +432,8 @@ with Service("q.sqlite", InlineRunner()) as service:
 
 
 def test_an_end_that_cannot_be_written_is_no_fault_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine.service.database import QueueFileError
-    from graphengine.service.lease import Lease
+    from graphengine.service.jobs.database import QueueFileError
+    from graphengine.service.jobs.lease import Lease
 
     done, count = Lease.done, 0
 

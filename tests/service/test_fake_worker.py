@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from graphengine import Graph, NodeError, Pack, Store, registry, run
+from graphengine import Graph, NodeError, Pack, Store, run
 from graphengine.cache import DiskStore
+from graphengine.declare import registry
 from graphengine.events import Event, Kind
-from graphengine.service.calls import Claims
 from graphengine.service.service import Service
-from graphengine.service.wire import Message, Values
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.wire import Message, Values
 from graphengine.testing import FakeWorker
 
 from .test_service import of

@@ -27,18 +27,18 @@ from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.cache.tree import from_tree
-from graphengine.service.calls import Claims
 from graphengine.service.cleaning import clean
-from graphengine.service.database import QueueError
-from graphengine.service.happenings import JobEvent
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import Change, Job, State
-from graphengine.service.lease import DEATHS, take
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Change, Job, State
+from graphengine.service.jobs.lease import DEATHS, take
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import files_of, submit
 from graphengine.service.service import Service
-from graphengine.service.submit import files_of, submit
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 
 from .alone import IMPOSSIBLE
 from .conftest import PACK
@@ -50,12 +50,12 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from graphengine import registry
+from graphengine.declare import registry
 from graphengine.cache import DiskStore
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.workers.process import LocalWorker
+from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
 folder, pack, shift = Path(sys.argv[1]), sys.argv[2], [0.0]
 registry.load_folder(pack)
 signal.signal(signal.SIGUSR1, lambda *_: shift.__setitem__(0, -3600.0 if shift[0] > 0 else 3600.0))
@@ -84,9 +84,9 @@ import sys
 from typing import Any
 from pathlib import Path
 from graphengine import Graph, registry
-from graphengine.registry import find
-from graphengine.service.queue import Queue
-from graphengine.service.submit import submit
+from graphengine.declare.registry import find
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit
 folder, pack, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 registry.load_folder(pack)
 page = type(find("pack.page").fn(0))

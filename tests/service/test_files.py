@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from graphengine import Graph, load
-from graphengine.service.database import QueueError
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import NewJob, State
-from graphengine.service.lease import take
-from graphengine.service.queue import LeaseLost, Queue
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.jobs.lease import take
+from graphengine.service.jobs.queue import LeaseLost, Queue
+from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
-from graphengine.service.submit import submit
+from graphengine.service.workers.inline import InlineRunner
 
 from .conftest import PACK
 from .test_service import of
@@ -28,8 +28,8 @@ from .test_service import of
 SERVE = """
 import sys, time
 from pathlib import Path
-from graphengine import registry
-from graphengine.service.inline import InlineRunner
+from graphengine.declare import registry
+from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.service import Service
 folder, pack = Path(sys.argv[1]), sys.argv[2]
 registry.load_folder(pack)

@@ -10,8 +10,8 @@ import graphengine_nodes as std
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes.checkpoints import TINY
-from graphengine_nodes.weights import store
+from graphengine_nodes.store.store import store
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import Context, DiskStore, Graph
 from graphengine.service import JobEvent, LocalWorker, Service, State, WorkerRunner

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from graphengine.cache import DiskStore
-from graphengine.service.channel import Listener, port_file, socket_file
-from graphengine.service.here import Announcer, hello, identity, watch
-from graphengine.service.inline import InlineRunner
+from graphengine.service.identity import identity
 from graphengine.service.service import Service
+from graphengine.service.socket_client import hello, watch
+from graphengine.service.socket_server import Announcer
 from graphengine.service.start import serving
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.system.channel import Listener, port_file, socket_file
 
 from .conftest import Runners
 from .test_service import of

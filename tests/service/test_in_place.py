@@ -10,7 +10,7 @@ import pytest
 
 from graphengine import Graph, NodeError, SocketType, Store, node, register_type
 from graphengine.errors import InputChanged
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from graphengine import Graph
 from graphengine.cache import DiskStore
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.workers.inline import InlineRunner
 
 
 @pytest.mark.parametrize("keep_going", [False, True])
@@ -54,9 +54,9 @@ def locked(n: str) -> str:
 
 
 def test_what_a_worker_computes_with_other_data_is_not_remembered(tmp_path: Path) -> None:
-    from graphengine import registry
-    from graphengine.service.local import LocalWorker
-    from graphengine.service.workers import WorkerRunner
+    from graphengine.declare import registry
+    from graphengine.service.workers.pool import WorkerRunner
+    from graphengine.service.workers.process import LocalWorker
 
     pack, store = tmp_path / "worker_data", DiskStore(tmp_path / "store")
     pack.mkdir()

@@ -15,16 +15,16 @@ import pytest
 
 from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore, Entry
+from graphengine.declare.registry import find
 from graphengine.errors import FileError
-from graphengine.outputs import HIDDEN, Writer, remove_marked, write_outputs
-from graphengine.registry import find
+from graphengine.results.outputs import HIDDEN, Writer, remove_marked, write_outputs
 from graphengine.service.cleaning import clean
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import files_of, submit, submit_all
 from graphengine.service.service import Service
-from graphengine.service.submit import files_of, submit, submit_all
-from graphengine.staging import PREFIX, hidden_folder, hold_file, sweep
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.system.staging import PREFIX, hidden_folder, hold_file, sweep
 
 from .test_files import killed_between, names, serve
 from .test_service import of
@@ -117,7 +117,7 @@ def test_who_was_taken_for_dead_lets_no_file_appear_and_removes_none_of_others(t
 def test_who_was_taken_for_dead_after_its_file_appeared_removes_none_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphengine import outputs
+    from graphengine.results import outputs
 
     coming: dict[str, str] = {}
     place, other = outputs.place, Writer(tmp_path / "out", "job")
@@ -144,9 +144,9 @@ def test_who_was_taken_for_dead_after_its_file_appeared_removes_none_of_others(
 HELD = """
 import sys, time
 from pathlib import Path
-from graphengine.service.queue import Queue
-from graphengine.service.submit import files_of
-from graphengine.staging import hidden_folder
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import files_of
+from graphengine.system.staging import hidden_folder
 files = files_of(Queue(sys.argv[1]))
 name = files.new()
 files.put(name, "ab", b"of a submitter")
@@ -210,7 +210,7 @@ def test_who_writes_into_a_folder_sweeps_it(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_loses_only_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine import staging
+    from graphengine.system import staging
 
     def refuse(*_: object) -> None:
         raise OSError("no locks available")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphengine.service.limits import FIRST, GROUPS, Limits
+from graphengine.service.scheduling.batch_limits import FIRST, GROUPS, Limits
 
 
 def test_a_limit_doubles_while_it_pays() -> None:

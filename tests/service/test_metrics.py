@@ -14,17 +14,17 @@ from prometheus_client import generate_latest
 
 from graphengine import Graph
 from graphengine.cache import DiskStore
-from graphengine.service.account import account
-from graphengine.service.happenings import JobEvent
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import State
+from graphengine.service.job_events import JobEvent
+from graphengine.service.job_report import account
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit
 from graphengine.service.logs import log_event, log_to
 from graphengine.service.metrics import Metrics
-from graphengine.service.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.start import serving
-from graphengine.service.submit import submit
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
 
 from .conftest import LOST, Runners

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphengine import Graph, NodeError, load_pack, node, registry, run
+from graphengine import Graph, NodeError, load_pack, node, run
+from graphengine.declare import registry
 from graphengine.service.start import local_workers
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
 
 SOURCE = """
 from dataclasses import dataclass

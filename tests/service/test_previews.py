@@ -13,8 +13,8 @@ from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 
 from graphengine import Graph
 from graphengine.cache import DiskStore
-from graphengine.service.here import as_dict
 from graphengine.service.service import Service
+from graphengine.service.socket_server import as_dict
 
 from .conftest import Runners
 

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphengine.service.database import QueueError, QueueFileError
-from graphengine.service.jobs import NewJob, State
-from graphengine.service.lease import DEATHS, Lease, holder, take
-from graphengine.service.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.jobs.database import QueueError, QueueFileError
+from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.jobs.lease import DEATHS, Lease, holder, take
+from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
 
 VERSION_1 = """
 create table jobs (
@@ -330,9 +330,9 @@ def test_a_clock_that_was_set_back_locks_nobody_out(queue: Queue, clock: Clock) 
 
 AT_ONCE = """
 import sys
-from graphengine.service.jobs import NewJob
-from graphengine.service.lease import Lease
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.lease import Lease
+from graphengine.service.jobs.queue import Queue
 queue = Queue(sys.argv[1], synchronous="NORMAL")
 lease = Lease(queue, "all", 1, 3600)
 print("ready", flush=True)
@@ -387,8 +387,8 @@ def test_threads_and_processes_at_once_begin_each_job_once(tmp_path: Path) -> No
 
 SUBMITTER = """
 import sys
-from graphengine.service.jobs import NewJob
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.queue import Queue
 queue = Queue(sys.argv[1])
 while True:
     print(queue.submit(NewJob({"graph": "x" * 5000}), NewJob({}))[0], flush=True)
@@ -522,7 +522,7 @@ def test_the_next_of_each_user_are_found_behind_the_many_of_one(queue: Queue) ->
 
 
 def test_of_very_many_changes_the_oldest_are_forgotten(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphengine.service.lease.KEPT", 5)
+    monkeypatch.setattr("graphengine.service.jobs.lease.KEPT", 5)
     lease = take(queue, "s")
     assert lease is not None
     queue.submit(*[job() for _ in range(20)])

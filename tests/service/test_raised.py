@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from graphengine import Graph, registry
+from graphengine import Graph
+from graphengine.declare import registry
 from graphengine.errors import NodeError, Raised, as_exception, text_of
 from graphengine.service import local_service
-from graphengine.service.here import preview_png
-from graphengine.service.jobs import Job, State
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
-from graphengine.service.submit import submit
+from graphengine.service.socket_server import preview_png
 
 from .conftest import RAY
 

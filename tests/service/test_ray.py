@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.service.ray_cluster import RayError, joined
+from graphengine.service.workers.ray_cluster import RayError, joined
 
 from . import alone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from graphengine.service.schedule import Item, Scheduler, Worker
+from graphengine.service.scheduling.scheduler import Item, Scheduler, Worker
 
 from .simulator import Device, Job, simulate, zipf_jobs
 

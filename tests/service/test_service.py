@@ -18,15 +18,15 @@ import pytest
 
 from graphengine import Graph, WorkflowError
 from graphengine.cache import DiskStore
-from graphengine.service.database import QueueError
-from graphengine.service.happenings import JobEvent
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import NewJob, State
-from graphengine.service.lease import DEATHS
-from graphengine.service.queue import Queue
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.jobs.lease import DEATHS
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
-from graphengine.service.submit import submit
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
 
 from .conftest import LOST, PACK, RAY, Runners
@@ -200,17 +200,17 @@ def test_a_user_of_whom_nothing_runs_has_a_place_though_another_has_filled_all(t
 SERVE = """
 import contextlib, sys, threading
 from pathlib import Path
-from graphengine import registry
+from graphengine.declare import registry
 from graphengine.cache import DiskStore
-from graphengine.service.local import LocalWorker
+from graphengine.service.workers.process import LocalWorker
 from graphengine.service.service import Service
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.pool import WorkerRunner
 folder, pack, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 registry.load_folder(pack)
 common = {"threads": 1, "store": str(folder / "store"), "packs": (pack,)}
 if address:
-    from graphengine.service.ray_cluster import joined
-    from graphengine.service.ray_workers import ray_workers
+    from graphengine.service.workers.ray_cluster import joined
+    from graphengine.service.workers.ray_workers import ray_workers
     cluster = contextlib.ExitStack()
     cluster.enter_context(joined(address))
     made = ray_workers(2, **common)
@@ -414,8 +414,8 @@ def test_a_listener_may_stop_it(tmp_path: Path) -> None:
 
 DEADLY = """
 import sys
-from graphengine import registry
-from graphengine.service.inline import InlineRunner
+from graphengine.declare import registry
+from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.service import Service
 registry.load_folder(sys.argv[2])
 with Service(sys.argv[1], InlineRunner(), seconds=0.2) as service:

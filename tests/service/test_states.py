@@ -20,10 +20,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from graphengine.service.database import QueueError
-from graphengine.service.jobs import NewJob, State
-from graphengine.service.lease import DEATHS, Lease, take
-from graphengine.service.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.jobs.lease import DEATHS, Lease, take
+from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
 
 USERS = ("", "ann", "bob")
 SECONDS = 15.0

@@ -18,15 +18,16 @@ from typing import Any
 import psutil
 import pytest
 
-from graphengine import Cancelled, Graph, NodeError, Result, Store, registry, run
+from graphengine import Cancelled, Graph, NodeError, Result, Store, run
 from graphengine.cache import DiskStore
+from graphengine.declare import registry
 from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
-from graphengine.launch import Cancellation
-from graphengine.service import posts
-from graphengine.service.calls import Claims, WorkerError
-from graphengine.service.local import LocalWorker
-from graphengine.service.workers import WorkerRunner
+from graphengine.execution.dispatch import Cancellation
+from graphengine.service.workers import state as posts
+from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 
 from .conftest import LOST, PACK, RAY, Workers, fake, local
 
@@ -361,7 +362,7 @@ def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
     from rich.console import Console
 
     from graphengine.cli import job_rows
-    from graphengine.service.jobs import State
+    from graphengine.service.jobs.job import State
     from graphengine.service.service import Service
 
     monkeypatch.setattr(posts, "USELESS", 0.2)

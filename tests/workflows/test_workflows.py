@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from graphengine import Graph, load
-from graphengine.schema import schema
-from graphengine.workflow import save, shipped, to_document
-from graphengine.yaml12 import load as parse
+from graphengine.workflow.files import save, shipped, to_document
+from graphengine.workflow.schema import schema
+from graphengine.workflow.yaml12 import load as parse
 
 FOLDER = Path(__file__).parents[2] / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())

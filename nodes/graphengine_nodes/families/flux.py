@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import ModelError
-from graphengine_nodes import checkpoints, loading
-from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Factors, Request, Sampled, Step, inputs
-from graphengine_nodes.families.running import COMMON, Pipelines, run
-from graphengine_nodes.types import Conditioning, Image, Latent, Model, Posterior
+from graphengine import ModelError
+from graphengine_nodes.families import arguments
+from graphengine_nodes.families.family import Components, Factors, Request, Sampled, Step
+from graphengine_nodes.families.pipelines import COMMON, Pipelines, run
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import reading as loading
+from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
     import torch
@@ -168,6 +170,7 @@ class Flux(Pipelines):
 
     def encode_prompt(
         self,
+        store: Components,
         model: Model,
         prompt: str | None,
         clip_skip: int,
@@ -177,8 +180,6 @@ class Flux(Pipelines):
     ) -> Conditioning:
         """See `Family`. An absent prompt is read as the empty one, and as a negative one it is no guidance at all."""
         import torch
-
-        from graphengine_nodes.weights import store
 
         if clip_skip:
             raise ValueError(f"{model.source} is a FLUX model, which needs all layers; leave clip_skip out")
@@ -208,7 +209,7 @@ class Flux(Pipelines):
             if len(pooled) < len(texts):
                 raise ValueError("FLUX needs a pooled embedding with each prompt; this conditioning has none")
             for name, rows in (("prompt_embeds", [text.embeds for text in texts]), ("pooled_prompt_embeds", pooled)):
-                call[f"{side}{name}"] = inputs.expand(rows, len(request.seeds)).to(device, dtype)
+                call[f"{side}{name}"] = arguments.expand(rows, len(request.seeds)).to(device, dtype)
         return call
 
     def _warn_of_negative(self, model: Model) -> None:
@@ -218,25 +219,19 @@ class Flux(Pipelines):
 
     # --- pictures to latents and back ---------------------------------------------------------------------------------
 
-    def encode_image(self, model: Model, image: Image, device: str) -> Posterior:
-        from graphengine_nodes.weights import store
-
-        inputs.check_size(*image.size, model)
+    def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior:
+        arguments.check_size(*image.size, model)
         with store.component(model, "vae", device) as vae:
-            return inputs.encode_pictures(vae, image, self.name, device)
+            return arguments.encode_pictures(vae, image, self.name, device)
 
-    def decode(self, model: Model, latent: Latent, device: str) -> Image:
-        from graphengine_nodes.weights import store
-
+    def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
         with store.component(model, "vae", device) as vae:
-            return inputs.decode_pictures(vae, latent, device)
+            return arguments.decode_pictures(vae, latent, device)
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, request: Request, device: str, step: Step) -> Sampled:
+    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
         import torch
-
-        from graphengine_nodes.weights import store
 
         model = request.model
         kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
@@ -265,7 +260,7 @@ class Flux(Pipelines):
                 others = {name: value for name, value in request.arguments.items() if name != "control_mode"}
                 request = replace(request, arguments=others)
             if kind == "Inpaint":
-                call |= inputs.inpaint_arguments(request, generators)
+                call |= arguments.inpaint_arguments(request, generators)
             elif request.latent is not None:
                 cls = _started(cls, request.latent, len(request.seeds), device, transformer.dtype)
                 call["image"] = torch.zeros(1, 3, height, width)
@@ -283,7 +278,7 @@ FAMILY = Flux()
 def _check_request(request: Request, kind: str, cls: Any) -> None:
     """Refuse what the pipelines would swallow or fail at with less clear words."""
     # Unlike others' these pipelines do a step that is begun: of 10 with a strength of .05 one.
-    inputs.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
+    arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
     if kind and request.control and request.arguments.get("true_cfg_scale", 1.0) > 1:
         raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
 
@@ -310,7 +305,7 @@ def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtyp
 
     class Started(cls):  # type: ignore[misc]
         def _encode_vae_image(self, image: torch.Tensor, generator: Any) -> torch.Tensor:
-            return inputs.start_latents(latent, generator, count, device, dtype)
+            return arguments.start_latents(latent, generator, count, device, dtype)
 
     return Started
 
@@ -326,7 +321,7 @@ def _control_arguments(request: Request, nets: Sequence[Any]) -> dict[str, Any]:
     if any(control.guess for control in controls):
         raise ValueError("FLUX has no guess mode; leave guess out")
     values: dict[str, Any] = {
-        "control_image": [_normalised(inputs.control_picture(control, request)) for control in controls],
+        "control_image": [_normalised(arguments.control_picture(control, request)) for control in controls],
         "controlnet_conditioning_scale": [float(control.scale) for control in controls],
         "control_guidance_start": [control.start for control in controls],
         "control_guidance_end": [control.end for control in controls],

@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.families import Repaint
-from graphengine_nodes.families.inputs import repeat
+from graphengine_nodes.families.arguments import repeat
+from graphengine_nodes.families.family import Repaint
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Factors
+from graphengine_nodes.families.family import Components, Factors
+from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
-from graphengine_nodes.types import Conditioning, Model
-from graphengine_nodes.weighting import chunks, scaled
+from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class StableDiffusion(UNetFamily):
 
     def encode_prompt(
         self,
+        store: Components,
         model: Model,
         prompt: str | None,
         clip_skip: int,
@@ -72,8 +73,6 @@ class StableDiffusion(UNetFamily):
         max_sequence_length: int | None = None,
     ) -> Conditioning:
         import torch
-
-        from graphengine_nodes.weights import store
 
         if prompt_2 is not None:
             raise ValueError(f"{model.source} has one text encoder; leave prompt_2 out")
@@ -93,6 +92,7 @@ class StableDiffusion(UNetFamily):
 
     def encode_weighted(
         self,
+        store: Components,
         model: Model,
         prompts: tuple[str, str | None],
         clip_skip: int,
@@ -100,8 +100,6 @@ class StableDiffusion(UNetFamily):
         prompts_2: tuple[str | None, str | None] = (None, None),
     ) -> tuple[Conditioning, Conditioning]:
         import torch
-
-        from graphengine_nodes.weights import store
 
         if any(text is not None for text in prompts_2):
             raise ValueError(f"{model.source} has one text encoder; leave prompt_2 and negative_prompt_2 out")

@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import ModelError
-from graphengine_nodes import checkpoints
-from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Factors, Request, inputs
+from graphengine import ModelError
+from graphengine_nodes.families import arguments
+from graphengine_nodes.families.family import Components, Factors, Request
+from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
-from graphengine_nodes.types import Conditioning, Model
-from graphengine_nodes.weighting import Chunk, chunks, moved
+from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,7 @@ class StableDiffusionXL(UNetFamily):
 
     def encode_prompt(
         self,
+        store: Components,
         model: Model,
         prompt: str | None,
         clip_skip: int,
@@ -97,8 +99,6 @@ class StableDiffusionXL(UNetFamily):
         prompt_2: str | None = None,
         max_sequence_length: int | None = None,
     ) -> Conditioning:
-        from graphengine_nodes.weights import store
-
         refuse_length(model, max_sequence_length)
         rows: list[_Encoded] = []
         empty: list[_Encoded] = []
@@ -119,14 +119,13 @@ class StableDiffusionXL(UNetFamily):
 
     def encode_weighted(
         self,
+        store: Components,
         model: Model,
         prompts: tuple[str, str | None],
         clip_skip: int,
         device: str,
         prompts_2: tuple[str | None, str | None] = (None, None),
     ) -> tuple[Conditioning, Conditioning]:
-        from graphengine_nodes.weights import store
-
         second = [other or text or "" for text, other in zip(prompts, prompts_2, strict=True)]
         texts = {"": [text or "" for text in (*prompts, None)], "_2": [*second, ""]}
         length, rows = 1, {}
@@ -153,7 +152,7 @@ class StableDiffusionXL(UNetFamily):
         call = super().prompts(request, device, dtype)
         call["pooled_prompt_embeds"] = _pooled(request.positive, count).to(device, dtype)
         if request.guidance_scale > 1:
-            negative = inputs.negatives(request)
+            negative = arguments.negatives(request)
             call["negative_pooled_prompt_embeds"] = _pooled(negative, count).to(device, dtype)
             zeros = torch.tensor(
                 [c.absent and bool(request.model.setting("force_zeros")) for c in negative], device=device
@@ -180,7 +179,7 @@ class StableDiffusionXL(UNetFamily):
     def vae_for(self, request: Request, vae: Any) -> Any:
         if request.mask is None:
             return vae
-        if request.control and "latents_mean" in inputs.scaling_of(vae):
+        if request.control and "latents_mean" in arguments.scaling_of(vae):
             raise ValueError(
                 f"the VAE of {request.model.source} says the mean of its latents, of which diffusers' inpainting with "
                 "a ControlNet knows nothing; leave control out"
@@ -235,7 +234,7 @@ def _joined(encoded: Sequence[_Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _pooled(prompts: Sequence[Conditioning], count: int) -> torch.Tensor:
-    return inputs.expand([c.pooled for c in prompts if c.pooled is not None], count)
+    return arguments.expand([c.pooled for c in prompts if c.pooled is not None], count)
 
 
 def _overflows(vae: Any) -> bool:

@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.errors import ModelError
-from graphengine_nodes import checkpoints, loading, schedulers
-from graphengine_nodes.checkpoints import Header
-from graphengine_nodes.families import Request, Sampled, Step, inputs
-from graphengine_nodes.families.running import COMMON, Pipelines, run
-from graphengine_nodes.references import Held
-from graphengine_nodes.types import Image, Latent, Model, Posterior
+from graphengine import ModelError
+from graphengine_nodes.families import arguments, schedulers
+from graphengine_nodes.families.family import Components, Request, Sampled, Step
+from graphengine_nodes.families.pipelines import COMMON, Pipelines, run
+from graphengine_nodes.values.references import Held
+from graphengine_nodes.values.types import Image, Latent, Model, Posterior
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import reading as loading
+from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
     import torch
@@ -112,18 +114,14 @@ class UNetFamily(Pipelines):
 
     # --- pictures to latents and back ---------------------------------------------------------------------------------
 
-    def encode_image(self, model: Model, image: Image, device: str) -> Posterior:
-        from graphengine_nodes.weights import store
-
-        inputs.check_size(*image.size, model)
+    def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior:
+        arguments.check_size(*image.size, model)
         with store.component(model, "vae", device) as vae:
-            return inputs.encode_pictures(self.encoder(vae), image, self.name, device, vae.dtype)
+            return arguments.encode_pictures(self.encoder(vae), image, self.name, device, vae.dtype)
 
-    def decode(self, model: Model, latent: Latent, device: str) -> Image:
-        from graphengine_nodes.weights import store
-
+    def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
         with store.component(model, "vae", device) as vae:
-            return inputs.decode_pictures(self.decoder(vae), latent, device)
+            return arguments.decode_pictures(self.decoder(vae), latent, device)
 
     def encoder(self, vae: Any) -> Any:
         """The VAE as it encodes."""
@@ -138,9 +136,9 @@ class UNetFamily(Pipelines):
     def prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
         """The pipeline's arguments that say what is wanted and what is not."""
         count = len(request.seeds)
-        call = {"prompt_embeds": inputs.expand([c.embeds for c in request.positive], count).to(device, dtype)}
+        call = {"prompt_embeds": arguments.expand([c.embeds for c in request.positive], count).to(device, dtype)}
         if request.guidance_scale > 1:
-            negative = inputs.expand([c.embeds for c in inputs.negatives(request)], count)
+            negative = arguments.expand([c.embeds for c in arguments.negatives(request)], count)
             call["negative_prompt_embeds"] = negative.to(device, dtype)
         return call
 
@@ -156,9 +154,7 @@ class UNetFamily(Pipelines):
         """
         return vae
 
-    def sample(self, request: Request, device: str, step: Step) -> Sampled:
-        from graphengine_nodes.weights import store
-
+    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
         model = request.model
         kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
         cls = self.pipeline(kind, bool(request.control))
@@ -172,14 +168,15 @@ class UNetFamily(Pipelines):
             if request.control:
                 nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
                 components["controlnet"] = nets[0] if len(nets) == 1 else nets
-                call |= inputs.control_arguments(request)
+                call |= arguments.control_arguments(request)
             if kind in self.with_vae:
                 vae = stack.enter_context(store.component(model, "vae", device))
                 components["vae"] = self.vae_for(request, vae)
             if kind == "Inpaint":
-                call |= inputs.inpaint_arguments(request, generators)
+                call |= arguments.inpaint_arguments(request, generators)
             elif request.latent is not None:
-                call["image"] = inputs.start_latents(request.latent, generators, len(request.seeds), device, unet.dtype)
+                count = len(request.seeds)
+                call["image"] = arguments.start_latents(request.latent, generators, count, device, unet.dtype)
             else:
                 call |= {"width": request.width, "height": request.height}
             if kind and request.strength is not None:
@@ -191,7 +188,7 @@ class UNetFamily(Pipelines):
         model = request.model
         if model.setting("unet_channels") == 9 and request.mask is None:
             raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
-        inputs.check_strength(request, cls, lambda steps, strength: int(steps * strength))
+        arguments.check_strength(request, cls, lambda steps, strength: int(steps * strength))
 
     with_vae: Sequence[str] = ("Inpaint",)
     """What starts a pipeline that needs the VAE."""

@@ -22,7 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flux_models(folder: Path) -> None:
     """`dev`, `schnell`, ControlNets and LoRAs."""
-    from graphengine_nodes.testing_flux import flux_controlnet, flux_lora, flux_model
+    from graphengine_nodes.testing.flux import flux_controlnet, flux_lora, flux_model
 
     flux_model(folder / "dev")
     flux_model(folder / "schnell", guidance=False)

@@ -11,8 +11,9 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import images, testing
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.store.store import store
+from graphengine_nodes.testing import sd as testing
 
 from graphengine import ModelError
 

@@ -12,8 +12,8 @@ import graphengine_nodes as std
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.types import RandomState
+from graphengine_nodes.nodes import images
+from graphengine_nodes.values.types import RandomState
 
 from . import cases
 

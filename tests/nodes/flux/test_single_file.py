@@ -8,9 +8,9 @@ from pathlib import Path
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes import images
-from graphengine_nodes.testing_flux import flux_single_file
-from graphengine_nodes.weights import store
+from graphengine_nodes.nodes import images
+from graphengine_nodes.store.store import store
+from graphengine_nodes.testing.flux import flux_single_file
 
 from graphengine import ModelError
 

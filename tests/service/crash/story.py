@@ -21,17 +21,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from graphengine import Graph, registry
+from graphengine import Graph
 from graphengine.cache import DiskStore
+from graphengine.declare import registry
+from graphengine.declare.registry import find
 from graphengine.errors import GraphEngineError
-from graphengine.registry import find
-from graphengine.service.happenings import JobEvent
-from graphengine.service.inline import InlineRunner
-from graphengine.service.local import LocalWorker
-from graphengine.service.queue import Queue
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.submit import delete, submit, submit_all
 from graphengine.service.service import Backend, Service
-from graphengine.service.submit import delete, submit, submit_all
-from graphengine.service.workers import WorkerRunner
+from graphengine.service.workers.inline import InlineRunner
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 
 from .layer import arm
 
@@ -196,7 +197,7 @@ def working(play: Play, begin: Callable[[], None], ack: Callable[..., None]) -> 
     _prepared(play, ack, "long-0", "bytes-1")
     chosen = {"ROOT": play.place, "LOG": play.log, "MODE": play.mode, "AT": play.at, "ONCE": play.once}
     os.environ.update({f"CRASH_{name}": str(value) for name, value in chosen.items()})
-    os.environ["CRASH_ONLY"] = "graphengine.service.worker"
+    os.environ["CRASH_ONLY"] = "graphengine.service.workers.worker"
     workers = [LocalWorker("w", threads=1, store=str(play.place / "store"), packs=(str(PACK),))]
     runner = WorkerRunner(workers, DiskStore(play.place / "store"), told=lambda sentence: None)
     with serving(play.place, backend=runner) as service:

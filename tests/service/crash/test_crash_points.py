@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from graphengine.service.jobs import State
-from graphengine.service.submit import files_of, submit
+from graphengine.service.jobs.job import State
+from graphengine.service.jobs.submit import files_of, submit
 
 from .layer import Change, build, changes
 from .story import ROLES, Play, as_line, files, job, queue, serving

@@ -15,7 +15,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from graphengine import INERT, Context, Doc, File, Pack, Range, SocketType, View, node, register_type
-from graphengine.steps import Step
+from graphengine.provenance.steps import Step
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Running a graph: what is computed, in which order, on which threads, and what is handed on."""

@@ -1,0 +1,530 @@
+"""Evaluating a graph: what is wanted is looked up by its key, what is not there is computed from its inputs.
+
+One drive evaluates one run, on the thread that called it. Tasks move through their stages (see `task`) as what they
+wait for comes; nothing recurses and nothing waits on a thread of its own. What needs no device is computed in place,
+the rest goes to the runner, many ready calls at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+from graphengine.cache import Entry
+from graphengine.declare.definition import NodeDef
+from graphengine.declare.sockets import Socket
+from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
+from graphengine.events import Event, Kind, Reuse
+from graphengine.execution.dispatch import Launcher
+from graphengine.execution.expand import Expander
+from graphengine.execution.guard import handed_out
+from graphengine.graph.elements import Link
+from graphengine.keys.call_key import node_key, own_fingerprint
+from graphengine.planning.plan import Plan, literal
+from graphengine.planning.task import (
+    DONE,
+    FAILED,
+    INPUTS,
+    KEY,
+    LOOKUP,
+    READY,
+    RUNNING,
+    Const,
+    Many,
+    Port,
+    Source,
+    Task,
+    follow,
+    is_tolerated,
+    is_volatile,
+    made_of,
+    tasks_of,
+    token_of,
+    value_of,
+)
+from graphengine.values.canonical import NotData, canonical, digest
+from graphengine.values.checksum import sum_of, twin_of
+from graphengine.values.types import is_named_tuple
+
+_unique = itertools.count()
+LARGEST_DEED = 1_000_000
+"""Bytes up to which the result of a node that acts is kept to the end of its run."""
+
+
+def _is_placed(task: Task) -> bool:
+    """Whether a task's error stands in the place of its value."""
+    return task.stage == FAILED and is_tolerated(task)
+
+
+class Drive(Launcher):
+    """One run of one graph.
+
+    Args:
+        limit: How many expansions are allowed.
+        before: The attempt that ended because a value was found changed in place; this one computes alone.
+        keep_going: After a failure, compute all that does not depend on it; else nothing more is begun.
+        others: As for `Launcher`.
+
+    Attributes:
+        goals: A task for each wanted link; it is done if that was made, also where the run failed.
+        failures: What nodes failed with.
+    """
+
+    def __init__(
+        self, *others: Any, limit: int = 100_000, before: Drive | None = None, keep_going: bool = False
+    ) -> None:
+        super().__init__(*others)
+        self.alone = before is not None
+        self.keep_going = keep_going
+        self.goals: list[Task] = []
+        self.failures: list[GraphEngineError] = []
+        self.reuse: dict[str, Reuse] = {}
+        self.seconds: dict[str, float] = {}
+        self.deeds: dict[Any, list[Entry]] = {}  # what nodes that act have done: it is not done again
+        self._done: dict[Any, list[Entry]] = {}
+        if before is not None:
+            self.number, self.seconds, self._done = before.number, before.seconds, dict(before._done)
+            for deed, entries in before.deeds.items():
+                self._done[deed] = [*entries, *self._done.get(deed, ())]
+        self._before = {} if before is None else before.reuse
+        self._agenda: list[Task] = []
+        self._wanted: list[Task] = []
+        self.acting = False
+        self._needed = 0
+        self._expander = Expander(self, limit)
+        self._in_place: Callable[[NodeDef[..., Any]], bool] | None = getattr(self.runner, "in_place", None)
+
+    def expected(self) -> int:
+        """How many nodes it may need, as far as that is known by now: those in expansions come as these are made."""
+        return self._needed + self._expander.more
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self, plan: Plan, links: Sequence[Link], outputs: int, acting: bool = False) -> list[Task]:
+        """Evaluate the wanted links of a plan's graph; returns for each a task that holds its value.
+
+        Args:
+            outputs: How many of them, from the first, go to a caller, who gets copies.
+            acting: Nodes that act inside expansions do so too.
+
+        Raises:
+            Spoiled: A value was found changed in place; the run should begin again.
+        """
+        self.acting = acting
+        start = perf_counter()
+        if not self.alone:
+            self.emit(Kind.RUN_STARTED)
+        self.cancellation.on_cancel(self.leave_all)
+        try:
+            self.plan = plan
+            plan.assign((link.node for link in links if link.node in plan.graph.nodes), self.keep_going)
+            goals = self.goals = self._goals(plan, links)
+            self._wanted = list(goals)
+            for goal in reversed(goals):
+                self._want(goal)
+            self._loop()
+            if self.failures:
+                self._settle(goals)
+            for goal in goals[:outputs]:
+                if goal.stage == DONE:
+                    goal.value = handed_out(goal.links[0][1], goal.value)
+            if self.failures:
+                raise self.failures[0]
+        except Spoiled:
+            self.abandon()
+            raise
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, NodeError) and error.node != self._failed_node:  # before it was a task
+                self.emit(Kind.NODE_FAILED, error.node, error.type, error=text_of(error.__cause__ or error))
+            self.emit(Kind.RUN_FAILED, error=text_of(error) or type(error).__name__, seconds=perf_counter() - start)
+            raise
+        finally:
+            self.cancellation.forget(self.leave_all)
+        for id, reuse in self._before.items():
+            if reuse is Reuse.COMPUTED and id in self.reuse:
+                self.reuse[id] = reuse
+        self.emit(Kind.RUN_FINISHED, seconds=perf_counter() - start)
+        return goals
+
+    def _goals(self, plan: Plan, links: Sequence[Link]) -> list[Task]:
+        scope = self._materialise(plan, links)
+        return [Task("", None, [("", self._expander.source(plan, scope, link))], {}) for link in links]
+
+    def _materialise(self, plan: Plan, links: Sequence[Link]) -> dict[str, Task]:
+        """Tasks for the wanted nodes and what they need, no further than what is remembered already."""
+        keys, nodes, values, sums, peek = plan.keys, plan.graph.nodes, plan.values, plan.sums, self.store.peek
+        tasks: dict[str, Task] = {}
+        merged: dict[bytes, Task] = {}
+        fresh: list[Task] = []
+        wrong: list[tuple[Task, NodeError]] = []
+        stack = [link.node for link in reversed(links) if link.node in keys]
+        while stack:
+            id = stack.pop()
+            if id in tasks:
+                continue
+            key = keys[id]
+            node = nodes[id]
+            if key is None:
+                task = tasks[id] = Task(id, node, [], {})
+                reference = plan.references.get(id)
+                if reference is not None:
+                    task.entry, task.stage = Entry(reference[0], cost=reference[1]), LOOKUP
+                    continue
+            else:
+                known = merged.get(key)
+                if known is not None:
+                    tasks[id] = known
+                    known.aliases = [*(known.aliases or ()), id]
+                    continue
+                task = merged[key] = tasks[id] = Task(id, node, [], values[id])
+                task.key, task.stage = key, LOOKUP
+                if sums and id in sums:
+                    task.sums = sums[id]
+                entry = peek(key)
+                if entry is not None and self.alone:
+                    entry = self.store.renew(key, entry)
+                if entry is not None:
+                    task.entry = entry
+                    continue
+            fresh.append(task)
+            stack.extend(reversed(node.before))
+        for task in fresh:
+            if task.key is None or task.node.lists:  # type: ignore[union-attr]
+                try:
+                    self._expander.wire(plan, tasks, task)
+                except NodeError as error:
+                    if not self.keep_going:
+                        raise
+                    wrong.append((task, error))
+                continue
+            task.links = [
+                (name, Port(tasks[link.node], link.port) if link.port else tasks[link.node])
+                for name, link in task.node.links  # type: ignore[union-attr]
+                if link.node in tasks
+            ]
+        for task, reason in wrong:
+            self._fail(task, reason)
+        self._needed = len(tasks)
+        if not self.store.persistent and len(merged) == len(tasks):
+            self._want_all(fresh)
+        return tasks
+
+    def _want_all(self, tasks: list[Task]) -> None:
+        """Where all keys are known and nothing more can be remembered, all of it is wanted: say so at once."""
+        first: list[Task] = []
+        for task in tasks:
+            task.wanted, task.stage = True, READY
+            for _, source in task.links:
+                for before in (source,) if type(source) is Task else tasks_of(source):
+                    if before.entry is not None:
+                        self.finish(before, before.entry, Reuse.MEMORY)
+                    elif before.stage != DONE:
+                        task.pending += 1
+                        if before.waiters is None:
+                            before.waiters = [task]
+                        else:
+                            before.waiters.append(task)
+            if not task.pending:
+                first.append(task)
+        self._agenda.extend(reversed(first))  # taken from its end
+
+    def _loop(self) -> None:
+        agenda, advance = self._agenda, self._advance
+        while True:
+            while agenda and not self.stopping:
+                advance(agenda.pop())
+            self._go_on()
+            if self.ready and not self.stopping:
+                self.submit()
+                continue
+            if all(goal.stage == DONE for goal in self._wanted) or (self.failures and not self.outstanding):
+                return
+            if not self.outstanding:
+                self._stalled()
+            task, outcome = self.arrived.get()
+            if task is None:
+                continue  # woken by a cancellation
+            self.outstanding -= 1
+            self.arrive(task, outcome)
+
+    def _settle(self, goals: Sequence[Task]) -> None:
+        """After a failure, give the goals their values whose values are there."""
+        for goal in goals:
+            if goal.stage == DONE:
+                continue
+            _, source = goal.links[0]
+            source = follow(source)
+            for task in tasks_of(source):
+                if task.stage == LOOKUP:
+                    self._look_up(task)
+            if all(task.stage == DONE or _is_placed(task) for task in tasks_of(source)):
+                goal.value, goal.made, goal.stage = value_of(source), made_of(source), DONE
+
+    def _stalled(self) -> None:
+        raise WorkflowError(
+            Problem("needs itself", "nodes wait for each other's results", hint="a node cannot need its own result")
+        )
+
+    # --- the stages -----------------------------------------------------------------------------------------------
+
+    def _want(self, task: Task) -> None:
+        task.wanted = True
+        self._agenda.append(task)
+
+    def act(self, task: Task) -> None:
+        """A node inside an expansion acts, though nobody takes anything from it."""
+        self._wanted.append(task)
+        self._want(task)
+
+    def need_key(self, task: Task, waiter: Task) -> None:
+        """Let a task wait until another's key (or what it became) is known."""
+        if task.key_waiters is None:
+            task.key_waiters = []
+        task.key_waiters.append(waiter)
+        waiter.pending += 1
+        self._agenda.append(task)
+
+    def need_value(self, task: Task, waiter: Task) -> None:
+        """Let a task wait for another's value."""
+        if task.stage == FAILED:
+            if waiter.node is not None:
+                self._spread([waiter], task.value)
+            elif not is_tolerated(task):
+                waiter.pending += 1  # for ever
+            return
+        if task.waiters is None:
+            task.waiters = []
+        task.waiters.append(waiter)
+        waiter.pending += 1
+        task.wanted = True
+        self._agenda.append(task)
+
+    def wake(self, waiters: list[Task]) -> None:
+        for waiter in reversed(waiters):
+            waiter.pending -= 1
+            if not waiter.pending:
+                self._agenda.append(waiter)
+
+    def _advance(self, task: Task) -> None:
+        """Move a task on as far as it can go now."""
+        if task.pending or task.stage >= RUNNING:
+            return
+        if task.stage != READY:
+            self._go_on()
+            if task.stage == KEY and not self._find_key(task):
+                return
+            if not task.wanted or task.stage == DONE:
+                return
+            if task.stage == LOOKUP and self._look_up(task):
+                return
+            task.stage = READY
+            for _, source in reversed(task.links):
+                for before in reversed(tasks_of(source)):
+                    if before.stage != DONE:
+                        self.need_value(before, task)
+            if task.pending or task.stage == FAILED:
+                return
+        if task.node is None:
+            task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
+            task.stage = DONE
+        elif (kind := task.node.kind).on == "here" and (  # type: ignore[union-attr]
+            self._in_place is None or self._in_place(kind)  # type: ignore[arg-type]
+        ):
+            self.compute(task, kind)  # type: ignore[arg-type]
+        else:
+            task.stage = RUNNING
+            self.ready.append(task)
+
+    def _find_key(self, task: Task) -> bool:
+        """Find out a task's key; False if it must wait for what its inputs are."""
+        node = task.node
+        if node is not None and (node.each or not isinstance(node.kind, NodeDef) or node.kind.expand):
+            if task.became is None and task.children is None:
+                self._expand(task)
+            return False
+        kind = node.kind if node is not None else None
+        assert kind is None or isinstance(kind, NodeDef)
+        early = kind is not None and (kind.makes_reference or kind.fingerprint_fn is not None)
+        for n in reversed(range(len(task.links))):
+            name, source = task.links[n]
+            source = follow(source)
+            task.links[n] = (name, source)
+            for before in reversed(tasks_of(source)):
+                if before.stage == KEY:
+                    self.need_key(before, task)
+                elif before.stage != DONE and (
+                    before.key is None or early or (kind is not None and name in kind.files)
+                ):
+                    self.need_value(before, task)
+        if task.pending or task.stage == FAILED:
+            return False
+        if kind is None:  # a wanted output
+            task.stage = INPUTS
+            return True
+        try:
+            self._key(task, kind)
+        except BaseException as error:
+            self.fail(task, error)
+            return False
+        task.stage = LOOKUP
+        if kind.makes_reference and not self._refer(task, kind):
+            return False
+        self._keyed(task)
+        return True
+
+    def _expand(self, task: Task) -> None:
+        try:
+            expanded = self._expander.expand(task)
+        except (NodeError, WorkflowError) as error:
+            self._fail(task, error)
+            return
+        if expanded:
+            self._keyed(task)
+
+    def _fail(self, task: Task, error: GraphEngineError) -> None:
+        """A task fails before it is computed."""
+        self.emit(Kind.NODE_FAILED, task.id, task.node.type if task.node is not None else "", error=str(error))
+        self._failed_node = task.id
+        self.failed(task, error)
+
+    def _keyed(self, task: Task) -> None:
+        if task.key_waiters is not None:
+            waiters, task.key_waiters = task.key_waiters, None
+            self.wake(waiters)
+
+    def _key(self, task: Task, kind: NodeDef[..., Any]) -> None:
+        plan, hashed = self.plan, not kind.makes_reference
+        tokens = task.tokens = dict(task.tokens or {})
+        links = []
+        for name, source in task.links:
+            socket = kind.sockets[name]
+            task.volatile = task.volatile or is_volatile(source)
+            if socket.file is not None:
+                task.values[name], tokens[name] = self._path(socket, source, hashed)
+                if (sum := sum_of(task.values[name])) is not None:
+                    task.sums = {**(task.sums or {}), name: sum}
+            else:
+                links.append((name, source))
+                tokens[name] = token_of(source, socket.uses)
+        task.links = links
+        if kind.makes_reference:
+            return
+        salt = plan.salt
+        if kind.fingerprint_fn is not None:
+            salt = (salt, own_fingerprint(kind, task.values | {n: value_of(s) for n, s in links}))
+        if kind.cache == "never" or kind.output:
+            if kind.output:
+                task.deed = (task.id, node_key(kind, tokens, salt))
+            task.volatile = True
+            salt = (salt, "never", next(_unique))
+        plan.ask(kind)
+        task.key = node_key(kind, tokens, salt)
+
+    def _path(self, socket: Socket, source: Source, hashed: bool) -> tuple[Any, Any]:
+        """A path that came through a link, or several, each resolved and checked like a literal."""
+        source = follow(source)
+        if type(source) is Many:
+            pairs = [self._path(socket, item, hashed) for item in source.items]
+            return [value for value, _ in pairs], ("list", *[token for _, token in pairs])
+        base = source.base if type(source) is Const else None
+        opaque = ("linked", token_of(source, socket.uses))
+        return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed, opaque)
+
+    def _refer(self, task: Task, kind: NodeDef[..., Any]) -> bool:
+        """Make a reference in place: what it is keyed by is its own digest; False if that failed."""
+        arguments = {name: twin_of(value) for name, value in self.arguments(task).items()}
+        start = perf_counter()
+        try:
+            value = kind.compute(**arguments)
+        except BaseException as error:
+            self.fail(task, error)
+            return False
+        try:
+            canonical(value)
+        except NotData:  # it holds an object of this process
+            task.volatile, task.key = True, digest(("volatile", next(_unique)))
+        self.finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
+        return True
+
+    def _look_up(self, task: Task) -> bool:
+        entry = task.entry
+        if entry is not None:
+            self.finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
+            return True
+        if task.deed is not None and (done := self._done.get(task.deed)):
+            self.finish(task, done.pop(), Reuse.COMPUTED)
+            return True
+        found = None if task.volatile else self.store.find(task.key)  # type: ignore[arg-type]
+        if found is not None and self.alone:
+            renewed = self.store.renew(task.key, found[0])  # type: ignore[arg-type]
+            found = None if renewed is None else (renewed, found[1])
+        if found is None:
+            return False
+        self.finish(task, found[0], Reuse.DISK if found[1] else Reuse.MEMORY)
+        return True
+
+    def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
+        value, node = entry.value, task.node
+        if type(value) is tuple and is_named_tuple(node.kind.result):  # type: ignore[union-attr]
+            value = node.kind.result(*value)  # type: ignore[union-attr]
+        task.value, task.made, task.stage = value, entry.made, DONE
+        task.links, task.entry = [], None
+        if entry.sum is not None:
+            task.sum = entry.sum
+        if task.deed is not None and entry.size < LARGEST_DEED:
+            self.deeds.setdefault(task.deed, []).append(entry)
+        self.reuse[task.id] = reuse
+        if reuse is Reuse.COMPUTED:
+            self.seconds[task.id] = entry.cost
+        if self.listeners:
+            seconds = entry.cost if reuse is Reuse.COMPUTED else None
+            type_ = node.kind.full_name  # type: ignore[union-attr]
+            event = Event(Kind.NODE_FINISHED, self.number, task.id, type_, reuse, seconds, value)
+            for listener in self.listeners:
+                listener(event)
+        if task.aliases is not None:
+            for alias in task.aliases:
+                self.reuse[alias] = Reuse.JOINED
+                self.emit(Kind.NODE_FINISHED, alias, node.type if node else "", reuse=Reuse.JOINED, value=value)
+        waiters = task.waiters
+        if waiters is not None:
+            task.waiters = None
+            if len(waiters) > 1:
+                self.wake(waiters)
+            else:
+                waiter = waiters[0]
+                waiter.pending -= 1
+                if not waiter.pending:
+                    self._agenda.append(waiter)
+
+    def failed(self, task: Task, failure: GraphEngineError) -> None:
+        self._spread([task], failure)
+
+    def _spread(self, tasks: list[Task], failure: GraphEngineError) -> None:
+        """Let tasks, and all that wait for them, fail. An error that stands in the place of a list's item is the run's
+        only where something depends on it that stands in no such place."""
+        stack = list(tasks)
+        while stack:
+            task = stack.pop()
+            if task.stage in (DONE, FAILED):
+                continue
+            task.stage, task.value, task.links = FAILED, failure, []
+            if not is_tolerated(task):
+                if failure not in self.failures:
+                    self.failures.append(failure)
+                self.stopping = self.stopping or not self.keep_going
+                continue
+            for waiter in (*(task.waiters or ()), *(task.key_waiters or ())):
+                waiter.pending -= 1
+                if waiter.node is not None:
+                    stack.append(waiter)
+                elif not waiter.pending:
+                    self._agenda.append(waiter)
+            task.waiters = task.key_waiters = None
+
+    def retry(self, task: Task) -> None:
+        task.stage = LOOKUP
+        self._agenda.append(task)

@@ -1,0 +1,149 @@
+"""Building graphs: nodes added by calls and by name, checked as they come, and graphs made of graphs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from graphengine.declare.building import begin_building, end_building
+from graphengine.declare.definition import NodeDef
+from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.graph import combine, validate
+from graphengine.graph import type_inference as inference
+from graphengine.graph.data import GraphData, Node
+from graphengine.graph.elements import Link, Ref, bad_id
+from graphengine.graph.key import graph_key
+from graphengine.graph.selection import link_of
+
+
+class GraphBuilder(GraphData):
+    """A graph that nodes are added to, by calling them in a `with` block or by `add`."""
+
+    def __enter__(self) -> Self:
+        begin_building(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end_building()
+
+    def call(
+        self, kind: NodeDef[..., Any] | GraphData, args: Sequence[Any], kwargs: Mapping[str, Any], id: str | None = None
+    ) -> Ref:
+        """Add a node by a call; a wrong argument raises at once and adds nothing."""
+        return self.checked_node(self.place(kind, kind.bind(args, kwargs), id))
+
+    def checked_node(self, ref: Ref) -> Ref:
+        """A node that was just added; if something is wrong with it, it is taken out again.
+
+        Raises:
+            WorkflowError: What is wrong with it.
+        """
+        errors = [p for p in validate.node_problems(self, ref._link.node) if p.severity == "error"]
+        if errors:
+            self.remove(ref._link.node)
+            raise WorkflowError(errors)
+        self.unchecked.pop(ref._link.node, None)
+        return ref
+
+    # --- the same as data -----------------------------------------------------------------------------------------
+
+    def add(
+        self, kind: NodeDef[..., Any] | GraphData | str, /, id: str | None = None, *, each: Sequence[str] = (),
+        **args: Any,
+    ) -> Ref:
+        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node.
+
+        Inputs that are called `id` or `each` are given by `set`, or by calling the node.
+        """
+        return self.place(kind, args, id, each)
+
+    def place(
+        self, kind: NodeDef[..., Any] | GraphData | str, args: Mapping[str, Any], id: str | None = None,
+        each: Sequence[str] = (), keep_going: bool = False,
+    ) -> Ref:
+        """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
+        if isinstance(kind, str):
+            kind = _installed(kind)
+        name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
+        if id is None:
+            id = self.free_name(re.sub(r"\W", "_", name), self.nodes)
+        elif problem := bad_id(id) or ("it is there already" if id in self.nodes else ""):
+            raise WorkflowError(Problem("duplicate id" if id in self.nodes else "bad id", problem, Where(node=id)))
+        self.put(id, Node(kind, {k: self.argument(v) for k, v in args.items()}, each, keep_going=keep_going))
+        return self[id]
+
+    def replace(self, id: str, kind: NodeDef[..., Any] | GraphData | str, /, **args: Any) -> None:
+        """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
+        new node has such a socket."""
+        if isinstance(kind, str):
+            kind = _installed(kind)
+        old = self.node(id)
+        sockets = {} if isinstance(kind, str) else kind.sockets
+        kept = {name: value for name, value in old.args.items() if name in sockets}
+        args = {k: self.argument(v) for k, v in args.items()}
+        self.put(id, Node(kind, kept | args, old.each, ui=old.ui, keep_going=old.keep_going))
+
+    def merge(self, other: GraphData, prefix: str = "") -> dict[str, str]:
+        """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
+
+        An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
+        left out.
+        """
+        return combine.merge(self, other, prefix)
+
+    def subgraph(self, *want: Ref | Link | str) -> Self:
+        """A new graph with only what the wanted nodes or outputs need."""
+        return combine.subgraph(self, [self.link(w) for w in want])
+
+    def copy(self) -> Self:
+        """An independent copy; nodes, which never change, are shared."""
+        return combine.copy(self)
+
+    def __getitem__(self, id: str) -> Ref:
+        self.node(id)
+        return Ref(self, Link(id), self.output_type(Link(id)))
+
+    def link(self, want: Ref | Link | str | Any) -> Link:
+        """The link that a reference, a link, a declared output's name or a node's id stands for."""
+        return link_of(self, want)
+
+    def output_type(self, link: Link) -> Any:
+        """The type of what a link brings; Any where that cannot be known."""
+        return inference.output_type(self, link)
+
+    @property
+    def outputs_types(self) -> dict[str, Any]:
+        """The types of its declared outputs."""
+        return inference.declared_types(self)
+
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong with it, warnings too."""
+        return validate.problems(self)
+
+    def check(self) -> None:
+        """Raise a `WorkflowError` with all problems if any of them is an error."""
+        validate.check(self)
+
+    # --- equality by content --------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """A hash of what the graph says: not of ids, positions, titles or paths' folders."""
+        return graph_key(self)
+
+    def __graphengine_key__(self) -> str:
+        """What stands for it in the key of a node whose code uses it."""
+        return self.key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GraphBuilder) and (self is other or self.key == other.key)
+
+    __hash__ = object.__hash__
+
+
+def _installed(name: str) -> NodeDef[..., Any] | str:
+    """The node of a name; the name itself where no installed pack has it."""
+    from graphengine.declare.registry import find  # packs are looked for when one is named
+
+    return find(name) or name

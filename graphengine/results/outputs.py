@@ -1,0 +1,308 @@
+"""Writing what a run made: whole files only, never over another one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from graphengine.errors import FileError
+from graphengine.graph.type_inference import output_type
+from graphengine.provenance.describe import chunks
+from graphengine.system.staging import PREFIX, hidden_folder, make_folder, sweep, sync
+from graphengine.values.types import is_named_tuple, socket_type
+
+if TYPE_CHECKING:
+    from graphengine.execution.evaluate import Result
+    from graphengine.graph.data import GraphData
+
+Text = Callable[[str, Any, int | None], Mapping[str, str]]
+"""Gives the texts that a picture carries: of an output's name, a value, and its number in a list."""
+Save = Callable[[Any, Path, Mapping[str, str]], list[Path]]
+"""Writes a value into files that begin with a path, with texts in them; returns these files."""
+HIDDEN = "hidden"
+"""In the place of a mark: that of the hidden folder from which files appear."""
+
+
+class Writer:
+    """Writes values into a folder as `<prefix>_<output>_00000.png`, each under a number that is free.
+
+    Args:
+        folder: Where; made when something is written into it.
+        prefix: The beginning of the names.
+        about: Told before files appear which these are, as `marks` says it.
+    """
+
+    def __init__(self, folder: Path, prefix: str, about: Callable[[Mapping[str, str]], object] | None = None) -> None:
+        self.folder, self.prefix, self.about = folder, prefix, about
+        self.files: list[Path] = []
+        self._swept = False
+
+    @contextlib.contextmanager
+    def delivery(self) -> Iterator[Delivery]:
+        """What is to appear together; nothing of it is left that was not published.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            yield Delivery(self, stack)
+
+    def write(self, name: str, value: Any, text: Text) -> tuple[list[Path], list[Any]]:
+        """Write an output, all of it or nothing; returns the files, and the values that are no files but plain."""
+        with self.delivery() as delivery:
+            values = delivery.add(name, value, text)
+            return delivery.publish()[name], values
+
+    def save(self, name: str, value: Any, save: Save, text: Mapping[str, str]) -> list[Path]:
+        """Write one value by its type's `save`, or another.
+
+        Raises:
+            FileError: It cannot be written; nothing is left of it.
+        """
+        with self.delivery() as delivery:
+            delivery.save(name, name, value, save, text)
+            return delivery.publish()[name]
+
+    def sweep(self) -> None:
+        """Remove what processes that died have left hidden in the folder, once."""
+        for _ in () if self._swept or not self.folder.is_dir() else sweep(self.folder):
+            pass
+        self._swept = True
+
+    def _stem(self, name: str) -> str:
+        stem = f"{self.prefix}_{name}" if name else self.prefix
+        return "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+
+
+def check_folder(folder: Path, graph: GraphData | None = None) -> None:
+    """Find out before anything is computed whether files can be written into a folder. Nothing is left of that.
+
+    Args:
+        graph: Whose outputs are to be written; if none of them is written into a file, it need not be writable.
+
+    Raises:
+        FileError: The folder cannot be made or written in.
+    """
+    needed = graph is None or any(_is_written(output_type(graph, link)) for link in graph.outputs.values())
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise FileExistsError
+        if not needed:
+            return
+        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
+        raise FileError(f"the folder {folder} cannot be written: {why}") from None
+
+
+def _is_written(annotation: Any) -> bool:
+    """Whether values of a type are written into files, or may be: lists of them, or it among others."""
+    if isinstance(annotation, type) and (kind := socket_type(annotation)) is not None:
+        return kind.save is not None
+    return any(map(_is_written, get_args(annotation)))
+
+
+class Delivery:
+    """Values that are written where nobody looks, and then get their names all together; made by `Writer.delivery`."""
+
+    def __init__(self, writer: Writer, stack: contextlib.ExitStack) -> None:
+        self._writer, self._stack = writer, stack
+        self._hidden: Path | None = None  # made when something is written
+        self._staged: list[tuple[str, str, dict[Path, str]]] = []  # the output, the stem, and files with their endings
+        self._names: list[str] = []
+
+    def add(self, name: str, value: Any, text: Text) -> list[Any]:
+        """Write an output, a list item by item; returns the values in it that are no files but plain."""
+        self._names.append(name)
+        values: list[Any] = []
+        for part, item, number in _parts(name, value):
+            kind = socket_type(type(item))
+            if kind is None or kind.save is None:
+                values.append(item)
+            else:
+                self.save(name, part, item, kind.save, text(name, item, number))
+        return values
+
+    def save(self, output: str, name: str, value: Any, save: Save, text: Mapping[str, str]) -> None:
+        """Write one value.
+
+        Args:
+            output: Of which it is a part.
+            name: What its files are called by.
+        """
+        stem = self._writer._stem(name)
+        shown = self._writer.folder / stem
+        try:
+            if self._hidden is None:
+                make_folder(self._writer.folder)
+                self._writer.sweep()
+                self._hidden = self._stack.enter_context(hidden_folder(self._writer.folder))
+            path = self._hidden / str(len(self._staged)) / "value"
+            path.parent.mkdir()
+            try:
+                made = save(value, path, text)
+            except FileError as error:  # people know nothing of the hidden folder
+                raise FileError(str(error).replace(str(path), str(shown))) from None
+            for file in made:
+                sync(file)
+        except OSError as error:
+            raise FileError(f"{shown} cannot be written: {error.strerror or error}") from None
+        self._staged.append((output, stem, {file: file.name.removeprefix("value") for file in made}))
+
+    def publish(self) -> dict[str, list[Path]]:
+        """Let all files appear, each under a free number; on the disk when this returns. The files of each output."""
+        while True:
+            found: dict[str, list[Path]] = {name: [] for name in self._names}
+            try:
+                finals = self._finals(found)
+                about = marks(finals)
+                if self._writer.about is not None and finals:
+                    self._writer.about({str(self._hidden): HIDDEN, **about})
+                self._place(finals, about)
+                return found
+            except FileExistsError:  # another process took a number meanwhile
+                continue
+            except OSError as error:
+                stem = self._staged[0][1] if self._staged else ""
+                raise FileError(f"{self._writer.folder / stem} cannot be written: {error.strerror or error}") from None
+
+    def _place(self, finals: Mapping[Path, Path], about: Mapping[str, str]) -> None:
+        placed: list[Path] = []
+        try:
+            for file, final in finals.items():
+                place(file, final)
+                placed.append(final)
+            if placed:
+                sync(self._writer.folder)
+        except BaseException:
+            remove_marked({str(final): about[str(final)] for final in placed})
+            raise
+        self._writer.files += placed
+
+    def _finals(self, found: dict[str, list[Path]]) -> dict[Path, Path]:
+        """A free name for each file."""
+        numbers: dict[str, int] = {}
+        finals: dict[Path, Path] = {}
+        for output, stem, made in self._staged:
+            number = numbers[stem] if stem in numbers else next_number(self._writer.folder, stem)
+            numbers[stem] = number + 1
+            for file, ending in made.items():
+                finals[file] = self._writer.folder / f"{stem}_{number:05d}{ending}"
+                found.setdefault(output, []).append(finals[file])
+        return finals
+
+
+def write_outputs(
+    graph: GraphData,
+    inputs: dict[str, Any],
+    result: Result,
+    writer: Writer,
+    *,
+    exact: bool = False,
+    base: Path | None = None,
+    show: Callable[[str], object] = lambda line: None,
+    together: bool = False,
+) -> dict[str, Any]:
+    """Write every output of a run; returns what was written, by output: files, or a plain value.
+
+    Args:
+        base: Where relative paths among the inputs start; by default the current folder.
+        show: Told of each file and plain value as soon as it is written.
+        together: All of it appears at once, or nothing; by default each output as soon as it is written.
+    """
+    def text(output: str, part: Any, item: int | None) -> dict[str, str]:
+        return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
+
+    told: dict[str, Any] = {}
+    outputs = list(result.outputs.items())
+    for group in [outputs] if together else [[output] for output in outputs]:
+        with writer.delivery() as delivery:
+            plain = {name: delivery.add(name, value, text) for name, value in group}
+            files = delivery.publish()
+        for name, values in plain.items():
+            told[name] = {}
+            if files[name]:
+                told[name]["files"] = [str(file) for file in files[name]]
+            if values:
+                told[name]["value"] = values[0] if len(values) == 1 else values
+            for file in files[name]:
+                show(str(file))
+            for value in values:
+                show(f"{name}: {value}")
+    return told
+
+
+def place(file: Path, final: Path) -> None:
+    """Move a file to a name that nobody has; FileExistsError if somebody has it, also at the same moment."""
+    try:
+        os.link(file, final)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        descriptor = os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.close(descriptor)
+        try:
+            os.replace(file, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                final.unlink()
+            raise
+
+
+def marks(finals: Mapping[Path, Path]) -> dict[str, str]:
+    """Names that files are about to get, each with a mark by which the file is known from any other of that name."""
+    return {str(final): _mark(file) for file, final in finals.items()}
+
+
+def remove_marked(files: Mapping[str, str]) -> None:
+    """Remove those of the files that `marks` told of which are there and were not changed since.
+
+    The hidden folder that they come from goes first: a process that was taken for dead lets none appear any more.
+    """
+    for name, mark in files.items():
+        if mark == HIDDEN and Path(name).name.startswith(PREFIX):
+            shutil.rmtree(name, ignore_errors=True)
+    for name, mark in files.items():
+        with contextlib.suppress(OSError):
+            if _mark(Path(name)) == mark:
+                os.unlink(name)
+
+
+def _mark(file: Path) -> str:
+    found = file.stat()  # a file keeps these when it is linked or moved
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def next_number(folder: Path, stem: str) -> int:
+    """The number after the highest one that files of this stem have."""
+    pattern = re.compile(rf"{re.escape(stem)}_(\d{{5,}})(?!\d)")
+    with os.scandir(folder) as entries:
+        numbers = [int(match[1]) for entry in entries if (match := pattern.match(entry.name))]
+    return max(numbers, default=-1) + 1
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any, int | None]]:
+    """The parts of an output that are written one by one: (name, value, number in its list)."""
+    if is_named_tuple(type(value)):
+        for field in type(value)._fields:
+            yield from _parts(f"{name}_{field}", getattr(value, field))
+    elif isinstance(value, list) and any(_is_saved(item) for item in value):
+        for number, item in enumerate(value):
+            yield name, item, number
+    else:
+        yield name, value, None
+
+
+def _is_saved(value: Any) -> bool:
+    kind = socket_type(type(value))
+    return kind is not None and kind.save is not None
+
+

@@ -1,0 +1,18 @@
+"""What must be the same for a service and those who submit to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
+    """What must be the same on both sides for a job to mean the same: version, packs, allowed folders."""
+    from graphengine.declare import registry
+    from graphengine.pack import pack_of, stamp
+    from graphengine.version import __version__
+
+    packs = {pack.name: list(stamp(pack)) for pack in map(pack_of, registry.modules())}
+    allowed = None if roots is None else sorted(str(Path(root).absolute()) for root in roots)
+    return {"version": __version__, "packs": packs, "roots": allowed}

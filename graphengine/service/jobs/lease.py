@@ -1,0 +1,184 @@
+"""The lease of a queue's file: who holds it runs the file's jobs. Every one of its writes is fenced by its epoch."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.queue import LeaseLost, Queue
+from graphengine.service.jobs.tables import COLUMNS, job_of
+
+SECONDS = 15.0
+"""How long a lease lasts that is not renewed."""
+DEATHS = 10
+"""After this many ends of a service while it ran, a job has failed: it may have caused them."""
+
+LONGEST = 20_000
+"""Characters of an error that are kept."""
+KEPT = 100_000
+"""Changes that can be read afterwards."""
+
+_RUNS = "and attempt = ? and state = 'running'"
+
+
+class Lease:
+    """The right to run a queue's jobs; made by `take`.
+
+    Attributes:
+        epoch: Grows with each holder; what an earlier one writes is refused.
+    """
+
+    def __init__(self, queue: Queue, holder: str, epoch: int, seconds: float) -> None:
+        self.queue, self.holder, self.epoch, self.seconds = queue, holder, epoch, seconds
+
+    @contextmanager
+    def _fenced(self) -> Iterator[sqlite3.Cursor]:
+        with self.queue.write() as base:
+            if base.execute("select epoch from lease").fetchone()[0] != self.epoch:
+                raise LeaseLost(f"another process runs the jobs of {self.queue.file} now")
+            yield base
+
+    def renew(self) -> None:
+        """Hold it for longer; to be called well before its seconds are over.
+
+        Raises:
+            LeaseLost: It was taken by another; so do all methods.
+        """
+        with self._fenced() as base:
+            base.execute("update lease set until = ?", (self.queue.clock() + self.seconds,))
+            base.execute("delete from changes where number <= (select max(number) from changes) - ?", (KEPT,))
+
+    def release(self) -> None:
+        """Let another have it at once."""
+        with self._fenced() as base:
+            base.execute("update lease set holder = null, until = 0, epoch = epoch + 1")
+
+    # --- what happens to jobs -----------------------------------------------------------------------------------------
+
+    def claim(self, id: int, worker: str) -> Job | None:
+        """Begin a job; None if it does not wait any more (it was cancelled, or begun)."""
+        now = self.queue.clock()
+        with self._fenced() as base:
+            row = base.execute(
+                "update jobs set state = 'running', attempt = attempt + 1, worker = ?, started = ?, error = null, "
+                f"tries = json_insert(tries, '$[#]', json(?)) where id = ? and state = 'queued' returning {COLUMNS}",
+                (worker, now, json.dumps([worker, now, None, "running", None]), id),
+            ).fetchone()
+            if row is None:
+                return None
+            job = job_of(row)
+            self.queue.tell(base, id, "running", attempt=job.attempt, worker=worker)
+            return job
+
+    def done(self, id: int, attempt: int, result: Any) -> bool:
+        """A job's attempt made what was wanted. Whether this was news: a second report of it changes nothing."""
+        return self._end(id, attempt, State.DONE, "done", None, json.dumps(result))
+
+    def failed(self, id: int, attempt: int, error: str, facts: Any = None) -> bool:
+        """A job's attempt failed by the job's own fault; it is not tried again. More about the error is its result."""
+        return self._end(id, attempt, State.FAILED, "failed", error, None if facts is None else json.dumps(facts))
+
+    def cancelled(self, id: int, attempt: int) -> bool:
+        """A job's attempt was stopped because nobody wants it any more."""
+        return self._end(id, attempt, State.CANCELLED, "cancelled", None)
+
+    def lost(self, id: int, attempt: int, why: str) -> bool:
+        """A job's attempt ended without an outcome (its service died): it waits again where it stood, until so many
+        were lost that it has failed. One that is wanted to stop is cancelled."""
+        return self._again(id, attempt, "lost", why)
+
+    def left(self, id: int, attempt: int, why: str) -> bool:
+        """A job's attempt was given up by its service, to be begun again: it waits where it stood, or is cancelled if
+        it is wanted to stop. No fault of the job's, however often."""
+        return self._again(id, attempt, "left", why)
+
+    def _again(self, id: int, attempt: int, outcome: str, why: str) -> bool:
+        with self._fenced() as base:
+            query = f"select cancelling, tries from jobs where id = ? {_RUNS}"
+            found = base.execute(query, (id, attempt)).fetchone()
+            if found is None:
+                return False
+            deaths = [one[3] for one in json.loads(found[1])].count("lost") + (outcome == "lost")
+            state = State.CANCELLED if found[0] else State.QUEUED if deaths < DEATHS else State.FAILED
+            error = why if state is not State.FAILED else f"{why} (given up after {deaths} attempts)"
+            self._close(base, id, attempt, state, outcome, error)
+            return True
+
+    def writes(self, id: int, attempt: int, files: Mapping[str, str]) -> None:
+        """A job's attempt is about to write all these files: if its end is never recorded, the next one removes them.
+
+        Args:
+            files: Their marks, by path.
+        """
+        with self._fenced() as base:
+            query = f"update jobs set tries = json_set(tries, '$[{attempt - 1}][5]', json(?)) where id = ? {_RUNS}"
+            if not base.execute(query, (json.dumps(files), id, attempt)).rowcount:
+                raise QueueError(f"attempt {attempt} of job {id} has ended already")
+
+    def worker_lost(self, id: int, attempt: int, why: str) -> None:
+        """A worker was lost while it computed something of a job, which goes on."""
+        with self._fenced() as base:
+            self.queue.tell(base, id, "worker_lost", attempt=attempt, error=why)
+
+    def recover(self, clear: Callable[[Job], object] = lambda job: None) -> list[int]:
+        """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs.
+
+        Args:
+            clear: Called with each before that is recorded, so as to remove what it has left.
+        """
+        found = []
+        for job in self.queue.running():
+            clear(job)
+            if self.lost(job.id, job.attempt, "the service that ran it ended"):
+                found.append(job.id)
+        return found
+
+    def _end(self, id: int, attempt: int, state: State, outcome: str, error: str | None, result: Any = None) -> bool:
+        with self._fenced() as base:
+            if base.execute(f"select 1 from jobs where id = ? {_RUNS}", (id, attempt)).fetchone() is None:
+                return False
+            self._close(base, id, attempt, state, outcome, error, result)
+            return True
+
+    def _close(
+        self, base: sqlite3.Cursor, id: int, attempt: int, state: State, outcome: str, error: str | None,
+        result: str | None = None,
+    ) -> None:  # fmt: skip
+        now = self.queue.clock()
+        if error is not None:
+            error = error.encode(errors="backslashreplace").decode()  # of a file's name, say
+            error = error if len(error) <= LONGEST else f"{error[:LONGEST]} … ({len(error):,} characters in all)"
+        last = f"$[{attempt - 1}]"
+        base.execute(
+            "update jobs set state = ?, cancelling = 0, ended = ?, error = ?, result = ?, tries = json_set(tries, "
+            f"'{last}[2]', ?, '{last}[3]', ?, '{last}[4]', ?) where id = ?",
+            (state, now if state.ended else None, error, result, now, outcome, error, id),
+        )
+        facts = {"attempt": attempt} | ({} if error is None else {"error": error})
+        self.queue.tell(base, id, state.value if state.ended else outcome, **facts)
+
+
+def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
+    """The lease of a queue, if nobody holds it or its holder did not renew it in time; else None.
+
+    An expiry later than one lease from now means that the clock was set back; it is ignored.
+    """
+    with queue.write() as base:
+        epoch, until, lasts = base.execute("select epoch, until, seconds from lease").fetchone()
+        now = queue.clock()
+        if now < until <= now + 2 * lasts:
+            return None
+        query = "update lease set epoch = ?, holder = ?, until = ?, seconds = ?"
+        base.execute(query, (epoch + 1, holder, now + seconds, seconds))
+        return Lease(queue, holder, epoch + 1, seconds)
+
+
+def holder(queue: Queue) -> str | None:
+    """Who holds a queue's lease now; None if nobody does."""
+    name, until = queue.read("select holder, until from lease")[0]
+    return str(name) if name is not None and queue.clock() < until else None

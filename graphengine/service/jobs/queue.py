@@ -1,0 +1,361 @@
+"""The durable queue of jobs: one SQLite file, without any set-up. What `submit` has returned is on disk.
+
+Any number of processes and threads may use one file. What runs jobs holds the file's lease: its epoch stands in every
+statement that claims or ends a job, so that a holder that was taken for dead (it slept, a clock jumped) changes
+nothing any more once another has taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from graphengine.service.jobs.database import HALF, POLL, Database, QueueError
+from graphengine.service.jobs.job import Attempt, Change, Job, NewJob, State
+from graphengine.service.jobs.tables import COLUMNS, NEXT, job_of
+
+LARGEST = 32_000_000
+"""Characters of one job's body."""
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)  # made once: `json.dumps` makes one for each text
+_PLACE = "coalesce(place, id)"
+_INSERT = f"insert into jobs (id, user, priority, facts, attempts, created, body) values ({NEXT}, ?, ?, ?, ?, ?, ?)"
+_ORDER = f"priority desc, {_PLACE}, id"
+ALL = ""
+"""In `paused` and `limits`: everybody."""
+
+
+class NoJob(QueueError):
+    """There is no job of that number."""
+
+
+class QueueFull(QueueError):
+    """As many jobs wait as may."""
+
+
+class LeaseLost(QueueError):
+    """Another process runs the jobs of this file now."""
+
+
+class Queue(Database):
+    """A queue in a file.
+
+    Args:
+        file: Made, with its folder, if it is not there.
+        clock: Seconds since the epoch.
+        synchronous: `FULL` keeps what was acknowledged through a power cut, `NORMAL` only through the death of
+            processes, and is ten times faster.
+        patience: Seconds to wait for another process's writing.
+
+    Raises:
+        QueueFileError: It cannot be opened, or is no queue.
+        QueueError: It is of a newer version.
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        clock: Callable[[], float] = time.time,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        patience: float = 30.0,
+    ) -> None:
+        super().__init__(Path(file), synchronous, patience)
+        self.clock = clock
+
+    # --- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, *jobs: NewJob) -> list[int]:
+        """Put jobs into the queue, all of them or none; on disk when this returns.
+
+        Returns:
+            Their numbers.
+
+        Raises:
+            QueueError: A job is no JSON data or too large; its user, priority or attempts are none.
+            QueueFileError: The file cannot be written (disk full, locked).
+            QueueFull: A user's limit would be exceeded.
+        """
+        for job in jobs:
+            _check(job)
+        rows = [(_json(job.body, "body"), _json(job.facts, "facts") if job.facts else "{}", job) for job in jobs]
+        now, ids = self.clock(), []
+        with self.write() as base:
+            self._check_limits(base, jobs)
+            for body, facts, job in rows:
+                base.execute(_INSERT, (job.user, job.priority, facts, job.attempts, now, body))
+                ids.append(int(base.lastrowid or 0))
+                self.tell(base, ids[-1], "queued")
+        return ids
+
+    def _check_limits(self, base: sqlite3.Cursor, jobs: Sequence[NewJob]) -> None:
+        limits = dict(base.execute("select user, queued from limits").fetchall())
+        if not limits:
+            return
+        for user in {job.user for job in jobs}:
+            limit = limits.get(user, limits.get(ALL))
+            count = base.execute("select count(*) from jobs where user = ? and state = 'queued'", (user,)).fetchone()[0]
+            more = sum(job.user == user for job in jobs)
+            if limit is not None and count + more > limit:
+                name = user or "this user"
+                raise QueueFull(f"{name} has {count} waiting; {more} more would be over the limit of {limit}")
+
+    def set_limit(self, queued: int | None, user: str = ALL) -> None:
+        """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
+        limit of their own."""
+        if queued is not None and queued < 0:
+            raise QueueError(f"a limit is 0 or more, not {queued}")
+        with self.write() as base:
+            base.execute("delete from limits where user = ?", (user,))
+            if queued is not None:
+                base.execute("insert into limits values (?, ?)", (user, queued))
+
+    def limits(self) -> dict[str, int]:
+        """How many jobs may wait at once, by user; of '' for everybody who has no limit of their own."""
+        return dict(self.read("select user, queued from limits order by user"))
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def get(self, id: int) -> Job:
+        """A job.
+
+        Raises:
+            NoJob: There is none of that number.
+        """
+        found = self.read(f"select {COLUMNS} from jobs where id = ?", (id,))
+        if not found:
+            raise NoJob(f"there is no job {id}")
+        return job_of(found[0])
+
+    def body(self, id: int) -> Any:
+        """What a job was submitted with."""
+        found = self.read("select body from jobs where id = ?", (id,))
+        if not found:
+            raise NoJob(f"there is no job {id}")
+        return json.loads(found[0][0])
+
+    def attempts(self, id: int) -> list[Attempt]:
+        """Every try at a job, first to last."""
+        found = self.read("select tries from jobs where id = ?", (id,))
+        if not found:
+            raise NoJob(f"there is no job {id}")
+        return [Attempt(number, *facts) for number, facts in enumerate(json.loads(found[0][0]), start=1)]
+
+    def waiting(self, limit: int = 1000) -> list[Job]:
+        """The next jobs in their order: by priority, then as they came or were moved; none that is paused."""
+        query = (
+            f"select {COLUMNS} from jobs where state = 'queued' and user not in (select user from paused) "
+            f"and not exists (select 1 from paused where user = '') order by {_ORDER} limit ?"
+        )
+        return [job_of(row) for row in self.read(query, (limit,))]
+
+    def first_of_users(self) -> list[Job]:
+        """The next job of each user, of those that are the most urgent now."""
+        waits = "state = 'queued' and user not in (select user from paused)"
+        query = (  # of the rows of a group, SQLite takes the others' values from the one with the minimum
+            f"select {COLUMNS}, min({_PLACE}) from jobs where {waits} and not exists (select 1 from paused where "
+            f"user = '') and priority = (select max(priority) from jobs where {waits}) group by user"
+        )
+        return [job_of(row[:-1]) for row in self.read(query)]
+
+    def running(self) -> list[Job]:
+        """The jobs that run, or were running when their process died."""
+        return [job_of(row) for row in self.read(f"select {COLUMNS} from jobs where state = 'running' order by id")]
+
+    def unfinished(self) -> list[int]:
+        """The numbers of all jobs that have not ended, paused ones too, as they came."""
+        return [id for (id,) in self.read("select id from jobs where state in ('queued', 'running') order by id")]
+
+    def folders(self) -> set[str]:
+        """The folders in which jobs keep their bytes; a job that is done and was finished keeps none."""
+        query = (
+            "select json_extract(body, '$.files') from jobs "
+            "where state != 'done' or json_extract(body, '$.finish') is null"
+        )
+        return {name for (name,) in self.read(query) if name}
+
+    def has_folder(self, name: str) -> bool:
+        """Whether a job keeps its bytes in this folder."""
+        query = (
+            "select 1 from jobs where json_extract(body, '$.files') = ? "
+            "and (state != 'done' or json_extract(body, '$.finish') is null)"
+        )
+        return bool(self.read(query, (name,)))
+
+    def out_folders(self) -> list[str]:
+        """The folders into which jobs write their outputs."""
+        found = self.read("select distinct json_extract(body, '$.out') from jobs")
+        return [folder for (folder,) in found if folder]
+
+    def history(
+        self,
+        states: Iterable[State] = tuple(State),
+        user: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Jobs from the newest on, a page at a time: `before` is the last number of the page before."""
+        wanted = list(states)
+        marks = ", ".join("?" * len(wanted))
+        query = f"select {COLUMNS} from jobs where state in ({marks})"
+        values: list[Any] = list(wanted)
+        if user is not None:
+            query, values = f"{query} and user = ?", [*values, user]
+        if before is not None:
+            query, values = f"{query} and id < ?", [*values, before]
+        return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        found = dict(self.read("select state, count(*) from jobs group by state"))
+        return {state: found.get(state, 0) for state in State}
+
+    def changes(self, after: int = 0, limit: int = 1000) -> list[Change]:
+        """What happened after a change's number, oldest first."""
+        query = "select number, job, kind, time, facts from changes where number > ? order by number limit ?"
+        rows = self.read(query, (after, limit))
+        return [Change(number, job, kind, when, json.loads(facts)) for number, job, kind, when, facts in rows]
+
+    def last_change(self) -> int:
+        """The number of the newest change."""
+        return int(self.read("select coalesce(max(number), 0) from changes")[0][0])
+
+    def wait(self, *ids: int, timeout: float | None = None) -> list[Job]:
+        """Wait until all these jobs have ended; after `timeout` seconds, return them as they are."""
+        end = None if timeout is None else time.monotonic() + timeout
+        going = list(ids)
+        while True:
+            while going and self.get(going[0]).state.ended:
+                going.pop(0)
+            left = POLL if end is None else end - time.monotonic()
+            if not going or left <= 0:
+                return [self.get(id) for id in ids]
+            self.wait_for_change(min(left, 1.0))
+
+    # --- what users do to jobs ----------------------------------------------------------------------------------------
+
+    def cancel(self, id: int) -> State:
+        """Cancel a job: at once if it waits; if it runs, whoever runs it is told. One that has ended stays as it is.
+
+        Returns:
+            Its state now.
+        """
+        with self.write() as base:
+            state = _state_of(base, id)
+            if state is State.QUEUED:
+                base.execute("update jobs set state = 'cancelled', ended = ? where id = ?", (self.clock(), id))
+                self.tell(base, id, "cancelled")
+                return State.CANCELLED
+            if state is State.RUNNING:
+                base.execute("update jobs set cancelling = 1 where id = ?", (id,))
+                self.tell(base, id, "cancelling")
+            return state
+
+    def delete(self, id: int) -> None:
+        """Take a job that has ended out of the history.
+
+        Raises:
+            QueueError: It waits or runs; cancel it first.
+        """
+        with self.write() as base:
+            state = _state_of(base, id)
+            if not state.ended:
+                raise QueueError(f"job {id} is {state}; cancel it first")
+            base.execute("update deleted set highest = max(highest, ?)", (id,))
+            base.execute("delete from jobs where id = ?", (id,))
+            self.tell(base, id, "deleted")
+
+    def move(self, id: int, before: int | None = None) -> None:
+        """Put a waiting job right before another one, with its priority; without another, at the very front.
+
+        The change tells the priority, where that is another one now.
+        """
+        with self.write() as base:
+            if _state_of(base, id) is not State.QUEUED:
+                raise QueueError(f"job {id} does not wait any more; only waiting jobs can be moved")
+            (was,) = base.execute("select priority from jobs where id = ?", (id,)).fetchone()
+            if before is None:
+                first = (
+                    f"select priority, {_PLACE} from jobs where state = 'queued' and id != ? order by {_ORDER} limit 1"
+                )
+                other = base.execute(first, (id,)).fetchone()
+                if other is None:
+                    return
+            else:
+                if _state_of(base, before) is not State.QUEUED or before == id:
+                    raise QueueError(f"job {before} is no other waiting job; a job is moved before one that waits")
+                other = base.execute(f"select priority, {_PLACE} from jobs where id = ?", (before,)).fetchone()
+            priority, place = other
+            query = (
+                f"select max({_PLACE}) from jobs where state = 'queued' and priority = ? and {_PLACE} < ? and id != ?"
+            )
+            left = base.execute(query, (priority, place, id)).fetchone()[0]
+            between = place - 1.0 if left is None else (left + place) / 2
+            if left is not None and not left < between < place:  # no number lies between any more
+                later = f"state = 'queued' and {_PLACE} >= ?"
+                base.execute(f"update jobs set place = {_PLACE} + 1 where {later}", (place,))
+                between = (left + place + 1) / 2
+            base.execute("update jobs set priority = ?, place = ? where id = ?", (priority, between, id))
+            self.tell(base, id, "moved", **({} if priority == was else {"priority": priority}))
+
+    def prefer(self, priority: int, *ids: int) -> None:
+        """Give waiting jobs another priority; those that wait no more stay as they are."""
+        with self.write() as base:
+            for id in ids:
+                query = "update jobs set priority = ? where id = ? and state = 'queued' and priority != ?"
+                if base.execute(query, (priority, id, priority)).rowcount:
+                    self.tell(base, id, "preferred", priority=priority)
+
+    def pause(self, user: str = ALL) -> None:
+        """Begin no more jobs, of a user or at all; what a worker has begun goes on."""
+        with self.write() as base:
+            base.execute("insert or ignore into paused values (?)", (user,))
+            self.tell(base, 0, "paused", user=user)
+
+    def resume(self, user: str = ALL) -> None:
+        """Take a pause back."""
+        with self.write() as base:
+            base.execute("delete from paused where user = ?", (user,))
+            self.tell(base, 0, "resumed", user=user)
+
+    def paused(self) -> list[str]:
+        """Whose jobs are paused; '' stands for all."""
+        return [user for (user,) in self.read("select user from paused order by user")]
+
+    def tell(self, base: sqlite3.Cursor, job: int, kind: str, **facts: Any) -> None:
+        """Record a change, in the transaction that makes it."""
+        values = (job, kind, self.clock(), json.dumps(facts) if facts else "{}")
+        base.execute("insert into changes (job, kind, time, facts) values (?, ?, ?, ?)", values)
+
+
+def _state_of(base: sqlite3.Cursor, id: int) -> State:
+    found = base.execute("select state from jobs where id = ?", (id,)).fetchone()
+    if found is None:
+        raise NoJob(f"there is no job {id}")
+    return State(found[0])
+
+
+def _check(job: NewJob) -> None:
+    if not isinstance(job.user, str):
+        raise QueueError(f"user is {job.user!r:.40}, but must be a text")
+    if not job.user.isprintable():  # it would reach terminals, and logs
+        raise QueueError(f"user is {job.user!r:.40}, which has characters that cannot be printed")
+    for name, low, high in (("priority", -(2**63), 2**63 - 1), ("attempts", 1, 1000)):
+        value = getattr(job, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise QueueError(f"{name} is {value!r:.40}, but must be a whole number from {low} to {high}")
+
+
+def _json(data: Mapping[str, Any], what: str) -> str:
+    try:
+        text = _ENCODER.encode(data)
+        text.encode()
+    except UnicodeEncodeError:
+        raise QueueError(HALF) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise QueueError(f"the job's {what} is no JSON data: {error}") from None
+    if len(text) > LARGEST:
+        raise QueueError(f"the job's {what} has {len(text):,} characters, more than {LARGEST:,}")
+    return text

@@ -1,0 +1,272 @@
+"""A job as data: a graph, its inputs and its wanted outputs to JSON and back; bytes lie in a folder of the job."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphengine.cache.tree import blob_name, from_tree, to_tree
+from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowError
+from graphengine.graph.data import GraphData, folder_of
+from graphengine.graph.elements import INPUTS
+from graphengine.graph.selection import link_of
+from graphengine.system.folders import state_folder
+from graphengine.system.opening import read_file
+from graphengine.system.private import make_private, write_private
+from graphengine.system.staging import Hold, make_held, sync
+from graphengine.workflow.files import from_document, to_document
+
+FORMAT = 1
+
+
+@dataclass
+class Request:
+    """What a job is to do.
+
+    Attributes:
+        graph, inputs: What is run.
+        want: Outputs, nodes or ports by name; None for all outputs.
+        exact: Be joined with nothing, and share values only with runs that compute in the very same way.
+        base: Where relative paths among the inputs start.
+        out: A folder into which the outputs are written; None to write none.
+        name: The beginning of the names of those files.
+        roots: Folders that file parameters may not leave; None allows all.
+        keep_going: After a failure, compute all that does not depend on it.
+        whole: Where it fails, write the outputs that were made.
+        finish: What else is done with the outputs: the name of one of the service's finishers, and its data.
+    """
+
+    graph: GraphData
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    want: Sequence[str] | None = None
+    exact: bool = False
+    base: Path = field(default_factory=Path.cwd)
+    out: Path | None = None
+    name: str = "job"
+    roots: Sequence[str] | None = None
+    finish: tuple[str, Any] | None = None
+    keep_going: bool = False
+    whole: bool = False
+
+
+class Files:
+    """The folders beside a queue in which jobs keep their bytes, each its own.
+
+    Args:
+        folder: Where they lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._coming: dict[str, Hold | None] = {}  # of jobs that are not in the queue yet
+
+    def new(self) -> str:
+        """The name of a new job's folder, made when something is written; nobody's leftover until `settle`."""
+        name = uuid.uuid4().hex
+        self._coming[name] = None
+        return name
+
+    def settle(self, name: str) -> None:
+        """A new job is in the queue, by which its folder is known from now on."""
+        hold = self._coming.pop(name, None)
+        if hold is not None:
+            hold.release()
+
+    def put(self, name: str, blob: str, content: bytes, like: str = "") -> None:
+        """Write bytes into a job's folder, whole or not at all; what lies in the folder `like` is linked."""
+        file = self._file(name, blob)
+        if file.exists():
+            return
+        try:
+            self._make(name)
+            with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
+                if like:
+                    os.link(self._file(like, blob), file)
+                    return
+            write_private(file, content, durable=True)  # the job that needs it will be acknowledged
+        except OSError as error:
+            raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
+
+    def _make(self, name: str) -> None:
+        folder = self.folder / name
+        if folder.is_dir():
+            return
+        first = not self.folder.is_dir()
+        make_private(self.folder, state_folder())
+        if first:
+            sync(self.folder.parent)
+        if name not in self._coming:
+            make_private(folder, state_folder())
+            return
+
+        def make() -> Path:
+            make_private(folder, state_folder())
+            return folder
+
+        self._coming[name] = make_held(make)
+
+    def sync(self, name: str) -> None:
+        """Bring the names of a job's files to the disk; their bytes are there.
+
+        Raises:
+            FileError: The disk does not take them.
+        """
+        if (self.folder / name).is_dir():
+            try:
+                sync(self.folder / name)
+                sync(self.folder)
+            except OSError as error:
+                raise FileError(f"{self.folder} cannot be written: {error.strerror or error}") from None
+
+    def get(self, name: str, blob: str, hash_of: Callable[[bytes], str] = blob_name) -> bytes:
+        """Bytes of a job's folder, as they were written.
+
+        Args:
+            hash_of: What has given them their name.
+
+        Raises:
+            OSError: They are not there.
+            FileError: They are damaged.
+        """
+        file = self._file(name, blob)
+        content = read_file(file)
+        if hash_of(content) != blob:
+            raise FileError(f"{file} is damaged: its bytes are not those that were written; submit the job again")
+        return content
+
+    def remove(self, name: str) -> None:
+        """Take a job's folder away."""
+        if name:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.settle(name)
+
+    def tidy(self, name: str) -> list[Path]:
+        """Remove what was written by half into the folder of a job that nobody computes; what that was."""
+        found = list((self.folder / name).glob(".*")) if name else []
+        for file in found:
+            with contextlib.suppress(OSError):
+                file.unlink()
+        return found
+
+    def _file(self, name: str, blob: str) -> Path:
+        if not name.isalnum() or not blob.isalnum():
+            raise FileError(f"{name}/{blob} is no file of a job")
+        return self.folder / name / blob
+
+
+def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
+    """The body of a job, its bytes put into files.
+
+    Args:
+        like: The folder of a job whose bytes are linked, not written again, where they are the same.
+
+    Raises:
+        WorkflowError: The graph cannot be written, or an input is no data; names all.
+    """
+    name = files.new()
+    try:
+        body = _body(request, name, lambda blob, content: files.put(name, blob, content, like))
+        files.sync(name)
+        return body
+    except BaseException:
+        files.remove(name)
+        raise
+
+
+def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
+    problems, inputs = [], {}
+    for key, value in request.inputs.items():
+        try:
+            inputs[key] = to_tree(value, put)
+        except NotStorable as error:
+            where = Where(node=INPUTS, socket=key)
+            problems.append(Problem("no data", str(error), where, hint="jobs are data only"))
+    if problems:
+        raise WorkflowError(problems)
+    graph = request.graph
+    return {
+        "format": FORMAT,
+        "workflow": to_document(graph, embed=True, pin=True, keep=put, findable=True),
+        "folder": str(folder_of(graph)),
+        "file": None if graph.file is None else graph.file.name,
+        "name": request.name,
+        "inputs": inputs,
+        "want": None if request.want is None else list(request.want),
+        "exact": request.exact,
+        "keep_going": request.keep_going,
+        "whole": request.whole,
+        "base": str(request.base),
+        "out": None if request.out is None else str(request.out),
+        "roots": None if request.roots is None else list(request.roots),
+        "finish": None if request.finish is None else list(request.finish),
+        "files": name,
+    }
+
+
+def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | None = None) -> Request:
+    """The request of a body.
+
+    Args:
+        roots: Folders that no file may leave, whatever the body says; None allows what it says.
+
+    Raises:
+        WorkflowError: It is of a newer version, or its workflow cannot be read here.
+        FileError: Its bytes are gone, or damaged.
+    """
+    if body.get("format") != FORMAT:
+        raise WorkflowError(f"this job is of version {body.get('format')}, this program knows {FORMAT}; update it")
+    name = body["files"]
+
+    def read(blob: str) -> bytes:
+        try:
+            return files.get(name, blob)
+        except OSError:
+            raise FileError(f"the bytes {blob[:12]} of this job are gone from {files.folder}") from None
+
+    def fetch(digest: str) -> bytes | None:
+        with contextlib.suppress(OSError):
+            return files.get(name, digest, lambda content: hashlib.sha256(content).hexdigest())
+        return None
+
+    allowed = body["roots"] if roots is None else roots
+    graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=allowed, fetch=fetch)
+    return Request(
+        graph,
+        {key: from_tree(tree, read) for key, tree in body["inputs"].items()},
+        body["want"],
+        body["exact"],
+        Path(body["base"]),
+        None if body["out"] is None else Path(body["out"]),
+        body["name"],
+        body["roots"],
+        None if body["finish"] is None else (body["finish"][0], body["finish"][1]),
+        body.get("keep_going", False),
+        body.get("whole", False),
+    )
+
+
+def wants(graph: GraphData, want: Any) -> list[str] | None:
+    """What is wanted, as text."""
+    if want is None:
+        return None
+    several = want if isinstance(want, list | tuple) else [want]
+    return [one if isinstance(one, str) else str(link_of(graph, one)) for one in several]
+
+
+def result_tree(outputs: Mapping[str, Any], name: str, files: Files) -> dict[str, Any]:
+    """Outputs as trees; one that has no codec stands as None, since it cannot leave its process."""
+    found: dict[str, Any] = {}
+    for key, value in outputs.items():
+        try:
+            found[key] = to_tree(value, lambda blob, content: files.put(name, blob, content))
+        except NotStorable:
+            found[key] = None
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]

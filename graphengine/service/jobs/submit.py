@@ -1,0 +1,130 @@
+"""Submitting to a queue, from any process; whoever runs its jobs takes them from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from graphengine.errors import WorkflowError
+from graphengine.graph.data import GraphData
+from graphengine.graph.selection import wanted_links
+from graphengine.graph.validate import check
+from graphengine.planning.inputs import bind_inputs
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.jobs.request import Files, Request, body_of, wants
+
+SHORT = 80
+"""Characters of an input as lists of jobs show it."""
+
+
+def files_of(queue: Queue) -> Files:
+    """The folders in which a queue's jobs keep their bytes."""
+    return Files(queue.file.with_name(queue.file.name + "-files"))
+
+
+def new_job(
+    queue: Queue,
+    graph: GraphData,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    want: Any = None,
+    user: str = "",
+    priority: int = 0,
+    attempts: int = 3,
+    exact: bool = False,
+    out: str | Path | None = None,
+    name: str = "job",
+    roots: Sequence[str | Path] | None = None,
+    finish: tuple[str, Any] | None = None,
+    keep_going: bool = False,
+    whole: bool = False,
+    facts: Mapping[str, Any] | None = None,
+    like: NewJob | None = None,
+    files: Files | None = None,
+) -> NewJob:
+    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `document.Request` and `jobs.NewJob`.
+
+    Args:
+        like: A job of the same queue: bytes that both need lie on the disk once.
+        files: The queue's, see `files_of`: they hold the job's bytes, so that nobody sweeps them away, until it is
+            told by `settle` that the job is in the queue.
+
+    Raises:
+        WorkflowError: The graph, the inputs or what is wanted are wrong, or no data.
+    """
+    if not isinstance(graph, GraphData):
+        raise WorkflowError(f"a job is made of a Graph, not of {graph!r:.60}")
+    if not isinstance(inputs or {}, Mapping):
+        raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
+    check(graph)
+    bind_inputs(graph, inputs or {})
+    wanted_links(graph, want)
+    folder = None if out is None else Path(out).absolute()
+    allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
+    request = Request(graph, inputs or {}, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    request.keep_going, request.whole = keep_going, whole
+    body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
+    about = {"workflow": name, "inputs": {key: in_short(value) for key, value in (inputs or {}).items()}}
+    return NewJob(body, user, priority, attempts, about | dict(facts or {}))
+
+
+def in_short(value: Any) -> Any:
+    """An input as lists of jobs show it: numbers as they are, the rest as a short text."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and abs(value) < 2**63:  # not infinite, and no NaN
+        return value
+    try:
+        text = str(value) if isinstance(value, str | PurePath) else repr(value)
+    except Exception:  # of a class of the user's, or a number of too many digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+
+
+def submit(queue: Queue, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
+    """Put a job into a queue; on disk when this returns. Options are those of `new_job`.
+
+    Returns:
+        The job's number.
+
+    Raises:
+        WorkflowError: The graph or the inputs are wrong, or no data; nothing was put into the queue.
+        QueueError: The queue does not take it.
+    """
+    return submit_all(queue, [{"graph": graph, "inputs": inputs, **options}])[0]
+
+
+def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Put several jobs into a queue, all of them or none; on disk when this returns.
+
+    Args:
+        wanted: The arguments of `new_job` for each; bytes that the first has as well lie on the disk once.
+
+    Returns:
+        The jobs' numbers, in that order.
+
+    Raises:
+        WorkflowError, QueueError: As `submit`.
+    """
+    jobs: list[NewJob] = []
+    files = files_of(queue)
+    try:
+        for one in wanted:
+            jobs.append(new_job(queue, **one, like=jobs[0] if jobs else None, files=files))
+        numbers = queue.submit(*jobs)
+    except BaseException:
+        for job in jobs:
+            files.remove(job.body["files"])
+        raise
+    for job in jobs:
+        files.settle(job.body["files"])
+    return numbers
+
+
+def delete(queue: Queue, job: int) -> None:
+    """Take a job that has ended out of the history, with its bytes."""
+    name = queue.body(job)["files"]
+    queue.delete(job)
+    files_of(queue).remove(name)

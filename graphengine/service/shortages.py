@@ -1,0 +1,112 @@
+"""What a service lacks itself (threads, descriptors, memory): no fault of the job that meets it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from types import FrameType
+
+from graphengine.declare import registry
+from graphengine.errors import Exhausted, NodeError, text_of
+from graphengine.pack import home, pack_of
+from graphengine.system.threads import start
+
+ALONE = 3
+"""How often a job may meet such a lack while it runs alone and the service is well before and after: then the job
+itself takes more than there is."""
+PAUSES = 0.5, 30.0
+"""Seconds in which nothing is begun after a lack was met, at first and at most."""
+
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
+_PROBE = 16 << 20
+"""Bytes that a service must get to count as well."""
+
+
+def lack_of(error: BaseException) -> str | None:
+    """What this process lacks, if an exception comes of that; None if it comes of anything else.
+
+    What a pack's code raises that is asked about a value (a codec, its size, what it needs) belongs to the value, as
+    long as this process is well.
+    """
+    lack = _lack_of(error)
+    return None if lack is not None and _is_of_value(error) and is_well() else lack
+
+
+def _lack_of(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, Exhausted | MemoryError):
+            return text_of(error) or "it lacks memory"
+        if isinstance(error, OSError) and error.errno in _LACKS:
+            return error.strerror or text_of(error)
+        if isinstance(error, RuntimeError) and "start new thread" in text_of(error):
+            return text_of(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _is_of_value(error: BaseException | None) -> bool:
+    """Whether an exception came through code of a pack that is not the engine's own and not in the call of a node: a
+    node that computes in this process shares it with those of other jobs."""
+    frames: list[FrameType] = []
+    called: set[object] = set()
+    while error is not None:
+        frames += [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if isinstance(error, NodeError) and (node := registry.find(error.type)) is not None:
+            called |= {getattr(function, "__code__", None) for function in (node.fn, node.many_fn)}
+        error = error.__cause__ or error.__context__
+    if any(frame.f_code in called for frame in frames):
+        return False
+    modules = {frame.f_globals.get("__name__", "") for frame in frames}
+    return any(home(module) == "pack" and pack_of(module).distribution != "graphengine" for module in modules)
+
+
+def is_well() -> bool:
+    """Whether this process gets a few descriptors, a thread and some memory now."""
+    try:
+        descriptors = [os.open(os.devnull, os.O_RDONLY)]
+        try:
+            descriptors += [os.dup(descriptors[0]) for _ in range(7)]
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        bytearray(_PROBE)
+        start(lambda: None, "graphengine-probe").join()
+    except (OSError, MemoryError, Exhausted):
+        return False
+    return True
+
+
+class Caution:
+    """How many jobs a service runs at once: fewer after it has met a lack of its own, and after a pause.
+
+    Args:
+        most: How many where it lacks nothing.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self._now = most
+        self._pause, self._until = PAUSES[0], 0.0
+        self._alone: dict[int, int] = {}
+
+    def limit(self, now: float) -> int:
+        """How many jobs may run now."""
+        return 0 if now < self._until else self._now
+
+    def met(self, running: int, now: float) -> None:
+        """A lack was met while so many jobs ran."""
+        self._now = max(1, min(self._now, running) // 2)
+        self._until = now + self._pause
+        self._pause = min(PAUSES[1], 2 * self._pause)
+
+    def is_to_blame(self, job: int, running: int) -> bool:
+        """Whether it is the job that takes too much: it was alone, and without it the service is well."""
+        if running > 1 or not is_well():
+            return False
+        self._alone[job] = self._alone.get(job, 0) + 1
+        return self._alone[job] >= ALONE
+
+    def ended(self, job: int) -> None:
+        """A job has come to its end."""
+        self._alone.pop(job, None)
+        self._now, self._pause = min(self.most, self._now + 1), PAUSES[0]

@@ -1,0 +1,138 @@
+"""The service of this user on this machine: where its queue lies, and the socket on which it tells what happens.
+
+Jobs go through the queue's file; the socket, which only its owner may open, is for what is not worth a disk: whether
+a service runs, which packs it has, progress and previews. It speaks lines of JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import socketserver
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+from graphengine.errors import as_exception
+from graphengine.system.channel import Listener, is_closed
+from graphengine.values.types import socket_type
+
+if TYPE_CHECKING:
+    from graphengine.service.job_events import JobEvent
+
+LONGEST = 100_000
+"""Bytes of one line that is read."""
+LOOK = 1.0
+"""Seconds without an event between looks whether who watches is still there."""
+
+
+class Announced(Protocol):
+    """A service, as those who ask it see it."""
+
+    @property
+    def queue(self) -> Any:
+        """The queue whose jobs it runs."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs the queue's jobs, or stands by."""
+
+    @property
+    def backend(self) -> Any:
+        """What computes."""
+
+    def doing(self) -> dict[int, dict[str, Any]]:
+        """What its jobs are doing, by number."""
+
+    def subscribe(self, listener: Callable[[JobEvent], None], /) -> Callable[[], None]:
+        """Be told of everything that happens to jobs; the function that is returned ends it."""
+
+
+class Announcer:
+    """The service's end of the socket.
+
+    Args:
+        service: Whose events are told.
+        facts: Its identity.
+
+    Raises:
+        OSError: The socket cannot be made.
+    """
+
+    def __init__(self, service: Announced, facts: Mapping[str, Any]) -> None:
+        self.service, self.facts = service, facts
+        self._listener = Listener(service.queue.file, self.answer)
+        threading.Thread(target=self._listener.serve_forever, name="graphengine-socket", daemon=True).start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._listener.shutdown()
+        self._listener.server_close()
+
+    def answer(self, client: socketserver.StreamRequestHandler) -> None:
+        """One client: its line says what it wants."""
+        asked = json.loads(client.rfile.readline(LONGEST))
+        if not isinstance(asked, dict):
+            return
+        if asked.get("op") == "hello":
+            active = self.service.active
+            workers = [asdict(status) for status in self.service.backend.status()] if active else []
+            _write(client, {**self.facts, "active": active, "pid": os.getpid(), "workers": workers})
+        elif asked.get("op") == "jobs":
+            doing = self.service.doing() if self.service.active else {}
+            _write(client, {str(number): facts for number, facts in doing.items()})
+        elif asked.get("op") == "watch":
+            self._watch(client, asked.get("job"), asked.get("kinds"))
+
+    def _watch(self, client: socketserver.StreamRequestHandler, job: int | None, kinds: Sequence[str] | None) -> None:
+        events: queue.Queue[JobEvent] = queue.Queue(10_000)
+
+        def listen(event: JobEvent) -> None:
+            if (job is None or event.job == job) and (kinds is None or event.kind in kinds):
+                with contextlib.suppress(queue.Full):  # who does not read loses events, not the service its memory
+                    events.put_nowait(event)
+
+        end = self.service.subscribe(listen)
+        try:
+            _write(client, {"kind": "watching"})
+            while not is_closed(client.request):
+                with contextlib.suppress(queue.Empty):
+                    _write(client, as_dict(events.get(timeout=LOOK)))
+        finally:
+            end()
+
+
+def as_dict(event: JobEvent) -> dict[str, Any]:
+    """An event as JSON data, a preview as a small PNG."""
+    found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
+    found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
+    if event.kind == "preview" and event.event is not None:
+        found["png"] = preview_png(event.event.value)
+    return found
+
+
+def preview_png(value: Any) -> str | None:
+    """A value as a person sees it, as a PNG in base64."""
+    kind = socket_type(type(value))
+    if kind is None or kind.view is None:
+        return None
+    try:
+        views = kind.view(value)
+    except BaseException as error:  # code of a pack; who watches is told all else
+        as_exception(error)
+        return None
+    first = views[0] if isinstance(views, list) else views
+    return None if first.png is None else base64.b64encode(first.png).decode()
+
+
+def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:
+    client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
+
+
+# --- the client's end -------------------------------------------------------------------------------------------------
+
+

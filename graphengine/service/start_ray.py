@@ -1,0 +1,60 @@
+"""A service whose workers are actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphengine.cache import DiskStore
+from graphengine.service.service import Service
+from graphengine.service.start import helpers, serving
+from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.ray_cluster import joined
+from graphengine.service.workers.ray_workers import PATIENCE, ray_workers
+from graphengine.system.folders import cache_folder
+
+
+@contextlib.contextmanager
+def ray_service(
+    file: Path,
+    address: str,
+    *,
+    workers: int | None = None,
+    num_gpus: float | None = None,
+    threads: int = 1,
+    shared: Path | None = None,
+    batch: int = 32,
+    timeout: float | None = None,
+    roots: Sequence[str | Path] | None = None,
+    packs: Sequence[str] = (),
+    patience: float = PATIENCE,
+    placement: Mapping[str, Any] | None = None,
+    told: Callable[[str], None] = print,
+    **options: Any,
+) -> Iterator[Service]:
+    """A service that runs a queue's jobs on a Ray cluster while the context lasts.
+
+    Args:
+        file: The queue, on this machine.
+        address: As `joined` takes it.
+        workers, num_gpus, threads, packs, patience: As `ray_workers` takes them.
+        shared: A folder that this machine and all nodes share, for large values; by default values go through Ray.
+        placement: More for Ray: `label_selector`, `resources`, ...
+        batch, timeout, roots, told, options: As `local_service` takes them.
+
+    Raises:
+        RayError: The cluster cannot be joined.
+    """
+    with joined(address):
+        store = None if shared is None else str(shared)
+        made = ray_workers(
+            workers, num_gpus=num_gpus, threads=threads, store=store, packs=packs, patience=patience, options=placement
+        )
+        disk = DiskStore(shared or cache_folder() / "store")
+        shares = disk if shared else None
+        helping = helpers(shared, packs)  # on this machine: what they compute needs no device
+        backend = WorkerRunner(made, shares, batch=batch, timeout=timeout, told=told, helpers=helping)
+        with serving(file, backend, disk, roots, **options) as service:
+            yield service

@@ -1,0 +1,10 @@
+"""Workers: processes, threads or actors of Ray that compute calls, and the pool that feeds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from graphengine.old_names import moved
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.workers")

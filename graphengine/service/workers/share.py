@@ -1,0 +1,51 @@
+"""The workers as one job's run sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from graphengine.declare.definition import NodeDef
+from graphengine.execution.runner import Call
+from graphengine.service.workers.calls import Claims, how_of
+
+
+class Workers(Protocol):
+    """A service's runner, as a job's run sees it."""
+
+    def in_place(self, definition: NodeDef[..., Any], /) -> bool:
+        """Whether the job's own thread computes a node."""
+
+    def unwanted(self) -> None:
+        """Some calls are no longer wanted."""
+
+    def submit(self, calls: Sequence[Call], job: Any = None, how: Any = None, /) -> None:
+        """Take calls of a job."""
+
+
+class JobRunner:
+    """A service's runner as one job's run sees it.
+
+    Args:
+        environment: What workers must report to take its calls; None: anything.
+    """
+
+    def __init__(self, runner: Workers, job: Claims, environment: Mapping[str, Any] | None) -> None:
+        self.runner, self.job, self.environment = runner, job, environment
+        self._how = None if environment is None else how_of(environment)
+
+    def in_place(self, definition: NodeDef[..., Any]) -> bool:
+        """Whether the job's own thread computes a node."""
+        return self.runner.in_place(definition)
+
+    def unwanted(self) -> None:
+        """The job has ended before its time."""
+        self.runner.unwanted()
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls."""
+        self.runner.submit(calls, self.job, self._how)
+        self.job.handed()
+
+    def close(self) -> None:
+        """The service's runner goes on."""

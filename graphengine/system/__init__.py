@@ -1,0 +1,1 @@
+"""The machine: files, folders, processes, threads, sockets, terminals and devices."""

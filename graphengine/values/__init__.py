@@ -1,0 +1,1 @@
+"""Values: their types, literals, canonical forms, bytes and checksums."""

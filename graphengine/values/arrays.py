@@ -1,0 +1,31 @@
+"""Arrays of numpy as a type that every graph knows, called `array` in files: they are written in numpy's own format."""
+
+from __future__ import annotations
+
+import io
+
+import numpy
+
+from graphengine.errors import NotStorable
+from graphengine.values.types import SocketType, register_type
+
+
+def encode(array: numpy.ndarray) -> bytes:
+    """An array as the bytes of an `.npy` file.
+
+    Raises:
+        NotStorable: It holds Python objects.
+    """
+    if array.dtype.hasobject:
+        raise NotStorable("an array of Python objects has no form in which it could be written or sent: use a list")
+    file = io.BytesIO()
+    numpy.lib.format.write_array(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def decode(content: bytes) -> numpy.ndarray:
+    """The array of the bytes of an `.npy` file; objects are never read."""
+    return numpy.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+
+
+register_type(SocketType(numpy.ndarray, "array", encode, decode, size=lambda array: int(array.nbytes), suffix=".npy"))

@@ -1,0 +1,423 @@
+"""Socket types: which link is legal, what a type is called in files, and what a pack says about its types.
+
+Sockets are Python types. A source fits a target when it is that type, a subclass of it, or a member of its union
+(a union source fits when every member does); `int` fits `float`; nothing else is converted.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import functools
+import importlib
+import pathlib
+import re
+import threading
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+T = TypeVar("T")
+
+Solved = dict[TypeVar, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A value as a person looks at it: a picture (PNG bytes) or a text."""
+
+    png: bytes | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SocketType(Generic[T]):
+    """What a pack says about one of its types; engine, CLI, report and service use only this.
+
+    Args:
+        type: The class of the values.
+        name: Its name in files and messages.
+        encode, decode: A lossless codec to bytes (safetensors, never pickle). Without one, values stay in memory.
+        size: Bytes that a value takes.
+        view: How a person sees a value.
+        save: Writes a value for a user: `save(value, path_without_suffix, text)` where `text` are the entries
+            that a picture carries; returns the written files.
+        digest: Only for references to weights: what a value adds to a key, or, with a part's name, what that
+            part adds (`digest(model, "vae")`).
+        needs: What a process must hold in memory (weights, by digest) to compute with a value, or with the part of
+            it that a node uses (see `Pack.held`).
+        suffix: What the names of files end in that hold encoded values.
+    """
+
+    type: type[T]
+    name: str
+    encode: Callable[[T], bytes] | None = None
+    decode: Callable[[bytes], T] | None = None
+    size: Callable[[T], int] | None = None
+    view: Callable[[T], View | list[View]] | None = None
+    save: Callable[[T, pathlib.Path, Mapping[str, str]], list[pathlib.Path]] | None = None
+    digest: Callable[[T, str | None], str] | None = None
+    needs: Callable[[T, str | None], frozenset[str]] | None = None
+    suffix: str = ".safetensors"
+
+
+_BUILT_IN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "path": pathlib.Path,
+    "any": Any,
+    "null": type(None),
+    "dict": dict,
+    "tuple": tuple,
+}
+_registered: dict[type, SocketType[Any]] = {}
+_by_name: dict[str, SocketType[Any]] = {}
+_promised: dict[tuple[str, str], tuple[str, str]] = {("numpy", "ndarray"): ("array", "graphengine.values.arrays")}
+_declared: dict[str, type] = {}
+"""The classes that nodes declare, by their names in files (`main.Mode`, `my_pack.Size`)."""
+_declared_at: dict[tuple[str, str], type] = {}
+
+
+def register_type(kind: SocketType[Any]) -> None:
+    """Make a type known. A second registration of a name by another class is an error."""
+    other = _by_name.get(kind.name)
+    if kind.name in _BUILT_IN or (other is not None and other.type.__qualname__ != kind.type.__qualname__):
+        raise ValueError(f"a socket type called {kind.name} is registered already")
+    _registered[kind.type] = _by_name[kind.name] = kind
+
+
+def promise_type(module: str, qualname: str, name: str, home: str) -> None:
+    """Make a class of a library known, called `name` in files, without importing the library.
+
+    The module `home` registers it (`register_type`) when it is imported: with the first value of that class, or when a
+    file names it.
+    """
+    _promised[module, qualname] = name, home
+
+
+def socket_type(cls: type) -> SocketType[Any] | None:
+    """What was registered for a class or the nearest of its bases."""
+    found = _registered.get(cls)
+    if found is None:
+        for base in cls.__mro__:
+            promised = _promised.get((base.__module__, base.__qualname__))
+            if promised is not None and base not in _registered:
+                importlib.import_module(promised[1])
+            if (found := _registered.get(base)) is not None:
+                break
+    return found
+
+
+# --- types that nodes declare -----------------------------------------------------------------------------------------
+
+
+def declare(annotation: Any, pack_of: Callable[[str], str]) -> None:
+    """Make the enums, dataclasses and named tuples in an annotation known, and those in their fields: files may name
+    them, and values of them are read from files.
+
+    Args:
+        pack_of: The name of a module's pack.
+    """
+    stack, seen = [annotation], set[Any]()
+    while stack:
+        part = strip(stack.pop())
+        stack += [a for a in get_args(part) if not isinstance(a, str | int | float | bytes)]
+        if not isinstance(part, type) or part in seen or get_origin(part) is not None:
+            continue
+        seen.add(part)
+        if issubclass(part, enum.Enum):
+            _name(part, pack_of(part.__module__))
+        elif dataclasses.is_dataclass(part) or is_named_tuple(part):
+            _name(part, pack_of(part.__module__))
+            stack += field_types(part).values()
+
+
+def _name(cls: type, pack: str) -> None:
+    """Make a class known by its pack and name; where another module of the pack has that name, by its module."""
+    _declared_at[cls.__module__, cls.__qualname__] = cls
+    name = f"{pack}.{cls.__qualname__}"
+    taken = _declared.get(name)
+    if taken is not None and taken.__module__ != cls.__module__:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+    _declared[name] = cls
+
+
+def declared_as(cls: type) -> str | None:
+    """The name in files of a class that a node declares."""
+    return next((name for name, known in _declared.items() if known is cls), None)
+
+
+def declared_at(module: str, name: str) -> type | None:
+    """The class of a module that a node declares."""
+    return _declared_at.get((module, name))
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """The annotations of a class's fields; none where they cannot be read here."""
+    try:
+        return typing.get_type_hints(cls)
+    except Exception:  # names that only a type checker knows
+        return {}
+
+
+def is_reference(annotation: Any) -> bool:
+    """Whether values of this type enter keys by their own digest."""
+    members = [strip(m) for m in union_members(strip(annotation)) if m is not type(None)]
+    return bool(members) and all(
+        isinstance(m, type) and (kind := socket_type(m)) is not None and kind.digest is not None for m in members
+    )
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type."""
+    if type(annotation) is type:
+        return (annotation,)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(m for arg in get_args(annotation) for m in union_members(arg))
+    return (annotation,)
+
+
+def strip(annotation: Any) -> Any:
+    """An annotation without `Annotated` metadata; a `NewType` is what it is made of."""
+    if type(annotation) is type:  # most are plain classes
+        return annotation
+    while True:
+        if get_origin(annotation) is typing.Annotated:
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        else:
+            return annotation
+
+
+def python_number(cls: Any) -> Any:
+    """Python's class for a class of numpy's numbers (`float` for `np.float32`); any other class as it is."""
+    if getattr(cls, "__module__", None) != "numpy" or not isinstance(cls, type):
+        return cls
+    import numpy
+
+    kinds: dict[type, type] = {numpy.bool_: bool, numpy.integer: int, numpy.floating: float}
+    return next((kind for base, kind in kinds.items() if issubclass(cls, base)), cls)
+
+
+def is_protocol(annotation: Any) -> bool:
+    """Whether only a type checker can tell what fits."""
+    return type(annotation) is not type and bool(getattr(get_origin(annotation) or annotation, "_is_protocol", False))
+
+
+def is_named_tuple(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields")
+
+
+def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
+    """Whether a link from a socket of type `source` to one of type `target` is legal.
+
+    `solved` collects what the target's type variables were found to be; a variable met again must agree.
+    """
+    source, target = strip(source), strip(target)
+    if target is Any or target is object or source is Any or source is target or is_protocol(target):
+        return True
+    if isinstance(source, TypeVar):  # an unsolved variable promises nothing
+        return True
+    if isinstance(target, TypeVar):
+        return _solve(source, target, solved)
+    members = union_members(source)
+    if len(members) > 1:
+        return all(fits(m, target, solved) for m in members)
+    targets = union_members(target)
+    if get_origin(source) is Literal:
+        return all(any(_literal_fits(value, t, solved) for t in targets) for value in get_args(source))
+    if len(targets) > 1:
+        plain = sorted(targets, key=lambda t: isinstance(t, TypeVar))  # a variable takes what nothing else does
+        return any(fits(source, t, solved) for t in plain)
+    if get_origin(target) is Literal:
+        return False
+    return _fits_class(source, target, solved)
+
+
+def _literal_fits(value: Any, target: Any, solved: Solved | None) -> bool:
+    if get_origin(target) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(target))
+    return fits(type(value), target, solved)
+
+
+def _solve(source: Any, target: TypeVar, solved: Solved | None) -> bool:
+    if target.__constraints__ and not any(fits(source, c) for c in target.__constraints__):
+        return False
+    if target.__bound__ is not None and not fits(source, target.__bound__):
+        return False
+    if solved is None:
+        return True
+    known = solved.get(target)
+    if known is None or fits(known, source):
+        solved[target] = source
+    elif not fits(source, known):
+        # Two unrelated types: their union is what a type checker would infer as well.
+        solved[target] = Union[known, source]  # noqa: UP007 - built at run time
+    return True
+
+
+def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
+    source_class, target_class = get_origin(source) or source, get_origin(target) or target
+    if typing.is_typeddict(target_class):
+        target_class = dict
+    if source_class is type(None) or target_class is type(None):
+        return source_class is target_class
+    if not isinstance(source_class, type) or not isinstance(target_class, type):
+        return bool(source == target)
+    if source_class is int and target_class is float:
+        return True
+    if source_class is bool and target_class in (int, float):
+        return False
+    if not issubclass(source_class, target_class):
+        number = python_number(source_class)
+        return number is not source_class and _fits_class(number, target, solved)
+    inner, wanted = get_args(source), get_args(target)
+    if not inner or not wanted or len(inner) != len(wanted):
+        return True
+    return all(fits(a, b, solved) for a, b in zip(inner, wanted, strict=True))
+
+
+def holds_path(annotation: Any) -> bool:
+    """Whether values of a type are paths or hold them: bare, optional, in containers, in fields of a class."""
+    return _holds_path(annotation, frozenset())
+
+
+def _holds_path(annotation: Any, above: frozenset[Any]) -> bool:
+    annotation = strip(annotation)
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        if issubclass(annotation, pathlib.Path):
+            return True
+        has_fields = dataclasses.is_dataclass(annotation) or is_named_tuple(annotation)
+        if annotation in above or not (has_fields or typing.is_typeddict(annotation)) or _is_weights(annotation):
+            return False
+        cls: Any = annotation
+        return any(_holds_path(hint, above | {cls}) for hint in _field_types(cls))
+    if get_origin(annotation) is Literal:
+        return False
+    return any(_holds_path(argument, above) for argument in get_args(annotation) if argument is not ...)
+
+
+@functools.lru_cache
+def _field_types(cls: type) -> tuple[Any, ...]:
+    """The types of a class's fields; where they cannot be read, those that are called a path."""
+    try:
+        return tuple(typing.get_type_hints(cls).values())
+    except Exception:  # a name that only type checkers import
+        written = map(str, vars(cls).get("__annotations__", {}).values())
+        return (pathlib.Path,) if any(re.search(r"\bPath\b", text) for text in written) else ()
+
+
+def _is_weights(cls: type) -> bool:
+    """Whether its digest tells all of it."""
+    registered = socket_type(cls)
+    return registered is not None and registered.digest is not None
+
+
+def has_variables(annotation: Any) -> bool:
+    """Whether a type holds type variables."""
+    if type(annotation) is type:
+        return False
+    annotation = strip(annotation)
+    return isinstance(annotation, TypeVar) or any(has_variables(a) for a in get_args(annotation) if a is not ...)
+
+
+def substitute(annotation: Any, solved: Solved) -> Any:
+    """An annotation with its type variables replaced by what they were solved to be."""
+    annotation = strip(annotation)
+    if isinstance(annotation, TypeVar):
+        return solved.get(annotation, annotation)
+    if not solved or not has_variables(annotation):
+        return annotation
+    args = get_args(annotation)
+    new = tuple(substitute(a, solved) for a in args)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return Union[new]  # noqa: UP007 - built at run time
+    origin = get_origin(annotation)
+    return origin[new if len(new) > 1 else new[0]] if hasattr(origin, "__class_getitem__") else annotation
+
+
+def type_name(annotation: Any) -> str:
+    """The name of a type as files and messages write it: `int`, `list[Image]`, `str | null`."""
+    annotation = strip(annotation)
+    members = union_members(annotation)
+    if len(members) > 1:
+        return " | ".join(type_name(m) for m in members)
+    if get_origin(annotation) is Literal:
+        return " | ".join(repr(value) for value in get_args(annotation))
+    if origin := get_origin(annotation):
+        inner = ", ".join("..." if a is ... else type_name(a) for a in get_args(annotation))
+        return f"{type_name(origin)}[{inner}]" if inner else type_name(origin)
+    if annotation is Any:
+        return "any"
+    if annotation in (None, type(None)):
+        return "null"
+    if annotation is pathlib.Path:
+        return "path"
+    if isinstance(annotation, type) and annotation in _registered:
+        return _registered[annotation].name
+    if isinstance(annotation, type) and (promised := _promised.get((annotation.__module__, annotation.__qualname__))):
+        return promised[0]
+    return getattr(annotation, "__name__", str(annotation))
+
+
+_parsing = threading.RLock()  # Python 3.11 counts depth for all threads at once: one of two may fail with a SystemError
+
+
+def parse_type(text: str) -> Any:
+    """The type of a name such as `int`, `list[Image]` or `str | null`; ValueError says what is wrong with it."""
+    try:
+        with _parsing:
+            tree = ast.parse(text.replace("None", "null").strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{text!r} is no type") from None
+    return _parse(tree, text)
+
+
+def _parse(tree: ast.expr, text: str) -> Any:
+    if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
+        return Union[_parse(tree.left, text), _parse(tree.right, text)]  # noqa: UP007 - built at run time
+    if isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name) and tree.value.id == "list":
+        return list[_parse(tree.slice, text)]  # type: ignore[misc]
+    if isinstance(tree, ast.Subscript) and isinstance(tree.value, ast.Name) and tree.value.id == "tuple":
+        parts = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
+        return tuple[tuple(... if ast.unparse(p) == "..." else _parse(p, text) for p in parts)]  # type: ignore[misc]
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str | int):
+        return Literal[tree.value]
+    if isinstance(tree, ast.Name):
+        if tree.id == "list":
+            return list
+        if tree.id in _BUILT_IN:
+            return _BUILT_IN[tree.id]
+        if (known := type_called(tree.id)) is not None:
+            return known.type
+        raise ValueError(f"no type is called {tree.id}; there are {', '.join(type_names())}")
+    if isinstance(tree, ast.Attribute):
+        name = ast.unparse(tree)
+        if name in _declared:
+            return _declared[name]
+        same = sorted(known for known in _declared if known.rpartition(".")[2] == name.rpartition(".")[2])
+        hint = f"; did you mean {' or '.join(same)}?" if same else ""
+        raise ValueError(f"no type is called {name}: no node that is known here declares it{hint}")
+    raise ValueError(f"{text!r} is no type; write for example int, list[int] or Image | null")
+
+
+def type_names() -> list[str]:
+    """The names of all types that files may use."""
+    return [*_BUILT_IN, *sorted({*_by_name, *(name for name, _ in _promised.values())})]
+
+
+def type_called(name: str) -> SocketType[Any] | None:
+    """What was registered under a name."""
+    if name not in _by_name:
+        for known, home in _promised.values():
+            if known == name:
+                importlib.import_module(home)
+    return _by_name.get(name)
+
+

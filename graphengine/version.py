@@ -1,0 +1,3 @@
+"""The version of graphengine."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,422 @@
+"""From a graph to a document: plain data, as YAML and JSON hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any, get_args, get_origin
+
+from graphengine.declare.definition import NodeDef
+from graphengine.declare.registry import OWN_NODES, find, own_nodes
+from graphengine.declare.sockets import written
+from graphengine.errors import NotStorable, Problem, Where, WorkflowError
+from graphengine.graph.data import GraphData, Node
+from graphengine.graph.elements import INPUTS, VALUES, Input, Link
+from graphengine.graph.type_inference import item_type
+from graphengine.keys.call_key import identity
+from graphengine.values.canonical import NotData
+from graphengine.values.literals import coerce, plain_number
+from graphengine.values.types import (
+    SocketType,
+    declared_as,
+    parse_type,
+    python_number,
+    socket_type,
+    strip,
+    type_name,
+    union_members,
+)
+from graphengine.workflow.read import FORMAT, PACKED
+
+MAX_INLINE = 64
+"""How deep graphs may be used as nodes in one another in one document."""
+MAX_EMBEDDED = 100_000
+"""Nodes of one document, those of embedded workflows counted each time that they are used."""
+
+WriteFile = Callable[[str, bytes], None]
+KeepBytes = Callable[[str, bytes], None]
+
+
+class NoData(ValueError):
+    """A value that JSON cannot hold; the text says why."""
+
+
+def plain(value: Any) -> Any:
+    """A literal as JSON holds it: paths and members of enums as texts, tuples as lists, dataclasses as mappings.
+
+    Raises:
+        NoData: JSON cannot hold it.
+    """
+    value = plain_number(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return plain(written(value))
+    if isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise NoData(f"the text {ascii(value)[:60]} has half a surrogate pair")
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NoData(f"{value!r} is no finite number")
+        return float(value)
+    if isinstance(value, PurePath):
+        return plain(str(value))
+    if type(value) in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise NoData(f"the key {wrong[0]!r:.60} of a dictionary is no text")
+        return {plain(key): plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and socket_type(type(value)) is None:
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        return {name: plain(getattr(value, name, None)) for name in names}
+    raise NoData(f"a {type(value).__name__} is no plain data, as JSON holds it")
+
+
+def not_findable(definition: NodeDef[..., Any]) -> tuple[str, str] | None:
+    """Why its name would not lead back to a node, and what to do about it; None where it does."""
+    name = definition.full_name
+    found = find(name)
+    if found is definition or (found is not None and identity(found) == identity(definition)):
+        return None
+    if found is not None:
+        what = f"{name} is another node by now than the one in the graph"
+        return what, "build the graph again, or give one of them another name: @node(name='...')"
+    if len(own_nodes(name)) > 1:
+        return f"{name} is defined in several modules", "give one of them another name: @node(name='...')"
+    what = f"{name} stands under no name at the top level of a module, so that nobody could find it again"
+    return what, f"define it there, or {OWN_NODES}"
+
+
+def type_in_file(annotation: Any) -> str:
+    """The name that files can read of a type, or of the nearest wider one (a dictionary for `dict[str, int]`)."""
+    annotation = strip(annotation)
+    members = union_members(annotation)
+    if len(members) > 1:
+        names = list(dict.fromkeys(type_in_file(m) for m in members))
+        return "any" if "any" in names else " | ".join(names)
+    if get_origin(annotation) is list and get_args(annotation):
+        return f"list[{type_in_file(get_args(annotation)[0])}]"
+    if get_origin(annotation) is dict:
+        return "dict"
+    if get_origin(annotation) is tuple and get_args(annotation):
+        return f"tuple[{', '.join('...' if a is ... else type_in_file(a) for a in get_args(annotation))}]"
+    annotation = python_number(annotation)
+    name = (declared_as(annotation) if isinstance(annotation, type) else None) or type_name(annotation)
+    try:
+        return name if parse_type(name) == annotation else "any"
+    except ValueError:
+        return "any"
+
+
+def reads_back(value: Any, plainly: Any, annotation: Any) -> bool:
+    """Whether what is written plainly for a literal is that literal again where a socket of this type takes it.
+
+    A path is one whether it is a text or not: the socket's file rule makes it one.
+    """
+    if type(value) in _PLAIN or isinstance(value, PurePath):
+        return True
+    return _same(coerce(value, annotation), coerce(plainly, annotation))
+
+
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, PurePath):
+        return str(one) == str(other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(item, other[key]) for key, item in one.items())
+    if dataclasses.is_dataclass(one):
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(_same(getattr(one, name, None), getattr(other, name, None)) for name in names)
+    return bool(one == other)
+
+
+def names_of_recursive(graph: GraphData, embed: bool = True) -> dict[int, str]:
+    """By `id` the names of the graphs that use themselves, through others or not, and are used as nodes in a graph.
+
+    Args:
+        embed: Also those that a node names by their file.
+    """
+    known = {id(part): part for part in graph.with_parts()}
+    by_file = {id(n.kind) for part in known.values() for n in part.nodes.values() if n.workflow is not None}
+    recursive = {number for number, part in known.items() if _uses_itself(part)}
+    found: dict[int, str] = {}
+    for number, part in known.items():
+        if number in recursive and (embed or number not in by_file):
+            stem = re.sub(r"\W+", "_", part.title or (part.file.stem if part.file is not None else "")) or "workflow"
+            taken, name, count = set(found.values()), stem, 1
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            found[number] = name
+    return found
+
+
+def _uses_itself(graph: GraphData) -> bool:
+    return any(graph is inner for part in graph.parts.values() for inner in part.with_parts())
+
+
+class Writer:
+    """Writes one document with all that stands in it.
+
+    Args:
+        folder: Where the document will lie: paths are written relative to it.
+        embed: Write workflows used as nodes out, instead of their paths.
+        pin: Write the installed versions of nodes that name none.
+        stem: The beginning of the names of files that hold values.
+        write_file: Writes such a file; without it the document holds digests only.
+        keep: Is given the bytes of each value by digest.
+        findable: Refuse nodes that their names would not lead back to.
+    """
+
+    def __init__(
+        self, folder: Path, *, embed: bool, pin: bool, stem: str, write_file: WriteFile | None, keep: KeepBytes | None,
+        findable: bool = False,
+    ) -> None:
+        self.folder, self.embed, self.pin, self.stem, self.findable = folder, embed, pin, stem, findable
+        self.write_file, self.keep = write_file, keep
+        self.problems: list[Problem] = []
+        self.files: dict[str, str] = {}
+        self.count = 0
+        self.named: dict[int, str] = {}
+
+    def document(self, graph: GraphData) -> dict[str, Any]:
+        """The document of a graph.
+
+        Raises:
+            WorkflowError: A part of it cannot be written; holds all problems.
+        """
+        base = graph.folder or Path.cwd()
+        self.named = names_of_recursive(graph, self.embed)
+        data = {"version": FORMAT}
+        inner = _Part(self, graph, base, "").data(0)
+        parts = {id(part): part for part in graph.with_parts()}
+        named = {name: _Part(self, parts[i], base, f"{name}/").data(1) for i, name in self.named.items()}
+        if self.problems:
+            raise WorkflowError(self.problems)
+        nodes = inner.pop("nodes")
+        ends = {key: inner.pop(key) for key in ("outputs", "ui") if key in inner}
+        return data | inner | ({"workflows": named} if named else {}) | {"nodes": nodes} | ends
+
+    def name_of(self, kind: object) -> str | None:
+        """The name under which a workflow that uses itself stands in the document."""
+        return self.named.get(id(kind))
+
+    def file_for(self, name: str, digest: str, suffix: str) -> str:
+        """A file name that no other content of this document has."""
+        safe = re.sub(r"[^\w-]+", "_", name)[:80]
+        file, number = f"{self.stem}.{safe}{suffix}", 1
+        while self.files.setdefault(file, digest) != digest:
+            number += 1
+            file = f"{self.stem}.{safe}_{number}{suffix}"
+        return file
+
+
+class _Part:
+    """One graph of a document: the outermost, or one that is used as a node."""
+
+    def __init__(self, writer: Writer, graph: GraphData, base: Path, prefix: str) -> None:
+        self.writer, self.graph, self.prefix = writer, graph, prefix
+        self.base = graph.folder or base
+        self.moved = self.base != writer.folder
+        self.values: dict[str, Any] = {}
+        self.by_digest: dict[str, str] = {}
+
+    def problem(self, node: str, socket: str | None, what: str, hint: str = "") -> None:
+        self.writer.problems.append(Problem("no data", what, Where(node=self.prefix + node, socket=socket), hint))
+
+    def data(self, depth: int) -> dict[str, Any]:
+        graph, writer = self.graph, self.writer
+        writer.count += len(graph.nodes)
+        if depth > MAX_INLINE or writer.count > MAX_EMBEDDED:
+            what = f"nested deeper than {MAX_INLINE}" if depth > MAX_INLINE else f"more than {MAX_EMBEDDED:,} nodes"
+            raise WorkflowError(Problem("too large", f"the workflows used as nodes are {what}"))
+        for name, value in graph.values.items():
+            self.declared_value(name, value)
+        nodes = {id: self.node(id, node, depth) for id, node in graph.nodes.items()}
+        parts: dict[str, Any] = {
+            "title": graph.title,
+            "description": graph.description,
+            "inputs": {name: self.input(declared) for name, declared in graph.inputs.items()},
+            "values": self.values,
+        }
+        data = {key: part for key, part in parts.items() if part}
+        data["nodes"] = nodes
+        if graph.outputs:
+            data["outputs"] = {name: str(link) for name, link in graph.outputs.items()}
+        if graph.ui:
+            data["ui"] = self.literal("ui", None, graph.ui)
+        return data
+
+    def literal(self, node: str, socket: str | None, value: Any) -> Any:
+        try:
+            return plain(value)
+        except NoData as error:
+            self.problem(node, socket, str(error))
+        except RecursionError:
+            self.problem(node, socket, "it is nested too deeply")
+        return None
+
+    def input(self, declared: Input) -> dict[str, Any]:
+        data: dict[str, Any] = {"type": type_in_file(declared.type)}
+        if not declared.required:
+            kind = self.codec(declared.default, parse_type(data["type"]))
+            if kind is not None:
+                content = self.encoded(INPUTS, declared.name, kind, declared.default)
+                data["default_file"] = self.entry(declared.name, kind, content)
+            else:
+                default = self.literal(INPUTS, declared.name, declared.default)
+                data["default"] = self.rebased(default) if "path" in data["type"] else default
+        if declared.help:
+            data["help"] = declared.help
+        if declared.range is not None:
+            limits = {key: getattr(declared.range, key) for key in ("min", "max", "step")}
+            data |= {key: limit for key, limit in limits.items() if limit is not None and math.isfinite(limit)}
+        if declared.choices is not None:
+            data["choices"] = self.literal(INPUTS, declared.name, list(declared.choices.values()))
+        return data
+
+    # --- nodes ----------------------------------------------------------------------------------------------------
+
+    def node(self, id: str, node: Node, depth: int) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        if node.workflow is not None and not (self.writer.embed and isinstance(node.kind, GraphData)):
+            data["workflow"] = self.rebased(node.workflow)
+        elif (name := self.writer.name_of(node.kind)) is not None:
+            data["workflow"] = name
+        elif isinstance(node.kind, GraphData):
+            inner = _Part(self.writer, node.kind, self.base, f"{self.prefix}{id}/")
+            data["workflow"] = inner.data(depth + 1)
+        else:
+            data["node"] = self.name_of(node)
+            if self.writer.findable and isinstance(node.kind, NodeDef) and (reason := not_findable(node.kind)):
+                self.problem(id, None, *reason)
+        links, literals = {}, {}
+        for name, value in node.args.items():
+            socket = node.sockets.get(name)
+            mapped = name in node.each and isinstance(value, list | tuple)
+            annotation = Any if socket is None else list[socket.type] if mapped else socket.type  # type: ignore[name-defined]
+            if self.is_source(value, annotation):
+                links[name] = self.source(id, name, value, annotation)
+            else:
+                literal = self.literal(id, name, value)
+                literals[name] = self.rebased(literal) if socket is not None and socket.file is not None else literal
+        parts = {
+            "from": links, "with": literals, "each": list(node.each), "keep_going": node.keep_going,
+            "ui": self.literal(id, None, node.ui),
+        }  # fmt: skip
+        return data | {key: part for key, part in parts.items() if part}
+
+    def name_of(self, node: Node) -> str:
+        version = node.version
+        if isinstance(node.kind, NodeDef) and version is None and self.writer.pin:
+            version = node.kind.version
+        return node.type if version is None else f"{node.type}@{version}"
+
+    def rebased(self, path: Any) -> Any:
+        """A relative path of a file that is there, as it is written from the new folder."""
+        if isinstance(path, list):
+            return [self.rebased(item) for item in path]
+        if not self.moved or not isinstance(path, str) or not path or os.path.isabs(path) or path.startswith("~"):
+            return path
+        file = self.base / path
+        try:
+            there = file.exists()
+        except (OSError, ValueError):
+            return path
+        return Path(os.path.relpath(file, self.writer.folder)).as_posix() if there else path
+
+    def is_source(self, value: Any, annotation: Any) -> bool:
+        """Whether an argument stands under `from`: a link, or a value that a literal would not give back."""
+        if type(value) is list:
+            inner = item_type(annotation) or Any
+            return any(self.is_source(item, inner) for item in value)
+        return type(value) is Link or self.codec(value, annotation) is not None
+
+    def source(self, id: str, socket: str, value: Any, annotation: Any) -> Any:
+        """What stands under `from` for an argument."""
+        if type(value) is Link:
+            return str(value)
+        if type(value) is list:
+            inner = item_type(annotation) or Any
+            items = [(item, self.is_source(item, inner)) for item in value]
+            return [
+                self.source(id, socket, item, inner) if linked else {"value": self.literal(id, socket, item)}
+                for item, linked in items
+            ]
+        return f"{VALUES}.{self.held_value(id, socket, value, annotation)}"
+
+    # --- values that JSON cannot hold -----------------------------------------------------------------------------
+
+    def codec(self, value: Any, annotation: Any = Any) -> SocketType[Any] | None:
+        """How a value is written to bytes; None for one that is written plainly."""
+        if type(value) in _PLAIN:
+            return None
+        kind = socket_type(type(value))
+        if kind is not None and kind.encode is not None and kind.decode is not None:
+            return kind
+        try:
+            return None if reads_back(value, plain(value), annotation) else PACKED
+        except NoData:
+            return PACKED
+        except RecursionError:
+            return None  # it is told where it is written
+
+    def declared_value(self, name: str, value: Any) -> None:
+        kind = self.codec(value)
+        if kind is None:
+            self.values[name] = {"value": self.literal(VALUES, name, value)}
+        else:
+            self.values[name] = self.entry(name, kind, self.encoded(VALUES, name, kind, value))
+
+    def encoded(self, node: str, socket: str | None, kind: SocketType[Any], value: Any) -> bytes | None:
+        assert kind.encode is not None
+        try:
+            return kind.encode(value)
+        except (NotData, NotStorable) as error:
+            self.problem(node, socket, str(error))
+        return None
+
+    def held_value(self, id: str, socket: str, value: Any, annotation: Any) -> str:
+        """The name under which a literal of a node is held; equal ones share it."""
+        kind = self.codec(value, annotation)
+        assert kind is not None
+        content = self.encoded(id, socket, kind, value)
+        digest = hashlib.sha256(content or b"").hexdigest()
+        name = self.by_digest.get(digest)
+        if name is None:
+            name = stem = f"{id}_{socket}"
+            number = 1
+            while name in self.values or name in self.graph.values:
+                number += 1
+                name = f"{stem}_{number}"
+            self.by_digest[digest] = name
+            self.values[name] = self.entry(name, kind, content)
+        return name
+
+    def entry(self, name: str, kind: SocketType[Any], content: bytes | None) -> Mapping[str, Any]:
+        if content is None:  # a problem, which is told
+            return {}
+        digest = hashlib.sha256(content).hexdigest()
+        entry = {"type": kind.name}
+        if self.writer.keep is not None:
+            self.writer.keep(digest, content)
+        if self.writer.write_file is not None:
+            entry["file"] = self.writer.file_for(self.prefix + name, digest, kind.suffix)
+            self.writer.write_file(entry["file"], content)
+        return entry | {"digest": digest}

@@ -1,0 +1,248 @@
+"""What diffusers' pipelines are given, and what they do with a VAE: the parts that families have in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.families.family import Request
+from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Model, Posterior
+
+if TYPE_CHECKING:
+    import torch
+
+
+def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+    """Embeddings [1, ...] of each prompt for the pictures that are made of it: [count, ...].
+
+    Raises:
+        ValueError: The number of pictures is no multiple of the number of prompts.
+    """
+    import torch
+
+    if count % len(rows):
+        raise ValueError(f"{len(rows)} prompts for {count} pictures; give one, or one for each picture")
+    if len({row.shape for row in rows}) > 1:
+        raise ValueError("prompts of different lengths cannot be sampled together; sample them one at a time")
+    return torch.cat([row for row in rows for _ in range(count // len(rows))])
+
+
+def negatives(request: Request) -> list[Conditioning]:
+    """The negative prompts: those given, or what the positive ones bring in their place."""
+    return list(request.negative) or [positive.negative for positive in request.positive]
+
+
+def repeat(batch: torch.Tensor, count: int) -> torch.Tensor:
+    """A batch over and over; `cat` keeps the order in memory, in which a convolution's last bits depend on it."""
+    import torch
+
+    return torch.cat([batch] * (count // batch.shape[0]))
+
+
+def channels_first(image: Image) -> torch.Tensor:
+    """[B, 3, H, W], in memory as [B, H, W, 3]: what the pipelines make of a PIL picture, to the last bit."""
+    return image.pixels.contiguous().permute(0, 3, 1, 2)
+
+
+def check_size(width: int, height: int, model: Model) -> None:
+    """Refuse sides that do not fit the latents.
+
+    Raises:
+        ValueError: They are no multiples of what the model needs.
+    """
+    multiple = sides_of(model)
+    if width % multiple or height % multiple:
+        raise ValueError(
+            f"a picture of {width} x {height} cannot be encoded: its sides must be multiples of {multiple}; "
+            "use resize_image, crop_image or pad_image"
+        )
+
+
+def sides_of(model: Model) -> int:
+    """What the sides of a model's pictures are multiples of: pixels for one latent, unless its settings say more."""
+    return int(model.setting("multiple", model.setting("factor", 8)))
+
+
+def check_strength(request: Request, cls: Any, left: Callable[[int, float], int]) -> None:
+    """Refuse a strength that leaves nothing to do: the one given, or the pipeline's own.
+
+    Args:
+        cls: The pipeline's class.
+        left: How many of so many steps it does with a strength.
+
+    Raises:
+        ValueError: It leaves none.
+    """
+    parameter = inspect.signature(cls.__call__).parameters.get("strength")
+    if parameter is None or request.arguments.get("denoising_start") is not None:  # which takes its place
+        return
+    strength = float(parameter.default if request.strength is None else request.strength)
+    times = [request.arguments[name] for name in ("timesteps", "sigmas") if request.arguments.get(name) is not None]
+    steps = len(times[0]) if times else request.steps
+    if left(steps, strength) < 1:
+        raise ValueError(f"strength {strength:g} of {steps} steps leaves no step to do; raise strength or steps")
+
+
+def start_latents(
+    latent: Posterior | Latent, generators: Any, count: int, device: str, dtype: torch.dtype
+) -> torch.Tensor:
+    """What image-to-image begins with, in the denoiser's scale: drawn from a posterior, or a latent as it is.
+
+    Args:
+        generators: A list, one for each picture; or a single one, which draws once for each encoded picture.
+    """
+    import torch
+
+    if isinstance(latent, Latent):
+        return repeat(latent.samples, count).to(device, dtype)
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    moments = torch.cat([latent.mean, latent.logvar], dim=1).to(device)
+    if isinstance(generators, list):
+        drawn = [
+            DiagonalGaussianDistribution(one).sample(generator)
+            for one, generator in zip(torch.split(repeat(moments, count), 1), generators, strict=True)
+        ]
+        return to_denoiser(torch.cat(drawn).to(dtype), latent.scaling)
+    return repeat(
+        to_denoiser(DiagonalGaussianDistribution(moments).sample(generators).to(dtype), latent.scaling), count
+    )
+
+
+def scaling_of(vae: Any) -> dict[str, Any]:
+    """What a VAE's configuration says about the step between its own scale and the denoiser's."""
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    found = {name: getattr(vae.config, name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
+    """Latents from the VAE's scale to the denoiser's, as the pipelines compute it."""
+    factor: float = scaling["scaling_factor"]
+    if "latents_mean" in scaling and "latents_std" in scaling:
+        mean, std = _statistics(samples, scaling)
+        return (samples - mean) * factor / std
+    if "shift_factor" in scaling:
+        shift: float = scaling["shift_factor"]
+        return (samples - shift) * factor
+    return factor * samples
+
+
+def to_vae(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
+    """Latents from the denoiser's scale to the VAE's, as the pipelines compute it."""
+    factor: float = scaling["scaling_factor"]
+    if "latents_mean" in scaling and "latents_std" in scaling:
+        mean, std = _statistics(samples, scaling)
+        return samples * std / factor + mean
+    shift: float | None = scaling.get("shift_factor")
+    return samples / factor if shift is None else samples / factor + shift
+
+
+def _statistics(samples: torch.Tensor, scaling: Mapping[str, Any]) -> list[torch.Tensor]:
+    import torch
+
+    names = ("latents_mean", "latents_std")
+    return [torch.tensor(scaling[name]).view(1, -1, 1, 1).to(samples) for name in names]
+
+
+def encode_pictures(vae: Any, image: Image, family: str, device: str, dtype: torch.dtype | None = None) -> Posterior:
+    """A posterior of each picture; one at a time, as the pipelines do: several at once differ in the last bits.
+
+    Args:
+        dtype: The precision that pictures come in, where the VAE computes with a higher one.
+    """
+    import torch
+
+    with torch.no_grad():
+        pixels = (2.0 * channels_first(image) - 1.0).to(device, dtype or vae.dtype).to(vae.dtype)
+        encoded = [vae.encode(picture).latent_dist for picture in torch.split(pixels, 1)]
+    mean = torch.cat([distribution.mean for distribution in encoded]).cpu()
+    logvar = torch.cat([distribution.logvar for distribution in encoded]).cpu()
+    return Posterior(mean, logvar, family, scaling_of(vae))
+
+
+def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
+    """Pictures of latents.
+
+    Raises:
+        ValueError: The latent is empty.
+    """
+    import torch
+
+    if latent.empty:
+        raise ValueError("this latent is empty, there is nothing to decode; link it to sample first")
+    with torch.no_grad():
+        samples = latent.samples.to(device, vae.dtype)
+        if latent.scale == "denoiser":
+            samples = to_vae(samples, scaling_of(vae))
+        decoded = vae.decode(samples, return_dict=False)[0]
+        pixels = (decoded * 0.5 + 0.5).clamp(0, 1)
+    return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
+
+
+def inpaint_arguments(request: Request, generators: Any) -> dict[str, Any]:
+    """How the inpainting pipelines take picture and mask.
+
+    Raises:
+        ValueError: They are of different sizes, or of one that cannot be encoded.
+    """
+    image, mask = request.image, request.mask
+    assert image is not None
+    assert mask is not None
+    check_size(*image.size, request.model)
+    if image.size != mask.size:
+        raise ValueError(f"the mask is {_by(mask.size)}, the picture {_by(image.size)}; bring them to one size")
+    width, height = image.size
+    # Each of several generators draws from a picture of its own; a single one draws once for each picture given.
+    count = len(request.seeds) if isinstance(generators, list) else len(image)
+    return {
+        "image": repeat(channels_first(image), count),
+        "mask_image": mask.values[:, None],
+        "width": width,
+        "height": height,
+    }
+
+
+def control_arguments(request: Request, started: str = "control_image") -> dict[str, Any]:
+    """How the ControlNet pipelines take their pictures: by another name where they also start from a picture.
+
+    Args:
+        started: That name.
+
+    Raises:
+        ValueError: Some controls guess and others do not.
+    """
+    controls = request.control
+    plain = request.latent is None and request.image is None
+    values: dict[str, Any] = {
+        "image" if plain else started: [control_picture(control, request) for control in controls],
+        "controlnet_conditioning_scale": [float(control.scale) for control in controls],
+        "control_guidance_start": [control.start for control in controls],
+        "control_guidance_end": [control.end for control in controls],
+    }
+    found = {name: value[0] if len(controls) == 1 else value for name, value in values.items()}
+    guesses = {control.guess for control in controls}
+    if len(guesses) > 1:
+        raise ValueError("some controls guess and others do not; let all of them guess or none")
+    return found | ({"guess_mode": True} if guesses == {True} else {})
+
+
+def control_picture(control: Control, request: Request) -> torch.Tensor:
+    """A control picture for each picture that is made; of another size, resized as the pipelines resize a PIL one."""
+    given, count = len(control.image), len(request.seeds)
+    if count % given:
+        raise ValueError(f"{given} control pictures for {count} pictures; give one, or one for each")
+    wanted = request.image.size if request.image is not None else (request.width, request.height)
+    pixels = channels_first(control.image)
+    if control.image.size == wanted:
+        return repeat(pixels, count)
+    from diffusers.image_processor import VaeImageProcessor
+
+    resizer = VaeImageProcessor(sides_of(request.model), do_convert_rgb=True, do_normalize=False)
+    masked = bool((pixels < 0).any())  # -1, which a PIL picture does not hold
+    return repeat(resizer.preprocess(pixels if masked else control.image.pils(), wanted[1], wanted[0]), count)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,50 @@
+"""What a model adds to keys, and which weights it needs, part by part: its family knows which components a part has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.values.references import OPTIONS, SETTINGS, Model, check_data, digest_of
+
+
+def model_needs(model: Model, part: str | None = None) -> frozenset[str]:
+    """Digests of the weights that must be in memory to compute with a model, or with one part of it."""
+    stems = family(model.family).stems
+    names = [name for inside in _wanted(model, part).values() for name in inside if stems[name] is not None]
+    return frozenset(model.component(name) for name in names)
+
+
+def model_digest(model: Model, part: str | None = None) -> str:
+    """What a model, or one part of it, adds to a key; see `Model.digest`.
+
+    Raises:
+        ValueError: The family's models have no such part.
+        NotData: There is an object of this process in it.
+    """
+    wanted = _wanted(model, part)
+    used = {component for inside in wanted.values() for component in inside}
+    check_data(model.source, *(digest for name, digest in model.components if name in used))
+    return digest_of(
+        {
+            "family": model.family,
+            "components": {name: digest for name, digest in model.components if name in used},
+            # How many steps are the default is the sampler's business alone.
+            "settings": {n: v for n, v in model.settings if wanted.keys() & set(SETTINGS.get(n, ("denoiser",)))},
+            "precision": model.precision,
+            "loras": {name: [[lora.weights, scale] for lora, scale in model.loras_of(name)] for name in wanted},
+            "hypernetworks": [[h.weights, m] for h, m in model.hypernetworks if "denoiser" in wanted],
+            "options": [[o, value] for o, value in model.options if wanted.keys() & set(OPTIONS[o])],
+        }
+    )
+
+
+def _wanted(model: Model, part: str | None) -> dict[str, Sequence[str]]:
+    """The components of one part, or of all, and of the parts that these need besides."""
+    kind = family(model.family)
+    names = sorted(kind.parts) if part is None else sorted(set(part.split("+")))
+    for name in names:
+        if name not in kind.parts:
+            raise ValueError(f"a {model.family} model has no part {name!r}; its parts are {', '.join(kind.parts)}")
+    names = sorted({*names, *(needed for name in names for needed in kind.needs.get(name, ()))})
+    return {name: kind.parts[name] for name in names}

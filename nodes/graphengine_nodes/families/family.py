@@ -1,0 +1,210 @@
+"""What a family module offers: the protocol of its `FAMILY`, and what a sampler is asked and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from graphengine_nodes.values.types import (
+    Conditioning,
+    Control,
+    ControlNet,
+    Image,
+    Latent,
+    Mask,
+    Model,
+    Posterior,
+    RandomState,
+)
+from graphengine_nodes.weights.files import Header, Location
+
+if TYPE_CHECKING:
+    import torch
+
+Step = Callable[[int, int, "torch.Tensor"], None]
+"""Called after each step with the steps done, all steps, and the latents so far; may raise to stop."""
+
+
+Factors = Sequence[tuple[float, float, float]]
+"""What each latent channel, and last the constant, adds to R, G and B; see `graphengine_nodes.nodes.previews`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a sampler, everything resolved.
+
+    Attributes:
+        positive: One conditioning for each picture, or one for all.
+        seeds: One for each picture that is made.
+        negative: As positive; empty for what each positive one has in the place of an absent prompt.
+        random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
+        width, height: In pixels; None where a latent or an image decides.
+        latent: What to start from; None for noise alone.
+        image, mask: For inpainting: what to paint over, one or one for each picture, and where.
+        repaint: For masked image to image: what is kept, softly, while `latent` is painted.
+        arguments: Further arguments of the family's pipeline, by diffusers' names; others are refused.
+    """
+
+    model: Model
+    positive: Sequence[Conditioning]
+    seeds: Sequence[int]
+    steps: int
+    guidance_scale: float
+    negative: Sequence[Conditioning] = ()
+    guidance_rescale: float | None = None
+    scheduler: str | None = None
+    timestep_spacing: str | None = None
+    width: int | None = None
+    height: int | None = None
+    strength: float | None = None
+    latent: Posterior | Latent | None = None
+    control: Sequence[Control] = field(default_factory=tuple)
+    image: Image | None = None
+    mask: Mask | None = None
+    repaint: Repaint | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    random: tuple[RandomState, ...] = ()
+
+    def generators(self) -> Any:
+        """What the pipeline draws from: a list with one generator for each picture, or one for all of them."""
+        import torch
+
+        if self.random:
+            one: dict[int, Any] = {}
+            found = [one.setdefault(s.shared or -n, s.generator()) for n, s in enumerate(self.random, start=1)]
+            return found[0] if len(found) == 1 and len(self.seeds) > 1 else found
+        # torch takes 64 bits as a signed number
+        return [torch.Generator("cpu").manual_seed(s if s < 2**63 else s - 2**64) for s in self.seeds]
+
+    def ended(self, generators: Any) -> tuple[RandomState, ...]:
+        """Where the caller's generators stand after the pipeline drew from them."""
+        if not self.random:
+            return ()
+        return tuple(RandomState.of(one) for one in (generators if isinstance(generators, list) else [generators]))
+
+
+@dataclass(frozen=True, slots=True)
+class Repaint:
+    """Masked image to image: before every step, what lies outside the mask is blended in again, freshly noised.
+
+    Attributes:
+        kept: The original's latents in the denoiser's scale, [B, C, h, w].
+        weight: How far each of them is painted, [B, 1, h, w] in 0..1; 1 = paint.
+    """
+
+    kept: torch.Tensor
+    weight: torch.Tensor
+
+
+class Sampled(NamedTuple):
+    """What a sampler gives.
+
+    Attributes:
+        samples: The latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU.
+        random: Where the caller's generators stand now; empty where seeds were given.
+    """
+
+    samples: torch.Tensor
+    random: tuple[RandomState, ...] = ()
+
+
+class Components(Protocol):
+    """Opens the components of models: the store of weights, as families see it."""
+
+    def component(self, model: Model, name: str, device: str) -> AbstractContextManager[Any]:
+        """A component of a model on a device, while the context lasts."""
+
+    def controlnet(self, reference: ControlNet, device: str, model: Model) -> AbstractContextManager[Any]:
+        """A ControlNet on a device in a model's precision, while the context lasts."""
+
+
+class Family(Protocol):
+    """What a family module's `FAMILY` has."""
+
+    name: str
+    schedulers: Sequence[str]
+    """Names of the schedulers that it can use."""
+    parts: Mapping[str, Sequence[str]]
+    """The components that each part of a model consists of: text_encoder, denoiser, vae."""
+    needs: Mapping[str, Sequence[str]]
+    """The other parts whose weights a part's results depend on, if any."""
+    stems: Mapping[str, str | None]
+    """The name of each component's weight files in diffusers layout; None where it has no weights."""
+    prefixes: Mapping[str, tuple[str, ...]]
+    """How the names of a component's tensors begin in a single-file checkpoint."""
+
+    preview: Factors
+    """How latents of its published VAE are shown; empty where that is not known."""
+
+    def owns_folder(self, index: Mapping[str, Any]) -> bool:
+        """Whether a diffusers folder with this model_index.json is one of the family's models."""
+
+    def owns_file(self, header: Header) -> bool:
+        """Whether a single-file checkpoint with these tensors is one of the family's models."""
+
+    def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
+        """Whether a ControlNet with this configuration steers the family's models."""
+
+    def owns_lora(self, header: Header) -> bool:
+        """Whether a LoRA with these tensors is for the family beyond doubt."""
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """Default steps, size and guidance, and the shape of latents, from a folder's configuration files.
+
+        Of them `factor`, pixels for one latent; `multiple`, of which sides must be, where that is another number; and
+        `latent_channels`.
+
+        Raises:
+            ModelError: It is a model of the family that cannot be used.
+        """
+
+    def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
+        """Read one component (or `controlnet`) into memory, on the CPU."""
+
+    def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
+        """Put LoRAs (name, file, scale) into a module that nobody else uses."""
+
+    def encode_prompt(
+        self,
+        store: Components,
+        model: Model,
+        prompt: str | None,
+        clip_skip: int,
+        device: str,
+        prompt_2: str | None = None,
+        max_sequence_length: int | None = None,
+    ) -> Conditioning:
+        """Encode.
+
+        Args:
+            prompt_2: For a second text encoder, by default the prompt itself.
+            max_sequence_length: Tokens that the second text encoder reads, where it has no fixed length.
+        """
+
+    def encode_weighted(
+        self,
+        store: Components,
+        model: Model,
+        prompts: tuple[str, str | None],
+        clip_skip: int,
+        device: str,
+        prompts_2: tuple[str | None, str | None] = (None, None),
+    ) -> tuple[Conditioning, Conditioning]:
+        """Encode a prompt and a negative one, of any length, with weights; see the node.
+
+        Args:
+            prompts_2: For a second text encoder, by default the prompts themselves.
+
+        Raises:
+            ValueError: The family knows no weights.
+        """
+
+    def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior: ...
+
+    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
+        """Denoise."""
+
+    def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image: ...

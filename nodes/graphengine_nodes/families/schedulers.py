@@ -1,0 +1,117 @@
+"""Schedulers by the class names of diffusers. One is made fresh for each run: they hold state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphengine import nearest
+
+KARRAS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "EDMEulerScheduler",
+)
+"""`diffusers.schedulers.KarrasDiffusionSchedulers` by name, written out so that validation needs no torch."""
+
+DISTILLED = ("LCMScheduler", "TCDScheduler")
+"""Schedulers of models, and with LoRAs, that need a few steps only."""
+
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+"""Schedulers of flow-matching families."""
+
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+def check_name(name: str, kind: Sequence[str], family: str) -> None:
+    """Refuse a scheduler that the family cannot use.
+
+    Raises:
+        ValueError: There is none of that name, or it is of another kind.
+    """
+    if name in kind:
+        return
+    if name in (*KARRAS, *DISTILLED, *FLOW):
+        raise ValueError(f"{name} is of the wrong kind for {family}; it takes one of {', '.join(kind)}")
+    near = nearest(name, kind)
+    advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(kind)}"
+    raise ValueError(f"there is no scheduler {name!r}; {advice}")
+
+
+def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind: Sequence[str], family: str) -> Any:
+    """The model's own scheduler, new: what a pipeline is constructed with, whichever it samples with.
+
+    Args:
+        config: Its configuration, with `_class_name`.
+        name: Another class that will take its place; None for none.
+        seeds: The seeds of the pictures, for schedulers that draw their noise from a seed of their own.
+        kind: The names that the family can use.
+
+    Raises:
+        ValueError: The scheduler is unknown or of the wrong kind, or its configuration cannot be used.
+    """
+    import importlib
+
+    own_name = str(config.get("_class_name"))
+    check_name(name or own_name, kind, family)
+    known = importlib.import_module("diffusers.schedulers")
+    cls = getattr(known, own_name, None) or getattr(known, str(name))
+    try:
+        return cls.from_config(config, **_seeds(cls, seeds))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the configuration of the model's {own_name} cannot be used: {reason:.200}") from None
+
+
+def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) -> Any:
+    """The scheduler to sample with, as users write it: `X.from_config(pipe.scheduler.config)`.
+
+    Args:
+        own: The model's own, after the pipeline was constructed with it: pipelines correct outdated configurations.
+        name: Another class in its place, over the same configuration; None for the model's own, as it is.
+        spacing: Another timestep spacing.
+        seeds: The seeds of the pictures.
+
+    Raises:
+        ValueError: It has no timestep spacing, or not this one; it cannot be made of that configuration.
+    """
+    import importlib
+
+    cls = type(own) if name is None else getattr(importlib.import_module("diffusers.schedulers"), name)
+    if spacing is None:
+        return own if name is None else _made(cls, own, _seeds(cls, seeds))
+    if spacing not in SPACINGS:
+        raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
+    if "timestep_spacing" not in inspect.signature(cls.__init__).parameters:
+        taken = cls.__name__
+        raise ValueError(f"{taken} has no timestep spacing; leave timestep_spacing out or take another scheduler")
+    return _made(cls, own, {"timestep_spacing": spacing, **_seeds(cls, seeds)})
+
+
+def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:
+    try:
+        return cls.from_config(own.config, **options)
+    except TypeError:  # what one class leaves open as None another computes with
+        raise ValueError(
+            f"{cls.__name__} cannot be made of the model's {type(own).__name__}; take another scheduler"
+        ) from None
+
+
+def _seeds(cls: Any, seeds: Sequence[int]) -> dict[str, Any]:
+    """For a class that draws from no generator: without a seed of ours its pictures could not be made again."""
+    if "noise_sampler_seed" not in inspect.signature(cls.__init__).parameters:
+        return {}
+    return {"noise_sampler_seed": seeds[0] if len(seeds) == 1 else list(seeds)}

@@ -1,0 +1,1 @@
+"""The nodes of the standard pack, one module for each group."""

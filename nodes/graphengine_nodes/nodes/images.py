@@ -1,0 +1,190 @@
+"""Pictures: reading, writing, sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from graphengine import INERT, Context, Doc, File, FileError, NotRegular, Outside, Range, node, open_file, warnings_as
+from graphengine_nodes.values.pictures import Format, save_pictures
+from graphengine_nodes.values.types import Image
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import torch
+
+Resampling = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+MOST = 16384
+"""Pixels of a side."""
+Pixels = Annotated[int, Range(1, MOST, 1)]
+
+
+@node(version=1)
+def load_image(path: Annotated[str | Path, File("image")]) -> Image:
+    """Read a picture: its rotation from EXIF applied, anything transparent over white, 16 bits kept, as RGB.
+
+    Raises:
+        FileError: It is no picture, cut short, or so large that unpacking it would fill the memory.
+    """
+    return from_pil(open_picture(Path(path)))
+
+
+def open_picture(path: Path) -> PIL.Image.Image:
+    """A picture as PIL has it, upright and whole in memory.
+
+    Raises:
+        FileError: It is no picture, cut short, or too large.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; give one of the pictures in it")
+    try:
+        with open_file(path) as file:
+            with warnings_as("error", PIL.Image.DecompressionBombWarning):
+                picture = PIL.Image.open(file)  # reads no more than the size
+            with picture:
+                picture.load()
+                return PIL.ImageOps.exif_transpose(picture)
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        limit = f"{PIL.Image.MAX_IMAGE_PIXELS or 0:,}"
+        raise FileError(f"{path} would unpack to more than {limit} pixels; make it smaller first") from None
+    except PIL.UnidentifiedImageError:
+        raise FileError(f"{path} is no picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can be") from None
+    except FileNotFoundError:
+        raise FileError(f"there is no file {path}") from None
+    except (NotRegular, Outside) as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise FileError(f"{path} is damaged or cut short ({error})") from None
+
+
+def from_pil(*pictures: PIL.Image.Image) -> Image:
+    """An `Image` of pictures of one size, in any of PIL's modes; what is transparent lies over white."""
+    import numpy as np
+    import torch
+
+    return Image(torch.from_numpy(np.stack([_rgb(picture) for picture in pictures])))
+
+
+def _rgb(picture: PIL.Image.Image) -> Any:
+    """float32 [H, W, 3] in 0..1."""
+    import numpy as np
+    import PIL.Image
+
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16 bits and more: PIL would cut them off at 255.
+        array = np.asarray(picture).astype(np.float32)
+        array = array if picture.mode == "F" and array.max(initial=0) <= 1 else array / 65535.0
+        return np.repeat(array.clip(0, 1)[..., None], 3, axis=2)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    return np.asarray(picture.convert("RGB")).astype(np.float32) / 255.0
+
+
+@node(version=1, output=True)
+def save_image(
+    image: Image,
+    path: Annotated[str | Path, File("image", write=True), Doc("Any suffix or none; several pictures get _0, _1, ...")],
+    format: Annotated[Format | None, Doc("Default: what the suffix says, else PNG.")] = None,
+    quality: Annotated[int, Range(1, 100, 1), Doc("Of JPEG and WebP; WebP of 100 is lossless.")] = 95,
+    ctx: Context = INERT,
+) -> list[str]:
+    """Write pictures as PNG, JPEG or WebP files, which carry how they were made, and return their names.
+
+    Raises:
+        FileError: They cannot be written; no half file is left.
+        ValueError: Suffix and format are two things.
+    """
+    text = ctx.making("image", image)
+    return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
+
+
+@node(version=1)
+def resize_image(image: Image, width: Pixels, height: Pixels, resampling: Resampling = "lanczos") -> Image:
+    """Bring pictures to a size, whatever their proportions; through 8 bits, as PIL does it."""
+    import PIL.Image
+
+    method = PIL.Image.Resampling[resampling.upper()]
+    return from_pil(*[picture.resize((width, height), method) for picture in image.pils()])
+
+
+@node(version=1)
+def crop_image(
+    image: Image,
+    width: Pixels,
+    height: Pixels,
+    left: Annotated[int | None, Range(0), Doc("Default: the middle.")] = None,
+    top: Annotated[int | None, Range(0), Doc("Default: the middle.")] = None,
+) -> Image:
+    """Cut a piece out of pictures.
+
+    Raises:
+        ValueError: It does not lie inside them.
+    """
+    return Image(cut(image.pixels, width, height, left, top))
+
+
+def cut(pixels: torch.Tensor, width: int, height: int, left: int | None, top: int | None) -> torch.Tensor:
+    """A piece of pictures [B, H, W, C]."""
+    whole_width, whole_height = pixels.shape[2], pixels.shape[1]
+    left = (whole_width - width) // 2 if left is None else left
+    top = (whole_height - height) // 2 if top is None else top
+    if left < 0 or top < 0 or left + width > whole_width or top + height > whole_height:
+        raise ValueError(
+            f"a piece of {width} x {height} at {left}, {top} does not lie in {whole_width} x {whole_height} pixels"
+        )
+    return pixels[:, top : top + height, left : left + width].contiguous()
+
+
+@node(version=1)
+def pad_image(
+    image: Image,
+    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of it.")] = 8,
+    fill: Literal["edge", "black", "white"] = "edge",
+) -> Image:
+    """Make pictures larger at the right and at the bottom, until their sides are multiples of a number.
+
+    `crop_image` with the old size (`image_size`), left and top 0, gives them back.
+    """
+    return Image(padded(image.pixels, multiple, fill))
+
+
+def padded(pixels: torch.Tensor, multiple: int, fill: str) -> torch.Tensor:
+    """Pictures [B, H, W, C] with sides that are multiples of a number."""
+    import torch
+
+    right, bottom = -pixels.shape[2] % multiple, -pixels.shape[1] % multiple
+    if not right and not bottom:
+        return pixels
+    pixels = pixels.permute(0, 3, 1, 2)
+    if fill == "edge":
+        pixels = torch.nn.functional.pad(pixels, (0, right, 0, bottom), mode="replicate")
+    else:
+        pixels = torch.nn.functional.pad(pixels, (0, right, 0, bottom), value=float(fill == "white"))
+    return pixels.permute(0, 2, 3, 1).contiguous()
+
+
+class Size(NamedTuple):
+    """Of a picture, in pixels."""
+
+    width: int
+    height: int
+
+
+@node(version=1)
+def image_size(image: Image) -> Size:
+    """How large a picture is."""
+    return Size(*image.size)
+
+
+@resize_image.check
+def _check_resize(inputs: dict[str, Any]) -> Iterator[str]:
+    width, height = inputs.get("width"), inputs.get("height")
+    if isinstance(width, int) and isinstance(height, int) and math.prod((width, height)) > 2**27:
+        yield f"{width} x {height} is more than 134 million pixels"

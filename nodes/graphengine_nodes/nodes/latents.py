@@ -1,0 +1,71 @@
+"""Latents: pictures to latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from graphengine import INERT, Context, Doc, Range, Uses, node
+from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.values.types import Image, Latent, Model, Posterior
+
+Side = Annotated[int | None, Range(8, 8192, 8), Doc("In pixels; by default the model's own.")]
+
+
+def check_sides(inputs: dict[str, Any], multiple: int = 8) -> Iterator[str]:
+    """Say of sizes that they are no multiples of what every model needs, or one of them."""
+    for name in ("width", "height"):
+        value = inputs.get(name)
+        if isinstance(value, int) and value % multiple:
+            less = value // multiple * multiple
+            yield f"{name} is {value}, but must be a multiple of {multiple} ({less} or {less + multiple})"
+
+
+@node(version=1)
+def empty_latent(
+    model: Annotated[Model, Uses("denoiser")],
+    width: Side = None,
+    height: Side = None,
+    count: Annotated[int, Range(1, 64, 1), Doc("Pictures to make.")] = 1,
+) -> Latent:
+    """A latent of a size and nothing in it: `sample` begins with noise alone, as without a latent."""
+    import torch
+
+    factor, channels = model.setting("factor"), model.setting("latent_channels")
+    width, height = width or model.setting("width"), height or model.setting("height")
+    for problem in check_sides({"width": width, "height": height}, sides_of(model)):
+        raise ValueError(problem)
+    return Latent(torch.zeros(count, channels, height // factor, width // factor), model.family, empty=True)
+
+
+empty_latent.check(check_sides)
+
+
+@node(version=1, on="device")
+def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Context = INERT) -> Posterior:
+    """Encode pictures for `sample(latent=...)`; each by itself.
+
+    Nothing is drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed encodes
+    nothing again.
+
+    Raises:
+        ValueError: The sides are no multiples of 8.
+    """
+    from graphengine_nodes.store.store import store
+
+    return family(model.family).encode_image(store, model, image, model.computes_on(ctx.device))
+
+
+@node(version=1, on="device")
+def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
+    """Latents to pictures.
+
+    Raises:
+        ValueError: The latent is empty, or of another model family.
+    """
+    from graphengine_nodes.store.store import store
+
+    if latent.family != model.family:
+        raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
+    return family(model.family).decode(store, model, latent, model.computes_on(ctx.device))

@@ -1,0 +1,225 @@
+"""Masks: where to paint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from graphengine import Doc, File, FileError, Range, node
+from graphengine_nodes.nodes.images import Pixels, Resampling, cut, padded
+from graphengine_nodes.values.types import Image, Mask
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Radius = Annotated[float, Range(0, 1024), Doc("In pixels, as PIL's GaussianBlur takes it.")]
+
+
+@node(version=1)
+def mask_from_image(
+    image: Image,
+    threshold: Annotated[
+        float | None, Range(0, 1, 0.05), Doc("Brightness from which on it is painted; default: as soft as it is.")
+    ] = None,
+) -> Mask:
+    """White is painted, black is kept; grey by its brightness (0.299 R + 0.587 G + 0.114 B, as ITU-R BT.601)."""
+    import torch
+
+    grey = image.pixels @ torch.tensor([0.299, 0.587, 0.114])
+    return Mask(grey.clamp(0, 1) if threshold is None else (grey >= threshold).float())
+
+
+@node(version=1)
+def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = False) -> Mask:
+    """A mask from a file: its brightness, or where it is transparent.
+
+    Raises:
+        FileError: It is no picture; it has no transparency, but that was asked for.
+    """
+    import numpy as np
+    import torch
+
+    from graphengine_nodes.nodes.images import from_pil, open_picture
+
+    picture = open_picture(Path(path))
+    if not from_alpha:
+        return mask_from_image(from_pil(picture))
+    if not picture.has_transparency_data:
+        raise FileError(f"{path} has no transparency; make the mask from its brightness (from_alpha: false)")
+    alpha = np.asarray(picture.convert("RGBA"))[..., 3].astype(np.float32) / 255.0
+    return Mask(1.0 - torch.from_numpy(alpha)[None])
+
+
+@node(version=1)
+def mask_from_difference(
+    original: Image,
+    painted: Annotated[Image, Doc("The same picture, painted over where something is to change.")],
+    threshold: Annotated[float, Range(0, 1, 0.01), Doc("Differences up to it do not count.")] = 0.0,
+) -> Mask:
+    """Painted where any channel of two pictures differs.
+
+    Raises:
+        ValueError: They are of different sizes.
+    """
+    if original.size != painted.size:
+        raise ValueError(f"sizes differ: original {original.size}, painted {painted.size}; resize one of them")
+    return Mask(((original.pixels - painted.pixels).abs() > threshold).any(dim=-1).float())
+
+
+@node(version=1)
+def mask_rectangle(
+    width: Annotated[int, Range(1, 16384, 1)],
+    height: Annotated[int, Range(1, 16384, 1)],
+    left: Annotated[float, Range(0, 1)] = 0.25,
+    top: Annotated[float, Range(0, 1)] = 0.25,
+    right: Annotated[float, Range(0, 1)] = 0.75,
+    bottom: Annotated[float, Range(0, 1)] = 0.75,
+) -> Mask:
+    """A rectangle to paint in; its sides as fractions of the picture's."""
+    import torch
+
+    values = torch.zeros(1, height, width)
+    values[:, round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = 1.0
+    return Mask(values)
+
+
+@node(version=1)
+def invert_mask(mask: Mask) -> Mask:
+    """What was painted is kept, and the other way round."""
+    return Mask(1.0 - mask.values)
+
+
+@node(version=1)
+def combine_masks(
+    first: Mask,
+    second: Mask,
+    how: Annotated[
+        Literal["union", "intersection", "subtract"], Doc("In either, in both, or in the first but not in the second.")
+    ] = "union",
+) -> Mask:
+    """One mask of two; soft ones are combined as fuzzy sets: the larger or the smaller value.
+
+    Raises:
+        ValueError: They are of different sizes.
+    """
+    import torch
+
+    if first.size != second.size:
+        raise ValueError(f"sizes differ: first {first.size}, second {second.size}; use resize_mask")
+    if how == "union":
+        return Mask(torch.maximum(first.values, second.values))
+    return Mask(torch.minimum(first.values, second.values if how == "intersection" else 1.0 - second.values))
+
+
+@node(version=1)
+def grow_mask(
+    mask: Mask, pixels: Annotated[int, Range(-1024, 1024, 1), Doc("On each side; less than 0 shrinks it.")] = 8
+) -> Mask:
+    """Make what is painted larger or smaller, with round corners; the picture's edge does not eat into it."""
+    import cv2
+
+    side = 2 * abs(pixels) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    return _each(mask, lambda values: (cv2.dilate if pixels > 0 else cv2.erode)(values, disc))
+
+
+@node(version=1)
+def feather_mask(mask: Mask, pixels: Annotated[int, Range(0, 1024, 1), Doc("Width of the soft edge.")] = 8) -> Mask:
+    """Soften the edge inwards: what was kept stays untouched, which `blur_mask` does not promise."""
+    import numpy as np
+    from scipy.ndimage import distance_transform_edt
+
+    def feather(values: Any) -> Any:
+        inside = values > 0
+        if inside.all():  # there is no edge to measure from
+            return values
+        return values * np.minimum(distance_transform_edt(inside) / (pixels + 1), 1)
+
+    return _each(mask, feather)
+
+
+@node(version=1)
+def blur_mask(mask: Mask, radius: Radius = 4) -> Mask:
+    """Soften the edge both ways (Gaussian); through 8 bits, as PIL does it."""
+    import PIL.ImageFilter
+
+    return _each_pil(mask, lambda picture: picture.filter(PIL.ImageFilter.GaussianBlur(radius)))
+
+
+@node(version=1)
+def resize_mask(mask: Mask, width: Pixels, height: Pixels, resampling: Resampling = "lanczos") -> Mask:
+    """Bring a mask to a size, whatever its proportions; through 8 bits, as PIL does it."""
+    import PIL.Image
+
+    method = PIL.Image.Resampling[resampling.upper()]
+    return _each_pil(mask, lambda picture: picture.resize((width, height), method))
+
+
+@node(version=1)
+def crop_mask(
+    mask: Mask,
+    width: Pixels,
+    height: Pixels,
+    left: Annotated[int | None, Range(0), Doc("Default: the middle.")] = None,
+    top: Annotated[int | None, Range(0), Doc("Default: the middle.")] = None,
+) -> Mask:
+    """Cut a piece out of a mask, as `crop_image` does of a picture.
+
+    Raises:
+        ValueError: It does not lie inside it.
+    """
+    return Mask(cut(mask.values[..., None], width, height, left, top)[..., 0])
+
+
+@node(version=1)
+def pad_mask(
+    mask: Mask,
+    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of it.")] = 8,
+    fill: Literal["edge", "black", "white"] = "edge",
+) -> Mask:
+    """Make a mask larger at the right and at the bottom, as `pad_image` makes a picture; black is kept."""
+    return Mask(padded(mask.values[..., None], multiple, fill)[..., 0])
+
+
+@node(version=1)
+def composite(
+    below: Image,
+    above: Image,
+    mask: Mask,
+    blur: Annotated[Radius, Doc("Soften the mask's edge first; its highest value becomes 1 again.")] = 0.0,
+) -> Image:
+    """`above` where the mask is 1, `below` where it is 0, mixed between.
+
+    Raises:
+        ValueError: They are of different sizes.
+    """
+    if not below.size == above.size == mask.size:
+        raise ValueError(f"sizes differ: below {below.size}, above {above.size}, mask {mask.size}")
+    weight = mask.values
+    if blur:
+        weight = blur_mask(mask, blur).values
+        weight = weight / weight.amax((1, 2), keepdim=True).clamp(min=1 / 255)
+    weight = weight[..., None]
+    return Image(below.pixels * (1.0 - weight) + above.pixels * weight)
+
+
+def _each(mask: Mask, change: Callable[[Any], Any]) -> Mask:
+    """Every mask of a batch changed as an array, float32 [H, W]."""
+    import numpy as np
+    import torch
+
+    changed = np.stack([change(values) for values in mask.values.numpy()])
+    return Mask(torch.from_numpy(changed.astype(np.float32)))
+
+
+def _each_pil(mask: Mask, change: Callable[[PIL.Image.Image], PIL.Image.Image]) -> Mask:
+    """Every mask of a batch changed as a picture in grey, 8 bits."""
+    import numpy as np
+    import PIL.Image
+
+    def through(values: Any) -> Any:
+        picture = PIL.Image.fromarray((values * 255).round().clip(0, 255).astype(np.uint8))
+        return np.asarray(change(picture)) / 255
+
+    return _each(mask, through)

@@ -1,0 +1,241 @@
+"""Models: nodes that make references to weights. They read configurations and headers only, and import no torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
+from graphengine_nodes.families.family import Family
+from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.values.types import ControlNet, LoRA, Model
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights.files import Location, read_json
+
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+EMBEDDED_NAMES = tuple(name for name, _ in checkpoints.EMBEDDED.values())
+
+Precision = Annotated[
+    str | None, Choices(*PRECISIONS), Doc("Numbers to compute with; by default float32 on a CPU, float16 on a GPU.")
+]
+
+
+@node(version=1)
+def load_model(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("`tiny`, a folder in diffusers layout, a .safetensors file, or a hub id."),
+    ],
+    config: Annotated[
+        str | Path | None,
+        File("folder", names=True),
+        Doc("For a single file: the diffusers folder with its configurations and tokenizer."),
+    ] = None,
+    precision: Precision = None,
+    revision: Annotated[str | None, Doc("Of a hub id: the branch, tag or commit; by default the main branch.")] = None,
+    variant: Annotated[
+        str | None, Doc("Which weight files of a folder, such as fp16; by default the plain ones.")
+    ] = None,
+) -> Model:
+    """Refer to a model; its weights are read when something computes with them.
+
+    A single file needs configurations and a tokenizer: from `config`, else the folder that is named as the file
+    without its suffix, else the folder that it lies in. What the file lacks (of FLUX often all but the denoiser) comes
+    from there too, with its weights.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
+    """
+    path = checkpoints.find(source, "model", revision)
+    if path.is_dir():
+        if config is not None:
+            raise ModelError(f"{path} is a folder with its own configurations; leave config out")
+        index = read_json(path / "model_index.json")
+        kind = next((f for f in families().values() if f.owns_folder(index)), None)
+        if kind is None:
+            raise ModelError(
+                f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
+                f"known families are {', '.join(families())}"
+            )
+        return _model(kind, path, None, variant, precision, checkpoints.name_of(source))
+    if variant is not None:
+        raise ModelError(f"{path} is a file and has no variants; leave variant out")
+    header = checkpoints.read_header(path)
+    kind = next((f for f in families().values() if f.owns_file(header)), None)
+    if kind is None:
+        raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
+    return _model(kind, _config_folder(path, config), path, None, precision, checkpoints.name_of(source))
+
+
+def _config_folder(file: Path, config: str | Path | None) -> Path:
+    """Where the configurations of a single file are."""
+    if config is not None:
+        folder = checkpoints.find(config, "model")
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(f"{folder} has no model_index.json; config must be a model's folder in diffusers layout")
+        return folder
+    for folder in (file.with_suffix(""), file.parent):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise ModelError(
+        f"{file} holds weights only; give `config`, a diffusers folder with the configurations and the tokenizer, "
+        f"or put them into {file.with_suffix('')}"
+    )
+
+
+def _model(
+    kind: Family, folder: Path, file: Path | None, variant: str | None, precision: str | None, source: str
+) -> Model:
+    """The reference; notes where each component lies."""
+    try:
+        settings = kind.settings(folder)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: its configurations cannot be used ({error}); copy them again") from None
+    components, variants = [], set()
+    header = {} if file is None else checkpoints.read_header(file)
+    for name in [name for names in kind.parts.values() for name in names]:
+        if not (folder / name).is_dir():
+            raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
+        stem, starts = kind.stems[name], kind.prefixes.get(name, ())
+        location = Location(folder / name, variant=variant or "")
+        if file is not None and stem is not None and any(key.startswith(starts) for key in header):
+            location = Location(file, name, folder / name)
+        elif variant is not None and stem is not None:
+            variants.add(checkpoints.weight_files(location.path, stem, variant).variant)
+        digest = checkpoints.component_digest(location, stem)
+        checkpoints.note(digest, location)
+        components.append((name, digest))
+    if variant is not None and variant not in variants:
+        raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
+    defaults = folder / "defaults.json"
+    if defaults.is_file():
+        settings |= read_json(defaults)
+    return Model(kind.name, tuple(components), tuple(sorted(settings.items())), precision, source=source)
+
+
+@node(version=1)
+def replace_vae(
+    model: Model,
+    source: Annotated[
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("A VAE's folder, or a whole model whose VAE is taken."),
+    ],
+) -> Model:
+    """The same model with another VAE: what encodes and decodes pictures.
+
+    Raises:
+        ModelError: There is none, or its latents have another shape than the model's.
+    """
+    kind = family(model.family)
+    path = checkpoints.find(source, "model")
+    folder = path / "vae" if (path / "vae").is_dir() else path
+    config = read_json(folder / "config.json")
+    shape = (2 ** (len(config.get("block_out_channels", ())) - 1), config.get("latent_channels"))
+    wanted = (model.setting("factor"), model.setting("latent_channels"))
+    if shape != wanted:
+        raise ModelError(
+            f"{folder} makes latents of {shape[1]} channels at 1/{shape[0]} of the size; {model.source} needs "
+            f"{wanted[1]} at 1/{wanted[0]}"
+        )
+    location = Location(folder)
+    digest = checkpoints.component_digest(location, kind.stems["vae"])
+    checkpoints.note(digest, location)
+    components = tuple((name, digest if name == "vae" else old) for name, old in model.components)
+    return replace(model, components=components)
+
+
+@node(version=1)
+def load_lora(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("`tiny-blueprint`, a .safetensors file, a folder with one, or a hub id."),
+    ],
+) -> LoRA:
+    """Refer to a LoRA, in the format of diffusers or of kohya's trainer.
+
+    Of a folder, `pytorch_lora_weights.safetensors`, else the one .safetensors file that is in it.
+
+    Raises:
+        ModelError: There is no such file, it is damaged, a pickle, or no LoRA.
+    """
+    path = _lora_file(checkpoints.find(source, "LoRA"))
+    header = checkpoints.read_header(path)
+    if not any("lora" in name for name in header):
+        raise ModelError(f"{path} is no LoRA: none of its tensors is called so")
+    encoder = any(name.startswith(("text_encoder", "lora_te")) for name in header)
+    denoiser = any(not name.startswith(("text_encoder", "lora_te")) for name in header)
+    parts = (*(["denoiser"] if denoiser else []), *(["text_encoder"] if encoder else []))
+    digest = fingerprint(path)
+    checkpoints.note(digest, Location(path))
+    owners = tuple(kind.name for kind in families().values() if kind.owns_lora(header))
+    return LoRA(digest, parts, owners, checkpoints.name_of(source))
+
+
+def _lora_file(path: Path) -> Path:
+    """The file of a LoRA's folder."""
+    named = path / "pytorch_lora_weights.safetensors"
+    if not path.is_dir() or named.is_file():
+        return named if path.is_dir() else path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    found = f"several: {', '.join(file.name for file in files)}" if files else "none"
+    raise ModelError(f"{path} should hold pytorch_lora_weights.safetensors or one .safetensors file; it holds {found}")
+
+
+@node(version=1)
+def apply_lora(
+    model: Model,
+    lora: LoRA,
+    scale: Annotated[float, Range(-10, 10, 0.05), Doc("1.0 is the strength it was trained at.")] = 1.0,
+) -> Model:
+    """The same model with a LoRA over its weights, which stay as they are; several by several such nodes.
+
+    Changes that find no place in the model are left out with a warning where the greater part fits.
+
+    Raises:
+        ModelError: It is for another family.
+    """
+    if lora.families and model.family not in lora.families:
+        raise ModelError(f"{lora.source} is a LoRA for {lora.families[0]}; {model.source} is a {model.family} model")
+    return replace(model, loras=(*model.loras, (lora, float(scale))))
+
+
+@node(version=1)
+def scale_loras(
+    model: Model, factor: Annotated[float, Range(-10, 10, 0.05), Doc("What the scale of each is multiplied by.")]
+) -> Model:
+    """The same model with all its LoRAs stronger or weaker: what `cross_attention_kwargs` do with their `scale`."""
+    return replace(model, loras=tuple((lora, scale * factor) for lora, scale in model.loras))
+
+
+@node(version=1)
+def load_controlnet(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True, known=EMBEDDED_NAMES),
+        Doc("`tiny-canny`, a folder in diffusers layout, or a hub id."),
+    ],
+    precision: Precision = None,
+) -> ControlNet:
+    """Refer to a ControlNet.
+
+    Raises:
+        ModelError: There is none, or its files are incomplete, cut short or pickles.
+    """
+    path = checkpoints.find(source, "ControlNet")
+    if not path.is_dir():
+        raise ModelError(f"{path} is a file; a ControlNet is a folder with config.json and its weights")
+    config = read_json(path / "config.json")
+    kind = next((f for f in families().values() if f.owns_controlnet(config)), None)
+    if kind is None:
+        raise ModelError(f"{path} holds a {config.get('_class_name', 'model of no class')}, not a known ControlNet")
+    location = Location(path)
+    digest = checkpoints.component_digest(location, kind.stems["controlnet"])
+    checkpoints.note(digest, location)
+    return ControlNet(kind.name, digest, precision, checkpoints.name_of(source))

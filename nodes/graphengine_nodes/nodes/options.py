@@ -1,0 +1,93 @@
+"""Memory and speed: how a model is held and computed: precision, quantization, offload, tiling, layout, compilation.
+
+Each returns a reference to the same weights; the weight store does what it says when something computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from graphengine import Choices, Doc, ModelError, node
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.nodes.models import PRECISIONS
+from graphengine_nodes.values.types import Model
+
+QUANTIZATIONS = ("float8", "int8")
+OFFLOADS = ("model", "group", "sequential")
+
+
+@node(version=1)
+def change_precision(
+    model: Model,
+    precision: Annotated[str | None, Choices(*PRECISIONS), Doc("None is float32 on a CPU, float16 on a GPU.")],
+) -> Model:
+    """The same model, computed with other numbers; its weights are held once for each precision in use."""
+    return replace(model, precision=precision)
+
+
+@node(version=1)
+def quantize_model(
+    model: Model,
+    kind: Annotated[
+        str, Choices(*QUANTIZATIONS), Doc("float8: stored so, computed as before. int8: needs the library torchao.")
+    ] = "float8",
+) -> Model:
+    """The same model with its denoiser's weights stored in 8 bits: half of float16, a quarter of float32.
+
+    float8 is diffusers' layerwise casting (e4m3); norms and what else its model class names stay as they are. One call
+    has such weights at a time, and each set of LoRAs its own. int8 is torchao's weight-only quantization of linear
+    layers, which LoRAs share.
+
+    Raises:
+        ModelError: When something computes: int8 without torchao.
+    """
+    return model.with_options(quantization=kind)
+
+
+@node(version=1)
+def offload_model(
+    model: Model,
+    kind: Annotated[
+        str,
+        Choices(*OFFLOADS),
+        Doc("What is on the GPU: the component that computes (model), or no more than a few of its layers."),
+    ] = "model",
+    device: Annotated[str | None, Doc("The GPU that computes, such as cuda:1; default: the run's.")] = None,
+) -> Model:
+    """The same model with its weights in main memory, brought to the GPU for as long as they are needed there.
+
+    `model` needs room for the largest component, `group` for a few layers while the next are on their way,
+    `sequential` for a single layer, and is by far the slowest. Pictures are the same, and so are keys. In a run that
+    computes on no GPU it does nothing, and a warning says so.
+    """
+    return model.with_options(offload=kind, offload_device=device)
+
+
+@node(version=1)
+def tile_vae(
+    model: Model,
+    tiling: Annotated[bool, Doc("Pictures larger than the VAE was trained on pass it in overlapping tiles.")] = True,
+    slicing: Annotated[bool, Doc("The pictures of a batch are decoded one at a time.")] = False,
+) -> Model:
+    """The same model with a VAE that needs less memory. Tiles are blended into each other, which changes pictures."""
+    return model.with_options(tiling=tiling or None, slicing=slicing or None)
+
+
+@node(version=1)
+def optimize_model(
+    model: Model,
+    channels_last: Annotated[bool, Doc("Convolutions with the channels innermost in memory; only for UNets.")] = False,
+    compile: Annotated[bool, Doc("torch.compile of the blocks that repeat; the first step takes a minute.")] = False,
+) -> Model:
+    """The same model with a denoiser that may compute faster, its results different in the last bits.
+
+    Raises:
+        ModelError: The model's denoiser has no convolutions to lay out.
+    """
+    if channels_last and "unet" not in family(model.family).parts["denoiser"]:
+        raise ModelError(
+            f"channels_last would change nothing: the denoiser of {model.source} is a transformer, which has no "
+            "convolutions; leave it out"
+        )
+    return model.with_options(channels_last=channels_last or None, compile=compile or None)

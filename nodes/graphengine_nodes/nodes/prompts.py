@@ -1,0 +1,104 @@
+"""Prompts: from texts to conditioning."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.values.types import Conditioning, Model
+
+LONGEST = 100_000
+"""Characters of a prompt. Tokenizers take seconds for a megabyte, and the long prompts of `encode_weighted` go through
+the text encoder 75 tokens at a time: a worker would do nothing else for minutes."""
+
+
+def check_lengths(**texts: str | None) -> None:
+    """Refuse texts that a worker would be busy with for long, before it is.
+
+    Raises:
+        ValueError: One is longer than `LONGEST`.
+    """
+    for name, text in texts.items():
+        if text is not None and len(text) > LONGEST:
+            raise ValueError(f"{name} has {len(text):,} characters, and {LONGEST:,} are the most; make it shorter")
+
+
+@node(version=1, on="device")
+def encode_prompt(
+    model: Annotated[Model, Uses("text_encoder")],
+    prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, which is not the empty one.")],
+    clip_skip: Annotated[
+        int, Range(0, 64, 1), Doc("Layers of the text encoder left out at its end; diffusers skips none in negatives.")
+    ] = 0,
+    prompt_2: Annotated[
+        str | None, Multiline(), Doc("For the second text encoder of families that have one; default: the prompt.")
+    ] = None,
+    max_sequence_length: Annotated[
+        int | None, Range(1, 512, 1), Doc("Tokens that FLUX's second text encoder reads; default: the model's own.")
+    ] = None,
+    ctx: Context = INERT,
+) -> Conditioning:
+    """Turn a prompt into conditioning.
+
+    What does not fit the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning.
+
+    Raises:
+        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or one of a fixed length; a text
+            is longer than 100,000 characters.
+    """
+    from graphengine_nodes.store.store import store
+
+    check_lengths(prompt=prompt, prompt_2=prompt_2)
+    kind, device = family(model.family), model.computes_on(ctx.device)
+    return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
+
+
+class Prompts(NamedTuple):
+    """Two prompts that are encoded together.
+
+    Attributes:
+        positive: What the picture should show.
+        negative: What it should not show.
+    """
+
+    positive: Conditioning
+    negative: Conditioning
+
+
+@node(version=1, on="device")
+def encode_weighted(
+    model: Annotated[Model, Uses("text_encoder")],
+    prompt: Annotated[str, Multiline(), Doc("`(word)` counts more, `[word]` less, `(word:1.3)` as much as you say.")],
+    negative_prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, not the empty one.")] = None,
+    clip_skip: Annotated[int, Range(0, 64, 1), Doc("Layers of the text encoder left out at its end.")] = 0,
+    prompt_2: Annotated[
+        str | None, Multiline(), Doc("For the second text encoder of families that have one; default: the prompt.")
+    ] = None,
+    negative_prompt_2: Annotated[str | None, Multiline(), Doc("The same for the negative prompt.")] = None,
+    ctx: Context = INERT,
+) -> Prompts:
+    r"""Turn prompts of any length with weights, as users of the WebUI write them, into conditioning.
+
+    `(text)` weighs 1.1 times as much, `[text]` 1/1.1 times, `(text:1.3)` 1.3 times, and so on inside one another;
+    `\(`, `\)`, `\[`, `\]` and `\\` are these signs themselves, brackets without a partner do no harm. Texts are read
+    in chunks of what the encoder takes (75 tokens), none is cut off; the word BREAK begins a new chunk. The shorter of
+    the two prompts is filled with empty chunks.
+
+    Stable Diffusion: a token's embedding is scaled by its weight and the mean of the whole restored; clip skip is for
+    both prompts. Without weights a short prompt is that of `encode_prompt`. SDXL: a token's distance from the last
+    embedding of its chunk is scaled, chunks are padded with the end token, the pooled embedding is the last chunk's;
+    clip skip is for the positive prompt alone.
+
+    Raises:
+        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or knows no weights; a text is
+            longer than 100,000 characters.
+    """
+    from graphengine_nodes.store.store import store
+
+    check_lengths(
+        prompt=prompt, negative_prompt=negative_prompt, prompt_2=prompt_2, negative_prompt_2=negative_prompt_2
+    )
+    kind, device = family(model.family), model.computes_on(ctx.device)
+    texts, others = (prompt, negative_prompt), (prompt_2, negative_prompt_2)
+    return Prompts(*kind.encode_weighted(store, model, texts, clip_skip, device, others))

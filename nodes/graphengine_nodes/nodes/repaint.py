@@ -1,0 +1,135 @@
+"""Sampling: masked image to image with checkpoints that know nothing of masks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+from graphengine import INERT, Choices, Context, Doc, Uses, node
+from graphengine_nodes.families.arguments import repeat, to_denoiser
+from graphengine_nodes.families.family import Repaint
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.nodes.sampling import (
+    Arguments,
+    Count,
+    Guidance,
+    Prompts,
+    Scheduler,
+    Seeds,
+    Spacing,
+    Steps,
+    Strength,
+    reporter,
+    request_of,
+)
+from graphengine_nodes.values.types import Latent, Mask, Model, Posterior
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+SampleMode = Annotated[
+    str,
+    Choices("sample", "argmax", "random"),
+    Doc("How the start is taken from the painted picture: drawn, its most likely value, or not at all (noise alone)."),
+]
+
+
+@node(version=1, on="device")
+def repaint(
+    model: Annotated[Model, Uses("denoiser")],
+    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
+    original: Annotated[Posterior, Doc("What is kept outside the mask.")],
+    painted: Annotated[Posterior, Doc("The same, painted over: its colours are what the mask's inside begins with.")],
+    mask: Annotated[Mask, Doc("Where to paint, as soft as it is; at the pictures' size.")],
+    *,
+    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
+    seed: Seeds = 0,
+    count: Count = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    scheduler: Scheduler = None,
+    timestep_spacing: Spacing = None,
+    strength: Strength = None,
+    sample_mode: SampleMode = "sample",
+    arguments: Arguments = None,
+    ctx: Context = INERT,
+) -> Latent:
+    """Image to image from the painted picture that keeps the original outside the mask, softly, with any checkpoint.
+
+    Before every step the original, noised afresh to that step's level, is blended in by the mask, and after the last
+    one as it is. The mask is brought to the latents' size and divided by its highest value. `inpaint` is another
+    thing: it starts from one picture, and its mask is hard. Without anything to paint this is the original.
+
+    Raises:
+        ValueError: Pictures and mask are of different sizes or numbers; inputs that contradict each other.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    from graphengine_nodes.store.store import store
+
+    given = _check_sizes(model, original, painted, mask)
+    kept = to_denoiser(original.mean, original.scaling)
+    weight = latent_weight(mask, *kept.shape[2:])
+    start = _expanded(_start(painted, sample_mode), given)
+    request = replace(
+        request_of(model, positive, negative, start, None, seed, count, steps, guidance_scale, None, None),
+        scheduler=scheduler,
+        timestep_spacing=timestep_spacing,
+        strength=strength,
+        arguments=arguments or {},
+        repaint=Repaint(kept, weight),
+    )
+    if not bool(weight.any()):
+        log.warning("there is nothing to paint in the mask; the result is the original")
+        return Latent(repeat(kept, len(request.seeds)), model.family, random=request.random)
+    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return Latent(samples, model.family, random=random)
+
+
+def latent_weight(mask: Mask, height: int, width: int) -> torch.Tensor:
+    """A mask at the latents' size, [B, 1, h, w], its highest value 1; resized as diffusers resizes a PIL picture."""
+    import numpy as np
+    import PIL.Image
+    import torch
+
+    from graphengine_nodes.values.pictures import to_pil
+
+    small = [picture.resize((width, height), PIL.Image.Resampling.LANCZOS) for picture in to_pil(mask.values)]
+    weights = torch.from_numpy(np.stack([np.asarray(picture) for picture in small]).astype(np.float32))
+    return (weights / weights.amax((1, 2), keepdim=True).clamp(min=1))[:, None]
+
+
+def _start(painted: Posterior, sample_mode: str) -> Posterior | Latent:
+    """What is noised to the level of the first step; zeros are noise alone."""
+    if sample_mode == "sample":
+        return painted
+    if sample_mode == "argmax":
+        return Latent(to_denoiser(painted.mean, painted.scaling), painted.family)
+    if sample_mode == "random":
+        return Latent(painted.mean.new_zeros(painted.mean.shape), painted.family)
+    raise ValueError(f"there is no sample_mode {sample_mode!r}; it is sample, argmax or random")
+
+
+def _expanded(start: Posterior | Latent, count: int) -> Posterior | Latent:
+    """As many of it as there are pictures."""
+    if isinstance(start, Latent):
+        return replace(start, samples=repeat(start.samples, count))
+    return replace(start, mean=repeat(start.mean, count), logvar=repeat(start.logvar, count))
+
+
+def _check_sizes(model: Model, original: Posterior, painted: Posterior, mask: Mask) -> int:
+    """How many pictures there are to paint on."""
+    for value in (original, painted):
+        if value.family != model.family:
+            raise ValueError(f"a picture of {value.family} does not fit {model.source}, a {model.family} model")
+    factor = int(model.setting("factor"))
+    sizes = [(int(one.mean.shape[3]) * factor, int(one.mean.shape[2]) * factor) for one in (original, painted)]
+    if not sizes[0] == sizes[1] == mask.size:
+        told = ", ".join(f"{name} {w} x {h}" for name, (w, h) in zip(("original", "painted"), sizes, strict=True))
+        raise ValueError(f"sizes differ: {told}, mask {mask.size[0]} x {mask.size[1]}; use resize_image or resize_mask")
+    counts = [int(batch.shape[0]) for batch in (original.mean, painted.mean, mask.values)]
+    if any(count not in (1, max(counts)) for count in counts):
+        raise ValueError(f"{counts[0]} originals, {counts[1]} painted ones and {counts[2]} masks; give one or as many")
+    return max(counts)

@@ -1,0 +1,365 @@
+"""Sampling: the nodes that denoise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from graphengine import INERT, Cancelled, Choices, Context, Doc, Range, Uses, node
+from graphengine_nodes.families import schedulers
+from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.family import Request, Step
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.nodes.latents import Side, check_sides
+from graphengine_nodes.nodes.previews import preview
+from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
+
+if TYPE_CHECKING:
+    import torch
+
+Prompts = Conditioning | list[Conditioning]
+Seed = int | list[int] | RandomState | list[RandomState]
+Seeds = Annotated[
+    Seed,
+    Range(0, 2**64 - 1),
+    Doc(
+        "One for each picture; a single one for several pictures counts upwards from it. A generator draws all, "
+        "a list of generators one each."
+    ),
+]
+MOST = 1024
+"""Pictures that one call makes."""
+Count = Annotated[
+    int | None, Range(1, 64, 1), Doc("Pictures to make; by default what seeds, prompts and pictures are given for.")
+]
+Arguments = Annotated[dict[str, Any] | None, Doc("Further arguments of the family's pipeline, by diffusers' names.")]
+Steps = Annotated[int | None, Range(1, 1000, 1), Doc("By default the model's own.")]
+Guidance = Annotated[
+    float | None, Range(0, 100, 0.1), Doc("How strongly the prompt is followed, by default the model's own; 1 is off.")
+]
+Rescale = Annotated[
+    float | None, Range(0, 1, 0.05), Doc("Against overexposure by guidance, where the family's pipeline has it.")
+]
+Scheduler = Annotated[
+    str | None,
+    Choices(*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW),
+    Doc("By diffusers' class name; default: the model's."),
+]
+Spacing = Annotated[str | None, Choices(*schedulers.SPACINGS), Doc("Default: the scheduler's own.")]
+Strength = Annotated[
+    float | None,
+    Range(0, 1, 0.05),
+    Doc("How much of what it starts from is replaced; 1 is all. Default: the pipeline's own."),
+]
+MOST_TOLD = 64
+"""Seeds of a batch that are told beside each of its pictures."""
+
+
+@node(version=1, on="device", batch=("positive", "seed"))
+def sample(
+    model: Annotated[Model, Uses("denoiser")],
+    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
+    *,
+    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
+    latent: Annotated[Posterior | Latent | None, Doc("What to start from; default: noise alone.")] = None,
+    control: Control | list[Control] | None = None,
+    seed: Seeds = 0,
+    count: Count = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    guidance_rescale: Rescale = None,
+    scheduler: Scheduler = None,
+    timestep_spacing: Spacing = None,
+    width: Side = None,
+    height: Side = None,
+    strength: Strength = None,
+    arguments: Arguments = None,
+    ctx: Context = INERT,
+) -> Latent:
+    """Denoise: from noise (text to image), or from a latent (image to image) with `strength`.
+
+    Runs diffusers' own pipeline, with one CPU generator for each picture: the result is bit-identical to the
+    pipeline's, given a list of generators with these seeds. Generators in place of seeds are left as they were; where
+    they would stand afterwards is in the result.
+
+    Raises:
+        ValueError: Inputs that contradict each other; a scheduler of the wrong kind; an argument that is none.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    from graphengine_nodes.store.store import store
+
+    request = request_of(model, positive, negative, latent, control, seed, count, steps, guidance_scale, width, height)
+    request = replace(
+        request,
+        guidance_rescale=guidance_rescale,
+        scheduler=scheduler,
+        timestep_spacing=timestep_spacing,
+        strength=_strength(strength, latent),
+        arguments=arguments or {},
+    )
+    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return Latent(samples, model.family, random=random)
+
+
+@sample.check
+def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
+    yield from check_sides(inputs)
+
+
+@sample.group
+def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
+    """What must agree in one batch: the shape of the prompts. One that is equal to nothing keeps a call by itself."""
+    seeds = seed if isinstance(seed, list) else [seed]
+    data = all(_is_plain(value) for value in (others.get("arguments") or {}).values())
+    lists = isinstance(positive, list) or isinstance(others.get("negative"), list) or others.get("count") is not None
+    if lists or not data or not all(isinstance(one, int) for one in seeds):
+        return object()
+    assert isinstance(positive, Conditioning)
+    return tuple(positive.embeds.shape)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it means the same for a batch of several calls as for each of them."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(one) for one in value)
+    return value is None or isinstance(value, (int, float, str))
+
+
+@sample.many
+def _sample_many(
+    model: Model,
+    positive: Sequence[Conditioning],
+    *,
+    seed: Sequence[int | list[int]],
+    negative: Conditioning | None = None,
+    latent: Posterior | Latent | None = None,
+    control: Control | list[Control] | None = None,
+    count: None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    guidance_rescale: float | None = None,
+    scheduler: str | None = None,
+    timestep_spacing: str | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    strength: float | None = None,
+    arguments: dict[str, Any] | None = None,
+    ctx: Sequence[Context],
+) -> list[Latent | BaseException]:
+    """Several calls that differ in prompt and seed, in one batch."""
+    import torch
+
+    from graphengine_nodes.store.store import store
+
+    results: list[Latent | BaseException | None] = [None] * len(positive)
+    requests: dict[int, Request] = {}
+    for index, (text, seeds) in enumerate(zip(positive, seed, strict=True)):
+        try:
+            requests[index] = request_of(
+                model, text, negative, latent, control, seeds, count, steps, guidance_scale, width, height
+            )
+        except ValueError as error:
+            results[index] = error
+    if not requests:
+        return [result for result in results if result is not None]
+    counts = [len(request.seeds) for request in requests.values()]
+    request = replace(
+        next(iter(requests.values())),
+        positive=[one.positive[0] for one in requests.values() for _ in one.seeds],
+        seeds=[seed for one in requests.values() for seed in one.seeds],
+        guidance_rescale=guidance_rescale,
+        scheduler=scheduler,
+        timestep_spacing=timestep_spacing,
+        strength=_strength(strength, latent),
+        arguments=arguments or {},
+    )
+    reporters = {index: reporter(ctx[index], model) for index in requests}
+
+    def step(done: int, total: int, samples: torch.Tensor) -> None:
+        for index, part in zip(requests, torch.split(samples, counts), strict=True):
+            if results[index] is None:
+                try:
+                    reporters[index](done, total, part)
+                except Cancelled as cancelled:  # the others go on
+                    results[index] = cancelled
+        if None not in results:
+            raise Cancelled("all calls of this batch were cancelled")
+
+    told: dict[str, Any] = {"batch": sum(counts)}
+    if len(requests) > 1:
+        told["batch_seeds"] = [one if isinstance(one, int) else "drawn" for one in request.seeds][:MOST_TOLD]
+    for index in requests:
+        ctx[index].note(**told)
+    try:
+        samples = family(model.family).sample(store, request, model.computes_on(ctx[0].device), step).samples
+    except Cancelled:
+        return [result for result in results if result is not None]
+    for index, part in zip(requests, torch.split(samples, counts), strict=True):
+        results[index] = results[index] or Latent(part.clone(), model.family)
+    return [result for result in results if result is not None]
+
+
+@node(version=1, on="device")
+def inpaint(
+    model: Annotated[Model, Uses("denoiser+vae")],
+    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
+    image: Annotated[Image, Doc("What to paint over; its size is the result's.")],
+    mask: Annotated[Mask, Doc("1 where to paint; taken as a yes or no at 0.5.")],
+    *,
+    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
+    control: Control | list[Control] | None = None,
+    seed: Seeds = 0,
+    count: Count = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    guidance_rescale: Rescale = None,
+    scheduler: Scheduler = None,
+    timestep_spacing: Spacing = None,
+    strength: Strength = None,
+    arguments: Arguments = None,
+    ctx: Context = INERT,
+) -> Latent:
+    """Repaint what the mask covers, with inpainting checkpoints (9 input channels) and all others (4).
+
+    Two pictures are encoded with draws between, so this node encodes by itself, as diffusers' inpainting pipeline does,
+    and gives bit-identical latents.
+
+    Raises:
+        ValueError: The mask is of another size than the picture, or the sides do not fit the latents; an argument that
+            is none.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    from graphengine_nodes.store.store import store
+
+    given = max(image.pixels.shape[0], mask.values.shape[0])
+    request = replace(
+        request_of(model, positive, negative, None, control, seed, count, steps, guidance_scale, None, None, given),
+        guidance_rescale=guidance_rescale,
+        scheduler=scheduler,
+        timestep_spacing=timestep_spacing,
+        strength=strength,
+        image=image,
+        mask=mask,
+        arguments=arguments or {},
+    )
+    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return Latent(samples, model.family, random=random)
+
+
+# --- from sockets to a request ----------------------------------------------------------------------------------------
+
+
+def request_of(
+    model: Model,
+    positive: Prompts,
+    negative: Prompts | None,
+    latent: Posterior | Latent | None,
+    control: Control | list[Control] | None,
+    seed: Seed,
+    count: int | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    width: int | None,
+    height: int | None,
+    given: int = 1,
+) -> Request:
+    """The request with the model's own values where nothing was given.
+
+    Args:
+        given: How many pictures there are to start from.
+
+    Raises:
+        ValueError: Inputs contradict each other.
+    """
+    wanted = positive if isinstance(positive, list) else [positive]
+    unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
+    _check_families(model, [*wanted, *unwanted, latent])
+    controls = [control] if isinstance(control, Control) else control or []
+    for one in controls:
+        if one.controlnet.family != model.family:
+            kind = one.controlnet.family
+            raise ValueError(f"a ControlNet of {kind} cannot steer {model.source}, a {model.family} model")
+    if latent is not None:
+        if width is not None or height is not None:
+            raise ValueError("width and height are the latent's; leave them out where a latent is given")
+        shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
+        given = int(shape[0])
+        width, height = (int(side) * int(model.setting("factor")) for side in (shape[3], shape[2]))
+        if isinstance(latent, Latent) and latent.empty:
+            latent = None
+    elif controls and width is None and height is None:
+        width, height = controls[0].image.size
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}, but must be at least 1")
+    for problem in check_sides({"width": width, "height": height}, sides_of(model)):
+        raise ValueError(problem)
+    if not wanted:
+        raise ValueError("positive is an empty list; give a prompt, or one for each picture")
+    seeds, random = _seeds(seed, count, max(given, len(wanted)))
+    if len(seeds) % given:
+        raise ValueError(f"{len(seeds)} seeds for {given} pictures; give one, or one for each picture")
+    return Request(
+        model,
+        wanted,
+        seeds,
+        int(model.setting("steps") if steps is None else steps),
+        float(model.setting("guidance_scale") if guidance_scale is None else guidance_scale),
+        unwanted,
+        width=model.setting("width") if width is None else width,
+        height=model.setting("height") if height is None else height,
+        latent=latent,
+        control=controls,
+        random=random,
+    )
+
+
+def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[RandomState, ...]]:
+    """A seed for each picture, and the generators that stand in their place.
+
+    Args:
+        given: How many pictures there are at least, where no count is given.
+    """
+    listed = seed if isinstance(seed, list) else [seed]
+    random = tuple(one for one in listed if isinstance(one, RandomState))
+    if random:
+        # Schedulers that draw from a seed of their own get that of the generator.
+        seeds = [one.generator().initial_seed() for one in random]
+        if len(seeds) == 1:
+            seeds = [(seeds[0] + index) % 2**64 for index in range(count or given)]
+    elif isinstance(seed, int):
+        seeds = [(seed + index) % 2**64 for index in range(count or given)]
+    else:
+        seeds = [one for one in listed if isinstance(one, int)]
+    for value in [seed] if isinstance(seed, int) else seeds:
+        if not 0 <= value < 2**64:
+            raise ValueError(f"seed {value} is out of range; give 0 to {2**64 - 1}")
+    if not seeds or (count is not None and len(seeds) != count):
+        raise ValueError(f"{len(seeds)} seeds for {count or given} pictures; give one, or one for each picture")
+    if len(seeds) > MOST:
+        raise ValueError(f"{len(seeds):,} pictures are more than the {MOST:,} that one call makes; map over the seeds")
+    return seeds, random
+
+
+def _strength(strength: float | None, latent: Posterior | Latent | None) -> float | None:
+    if strength is not None and (latent is None or (isinstance(latent, Latent) and latent.empty)):
+        raise ValueError("strength says how much of a picture is replaced; link one to latent, or leave strength out")
+    return strength
+
+
+def _check_families(model: Model, values: Sequence[Conditioning | Posterior | Latent | None]) -> None:
+    for value in values:
+        if value is not None and value.family != model.family:
+            kind = type(value).__name__
+            raise ValueError(f"a {kind} of {value.family} does not fit {model.source}, a {model.family} model")
+
+
+def reporter(ctx: Context, model: Model) -> Step:
+    """Progress and a preview after each step; raises `Cancelled` where nobody wants the result any more."""
+
+    def step(done: int, total: int, samples: torch.Tensor) -> None:
+        ctx.progress(done, total)
+        if ctx.watched:
+            ctx.preview(preview(samples, model))
+
+    return step

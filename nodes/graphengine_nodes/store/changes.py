@@ -1,0 +1,229 @@
+"""What is done to a component's module before it computes: LoRAs, hypernetworks, and the options of a model.
+
+Each is a `Change`, applied by the weight store to a module whose parameters are its own. An option is what diffusers
+itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphengine import ModelError, fingerprint
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.store.hypernetworks import add_hypernetworks
+from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
+from graphengine_nodes.weights import files as checkpoints
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is done to a module.
+
+    Attributes:
+        key: What it is, told from all others that can be done to the same module.
+        apply: Does it, in place.
+        stored: It makes other weights of those that are read: they take their place in the store.
+        rewrites: The module writes its weights while it computes, so it shares them with nobody.
+        leased: It is written while it computes, so one call has it at a time.
+        last: Applied on the device, after copying: a copy would not carry it.
+    """
+
+    key: Hashable
+    apply: Callable[[Any], Any]
+    stored: bool = False
+    rewrites: bool = False
+    leased: bool = False
+    last: bool = False
+
+
+def changes_of(model: Model, name: str, device: str) -> list[Change]:
+    """What is done to a component's module, in order.
+
+    Args:
+        device: Where it computes.
+
+    Raises:
+        ModelError: The machine or the model cannot do what its options say.
+    """
+    kind = family(model.family)
+    if kind.stems[name] is None:
+        return []
+    check_options(model)
+    part = next(part for part, names in kind.parts.items() if name in names)
+    return [*_options_before(model, part), *_additions(model, name, part), *_options_after(model, part, device)]
+
+
+def _options_before(model: Model, part: str) -> Iterator[Change]:
+    if part == "denoiser":
+        if model.option("quantization") == "int8":
+            yield Change("int8", _to_int8, stored=True)
+        if model.option("channels_last"):
+            yield Change("channels last", _to_channels_last, stored=True)
+    if part == "vae":
+        if model.option("tiling"):
+            yield Change("tiling", lambda module: module.enable_tiling())
+        if model.option("slicing"):
+            yield Change("slicing", lambda module: module.enable_slicing())
+
+
+def _additions(model: Model, name: str, part: str) -> Iterator[Change]:
+    if loras := model.loras_of(part):
+
+        def add_loras(module: Any) -> None:
+            files = [(f"lora_{i}", locate_weights(lora), scale) for i, (lora, scale) in enumerate(loras)]
+            family(model.family).add_loras(name, module, files)
+
+        yield Change(("loras", tuple((lora.weights, scale) for lora, scale in loras)), add_loras)
+    if part == "denoiser" and model.hypernetworks:
+
+        def add_networks(module: Any) -> None:
+            add_hypernetworks(module, [(locate_weights(one), multiplier) for one, multiplier in model.hypernetworks])
+
+        yield Change(("hypernetworks", tuple((one.weights, m) for one, m in model.hypernetworks)), add_networks)
+
+
+def _options_after(model: Model, part: str, device: str) -> Iterator[Change]:
+    if part == "denoiser" and model.option("quantization") == "float8":
+        yield Change("float8", _to_float8, rewrites=True, leased=True)
+    if model.option("offload") in OFFLOADERS:
+        yield OFFLOADERS[model.option("offload")](device)
+    if part == "denoiser" and model.option("compile"):
+        yield Change("compile", _compile, last=True)
+
+
+def locate_weights(weights: LoRA | Hypernetwork) -> Any:
+    """The file of a LoRA or a hypernetwork, unchanged since it was loaded.
+
+    Raises:
+        ModelError: It is not on this machine, or has changed.
+    """
+    location = checkpoints.locate(weights.weights, weights.source)
+    if fingerprint(location.path) != weights.weights:
+        raise ModelError(f"{location.path} has changed since it was loaded; load it again")
+    return location.path
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def held_for(model: Model, device: str) -> Model:
+    """The model as it is held for a device. Where that is no GPU nothing can be offloaded: that is left out, and said
+    once, so that one workflow serves machines with and without a GPU."""
+    if not model.option("offload") or device.startswith("cuda"):
+        return model
+    _warn_of_offload(model.source, device)
+    return model.with_options(offload=None, offload_device=None)
+
+
+@functools.cache
+def _warn_of_offload(source: str, device: str) -> None:
+    log.warning(
+        "%s is to be offloaded, which keeps weights in main memory while a GPU computes; this run computes on %s, "
+        "where they are anyway: offload_model does nothing", source, device,
+    )  # fmt: skip
+
+
+def check_options(model: Model) -> None:
+    """Refuse what cannot be done, before anything is loaded.
+
+    Raises:
+        ModelError: int8 without its library.
+    """
+    if model.option("quantization") == "int8":
+        torchao()
+
+
+def torchao() -> Any:
+    """The library that int8 needs.
+
+    Raises:
+        ModelError: It is not installed.
+    """
+    try:
+        return importlib.import_module("torchao.quantization")
+    except ImportError as error:
+        raise ModelError(
+            f"int8 needs the library torchao ({error}): pip install 'graphengine[int8]', or take float8"
+        ) from None
+
+
+def _to_int8(module: Any) -> None:
+    library = torchao()
+    library.quantize_(module, library.Int8WeightOnlyConfig())
+
+
+def _to_channels_last(module: Any) -> None:
+    import torch
+
+    module.to(memory_format=torch.channels_last)
+
+
+def _to_float8(module: Any) -> None:
+    import torch
+
+    module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
+
+
+def _compile(module: Any) -> None:
+    try:
+        module.compile_repeated_blocks()
+    except ValueError as error:
+        raise ModelError(f"{type(module).__name__} has no blocks that could be compiled ({error})") from None
+
+
+def sequential_offload(device: str) -> Change:
+    """Each layer's weights are on the device only while the layer computes."""
+
+    def apply(module: Any) -> None:
+        import accelerate
+        import torch
+
+        accelerate.cpu_offload(module, torch.device(device), offload_buffers=bool(module._parameters))
+
+    return Change(("sequential", device), apply, leased=True)
+
+
+def group_offload(device: str) -> Change:
+    """Groups of layers are on the device while one of them computes, the next one on its way there."""
+
+    def apply(module: Any) -> None:
+        import torch
+        from diffusers.hooks.group_offloading import apply_group_offloading
+
+        onload = torch.device(device)
+        apply_group_offloading(module, onload, offload_type="leaf_level", use_stream=onload.type == "cuda")
+
+    return Change(("group", device), apply, rewrites=True, leased=True)
+
+
+OFFLOADERS: dict[str, Callable[[str], Change]] = {"sequential": sequential_offload, "group": group_offload}
+"""How a module is held whose weights come to the device in pieces; `model` brings a component as a whole."""
+
+
+def shared_clone(module: Any, place: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+    """A copy of a module's structure over the very same memory: what is done to it does not reach the original.
+
+    Args:
+        place: Where each tensor is to be instead; what it gives for one may be the same tensor.
+    """
+    import torch
+
+    memo: dict[int, Any] = {}
+    for tensor in [*module.parameters(), *module.buffers()]:
+        found = tensor.detach() if place is None else place(tensor.detach())
+        # Parameters of their own: moving or casting a module replaces the memory inside its parameters.
+        memo[id(tensor)] = (
+            torch.nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else found
+        )
+    return copy.deepcopy(module, memo)

@@ -1,0 +1,157 @@
+"""Loaded objects: pipelines, ControlNets and components that Python callers hand in, as values of this process only.
+
+The objects stay theirs: they lie where they are, what is done to them is used by the next run, and nothing that is made
+from them is remembered. Whoever has the value keeps the object, and nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from graphengine import Doc, ModelError, node
+from graphengine_nodes.families.family import Family
+from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.store.changes import Change, shared_clone
+from graphengine_nodes.values.references import ControlNet, Held, Model
+
+if TYPE_CHECKING:
+    import torch
+
+Object = Annotated[Any, Doc("From Python only; it cannot be written to a file.")]
+
+
+@node(version=1, cache="never")
+def loaded_model(pipeline: Object) -> Model:
+    """Refer to a pipeline of diffusers that is loaded already; its components are used where they lie.
+
+    Raises:
+        ModelError: It is no pipeline of a known family, or lacks a component.
+    """
+    found: Mapping[str, Any] = getattr(pipeline, "components", {})
+    name = type(pipeline).__name__
+    index = {"_class_name": name, **found}
+    kind = next((f for f in families().values() if found and f.owns_folder(index)), None)
+    if kind is None:
+        raise ModelError(f"a {name} is no pipeline of a known family ({', '.join(families())})")
+    wanted = [component for names in kind.parts.values() for component in names]
+    if missing := [component for component in wanted if found.get(component) is None]:
+        raise ModelError(f"this {name} has no {missing[0]}; a model consists of {', '.join(wanted)}")
+    components = tuple((component, Held.of(found[component])) for component in wanted)
+    return Model(kind.name, components, tuple(sorted(_settings(kind, pipeline).items())), source=f"a loaded {name}")
+
+
+@node(version=1, cache="never")
+def loaded_controlnet(module: Object) -> ControlNet:
+    """Refer to a ControlNet that is loaded already; it is used where it lies.
+
+    Raises:
+        ModelError: It is no known ControlNet.
+    """
+    name = type(module).__name__
+    config = {**getattr(module, "config", {}), "_class_name": name}
+    kind = next((f for f in families().values() if f.owns_controlnet(config)), None)
+    if kind is None:
+        raise ModelError(f"a {name} is no ControlNet of a known family ({', '.join(families())})")
+    return ControlNet(kind.name, Held.of(module), source=f"a loaded {name}")
+
+
+@node(version=1, cache="never")
+def replace_component(
+    model: Model, name: Annotated[str, Doc("`unet`, `vae`, `scheduler`, ...")], module: Object
+) -> Model:
+    """The same model with a loaded component in the place of its own.
+
+    Raises:
+        ModelError: Models of this family have no such component.
+    """
+    if name not in dict(model.components):
+        raise ModelError(f"{model.source} has no {name}; it has {', '.join(dict(model.components))}")
+    return model.with_component(name, Held.of(module))
+
+
+def _settings(kind: Family, pipeline: Any) -> dict[str, Any]:
+    """What the configurations say, written to where families read them."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _write(root / "model_index.json", pipeline.config)
+        for name, component in pipeline.components.items():
+            if hasattr(component, "save_config"):
+                component.save_config(root / name)
+            elif hasattr(component, "parameters"):
+                _write(root / name / "config.json", component.config.to_dict())
+        return kind.settings(root)
+
+
+def _write(file: Path, config: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(dict(config), default=str), "utf-8")
+
+
+# --- how the weight store gets them -----------------------------------------------------------------------------------
+
+
+def held(model: Model, name: str, device: str, changes: Sequence[Change]) -> Any:
+    """A component that was handed in, with what is done to it: the object itself, or a clone of this call alone.
+
+    Raises:
+        ModelError: It is held by hooks of its own, or has LoRAs of its own besides the model's.
+    """
+    digest, kind = model.component(name), family(model.family)
+    assert isinstance(digest, Held)
+    if kind.stems[name] is None:
+        return _as_loaded(digest.held)
+    dtype = _dtype(model.precision)
+    if changes or model.option("offload"):
+        if _has_hooks(digest.held):
+            raise ModelError(
+                f"the {name} that was handed in is offloaded or cast by hooks of its own, so no LoRA and no option can "
+                "be put over it; do it there, or hand it in without them"
+            )
+        if model.loras and getattr(digest.held, "peft_config", None):
+            raise ModelError(f"the {name} that was handed in has LoRAs of its own; fuse them there before adding more")
+    home = "cpu" if model.option("offload") in ("sequential", "group") else device
+    module = placed(digest.held, home, dtype)
+    if module is digest.held and changes:
+        module = shared_clone(module)
+    for change in changes:
+        change.apply(module)
+    return module
+
+
+def placed(module: Any, device: str, dtype: torch.dtype | None = None) -> Any:
+    """A module on a device, with numbers of a type: itself if it is so already or moves by itself, else a clone."""
+    import torch
+
+    first = next(module.parameters())
+    there = first.device == torch.device(device) and dtype in (None, first.dtype)
+    if there or _has_hooks(module):
+        return module
+    return shared_clone(module, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+
+
+def _dtype(precision: str | None) -> torch.dtype | None:
+    import torch
+
+    return None if precision is None else getattr(torch, precision)
+
+
+def _has_hooks(module: Any) -> bool:
+    return any(hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in module.modules())
+
+
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+
+
+def _as_loaded(found: Any) -> Any:
+    """A scheduler or a tokenizer as families load them."""
+    if hasattr(found, "to_json_string") and hasattr(found, "config"):
+        return json.loads(found.to_json_string())
+    from graphengine_nodes.families.pipelines import Tokenizer
+
+    return Tokenizer(found, _locks.setdefault(found, threading.Lock()))

@@ -1,0 +1,340 @@
+"""The store of weights: what a reference stands for, in memory once for each device.
+
+Bytes are found by digest and loaded by whoever needs them first; others who want the same wait for that one load,
+and nobody else does. A byte budget for each device is kept by dropping what is cheapest to have again for its size
+and longest unused. LoRAs and options live on clones of a module's structure over the very same memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graphengine import ModelError
+from graphengine_nodes.families.family import Family
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.store import handed_in as objects
+from graphengine_nodes.store.changes import OFFLOADERS, Change, changes_of, held_for, shared_clone
+from graphengine_nodes.values.references import ControlNet, Held, Model
+from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class _Entry:
+    """One thing in the store. `users` counts the calls that hold it and the clones made of it."""
+
+    device: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    value: Any = None
+    size: int = 0
+    cost: float = 0.0
+    priority: float = 0.0
+    users: int = 0
+    base: _Entry | None = None
+
+
+class Store:
+    """Weights in memory, by what they are.
+
+    Args:
+        budget: Bytes for each device; None for half of the machine's memory, or four fifths of a GPU's.
+
+    Attributes:
+        loads, evictions: How often each key was loaded and dropped.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self.loads: Counter[Hashable] = Counter()
+        self.evictions: Counter[Hashable] = Counter()
+        self._entries: dict[Hashable, _Entry] = {}
+        self._lock = threading.Lock()
+        self._leases: dict[str, threading.RLock] = {}
+        self._clock = 0.0
+
+    @contextmanager
+    def hold(
+        self, key: Hashable, device: str, load: Callable[[], Any], base: Hashable = None, stays: bool = True
+    ) -> Iterator[Any]:
+        """What is kept under a key, loaded if it is not there; it stays at least as long as the context.
+
+        Args:
+            base: The key of what it shares its tensors with.
+            stays: Whether it may stay longer, as far as there is room.
+        """
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry(device))
+            entry.users += 1
+        try:
+            with entry.lock:
+                if entry.value is None:
+                    self._load(key, entry, load, base)
+            with self._lock:
+                self._touch(entry)
+            yield entry.value
+        finally:
+            with self._lock:
+                entry.users -= 1
+                if entry.value is None and entry.users == 0:
+                    self._remove(key, entry)
+                elif not stays and entry.users == 0:
+                    self._drop(key, entry)
+                self._make_room(device)
+
+    def _load(self, key: Hashable, entry: _Entry, load: Callable[[], Any], base: Hashable) -> None:
+        import torch
+
+        start = time.perf_counter()
+        try:
+            value = load()
+        except (MemoryError, torch.OutOfMemoryError):
+            self.clear()
+            value = load()
+        with self._lock:
+            self.loads[key] += 1
+            entry.base = self._entries.get(base)
+            shared: set[int] = set()
+            if entry.base is not None:
+                entry.base.users += 1
+                shared = set(storages(entry.base.value))
+            entry.size = sum(size for pointer, size in storages(value).items() if pointer not in shared)
+            entry.cost = time.perf_counter() - start
+            entry.value = value
+
+    def _touch(self, entry: _Entry) -> None:
+        # GreedyDual-Size: the clock is the priority of what was dropped last, so what is not used any more falls
+        # behind however dear it was.
+        entry.priority = self._clock + entry.cost / (entry.size + 1)
+
+    def _make_room(self, device: str) -> None:
+        mine = {key: e for key, e in self._entries.items() if e.device == device and e.value is not None}
+        total = sum(entry.size for entry in mine.values())
+        budget = self._budget_of(device)
+        while total > budget:
+            free = [(entry.priority, index, key) for index, (key, entry) in enumerate(mine.items()) if not entry.users]
+            if not free:
+                return
+            self._clock, _, key = min(free)
+            entry = mine.pop(key)
+            total -= entry.size
+            self._drop(key, entry)
+
+    def _budget_of(self, device: str) -> int:
+        return self.budget if self.budget is not None else memory_of(device)
+
+    def _drop(self, key: Hashable, entry: _Entry) -> None:
+        self.evictions[key] += 1
+        self._remove(key, entry)
+        entry.value = None
+        if entry.base is not None:
+            entry.base.users -= 1
+
+    def _remove(self, key: Hashable, entry: _Entry) -> None:
+        if self._entries.get(key) is entry:  # it may have been abandoned
+            del self._entries[key]
+
+    def clear(self, device: str | None = None) -> None:
+        """Drop everything that nobody holds at this moment, on one device or on all."""
+        with self._lock:
+            self._drop_free(lambda key: device in (None, self._entries[key].device))
+
+    def spare(self, device: str) -> None:
+        """Give a device back what nobody holds, and what torch keeps of it for later use."""
+        import gc
+
+        import torch
+
+        self.clear(numbered(device))
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _drop_free(self, wanted: Callable[[Hashable], bool]) -> None:
+        while free := [key for key, entry in self._entries.items() if not entry.users and wanted(key)]:
+            for key in free:
+                self._drop(key, self._entries[key])
+
+    def size(self, device: str = "cpu") -> int:
+        """Bytes held for a device."""
+        with self._lock:
+            return sum(entry.size for entry in self._entries.values() if entry.device == device)
+
+    def free(self, device: str) -> int | None:
+        """Bytes that can be loaded for a device before others are dropped; None while nothing is held for it."""
+        held = self.size(device)
+        if held == 0:
+            return None
+        room = self._budget_of(device) - held
+        if device.startswith("cuda"):  # others compute on it as well
+            import torch
+
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            room = min(room, torch.cuda.mem_get_info(device)[0] + kept)
+        return max(0, room)
+
+    def digests(self, device: str) -> frozenset[str]:
+        """The digests of the components that are held for a device."""
+        with self._lock:
+            held = [key for key, entry in self._entries.items() if entry.device == device and entry.value is not None]
+            return frozenset(key[0] for key in held if isinstance(key, tuple) and isinstance(key[0], str))
+
+    # --- what nodes ask for -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def component(self, model: Model, name: str, device: str) -> Iterator[Any]:
+        """A component of a model, ready to compute on a device, with the LoRAs and options that change it.
+
+        What moves or casts its weights while it computes is leased: one call on a device has it at a time.
+
+        Raises:
+            ModelError: Its bytes are not on this machine, or damaged; a LoRA does not fit it; the machine cannot do
+                what the model's options say.
+        """
+        kind, device = family(model.family), exact_device(device)
+        model = held_for(model, device)
+        changes = changes_of(model, name, device)
+        digest, weighty = model.component(name), kind.stems[name] is not None
+        if isinstance(digest, Held):
+            yield objects.held(model, name, device, changes)
+            return
+        dtype = dtype_of(model.precision, device) if weighty else None
+        offload = model.option("offload") if weighty else None
+        read = functools.partial(_read, kind, name, digest, f"{model.source}'s {name}", dtype)
+        with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
+            yield module
+
+    @contextmanager
+    def controlnet(self, controlnet: ControlNet, device: str, model: Model | None = None) -> Iterator[Any]:
+        """A ControlNet, ready to compute on a device; held as the model that it steers is, where that is offloaded."""
+        kind, device = family(controlnet.family), exact_device(device)
+        dtype, digest = dtype_of(controlnet.precision, device), controlnet.weights
+        if isinstance(digest, Held):
+            yield objects.placed(digest.held, device, dtype if controlnet.precision else None)
+            return
+        offload = held_for(model, device).option("offload") if model is not None else None
+        changes = [OFFLOADERS[offload](device)] if offload in OFFLOADERS else []
+        read = functools.partial(_read, kind, "controlnet", digest, controlnet.source, dtype)
+        with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
+            yield module
+
+    @contextmanager
+    def _computing(
+        self,
+        key: tuple[Hashable, ...],
+        device: str,
+        read: Callable[[], Any],
+        changes: Sequence[Change],
+        offload: str | None,
+    ) -> Iterator[Any]:
+        """A module with what is done to it, leased if need be, for as long as it computes."""
+        home = "cpu" if offload else device
+        leased = any(change.leased for change in changes)
+        there = [change for change in changes if change.last and offload == "model" and not leased]
+        with ExitStack() as stack:
+            if leased:
+                stack.enter_context(self._lease(device))
+            here = [change for change in changes if change not in there]
+            module = stack.enter_context(self._changed((*key, home), home, read, here))
+            if offload == "model" and leased:  # nobody else has it: it goes itself
+                stack.callback(module.to, home)
+                module.to(device)
+            elif offload == "model":
+
+                def visitor() -> Any:
+                    return done(shared_clone(module, lambda tensor: tensor.to(device)), there)
+
+                visit = (*key, home, *(change.key for change in changes), "visit", device)
+                module = stack.enter_context(self.hold(visit, device, visitor, stays=False))
+            yield module
+
+    @contextmanager
+    def _changed(
+        self, key: tuple[Any, ...], device: str, read: Callable[[], Any], changes: Sequence[Change]
+    ) -> Iterator[Any]:
+        """A module with what is done to it: over the memory of the one that is read, wherever they can share it."""
+        alone = any(change.rewrites for change in changes)
+        stored = [change for change in changes if change.stored or alone]
+        over = [change for change in changes if change not in stored]
+        key = (*key, *(change.key for change in stored))
+        with self.hold(key, device, lambda: done(to_device(read(), device), stored)) as module:
+            if not over:
+                yield module
+                return
+            changed = (*key, *(change.key for change in over))
+
+            def clone() -> Any:
+                return to_device(done(shared_clone(module), over), device)
+
+            with self.hold(changed, device, clone, base=key) as found:
+                yield found
+
+    def _lease(self, device: str) -> threading.RLock:
+        """What one call on a device has at a time: a single one, so that nobody waits for two."""
+        with self._lock:
+            return self._leases.setdefault(device, threading.RLock())
+
+    # --- what services ask for ----------------------------------------------------------------------------------------
+
+    def devices_of(self, model: Model) -> list[str]:
+        """The devices that hold weights of a model's denoiser at this moment."""
+        digests = {model.component(name) for name in _weighty(model, "denoiser")}
+        with self._lock:
+            loaded = {key: e for key, e in self._entries.items() if e.value is not None and isinstance(key, tuple)}
+            return sorted({entry.device for key, entry in loaded.items() if key[0] in digests})
+
+    def abandon(self, model: Model) -> None:
+        """Weights of a model were written to by somebody who shares them: whoever wants them next reads them again."""
+        digests = {digest for _, digest in model.components}
+        with self._lock:
+            for key in [key for key in self._entries if isinstance(key, tuple) and key[0] in digests]:
+                del self._entries[key]
+
+    def forget(self, model: Model) -> None:
+        """Drop the weights of a model, but for what is in use."""
+        digests = {digest for _, digest in model.components}
+        with self._lock:
+            self._drop_free(lambda key: isinstance(key, tuple) and key[0] in digests)
+
+
+def in_main_memory(value: Any) -> Any:
+    """A model that says nothing else with its weights in main memory, a few layers at a time on the device."""
+    plain = isinstance(value, Model) and value.option("offload") is None and value.option("quantization") != "int8"
+    return value.with_options(offload="group") if plain else value
+
+
+def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None) -> Any:
+    """A component from its files, on the CPU.
+
+    Raises:
+        ModelError: They are not on this machine, or have changed.
+    """
+    location = checkpoints.locate(digest, what)
+    if checkpoints.component_digest(location, kind.stems[name]) != digest:
+        raise ModelError(f"{location.path} has changed since it was loaded; load it again")
+    return kind.load(name, location, dtype)
+
+
+def done(module: Any, changes: Sequence[Change]) -> Any:
+    """A module of one's own with changes made to it."""
+    for change in changes:
+        change.apply(module)
+    return module
+
+
+def _weighty(model: Model, part: str) -> list[str]:
+    """The components of a part that have weights."""
+    kind = family(model.family)
+    return [name for name in kind.parts[part] if kind.stems[name] is not None]
+
+
+store = Store()
+"""This process's weights."""

@@ -1,0 +1,1 @@
+"""Values of the standard pack: pictures, latents, conditioning, and references to models."""

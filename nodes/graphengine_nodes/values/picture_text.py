@@ -1,0 +1,79 @@
+"""What other tools read in a picture."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+PARAMETERS = "parameters"
+"""The name under which other tools look for the settings of a picture, as `Pack.parameters` gives them."""
+
+
+def parameters(
+    *,
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    guidance_scale: float | None = None,
+    seed: int | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    model: str | None = None,
+    model_hash: str | None = None,
+    strength: float | None = None,
+    clip_skip: int | None = None,
+    loras: tuple[tuple[str, float], ...] = (),
+) -> str:
+    """The text of the PNG chunk `parameters`, as the WebUI of AUTOMATIC1111 writes it and galleries read it.
+
+    The prompt (with `<lora:name:scale>` at its end), a line `Negative prompt:`, and a line of `Name: value`. What is
+    None is left out. Our `clip_skip` counts the layers left out, the WebUI's the layer that is read: one more.
+    """
+    tags = "".join(f" <lora:{PurePath(name).stem}:{scale:g}>" for name, scale in loras)
+    lines = [f"{prompt or ''}{tags}"]
+    if negative_prompt:
+        lines.append(f"Negative prompt: {negative_prompt}")
+    facts = {
+        "Steps": steps,
+        "Sampler": scheduler.removesuffix("Scheduler") if scheduler else None,
+        "CFG scale": f"{guidance_scale:g}" if guidance_scale is not None else None,
+        "Seed": seed,
+        "Size": f"{width}x{height}" if width and height else None,
+        "Model hash": model_hash,
+        "Model": model,
+        "Denoising strength": f"{strength:g}" if strength is not None else None,
+        "Clip skip": clip_skip + 1 if clip_skip else None,
+    }
+    lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items() if value is not None))
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    """Values with commas, colons or line breaks stand in quotes, as JSON."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
+
+
+# --- EXIF, where a JPEG or a WebP keeps texts -------------------------------------------------------------------------
+
+
+def exif_with_comment(comment: str | None, note: str | None = None) -> bytes:
+    """EXIF bytes, for PIL's `save(exif=...)`, with a text as UserComment.
+
+    Args:
+        comment: Written as ASCII where it is, else as UTF-16: what every reader of EXIF understands.
+        note: What only its maker reads, as MakerNote in UTF-8.
+    """
+    import PIL.Image
+    from PIL import ExifTags
+
+    exif = PIL.Image.Exif()
+    exif.endian = ">"  # readers that know one byte order of UTF-16 know this one
+    ifd = exif.get_ifd(ExifTags.IFD.Exif)
+    if comment is not None:
+        text = b"ASCII\0\0\0" + comment.encode() if comment.isascii() else b"UNICODE\0" + comment.encode("utf-16-be")
+        ifd[ExifTags.Base.UserComment] = text
+    if note is not None:
+        ifd[ExifTags.Base.MakerNote] = note.encode()
+    return exif.tobytes()

@@ -1,0 +1,221 @@
+"""References to weights: small frozen values that say which weights by digests, and what is applied to them.
+
+They are data, and the weight store finds the bytes; but for objects that Python callers hand in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from graphengine import NotData, socket_type
+
+
+def digest_of(canonical: Any) -> str:
+    """A digest of JSON data."""
+    return hashlib.blake2b(json.dumps(canonical, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Held(str):
+    """The digest of an object that a Python caller handed in: it means something in this process only.
+
+    Whoever has the digest keeps the object alive. Nothing made from it is remembered: nobody can tell when it changes.
+    """
+
+    held: Any
+
+    @classmethod
+    def of(cls, held: Any) -> Held:
+        """A digest that nobody can guess."""
+        digest = cls(f"object:{secrets.token_hex(16)}")
+        digest.held = held
+        return digest
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        return self
+
+
+def check_data(source: str, *digests: str) -> None:
+    """Refuse what is no data.
+
+    Raises:
+        NotData: A digest stands for an object of this process.
+    """
+    for digest in digests:
+        if isinstance(digest, Held):
+            kind = type(digest.held).__name__
+            raise NotData(f"{source} holds a {kind} that was handed in from Python, which only this process has")
+
+
+@dataclass(frozen=True, slots=True)
+class LoRA:
+    """A low-rank change of a model's weights.
+
+    Attributes:
+        weights: Digest of the file.
+        parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
+        families: The families that it can be for; empty where its file does not say.
+        source: Where it came from, for people.
+    """
+
+    weights: str
+    parts: tuple[str, ...]
+    families: tuple[str, ...] = ()
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key."""
+        return self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class Hypernetwork:
+    """Small networks before the keys and values of a denoiser's attention.
+
+    Attributes:
+        weights: Digest of the file.
+        source: Where it came from, for people.
+    """
+
+    weights: str
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key."""
+        return self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """A ControlNet's weights.
+
+    Attributes:
+        family: The model family that it steers.
+        weights: Digest of its files.
+        precision: As a model's.
+        source: Where it came from, for people.
+    """
+
+    family: str
+    weights: str
+    precision: str | None = None
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """What it adds to a key.
+
+        Raises:
+            NotData: It is an object of this process.
+        """
+        check_data(self.source, self.weights)
+        return digest_of([self.family, self.weights, self.precision])
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """What must be in memory to compute with it, by digest."""
+        return frozenset({self.weights})
+
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "quantization": ("denoiser",),
+    "channels_last": ("denoiser",),
+    "compile": ("denoiser",),
+    "tiling": ("vae",),
+    "slicing": ("vae",),
+    "offload": (),
+    "offload_device": (),
+}
+"""How a model may be held and computed, and the parts of it whose results that can change."""
+
+
+SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder",)}
+"""The parts of a model whose results a setting can change, where that is not the denoiser alone."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Model:
+    """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
+
+    Attributes:
+        family: Name of the module that knows how it encodes, samples and decodes.
+        components: Digest of each component (`unet`, `vae`, ...): its files' contents.
+        settings: What its own files say beside the weights: default steps, size, guidance, shape of its latents.
+        precision: `float32`, `float16`, `bfloat16`, or None for what suits the device.
+        loras: LoRAs with their scales, in the order in which they were applied.
+        hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
+        options: How it is held and computed, of `OPTIONS`; sorted, and only what differs from the default.
+        source: Where it came from, for people: a name, never a folder of somebody's machine.
+    """
+
+    family: str
+    components: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+    precision: str | None = None
+    loras: tuple[tuple[LoRA, float], ...] = ()
+    hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    source: str = field(default="", compare=False)
+
+    def __repr__(self) -> str:
+        parts = [f"<Model {self.family}" + (f" from {self.source}" if self.source else "")]
+        parts += [self.precision] if self.precision else []
+        for name, applied in (("LoRA", self.loras), ("hypernetwork", self.hypernetworks)):
+            parts += [f"{name} {part.source or part.weights[:12]} x {scale:g}" for part, scale in applied]
+        parts += [f"{name}={value}" for name, value in self.options]
+        return ", ".join(parts) + ">"
+
+    def component(self, name: str) -> str:
+        """The digest of a component."""
+        return dict(self.components)[name]
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """One of the settings."""
+        return dict(self.settings).get(name, default)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """One of the options."""
+        return dict(self.options).get(name, default)
+
+    def computes_on(self, device: str) -> str:
+        """Where it computes in a run on a device: there, unless it is offloaded for another GPU."""
+        return str(self.option("offload_device") or device) if device.startswith("cuda") else device
+
+    def with_options(self, **options: Any) -> Model:
+        """The same model with other options; None takes one back."""
+        merged = dict(self.options) | options
+        kept = tuple(sorted((name, value) for name, value in merged.items() if value is not None))
+        return replace(self, options=kept)
+
+    def with_component(self, name: str, digest: str) -> Model:
+        """The same model with another component."""
+        return replace(self, components=tuple((n, digest if n == name else old) for n, old in self.components))
+
+    def loras_of(self, part: str) -> tuple[tuple[LoRA, float], ...]:
+        """The LoRAs that change a part."""
+        return tuple((lora, scale) for lora, scale in self.loras if part in lora.parts)
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """What must be in memory to compute with the model, or with one part of it: digests of its weights."""
+        found: frozenset[str] = _of_type(self).needs(self, part)
+        return found
+
+    def digest(self, part: str | None = None) -> str:
+        """What the model, or one part of it, adds to a key: everything that can change a result.
+
+        Parts are `text_encoder`, `denoiser` and `vae`, or several of them joined by `+`. Source, device and offload
+        are not in it. Which components a part has is known to the model's family: `families.digests` computes this.
+
+        Raises:
+            ValueError: The family's models have no such part.
+            NotData: There is an object of this process in it.
+        """
+        found: str = _of_type(self).digest(self, part)
+        return found
+
+
+def _of_type(value: Model) -> Any:
+    """The socket type of models, as the pack has registered it."""
+    return socket_type(type(value))

@@ -1,0 +1,263 @@
+"""The types of the standard pack's sockets: small frozen classes that import no torch.
+
+Tensors are attributes, on the CPU between nodes. `Model`, `ControlNet`, `LoRA` and `Hypernetwork` are references to
+weights, see `references`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.values.references import ControlNet, Hypernetwork, LoRA, Model
+
+if TYPE_CHECKING:
+    import numpy
+    import PIL.Image
+    import torch
+
+__all__ = [
+    "Conditioning",
+    "Control",
+    "ControlNet",
+    "Hypernetwork",
+    "Image",
+    "Latent",
+    "LoRA",
+    "Mask",
+    "Model",
+    "Posterior",
+    "RandomState",
+]
+
+
+def tensor_line(values: torch.Tensor) -> str:
+    """Shape and range of a tensor, for people."""
+    shape = "[" + ", ".join(map(str, values.shape)) + "]"
+    if not values.numel() or values.dtype.is_complex:
+        return shape
+    values = values.detach()
+    if not values.dtype.is_floating_point or values.dtype.itemsize < 2:  # torch compares few kinds of numbers
+        try:
+            values = values.double()
+        except NotImplementedError:  # several numbers in a byte
+            return shape
+    low, high = (float(bound) for bound in values.aminmax())
+    return f"{shape} {low:.3g}..{high:.3g}"
+
+
+def _line(*parts: str) -> str:
+    return f"<{' '.join(part for part in parts if part)}>"
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Image:
+    """One picture or a batch of them.
+
+    Attributes:
+        pixels: float32 [B, H, W, 3], RGB in 0..1, on the CPU.
+    """
+
+    pixels: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
+            raise ValueError(f"an Image is [B, H, W, 3], this is {list(self.pixels.shape)}")
+
+    def __len__(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as PIL orders them."""
+        return int(self.pixels.shape[2]), int(self.pixels.shape[1])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> numpy.ndarray[Any, Any]:
+        """uint8 [H, W, 3] of a single picture, [B, H, W, 3] of several: what PIL and matplotlib take."""
+        import numpy as np
+
+        array = np.stack([np.asarray(picture) for picture in self.pils()])
+        return np.asarray(array[0] if len(array) == 1 else array, dtype=dtype)
+
+    def pil(self, index: int = 0) -> PIL.Image.Image:
+        """One picture of the batch as PIL has it: 8 bits, rounded."""
+        return self.pils()[index]
+
+    def pils(self) -> list[PIL.Image.Image]:
+        """Every picture as PIL has it: 8 bits, rounded."""
+        from graphengine_nodes.values.pictures import to_pil
+
+        return to_pil(self.pixels)
+
+    def save(self, path: str | Path, text: Mapping[str, str] | None = None) -> list[Path]:
+        """Write files, `name.png` or `name_0.png`, `name_1.png`, ...; the suffix (png, jpg, webp) says the format.
+
+        Without a suffix it is PNG. `text` is what they carry.
+        """
+        from graphengine_nodes.values.pictures import save_pictures
+
+        return save_pictures(self.pixels, Path(path), text or {})
+
+    def __repr__(self) -> str:
+        return _line("Image", tensor_line(self.pixels))
+
+    def _repr_png_(self) -> bytes:
+        from graphengine_nodes.values.pictures import sheet_png
+
+        return sheet_png(self.pixels)
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Mask:
+    """Where to paint.
+
+    Attributes:
+        values: float32 [B, H, W] in 0..1, on the CPU; 1 = repaint, 0 = keep.
+    """
+
+    values: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3:
+            raise ValueError(f"a Mask is [B, H, W], this is {list(self.values.shape)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return int(self.values.shape[2]), int(self.values.shape[1])
+
+    def __repr__(self) -> str:
+        return _line("Mask", tensor_line(self.values))
+
+    def _repr_png_(self) -> bytes:
+        from graphengine_nodes.values.pictures import sheet_png
+
+        return sheet_png(self.values[..., None].expand(-1, -1, -1, 3))
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Posterior:
+    """An encoded picture before anything is drawn from it: a diagonal Gaussian over latents.
+
+    Attributes:
+        mean, logvar: float [B, C, h, w] as the VAE's encoder gives them, on the CPU.
+        family: The model family whose VAE encoded it.
+        scaling: What its VAE's configuration says about the step to the denoiser's scale (`scaling_factor`, ...).
+    """
+
+    mean: torch.Tensor
+    logvar: torch.Tensor
+    family: str
+    scaling: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return _line("Posterior", tensor_line(self.mean), self.family)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RandomState:
+    """Where a `torch.Generator` stands: what a caller's generator is in a graph.
+
+    Attributes:
+        device: The kind of device that it draws on, `cpu` or `cuda`.
+        state: Its `get_state()` as bytes.
+        shared: In a list, those of one number above 0 are one generator, which draws for several pictures.
+    """
+
+    device: str
+    state: bytes
+    shared: int = 0
+
+    def __repr__(self) -> str:
+        return _line("RandomState", self.device)
+
+    @classmethod
+    def of(cls, generator: torch.Generator, shared: int = 0) -> RandomState:
+        """Where a generator stands now."""
+        return cls(generator.device.type, generator.get_state().numpy().tobytes(), shared)
+
+    def generator(self) -> torch.Generator:
+        """A new generator that stands there."""
+        import torch
+
+        generator = torch.Generator(self.device)
+        self.restore(generator)
+        return generator
+
+    def restore(self, generator: torch.Generator) -> None:
+        """Bring a generator there."""
+        import torch
+
+        generator.set_state(torch.frombuffer(bytearray(self.state), dtype=torch.uint8))
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Latent:
+    """Latents as a denoiser works on them.
+
+    Attributes:
+        samples: float [B, C, h, w], on the CPU.
+        family: The model family that they belong to.
+        scale: `denoiser` where the denoiser's scale is meant (decoding undoes it), `vae` where the VAE's is.
+        empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
+        random: Where the caller's generators stood after sampling, if it gave any.
+    """
+
+    samples: torch.Tensor
+    family: str
+    scale: str = "denoiser"
+    empty: bool = False
+    random: tuple[RandomState, ...] = ()
+
+    def __repr__(self) -> str:
+        return _line("Latent", tensor_line(self.samples), self.family, "empty" if self.empty else "")
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Conditioning:
+    """One encoded prompt, or the absent one (which is not the empty one; each family reads it its own way).
+
+    Attributes:
+        embeds: float [1, tokens, width]; of the absent prompt what the family puts in its place.
+        family: The model family whose text encoder made it.
+        absent: No prompt was given.
+        pooled: float [1, width] in families that have a pooled embedding.
+        fallback: What the same text encoder gives for an absent prompt, by name (`embeds`, `pooled`): a sampler that
+            is given no negative prompt takes it from its positive one.
+    """
+
+    embeds: torch.Tensor
+    family: str
+    absent: bool = False
+    pooled: torch.Tensor | None = None
+    fallback: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "")
+
+    @property
+    def negative(self) -> Conditioning:
+        """The absent prompt of the same text encoder."""
+        return Conditioning(self.fallback["embeds"], self.family, True, self.fallback.get("pooled"), self.fallback)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Control:
+    """A ControlNet with the picture that it follows.
+
+    Attributes:
+        controlnet: The weights.
+        image: The control picture (edges, depth, ...), one or one for each picture that is made.
+        scale: How strongly it steers; 1.0 is full strength.
+        guess: Steer only the guided half, weaker in the outer layers: the picture decides, not the prompt.
+        start, end: The part of the steps in which it steers, as fractions of them.
+    """
+
+    controlnet: ControlNet
+    image: Image
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess: bool = False

@@ -1,0 +1,394 @@
+"""What lies on disk: which files a model's components are, whether they are whole, and their digests. No torch.
+
+A component is located by its digest: in this process from the node that made the reference, and between processes
+through a small file in the user's cache folder, so that whoever is sent a reference finds the bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graphengine import (
+    FileError,
+    ModelError,
+    Rooted,
+    cache_folder,
+    confined,
+    fingerprint,
+    make_private,
+    open_file,
+    read_file,
+    rooted,
+    roots_of,
+    write_private,
+)
+from graphengine_nodes.values.references import digest_of
+
+log = logging.getLogger(__name__)
+
+TINY = Path(__file__).parent.parent / "tiny"
+
+EMBEDDED = {
+    "model": ("tiny", TINY / "model"),
+    "ControlNet": ("tiny-canny", TINY / "controlnet"),
+    "LoRA": ("tiny-blueprint", TINY / "lora" / "blueprint.safetensors"),
+}
+"""Weights that are shipped with the pack: the names that load nodes take, and where they lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a component's bytes lie.
+
+    Attributes:
+        path: Its folder in diffusers layout, or a file: a whole checkpoint, or a LoRA.
+        component: For a whole checkpoint, which of its components.
+        config: For a whole checkpoint, the folder with the component's configuration.
+        variant: For a folder, which of its weight files where it has several (`fp16`).
+    """
+
+    path: Path
+    component: str = ""
+    config: Path | None = None
+    variant: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its configuration lies."""
+        return self.path if self.config is None else self.config
+
+
+# --- finding what a user means ----------------------------------------------------------------------------------------
+
+
+def find(source: str | Path, what: str, revision: str | None = None) -> Path:
+    """The folder or file of a source: an embedded name, a path, or a hub id.
+
+    In a node that a graph runs, text is a name only: the engine hands on what is a path, by its rules, as a `Path`.
+
+    Args:
+        what: `model`, `ControlNet` or `LoRA`, for messages.
+        revision: Of a hub id, which branch, tag or commit.
+
+    Raises:
+        ModelError: There is no such thing, or no network to fetch it.
+    """
+    found = _found(source, what)
+    if found is None:
+        return _from_hub(os.fspath(source), what, revision)
+    if revision is not None:
+        raise ModelError(f"{source} is on this machine and has no revisions; leave revision out, or give a hub id")
+    return found
+
+
+def _found(source: str | Path, what: str) -> Path | None:
+    """What lies on this machine; None for a hub id."""
+    text = os.fspath(source)
+    name, embedded = EMBEDDED[what]
+    if text == name and not isinstance(source, Path):
+        return embedded
+    for kind, (other, _) in EMBEDDED.items():
+        if text == other and not isinstance(source, Path):
+            raise ModelError(f"{text} is an embedded {kind}; the embedded {what} is called {name}")
+    path = source if isinstance(source, Rooted) else Path(text).expanduser()
+    if not _name_only(source) and path.exists():
+        return path.absolute()
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
+        raise ModelError(
+            f"there is no {what} {text}; give a folder in diffusers layout, a .safetensors file, a hub id "
+            f"or the embedded {name}"
+        )
+    return None
+
+
+SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+
+
+def _from_hub(name: str, what: str, revision: str | None) -> Path:
+    """A repository's files, from the hub's cache on this machine or from the network; looked up once a process.
+
+    What lies whole in the cache is taken as it is, whatever the hub has by now.
+    """
+    from huggingface_hub import constants
+
+    try:
+        folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE), revision)
+        if not folder.exists():  # removed since
+            _snapshot.cache_clear()
+            folder = _snapshot(name, what, bool(constants.HF_HUB_OFFLINE), revision)
+        return folder
+    except Exception as error:  # the hub's errors have no common base that older versions know
+        at = f" at revision {revision}" if revision else ""
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"there is no {what} {name}{at}: it is no path on this machine and the hub did not give it "
+            f"({type(error).__name__}: {reason:.200}); without a network give a path, or the embedded "
+            f"{EMBEDDED[what][0]}"
+        ) from None
+
+
+@functools.cache
+def _snapshot(name: str, what: str, offline: bool, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns: dict[str, Any] = {
+        "allow_patterns": ["*.json", "*.txt", "*.safetensors", "*.model"],
+        "ignore_patterns": ["*.msgpack", "*.onnx*", "*/openvino*"],
+        "revision": revision,
+    }
+    with contextlib.suppress(Exception):  # not in the cache: the network's error, if there is one, says more
+        folder = snapshot_download(name, local_files_only=True, **patterns)
+        if offline or _whole(Path(folder), what):
+            return Path(folder)
+    return Path(snapshot_download(name, **patterns))
+
+
+def _whole(folder: Path, what: str) -> bool:
+    """Whether a repository in the hub's cache is there with all its files: a download may have been interrupted."""
+    try:
+        for shards in folder.rglob("*.safetensors.index*.json"):
+            if not all((shards.parent / part).exists() for part in set(read_json(shards)["weight_map"].values())):
+                return False
+        if (folder / "model_index.json").exists():
+            index = read_json(folder / "model_index.json")
+            return all(_whole_part(folder / n) for n, v in index.items() if isinstance(v, list) and v and v[0])
+        return any(folder.glob("*.safetensors")) and (what == "LoRA" or (folder / "config.json").exists())
+    except (ModelError, KeyError):
+        return False
+
+
+def _whole_part(folder: Path) -> bool:
+    """A model has a config.json and weights, a tokenizer its words, a scheduler only its configuration."""
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    weights = any(name.endswith(".safetensors") for name in names)
+    if weights or "config.json" in names:
+        return weights and "config.json" in names
+    if "tokenizer_config.json" in names:
+        words = {"vocab.json", "merges.txt"} <= names or "tokenizer.json" in names
+        return words or any(name.endswith(".model") for name in names)
+    return any(name.endswith("_config.json") for name in names)
+
+
+def name_of(source: str | Path) -> str:
+    """What people call a source: its name or hub id, never a folder of somebody's machine."""
+    path = Path(source)
+    if _name_only(source):
+        return os.fspath(source)
+    return path.name if path.is_absolute() or path.exists() else os.fspath(source)
+
+
+def _name_only(source: str | Path) -> bool:
+    return isinstance(source, str) and confined()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration file.
+
+    Raises:
+        ModelError: It is missing or no JSON object.
+    """
+    try:
+        found = json.loads(read_file(file))
+    except FileNotFoundError:
+        raise ModelError(f"{file} is missing; the model's folder is incomplete, copy it again") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged ({error}); copy it again") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} should hold a JSON object")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files of one component's weights, and the variant (`fp16`) that their names hold."""
+
+    files: tuple[Path, ...]
+    variant: str | None = None
+
+
+def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
+    """The weights of a component folder: safetensors, whole or in shards, the plain variant before others.
+
+    Args:
+        stem: `diffusion_pytorch_model` or, as transformers writes it, `model`.
+        variant: The one that is taken where it is there.
+
+    Raises:
+        ModelError: There are none, only pickled ones, or they are cut short.
+    """
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    whole = re.compile(rf"{stem}(?:\.(\w+))?\.safetensors")
+    shards = re.compile(rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json")
+    found: list[Weights] = []
+    for name in names:
+        if match := whole.fullmatch(name):
+            found.append(Weights((folder / name,), match[1]))
+        elif match := shards.fullmatch(name):
+            found.append(Weights(tuple(folder / part for part in _parts(folder / name)), match[1]))
+    if not found:
+        pickled = [name for name in names if Path(name).suffix in SUFFIXES]
+        if pickled:
+            raise ModelError(
+                f"{folder / pickled[0]} is a pickle, which can run code when it is read: it is not opened; "
+                "convert it to safetensors, or take the model's safetensors files"
+            )
+        raise ModelError(f"{folder} holds no {stem}.safetensors; the model's folder is incomplete, copy it again")
+    best = min(
+        found, key=lambda w: (w.variant != (variant or None), bool(w.variant), w.variant != "fp16", w.variant or "")
+    )
+    for file in best.files:
+        read_header(file)
+    return best
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that an index of shards names; those lie beside it.
+
+    Raises:
+        ModelError: It names anything else.
+    """
+    found = read_json(index).get("weight_map")
+    names: list[Any] = list(found.values()) if isinstance(found, dict) else [None]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(f"{index} is damaged: {name!r:.80} is no name of a file beside it; copy the model again")
+    return sorted(set(names))
+
+
+Header = dict[str, dict[str, Any]]
+
+
+def read_header(file: Path) -> Header:
+    """The names, types and shapes of the tensors in a safetensors file, which is checked to be whole.
+
+    Raises:
+        ModelError: It is missing, cut short or no safetensors file.
+    """
+    if file.suffix in SUFFIXES and file.suffix != ".safetensors":
+        raise ModelError(
+            f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
+        )
+    try:
+        with open_file(file) as handle:
+            size = os.fstat(handle.fileno()).st_size
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        for entry in header.values():
+            entry["shape"] = [int(side) for side in entry["shape"]]
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {file}") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ModelError(f"{file} is no safetensors file (its header cannot be read); copy it again") from None
+    if size < 8 + length + end:
+        raise ModelError(f"{file} is cut short: {size} bytes of {8 + length + end}; copy it again")
+    return dict(header)
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+PREVIEW = "preview.json"
+"""How previews of a VAE's latents are made (see `previews`): it decides no result."""
+
+
+def component_files(location: Location, stem: str | None) -> list[Path]:
+    """The files that decide what a component is: its configuration and, where it has weights, those."""
+    configs = [p for p in sorted(location.folder.iterdir()) if p.suffix in (".json", ".txt", ".model")]
+    configs = [p for p in configs if ".index." not in p.name and p.name != PREVIEW]
+    if stem is None:
+        return configs
+    files = (
+        [location.path]
+        if location.config is not None
+        else list(weight_files(location.path, stem, location.variant).files)
+    )
+    return configs + files
+
+
+def component_digest(location: Location, stem: str | None) -> str:
+    """The digest of a component: of names and contents of its files, not of where they lie."""
+    try:
+        files = component_files(location, stem)
+        # A checkpoint's own name is nobody's business; the names of a folder's files say what they are.
+        named = [[file.name if file.parent == location.folder else "", fingerprint(file)] for file in files]
+    except (OSError, FileError) as error:
+        raise ModelError(f"{location.path} cannot be read: {error}") from None
+    return digest_of([location.component, named])
+
+
+# --- where digests lie ------------------------------------------------------------------------------------------------
+
+_locations: dict[str, Location] = {}
+
+
+def note(digest: str, location: Location) -> None:
+    """Remember where the bytes of a digest lie on this machine."""
+    if _locations.get(digest) == location:
+        return
+    _locations[digest] = location
+    facts: dict[str, Any] = {name: str(value) for name, value in asdict(location).items() if value}
+    if (roots := roots_of(location.path)) is not None:
+        facts["roots"] = list(roots)
+    file = cache_folder() / "weights" / digest
+    try:
+        text = json.dumps(facts).encode()
+        make_private(file.parent, cache_folder())
+        if not file.is_file() or read_file(file) != text:
+            write_private(file, text)
+    except OSError as error:
+        _warn(
+            f"{file.parent} cannot be written ({error.strerror}): other processes, a service's workers too, will not "
+            "find models loaded here; set GRAPHENGINE_CACHE to a folder that can be"
+        )
+
+
+@functools.cache
+def _warn(sentence: str) -> None:
+    """Once, not for each component."""
+    log.warning(sentence)
+
+
+def locate(digest: str, what: str) -> Location:
+    """Where the bytes of a digest lie.
+
+    Raises:
+        ModelError: Nobody loaded them on this machine, or they are gone.
+    """
+    location = _locations.get(digest)
+    if location is None:
+        try:
+            facts = json.loads(read_file(cache_folder() / "weights" / digest))
+            there = functools.partial(rooted, roots=facts["roots"]) if "roots" in facts else Path
+            config = there(facts["config"]) if "config" in facts else None
+            location = Location(there(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ModelError(
+                f"the weights of {what} ({digest[:12]}) are not known on {platform.node()} (in "
+                f"{cache_folder() / 'weights'}); load them there once (load_model, load_controlnet or load_lora) from "
+                "a file or folder with the same content"
+            ) from None
+        _locations[digest] = location
+    if not location.path.exists():
+        where = f"{location.path} on {platform.node()}"
+        raise ModelError(f"{where}, the weights of {what}, is gone; put it back or load another")
+    return location
