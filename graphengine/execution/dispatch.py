@@ -66,7 +66,7 @@ class Cancellation:
 
 
 class Launcher(ABC):
-    """The half of a run that computes. The other half, which decides what is computed, is `executor.Drive`.
+    """The half of a run that computes. The other half, which decides what is computed, is `drive.Drive`.
 
     Args:
         store, runner: Shared with all other runs.

@@ -44,7 +44,7 @@ def new_job(
     like: NewJob | None = None,
     files: Files | None = None,
 ) -> NewJob:
-    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `document.Request` and `jobs.NewJob`.
+    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `request.Request` and `job.NewJob`.
 
     Args:
         like: A job of the same queue: bytes that both need lie on the disk once.
