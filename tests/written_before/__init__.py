@@ -6,4 +6,6 @@ the test says that what users have on their disks is not understood any more. Wh
 
 The modules that load packs (`values`, `jobs`, `cases`) are imported by fixtures: other tests shall not find their nodes
 because these were collected.
+
+The texts of `golden/` and of `still.py` are in keys: they import by old paths, and stay as they are while these import.
 """

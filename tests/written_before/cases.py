@@ -11,16 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import graphengine_nodes as std
-from graphengine_nodes.images import Size
-from graphengine_nodes.templates import Texts
+from graphengine_nodes.nodes.images import Size
+from graphengine_nodes.nodes.templates import Texts
 
 import graphengine
 from graphengine import DiskStore, Graph, Kind, Reuse, Store, Where, collect, each, load, load_pack, switch, when
-from graphengine.checksum import Content
+from graphengine.declare.sockets import Range
 from graphengine.errors import Problem
-from graphengine.service.deaths import End, Fault
-from graphengine.service.jobs import NewJob, State
-from graphengine.sockets import Range
+from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.workers.deaths import End, Fault
+from graphengine.values.checksum import Content
 
 from . import script
 from .script import Mode, Point, Spot

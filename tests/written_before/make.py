@@ -83,9 +83,9 @@ def queue(folder: Path) -> None:
     from graphengine_nodes import Image
 
     from graphengine.service import Service
-    from graphengine.service.inline import InlineRunner
-    from graphengine.service.queue import Queue
-    from graphengine.service.submit import submit
+    from graphengine.service.jobs.queue import Queue
+    from graphengine.service.jobs.submit import submit
+    from graphengine.service.workers.inline import InlineRunner
 
     from . import jobs
     from .values import VALUES, ramp

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
-from graphengine_nodes.images import Size
-from graphengine_nodes.masks import invert_mask
-from graphengine_nodes.prompts import Prompts
-from graphengine_nodes.types import Image, Latent
+from graphengine_nodes.nodes.images import Size
+from graphengine_nodes.nodes.masks import invert_mask
+from graphengine_nodes.nodes.prompts import Prompts
+from graphengine_nodes.values.types import Image, Latent
 
 import graphengine
 from graphengine import (
@@ -29,26 +29,26 @@ from graphengine import (
     Where,
     each,
     errors,
-    files,
     node,
-    types,
     when,
 )
-from graphengine.arrays import encode
 from graphengine.cache import DiskStore, Store
-from graphengine.canonical import NotData, canonical, digest, token
-from graphengine.checksum import checksum
-from graphengine.elements import Link
+from graphengine.declare.sockets import Doc, File
 from graphengine.errors import Problem, shorten, text_of
-from graphengine.evaluate import shared_store
-from graphengine.files import confining, fingerprint
-from graphengine.graph import Node
-from graphengine.inputs import bind_inputs
-from graphengine.literals import coerce
+from graphengine.execution.evaluate import shared_store
+from graphengine.graph.data import Node
+from graphengine.graph.elements import Link
+from graphengine.keys import files
+from graphengine.keys.files import confining, fingerprint
 from graphengine.pack import Pack
-from graphengine.service.jobs import State
-from graphengine.sockets import Doc, File
-from graphengine.types import fits, socket_type, type_name
+from graphengine.planning.inputs import bind_inputs
+from graphengine.service.jobs.job import State
+from graphengine.values import types
+from graphengine.values.arrays import encode
+from graphengine.values.canonical import NotData, canonical, digest, token
+from graphengine.values.checksum import checksum
+from graphengine.values.literals import coerce
+from graphengine.values.types import fits, socket_type, type_name
 
 
 class Mode(enum.Enum):

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from graphengine.service import Service
-from graphengine.service.inline import InlineRunner
-from graphengine.service.jobs import Job, State
-from graphengine.service.queue import Queue
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.workers.inline import InlineRunner
 
 from .make import PLACE
 

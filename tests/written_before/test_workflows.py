@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 from graphengine import DiskStore, load
-from graphengine.record import graph_of, read
-from graphengine.workflow import to_document
+from graphengine.results.record import graph_of, read
+from graphengine.workflow.files import to_document
 
 from .make import run
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy
 import torch
 from graphengine_nodes import Conditioning, Image, Latent, LoRA, Mask, Model, Posterior, RandomState, Texts
-from graphengine_nodes.images import Size
-from graphengine_nodes.prompts import Prompts
-from graphengine_nodes.types import Control, ControlNet, Hypernetwork
+from graphengine_nodes.nodes.images import Size
+from graphengine_nodes.nodes.prompts import Prompts
+from graphengine_nodes.values.types import Control, ControlNet, Hypernetwork
 
 from graphengine import Kind, Reuse, Where, load_pack
-from graphengine.checksum import Content
+from graphengine.declare.sockets import Range
 from graphengine.errors import Problem
-from graphengine.service.deaths import End, Fault
-from graphengine.service.jobs import Attempt, Change, Job, NewJob, State
-from graphengine.sockets import Range
+from graphengine.service.jobs.job import Attempt, Change, Job, NewJob, State
+from graphengine.service.workers.deaths import End, Fault
+from graphengine.values.checksum import Content
 
 load_pack(Path(__file__).parent / "golden")
 kept: Any = sys.modules["graphengine_folder_pack.golden.kept"]
