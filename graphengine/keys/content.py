@@ -204,7 +204,7 @@ class Content:
             for name, found in space.items():
                 if name == "__dict__" and type(found) in (types.GetSetDescriptorType, types.MemberDescriptorType):
                     layout.namespace = layout.namespace or found
-                elif type(found) is types.MemberDescriptorType:
+                elif type(found) is types.MemberDescriptorType and name not in _OFFSETS:
                     layout.slots.append(found)
                 elif type(found) is functools.cached_property:
                     layout.computed |= {name}
@@ -225,6 +225,9 @@ class Content:
 _ASKED = frozenset({"__call__", "__getitem__", "__missing__", "__enter__", "__exit__", "__iter__", "__next__",
                     "__getattr__", "__getattribute__", "__contains__", "__len__"})  # fmt: skip
 """Methods that Python calls without their name in the code."""
+
+_OFFSETS = frozenset({"__vectorcalloffset__", "__weaklistoffset__", "__dictoffset__"})
+"""Members of C classes that say where something lies in memory: read of an object they give an address."""
 
 
 # --- built-in classes: what each holds -----------------------------------------------------------------------------

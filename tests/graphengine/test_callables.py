@@ -2,9 +2,12 @@
 
 import asyncio
 import functools
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -345,3 +348,40 @@ def test_each_refuses_what_is_no_list_in_a_graph() -> None:
                 each(wrong, inc)
         g.output("fine", each(g.input("more", list[int] | None, [1]), inc))
     assert each("ab", str.upper) == ["A", "B"]
+
+
+SHIFTED = """
+import functools, sys
+from graphengine import Graph, node, run
+
+{padding}
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+plus_two = functools.partial(add, b=2)
+
+@node
+def shifted(x: int) -> int:
+    return plus_two(x)
+
+with Graph() as g:
+    g.output("y", shifted(1))
+
+from graphengine.planning.inputs import bind_inputs
+from graphengine.planning.plan import take_plan
+plan = take_plan(g, bind_inputs(g, {{}}), None)
+plan.assign(list(g.nodes))
+print(next(iter(plan.keys.values())).hex())
+"""
+
+
+def test_a_partial_that_code_uses_gives_the_same_key_in_every_process(tmp_path: Path) -> None:
+    keys = set()
+    for n, padding in enumerate(["", "kept = [object() for _ in range(100_000)]"]):  # other addresses
+        script = tmp_path / str(n) / "script.py"
+        script.parent.mkdir()
+        script.write_text(SHIFTED.format(padding=padding))
+        done = subprocess.run([sys.executable, str(script)], check=True, capture_output=True, text=True)
+        keys.add(done.stdout)
+    assert len(keys) == 1
