@@ -47,7 +47,7 @@ def started(folder: Path, word: str) -> int:
 
 
 def test_our_modules_lack_the_names(bare: dict[str, str], tmp_path: Path) -> None:
-    code = "import socket; assert hasattr(socket, 'AF_UNIX'); from graphengine.service import channel, process_tree; "
+    code = "import socket; assert hasattr(socket, 'AF_UNIX'); from graphengine.system import channel, process_tree; "
     code += "print(hasattr(channel.socket, 'AF_UNIX'), hasattr(process_tree.os, 'killpg'))"
     assert run(bare, tmp_path, sys.executable, "-c", code).out == "False False\n"
 

@@ -20,8 +20,7 @@ import pytest
 
 from graphengine import Graph, NodeError, Pack, Store, run
 from graphengine.declare import registry
-from graphengine.service import local_service
-from graphengine.service import shortages as trouble
+from graphengine.service import local_service, shortages
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import State
 from graphengine.service.jobs.queue import Queue
@@ -331,7 +330,7 @@ def test_a_service_without_workers_leaves_what_hangs(tmp_path: Path, monkeypatch
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service tries again soon."""
-    monkeypatch.setattr(trouble, "PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(shortages, "PAUSES", (0.05, 0.1))
 
 
 def test_without_a_thread_for_a_job_it_is_put_back(
@@ -364,11 +363,11 @@ def test_what_a_service_lacks_for_a_while_fails_no_job(
             raise lack
         return request_of(*arguments)
 
-    from graphengine.service import running
+    from graphengine.service import job_run
 
-    request_of = running.request_of
-    monkeypatch.setattr(running, "request_of", lacking)
-    monkeypatch.setattr(trouble, "is_well", lambda: False)
+    request_of = job_run.request_of
+    monkeypatch.setattr(job_run, "request_of", lacking)
+    monkeypatch.setattr(shortages, "is_well", lambda: False)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         jobs = [service.submit(of("process_here", x=n)) for n in range(8)]
         assert {job.state for job in service.wait(*jobs, timeout=600)} == {State.DONE}
@@ -377,16 +376,16 @@ def test_what_a_service_lacks_for_a_while_fails_no_job(
 def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
     tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphengine.service import running
+    from graphengine.service import job_run
 
     def lacking(*_: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         with monkeypatch.context() as patch:
-            patch.setattr(running, "request_of", lacking)
+            patch.setattr(job_run, "request_of", lacking)
             (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
-        assert (job.state, job.attempt) == (State.FAILED, trouble.ALONE)
+        assert (job.state, job.attempt) == (State.FAILED, shortages.ALONE)
         assert "Too many open files" in str(job.error)
         assert service.wait(service.submit(of("process_here", x=2)), timeout=600)[0].state is State.DONE
 
@@ -415,7 +414,8 @@ def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
 def test_a_service_has_imported_what_its_jobs_need_of_the_engine(tmp_path: Path) -> None:
     program = f"""
 import sys
-from graphengine import Graph, registry
+from graphengine import Graph
+from graphengine.declare import registry
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.service import Service
 assert registry.load_folder({str(STUCK)!r}) == []
@@ -600,9 +600,9 @@ def test_a_keeper_outlives_what_raises(runner: WorkerRunner, monkeypatch: pytest
 def test_events_of_jobs_that_are_put_back_are_told(
     tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphengine.service import running
+    from graphengine.service import job_run
 
-    request_of, first, told = running.request_of, threading.Event(), list[JobEvent]()
+    request_of, first, told = job_run.request_of, threading.Event(), list[JobEvent]()
 
     def lacking(*arguments: Any) -> Any:
         if not first.is_set():
@@ -610,7 +610,7 @@ def test_events_of_jobs_that_are_put_back_are_told(
             raise OSError(errno.ENFILE, "Too many open files in system")
         return request_of(*arguments)
 
-    monkeypatch.setattr(running, "request_of", lacking)
+    monkeypatch.setattr(job_run, "request_of", lacking)
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         service.subscribe(told.append)
         service.wait(service.submit(of("process_here", x=1)), timeout=600)
@@ -628,9 +628,9 @@ def test_events_of_jobs_that_are_put_back_are_told(
 def test_jobs_of_a_user_begin_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, inline: bool
 ) -> None:
-    from graphengine.service import running
+    from graphengine.service import job_run
 
-    request_of, first, overtaken = running.request_of, threading.Event(), threading.Event()
+    request_of, first, overtaken = job_run.request_of, threading.Event(), threading.Event()
     begun: list[int] = []
 
     def late(*arguments: Any) -> Any:
@@ -644,7 +644,7 @@ def test_jobs_of_a_user_begin_in_their_order(
             begun.append(event.job)
             overtaken.set()
 
-    monkeypatch.setattr(running, "request_of", late)
+    monkeypatch.setattr(job_run, "request_of", late)
     backend = InlineRunner() if inline else WorkerRunner([FakeWorker("w")], told=lambda line: None)
     queue = Queue(tmp_path / "q.sqlite")
     jobs = submit_all(queue, [{"graph": of(f"process_{on}", x=n)} for n in range(4)])
