@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
 SUSPECT = DEATHS // 2
-"""A job that was running at this many ends of a service is run alone: no other job pays for what it may have done."""
+"""A job that was running when this many services ended is run alone: no other job pays for what it may have done."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
 
@@ -113,7 +114,8 @@ class Service:
         self.store = Store(memory, disk)
         self.finishers = dict(finishers or {})
         self.roots = None if roots is None else [str(Path(root).absolute()) for root in roots]
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        # In a container, each start may have the same process id: the last part tells them apart.
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._listeners: list[JobListener] = []
         self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
@@ -409,7 +411,7 @@ class Service:
     def _is_suspect(self, job: Job) -> bool:
         if job.attempt < SUSPECT:
             return False
-        return [attempt.outcome for attempt in self.queue.attempts(job.id)].count("lost") >= SUSPECT
+        return len({one.worker for one in self.queue.attempts(job.id) if one.outcome == "lost"}) >= SUSPECT
 
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):

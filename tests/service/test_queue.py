@@ -210,12 +210,26 @@ def test_a_lost_job_waits_where_it_stood_until_too_many_services_have_died(queue
     assert not lease.done(first, 1, None)  # what was taken for dead speaks up
     for attempt in range(2, DEATHS):
         assert lease.lost(first, attempt, "killed")
-        lease.claim(first, "w")
+        lease.claim(first, f"w{attempt + 1}")
+    assert queue.get(first).state is State.RUNNING
     assert lease.lost(first, DEATHS, "killed")
     found = queue.get(first)
-    assert (found.state, found.error) == (State.FAILED, f"killed (given up after {DEATHS} attempts)")
+    assert (found.state, found.error) == (State.FAILED, f"killed (given up after {DEATHS} services)")
     assert [a.outcome for a in queue.attempts(first)] == ["lost"] * DEATHS
     assert ids(queue) == [second]
+
+
+def test_services_that_take_the_lease_from_one_another_fail_no_job(queue: Queue) -> None:
+    (id,), lease = queue.submit(job()), lease_of(queue)
+    for attempt in range(1, DEATHS + 6):
+        lease.claim(id, f"service {attempt % 2}")
+        assert lease.lost(id, attempt, "taken over")
+    assert queue.get(id).state is State.QUEUED
+    for more in range(2, DEATHS):  # those two count once each
+        assert queue.get(id).state is State.QUEUED
+        lease.claim(id, f"service {more}")
+        assert lease.lost(id, DEATHS + 4 + more, "killed")
+    assert queue.get(id).state is State.FAILED
 
 
 def test_being_left_to_be_begun_again_is_no_death(queue: Queue) -> None:

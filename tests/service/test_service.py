@@ -21,10 +21,10 @@ from graphengine.cache import DiskStore
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import NewJob, State
-from graphengine.service.jobs.lease import DEATHS
+from graphengine.service.jobs.lease import DEATHS, take
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit
-from graphengine.service.service import Service
+from graphengine.service.service import SUSPECT, Service
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
@@ -273,7 +273,7 @@ def test_another_service_takes_over(tmp_path: Path, serve: Callable[[], subproce
         time.sleep(0.02)
     holder = queue.get(number).worker
     assert holder is not None
-    assert holder.endswith(f":{first.pid}")
+    assert f":{first.pid}:" in holder
     os.kill(first.pid, signal.SIGKILL)
     (job,) = queue.wait(number, timeout=600)
     assert (job.state, job.attempt) == (State.DONE, 2)
@@ -412,6 +412,24 @@ def test_a_listener_may_stop_it(tmp_path: Path) -> None:
     assert stopped.wait(60)
 
 
+def test_each_life_of_a_service_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Deaths are counted by it, and in a container each start of a service may have the same process id."""
+    names = {Service(tmp_path / "q.sqlite", InlineRunner()).name for _ in range(20)}
+    assert len(names) == 20
+
+
+def test_a_job_is_run_alone_only_after_deaths_of_several_services(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    service, jobs = Service(queue, InlineRunner()), [submit(queue, of("double"), {"x": n}) for n in range(2)]
+    lease = take(queue, "test")
+    assert lease is not None
+    for n in range(SUSPECT):
+        for job, name in zip(jobs, (f"service {n}", "the same"), strict=True):
+            lease.claim(job, name)
+            lease.lost(job, n + 1, "gone")
+    assert [service._is_suspect(queue.get(job)) for job in jobs] == [True, False]
+
+
 DEADLY = """
 import sys
 from graphengine.declare import registry
@@ -431,4 +449,4 @@ def test_no_job_pays_for_one_that_ends_the_service_every_time(tmp_path: Path) ->
         subprocess.run([sys.executable, "-c", DEADLY, str(queue.file), str(PACK)], timeout=60)
         time.sleep(0.2)  # the dead one's lease
     assert [queue.get(job).state for job in (bad, *good)] == [State.FAILED, *[State.DONE] * 3]
-    assert queue.get(bad).error == f"the service that ran it ended (given up after {DEATHS} attempts)"
+    assert queue.get(bad).error == f"the service that ran it ended (given up after {DEATHS} services)"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,6 +28,7 @@ from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
 
 USERS = ("", "ann", "bob")
 SECONDS = 15.0
+GIVEN_UP, OUTLIVED = "failed after so many services", "lost more often than that, by few services"
 ENDS = {State.DONE, State.FAILED, State.CANCELLED}
 
 users = st.sampled_from(USERS)
@@ -42,7 +44,12 @@ class Known:
     priority: int
     state: State = State.QUEUED
     attempt: int = 0
-    deaths: int = 0
+    worker: str = ""
+    """The service that began it last."""
+    dead: set[str] = field(default_factory=set)
+    """The services that were lost with it."""
+    lost: int = 0
+    """Its attempts that were lost."""
     cancelling: bool = False
     files: bool = False
 
@@ -52,6 +59,8 @@ class Machine(RuleBasedStateMachine):
 
     steps = 0
     """Of all runs."""
+    happened: ClassVar[Counter[str]] = Counter()
+    """What is rare, of all runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +73,7 @@ class Machine(RuleBasedStateMachine):
         self.paused: set[str] = set()
         self.limits: dict[str, int] = {}
         self.leases: list[Lease | None] = [None, None]
+        self.lives = [0, 0]  # how often each service was begun anew
         self.epoch, self.until, self.lasts = 0, 0.0, 0.0
         self.queues = [self.open(), self.open()]
 
@@ -96,6 +106,7 @@ class Machine(RuleBasedStateMachine):
         self.queues[service].close()
         self.queues[service] = self.open()
         self.leases[service] = None
+        self.lives[service] += 1
 
     @rule(service=services, recover=st.booleans())
     def take(self, service: int, recover: bool) -> None:
@@ -110,8 +121,7 @@ class Machine(RuleBasedStateMachine):
         if recover:  # else it dies before
             left = [id for id, job in self.jobs.items() if job.state is State.RUNNING]
             assert lease.recover() == left
-            for id in left:
-                self.goes_back(id, death=True)
+            self.go_back(*left, lost=True)
 
     def fenced(self, service: int) -> Lease | None:
         """The lease of a service that has one; what it does must fail if it is not the newest."""
@@ -150,12 +160,37 @@ class Machine(RuleBasedStateMachine):
         id, lease = self.pick(number), self.fenced(service)
         if id is None or lease is None:
             return
-        job, known = lease.claim(id, f"worker of {service}"), self.jobs[id]
+        self.begins(lease, id, f"service {service}, life {self.lives[service]}")
+
+    def begins(self, lease: Lease, id: int, worker: str) -> None:
+        job, known = lease.claim(id, worker), self.jobs[id]
         assert (job is not None) == (known.state is State.QUEUED)
         if job is not None:
             known.state, known.attempt, known.files = State.RUNNING, known.attempt + 1, False
+            known.worker = worker
             self.line.remove(id)
-            assert (job.id, job.attempt, job.state) == (id, known.attempt, State.RUNNING)
+            assert (job.id, job.attempt, job.state, job.worker) == (id, known.attempt, State.RUNNING, worker)
+
+    @rule(service=services, number=numbers, first=st.integers(0, 20), among=st.sampled_from((2, DEATHS - 1, 100)),
+          times=st.integers(1, DEATHS + 5))  # fmt: skip
+    def is_lost_again_and_again(self, service: int, number: int, first: int, among: int, times: int) -> None:
+        """A job loses one service after another, of so many: seldom would that happen by the other rules."""
+        if self.fenced(service) is None:
+            self.now = max(self.now, self.until)
+            self.take(service, recover=True)
+        if self.pick(number, State.QUEUED) is None:
+            self.submit(service, "", 0, 1)
+        id, lease = self.pick(number, State.QUEUED), self.leases[service]
+        if id is None:  # no more may wait
+            return
+        assert lease is not None
+        known = self.jobs[id]
+        for n in range(first, first + times):
+            self.begins(lease, id, f"service {n % among} of {among}")
+            assert lease.lost(id, known.attempt, "lost")
+            self.go_back(id, lost=True)
+            if known.state in ENDS:
+                break
 
     @rule(service=services, number=numbers, outcome=st.sampled_from(("done", "failed", "cancelled", "lost", "left")),
           old=st.booleans())  # fmt: skip
@@ -171,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         if not news:
             return
         if outcome in ("lost", "left"):
-            self.goes_back(id, death=outcome == "lost")
+            self.go_back(id, lost=outcome == "lost")
         else:
             self.ended(id, State(outcome))
 
@@ -182,16 +217,23 @@ class Machine(RuleBasedStateMachine):
             lease.writes(id, self.jobs[id].attempt, {"a": "1:2"})
             self.jobs[id].files = True
 
-    def goes_back(self, id: int, death: bool) -> None:
-        known = self.jobs[id]
-        known.deaths += death
-        if known.cancelling:
-            self.ended(id, State.CANCELLED)
-        elif known.deaths >= DEATHS:
-            self.ended(id, State.FAILED)
-        else:
-            known.state = State.QUEUED
-            self.comes_into_line(id)
+    def go_back(self, *ids: int, lost: bool) -> None:
+        """Jobs that ran wait again, at once, unless one is to be cancelled or has lost too many services."""
+        for id in ids:
+            known = self.jobs[id]
+            if lost:
+                known.lost += 1
+                known.dead.add(known.worker)
+            if known.cancelling:
+                self.ended(id, State.CANCELLED)
+            elif len(known.dead) >= DEATHS:
+                self.ended(id, State.FAILED)
+                self.happened[GIVEN_UP] += 1
+            else:
+                known.state = State.QUEUED
+                if known.lost > DEATHS:
+                    self.happened[OUTLIVED] += 1
+        self.comes_into_line(*(id for id in ids if self.jobs[id].state is State.QUEUED))
 
     def ended(self, id: int, state: State) -> None:
         known = self.jobs[id]
@@ -329,7 +371,7 @@ class Machine(RuleBasedStateMachine):
         assert id is not None
         known, attempts = self.jobs[id], self.queues[1].attempts(id)
         assert [attempt.number for attempt in attempts] == list(range(1, known.attempt + 1))
-        assert [attempt.outcome for attempt in attempts].count("lost") == known.deaths
+        assert [attempt.outcome for attempt in attempts].count("lost") == known.lost
         running = [attempt.number for attempt in attempts if attempt.outcome == "running"]
         assert running == ([known.attempt] if known.state is State.RUNNING else [])
         assert not attempts or bool(attempts[-1].files) == known.files
@@ -338,6 +380,7 @@ class Machine(RuleBasedStateMachine):
 def play(examples: int, steps: int, derandomize: bool) -> int:
     """Run the machine; how many steps it took."""
     Machine.steps = 0
+    Machine.happened.clear()
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -350,11 +393,13 @@ def play(examples: int, steps: int, derandomize: bool) -> int:
 
 def test_some_hundred_steps() -> None:
     assert play(8, 50, derandomize=True) > 300
+    assert Machine.happened.keys() == {GIVEN_UP, OUTLIVED}
 
 
 @pytest.mark.slow
 def test_ten_thousand_steps(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = play(220, 50, derandomize=False)
+    steps = play(260, 50, derandomize=False)
     with capsys.disabled():
-        print(f"\n{steps} steps")
+        print(f"\n{steps} steps, {dict(Machine.happened)}")
     assert steps >= 10_000
+    assert Machine.happened.keys() == {GIVEN_UP, OUTLIVED}

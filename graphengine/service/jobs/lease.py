@@ -16,7 +16,7 @@ from graphengine.service.jobs.tables import COLUMNS, job_of
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""
 DEATHS = 10
-"""After this many ends of a service while it ran, a job has failed: it may have caused them."""
+"""A job has failed that was running when this many services ended: it may have caused that."""
 
 LONGEST = 20_000
 """Characters of an error that are kept."""
@@ -61,7 +61,12 @@ class Lease:
     # --- what happens to jobs -----------------------------------------------------------------------------------------
 
     def claim(self, id: int, worker: str) -> Job | None:
-        """Begin a job; None if it does not wait any more (it was cancelled, or begun)."""
+        """Begin a job; None if it does not wait any more (it was cancelled, or begun).
+
+        Args:
+            worker: The name of the service, which no other has, nor the same one when it is started again: a job's
+                deaths are counted by it.
+        """
         now = self.queue.clock()
         with self._fenced() as base:
             row = base.execute(
@@ -89,7 +94,7 @@ class Lease:
 
     def lost(self, id: int, attempt: int, why: str) -> bool:
         """A job's attempt ended without an outcome (its service died): it waits again where it stood, until so many
-        were lost that it has failed. One that is wanted to stop is cancelled."""
+        services were lost with it that it has failed. One that is wanted to stop is cancelled."""
         return self._again(id, attempt, "lost", why)
 
     def left(self, id: int, attempt: int, why: str) -> bool:
@@ -103,9 +108,12 @@ class Lease:
             found = base.execute(query, (id, attempt)).fetchone()
             if found is None:
                 return False
-            deaths = [one[3] for one in json.loads(found[1])].count("lost") + (outcome == "lost")
+            # Services are counted, not attempts: two that live may take the lease from one another again and again.
+            *before, last = json.loads(found[1])
+            died = {one[0] for one in before if one[3] == "lost"}
+            deaths = len(died | {last[0]} if outcome == "lost" else died)
             state = State.CANCELLED if found[0] else State.QUEUED if deaths < DEATHS else State.FAILED
-            error = why if state is not State.FAILED else f"{why} (given up after {deaths} attempts)"
+            error = why if state is not State.FAILED else f"{why} (given up after {deaths} services)"
             self._close(base, id, attempt, state, outcome, error)
             return True
 
