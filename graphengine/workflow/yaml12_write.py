@@ -1,11 +1,12 @@
-"""Writing plain data as YAML."""
+"""Plain data to YAML, by PyYAML's own writer: short collections in one line, texts of several lines as blocks."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
+
+import yaml
 
 from graphengine.errors import Problem, WorkflowError
 from graphengine.workflow.yaml12 import MAX_DEPTH
@@ -13,142 +14,101 @@ from graphengine.workflow.yaml12 import MAX_DEPTH
 WIDTH = 100
 """Collections that fit into this many columns may stand in one line."""
 INDENT = 2
-# A key in one line may be no longer than 1,024 characters; longer ones are written with `? `.
-LONG_KEY = 1000
 
-# What needs no quotes: it begins like a word or a path and holds nothing that means something to YAML.
-_PLAIN_FLOW = re.compile(r"(\.{0,2}/)?[^\W\d]([\w./@+()=~-]| (?=[\w(]))*\Z")
-_PLAIN_BLOCK = re.compile(r"(\.{0,2}/)?[^\W\d]([\w./@+()=~,;!?'\"*&%-]| (?=[\w('\"*&%-]))*\Z")
-# Words that YAML 1.1 or 1.2 reads as null or a boolean; people and other readers know both.
-_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-_ESCAPED = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff\U000f0000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NO_LITERAL = re.compile("[^\n\x20-\x7e\u00a1-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U000effff]|[\u2028\u2029]")
+# Line breaks of YAML 1.1 that are none in 1.2, and what would be lost at the end of a block: escaped in double quotes.
+_ESCAPED = re.compile("[\x85\u2028\u2029]|[ \t]\n|\n[ \t]|^[ \t]")
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `yaml12.load` reads back exactly; texts that YAML 1.1 or 1.2 would misread are quoted.
+    """Write plain data as YAML that `yaml12.load` reads back exactly; texts that YAML 1.1 or 1.2 misreads are quoted.
 
     Raises:
-        WorkflowError: Something in it is no JSON (NaN, a key that is no text, an object), or it is nested too deeply.
+        WorkflowError: Part of it is no JSON (NaN, a key that is no text, an object), or it is nested too deeply.
     """
-    text = _inline(data, WIDTH, 0)
-    if text is not None or not isinstance(data, dict | list):
-        return f"{text if text is not None else _scalar(data, flow=True)}\n"
-    return "\n".join(_block(data, 0)) + "\n"
+    _check(data, 0)
+    return yaml.dump(
+        data, Dumper=_Writer, allow_unicode=True, sort_keys=False, width=1 << 30, indent=INDENT, version=None
+    ).removesuffix("...\n")
 
 
-def _block(data: Any, depth: int) -> list[str]:
-    """The lines of a collection that is not empty, without their common indent."""
-    if depth >= MAX_DEPTH:
-        raise WorkflowError(Problem("too deep", f"the data is nested deeper than {MAX_DEPTH} levels"))
-    lines: list[str] = []
-    if isinstance(data, list):
-        for item in data:
-            inner = _value(item, depth + 1)
-            if isinstance(inner, list):  # the first line of what is inside stands behind the dash
-                lines += [f"- {inner[0]}", *(_indented(line) for line in inner[1:])]
-            else:
-                first, *rest = inner.split("\n")
-                lines += [f"- {first}", *(_indented(line) for line in rest)]
-        return lines
-    for key, item in data.items():
-        name = _key(key)
-        start = f"{name}:" if len(name) <= LONG_KEY else f"? {name}\n:"
-        inner = _value(item, depth + 1, len(name) + 2)
-        if isinstance(inner, list):
-            lines += [*start.split("\n"), *(_indented(line) for line in inner)]
-        else:
-            first, *rest = inner.split("\n")
-            lines += [*f"{start} {first}".split("\n"), *(_indented(line) for line in rest)]
-    return lines
-
-
-def _indented(line: str) -> str:
-    return " " * INDENT + line if line else line
-
-
-def _value(item: Any, depth: int, used: int = 2) -> list[str] | str:
-    """What stands behind a key or a dash: the lines of a block, or one text (with more lines for a literal)."""
-    if isinstance(item, dict | list):
-        short = _inline(item, WIDTH - used - INDENT * depth, depth)
-        return short if short is not None else _block(item, depth)
-    return _scalar(item, flow=False)
-
-
-def _inline(item: Any, width: int, depth: int) -> str | None:
-    """A collection in one line; None where it is too long, or reads better as a block."""
-    if not isinstance(item, dict | list):
-        return None
-    if not item:
-        return "{}" if isinstance(item, dict) else "[]"
-    inner = list(item.values()) if isinstance(item, dict) else item
-    nested = [v for v in inner if isinstance(v, dict | list) and v]
-    # The document, and what stands directly in it, are blocks unless they hold nothing but values.
-    if depth == 0 or (nested and (depth == 1 or len(inner) * 4 > width)) or len(inner) * 3 > width:
-        return None
-    text = _flow(item, 3)
-    return text if text is not None and len(text) <= width else None
-
-
-def _flow(item: Any, levels: int) -> str | None:
-    if not isinstance(item, dict | list):
-        if isinstance(item, str) and ("\n" in item or len(item) > WIDTH):
-            return None
-        return _scalar(item, flow=True)
-    if not item:
-        return "{}" if isinstance(item, dict) else "[]"
-    if levels == 0 or len(item) > WIDTH:
-        return None
-    parts = []
-    for entry in item.items() if isinstance(item, dict) else ((None, v) for v in item):
-        text = _flow(entry[1], levels - 1)
-        name = "" if isinstance(item, list) else _key(entry[0]) + ": "
-        if text is None or len(name) + len(text) > WIDTH:
-            return None
-        parts.append(name + text)
-    return "{" + ", ".join(parts) + "}" if isinstance(item, dict) else "[" + ", ".join(parts) + "]"
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise WorkflowError(Problem("bad key", f"the key {key!r:.60} is no text"))
-    return _text(key, flow=True)
-
-
-def _scalar(value: Any, flow: bool) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _text(value, flow)
-    if isinstance(value, int):
+def _check(data: Any, depth: int) -> None:
+    """Refuse what JSON cannot hold."""
+    if isinstance(data, dict | list):
+        if depth >= MAX_DEPTH:
+            raise WorkflowError(Problem("too deep", f"the data is nested deeper than {MAX_DEPTH} levels"))
+        if isinstance(data, dict):
+            for key in data:
+                if not isinstance(key, str):
+                    raise WorkflowError(Problem("bad key", f"the key {key!r:.60} is no text"))
+                _check(key, depth)
+        for value in data.values() if isinstance(data, dict) else data:
+            _check(value, depth + 1)
+    elif isinstance(data, str):
+        if _SURROGATE.search(data):
+            raise WorkflowError(Problem("bad character", "a text has half a surrogate pair", found=ascii(data)[:60]))
+    elif isinstance(data, int):
         try:
-            return int.__repr__(value)
+            int.__repr__(data)
         except ValueError:
             raise WorkflowError(Problem("bad number", "a number has too many digits")) from None
-    if isinstance(value, float) and math.isfinite(value):
-        text = float.__repr__(value)
-        # YAML 1.1 reads an exponent only behind a point.
-        return text if "e" not in text or "." in text else text.replace("e", ".0e")
-    raise WorkflowError(Problem("no data", f"{value!r:.60} cannot be written: it is no JSON"))
+    elif data is not None and not (isinstance(data, float) and math.isfinite(data)):
+        raise WorkflowError(Problem("no data", f"{data!r:.60} cannot be written: it is no JSON"))
 
 
-def _text(text: str, flow: bool) -> str:
-    if _SURROGATE.search(text):
-        raise WorkflowError(Problem("bad character", "a text has half a surrogate pair", found=ascii(text)[:60]))
-    if not flow and "\n" in text.rstrip("\n") and text[0] not in " \n" and not _NO_LITERAL.search(text):
-        body = text.removesuffix("\n")
-        if not body.endswith("\n"):
-            return "|" + ("" if body != text else "-") + "\n" + body
-    plain = _PLAIN_FLOW if flow else _PLAIN_BLOCK
-    if plain.match(text) and text.lower() not in _WORDS:
-        return text
-    quoted = json.dumps(text, ensure_ascii=False)
-    return _ESCAPED.sub(_escape, quoted)
+class _Writer(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """PyYAML's writer, with a layout for people and quotes around what YAML 1.2 reads as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def serialize(self, node: yaml.Node) -> None:
+        _lay_out(node, 0, WIDTH)
+        super().serialize(node)
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+def _lay_out(node: yaml.Node, depth: int, room: int) -> None:
+    """Choose for each collection between one line and a block.
+
+    The document, and what stands directly in it, are blocks unless they hold nothing but values.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    pairs = [(None, v) for v in node.value] if isinstance(node, yaml.SequenceNode) else node.value
+    nested = any(isinstance(value, yaml.CollectionNode) and value.value for _, value in pairs)
+    node.flow_style = not pairs or (depth > 0 and not (nested and depth == 1) and _width(node, room, 3) <= room)
+    for key, value in pairs:
+        used = 2 if key is None else len(key.value) + 2
+        _lay_out(value, depth + 1, room if node.flow_style else WIDTH - INDENT * depth - used)
+
+
+def _width(node: yaml.Node, room: int, levels: int) -> float:
+    """Columns that a value takes in one line; infinite where it reads better as a block, or takes more than `room`."""
+    if isinstance(node, yaml.ScalarNode):
+        return math.inf if "\n" in node.value else len(node.value)
+    if levels == 0 and node.value:
+        return math.inf
+    total: float = 2
+    for item in node.value:
+        parts = item if isinstance(node, yaml.MappingNode) else (item,)
+        total += sum(_width(part, room, levels - 1) + 2 for part in parts)
+        if total > room + 2:
+            return math.inf
+    return max(2, total - 2)
+
+
+def _text(writer: Any, text: str) -> yaml.Node:
+    several = "\n" in text.rstrip("\n") and not text.endswith("\n\n")
+    style = '"' if _ESCAPED.search(text) else "|" if several else None
+    node: yaml.Node = writer.represent_scalar("tag:yaml.org,2002:str", str(text), style=style)
+    return node
+
+
+_Writer.add_representer(str, _text)
+_Writer.add_multi_representer(str, _text)
+# What YAML 1.2 reads as a number and 1.1 does not: a text of that form needs quotes.
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_Writer.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Writer.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"0o[0-7]+\Z|0[0-9]+\Z"), ["0"])
+# Words that people take for booleans, though neither version does.
+_Writer.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))

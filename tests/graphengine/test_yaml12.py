@@ -88,7 +88,7 @@ def test_writing_is_for_people() -> None:
         "no": 1e-05,
     }
     assert dump(data) == (
-        'nodes:\n  model: {node: load@1, with: {source: tiny, steps: [1, 2]}}\ntext: |\n  one\n  two\n"no": 1.0e-05\n'
+        "nodes:\n  model: {node: load@1, with: {source: tiny, steps: [1, 2]}}\ntext: |\n  one\n  two\n'no': 1.0e-05\n"
     )
 
 
