@@ -1,4 +1,4 @@
-"""Graphs as users have them: built, read from files, run, drawn and saved."""
+"""`Graph` as users import it, with the verbs that build, run, draw and save it; `load` and `loads` read one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.declare.building import building
 from graphengine.graph.build import GraphBuilder
 
-# Files are read and written by few scripts: what does it is imported then.
+# Few scripts read or write files, so those modules are imported when that is done.
 if TYPE_CHECKING:
     from graphengine.workflow.read import Fetch
 
@@ -17,13 +17,13 @@ __all__ = ["Graph", "load", "loads"]
 
 
 class Graph(GraphBuilder):
-    """Nodes and links, with declared inputs and outputs; a workflow file is one of these.
+    """Nodes and links, with declared inputs and outputs; a workflow file holds one graph.
 
     It is built by calling nodes inside `with Graph() as g:`, or by `add`, `connect`, `set`, `replace` and `merge`.
     """
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run with these inputs and return the output (several: a dictionary); inside a graph, add it as a node."""
+        """Run with these inputs and return the output, or a dictionary of several; inside a graph, add it as a node."""
         graph = building()
         if graph is not None and graph is not self:
             return graph.call(self, args, kwargs)
@@ -33,9 +33,9 @@ class Graph(GraphBuilder):
         return next(iter(result.values())) if len(result) == 1 else dict(result)
 
     def run(self, want: Any = None, inputs: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """Run and return the value of `want`, a list for a list, or with none the outputs by name.
+        """Run and return the value of `want`: a list of values for a list, a dictionary of all outputs for None.
 
-        Options are those of `graphengine.run`.
+        The options are those of `graphengine.run`.
         """
         from graphengine.execution.evaluate import run
 
@@ -65,19 +65,20 @@ def load(
 ) -> Graph:
     """Read a workflow file, or a shipped workflow by its name.
 
-    The nodes of the script or notebook that runs are found as `main.NAME`, if they are defined by then.
+    The nodes of the running script or notebook are found as `main.NAME`, if they are defined before the call.
 
     Args:
-        packs: Folders of nodes, or `.py` files, that are loaded first (see `load_pack`).
-        roots: Folders that the file, and the files it names, may not leave; None allows all.
-        anywhere: The file itself may lie outside of `roots`, as its user has named it; what it names may not.
+        source: The path of a `.yaml`, `.yml` or `.json` file, or the name of a shipped workflow.
+        packs: Folders of nodes, or `.py` files, to load first (see `load_pack`).
+        roots: Folders that must contain the file and every file that it names; None allows all.
+        anywhere: The file itself may lie outside `roots`, since the user named it; the files that it names may not.
 
     Returns:
-        The graph. What is wrong with it but does not keep it from being one is among its `problems()`.
+        The graph. Mistakes that do not prevent reading are among its `problems()`.
 
     Raises:
-        WorkflowError: It cannot be read; holds the problems with their lines.
-        PackError: A pack does not load.
+        WorkflowError: The file cannot be read; holds the problems with their lines.
+        PackError: A pack cannot be loaded.
     """
     if packs:
         from graphengine.declare.registry import load_pack
@@ -97,16 +98,17 @@ def loads(
     roots: Sequence[str | Path] | None = None,
     fetch: Fetch | None = None,
 ) -> Graph:
-    """Read a workflow from a text; JSON if the name ends in `.json`, else YAML (which JSON is, nearly).
+    """Read a workflow from a text: JSON if `name` ends in `.json`, else YAML (which nearly all JSON is).
 
     Args:
-        name: What problems call it.
-        base: Where its relative paths start; the current folder if nothing is given.
-        roots: Folders that it may not leave.
-        fetch: Finds the bytes of its values by their digests.
+        text: The contents of a workflow file.
+        name: The file name to show in problems.
+        base: The folder at which relative paths start; by default the current one.
+        roots: Folders that must contain every file that the workflow names; None allows all.
+        fetch: Returns the bytes of a stored value, given their digest.
 
     Raises:
-        WorkflowError: As `load` does.
+        WorkflowError: The text cannot be read; holds the problems with their lines.
     """
     from graphengine.workflow.files import from_document
     from graphengine.workflow.yaml12 import load as parse

@@ -1,21 +1,21 @@
-"""What can go wrong, as values and as one tree of exceptions.
+"""Errors: one tree of exceptions, and `Problem`, the value that describes one mistake in a graph or a file.
 
     GraphEngineError
-    ├── WorkflowError     a graph or a workflow file cannot be run: holds every Problem found
-    ├── NodeError         a node raised while it ran: names node, type and inputs, keeps the cause
-    ├── NodeDefinitionError   a function cannot be a node
+    ├── WorkflowError     a graph or a workflow file cannot be run: holds every Problem
+    ├── NodeError         a node raised an exception: names node, type and inputs, keeps the cause
+    ├── NodeDefinitionError   a function cannot be made a node
     ├── PackError         a node pack cannot be loaded
     ├── ModelError        weights are missing, damaged or of the wrong kind
     ├── FileError         a file is missing, damaged or outside the allowed folders
     ├── Cancelled         the run was cancelled
     ├── NotStorable       a value has no form in which it could be written or sent
     ├── InputChanged      a node changed one of its inputs in place
-    ├── Lost              what computed a value went away before it ended; another may take over
-    │   └── Spoiled       a value was changed in place after it had landed; it is computed anew
-    ├── Raised            code of a pack raised what is no Exception: SystemExit, GeneratorExit, ...
-    └── Exhausted         this process has no more threads, descriptors or memory: no fault of the node's
+    ├── Lost              a worker died, or memory ran out, before the value was ready; it can be computed again
+    │   └── Spoiled       a stored value was changed in place; it is computed again
+    ├── Raised            code of a pack raised something that is no Exception: SystemExit, GeneratorExit, ...
+    └── Exhausted         this process has no threads, file descriptors or memory left; the node is not at fault
 
-A message says what was wrong, where, and what to do.
+A message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A place: a line of a file, a node, one of its sockets; what is not known is None."""
+    """A place: a line of a file, a node, one of its sockets; unknown parts are None."""
 
     file: str | None = None
     line: int | None = None
@@ -73,10 +73,16 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a graph or a file: where, what, and what to do about it.
+    """One mistake in a graph or a file: where it is, what is wrong, and what to do about it.
 
-    `kind` is a short fixed name (`unknown node`, `type mismatch`, ...) for programs;
-    `expected`, `found` and `nearest` hold the parts of the sentence where they apply.
+    Attributes:
+        kind: A short fixed name for programs: `unknown node`, `type mismatch`, ...
+        what: The sentence for a person.
+        where: The place.
+        hint: What to do about it; may be empty.
+        expected, found: What should stand there and what stands there, where that applies.
+        nearest: Known names similar to an unknown one.
+        severity: `error`, or `warning` for what does not stop a run.
     """
 
     kind: str
@@ -102,7 +108,7 @@ class Problem:
         return replace(self, where=replace(self.where, **place))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: only what is known."""
+        """The problem as data for JSON, without unknown and empty fields."""
         where = {name: getattr(self.where, name) for name in Where.__dataclass_fields__}
         items = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "where"}
         items["nearest"] = list(self.nearest)
@@ -112,8 +118,10 @@ class Problem:
 
 
 def short_path(node: str) -> str:
-    """The path of a node in workflows that are used as nodes (`outer/inner/node`), for messages: of a long one the
-    first and the last parts, with a count of those between."""
+    """Shorten a node's path (`outer/inner/node`, through workflows used as nodes) for messages.
+
+    A long path keeps its first and last `ENDS` parts, with the number of parts between them.
+    """
     parts = node.split("/")
     if len(parts) <= 2 * ENDS + 1:
         return node
@@ -121,7 +129,7 @@ def short_path(node: str) -> str:
 
 
 ENDS = 3
-"""Parts that are shown of each end of a long path of a node."""
+"""Parts shown at each end of a long node path."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> tuple[str, ...]:
@@ -130,11 +138,11 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> tuple[str, ...]:
 
 
 class GraphEngineError(Exception):
-    """Everything that graphengine raises on purpose.
+    """Base class of everything that graphengine raises on purpose.
 
     Attributes:
-        result: For what a run failed with: a `graphengine.Result` of the outputs that were made all the same.
-        failures: All that the run failed with, this first.
+        result: If a run raised this: the `graphengine.Result` of the outputs that were made nevertheless.
+        failures: If a run raised this: all errors of the run, this one first.
     """
 
     result: Any = None
@@ -142,7 +150,7 @@ class GraphEngineError(Exception):
 
 
 class WorkflowError(GraphEngineError):
-    """A graph or a workflow file cannot be run. `problems` holds all that was found, warnings too."""
+    """A graph or a workflow file cannot be run. `problems` holds every `Problem`, warnings included."""
 
     def __init__(self, problems: Iterable[Problem] | Problem | str) -> None:
         if isinstance(problems, str):
@@ -152,16 +160,16 @@ class WorkflowError(GraphEngineError):
 
 
 class NodeError(GraphEngineError):
-    """A node raised while it ran. `__cause__` is what it raised."""
+    """A node raised an exception while it ran; `__cause__` is that exception."""
 
     def __init__(self, node: str, type: str, inputs: Mapping[str, Any], cause: BaseException) -> None:
         self.node, self.type = node, type
         self.inputs = {name: shorten(value) for name, value in inputs.items()}
         self.__cause__ = cause
         given = ", ".join(f"{name}={text}" for name, text in self.inputs.items())
-        kind = "" if isinstance(cause, GraphEngineError) else f"{cause.__class__.__name__}: "
-        told = f"{kind}{text_of(cause)}\n  with {given or 'no inputs'}"
-        super().__init__(f"node {short_path(node)} ({type}) failed: {told}")
+        raised = "" if isinstance(cause, GraphEngineError) else f"{cause.__class__.__name__}: "
+        message = f"{raised}{text_of(cause)}\n  with {given or 'no inputs'}"
+        super().__init__(f"node {short_path(node)} ({type}) failed: {message}")
 
 
 class NodeDefinitionError(GraphEngineError):
@@ -189,36 +197,36 @@ class Cancelled(GraphEngineError):
 
 
 class NotStorable(GraphEngineError, TypeError):
-    """A value, or something in it, has no form in which it could be written to a file or sent to another process."""
+    """A value, or a part of it, cannot be written to a file or sent to another process."""
 
 
 class InputChanged(GraphEngineError):
-    """A node changed one of its inputs in place, which other nodes, runs and callers may hold as well."""
+    """A node changed one of its inputs in place, although other nodes, runs and callers may hold the same object."""
 
 
 class Lost(GraphEngineError):
-    """What computed a value went away (a worker that died, memory that ran out): not the node's failure."""
+    """A call was lost: its worker died or memory ran out. The node did not fail, and the call can be tried again."""
 
 
 class Exhausted(GraphEngineError):
-    """This process has no more threads, descriptors or memory to be had: not the node's failure."""
+    """This process can get no more threads, file descriptors or memory; the node did not fail."""
 
 
 class Raised(GraphEngineError):
-    """Code of a pack raised what is no Exception. `__cause__` is that, where it was raised in this process."""
+    """Code of a pack raised something that is no Exception; `__cause__` is it, if it was raised in this process."""
 
 
 class Spoiled(Lost):
-    """A value is not what it was when it landed: it is forgotten, and whoever needs it computes it anew."""
+    """A remembered value was changed in place after it was computed: it is forgotten and computed again when needed."""
 
 
 def lacks_memory(error: object) -> bool:
-    """Whether an exception says that memory ran out (torch's own for a device is no MemoryError)."""
+    """Whether an exception means that memory ran out (torch's error for a device is no MemoryError)."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, or its class where it cannot say anything."""
+    """The message of an exception; its class name if its `__str__` raises."""
     try:
         return str(error)
     except BaseException as raised:
@@ -228,11 +236,12 @@ def text_of(error: BaseException) -> str:
 
 
 def as_exception(error: BaseException) -> Exception:
-    """What code of a pack raised, as an Exception: SystemExit and its like would end a thread, or a process, that
-    others wait for, and say nothing.
+    """Turn whatever code of a pack raised into an Exception.
+
+    SystemExit and the like would silently end a thread or a process that others wait for.
 
     Raises:
-        KeyboardInterrupt: It is one, and Ctrl-C raises it on this thread.
+        KeyboardInterrupt: `error` is one that Ctrl-C raised on this thread.
     """
     if isinstance(error, Exception):
         return error
@@ -245,26 +254,26 @@ def as_exception(error: BaseException) -> Exception:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Whether an exception may come of Ctrl-C: Python raises it on the main thread, and by this handler only."""
+    """Whether Ctrl-C may have raised this: Python does so on the main thread only, by its default handler."""
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
     return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """A value in at most `length` characters of one line, for messages; arrays and tensors by type and shape."""
+    """Show a value in one line of at most `length` characters, for messages; arrays and tensors by type and shape."""
     short = _Short()
     short.maxstring = short.maxother = short.maxlong = max(length, 8) + 8
     try:
         text = " ".join(short.repr(value).split())
-    except BaseException as raised:  # of a class that cannot say what it is
+    except BaseException as raised:  # its `__repr__` fails
         as_exception(raised)
         text = f"<{type(value).__name__}>"
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 class _Short(reprlib.Repr):
-    """`reprlib`'s own, which looks at the first items only, but for arrays and tensors."""
+    """`reprlib.Repr`, which looks at the first items only, with arrays and tensors shown by type and shape."""
 
     def repr1(self, x: Any, level: int) -> str:
         cls = type(x)

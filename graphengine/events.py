@@ -1,4 +1,4 @@
-"""Everything that happens in a run is an event; progress bars, callbacks, logs and traces read this one stream."""
+"""Events of a run: the one stream that progress bars, callbacks, logs and traces read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Kind(enum.StrEnum):
-    """What an event tells."""
+    """The type of an event."""
 
     RUN_STARTED = "run_started"
     NODE_STARTED = "node_started"
@@ -22,7 +22,7 @@ class Kind(enum.StrEnum):
 
 
 class Reuse(enum.StrEnum):
-    """Why a node did or did not run."""
+    """How a node's value was obtained: computed, from memory or disk, or from a run that was computing it already."""
 
     COMPUTED = "computed"
     MEMORY = "memory"
@@ -30,25 +30,25 @@ class Reuse(enum.StrEnum):
     JOINED = "joined"
 
 
-STARTED = Kind.NODE_STARTED  # found faster than the enum's member
+STARTED = Kind.NODE_STARTED  # a module global is read faster than an enum's member
 
 
 class Event:
-    """One thing that happened.
+    """One thing that happened in a run.
 
     Attributes:
-        kind: What.
+        kind: The type of the event.
         run: The run's number in this process.
         node, type: The node's id and full name; '' for events of the run.
-        reuse: With `node_finished`: how the value came.
-        step, total: With `progress`.
+        reuse: With `node_finished`: how the value was obtained.
+        step, total: With `progress`: steps done, and steps in all.
         value: With `node_finished` and `preview`: the value itself, which `as_dict` leaves out.
         seconds: With `node_finished` of a computed value and `run_finished`: how long it took.
         error: With `node_failed` and `run_failed`: the message.
         time: Seconds since the epoch.
     """
 
-    # Defaults stand in the class: what most events do not tell costs them nothing.
+    # Defaults stand in the class, so that most events need not store them.
     reuse: Reuse | None = None
     step: int | None = None
     total: int | None = None
@@ -76,7 +76,7 @@ class Event:
             self.seconds, self.value, self.step, self.total, self.error = seconds, value, step, total, error
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: only what is known, without the value."""
+        """The event as data for JSON, without the value and without empty fields."""
         items = sorted(vars(self).items())
         return {name: value for name, value in items if name != "value" and value is not None and value != ""}
 

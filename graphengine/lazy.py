@@ -1,4 +1,4 @@
-"""Packages that import a name when it is first used, so that importing the package costs next to nothing."""
+"""Lazy exports: a package imports each of its public names when it is first used, so that importing it is fast."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 
 
 def exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: by module the names that it has of it.
+    """Make the `__getattr__` of a package whose names are defined in other modules.
 
-    What it returns raises AttributeError for other names. A name that was used once is an attribute like any other.
+    The function raises AttributeError for other names. A name that was used once becomes an ordinary attribute.
+
+    Args:
+        package: The package's name.
+        homes: By defining module, the names that the package exports from it.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 

@@ -1,7 +1,7 @@
-"""Old homes of modules and names that have moved: they import from there for one version more, with a warning.
+"""Old names of modules, functions and classes: they can still be imported for one more version, with a warning.
 
-What stands in keys and in stored values keeps its old home for good: a key that was made before a move is still the
-same, and a value that was written before it is still read.
+Keys and stored values hold the old names for good: a key that was made before a move stays the same, and a value that
+was written before it can still be read.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ MODULES: dict[str, str] = {
     "graphengine_nodes.weights": "graphengine_nodes.store.store",
     "multigen.pipes.watch": "multigen.tracking",
 }
-"""By the name that a module had, its name now."""
+"""The old name of each module that moved, and its name now."""
 
 NAMES: dict[str, dict[str, str]] = {
     "graphengine.elements": {"Node": "graphengine.graph.data"},
@@ -172,62 +172,103 @@ NAMES: dict[str, dict[str, str]] = {
         "graph_key": "graphengine.graph.key",
         "topological": "graphengine.graph.order",
     },
+    "graphengine.cli.completion": {"Line": "graphengine.cli.completion:TypedLine"},
+    "graphengine.cli.sheet": {"Cell": "graphengine.cli.sheet:SheetCell"},
+    "graphengine.keys.code": {"Walk": "graphengine.keys.code:CodeWalk"},
+    "graphengine.keys.content": {
+        "Content": "graphengine.keys.content:ContentReader",
+        "Layout": "graphengine.keys.content:ClassLayout",
+    },
     "graphengine.outputs": {"write_file": "graphengine.system.staging"},
+    "graphengine.pack": {
+        "Home": "graphengine.pack:Origin",
+        "home": "graphengine.pack:origin",
+        "libraries": "graphengine.pack:library_versions",
+        "read_anew": "graphengine.pack:folder_reloaded",
+        "stamp": "graphengine.pack:version_stamp",
+    },
+    "graphengine.progress.notebook": {"Cell": "graphengine.progress.notebook:NotebookBars"},
+    "graphengine.results.outputs": {"Writer": "graphengine.results.outputs:OutputWriter"},
     "graphengine.service.here": {
         **dict.fromkeys(("queue_file", "state_folder"), "graphengine.system.folders"),
         **dict.fromkeys(("doing", "hello", "watch"), "graphengine.service.socket_client"),
         "identity": "graphengine.service.identity",
     },
     "graphengine.service.ray_workers": {"ray_service": "graphengine.service.start_ray"},
+    "graphengine.show.report": {"Recorder": "graphengine.show.report:ReportRecorder"},
+    "graphengine.system.devices": {"KINDS": "graphengine.system.devices:DEVICE_TYPES"},
+    "graphengine.system.threads": {"Waiting": "graphengine.system.threads:LaneCall"},
+    "graphengine.values.checksum": {"Walk": "graphengine.values.checksum:ValueWalk"},
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
+    "graphengine.workflow.write": {"Writer": "graphengine.workflow.write:WorkflowWriter"},
     "graphengine.yaml12": {"dump": "graphengine.workflow.yaml12_write"},
     "graphengine_nodes.previews": {"stretched": "graphengine_nodes.values.pictures"},
 }
-"""By the name that a module had, the names in it that went elsewhere than the module, and the module of each now."""
+"""By module, the names that left it or were renamed in it: `module` where a name is now, or `module:new_name`."""
 
 _OLD_MODULES = {new: old for old, new in MODULES.items()}
-_OLD_NAMES = {(new, name): old for old, names in NAMES.items() for name, new in names.items()}
 
 
-def home_in_keys(module: str, name: str) -> str:
-    """The module that stands in keys and stored values for something of a module: where it was first.
+def _split(place: str, name: str) -> tuple[str, str]:
+    """The module and the name that an entry of `NAMES` gives for a name."""
+    module, _, renamed = place.partition(":")
+    return module, renamed or name
+
+
+_OLD_NAMES = {_split(new, name): (old, name) for old, names in NAMES.items() for name, new in names.items()}
+
+
+def place_in_keys(module: str, qualname: str) -> tuple[str, str]:
+    """The module and the qualified name under which keys and stored values hold a function or a class: its first ones.
 
     Args:
-        name: Its qualified name there.
+        module: The module that it is in now.
+        qualname: Its qualified name now.
     """
-    old = _OLD_NAMES.get((module, name.partition(".")[0]))
-    return old if old is not None else _OLD_MODULES.get(module, module)
+    top, dot, rest = qualname.partition(".")
+    old = _OLD_NAMES.get((module, top))
+    if old is None:
+        return _OLD_MODULES.get(module, module), qualname
+    return _OLD_MODULES.get(old[0], old[0]), old[1] + dot + rest
 
 
 def name_in_keys(cls: type) -> tuple[str, str]:
     """The module and the qualified name of a class, as they stand in keys and stored values."""
-    return home_in_keys(cls.__module__, cls.__qualname__), cls.__qualname__
+    return place_in_keys(cls.__module__, cls.__qualname__)
 
 
-def home_now(module: str, name: str) -> str:
-    """The module in which to look for what stands in keys or stored values as something of a module."""
-    return NAMES.get(module, {}).get(name.partition(".")[0]) or MODULES.get(module, module)
+def place_now(module: str, qualname: str) -> tuple[str, str]:
+    """The module and the qualified name, today, of what a key or a stored value calls `qualname` in `module`."""
+    top, dot, rest = qualname.partition(".")
+    if top not in NAMES.get(module, ()):
+        module = MODULES.get(module, module)
+    place = NAMES.get(module, {}).get(top)
+    if place is None:
+        return module, qualname
+    new, new_name = _split(place, top)
+    return new, new_name + dot + rest
 
 
 def moved(old: str) -> Callable[[str], Any]:
-    """The `__getattr__` of what stands where a module was: its names from where they are now, with a warning."""
+    """A module's `__getattr__` that finds the names which left it, or were renamed in it, and warns of each."""
 
     def get(name: str) -> Any:
-        new = home_now(old, name)
-        if name.startswith("__"):
+        place = NAMES.get(old, {}).get(name) or MODULES.get(old)
+        if name.startswith("__") or place is None:
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        new, new_name = _split(place, name)
         try:
-            value = getattr(importlib.import_module(new), name)
+            value = getattr(importlib.import_module(new), new_name)
         except AttributeError:
             raise AttributeError(f"module {old!r} has no attribute {name!r}") from None
-        warnings.warn(f"{old}.{name} is {new}.{name} now", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{old}.{name} is {new}.{new_name} now", DeprecationWarning, stacklevel=2)
         return value
 
     return get
 
 
 class _OldModules(MetaPathFinder, Loader):
-    """Finds modules by the names that they had. Where all of a module moved together, the old name is the module."""
+    """Import hook for the old names of modules; the old name of a module that moved whole is the module itself."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MODULES else None
@@ -249,6 +290,6 @@ class _OldModules(MetaPathFinder, Loader):
 
 
 def find_old_modules() -> None:
-    """Let modules be imported by the names that they had; to be called once."""
+    """Install the import hook for the old names of modules; a second call does nothing."""
     if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
         sys.meta_path.append(_OldModules())

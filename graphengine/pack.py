@@ -1,4 +1,4 @@
-"""What a pack says about itself, which modules belong to one, and what its state adds to the keys of its nodes."""
+"""Node packs: how a pack describes itself, which modules belong to it, and the version stamp in its nodes' keys."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from graphengine.errors import as_exception
+from graphengine.old_names import moved
 from graphengine.system.opening import read_file
 
 GROUP = "graphengine.nodes"
 SOURCES = "__graphengine_sources__"
-"""Where a module of a folder holds the hash of that folder's sources as they were when it was loaded."""
+"""The attribute in which a module of a folder pack holds the hash of the folder's sources when it was loaded."""
 
 
 @dataclass(frozen=True)
 class Pack:
-    """What a pack says about itself, as `__pack__` in its top module; all of it is optional.
+    """A pack's description of itself, assigned to `__pack__` in its top module; only `name` is required.
 
     Args:
-        name: The first part of its nodes' full names; by default the module's name.
+        name: The first part of its nodes' full names.
         distribution: The installed distribution whose version enters keys.
-        libraries: Further distributions whose versions decide results.
-        environment: Says how this process computes (kind of device, threads, ...): it salts the keys of exact runs
-            and stands beside each value that is made on a device.
-        preload: Names of modules that its nodes for a device import when they compute: the command line begins to
-            import them while it still reads and checks the workflow.
-        parameters: How other tools read the settings of a picture: given where a value comes from (see
-            `graphengine.provenance.steps.Step`) and the value, the text of the PNG chunk `parameters`, or None.
-        held: Given a device, what this process holds in its memory (weights, by digest): a scheduler gives it calls
-            that need just that. See `SocketType.needs`.
-        free: Given a device, how many bytes more this process can hold there before it lets go of what it holds; None
-            where that is not known, or it holds nothing. It is asked after each call, and must be cheap.
-        spare: Given a device and the inputs of a call for which its memory did not suffice, a generator of the inputs
-            that give the same result with less of it, the cheapest first; before each it lets go of what it can. It
-            is asked for calls of other packs too, whose inputs it may not know.
-        devices: The devices of this machine that its nodes can compute on, each for a worker of its own.
+        libraries: Further distributions whose versions affect results.
+        environment: Returns how this process computes (device type, threads, ...). It enters the keys of exact runs
+            and is recorded with each value that is made on a device.
+        preload: Names of modules that its device nodes import when they compute: the command line starts importing
+            them while it still reads and checks the workflow.
+        parameters: `parameters(step, value)` returns the text of the PNG chunk `parameters`, in which other tools
+            read a picture's settings, or None. `step` says where the value comes from
+            (`graphengine.provenance.steps.Step`).
+        held: `held(device)` returns the digests of the weights that this process holds in the device's memory: the
+            scheduler prefers calls that need these. See `SocketType.needs`.
+        free: `free(device)` returns how many bytes more this process can hold there before it has to drop weights;
+            None if that is unknown or it holds nothing. It is called after each call, and must be cheap.
+        spare: `spare(device, inputs)` is called when memory did not suffice for a call. It yields inputs that give
+            the same result with less memory, the fastest first, and frees what it can before each. It is called for
+            nodes of other packs too, whose inputs it may not know.
+        devices: Returns the devices of this machine that its nodes can compute on; each gets a worker of its own.
         groups: Titles of its modules in the order in which their nodes are listed; see
             `graphengine.declare.node_groups`.
     """
@@ -63,45 +65,45 @@ class Pack:
 
 
 def pack_of(module: ModuleType | str) -> Pack:
-    """The pack of a module: the `__pack__` of it or of a package that holds it, or one named as the top module."""
+    """The pack of a module: its `__pack__` or that of a package around it, else one named after the top module."""
     name = module if isinstance(module, str) else module.__name__
     part = name
     while part:
-        found = getattr(sys.modules.get(part), "__pack__", None)
-        if isinstance(found, Pack):
-            _homes.setdefault(found, sys.modules[part])
-            return found
+        pack = getattr(sys.modules.get(part), "__pack__", None)
+        if isinstance(pack, Pack):
+            _top_modules.setdefault(pack, sys.modules[part])
+            return pack
         part = part.rpartition(".")[0]
     top = name.partition(".")[0]
     pack = Pack(top.strip("_") or "main")
     if top in sys.modules:
-        _homes.setdefault(pack, sys.modules[top])
+        _top_modules.setdefault(pack, sys.modules[top])
     return pack
 
 
-Home = Literal["pack", "library", "loose"]
+Origin = Literal["pack", "library", "loose"]
 
-_homes: dict[Pack, ModuleType] = {}
-"""Where the sources of each pack lie; known as soon as one of its nodes is asked for its pack."""
-_kinds: dict[str, tuple[ModuleType, Home]] = {}
+_top_modules: dict[Pack, ModuleType] = {}
+"""The top module of each pack, beside which its sources lie; filled by `pack_of`."""
+_origins: dict[str, tuple[ModuleType, Origin]] = {}
 _stamps: dict[Pack, tuple[str, ...]] = {}
 
 
-def home(module: str) -> Home:
-    """Whether a module belongs to a pack, to the standard library or an installed distribution, or to neither.
+def origin(module: str) -> Origin:
+    """Say where a module comes from: a pack, a library (the standard library too), or neither.
 
-    Loose are scripts, notebooks, and the modules that lie beside them: their code may change at any time.
+    Modules of neither are `loose`: scripts, notebooks, and the modules beside them, whose code may change at any time.
     """
-    known, loaded = _kinds.get(module), sys.modules.get(module)
+    known, loaded = _origins.get(module), sys.modules.get(module)
     if known is not None and known[0] is loaded:
         return known[1]
-    kind = _home(module)
+    where = _origin(module)
     if loaded is not None:
-        _kinds[module] = (loaded, kind)
-    return kind
+        _origins[module] = (loaded, where)
+    return where
 
 
-def _home(module: str) -> Home:
+def _origin(module: str) -> Origin:
     top = module.partition(".")[0]
     if module == "__main__" and not isinstance(getattr(sys.modules[module], "__pack__", None), Pack):
         return "loose"
@@ -127,17 +129,17 @@ def _entry_modules() -> frozenset[str]:
 
 
 @functools.cache
-def _places() -> tuple[str, ...]:
+def _library_folders() -> tuple[str, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple({str(Path(p)) + os.sep for n in names if (p := sysconfig.get_path(n))})
 
 
 def _is_installed(file: str) -> bool:
-    return file.startswith(_places()) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    return file.startswith(_library_folders()) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def loose_sources(module: str) -> str | None:
-    """A hash of the sources of a loose module, which need not be imported; None for others."""
+    """Hash the sources of a loose module, without importing it; None for other modules."""
     top = module.partition(".")[0]
     if not top or top == "graphengine" or top in sys.stdlib_module_names:
         return None
@@ -151,49 +153,50 @@ def loose_sources(module: str) -> str | None:
     return hash_of(_sources(Path(file), alone=True))
 
 
-def read_anew(pack: Pack, module: ModuleType) -> None:
-    """A folder's pack was loaded again: its sources are asked for once more."""
-    _homes[pack] = module
+def folder_reloaded(pack: Pack, module: ModuleType) -> None:
+    """Note that a folder pack was loaded again, so that its version stamp is made again."""
+    _top_modules[pack] = module
     _stamps.pop(pack, None)
 
 
-def stamp(pack: Pack) -> tuple[str, ...]:
-    """What stands for the state of a pack in its nodes' keys.
+def version_stamp(pack: Pack) -> tuple[str, ...]:
+    """The texts that identify the state of a pack's code in its nodes' keys.
 
-    The versions of the libraries it names and, where it was installed from an index, that of its distribution; a
-    hash of its sources where it lies in a folder or was installed from one (editable or not), or from a repository.
+    They are the versions of the libraries that it names, and one for its own code: the version of its distribution if
+    that was installed from a package index, else (a folder, an editable install, a repository) a hash of its sources.
     """
-    found = _stamps.get(pack)
-    if found is None:
-        found = _stamps[pack] = _stamp(pack)
-    return found
+    stamp = _stamps.get(pack)
+    if stamp is None:
+        stamp = _stamps[pack] = _version_stamp(pack)
+    return stamp
 
 
 def sources_of(pack: Pack) -> str | None:
-    """The hash of its sources, where that stands for its state."""
-    return next((part for part in stamp(pack) if "==" not in part), None)
+    """The hash of a pack's sources, if its version stamp has one."""
+    return next((part for part in version_stamp(pack) if "==" not in part), None)
 
 
-def _stamp(pack: Pack) -> tuple[str, ...]:
-    found = libraries(pack)
+def _version_stamp(pack: Pack) -> tuple[str, ...]:
+    versions = library_versions(pack)
     if pack.distribution is not None and (version := _version(pack.distribution)) and not _is_local(pack.distribution):
-        return (f"{pack.distribution}=={version}", *found)
-    module = _homes.get(pack)
+        return (f"{pack.distribution}=={version}", *versions)
+    module = _top_modules.get(pack)
     sources = getattr(module, SOURCES, None)
     file = getattr(module, "__file__", None)
     if sources is None and file is not None and pack.name != "main":
         sources = hash_of(_sources(Path(file)))
-    return tuple(found) if sources is None else (sources, *found)
+    return versions if sources is None else (sources, *versions)
 
 
 def _sources(file: Path, alone: bool = False) -> list[Path]:
-    """The files that go with a module: all of a package's; what lies beside a module, or that alone."""
+    """The source files of a pack: all in a package, or those beside a single module (with `alone`, that file only)."""
     if file.name == "__init__.py":
         return sorted(file.parent.rglob("*.py"))
     return [file] if alone else sorted(file.parent.glob("*.py"))
 
 
-def libraries(pack: Pack) -> tuple[str, ...]:
+def library_versions(pack: Pack) -> tuple[str, ...]:
+    """The installed versions of the libraries that a pack names, as `name==version`."""
     return tuple(f"{name}=={version}" for name in pack.libraries if (version := _version(name)))
 
 
@@ -205,12 +208,12 @@ def _version(distribution: str) -> str | None:
 
 
 def _is_local(distribution: str) -> bool:
-    """Whether it was installed from a folder, a file or a repository, where one version may have many states."""
+    """Whether a distribution was installed from a folder, file or repository, so that one version may vary."""
     return importlib.metadata.distribution(distribution).read_text("direct_url.json") is not None
 
 
 def hash_of(files: Iterable[Path]) -> str:
-    """A hash of the names and contents of files."""
+    """Hash the names and contents of files: 32 hexadecimal digits of BLAKE2b."""
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         content = read_file(file)
@@ -220,7 +223,7 @@ def hash_of(files: Iterable[Path]) -> str:
 
 
 def environment(packs: Iterable[Pack]) -> dict[str, Any]:
-    """How this process computes, as those packs tell it."""
+    """Merge what the `Pack.environment` functions of some packs return: how this process computes."""
     facts: dict[str, Any] = {}
     for pack in packs:
         if pack.environment is not None:
@@ -229,3 +232,7 @@ def environment(packs: Iterable[Pack]) -> dict[str, Any]:
             except BaseException as error:
                 raise as_exception(error) from error.__cause__
     return facts
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

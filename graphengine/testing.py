@@ -1,5 +1,4 @@
-"""For tests of nodes, graphs and workflows: what happened in a run, why each node did or did not run, and workers
-without processes or GPUs."""
+"""Helpers for tests of nodes, graphs and workflows: a recorder of a run's events, and workers without processes."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ __all__ = ["FakeWorker", "Recorder"]
 
 
 class Recorder:
-    """A listener that keeps every event and answers for the nodes.
+    """A listener that keeps every event, and says which nodes were computed, reused or failed.
 
         recorder = Recorder()
         graph.run(listeners=[recorder])
         assert recorder.why["sample"] is Reuse.COMPUTED
         assert recorder.computed == Counter({"std.sample": 1})
 
-    One recorder may listen to any number of runs, from any threads; `clear` forgets what it heard.
+    One recorder may listen to any number of runs, from any threads; `clear` forgets their events.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class Recorder:
         self.events.append(event)
 
     def clear(self) -> None:
-        """Forget what was heard."""
+        """Forget all events."""
         self.events.clear()
 
     def of(self, kind: Kind) -> list[Event]:
@@ -44,37 +43,37 @@ class Recorder:
 
     @property
     def why(self) -> dict[str, Reuse]:
-        """By node id, how its value came last; nodes that were not needed are missing."""
+        """How each node's value was obtained last, by node id; nodes that were not needed are missing."""
         return {event.node: event.reuse for event in self.of(Kind.NODE_FINISHED) if event.reuse is not None}
 
     @property
     def computed(self) -> Counter[str]:
-        """How often each type of node was computed, by its full name."""
+        """How often each node type was computed, by its full name."""
         return self.counts(Reuse.COMPUTED)
 
     def counts(self, reuse: Reuse) -> Counter[str]:
-        """How many values of each type of node came in one way, by full name."""
+        """How many values of each node type were obtained in one way, by full name."""
         return Counter(event.type for event in self.of(Kind.NODE_FINISHED) if event.reuse is reuse)
 
     @property
     def failed(self) -> dict[str, str]:
-        """By node id, the message of each node that failed."""
+        """The error message of each node that failed, by node id."""
         return {event.node: event.error or "" for event in self.of(Kind.NODE_FAILED)}
 
 
 class FakeWorker:
-    """A worker on threads of this process, with the nodes of this process; for the rest it is as any other.
+    """A worker on threads of this process, with this process's nodes; otherwise it behaves as any other worker.
 
         with Service("queue.sqlite", WorkerRunner([FakeWorker("a"), FakeWorker("b", device="cuda:0")])) as service:
             ...
 
-    What it is given and what it tells crosses as bytes. `kill` loses it as the death of a process does: nothing more
-    is heard of it, and the service starts it anew. But no thread can be ended from without: a node that does not look
-    whether it is cancelled computes on unheard, and one that ends its process ends the tests.
+    Messages to and from it are bytes, as with a process. `kill` has the effect of a process that dies: no message
+    comes any more, and the service starts the worker again. But a thread cannot be ended from outside: a node that
+    never checks for cancellation computes on unnoticed, and a node that ends its process ends the tests.
 
     Args:
         name: Unique in its service.
-        device: What its nodes are told; there need be no such device.
+        device: The device that its nodes see in their context; it need not exist.
         store: The folder of the disk store that it shares with the service.
     """
 
@@ -84,25 +83,25 @@ class FakeWorker:
         self._inbox = Inbox()
 
     def start(self, told: Told, lost: Lost) -> None:
-        """Start it, or start it anew after it was lost."""
+        """Start the worker, for the first time or after it was lost."""
         inbox = self._inbox = Inbox()
         for work, arguments in ((self._work, (inbox,)), (self._listen, (inbox, told, lost))):
             threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
-        """Say something to it."""
+        """Send the worker a message."""
         self._inbox.order(pack(message, blobs))
 
     def kill(self) -> None:
-        """Lose it at once."""
+        """End the connection at once, as the death of a process does."""
         self._inbox.close()
 
     def _work(self, inbox: Inbox) -> None:
         error: BaseException | None = None
         try:
             _ThreadWorker(inbox, self.config).run()
-        except Exception as found:
-            error = found
+        except Exception as raised:
+            error = raised
         inbox.end(error)
 
     def _listen(self, inbox: Inbox, told: Told, lost: Lost) -> None:
@@ -118,11 +117,11 @@ class FakeWorker:
 
 class _ThreadWorker(Worker):
     def absent(self) -> str | None:
-        """Its device is only said to be there."""
+        """None: its device need not exist."""
         return None
 
     def end(self) -> None:
-        """There is nobody to work for any more: what it computes is cancelled."""
+        """Cancel what it computes, because the connection has ended."""
         for context in list(self._contexts.values()):
             context.stopped = True
         self._orders.put(None)

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 _lock = threading.RLock()
-"""The filters of warnings are all threads': of two that change them at once one would leave its own behind."""
+"""Held while filters are changed: all threads share them, and of two changes at once one would be left behind."""
 
 
 @contextmanager
 def warnings_as(action: Literal["error", "ignore"], category: type[Warning] = Warning) -> Iterator[None]:
-    """Warnings of a category as errors, or unheard."""
+    """Raise warnings of a category as errors, or ignore them, inside a `with` block."""
     with _lock, warnings.catch_warnings():
         warnings.simplefilter(action, category)
         yield

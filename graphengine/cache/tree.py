@@ -15,7 +15,7 @@ from typing import Any
 
 from graphengine.declare.registry import class_called, type_of_packs
 from graphengine.errors import NotStorable
-from graphengine.old_names import home_now, name_in_keys
+from graphengine.old_names import name_in_keys, place_now
 from graphengine.system.opening import rooted, roots_of
 from graphengine.values.literals import plain_number
 from graphengine.values.types import is_named_tuple, python_number, socket_type, type_called
@@ -191,7 +191,7 @@ def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
 
 def _known(name: list[str]) -> type:
     module, qualified = name
-    found = class_called(home_now(module, qualified), qualified)
+    found = class_called(*place_now(module, qualified))
     if found is None:
         raise UnknownType(name)
     return found

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from graphengine.old_names import moved
 
 VARIABLE = "_GRAPHENGINE_COMPLETE"
 """The environment variable with which a shell asks; its value is `complete_bash`, `complete_zsh`, ..."""
@@ -57,7 +59,7 @@ Offer = str | tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Line:
+class TypedLine:
     """A command line up to the cursor.
 
     Attributes:
@@ -71,7 +73,7 @@ class Line:
     head: str = ""
 
 
-_line = Line()
+_line = TypedLine()
 
 
 def asked() -> list[str]:
@@ -86,11 +88,11 @@ def asked() -> list[str]:
         os.environ["COMP_CWORD"] = str(len(_line.words))
     elif "COMP_WORDS" in os.environ:  # by typer's own script
         words, at = os.environ["COMP_WORDS"].split(), int(os.environ.get("COMP_CWORD", 0))
-        _line = Line(tuple(words[:at]), "".join(words[at : at + 1]))
+        _line = TypedLine(tuple(words[:at]), "".join(words[at : at + 1]))
     return [*_line.words[1:], _line.word]
 
 
-def _read(text: str, is_bash: bool) -> Line:
+def _read(text: str, is_bash: bool) -> TypedLine:
     """The words of a text, which may end within quotes."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -104,7 +106,7 @@ def _read(text: str, is_bash: bool) -> Line:
     word = words.pop() if words and (is_open or not text[-1].isspace()) else ""
     is_cut = is_bash and "=" in os.environ.get("COMP_WORDBREAKS", "=") and not word.startswith("-")
     has_quotes = is_open or re.search(r"[\"']\S*\Z", text) is not None
-    return Line(tuple(words), word, word[: word.rfind("=") + 1] if is_cut and not has_quotes else "")
+    return TypedLine(tuple(words), word, word[: word.rfind("=") + 1] if is_cut and not has_quotes else "")
 
 
 def _given(context: typer.Context) -> tuple[list[str], dict[str, list[str]]]:
@@ -283,3 +285,7 @@ def install(run: Callable[[], None], arguments: list[str]) -> None:
     except (OSError, RuntimeError) as error:
         what = getattr(error, "filename", None) or "the shell's files in this user's home folder"
         raise FileError(f"{what} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

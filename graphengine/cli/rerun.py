@@ -94,13 +94,13 @@ def _make(
 ) -> dict[str, Any]:
     from graphengine.cli.execute import Session
     from graphengine.provenance.describe import chunks, describe
-    from graphengine.results.outputs import Writer, check_folder
+    from graphengine.results.outputs import OutputWriter, check_folder
     from graphengine.results.record import differences
 
     output = record["output"]
     with Session(graph, no_cache) as session:
         check_folder(out, graph)
-        writer = Writer(out, _file_stem(record))
+        writer = OutputWriter(out, _file_stem(record))
         result = session.run(graph, inputs, [output], exact=True, device=device, progress=not as_json)
     ((name, value),) = result.outputs.items()
     item = record.get("item")

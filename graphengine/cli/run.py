@@ -77,13 +77,13 @@ def command(
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
     from graphengine.cli.progress import JsonLines
     from graphengine.cli.values import parse_sets
-    from graphengine.results.outputs import Writer, check_folder, write_outputs
+    from graphengine.results.outputs import OutputWriter, check_folder, write_outputs
 
     inputs = parse_sets(graph, set)
     print_warnings(graph, inputs)
     name = workflow_name(graph)
     check_folder(out, graph)
-    writer = Writer(out, name)
+    writer = OutputWriter(out, name)
     options: dict[str, Any] = {"device": device, "exact": exact, "roots": root, "keep_going": keep_going}
     with reporting(graph, inputs, report) as listeners:
         if json:
@@ -143,11 +143,11 @@ def reporting(graph: GraphData, inputs: dict[str, Any], file: Path | None) -> It
     if file is None:
         yield []
         return
-    from graphengine.show.report import Recorder
+    from graphengine.show.report import ReportRecorder
     from graphengine.show.report_page import page
     from graphengine.system.staging import write_file
 
-    recorder = Recorder()
+    recorder = ReportRecorder()
     try:
         yield [recorder]
     finally:

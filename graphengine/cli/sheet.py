@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from graphengine.old_names import moved
+
 if TYPE_CHECKING:
     import PIL.Image
     import PIL.ImageDraw
@@ -31,14 +33,14 @@ PAPER, INK, DIM, EMPTY, FAILED = "#ffffff", "#1b2430", "#667085", "#f1f3f6", "#f
 
 
 @dataclass
-class Cell:
+class SheetCell:
     """One run and what it made."""
 
     views: list[View] = field(default_factory=list)
     failed: bool = False
 
 
-def sheet(cells: Sequence[Cell], axes: Mapping[str, Sequence[Any]]) -> bytes | None:
+def sheet(cells: Sequence[SheetCell], axes: Mapping[str, Sequence[Any]]) -> bytes | None:
     """All cells as one PNG; None where nothing was made.
 
     Args:
@@ -143,7 +145,7 @@ def _text(draw: PIL.ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, f
         draw.text((x, y + number * LINE), line, INK, font, anchor=f"{anchor}a")
 
 
-def _picture(cell: Cell) -> PIL.Image.Image | None:
+def _picture(cell: SheetCell) -> PIL.Image.Image | None:
     """The pictures of a cell side by side; None where it has none."""
     import PIL.Image
 
@@ -166,7 +168,7 @@ def _picture(cell: Cell) -> PIL.Image.Image | None:
     return found
 
 
-def _note(cell: Cell, width: int, height: int, font: Font) -> PIL.Image.Image:
+def _note(cell: SheetCell, width: int, height: int, font: Font) -> PIL.Image.Image:
     """A cell without a picture: its text, or that it failed."""
     import PIL.Image
     import PIL.ImageDraw
@@ -178,3 +180,7 @@ def _note(cell: Cell, width: int, height: int, font: Font) -> PIL.Image.Image:
     shown = lines if len(lines) <= most else [*lines[: most - 1], "…"]
     PIL.ImageDraw.Draw(found).multiline_text((8, 8), "\n".join(shown), INK, font)
     return found
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

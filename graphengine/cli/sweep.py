@@ -31,10 +31,10 @@ from graphengine.cli.common import (
 from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowError
 
 if TYPE_CHECKING:
-    from graphengine.cli.sheet import Cell
+    from graphengine.cli.sheet import SheetCell
     from graphengine.execution.evaluate import Result
     from graphengine.graph.data import GraphData
-    from graphengine.results.outputs import Writer
+    from graphengine.results.outputs import OutputWriter
 
 MOST_RUNS = 10_000
 Over = typer.Option(
@@ -68,7 +68,7 @@ def command(
     from graphengine.cli.progress import JsonLines
     from graphengine.planning.inputs import bind_inputs
     from graphengine.progress import Bars
-    from graphengine.results.outputs import Writer, check_folder
+    from graphengine.results.outputs import OutputWriter, check_folder
 
     fixed, axes, runs = combinations(graph, set, over)
     for values in runs:
@@ -76,9 +76,9 @@ def command(
     print_warnings(graph, {**fixed, **axes})
     name = workflow_name(graph)
     check_folder(out, graph)
-    writer = Writer(out, name)
+    writer = OutputWriter(out, name)
     options: dict[str, Any] = {"device": device, "roots": root}
-    cells: dict[str, list[Cell]] = {}
+    cells: dict[str, list[SheetCell]] = {}
     with contextlib.ExitStack() as stack:
         lines = bars = None
         if json:
@@ -141,12 +141,12 @@ def _runs(
     runs: list[dict[str, Any]],
     one: Callable[[dict[str, Any]], Result],
     begin: Callable[[int, str], None],
-    writer: Writer,
-    cells: dict[str, list[Cell]],
+    writer: OutputWriter,
+    cells: dict[str, list[SheetCell]],
     debug: bool,
 ) -> int:
     """Do all runs, one after another; one that fails is told and leaves an empty cell."""
-    from graphengine.cli.sheet import Cell
+    from graphengine.cli.sheet import SheetCell
     from graphengine.results.outputs import write_outputs
     from graphengine.show.report import views
 
@@ -161,14 +161,14 @@ def _runs(
             code, failed = max(code, exit_code(error)), failed + 1
             tell(error, debug)
             for row in cells.values():
-                row.append(Cell(failed=True))
+                row.append(SheetCell(failed=True))
             if failed == len(runs):
                 return code
             continue
         write_outputs(graph, fixed | values, result, writer)
         for output, value in result.outputs.items():
-            row = cells.setdefault(output, [Cell(failed=True) for _ in runs[:number]])
-            row.append(Cell(views(value)))
+            row = cells.setdefault(output, [SheetCell(failed=True) for _ in runs[:number]])
+            row.append(SheetCell(views(value)))
     return code
 
 
@@ -176,7 +176,7 @@ def _label(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _sheets(cells: dict[str, list[Cell]], axes: dict[str, list[Any]], writer: Writer) -> list[Path]:
+def _sheets(cells: dict[str, list[SheetCell]], axes: dict[str, list[Any]], writer: OutputWriter) -> list[Path]:
     from graphengine.cli.sheet import sheet
 
     made: list[Path] = []

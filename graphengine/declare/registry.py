@@ -23,7 +23,7 @@ from typing import Any
 
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, PackError, nearest, text_of
-from graphengine.pack import GROUP, SOURCES, Pack, hash_of, home, pack_of, read_anew
+from graphengine.pack import GROUP, SOURCES, Pack, folder_reloaded, hash_of, origin, pack_of
 from graphengine.system.opening import read_file
 from graphengine.values.types import SocketType, declared_at, socket_type
 
@@ -128,12 +128,12 @@ def class_called(module: str, name: str) -> type | None:
     Nothing is imported for what a file says.
     """
     declared = declared_at(module, name)
-    if declared is None and module in sys.modules and home(module) == "loose":
+    if declared is None and module in sys.modules and origin(module) == "loose":
         declare_own(module)
         declared = declared_at(module, name)
     if declared is not None:
         return declared
-    found: Any = sys.modules.get(module) if home(module) == "pack" else None
+    found: Any = sys.modules.get(module) if origin(module) == "pack" else None
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) and found.__module__ == module else None
@@ -272,7 +272,7 @@ def _load_files(path: Path, package: str) -> list[PackError]:
                 exec(compile(read_file(file), str(file), "exec", dont_inherit=True), parent.__dict__)
             module = sys.modules[name] if name in sys.modules else _load_file(name, file)
             pack = module.__dict__["__pack__"]
-            read_anew(pack, module)
+            folder_reloaded(pack, module)
             register(module, pack.name)
         except BaseException as error:
             where = _name_of(path) if is_top or file == path else f"{path.name}.{file.stem}"

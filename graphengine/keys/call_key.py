@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.declare.definition import KeyTemplate, NodeDef
 from graphengine.declare.sockets import Socket
 from graphengine.errors import NodeDefinitionError
-from graphengine.pack import SOURCES, home, libraries, stamp
+from graphengine.pack import SOURCES, library_versions, origin, version_stamp
 from graphengine.values.canonical import HERE, NotData, canonical, digest, token
 from graphengine.values.checksum import twin_of
 from graphengine.values.literals import coerce
@@ -82,12 +82,12 @@ def state(definition: NodeDef[..., Any]) -> tuple[str, ...]:
     """What stands for the state of a node's pack in its keys; for a node of a folder, as it was when it was loaded."""
     sources = getattr(definition.fn, "__globals__", {}).get(SOURCES)
     pack = definition.module_pack
-    return stamp(pack) if sources is None else (sources, *libraries(pack))
+    return version_stamp(pack) if sources is None else (sources, *library_versions(pack))
 
 
 def _identify(definition: NodeDef[..., Any]) -> Identity:
     version: Any = definition.version
-    if version is not None and home(definition.fn.__module__) != "loose":  # the code of scripts changes at any time
+    if version is not None and origin(definition.fn.__module__) != "loose":  # the code of scripts changes at any time
         return Identity(digest((definition.full_name, version, state(definition))))
     from graphengine.keys.code import follow
 
@@ -109,7 +109,7 @@ def _say(definition: NodeDef[..., Any], unfollowed: Mapping[str, str]) -> None:
     if not new:
         return
     objects = "; ".join(f"{name} ({unfollowed[name]})" for name in new)
-    versions = "" if home(definition.fn.__module__) == "loose" else "declare a version of it (@node(version=1)), or "
+    versions = "" if origin(definition.fn.__module__) == "loose" else "declare a version of it (@node(version=1)), or "
     _log.warning(
         "%s reads what its key cannot follow: %s. Its results are remembered in this process only; to keep them, %s"
         "make this an input, or say with .fingerprint what of it decides the result (docs/keys.md)",

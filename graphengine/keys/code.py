@@ -12,14 +12,14 @@ import types
 import weakref
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.declare.callables import made_of
 from graphengine.declare.definition import NodeDef
-from graphengine.keys.content import Content, Unfollowed, module_of
+from graphengine.keys.content import ContentReader, Unfollowed, module_of
 from graphengine.keys.mutation import argument_changes, changes
-from graphengine.old_names import home_in_keys
-from graphengine.pack import Pack, home, loose_sources, pack_of, stamp
+from graphengine.old_names import moved, place_in_keys
+from graphengine.pack import Pack, loose_sources, origin, pack_of, version_stamp
 from graphengine.values.canonical import PLAIN, digest, token
 from graphengine.values.checksum import owned
 
@@ -78,9 +78,9 @@ class Followed:
 
 def follow(function: Any) -> Followed:
     """Follow what a function's code uses."""
-    walk = Walk(function, frozenset())
+    walk = CodeWalk(function, frozenset())
     while walk.changed - walk.known:  # what was found late to be changed was followed as data until then
-        walk = Walk(function, walk.changed | walk.known)
+        walk = CodeWalk(function, walk.changed | walk.known)
     return walk.found
 
 
@@ -88,7 +88,7 @@ Place = tuple[int, str]
 """A name in a module or a variable of an enclosing function: the id of what holds it, and the name."""
 
 
-class Walk:
+class CodeWalk:
     """Follows one function.
 
     Args:
@@ -107,7 +107,7 @@ class Walk:
         while (inner := made_of(self._node)) is not None:
             self._node = inner
         module = str(getattr(function, "__module__", ""))
-        self._pack: Pack | None = pack_of(module) if home(module) == "pack" else None
+        self._pack: Pack | None = pack_of(module) if origin(module) == "pack" else None
         try:
             form = self.function(function) if type(function) is types.FunctionType else self.used(function, "")
             self.found.hash = digest(form)
@@ -123,7 +123,7 @@ class Walk:
             return ("made of", self.used(inner, function.__qualname__))
         code, space, found = function.__code__, function.__globals__, self.found
         found.functions.append((function, code, function.__defaults__, function.__kwdefaults__))
-        if home(str(space.get("__name__", ""))) == "library":
+        if origin(str(space.get("__name__", ""))) == "library":
             return self._of_library(function)
         facts, change = _facts(code), changes(code)
         module = str(space.get("__name__", "")).rpartition(".")[2]
@@ -230,7 +230,7 @@ class Walk:
             return self.code(part, place, names)
 
         try:
-            content = Content(code, self._is_code, names).of(value)
+            content = ContentReader(code, self._is_code, names).of(value)
             here = _content_here(names).of(value) if holds_code else content
             self.found.data.append((value, names, here))
             return ("data", content)
@@ -247,7 +247,7 @@ class Walk:
         """The canonical form of a function, a class, a module, a node or a graph."""
         kind = type(value)
         if kind is NodeDef:
-            if value.version is not None and home(value.fn.__module__) != "loose":
+            if value.version is not None and origin(value.fn.__module__) != "loose":
                 return ("node", value.full_name, value.version)
             return self.code(value.fn, place, names) if self._is_code(type(value.fn)) else self.used(value.fn, place)
         if kind is types.FunctionType:
@@ -282,7 +282,7 @@ class Walk:
 
     def _is_own(self, module: str) -> bool:
         """Whether code is followed: that of no pack and no library, and that of the node's own pack."""
-        where = home(module or "")
+        where = origin(module or "")
         return where == "loose" or (where == "pack" and self._pack is not None and pack_of(module) is self._pack)
 
     def _class(self, cls: type) -> Any:
@@ -306,7 +306,7 @@ class Walk:
 
     def _module(self, module: types.ModuleType, names: Set[str]) -> Any:
         """A module, with what is used of it where it is no library."""
-        if home(module.__name__) == "library":
+        if origin(module.__name__) == "library":
             return _named(module)
         if (again := self._again(module)) is not None:
             return again
@@ -327,9 +327,9 @@ class Walk:
 # --- data as this process sees it -------------------------------------------------------------------------------------
 
 
-def _content_here(used: Set[str]) -> Content:
+def _content_here(used: Set[str]) -> ContentReader:
     """Reads content with code told by where it lies in memory: enough to see whether it has changed."""
-    return Content(id, _is_code, used)
+    return ContentReader(id, _is_code, used)
 
 
 def _held(value: Any) -> Callable[[], Any]:
@@ -405,8 +405,8 @@ def _named(value: Any) -> Any:
     else:
         name = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
         qualified = getattr(value, "__qualname__", "")
-    state = stamp(pack_of(name)) if home(name) == "pack" else ()
-    return ("named", home_in_keys(name, qualified), qualified, state)
+    state = version_stamp(pack_of(name)) if origin(name) == "pack" else ()
+    return ("named", *place_in_keys(name, qualified), state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,3 +456,7 @@ def _code_constant(value: Any) -> Any:
     if isinstance(value, tuple):
         return ("tuple", *map(_code_constant, value))
     return ("set", *sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

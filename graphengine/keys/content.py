@@ -23,10 +23,11 @@ import types
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from graphengine.keys.mutation import changing_methods
-from graphengine.pack import home
+from graphengine.old_names import moved
+from graphengine.pack import origin
 
 OBJECTS = 50_000
 """How many objects are read of one global at most, and of"""
@@ -42,12 +43,12 @@ class Unfollowed(Exception):
 
 Fact = Any
 """Plain values, or a tuple of them: what is hashed of one object."""
-Read = Callable[["Content", Any, list[Any]], Fact]
+Read = Callable[["ContentReader", Any, list[Any]], Fact]
 """Says what is hashed of an object itself, and adds the objects that it holds to a list."""
 
 
 @dataclass(slots=True)
-class Layout:
+class ClassLayout:
     """How the objects of one class are read.
 
     Attributes:
@@ -64,7 +65,7 @@ class Layout:
     computed: Set[str] = frozenset()
 
 
-class Content:
+class ContentReader:
     """Reads the content of data.
 
     Args:
@@ -78,7 +79,7 @@ class Content:
         self, code: Callable[[Any], Any], is_code: Callable[[type], bool], used: Set[str] = frozenset()
     ) -> None:
         self.code, self.is_code, self.used = code, is_code, used
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: dict[int, ClassLayout] = {}
         self._objects = self._bytes = 0
 
     def of(self, value: Any) -> bytes:
@@ -185,14 +186,14 @@ class Content:
                 inside = (inside, "unset")  # type: ignore[assignment]
         return (layout.fact, inside)
 
-    def _layout(self, kind: type) -> Layout:
+    def _layout(self, kind: type) -> ClassLayout:
         """How objects of a class are read."""
         if self.is_code(kind):
-            return Layout("code", read=lambda content, value, below: content.code_fact(value))
+            return ClassLayout("code", read=lambda content, value, below: content.code_fact(value))
         bases = _bases(kind)
         if (special := _special(kind, bases)) is not None:
-            return Layout(self.code_fact(kind), special)
-        layout = Layout(self.code_fact(kind))
+            return ClassLayout(self.code_fact(kind), special)
+        layout = ClassLayout(self.code_fact(kind))
         functions: dict[str, types.FunctionType] = {}
         for cls in bases:
             if (read := _EXACT.get(id(cls))) is not None or (read := _special(cls, bases)) is not None:
@@ -208,7 +209,7 @@ class Content:
                     layout.slots.append(found)
                 elif type(found) is functools.cached_property:
                     layout.computed |= {name}
-                elif type(found) is types.FunctionType and home(module_of(cls)) != "library":
+                elif type(found) is types.FunctionType and origin(module_of(cls)) != "library":
                     functions.setdefault(name, found)
         if issubclass(kind, enum.Enum):
             layout.computed |= {"__objclass__", "_sort_order_"}
@@ -233,63 +234,63 @@ _OFFSETS = frozenset({"__vectorcalloffset__", "__weaklistoffset__", "__dictoffse
 # --- built-in classes: what each holds -----------------------------------------------------------------------------
 
 
-def _list(content: Content, value: Any, below: list[Any]) -> Fact:
+def _list(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return ("list", content.items(list.__iter__(value), below))
 
 
-def _tuple(content: Content, value: Any, below: list[Any]) -> Fact:
+def _tuple(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return ("tuple", content.items(tuple.__iter__(value), below))
 
 
-def _dict(content: Content, value: Any, below: list[Any]) -> Fact:
+def _dict(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return ("dict", content.items(dict.keys(value), below), content.items(dict.values(value), below))
 
 
-def _default_dict(content: Content, value: Any, below: list[Any]) -> Fact:
+def _default_dict(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     below.append(vars(collections.defaultdict)["default_factory"].__get__(value))
     return ("defaultdict", _dict(content, value, below))
 
 
-def _ordered_dict(content: Content, value: Any, below: list[Any]) -> Fact:
+def _ordered_dict(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     if not _PLAIN.issuperset(map(id, map(type, dict.keys(value)))):  # their own hash would be asked for
         return ("OrderedDict", _dict(content, value, below))
     order = content.items(collections.OrderedDict.__iter__(value), below)
     return ("OrderedDict", order, _dict(content, value, below))
 
 
-def _deque(content: Content, value: Any, below: list[Any]) -> Fact:
+def _deque(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return ("deque", content.items(collections.deque.__iter__(value), below), collections.deque.maxlen.__get__(value))
 
 
-def _set(content: Content, value: Any, below: list[Any]) -> Fact:
+def _set(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return content.unordered(set.__iter__(value))
 
 
-def _frozenset(content: Content, value: Any, below: list[Any]) -> Fact:
+def _frozenset(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     return ("frozen", content.unordered(frozenset.__iter__(value)))
 
 
-def _proxy(content: Content, value: Any, below: list[Any]) -> Fact:
+def _proxy(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     below.extend(gc.get_referents(value))  # its methods are those of the mapping behind it
     return ("mappingproxy",)
 
 
-def _bytearray(content: Content, value: Any, below: list[Any]) -> Fact:
+def _bytearray(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     content.take(bytearray.__len__(value))
     return ("bytearray", bytes(bytearray.__getitem__(value, slice(None))))
 
 
-def _array(content: Content, value: Any, below: list[Any]) -> Fact:
+def _array(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     content.take(array.array.__len__(value) * 8)
     return ("array", array.array.typecode.__get__(value), array.array.tobytes(value))
 
 
-def _datetime(content: Content, value: Any, below: list[Any]) -> Fact:
+def _datetime(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     below.append(value.tzinfo)
     return ("time", repr(value.replace(tzinfo=None)))
 
 
-def _reduced(content: Content, value: Any, below: list[Any]) -> Fact:
+def _reduced(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     below.extend(value.__reduce__()[1:])
     return ("reduced",)
 
@@ -386,7 +387,7 @@ def _special(kind: type, bases: tuple[type, ...]) -> Read | None:
     return None
 
 
-def _tensor(content: Content, value: Any, below: list[Any]) -> Fact:
+def _tensor(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     torch: Any = sys.modules["torch"]
     size = value.numel() * value.element_size()
     if size > BYTES or value.device.type != "cpu":
@@ -399,7 +400,7 @@ def _tensor(content: Content, value: Any, below: list[Any]) -> Fact:
     return ("tensor", str(value.dtype), tuple(map(int, value.shape)), blake2b(data, digest_size=16).digest())
 
 
-def _ndarray(content: Content, value: Any, below: list[Any]) -> Fact:
+def _ndarray(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     numpy: Any = sys.modules["numpy"]
     value = numpy.ndarray.view(value, numpy.ndarray)  # a subclass may compute what is asked of it
     size, dtype = int(value.nbytes), value.dtype
@@ -416,7 +417,7 @@ def _ndarray(content: Content, value: Any, below: list[Any]) -> Fact:
     return ("array", described, shape, blake2b(value.tobytes(), digest_size=16).digest())
 
 
-def _scalar(content: Content, value: Any, below: list[Any]) -> Fact:
+def _scalar(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     if value.dtype.hasobject:
         raise Unfollowed("an object of numpy")
     return ("scalar", value.dtype.str, value.tobytes())
@@ -436,3 +437,7 @@ def _called(cls: type) -> str:
     name: str = type.__dict__["__qualname__"].__get__(cls)
     module = module_of(cls)
     return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

@@ -24,9 +24,9 @@ class Drawn(Tally):
     def open(self) -> bool:
         """Draw it where somebody looks; False where nobody does."""
         if self.previews:
-            from graphengine.progress.notebook import Cell
+            from graphengine.progress.notebook import NotebookBars
 
-            self._end = Cell(self).hide
+            self._end = NotebookBars(self).hide
         elif on_terminal():
             from graphengine.progress import terminal
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphengine.old_names import moved
 from graphengine.progress.tally import Line, Tally
 
 EVERY = 0.25
@@ -22,7 +23,7 @@ def is_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-class Cell:
+class NotebookBars:
     """What stands below a cell, until it is hidden."""
 
     def __init__(self, tally: Tally) -> None:
@@ -82,3 +83,7 @@ def _row(line: Line) -> str:
         f'<td style="{cell};width:40%"><progress style="width:100%"{bar}></progress></td>'
         f'<td style="{cell};text-align:left">{html.escape(told)}</td></tr>'
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

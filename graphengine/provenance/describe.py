@@ -24,7 +24,7 @@ from graphengine.graph.data import GraphData, Node, folder_of
 from graphengine.graph.elements import INPUTS, Link, has_links
 from graphengine.graph.order import packs_of
 from graphengine.keys.files import fingerprint, resolve
-from graphengine.pack import stamp
+from graphengine.pack import version_stamp
 from graphengine.provenance.steps import Step, references, steps
 from graphengine.values.types import socket_type
 
@@ -122,7 +122,7 @@ def versions(graph: GraphData) -> dict[str, Any]:
     return {
         "graphengine": __version__,
         "python": platform.python_version(),
-        "packs": {pack.name: list(stamp(pack)) for pack in packs_of(graph)},
+        "packs": {pack.name: list(version_stamp(pack)) for pack in packs_of(graph)},
     }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from graphengine.errors import FileError
 from graphengine.graph.type_inference import output_type
+from graphengine.old_names import moved
 from graphengine.provenance.describe import chunks
 from graphengine.system.staging import PREFIX, hidden_folder, make_folder, sweep, sync
 from graphengine.values.types import is_named_tuple, socket_type
@@ -29,7 +30,7 @@ HIDDEN = "hidden"
 """In the place of a mark: that of the hidden folder from which files appear."""
 
 
-class Writer:
+class OutputWriter:
     """Writes values into a folder as `<prefix>_<output>_00000.png`, each under a number that is free.
 
     Args:
@@ -111,9 +112,9 @@ def _is_written(annotation: Any) -> bool:
 
 
 class Delivery:
-    """Values that are written where nobody looks, and then get their names all together; made by `Writer.delivery`."""
+    """Output files made in a hidden folder and then put in place all together; made by `OutputWriter.delivery`."""
 
-    def __init__(self, writer: Writer, stack: contextlib.ExitStack) -> None:
+    def __init__(self, writer: OutputWriter, stack: contextlib.ExitStack) -> None:
         self._writer, self._stack = writer, stack
         self._hidden: Path | None = None  # made when something is written
         self._staged: list[tuple[str, str, dict[Path, str]]] = []  # the output, the stem, and files with their endings
@@ -204,7 +205,7 @@ def write_outputs(
     graph: GraphData,
     inputs: dict[str, Any],
     result: Result,
-    writer: Writer,
+    writer: OutputWriter,
     *,
     exact: bool = False,
     base: Path | None = None,
@@ -306,3 +307,5 @@ def _is_saved(value: Any) -> bool:
     return kind is not None and kind.save is not None
 
 
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

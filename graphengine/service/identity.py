@@ -10,9 +10,9 @@ from typing import Any
 def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
     """What must be the same on both sides for a job to mean the same: version, packs, allowed folders."""
     from graphengine.declare import registry
-    from graphengine.pack import pack_of, stamp
+    from graphengine.pack import pack_of, version_stamp
     from graphengine.version import __version__
 
-    packs = {pack.name: list(stamp(pack)) for pack in map(pack_of, registry.modules())}
+    packs = {pack.name: list(version_stamp(pack)) for pack in map(pack_of, registry.modules())}
     allowed = None if roots is None else sorted(str(Path(root).absolute()) for root in roots)
     return {"version": __version__, "packs": packs, "roots": allowed}

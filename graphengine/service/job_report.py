@@ -16,7 +16,7 @@ from graphengine.service.jobs.job import Attempt, Job, State
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.request import request_of
 from graphengine.service.jobs.submit import files_of
-from graphengine.show.report import Recorder, Seen
+from graphengine.show.report import ReportRecorder, Seen
 from graphengine.show.report_page import page
 
 
@@ -33,7 +33,7 @@ def account(queue: Queue, number: int) -> str:
     files, body = files_of(queue), queue.body(number)
     request = request_of(body, files)
     result = job.result or {}
-    recorder = Recorder()
+    recorder = ReportRecorder()
     recorder.elapsed = result.get("elapsed")
     recorder.error = job.error or ("" if job.state is State.DONE else f"it was {job.state}")
     calls: Sequence[Mapping[str, Any]] = result.get("calls", ())

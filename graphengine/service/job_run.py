@@ -16,7 +16,7 @@ from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_except
 from graphengine.events import Event, Kind
 from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.evaluate import Result, run
-from graphengine.results.outputs import Writer, check_folder, remove_marked
+from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.doing import Doing
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError, QueueFileError
@@ -221,7 +221,7 @@ class JobRun:
             if self._unwanted() or time.monotonic() > end:
                 return
 
-    def _writer(self, request: Request) -> Writer | None:
+    def _writer(self, request: Request) -> OutputWriter | None:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
         if request.out is None:
             return None
@@ -231,9 +231,9 @@ class JobRun:
             self._files.update(marks)
             self.lease.writes(self.job.id, self.job.attempt, self._files)
 
-        return Writer(request.out, request.name, about)
+        return OutputWriter(request.out, request.name, about)
 
-    def _deliver(self, request: Request, result: Result, name: str, writer: Writer | None) -> dict[str, Any]:
+    def _deliver(self, request: Request, result: Result, name: str, writer: OutputWriter | None) -> dict[str, Any]:
         remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost
         try:
             return deliver(request, result, self.service.files, name, self.service.finishers, writer)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from graphengine.execution.evaluate import Result
-from graphengine.results.outputs import Writer, remove_marked, write_outputs
+from graphengine.results.outputs import OutputWriter, remove_marked, write_outputs
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Attempt
 from graphengine.service.jobs.request import Files, Request, result_tree
@@ -23,7 +23,7 @@ def deliver(
     files: Files,
     name: str,
     finishers: Mapping[str, Finisher],
-    writer: Writer | None,
+    writer: OutputWriter | None,
 ) -> dict[str, Any]:
     """Write what a job asks for; returns what its user is told.
 

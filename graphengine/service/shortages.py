@@ -9,7 +9,7 @@ from types import FrameType
 
 from graphengine.declare import registry
 from graphengine.errors import Exhausted, NodeError, text_of
-from graphengine.pack import home, pack_of
+from graphengine.pack import origin, pack_of
 from graphengine.system.threads import start
 
 ALONE = 3
@@ -58,7 +58,7 @@ def _is_of_value(error: BaseException | None) -> bool:
     if any(frame.f_code in called for frame in frames):
         return False
     modules = {frame.f_globals.get("__name__", "") for frame in frames}
-    return any(home(module) == "pack" and pack_of(module).distribution != "graphengine" for module in modules)
+    return any(origin(module) == "pack" and pack_of(module).distribution != "graphengine" for module in modules)
 
 
 def is_well() -> bool:

@@ -10,9 +10,10 @@ import html
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.events import Event, Kind, Reuse
+from graphengine.old_names import moved
 from graphengine.values.types import View, socket_type
 
 
@@ -56,7 +57,7 @@ class Seen:
     known: bool = True
 
 
-class Recorder:
+class ReportRecorder:
     """A listener that keeps what a report shows: every node's value, how it came and how long it took.
 
     Attributes:
@@ -141,3 +142,7 @@ def result_html(result: Results) -> str:
         f"<div>{outputs}<details><summary>{len(result.reuse)} nodes, {duration(result.elapsed)}</summary>"
         f"<table>{rows}</table></details></div>"
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

@@ -17,7 +17,7 @@ from graphengine.show.report import (
     COLOURS,
     MOST_TEXT,
     WORDS,
-    Recorder,
+    ReportRecorder,
     Seen,
     duration,
     how,
@@ -81,7 +81,7 @@ summary { cursor: pointer; color: var(--dim); margin: .6rem 0; } .wide { overflo
 """
 
 
-def page(graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
+def page(graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
     """The report of a run as HTML.
 
     Args:
@@ -117,7 +117,7 @@ def _lines(parts: Sequence[str]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _summary(recorder: Recorder) -> str:
+def _summary(recorder: ReportRecorder) -> str:
     """How many nodes came how, and how long all of it took."""
     counts = {reuse: sum(seen.reuse is reuse for seen in recorder.nodes.values()) for reuse in Reuse}
     parts = [f"{count} {WORDS[reuse]}" for reuse, count in counts.items() if count]
@@ -129,7 +129,7 @@ def _summary(recorder: Recorder) -> str:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _outputs(graph: GraphData, recorder: Recorder) -> dict[str, Any]:
+def _outputs(graph: GraphData, recorder: ReportRecorder) -> dict[str, Any]:
     """The outputs' values, as far as nodes were heard of that made them."""
     links = graph.outputs or {id: Link(id) for id in graph.leaves()}
     found = {}
@@ -225,7 +225,7 @@ def _table(values: Mapping[str, Any]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _times(graph: GraphData, recorder: Recorder) -> str:
+def _times(graph: GraphData, recorder: ReportRecorder) -> str:
     """A bar for each node, as long as it took; items of a mapped node together."""
     rows: list[tuple[str, float, str]] = []
     for id in _order(graph):
@@ -254,7 +254,7 @@ def _times(graph: GraphData, recorder: Recorder) -> str:
 # --- graph and nodes --------------------------------------------------------------------------------------------------
 
 
-def _drawing(graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any]) -> str:
+def _drawing(graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, Any]) -> str:
     from graphengine.show.draw import svg
 
     notes, colours = {}, {}
@@ -266,7 +266,7 @@ def _drawing(graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any]) ->
     return svg(graph, notes=notes, colours=colours, inputs=inputs)
 
 
-def _fate(id: str, seen: Seen | None, recorder: Recorder) -> str:
+def _fate(id: str, seen: Seen | None, recorder: ReportRecorder) -> str:
     """What became of a node, in words."""
     if seen is not None:
         return "failed" if seen.error else how(seen.reuse, seen.seconds)
@@ -275,12 +275,12 @@ def _fate(id: str, seen: Seen | None, recorder: Recorder) -> str:
     return "not reached" if recorder.error else "not needed"
 
 
-def _inner(id: str, recorder: Recorder) -> dict[str, Seen]:
+def _inner(id: str, recorder: ReportRecorder) -> dict[str, Seen]:
     """The items of a node, or what it became."""
     return {other: seen for other, seen in recorder.nodes.items() if other.startswith((f"{id}/", f"{id}["))}
 
 
-def _items(id: str, recorder: Recorder) -> dict[str, Seen]:
+def _items(id: str, recorder: ReportRecorder) -> dict[str, Seen]:
     """The items of a mapped node, in their order."""
     found = {int(other[len(id) + 1 : -1]): seen for other, seen in recorder.nodes.items() if _is_item(id)(other)}
     return {f"{id}[{n}]": found[n] for n in sorted(found)}
@@ -297,7 +297,7 @@ def _order(graph: GraphData) -> list[str]:
 
 
 def _nodes(
-    graph: GraphData, recorder: Recorder, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+    graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> Iterator[str]:
     """Every node with its value, but for those whose values stand at the top."""
     top = {link.node: name for name, link in graph.outputs.items() if name in outputs}

@@ -1,1 +1,1 @@
-"""The machine: files, folders, processes, threads, sockets, terminals and devices."""
+"""What the engine needs of the machine: files, folders, processes, threads, sockets, terminals, names of devices."""

@@ -1,9 +1,9 @@
-"""Connections between processes of one user on one machine, with Unix sockets or without.
+"""Private connections between processes of one user on one machine: Unix sockets, or loopback ports with a secret.
 
-A service listens beside its queue (`Listener`, `connected`). Where there are Unix sockets that can be made private
-before anybody can open them, it is a socket file; elsewhere (Windows, macOS, a path too long for a socket) it is a
-port of the loopback address, which every user of the machine can reach, and a secret in a file that only its owner
-reads. A worker is started with a pipe of its own in the same two ways (`start_with_pipe`, `pipe_from`).
+A service listens beside its queue file (`Listener`, `connected`). On Linux it uses a Unix socket, whose mode is set
+before any process can open it. Elsewhere (Windows, macOS, a path too long for a socket) it uses a port of the loopback
+address, which every user of the machine can reach, and a secret in a file that only its owner can read. A worker
+process gets its own pipe in the same two ways (`start_with_pipe`, `pipe_from`).
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 SECRET_BYTES = 32
 CONNECTING = 30.0
-"""Seconds that a worker's process may take until it connects."""
+"""Seconds within which a worker process must connect."""
 
 
 def socket_file(file: Path) -> Path:
-    """The Unix socket of whoever runs a queue's jobs."""
+    """The path of the Unix socket of the service that runs a queue's jobs."""
     return file.with_name(file.name + ".sock")
 
 
 def port_file(file: Path) -> Path:
-    """The file with the loopback port and the secret of whoever runs a queue's jobs, where there is no Unix socket."""
+    """The path of the file with the service's loopback port and secret, used where there is no Unix socket."""
     return file.with_name(file.name + ".port")
 
 
 def listens(file: Path) -> bool:
-    """Whether somebody listens beside a queue, or was killed while they did."""
+    """Whether a service listens beside a queue file, or was killed while it did."""
     return socket_file(file).exists() or port_file(file).exists()
 
 
 class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """A server of a queue's folder, with a thread for each client.
+    """A server beside a queue file, with one thread for each client.
 
     Args:
-        file: The queue.
-        handle: Called with each client once it has shown that it is the same user's.
+        file: The queue file.
+        handle: Called with each client that belongs to the same user.
 
     Raises:
-        OSError: Neither a Unix socket nor a port can be had.
+        OSError: Neither a Unix socket nor a port can be opened.
     """
 
-    request_queue_size = 128  # who comes while it is full is refused at once, as if no service ran
+    request_queue_size = 128  # a client that comes while it is full is refused at once, as if no service ran
     daemon_threads = True
 
     def __init__(self, file: Path, handle: Callable[[socketserver.StreamRequestHandler], None]) -> None:
@@ -70,22 +70,22 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
         for old in (socket_file(file), port_file(file)):
             with contextlib.suppress(OSError):
-                old.unlink()  # of a service that was killed: two are kept apart by the queue's lease
+                old.unlink()  # left by a killed service: the queue's lease allows one service at a time
         try:
             self.address_family = _unix_sockets()
             super().__init__(str(socket_file(file)), Handler)  # type: ignore[arg-type]
         except OSError:
             self.address_family = socket.AF_INET
             super().__init__((LOOPBACK, 0), Handler)
-            self.file = self._tell_port(port_file(file))
+            self.file = self._write_port(port_file(file))
         self._inode = os.stat(self.file).st_ino
 
     def server_bind(self) -> None:
         if self.address_family != socket.AF_INET:
-            os.fchmod(self.socket.fileno(), 0o600)  # before it has a name: nobody else's process ever opens it
+            os.fchmod(self.socket.fileno(), 0o600)  # before it has a name, so that no other user can ever open it
         super().server_bind()
 
-    def _tell_port(self, file: Path) -> Path:
+    def _write_port(self, file: Path) -> Path:
         self._secret = secrets.token_hex(SECRET_BYTES).encode()
         facts = {"port": self.server_address[1], "secret": self._secret.decode()}
         part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
@@ -95,13 +95,13 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return file
 
     def knows(self, stream: Any) -> bool:
-        """Whether a client of a port sends its secret first; a Unix socket asks for none."""
+        """Whether a client may talk to this server: on a port it must send the secret first."""
         return not self._secret or hmac.compare_digest(stream.readline(2 * SECRET_BYTES + 1).rstrip(), self._secret)
 
     def server_close(self) -> None:
         super().server_close()
         with contextlib.suppress(OSError):
-            if os.stat(self.file).st_ino == self._inode:  # not that of a service that has taken over
+            if os.stat(self.file).st_ino == self._inode:  # else it belongs to a service that has taken over
                 self.file.unlink()
 
 
@@ -109,7 +109,7 @@ def _unix_sockets() -> int:
     """The address family of Unix sockets.
 
     Raises:
-        OSError: This system has none, or none that are private from the start.
+        OSError: This system has none, or cannot make them private before they can be opened.
     """
     family = getattr(socket, "AF_UNIX", None)
     if family is None or not hasattr(os, "fchmod") or not sys.platform.startswith("linux"):
@@ -119,14 +119,15 @@ def _unix_sockets() -> int:
 
 @contextlib.contextmanager
 def connected(file: Path, timeout: float | None = 5.0) -> Iterator[Any]:
-    """A stream to whoever listens beside a queue.
+    """Connect to the service that listens beside a queue file; the context gives a binary stream.
 
     Args:
-        timeout: Seconds that connecting and each answer may take; None: any time.
+        file: The queue file.
+        timeout: Seconds that connecting and each answer may take; None: no limit.
 
     Raises:
-        OSError: Nobody listens.
-        ValueError: What is said about the port cannot be read.
+        OSError: No service listens.
+        ValueError: The file with the port and the secret cannot be read.
     """
     with _connect(file, timeout) as connection, connection.makefile("rwb") as stream:
         yield stream
@@ -148,7 +149,7 @@ def _connect(file: Path, timeout: float | None) -> socket.socket:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the other end, that says nothing more, has closed its side."""
+    """Whether the other end has closed the connection; for a client that is not expected to send anything more."""
     timeout = client.gettimeout()
     client.setblocking(False)
     try:
@@ -165,10 +166,10 @@ def is_closed(client: socket.socket) -> bool:
 def start_with_pipe(
     command: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Start a process that is given this end's pipe as its last argument, for `pipe_from`.
+    """Start a process with a pipe to this one; its last argument is what it passes to `pipe_from`.
 
-    It is the leader of a group of its own: Ctrl-C is for the service, which stops its workers itself. What it writes to
-    its standard output and error comes to the process's `stdout`.
+    The process leads a process group of its own, so that Ctrl-C reaches only the service, which stops its workers
+    itself. Its standard output and error can both be read from `stdout` of the returned process.
 
     Raises:
         OSError: The process cannot be started, or did not connect.
@@ -203,7 +204,7 @@ def start_with_pipe(
         try:
             assert process.stdin is not None
             with process.stdin as stream:
-                stream.write(secret)  # not an argument: those can be read by other users
+                stream.write(secret)  # not as an argument, which other users could read
             return _accepted(server, process, secret), process
         except BaseException:
             process.kill()
@@ -212,7 +213,7 @@ def start_with_pipe(
 
 
 def _accepted(server: socket.socket, process: subprocess.Popen[bytes], secret: bytes) -> socket.socket:
-    """The connection of the process that was given the secret; those of others are closed."""
+    """Accept the connection of the process that knows the secret; others are closed."""
     server.settimeout(0.2)
     for _ in range(int(CONNECTING / 0.2)):
         with contextlib.suppress(TimeoutError):
@@ -236,10 +237,10 @@ def _exactly(client: socket.socket, size: int) -> bytes:
 
 
 def pipe_from(argument: str) -> Connection:
-    """The other end of `start_with_pipe`, in the started process.
+    """Open the other end of `start_with_pipe`, in the started process.
 
     Raises:
-        OSError: Who started it is gone.
+        OSError: The process that started this one is gone.
     """
     if ":" not in argument:
         return Connection(int(argument))

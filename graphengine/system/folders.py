@@ -1,4 +1,4 @@
-"""Folders of this user: where caches, state and the queue lie."""
+"""Folders of this user: caches, state and the job queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graphengine.errors import FileError
 
 
 def cache_folder() -> Path:
-    """Where this user's caches lie: GRAPHENGINE_CACHE, else `graphengine` in the user's cache folder."""
+    """The folder of this user's caches: GRAPHENGINE_CACHE, else `graphengine` in the user's cache folder."""
     given = os.environ.get("GRAPHENGINE_CACHE")
     if given:
         return Path(given)
@@ -20,10 +20,10 @@ def home(instead: str) -> Path:
     """This user's home folder.
 
     Args:
-        instead: The environment variable that makes it needless.
+        instead: The environment variable that the error recommends, with which no home folder is needed.
 
     Raises:
-        FileError: There is none: HOME is not set, and the system does not know the user.
+        FileError: HOME is not set, and the system knows no home folder of the user.
     """
     try:
         return Path.home()
@@ -32,7 +32,7 @@ def home(instead: str) -> Path:
 
 
 def state_folder() -> Path:
-    """Where this user's queue lies: GRAPHENGINE_STATE, else `graphengine` in the user's state folder."""
+    """The folder of this user's job queue: GRAPHENGINE_STATE, else `graphengine` in the user's state folder."""
     given = os.environ.get("GRAPHENGINE_STATE")
     if given:
         return Path(given)
@@ -40,5 +40,5 @@ def state_folder() -> Path:
 
 
 def queue_file() -> Path:
-    """This user's queue."""
+    """The path of this user's job queue."""
     return state_folder() / "queue.sqlite"

@@ -1,13 +1,12 @@
-"""Opening files that people name: regular files only, never a wait for one, and below a root where there is one.
+"""Safe opening of files that users name: regular files only, without blocking, and inside allowed folders.
 
-A FIFO, a device or a socket under a file's name would hang whoever opens it, or give bytes without an end. So files are
-opened without waiting (`O_NONBLOCK`) and looked at by their descriptor: what is looked at is what is read, whatever
-happens to the name meanwhile. Below a root (`Rooted`) a path is gone down folder by folder from the root's descriptor,
-and no link is followed on the way: one that is swapped in after a path was allowed leads nowhere.
+Opening a FIFO, a device or a socket could block for ever, or give endless bytes. So files are opened without waiting
+(`O_NONBLOCK`) and their type is checked by the descriptor: the file that is checked is the file that is read, even if
+the name is replaced meanwhile. A path with roots (`Rooted`) is opened folder by folder from the root's descriptor, and
+no symbolic link is followed on the way: a link that is put there after the path was checked cannot lead outside.
 
-Systems without `O_NONBLOCK` (Windows) have no FIFOs in folders; there the name is looked at before it is opened.
-Systems that cannot open below a descriptor look again, after the opening, where the path leads and whether it is the
-file that was opened.
+Systems without `O_NONBLOCK` (Windows) have no FIFOs in folders; there the name is checked before it is opened. Systems
+that cannot open relative to a descriptor check after opening that the path still leads to the opened file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 DEEPEST = 100
-"""Folders inside each other, at most, in a folder that is given to a node."""
+"""The most levels of nested folders in a folder that is given to a node."""
 
 _READ = os.O_RDONLY
 _ALWAYS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -38,14 +37,14 @@ else:
 
 
 class NotRegular(OSError):
-    """What lies at a path is a folder, a FIFO, a device or a socket, where a file is needed."""
+    """A path leads to a folder, a FIFO, a device or a socket where a regular file is needed."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(errno.EINVAL, "it is no regular file", str(path))
 
 
 class Outside(OSError):
-    """A path leads out of the folders that are allowed."""
+    """A path leads outside the allowed folders."""
 
     def __init__(self, path: str | Path, roots: Iterable[str | Path], leads: str = "") -> None:
         allowed = ", ".join(map(str, roots)) or "none"
@@ -53,10 +52,10 @@ class Outside(OSError):
 
 
 class Rooted(_Path):
-    """A path that may be opened only below some folders; what is made of it (`/`, `parent`) is as confined.
+    """A path that may be opened only inside some folders, its roots; paths made of it (`/`, `parent`) have them too.
 
-    `open`, `read_bytes`, `read_text` and their like, and `open_file`, keep it there. Who opens its text otherwise
-    (`open(str(path))`, a library) follows links as they are then.
+    `open`, `read_bytes`, `read_text` and `open_file` hold to the roots. Code that opens the path as a text
+    (`open(str(path))`, a library) is not held by them, and follows links.
     """
 
     roots: ClassVar[tuple[str, ...]] = ()
@@ -69,43 +68,43 @@ class Rooted(_Path):
         errors: str | None = None,
         newline: str | None = None,
     ) -> IO[Any]:
-        """As `Path.open`; an OSError where the path has come to lead out of its roots, or to no regular file."""
+        """Open the file as `Path.open` does; raises OSError if it is outside the roots or no regular file."""
         encoding = encoding if "b" in mode else io.text_encoding(encoding)
         return open(self, mode, buffering, encoding, errors, newline, opener=_opener(self))
 
 
 def rooted(path: str | Path, roots: Sequence[str | Path]) -> Path:
-    """A path that may be opened only below these folders."""
+    """Make a path that may be opened only inside these folders."""
     return _class_of(tuple(map(str, roots)))(path)
 
 
 def roots_of(path: str | Path) -> tuple[str, ...] | None:
-    """The folders that a path may not leave; None for one that may lead anywhere."""
+    """The folders inside which a path may be opened; None if it may lead anywhere."""
     return path.roots if isinstance(path, Rooted) else None
 
 
 @functools.lru_cache(maxsize=1000)
 def _class_of(roots: tuple[str, ...]) -> type[Rooted]:
-    return type("Rooted", (Rooted,), {"roots": roots, "__module__": __name__})  # the class: `/` hands it on
+    return type("Rooted", (Rooted,), {"roots": roots, "__module__": __name__})  # a class, since `/` keeps the class
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
 
 
 def open_file(path: str | Path) -> io.BufferedReader:
-    """Open a regular file for reading, at once; a `Rooted` path below its roots.
+    """Open a regular file for reading, without blocking; a `Rooted` path inside its roots only.
 
     Raises:
-        OSError: It cannot be opened, is no regular file (`NotRegular`) or not below its roots (`Outside`).
+        OSError: It cannot be opened, is no regular file (`NotRegular`), or is outside its roots (`Outside`).
     """
     return os.fdopen(_opened(path, _READ, roots_of(path)), "rb")
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file.
+    """Read the bytes of a regular file.
 
     Raises:
-        OSError: As `open_file` raises it.
+        OSError: As from `open_file`.
     """
     with open_file(path) as file:
         return file.read()
@@ -113,12 +112,12 @@ def read_file(path: str | Path) -> bytes:
 
 @contextlib.contextmanager
 def library_path(path: str | Path) -> Iterator[str]:
-    """A path under which a library that opens files by name finds the regular file that lies at `path` now.
+    """A path for a library that opens files by name: it leads to the regular file that is at `path` now.
 
-    It is that of a descriptor where the system has such paths (`/proc/self/fd`), else the path itself.
+    It is the path of an open descriptor on systems that have such paths (`/proc/self/fd`), else `path` itself.
 
     Raises:
-        OSError: As `open_file` raises it.
+        OSError: As from `open_file`.
     """
     with open_file(path) as file:
         name = f"/proc/self/fd/{file.fileno()}"
@@ -130,7 +129,7 @@ def _opener(path: Rooted) -> Any:
 
 
 def _opened(path: str | Path, flags: int, roots: Sequence[str] | None) -> int:
-    """The descriptor of a regular file."""
+    """Open a regular file and return its descriptor."""
     try:
         if not _ALWAYS & getattr(os, "O_NONBLOCK", 0) and not stat.S_ISREG(os.stat(path).st_mode):
             raise NotRegular(path)
@@ -141,7 +140,7 @@ def _opened(path: str | Path, flags: int, roots: Sequence[str] | None) -> int:
         flags |= _ALWAYS
         descriptor = os.open(path, flags, 0o666) if roots is None else _open_below(path, flags, roots)
     except OSError as error:
-        if error.errno == errno.ENXIO or isinstance(error, IsADirectoryError):  # a socket; a FIFO that nobody reads
+        if error.errno == errno.ENXIO or isinstance(error, IsADirectoryError):  # ENXIO: a socket, a FIFO without reader
             raise NotRegular(path) from None
         raise
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -165,8 +164,7 @@ def _open_below(path: str | Path, flags: int, roots: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _folder_below(path: str | Path, roots: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """The descriptor of the folder that a path lies in, and the path's name there; no link is followed from the root
-    on."""
+    """Open the folder of a path from its root down, following no link; gives its descriptor and the name in it."""
     real = os.path.realpath(path)
     root = _root_of(path, real, roots)
     *folders, name = Path(real).relative_to(root).parts or (".",)
@@ -178,7 +176,7 @@ def _folder_below(path: str | Path, roots: Sequence[str]) -> Iterator[tuple[int,
             place = below
         yield place, name
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a link that was not there a moment ago
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a link, put there since the path was resolved
             raise Outside(path, roots) from None
         raise
     finally:
@@ -186,19 +184,19 @@ def _folder_below(path: str | Path, roots: Sequence[str]) -> Iterator[tuple[int,
 
 
 def _root_of(path: str | Path, real: str, roots: Sequence[str]) -> str:
-    root = next((one for one in map(os.path.realpath, roots) if is_below(real, one)), None)
+    root = next((root for root in map(os.path.realpath, roots) if is_below(real, root)), None)
     if root is None:
         raise Outside(path, roots)
     return root
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, over an old one of its name; a `Rooted` path below its roots.
+    """Write a file whole or not at all, replacing an old one; a `Rooted` path inside its roots only.
 
-    It gets the rights that any new file of its user gets.
+    Its mode is that of any new file of the user (by the umask).
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OSError: It cannot be written; no part of it is left.
     """
     temporary = f".{uuid.uuid4().hex}{path.suffix}"
     roots = roots_of(path)
@@ -228,7 +226,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def is_below(real: str | Path, root: str | Path) -> bool:
-    """Whether one resolved path is another one, or lies below it."""
+    """Whether a resolved path is a folder's path, or is inside that folder."""
     return Path(real).is_relative_to(root)
 
 
@@ -236,11 +234,16 @@ def is_below(real: str | Path, root: str | Path) -> bool:
 
 
 def check_inside(path: Path, roots: Sequence[str | Path], links: bool = True) -> None:
-    """Refuse a path that leads out of folders, or a folder in which a link does.
+    """Refuse a path that leads outside the allowed folders, or a folder that holds a link leading outside.
+
+    Args:
+        path: A file or a folder.
+        roots: The allowed folders.
+        links: Whether to check the links in a folder too.
 
     Raises:
-        Outside: It does.
-        OSError: It is a folder that is too deep, or cannot be looked through.
+        Outside: The path, or a link in it, leads outside.
+        OSError: It is a folder that is nested too deep, or cannot be read.
     """
     real = list(map(os.path.realpath, roots))
     if not any(is_below(os.path.realpath(path), root) for root in real):
@@ -252,14 +255,14 @@ def check_inside(path: Path, roots: Sequence[str | Path], links: bool = True) ->
 
 
 def check_folder(folder: str | Path) -> None:
-    """Refuse a folder that a library is about to read where anything in it is neither a file nor a folder.
+    """Refuse a folder that holds anything but files and folders, before a library reads it.
 
     Raises:
-        NotRegular: Names the first that is neither.
-        OSError: It is too deep, or cannot be looked through.
+        NotRegular: Names the first entry that is neither a file nor a folder.
+        OSError: The folder is nested too deep, or cannot be read.
     """
     for entry in entries_of(folder):
-        with contextlib.suppress(FileNotFoundError):  # a link to nowhere, or it went away
+        with contextlib.suppress(FileNotFoundError):  # a dangling link, or it was removed meanwhile
             mode = entry.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise NotRegular(entry.path)
@@ -269,13 +272,14 @@ def check_folder(folder: str | Path) -> None:
 
 
 def entries_of(folder: str | Path, all: bool = True) -> Iterator[os.DirEntry[str]]:
-    """Everything in a folder and in those below it; links to folders are not gone into.
+    """List everything in a folder and its subfolders, without following links to folders.
 
     Args:
-        all: Whether it is an error that a folder cannot be read, or is too deep; otherwise it is left out.
+        folder: The folder.
+        all: Raise an error for a folder that cannot be read or is nested too deep; otherwise it is left out.
 
     Raises:
-        OSError: A folder cannot be read, or there are more than `DEEPEST` inside each other.
+        OSError: A folder cannot be read, or is more than `DEEPEST` levels deep.
     """
     stack = [(os.fspath(folder), 0)]
     while stack:
@@ -284,8 +288,8 @@ def entries_of(folder: str | Path, all: bool = True) -> Iterator[os.DirEntry[str
             if depth > DEEPEST:
                 why = f"there are more than {DEEPEST} folders inside each other"
                 raise OSError(errno.ELOOP, why, os.fspath(folder))
-            with os.scandir(place) as found:
-                entries = list(found)
+            with os.scandir(place) as scan:
+                entries = list(scan)
         except OSError:
             if all:
                 raise

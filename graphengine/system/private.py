@@ -1,8 +1,8 @@
-"""Folders and files that are their user's alone, under any umask: caches, queues, histories, what jobs hold.
+"""Private folders and files, which only their user can read under any umask: caches, queues, histories, job data.
 
-Modes are given when something is made and put right by descriptor or name; the process's umask, which other threads
-share, is never changed. Systems without modes and owners (Windows) keep their own rules: a user's folders there are
-the user's by inheritance.
+The mode is given when a folder or file is made, and corrected afterwards where the umask changed it; the umask itself,
+which all threads share, is never changed. Systems without modes and owners (Windows) keep their own rules: there a
+user's folders are private by inheritance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HAS_OWNERS = hasattr(os, "geteuid")
 
 
 class NotPrivate(FileError, PermissionError):
-    """A folder or file that should be its user's alone belongs to somebody else."""
+    """A folder or file that should be private belongs to another user."""
 
     def __init__(self, path: Path) -> None:
         FileError.__init__(self, refusal(path))
@@ -35,7 +35,7 @@ class NotPrivate(FileError, PermissionError):
 
 
 def refusal(path: Path) -> str:
-    """The sentence about something of another user, with the command that mends it."""
+    """The error message about a path that belongs to another user, with the command that corrects it."""
     quoted = shlex.quote(str(path))
     return (
         f"{path} belongs to another user, who could put anything into it; if it is yours, "
@@ -44,17 +44,18 @@ def refusal(path: Path) -> str:
 
 
 def make_private(folder: Path, top: Path | None = None, durable: bool = False) -> None:
-    """Make a folder that only its user can enter, with all that are missing above it.
+    """Make a folder that only its user can enter, with all missing folders above it.
 
-    A folder that is there and was named by its user is left as it is. Ours, from `top` down, are closed to others where
-    they are open, and refused where they belong to somebody else.
+    An existing folder that the user named keeps its mode. The engine's own folders, from `top` down, are closed to
+    other users, and refused if they belong to another user.
 
     Args:
-        top: The uppermost folder of ours, of which `folder` may be one; None where the user has named `folder`.
-        durable: Whether the names of new folders are on the disk when this returns.
+        folder: The folder to make.
+        top: The uppermost of the engine's own folders, which may be `folder` itself; None if the user named `folder`.
+        durable: Whether the names of new folders must be on the disk when this returns.
 
     Raises:
-        NotPrivate: A folder of ours belongs to another user.
+        NotPrivate: One of the engine's own folders belongs to another user.
         OSError: It cannot be made.
     """
     _make(folder, durable)
@@ -62,25 +63,25 @@ def make_private(folder: Path, top: Path | None = None, durable: bool = False) -
         return
     for ours in (top, *(top.joinpath(*part) for part in _parts(folder.relative_to(top)))):
         if ours == top and str(top) in (os.environ.get("GRAPHENGINE_CACHE"), os.environ.get("GRAPHENGINE_STATE")):
-            continue  # named by the user, who may keep other things in it
+            continue  # the user named this one and may keep other things in it
         check_owner(ours)
         if stat.S_IMODE(os.stat(ours).st_mode) & _OTHERS:
             os.chmod(ours, FOLDER)
 
 
 def check_owner(path: Path) -> None:
-    """Refuse what belongs to another user.
+    """Refuse a folder or file that belongs to another user.
 
     Raises:
-        NotPrivate: It does.
-        OSError: It is not there.
+        NotPrivate: It belongs to another user.
+        OSError: It does not exist.
     """
     if _HAS_OWNERS and os.stat(path).st_uid != os.geteuid():
         raise NotPrivate(path)
 
 
 def make_file(file: Path) -> None:
-    """Make an empty file that only its user can read, if there is none; close one that is there to others.
+    """Make an empty file that only its user can read, or make an existing one so.
 
     Raises:
         NotPrivate: It belongs to another user.
@@ -99,13 +100,15 @@ def make_file(file: Path) -> None:
 
 
 def write_private(file: Path, content: bytes, durable: bool = False) -> None:
-    """Write a file that only its user can read, whole or not at all, over an old one of its name.
+    """Write a file that only its user can read, whole or not at all, replacing an old one.
 
     Args:
-        durable: Whether it is on the disk when this returns, and not only with the system.
+        file: The path.
+        content: Its bytes.
+        durable: Whether it must be on the disk when this returns (fsync), and not only in the system's buffers.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OSError: It cannot be written; no part of it is left.
     """
     temporary = file.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -134,15 +137,15 @@ def _make(folder: Path, durable: bool) -> None:
     try:
         os.mkdir(folder, FOLDER)
     except FileExistsError:
-        return  # another thread or process has made it; or a file, which whoever puts something into it is told
-    if _HAS_OWNERS and stat.S_IMODE(os.stat(folder).st_mode) != FOLDER:  # an umask that takes from the owner
+        return  # another thread or process made it; or it is a file, and using it as a folder will fail
+    if _HAS_OWNERS and stat.S_IMODE(os.stat(folder).st_mode) != FOLDER:  # an umask that removes rights of the owner
         os.chmod(folder, FOLDER)
     if durable:
         sync(folder.parent)
 
 
 def _open_to_owner(descriptor: int) -> None:
-    if _HAS_OWNERS and stat.S_IMODE(os.fstat(descriptor).st_mode) != FILE:  # an umask that takes from the owner
+    if _HAS_OWNERS and stat.S_IMODE(os.fstat(descriptor).st_mode) != FILE:  # an umask that removes rights of the owner
         os.fchmod(descriptor, FILE)
 
 

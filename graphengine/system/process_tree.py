@@ -1,4 +1,4 @@
-"""Ending a process with all that it has begun, on systems with process groups or without, in whatever session."""
+"""Ending a process together with its descendants, whatever process group or session they are in."""
 
 from __future__ import annotations
 
@@ -11,30 +11,38 @@ import psutil
 
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and what it has begun: nodes may fork, and what they fork holds their pipe."""
-    if process.returncode is not None:  # once it was waited for, its number may be another's
+    """Kill a process that leads a group, and all its descendants.
+
+    Nodes may fork, and a forked process would keep the worker's pipe open.
+    """
+    if process.returncode is not None:  # it was waited for, so that its number may belong to another process now
         return
-    begun = _stopped(process.pid)
+    descendants = _suspend_tree(process.pid)
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     else:
         with contextlib.suppress(OSError):
             process.kill()
-    _end(begun)
+    _kill(descendants)
 
 
 def end_own_tree(code: int) -> None:
-    """End this process at once with an exit code, after what it has begun, and after its group where it leads one: by
-    a signal, nobody could tell that it ended itself."""
-    for _ in range(3):  # what they fork meanwhile
-        _end(_begun_by(os.getpid()))
+    """Kill this process's descendants and the group that it leads, then end it at once with an exit code.
+
+    The exit code shows that it ended itself; with a signal that could not be seen.
+    """
+    for _ in range(3):  # they may fork meanwhile
+        _kill(_descendants(os.getpid()))
     os._exit(code)
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has ended. Where the system can, its number stays its own, so that `end_tree` still finds
-    what it forked."""
+    """Wait until a process has ended.
+
+    Where the system allows it, the process stays a zombie: its number is not given to another process, and `end_tree`
+    still finds its descendants.
+    """
     if hasattr(os, "waitid"):
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -42,45 +50,51 @@ def wait_for_end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _stopped(pid: int) -> list[psutil.Process]:
-    """What a process has begun, stopped together with it: whoever is stopped begins nothing more."""
+def _suspend_tree(pid: int) -> list[psutil.Process]:
+    """Suspend a process and its descendants, which are returned: a suspended process cannot fork."""
     with contextlib.suppress(psutil.Error):
         psutil.Process(pid).suspend()
-    found: list[psutil.Process] = []
-    while new := [process for process in _begun_by(pid) if process not in found]:
+    suspended: list[psutil.Process] = []
+    while new := [process for process in _descendants(pid) if process not in suspended]:
         for process in new:
             with contextlib.suppress(psutil.Error):
                 process.suspend()
-        found += new
-    return found
+        suspended += new
+    return suspended
 
 
-def _begun_by(pid: int) -> list[psutil.Process]:
-    """What a process has begun, without itself: who is in the group that it leads, and whose parents lead to it or to
-    those, in whatever session. Whose parents have ended, outside the group, cannot be found."""
-    others: list[tuple[psutil.Process, int]] = []
-    found: dict[int, psutil.Process] = {}
+def _descendants(pid: int) -> list[psutil.Process]:
+    """The processes in the group that a process leads, and all whose chain of parents leads to it or to one of these.
+
+    A process outside the group whose parents have ended cannot be found.
+    """
+    all_processes: list[tuple[psutil.Process, int]] = []
+    descendants: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            others.append((process, process.ppid()))
+            all_processes.append((process, process.ppid()))
             if process.pid != pid and _group(process.pid) == pid:
-                found[process.pid] = process
+                descendants[process.pid] = process
     more = True
     while more:
-        new = [(one, parent) for one, parent in others if one.pid not in found and (parent == pid or parent in found)]
-        found |= {one.pid: one for one, _ in new}
-        more = bool(new)
-    return list(found.values())
+        children = [
+            process
+            for process, parent in all_processes
+            if process.pid not in descendants and (parent == pid or parent in descendants)
+        ]
+        descendants |= {process.pid: process for process in children}
+        more = bool(children)
+    return list(descendants.values())
 
 
 def _group(pid: int) -> int | None:
-    """The group of a process, where there are groups."""
+    """The process group of a process; None on systems without groups."""
     with contextlib.suppress(OSError, AttributeError):
         return os.getpgid(pid)
     return None
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()

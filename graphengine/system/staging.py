@@ -1,7 +1,8 @@
-"""Hidden folders in which files are made before they appear, and what processes that died have left of them.
+"""Hidden folders in which files are made before they appear, locks on them, and the removal of leftovers.
 
-Who makes such a folder holds a lock on it, which ends with the process, however it ends: a folder that nobody holds is
-a leftover. What must survive a power cut is synced: a file, and the folders in which its name stands.
+A process that makes such a folder holds a lock on it. The system releases the lock when the process ends, however that
+happens, so a folder without a lock is a leftover. Files that must survive a power cut are synced, and so are the
+folders that hold their names.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ except ImportError:  # Windows: folders cannot be locked
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".graphengine-"
-"""How the names of hidden folders begin."""
+"""The beginning of the names of hidden folders."""
 ABANDONED = 24 * 3600.0
-"""Seconds without a change after which a folder is a leftover, on file systems that know no locks."""
+"""Seconds without a change after which a folder counts as a leftover, on file systems without locks."""
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
 
 
 class Hold:
-    """A folder or file that is this process's until `release`, or until the process ends."""
+    """A lock on a folder or file, held until `release` or until the process ends."""
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
         self.path, self._descriptor = path, descriptor
 
     def release(self) -> None:
-        """Hold it no longer."""
+        """Release the lock."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -45,14 +46,14 @@ class Hold:
 
 
 def hold_file(descriptor: int) -> None:
-    """Hold an open file until it is closed, or until the process ends: `is_leftover` says no meanwhile."""
+    """Lock an open file until it is closed or the process ends; meanwhile it is no leftover (`is_leftover`)."""
     if fcntl is not None:
-        with contextlib.suppress(OSError):  # of a file system without locks
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def is_leftover(file: Path) -> bool:
-    """Whether nobody holds a file, so that it was left by a process that died."""
+    """Whether no process holds a file, so that a process that died has left it."""
     hold = _held_if_free(file)
     if hold is not None:
         hold.release()
@@ -60,10 +61,10 @@ def is_leftover(file: Path) -> bool:
 
 
 def make_held(make: Callable[[], Path]) -> Hold:
-    """A new folder, held.
+    """Make a folder and hold its lock.
 
     Args:
-        make: Makes it; again, if it was taken for a leftover before it was held.
+        make: Makes the folder; called again if another process removed it as a leftover before it was locked.
     """
     while True:
         folder = make()
@@ -79,7 +80,9 @@ def make_held(make: Callable[[], Path]) -> Hold:
 
 @contextlib.contextmanager
 def hidden_folder(beside: Path) -> Iterator[Path]:
-    """A folder in another one, in which files are made that are to appear there; it is gone after the context.
+    """Make a hidden folder inside `beside`, in which files can be made before they are moved there.
+
+    The folder is removed at the end of the context.
 
     Raises:
         OSError: It cannot be made.
@@ -93,15 +96,17 @@ def hidden_folder(beside: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, is_meant: Callable[[str], bool] = lambda name: name.startswith(PREFIX)) -> Iterator[Path]:
-    """Remove the folders in a folder that were left by processes that died; yields each before it is removed.
+    """Remove the leftovers among the subfolders of a folder; yields each before it is removed.
 
     Args:
-        is_meant: Whether a folder of this name is one, if nobody holds it; asked again while it is held here.
+        folder: The folder to look in.
+        is_meant: Says by its name whether a subfolder may be removed when no process holds it; called once more when
+            this process holds its lock.
     """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if is_meant(entry.name) and entry.is_dir(follow_symlinks=False)]
-    except OSError:  # it is gone, or cannot be read
+    except OSError:  # the folder is gone, or cannot be read
         return
     for name in names:
         hold = _held_if_free(folder / name)
@@ -113,7 +118,7 @@ def sweep(folder: Path, is_meant: Callable[[str], bool] = lambda name: name.star
 
 
 def _held_if_free(path: Path) -> Hold | None:
-    """A folder or file that nobody held; None if somebody does, or may do."""
+    """Lock a folder or file that no process holds; None if one does, or may do."""
     with contextlib.suppress(OSError):
         descriptor = _open(path)
         hold = Hold(path, descriptor)
@@ -131,7 +136,7 @@ def _held_if_free(path: Path) -> Hold | None:
 
 
 def _open(path: Path) -> int | None:
-    """A descriptor of a folder or file; None where the system has none of folders."""
+    """Open a folder or file and return its descriptor; None on systems that cannot lock folders."""
     return None if fcntl is None else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -139,10 +144,10 @@ def _open(path: Path) -> int | None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's bytes, or the names in a folder, to the disk.
+    """Write a file's bytes, or the names in a folder, to the disk (fsync).
 
     Raises:
-        OSError: The disk does not take them.
+        OSError: They cannot be written.
     """
     if fcntl is None and path.is_dir():  # Windows opens no folders
         return
@@ -158,10 +163,11 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those above it that lack, each on the disk when this returns.
+    """Make a folder and all missing folders above it, each on the disk when this returns.
 
     Args:
-        mode: The rights of the folder itself.
+        folder: The folder.
+        mode: The mode of the folder itself.
     """
     if folder.is_dir():
         return
@@ -171,7 +177,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, over an old one of its name.
+    """Write a file whole or not at all, replacing an old one.
 
     Raises:
         FileError: It cannot be written.

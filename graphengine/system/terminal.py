@@ -1,8 +1,8 @@
-"""Anybody's text on a terminal: characters that a terminal would act on are shown as escapes, never sent to it.
+"""Safe text for terminals: control characters are shown as escapes instead of being sent to the terminal.
 
-Ids, prompts, paths, errors, users' names and what pictures carry come from strangers; so does what libraries log about
-them. The command line therefore puts `Screened` before its standard streams, once. What draws (rich's bars and tables)
-writes to the stream behind it, by a `console` that cleans every text it is given.
+Ids, prompts, paths, errors, user names and the texts in pictures may come from strangers, and libraries log them. The
+command line therefore wraps its standard streams in `Screened`. Drawing code (rich's bars and tables) writes to the
+stream inside, through a `console` that cleans every text it is given.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ACTED_ON = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
-"""Controls of C0 and C1 but tab and line feed, and what turns the direction of writing."""
+"""Control characters (C0 and C1, without tab and line feed), and those that change the direction of writing."""
 
 
 def printable(text: str) -> str:
-    """A text in which every character that a terminal acts on stands as its escape, such as `\\x1b`."""
+    """Replace each character that a terminal acts on by its escape, such as `\\x1b`."""
     return _ACTED_ON.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Screened:
-    """A text stream that writes only what is `printable`; for the rest it is the stream that it stands before.
+    """A text stream around another one that writes `printable` text only; everything else is passed on.
 
-    A carriage return that begins a line stays, so that bars of libraries draw over themselves.
+    A carriage return at the start of a line is kept, so that progress bars of libraries can redraw themselves.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -36,7 +36,7 @@ class Screened:
         self._at_start = True
 
     def write(self, text: str) -> int:
-        """Write a text; returns its length."""
+        """Write a text and return its length."""
         redrawn = text.startswith("\r") and self._at_start
         self._stream.write("\r" + printable(text[1:]) if redrawn else printable(text))
         if text:
@@ -56,7 +56,7 @@ class Screened:
 
 
 def unscreened(stream: Any) -> Any:
-    """The stream behind, for who draws and cleans texts by other means."""
+    """The stream inside a `Screened` one, for drawing code that cleans texts by other means."""
     while isinstance(stream, Screened):
         stream = stream._stream
     return stream
@@ -64,7 +64,7 @@ def unscreened(stream: Any) -> Any:
 
 @contextlib.contextmanager
 def screened() -> Iterator[None]:
-    """Standard output and error are screened meanwhile."""
+    """Screen standard output and error inside a `with` block."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (Screened(stream) for stream in before)
     try:
@@ -74,7 +74,12 @@ def screened() -> Iterator[None]:
 
 
 def console(stream: IO[str], width: int | None = None) -> Console:
-    """A console of rich on a standard stream, whose texts are `printable` whatever is drawn."""
+    """A console of rich on a standard stream that writes `printable` text only.
+
+    Args:
+        stream: Standard output or error.
+        width: Columns; by default those of the terminal.
+    """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 

@@ -1,8 +1,8 @@
-"""Threads that nobody has to wait for: a run or a call that was cancelled and does not end is left with its thread.
+"""Threads that can be abandoned: if a cancelled run or call does not end, its thread is left running and ignored.
 
-Python cannot end a thread. What is left goes on by itself, is named in a warning, and what it gives is taken by nobody;
-whoever waited for it, and its place among the threads, are free. Code that holds the interpreter's lock for long (some
-C extensions do) lets no thread of its process go on, and cannot be left.
+Python cannot end a thread. An abandoned thread is named in a warning, runs on, and its result is ignored; its caller
+continues, and another thread takes its place. Code that holds the interpreter's lock for long (some C extensions do)
+stops all threads of its process, and cannot be abandoned.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from graphengine.errors import Cancelled, Exhausted, short_path
+from graphengine.old_names import moved
 
 T = TypeVar("T")
 
 
 class Stop(Protocol):
-    """What asks work to stop (a `Cancellation`)."""
+    """A request to stop, as threads see it (a `Cancellation`)."""
 
     cancelled: bool
 
     def cancel(self) -> None: ...
 
-    def on_cancel(self, tell: Callable[[], None], /) -> None: ...
+    def on_cancel(self, callback: Callable[[], None], /) -> None: ...
 
-    def forget(self, tell: Callable[[], None], /) -> None: ...
+    def forget(self, callback: Callable[[], None], /) -> None: ...
 
 
-class Waiting(Protocol):
-    """A call as a lane sees it (a `runner.Call`)."""
+class LaneCall(Protocol):
+    """A call as a lane sees it (a `graphengine.Call`)."""
 
     definition: Any
     context: Any
@@ -45,26 +46,26 @@ class Waiting(Protocol):
     landed: Callable[[Any, float, Mapping[str, Any]], None]
 
 
-C = TypeVar("C", bound=Waiting)
+C = TypeVar("C", bound=LaneCall)
 
 RUN_GRACE = 1.0
-"""Seconds that a cancelled run may take to end before it is left."""
+"""Seconds within which a cancelled run must end before it is abandoned."""
 CALL_GRACE = 3.0
-"""Seconds that a call which nobody wants any more may take to end before it is left, or its worker ended: a step of
-sampling looks whether it is wanted, but takes its time."""
+"""Seconds within which a cancelled call must end before it is abandoned or its worker is ended. Sampling checks for
+cancellation at each step, and a step takes time."""
 IDLE = 60.0
 """Seconds without work after which a thread ends."""
 LEFT = "graphengine-left"
-"""What the names of threads begin with that were left."""
+"""The beginning of the names of abandoned threads."""
 
 log = logging.getLogger(__name__)
 
 
 def start(work: Callable[[], object], name: str) -> threading.Thread:
-    """Start a thread that does not keep the process from ending.
+    """Start a daemon thread, which does not keep the process from ending.
 
     Raises:
-        Exhausted: This process may have no more threads, or has no memory for one.
+        Exhausted: This process can start no more threads, or has no memory for one.
     """
     thread = threading.Thread(target=work, name=name, daemon=True)
     begin(thread)
@@ -72,10 +73,10 @@ def start(work: Callable[[], object], name: str) -> threading.Thread:
 
 
 def begin(thread: threading.Thread) -> None:
-    """Start a thread that was made.
+    """Start an existing thread object.
 
     Raises:
-        Exhausted: This process may have no more threads, or has no memory for one.
+        Exhausted: This process can start no more threads, or has no memory for one.
     """
     try:
         thread.start()
@@ -84,12 +85,12 @@ def begin(thread: threading.Thread) -> None:
 
 
 def is_any_left() -> bool:
-    """Whether threads that were left still go on: then a process should end without waiting for them."""
+    """Whether abandoned threads are still running; then a process should end without waiting for its threads."""
     return any(thread.name.startswith(LEFT) for thread in threading.enumerate())
 
 
 def _leave(thread: threading.Thread, what: str) -> None:
-    """Rename a thread that is left, and say in a warning where it is."""
+    """Abandon a thread: rename it, and say in a warning which line of code it is running."""
     thread.name = f"{LEFT}-{thread.ident}"
     frame = sys._current_frames().get(thread.ident or 0)
     place = traceback.extract_stack(frame, limit=1)[0] if frame is not None else None
@@ -105,11 +106,11 @@ def _leave(thread: threading.Thread, what: str) -> None:
 
 
 class _Leavable:
-    """Work that may be left.
+    """Work that may be abandoned.
 
     Attributes:
         cancellation: Asks it to stop.
-        left: Called when it is left.
+        left: Functions to call when it is abandoned.
     """
 
     def __init__(self, cancellation: Stop) -> None:
@@ -127,18 +128,23 @@ def leavable(
     name: str = "",
     grace: Callable[[], float] = lambda: RUN_GRACE,
 ) -> T:
-    """Do work on a thread of its own, which is left where it was cancelled and does not end.
+    """Do work on a thread of its own that is abandoned if it is cancelled and does not end in time.
 
-    Within work that is leavable by the same cancellation, and without one, it is done on this thread.
+    Without a cancellation, and inside work with the same cancellation, it is done on the current thread.
 
     Args:
-        left: Called when it is left.
-        name: What it is called in the warning.
-        grace: Seconds that it may take to end; asked when it is cancelled.
+        work: The function to call.
+        cancellation: Asks the work to stop.
+        left: Called when the work is abandoned.
+        name: The name of the work in the warning.
+        grace: Returns the seconds within which the work must end; called when it is cancelled.
+
+    Returns:
+        What `work` returns.
 
     Raises:
-        Cancelled: It was left.
-        Exhausted: There is no thread for it.
+        Cancelled: The work was abandoned.
+        Exhausted: No thread could be started.
     """
     around = _within.get()
     if cancellation is None:
@@ -164,7 +170,7 @@ def leavable(
 
     cancellation.on_cancel(cancelled)
     try:
-        thread = start(go, f"{threading.current_thread().name}-run")  # whose threads runners know by their names
+        thread = start(go, f"{threading.current_thread().name}-run")  # runners recognise their threads by the names
         try:
             outcome = ended.get()
             deadline = time.monotonic() + grace()
@@ -172,8 +178,8 @@ def leavable(
                 outcome = ended.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             _leave(thread, name or "a run")
-            for tell in mine.left:
-                tell()
+            for callback in mine.left:
+                callback()
             raise Cancelled("the run was cancelled") from None
         except BaseException:  # Ctrl-C
             cancellation.cancel()
@@ -185,7 +191,7 @@ def leavable(
         try:
             raise error
         finally:
-            del error, outcome  # no circle of the exception and this frame
+            del error, outcome  # so that exception and frame do not refer to each other
     return value  # type: ignore[no-any-return]
 
 
@@ -193,13 +199,13 @@ def leavable(
 
 
 class Lane(Generic[C]):
-    """Threads of one name that compute calls, the smallest `order` first.
+    """A pool of threads that compute calls, the smallest `order` first.
 
     Args:
-        name: What the names of its threads begin with.
-        size: How many threads there are at most, those that were left not counted.
-        compute: Computes calls that belong together, and never raises.
-        join: Given the next call and what else waits, in order, which of that is computed together with it.
+        name: The beginning of its threads' names.
+        size: The most threads at once, abandoned ones not counted.
+        compute: Computes one call, or several joined ones together; it never raises.
+        join: Given the next call and the other waiting calls in order, returns those to compute together with it.
     """
 
     def __init__(
@@ -215,45 +221,47 @@ class Lane(Generic[C]):
         self._idle = 0
         self._count = itertools.count()
         lock = threading.Lock()
-        self._more, self._quiet = threading.Condition(lock), threading.Condition(lock)
+        self._more, self._idle_again = threading.Condition(lock), threading.Condition(lock)
         self._closed = False
 
     def put(self, calls: Sequence[C]) -> None:
-        """Take calls; they are computed on the lane's threads."""
+        """Add calls, to be computed on the lane's threads."""
         with self._more:
             for call in calls:
                 heapq.heappush(self._waiting, (call.order, next(self._count), call))
             self._more.notify(len(calls))
-        self._man()
+        self._start_threads()
 
     def close(self) -> None:
-        """Take nothing more, and wait for what is computed or waits, but for what is left."""
+        """Accept no more calls, and wait until all calls have ended, except abandoned ones."""
         with self._more:
             self._closed = True
             self._more.notify_all()
-            self._quiet.wait_for(lambda: not self._waiting and not any(self._work.values()))
+            self._idle_again.wait_for(lambda: not self._waiting and not any(self._work.values()))
 
-    def _man(self) -> None:
-        """Start threads for what waits. Where there can be no more, those that there are do it; where there is none,
-        what waits fails."""
-        lacking: list[C] = []
+    def _start_threads(self) -> None:
+        """Start threads for the waiting calls.
+
+        If no further thread can be started, the existing ones do the work; if there is none, the waiting calls fail.
+        """
+        failed: list[C] = []
         error: Exhausted | None = None
         with self._more:
             while len(self._waiting) > self._idle and len(self._work) < self.size:
                 try:
                     thread = start(self._serve, self.name)
-                except Exhausted as found:
+                except Exhausted as exhausted:
                     if not self._work:
-                        lacking, error = [call for _, _, call in self._waiting], found
+                        failed, error = [call for _, _, call in self._waiting], exhausted
                         self._waiting.clear()
                     break
                 self._work[thread] = []
-                self._idle += 1  # until it has looked
-        for call in lacking:
+                self._idle += 1  # until it takes its first call
+        for call in failed:
             call.landed(error, 0.0, {})
 
     def _serve(self) -> None:
-        """What each thread does; it counts as idle when it begins."""
+        """The loop of each thread, which counts as idle when it begins."""
         me = threading.current_thread()
         while True:
             with self._more:
@@ -267,36 +275,40 @@ class Lane(Generic[C]):
             del calls
             with self._more:
                 if me not in self._work:
-                    return  # it was left, and another has its place
+                    return  # it was abandoned, and another thread has its place
                 self._work[me] = []
                 self._idle += 1
-                self._quiet.notify_all()
+                self._idle_again.notify_all()
 
     def _take(self) -> list[C]:
         first = heapq.heappop(self._waiting)[2]
         more = self._join(first, (call for _, _, call in sorted(self._waiting))) if self._join is not None else []
         if more:
             taken = set(map(id, more))
-            self._waiting = [one for one in self._waiting if id(one[2]) not in taken]
+            self._waiting = [entry for entry in self._waiting if id(entry[2]) not in taken]
             heapq.heapify(self._waiting)
         return [first, *more]
 
-    # --- what nobody wants any more -------------------------------------------------------------------------------
+    # --- cancelled calls ------------------------------------------------------------------------------------------
 
     def unwanted(self) -> list[tuple[threading.Thread, list[C]]]:
-        """The threads whose calls nobody wants any more, with those calls."""
+        """The threads whose calls are all cancelled, with these calls."""
         with self._more:
             work = list(self._work.items())
         return [(thread, calls) for thread, calls in work if calls and all(call.context.cancelled for call in calls)]
 
     def leave(self, thread: threading.Thread, calls: list[C]) -> None:
-        """Leave a thread to calls, if it still computes them; another takes its place."""
+        """Abandon a thread if it still computes these calls; another thread takes its place."""
         with self._more:
             if self._work.get(thread) is not calls:
                 return
             del self._work[thread]
-            self._quiet.notify_all()
+            self._idle_again.notify_all()
         _leave(thread, f"node {short_path(calls[0].context.node)} ({calls[0].definition.full_name})")
         for call in calls:
             call.landed(Cancelled("it was cancelled and did not end"), 0.0, {})
-        self._man()
+        self._start_threads()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

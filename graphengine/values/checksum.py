@@ -31,11 +31,12 @@ import types
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
-from graphengine.pack import home
+from graphengine.old_names import moved
+from graphengine.pack import origin
 from graphengine.values.buffers import (
     copied_array,
     copied_picture,
@@ -84,7 +85,7 @@ class Content(NamedTuple):
 
 def measure(value: Any) -> Content:
     """The checksum and the size of a value."""
-    walk = Walk(sized=True)
+    walk = ValueWalk(sized=True)
     walk.through(value)
     sum, unseen = walk.sum(), walk.unseen
     alive = walk.alive
@@ -98,7 +99,7 @@ def checksum(value: Any) -> bytes | None:
 
     It is compared within one process only.
     """
-    walk = Walk()
+    walk = ValueWalk()
     walk.through(value)
     return walk.sum()
 
@@ -144,7 +145,7 @@ def copied(value: Any) -> Any:
     if kind is list and _are_plain(value):
         return list(value)
     memo: dict[int, Any] = {}
-    Walk(memo=memo).through(value)
+    ValueWalk(memo=memo).through(value)
     return copy.deepcopy(value, memo)
 
 
@@ -156,7 +157,7 @@ def twin_of(value: Any) -> Any:
         return value
 
 
-class Walk:
+class ValueWalk:
     """One walk through a value.
 
     Args:
@@ -166,7 +167,7 @@ class Walk:
     """
 
     def __init__(
-        self, sized: bool = False, memo: dict[int, Any] | None = None, sets: dict[int, list[Walk]] | None = None
+        self, sized: bool = False, memo: dict[int, Any] | None = None, sets: dict[int, list[ValueWalk]] | None = None
     ) -> None:
         self.sized, self.memo = sized, memo
         self.size = 0
@@ -175,7 +176,7 @@ class Walk:
         self._hash = xxhash.xxh3_128()
         self._seen: dict[int, int] = {}
         self._memories: set[int] = set()
-        self._sets: dict[int, list[Walk]] = {} if sets is None else sets
+        self._sets: dict[int, list[ValueWalk]] = {} if sets is None else sets
         self._stack: list[Any] = []
         self._aside: list[tuple[Reader, Any]] = []  # what counts for the size only
         self._made: list[Any] = []  # states that were made for the walk: their ids must not be given again
@@ -279,13 +280,13 @@ class Walk:
         self.alive = True
         self.same(value)
         if self.sized:
-            self._aside.append((Walk._inside, value))
+            self._aside.append((ValueWalk._inside, value))
 
     def function(self, value: Any) -> None:
         """A function or a method: it cannot be changed, and keeps what it closes over and the object that it is of."""
         self.fixed(value)
         if self.sized:
-            self._aside += [(Walk._visit, kept) for kept in _kept_by(value)]
+            self._aside += [(ValueWalk._visit, kept) for kept in _kept_by(value)]
 
     def cached(self, value: Any) -> None:
         """A function with a memory of its results."""
@@ -293,7 +294,7 @@ class Walk:
         self.same(value)
         inner = value.__wrapped__
         if self.sized and (type(inner) is types.MethodType or "<" in value.__qualname__):  # no module's own
-            self._aside += [(Walk._visit, kept) for kept in (inner, *_results(value))]
+            self._aside += [(ValueWalk._visit, kept) for kept in (inner, *_results(value))]
 
     # --- readers ---------------------------------------------------------------------------------------------------
 
@@ -348,12 +349,12 @@ class Walk:
             self.told = self.told or any(walk.told for walk in inner)
             self.sequence(sorted(walk._hash.digest() for walk in inner))
             if self.sized:  # each once, however many sets it is in
-                self._aside += [(Walk._visit, item) for item in items]
+                self._aside += [(ValueWalk._visit, item) for item in items]
         self._more(value, base)
 
-    def _apart_from_others(self, item: Any) -> Walk:
+    def _apart_from_others(self, item: Any) -> ValueWalk:
         """A walk of its own through an item of a set: items come in no order that says which was met before."""
-        inner = Walk(memo=self.memo, sets=self._sets)
+        inner = ValueWalk(memo=self.memo, sets=self._sets)
         inner.through(item)
         return inner
 
@@ -475,7 +476,7 @@ class Walk:
             if name not in skipped:
                 found[name] = attribute
             elif self.sized:
-                self._aside.append((Walk._visit, attribute))
+                self._aside.append((ValueWalk._visit, attribute))
         for name, slot in slots:
             with contextlib.suppress(AttributeError):
                 found[name] = slot.__get__(value)
@@ -497,7 +498,7 @@ class Walk:
         self.feed(getattr(make, "__qualname__", "").encode())
         self.push(parts)
         if self.sized:  # it may keep more than it tells
-            self._aside.append((Walk._attributes, value))
+            self._aside.append((ValueWalk._attributes, value))
 
     def _more(self, value: Any, base: type) -> None:
         """The attributes that a subclass of a built-in class adds."""
@@ -553,7 +554,7 @@ def _lazy(kind: Any) -> list[tuple[str, Callable[[Any], Any]]]:
     """The private attributes of a library's class that a property fills when it is asked, each with its getter."""
     found: list[tuple[str, Callable[[Any], Any]]] = []
     for base in kind.__mro__:
-        for member in vars(base).values() if home(base.__module__) == "library" else ():
+        for member in vars(base).values() if origin(base.__module__) == "library" else ():
             getter = member.fget if isinstance(member, property) else None
             if isinstance(getter, types.FunctionType):
                 stored = {step.argval for step in dis.get_instructions(getter) if step.opname == "STORE_ATTR"}
@@ -593,7 +594,7 @@ def _tells_its_state(kind: Any) -> bool:
     return state is not object.__getstate__ and getattr(state, "__module__", "") != "dataclasses"
 
 
-Reader = Callable[["Walk", Any], None]
+Reader = Callable[["ValueWalk", Any], None]
 
 
 @functools.lru_cache(4096)
@@ -601,23 +602,28 @@ def _reader(kind: Any) -> Reader:
     """How the values of a class are looked into."""
     registered = socket_type(kind)
     if registered is not None and registered.digest is not None:
-        return Walk.same
+        return ValueWalk.same
     for base, reader in (
-        (FUNCTIONS, Walk.function), (_CACHED, Walk.cached),
-        (FIXED, Walk.fixed), (LOCKS, Walk.lock), (list, Walk._list), (tuple, Walk._tuple),
-        (dict, Walk._dict), (set, Walk._set), (frozenset, Walk._set), (collections.deque, Walk._deque),
-        (bytearray, Walk._buffer), (array.array, Walk._buffer), (memoryview, Walk._buffer),
-        (types.MappingProxyType, Walk._proxy), ((io.BytesIO, io.StringIO), Walk._object),
-        ((io.IOBase, threading.Thread), Walk.unknown),
+        (FUNCTIONS, ValueWalk.function), (_CACHED, ValueWalk.cached),
+        (FIXED, ValueWalk.fixed), (LOCKS, ValueWalk.lock), (list, ValueWalk._list), (tuple, ValueWalk._tuple),
+        (dict, ValueWalk._dict), (set, ValueWalk._set), (frozenset, ValueWalk._set),
+        (collections.deque, ValueWalk._deque), (bytearray, ValueWalk._buffer), (array.array, ValueWalk._buffer), (memoryview, ValueWalk._buffer),
+        (types.MappingProxyType, ValueWalk._proxy), ((io.BytesIO, io.StringIO), ValueWalk._object),
+        ((io.IOBase, threading.Thread), ValueWalk.unknown),
     ):  # fmt: skip
         if issubclass(kind, base):
             return reader
     for name, library, reader in (  # what is not imported has no values
-        ("Decimal", "decimal", Walk.fixed), ("Fraction", "fractions", Walk.fixed), ("mmap", "mmap", Walk._buffer),
-        ("generic", "numpy", Walk._scalar), ("ndarray", "numpy", Walk._array), ("Tensor", "torch", Walk._tensor),
-        ("Image", "PIL.Image", Walk._picture), ("Logger", "logging", Walk.same),
+        ("Decimal", "decimal", ValueWalk.fixed), ("Fraction", "fractions", ValueWalk.fixed),
+        ("mmap", "mmap", ValueWalk._buffer), ("generic", "numpy", ValueWalk._scalar),
+        ("ndarray", "numpy", ValueWalk._array), ("Tensor", "torch", ValueWalk._tensor),
+        ("Image", "PIL.Image", ValueWalk._picture), ("Logger", "logging", ValueWalk.same),
     ):
         found = getattr(sys.modules.get(library), name, None)
         if isinstance(found, type) and issubclass(kind, found):
             return reader
-    return Walk.tool if any("__call__" in vars(base) for base in kind.__mro__) else Walk._object
+    return ValueWalk.tool if any("__call__" in vars(base) for base in kind.__mro__) else ValueWalk._object
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

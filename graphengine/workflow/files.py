@@ -30,7 +30,7 @@ from graphengine.graph.build import GraphBuilder
 from graphengine.graph.data import GraphData
 from graphengine.system.opening import read_file
 from graphengine.workflow.read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
-from graphengine.workflow.write import KeepBytes, Writer
+from graphengine.workflow.write import KeepBytes, WorkflowWriter
 from graphengine.workflow.yaml12 import MAX_SIZE, Lines
 from graphengine.workflow.yaml12 import load as parse
 from graphengine.workflow.yaml12_write import dump as dump_yaml
@@ -117,7 +117,7 @@ def to_document(
     def write_file(name: str, content: bytes) -> None:
         _write(folder / name, content)
 
-    return Writer(
+    return WorkflowWriter(
         folder, embed=embed, pin=pin, stem=stem, write_file=None if values_folder is None else write_file, keep=keep,
         findable=findable,
     ).document(graph)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.registry import OWN_NODES, find, own_nodes
@@ -20,6 +20,7 @@ from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link
 from graphengine.graph.type_inference import item_type
 from graphengine.keys.call_key import identity
+from graphengine.old_names import moved
 from graphengine.values.canonical import NotData
 from graphengine.values.literals import coerce, plain_number
 from graphengine.values.types import (
@@ -171,7 +172,7 @@ def _uses_itself(graph: GraphData) -> bool:
     return any(graph is inner for part in graph.parts.values() for inner in part.with_parts())
 
 
-class Writer:
+class WorkflowWriter:
     """Writes one document with all that stands in it.
 
     Args:
@@ -230,7 +231,7 @@ class Writer:
 class _Part:
     """One graph of a document: the outermost, or one that is used as a node."""
 
-    def __init__(self, writer: Writer, graph: GraphData, base: Path, prefix: str) -> None:
+    def __init__(self, writer: WorkflowWriter, graph: GraphData, base: Path, prefix: str) -> None:
         self.writer, self.graph, self.prefix = writer, graph, prefix
         self.base = graph.folder or base
         self.moved = self.base != writer.folder
@@ -420,3 +421,7 @@ class _Part:
             entry["file"] = self.writer.file_for(self.prefix + name, digest, kind.suffix)
             self.writer.write_file(entry["file"], content)
         return entry | {"digest": digest}
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

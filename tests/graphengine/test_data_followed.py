@@ -22,7 +22,7 @@ from graphengine.declare import registry
 from graphengine.events import Reuse
 from graphengine.keys.call_key import identity, is_current, is_of_process, node_key
 from graphengine.keys.code import follow
-from graphengine.keys.content import OBJECTS, Content
+from graphengine.keys.content import OBJECTS, ContentReader
 from graphengine.testing import Recorder
 
 PREAMBLE = """
@@ -344,16 +344,16 @@ class Meta(type):
 def test_nothing_of_the_users_is_called() -> None:
     Sentry.called.clear()
     values = [Sentry(), Mapped(a=Sentry()), [Sentry(), (Sentry(),)]]
-    Content(lambda value: "code", lambda kind: kind is type).of(values)
+    ContentReader(lambda value: "code", lambda kind: kind is type).of(values)
     assert Sentry.called == []
     scope: dict[str, Any] = {}
     exec("class M(Meta_free, metaclass=Meta): pass", {"Meta_free": object, "Meta": Meta, "__name__": "m"}, scope)
-    Content(lambda value: "code", lambda kind: kind is type).of([object.__new__(scope["M"])])
+    ContentReader(lambda value: "code", lambda kind: kind is type).of([object.__new__(scope["M"])])
 
 
 def test_sets_are_told_by_what_they_hold() -> None:
     def content(value: Any) -> bytes:
-        return Content(repr, lambda kind: kind is type).of(value)
+        return ContentReader(repr, lambda kind: kind is type).of(value)
 
     assert content({"a", "b", "c"}) == content({"c", "b", "a"})
     assert content({("a", 1), ("b", 2)}) == content({("b", 2), ("a", 1)})

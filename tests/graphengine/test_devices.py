@@ -11,7 +11,7 @@ import torch
 
 from graphengine import Graph, WorkflowError, node
 from graphengine.service.start import local_workers
-from graphengine.system.devices import KINDS, check_device
+from graphengine.system.devices import DEVICE_TYPES, check_device
 
 
 @node
@@ -24,7 +24,7 @@ def test_every_kind_of_torch_passes() -> None:
         torch.device("foo")
     named = re.search(r"one of (.*) device type", str(told.value))
     assert named is not None
-    assert set(named[1].split(", ")) <= set(KINDS)
+    assert set(named[1].split(", ")) <= set(DEVICE_TYPES)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:17", "mps", "xpu", "xpu:1"])

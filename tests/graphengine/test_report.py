@@ -9,7 +9,7 @@ import pytest
 
 from graphengine import Graph, NodeError, Result, SocketType, View, each, node, register_type, run
 from graphengine.events import Reuse
-from graphengine.show.report import MOST_ITEMS, Recorder, Seen, result_html, views, views_html
+from graphengine.show.report import MOST_ITEMS, ReportRecorder, Seen, result_html, views, views_html
 from graphengine.show.report_page import page
 
 
@@ -81,7 +81,7 @@ def test_everything_is_escaped() -> None:
     with Graph(EVIL, EVIL) as graph:
         loud = shout.named("<b>id<i>")(graph.input("<i>name</i>", str, EVIL))
         refuse(loud)
-    recorder = Recorder()
+    recorder = ReportRecorder()
     with pytest.raises(NodeError, match="onerror"):
         run(graph, listeners=[recorder])
     text = page(graph, recorder, {})
@@ -94,11 +94,11 @@ def test_a_page_shows_how_each_value_came() -> None:
     with Graph() as graph:
         words = shout.named("words")("hello report")
         graph.output("dot", dot.named("point")(words))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     run(graph, listeners=[recorder])
     assert recorder.nodes["words"].reuse is Reuse.COMPUTED
     assert "hello report!" in page(graph, recorder, {})
-    again = Recorder()
+    again = ReportRecorder()
     run(graph, listeners=[again])
     text = page(graph, again, {})
     assert "from memory" in text
@@ -109,7 +109,7 @@ def test_a_page_shows_how_each_value_came() -> None:
 def test_a_node_that_became_others_is_no_node_that_was_not_needed() -> None:
     with Graph() as graph:
         graph.output("out", each(["a", "b", "c"], shout))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     graph.run(listeners=[recorder])
     text = page(graph, recorder, {})
     assert "became 3" in text
@@ -131,7 +131,7 @@ def test_the_drawing_of_a_report_shows_the_values_that_were_used() -> None:
         g.output("y", shout(g.input("seed", str, "zero")))
         g.output("z", shout(g.input("name", str)))
         g.output("x", shout(g.input("left", str, "as declared")))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     inputs = {"seed": "<five>", "name": "given"}
     run(g, inputs=inputs, listeners=[recorder])
     drawing = page(g, recorder, inputs).partition("<svg")[2].partition("</svg>")[0]
@@ -146,7 +146,7 @@ def test_results_stand_first_and_once_then_what_was_given_and_defaults_folded() 
         words = shout.named("words")(graph.input("text", str, "by default"))
         graph.input("unused", int, 3)
         graph.output("dot", dot.named("point")(words))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     graph.run(inputs={"text": "given"}, listeners=[recorder])
     text = page(graph, recorder, {"text": "given"})
     places = [text.index(part) for part in (
@@ -163,7 +163,7 @@ def test_mapped_results_are_a_grid_with_labels() -> None:
     with Graph() as graph:
         loud = each(graph.input("texts", list[str], ["a", "b"]), shout)
         graph.output("dots", each(loud, dot))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     result = run(graph, inputs={"texts": ["x", "y", "z"]}, listeners=[recorder])
     text = page(graph, recorder, {"texts": ["x", "y", "z"]})
     top = text[: text.index("<h2>Given")]
@@ -177,7 +177,7 @@ def test_mapped_results_are_a_grid_with_labels() -> None:
 def test_each_node_has_a_bar_as_long_as_it_took() -> None:
     with Graph() as graph:
         graph.output("dot", dot(shout("bars")))
-    recorder = Recorder()
+    recorder = ReportRecorder()
     recorder.nodes = {"shout": Seen("", Reuse.COMPUTED, 1.0, "x"), "dot": Seen("", Reuse.COMPUTED, 4.0, Dot())}
     text = page(graph, recorder, {})
     assert "width:25.0%" in text

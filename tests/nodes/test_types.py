@@ -129,7 +129,7 @@ def test_digests_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_libraries_that_decide_results_are_in_the_keys() -> None:
-    named = {line.split("==")[0] for line in pack.stamp(std.__pack__)}
+    named = {line.split("==")[0] for line in pack.version_stamp(std.__pack__)}
     assert {"torch", "diffusers", "transformers", "peft", "numpy", "pillow", "opencv-python-headless"} <= named
 
 

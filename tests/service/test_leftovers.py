@@ -17,7 +17,7 @@ from graphengine import Graph, Store, run
 from graphengine.cache import DiskStore, Entry
 from graphengine.declare.registry import find
 from graphengine.errors import FileError
-from graphengine.results.outputs import HIDDEN, Writer, remove_marked, write_outputs
+from graphengine.results.outputs import HIDDEN, OutputWriter, remove_marked, write_outputs
 from graphengine.service.cleaning import clean
 from graphengine.service.jobs.job import State
 from graphengine.service.jobs.queue import Queue
@@ -75,13 +75,13 @@ def test_a_run_that_cannot_write_an_output_leaves_the_whole_ones(tmp_path: Path)
     graph = torn()
     result = run(graph, inputs={"x": 7}, store=Store())
     with pytest.raises(FileError, match=r"job_b cannot be written: No space left on device"):
-        write_outputs(graph, {"x": 7}, result, Writer(tmp_path / "out", "job"))
+        write_outputs(graph, {"x": 7}, result, OutputWriter(tmp_path / "out", "job"))
     assert names(tmp_path) == ["job_a_00000.txt"]
 
 
 def test_a_list_of_which_an_item_cannot_be_written_is_not_written(tmp_path: Path) -> None:
     tear = find("pack.torn").fn(1)  # type: ignore[union-attr]
-    writer = Writer(tmp_path / "out", "job")
+    writer = OutputWriter(tmp_path / "out", "job")
     with pytest.raises(FileError):
         writer.write("a", [page("1"), page("2"), tear], lambda *_: {})
     assert (names(tmp_path), writer.files) == ([], [])
@@ -100,14 +100,14 @@ def test_a_job_cancelled_while_its_service_is_dead_leaves_no_file(
 
 def test_who_was_taken_for_dead_lets_no_file_appear_and_removes_none_of_others(tmp_path: Path) -> None:
     """It slept between saying which files come and letting them appear; meanwhile the job was done by another."""
-    other = Writer(tmp_path / "out", "job")
+    other = OutputWriter(tmp_path / "out", "job")
 
     def sleep(marks: Mapping[str, str]) -> None:
         assert HIDDEN in marks.values()
         remove_marked(marks)  # as whoever takes over does first
         other.save("a", "of the other", save, {})
 
-    stale = Writer(tmp_path / "out", "job", sleep)
+    stale = OutputWriter(tmp_path / "out", "job", sleep)
     with pytest.raises(FileError, match=r"job_a cannot be written: No such file"):
         stale.save("a", "of the stale", save, {})
     assert names(tmp_path) == ["job_a_00000.txt"]
@@ -120,7 +120,7 @@ def test_who_was_taken_for_dead_after_its_file_appeared_removes_none_of_others(
     from graphengine.results import outputs
 
     coming: dict[str, str] = {}
-    place, other = outputs.place, Writer(tmp_path / "out", "job")
+    place, other = outputs.place, OutputWriter(tmp_path / "out", "job")
 
     def sleep(file: Path, final: Path) -> None:
         if final.suffix == ".second" and coming:
@@ -136,7 +136,7 @@ def test_who_was_taken_for_dead_after_its_file_appeared_removes_none_of_others(
 
     monkeypatch.setattr(outputs, "place", sleep)
     with pytest.raises(FileError):
-        Writer(tmp_path / "out", "job", coming.update).save("a", "of the stale", both, {})
+        OutputWriter(tmp_path / "out", "job", coming.update).save("a", "of the stale", both, {})
     assert names(tmp_path) == ["job_a_00000.txt"]
     assert (tmp_path / "out" / "job_a_00000.txt").read_text() == "of the other"
 
@@ -205,7 +205,7 @@ def test_a_service_sweeps_when_it_takes_over(tmp_path: Path) -> None:
 def test_who_writes_into_a_folder_sweeps_it(tmp_path: Path) -> None:
     left = tmp_path / "out" / f"{PREFIX}left"
     left.mkdir(parents=True)
-    Writer(tmp_path / "out", "job").save("a", "text", save, {})
+    OutputWriter(tmp_path / "out", "job").save("a", "text", save, {})
     assert names(tmp_path) == ["job_a_00000.txt"]
 
 

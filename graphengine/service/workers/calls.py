@@ -10,7 +10,7 @@ from typing import Any
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, NotStorable
 from graphengine.execution.runner import Call
-from graphengine.pack import home
+from graphengine.pack import origin
 from graphengine.service.scheduling.scheduler import Item
 from graphengine.service.workers.wire import Blobs, Values
 from graphengine.values.canonical import canonical, digest
@@ -147,7 +147,7 @@ def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
 def stays(definition: NodeDef[..., Any]) -> bool:
     """Whether a service computes a node that needs no device in its own process, though it has helpers: one of the
     engine's own packs, which end; or one of a script, which no other process knows."""
-    return definition.module_pack.distribution == "graphengine" or home(definition.fn.__module__) == "loose"
+    return definition.module_pack.distribution == "graphengine" or origin(definition.fn.__module__) == "loose"
 
 
 def how_of(environment: Mapping[str, Any]) -> bytes:
