@@ -607,7 +607,8 @@ def _reader(kind: Any) -> Reader:
         (FUNCTIONS, ValueWalk.function), (_CACHED, ValueWalk.cached),
         (FIXED, ValueWalk.fixed), (LOCKS, ValueWalk.lock), (list, ValueWalk._list), (tuple, ValueWalk._tuple),
         (dict, ValueWalk._dict), (set, ValueWalk._set), (frozenset, ValueWalk._set),
-        (collections.deque, ValueWalk._deque), (bytearray, ValueWalk._buffer), (array.array, ValueWalk._buffer), (memoryview, ValueWalk._buffer),
+        (collections.deque, ValueWalk._deque), (bytearray, ValueWalk._buffer),
+        (array.array, ValueWalk._buffer), (memoryview, ValueWalk._buffer),
         (types.MappingProxyType, ValueWalk._proxy), ((io.BytesIO, io.StringIO), ValueWalk._object),
         ((io.IOBase, threading.Thread), ValueWalk.unknown),
     ):  # fmt: skip
