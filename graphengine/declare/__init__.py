@@ -1,1 +1,1 @@
-"""What a node is: its function, sockets and documentation, and the registry in which it is looked up by name."""
+"""Nodes: how a function becomes one, its sockets and help, and the registry in which nodes are found by name."""

@@ -1,4 +1,4 @@
-"""What people make nodes of, as plain functions: coroutine functions, partials, bound methods, callable objects."""
+"""Callables that can become nodes: coroutine functions, partials, bound methods and callable objects as functions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from graphengine.errors import NodeDefinitionError
 
 
 def plain_function(fn: Any) -> Callable[..., Any]:
-    """A function that does what a callable does, with its annotations, its signature and its module.
+    """Wrap a callable in a plain function with the same annotations, signature and module.
 
-    A plain function is returned as it is. A coroutine function becomes one that runs an event loop until it is done.
+    A plain function is returned as it is. A coroutine function becomes a function that runs an event loop until the
+    coroutine has ended.
 
     Raises:
-        NodeDefinitionError: No node can be made of it; the sentence says what can.
+        NodeDefinitionError: It cannot be made a node; the message says what to do.
     """
     if isinstance(fn, staticmethod):
         return plain_function(fn.__func__)
@@ -40,7 +41,7 @@ def plain_function(fn: Any) -> Callable[..., Any]:
 
 
 def _dispatches(fn: Any) -> bool:
-    """Whether it is made by `functools.singledispatch` or `singledispatchmethod`."""
+    """Whether a callable was made by `functools.singledispatch` or `singledispatchmethod`."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     here = fn.__globals__ if isinstance(fn, types.FunctionType) else None
@@ -48,23 +49,23 @@ def _dispatches(fn: Any) -> bool:
 
 
 def made_of(function: Any) -> Any:
-    """The callable that `plain_function` made a function of; None for any other function."""
+    """The callable that `plain_function` wrapped in this function; None for any other function."""
     return getattr(function, "__graphengine_callable__", None)
 
 
 def is_async(fn: Any) -> bool:
-    """Whether a call of it gives a coroutine."""
+    """Whether calling a callable returns a coroutine."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_annotated(fn))
 
 
 def is_generator(fn: Any) -> bool:
-    """Whether a call of it gives values that can be read only once."""
+    """Whether calling a callable returns a generator, whose values can be read only once."""
     inner = _annotated(fn)
     return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def name_of(fn: Any) -> str:
-    """The name of a function, or of that which a callable is made of."""
+    """The name of a callable: of a partial, that of its function; of an object, that of its class."""
     inner = fn.func if isinstance(fn, functools.partial) else fn
     if inner is not fn:
         return name_of(inner)
@@ -72,18 +73,18 @@ def name_of(fn: Any) -> str:
 
 
 def _annotated(fn: Any) -> Any:
-    """The function whose annotations are those of a callable."""
+    """The function that carries a callable's annotations."""
     if isinstance(fn, functools.partial):
         return _annotated(fn.func)
     if isinstance(fn, types.MethodType):
         return _annotated(fn.__func__)
     if isinstance(fn, types.FunctionType | types.BuiltinFunctionType) or hasattr(fn, "__wrapped__"):
         return fn
-    return getattr(type(fn), "__call__", fn)  # noqa: B004 - the function itself, not whether there is one
+    return getattr(type(fn), "__call__", fn)  # noqa: B004 - the method itself, not whether there is one
 
 
 def _like(fn: Any, inner: Any, call: Callable[..., Any]) -> Callable[..., Any]:
-    """`call`, which calls `fn`, with all that is read off a node's function."""
+    """Give `call`, which calls `fn`, the name, signature, annotations, module and docstring of a node."""
     functools.update_wrapper(call, inner, updated=())
     try:
         signature = inspect.signature(fn)
@@ -94,14 +95,14 @@ def _like(fn: Any, inner: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__graphengine_callable__ = fn  # type: ignore[attr-defined]
     call.__name__ = name_of(fn)
-    call.__module__ = getattr(inner, "__module__", None) or "__main__"  # code made by exec has none
+    call.__module__ = getattr(inner, "__module__", None) or "__main__"  # code from `exec` has no module
     if not isinstance(fn, types.FunctionType):
         call.__doc__ = getattr(fn, "__doc__", None) if isinstance(fn, types.MethodType) else inner.__doc__
     return call
 
 
 def _finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine; where this thread runs an event loop already, by a thread of its own."""
+    """Run a coroutine and return its result; on another thread if this one runs an event loop already."""
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 

@@ -1,4 +1,4 @@
-"""What a running node may ask of the run: progress, cancellation, previews, the device."""
+"""`Context`: what a running node can ask of its run (device, cancellation) and report to it (progress, previews)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 
 class Context:
-    """Injected into a parameter annotated `Context`; this class itself is the inert one of a plain call.
+    """The context of a running node, passed to its parameter annotated `Context`.
+
+    This class itself is used when a node is called outside a run; it reports to nobody.
 
     Attributes:
-        device: Where to compute, as torch writes it (`cpu`, `cuda:0`).
-        exact: The result must be exactly what this process computes for this call alone.
+        device: The device to compute on, as torch writes it (`cpu`, `cuda:0`).
+        exact: The result must be exactly what this process computes for this call alone, not in a batch.
         node: The id of the node in its graph.
-        watched: Whether anybody may look at previews; where nobody does, none need be made.
-        made: How each linked input was made (device, threads, batch, ...), by input.
+        watched: Whether previews may be shown; if not, none need be made.
+        made: By input, how each linked input was made (device, threads, batch, ...).
     """
 
     device: str = "cpu"
@@ -25,28 +27,33 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the result any more."""
+        """Whether the call was cancelled."""
         return False
 
     def check_cancelled(self) -> None:
-        """Raise `Cancelled` if nobody wants the result any more. Call it at least once a step."""
+        """Raise `Cancelled` if the call was cancelled. A node that takes long should call it at least once a step."""
 
     def begin(self) -> None:
-        """What computes the node begins to; called by that, not by nodes."""
+        """Note that computing begins; called by the engine, not by nodes."""
 
     def progress(self, step: int, total: int) -> None:
-        """Say that `step` of `total` steps are done; raises `Cancelled` like `check_cancelled`."""
+        """Report that `step` of `total` steps are done; raises `Cancelled` as `check_cancelled` does."""
 
     def preview(self, value: Any) -> None:
-        """Show an intermediate value (anything whose type says how a person sees it)."""
+        """Show an intermediate value; its type must have a `view` (see `SocketType`)."""
 
     def making(self, socket: str, value: Any) -> Mapping[str, str]:
-        """The texts that a picture carries which is saved from this linked input; none outside a run."""
+        """The texts to store in a picture that is saved from a linked input: how it was made. Empty outside a run.
+
+        Args:
+            socket: The name of the input.
+            value: The value to be saved.
+        """
         return {}
 
     def note(self, **facts: Any) -> None:
-        """Record how the value is being made; it stands beside the value and in the pictures made of it."""
+        """Record facts about how the value is made; they are kept with the value and in pictures made from it."""
 
 
 INERT = Context()
-"""The default of context parameters: a plain call outside a run reports to nobody."""
+"""The default of context parameters, for calls outside a run."""

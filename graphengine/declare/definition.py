@@ -1,6 +1,6 @@
-"""A node is a plain function with annotations: name, sockets, defaults, limits, help and version come from it.
+"""`@node` and `NodeDef`: a node is a function whose annotations give its name, sockets, defaults, limits and help.
 
-Called outside a graph it is an ordinary call; called while a graph is being built it adds a node to that graph and
+Outside a graph, calling a node calls its function. While a graph is being built, a call adds a node to that graph and
 returns a `Ref`, which type checkers see as the declared return type.
 """
 
@@ -43,38 +43,41 @@ V = TypeVar("V")
 Cache = Literal["disk", "memory", "never"]
 On = Literal["here", "thread", "device"]
 KeyTemplate = tuple[Any, tuple[str, ...], tuple[Any, ...], bool]
-"""The hash that all keys of a node begin with, to be copied; the names of its inputs and the tokens of their defaults;
-whether its values are remembered in this process only."""
+"""What all keys of a node share: the hash object to copy and continue; the names of the inputs; the tokens of their
+defaults; and whether the node's values are remembered in this process only."""
 
 
-_PYTHONS = {"null": "None", "any": "Any", "path": "Path"}
+_PYTHON_NAMES = {"null": "None", "any": "Any", "path": "Path"}
 
 
 def _in_python(annotation: Any) -> str:
-    """A type's name, with what files call otherwise than Python as Python calls it; texts of choices stay."""
-    words = r"'[^']*'|\b(?:null|any|path)\b"
-    return re.sub(words, lambda found: _PYTHONS.get(found.group(), found.group()), type_name(annotation))
+    """The name of a type as Python writes it (`None`, `Path`) instead of files (`null`, `path`)."""
+    words = r"'[^']*'|\b(?:null|any|path)\b"  # quoted choices are kept
+    return re.sub(words, lambda match: _PYTHON_NAMES.get(match.group(), match.group()), type_name(annotation))
 
 
 class _Name(str):
-    """An annotation that is shown as it is, without quotation marks."""
+    """A text that signatures show without quotation marks."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 class NodeDef(Generic[P, R]):
-    """A node's definition: the function and everything that was read off it.
+    """The definition of a node: its function, and everything that is read from the function's signature.
 
     Attributes:
-        name, pack: Together the full name `pack.name`, which keys and saved documents hold.
-        version: The declared version, or None: then the code's hash stands for it.
+        fn: The function.
+        name, pack: The node's name and that of its pack; together the full name `pack.name`, which stands in keys and
+            in workflow files.
+        version: The declared version; None: a hash of the code takes its place in keys.
         cache: Where results may be remembered: on disk (and in memory), in memory, or never.
-        on: Where it runs: `here` (in the thread that drives the run), `thread` (waits for something, so on a
-            thread of its own, as every `async def` node that does not need the device), `device` (needs the device).
-        output: It acts (saves, shows) whenever the whole graph runs or it is wanted; never merged or remembered.
-        expand: Its body builds a graph and returns a value or a reference.
-        batch: Names of the inputs that `many` takes as lists.
+        on: Where the node runs. `here`: on the thread that drives the run. `thread`: on a thread of its own, because
+            it waits for something; every `async def` node without `on` does. `device`: on the device's thread.
+        output: The node has an effect (it saves or shows something). It runs whenever the whole graph runs or it is
+            wanted; equal calls are not merged, and nothing is remembered.
+        expand: The function builds a graph and returns a value or a reference.
+        batch: Names of the inputs that the batched form (`many`) takes as lists.
     """
 
     def __init__(
@@ -110,44 +113,47 @@ class NodeDef(Generic[P, R]):
         self.fingerprint_fn: Callable[..., Any] | None = None
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.key_identity: Any = None
-        self.key_template: KeyTemplate | None = None  # both belong to graphengine.keys.call_key
+        self.key_template: KeyTemplate | None = None  # both are written by graphengine.keys.call_key
         functools.update_wrapper(self, self.fn, updated=())
 
     @functools.cached_property
     def module_pack(self) -> Pack:
-        """The pack whose module defines it."""
+        """The pack whose module defines the node."""
         from graphengine.pack import pack_of
 
         return pack_of(self.fn.__module__)
 
     @property
     def pack(self) -> str:
+        """The name of the node's pack."""
         return self.module_pack.name
 
     @functools.cached_property
     def full_name(self) -> str:
+        """The node's name with that of its pack: `pack.name`."""
         return f"{self.pack}.{self.name}"
 
     @property
     def doc(self) -> str:
+        """The function's docstring, without indentation."""
         return inspect.cleandoc(self.fn.__doc__ or "")
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What `help` and editors show: the sockets with their types, Python's own by their names in Python."""
+        """The signature that `help` and editors show: the sockets with their types as Python writes them."""
         own = inspect.signature(self.fn)
         shown = [
             parameter.replace(annotation=_Name(_in_python(self.sockets[parameter.name].type)))
             for parameter in own.parameters.values()
             if parameter.name in self.sockets
         ]
-        made = [f"{name}: {_in_python(kind)}" if name else _in_python(kind) for name, kind in self.outputs.items()]
-        return own.replace(parameters=shown, return_annotation=_Name(", ".join(made)))
+        outputs = [f"{name}: {_in_python(type)}" if name else _in_python(type) for name, type in self.outputs.items()]
+        return own.replace(parameters=shown, return_annotation=_Name(", ".join(outputs)))
 
     def __repr__(self) -> str:
         return f"<node {self.full_name}>"
 
-    # --- what the signature says; read when it is first needed, so that an import costs little -------------------
+    # --- read from the signature, when first needed, so that importing a pack is fast ---------------------------
 
     @functools.cached_property
     def _hints(self) -> dict[str, Any]:
@@ -168,13 +174,13 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def sockets(self) -> dict[str, Socket]:
-        """The inputs by name, in the function's order."""
-        found: dict[str, Socket] = {}
+        """The inputs by name, in the order of the function's parameters."""
+        sockets: dict[str, Socket] = {}
         for parameter in self._signature.parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise NodeDefinitionError(f"{self.full_name}: a node has no *args or **kwargs; use a list")
             if parameter.name not in self._hints:
-                is_method = not found and parameter.name in ("self", "cls") and "." in self.fn.__qualname__
+                is_method = not sockets and parameter.name in ("self", "cls") and "." in self.fn.__qualname__
                 remedy = "a method becomes a node when it is taken from its object" if is_method else "add one"
                 raise NodeDefinitionError(
                     f"{self.full_name}: the parameter {parameter.name} has no annotation; {remedy}"
@@ -191,13 +197,13 @@ class NodeDef(Generic[P, R]):
                     f"{parameter.name}: Context = INERT"
                 )
             if members != [Context]:
-                found[parameter.name] = self._socket(parameter, self._hints[parameter.name])
+                sockets[parameter.name] = self._socket(parameter, self._hints[parameter.name])
         for name in self.batch:
-            if name not in found:
+            if name not in sockets:
                 raise NodeDefinitionError(f"{self.full_name}: batch names {name}, which is no input")
-        for socket in found.values():
+        for socket in sockets.values():
             declare(socket.type, _name_of_pack)
-        return found
+        return sockets
 
     def _socket(self, parameter: inspect.Parameter, hint: Any) -> Socket:
         required = parameter.default is parameter.empty
@@ -227,7 +233,7 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def context_parameter(self) -> str | None:
-        """The name of the parameter that takes the run's context, if there is one."""
+        """The name of the parameter that takes the run's context; None if there is none."""
         return next((name for name, hint in self._hints.items() if name != "return" and strip(hint) is Context), None)
 
     @functools.cached_property
@@ -239,7 +245,7 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def outputs(self) -> dict[str, Any]:
-        """Output sockets by name; a single output is called ''."""
+        """The types of the outputs by name; a single output is called ''."""
         declare(self.result, _name_of_pack)
         if is_named_tuple(self.result):
             return {name: strip(hint) for name, hint in typing.get_type_hints(self.result).items()}
@@ -247,18 +253,20 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def is_generic(self) -> bool:
-        """Whether the type of its result depends on what is linked to it."""
+        """Whether the type of its result depends on the types of its inputs (it has type variables)."""
         return any(has_variables(t) for t in (self.result, *self.outputs.values()))
 
     @functools.cached_property
     def makes_reference(self) -> bool:
-        """Whether every output is a reference to weights, which is evaluated first in every run."""
+        """Whether every output is a reference to weights; such nodes run first in every run."""
         return not self.expand and all(is_reference(t) for t in self.outputs.values())
 
     @functools.cached_property
     def is_plain(self) -> bool:
-        """Whether a key is all that is to be known before it is computed: it has no files, makes no references, is
-        remembered and does not expand."""
+        """Whether its key needs nothing but its arguments: no files, no references to weights, no fingerprint.
+
+        It is also remembered, and does not expand.
+        """
         return not (
             self.expand or self.output or self.cache == "never" or self.files or self.fingerprint_fn is not None
             or self.makes_reference
@@ -266,18 +274,18 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def files(self) -> dict[str, File]:
-        """The file rules of the inputs that are paths."""
+        """The `File` rules of the inputs that are paths, by name."""
         return {name: socket.file for name, socket in self.sockets.items() if socket.file is not None}
 
     @functools.cached_property
     def own_defaults(self) -> dict[str, Any]:
-        """The defaults that can be changed in place, as they were when its keys were begun (see `keys`)."""
-        found = {name: owned(socket.default)[0] for name, socket in self.sockets.items() if not socket.required}
-        return {name: twin for name, twin in found.items() if twin is not self.sockets[name].default}
+        """Copies of the mutable defaults, made when the node's first key was made."""
+        copies = {name: owned(socket.default)[0] for name, socket in self.sockets.items() if not socket.required}
+        return {name: twin for name, twin in copies.items() if twin is not self.sockets[name].default}
 
     @functools.cached_property
     def compute(self) -> Callable[..., R]:
-        """The function as the engine calls it: what a call does to a default is not seen by the next."""
+        """The function as the engine calls it: each call gets its own copies of mutable defaults."""
         fn: Callable[..., R] = self.fn
         if not self.own_defaults:
             return fn
@@ -288,22 +296,22 @@ class NodeDef(Generic[P, R]):
         return compute
 
     def copied_defaults(self, given: Container[str] = ()) -> dict[str, Any]:
-        """A copy of each default that can be changed in place, of those that are not given."""
+        """Copies of the mutable defaults of all inputs that are not in `given`."""
         return {name: twin_of(default) for name, default in self.own_defaults.items() if name not in given}
 
     def begin_keys(self) -> None:
-        """Read again what its keys hold of it: its code or its defaults have changed."""
+        """Forget what its keys hold of the node, because its code or its defaults have changed."""
         self.key_identity = self.key_template = None
         for known in ("own_defaults", "compute"):
             vars(self).pop(known, None)
 
-    # --- the functions that stand beside it -----------------------------------------------------------------------
+    # --- further functions of the node ----------------------------------------------------------------------------
 
     def many(self, fn: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
-        """Register the batched form.
+        """Register the batched form, which computes several calls at once.
 
-        It takes the same parameters, lists for those named in `batch` and, where the node has a context, a list of
-        contexts; it returns for each item, in order, a value or an exception.
+        It takes the same parameters, but lists for those named in `batch`, and a list of contexts if the node has a
+        context. It returns a value or an exception for each item, in order.
         """
         if not self.batch:
             raise NodeDefinitionError(f"{self.full_name}: a batched form needs @node(batch=('name', ...))")
@@ -311,29 +319,29 @@ class NodeDef(Generic[P, R]):
         return fn
 
     def group(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Register a function of the inputs whose value must agree within one batch (a prompt's length)."""
+        """Register a function of the inputs; a batch holds only calls for which it returns the same value."""
         self.group_fn = plain_function(fn)
         return fn
 
     def check(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
-        """Register a validator: it is given the literal inputs as a dictionary and yields what is wrong.
+        """Register a validator, which takes the literal inputs as a dictionary and yields a sentence for each mistake.
 
-        A list for a lazy input is among them, whatever is linked to its items.
+        Lists for lazy inputs are included, even if their items are links.
         """
         self.check_fn = fn
         return fn
 
     def fingerprint(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Register a function of the inputs that says, at each run, what else the result depends on."""
+        """Register a function of the inputs that is called in each run; what it returns enters the key."""
         self.fingerprint_fn = plain_function(fn)
         return fn
 
     def migration(
         self, version: int
     ) -> Callable[[Callable[[dict[str, Any]], dict[str, Any]]], Callable[[dict[str, Any]], dict[str, Any]]]:
-        """Register how inputs written for `version` are rewritten for the version after it.
+        """Register a function that rewrites inputs written for `version` for the version after it.
 
-        The function takes and returns a dictionary from socket names to what stands there (a literal or a link).
+        The function takes and returns a dictionary from socket names to arguments (literals or links).
         """
 
         def register(fn: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -351,7 +359,7 @@ class NodeDef(Generic[P, R]):
     def __get__(self: NodeDef[Concatenate[S, Q], V], instance: S, owner: type[Any] | None = None) -> NodeDef[Q, V]: ...
 
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> NodeDef[..., Any]:
-        """The node of a method, taken from its object; the object is part of the node, and none of its inputs."""
+        """Bind a node made of a method to an object, which becomes a part of the node and is none of its inputs."""
         if instance is None or self.is_static:
             return self
         bound: NodeDef[..., Any] = NodeDef(
@@ -366,7 +374,7 @@ class NodeDef(Generic[P, R]):
 
     # --- calling --------------------------------------------------------------------------------------------------
 
-    @overload  # of an async function: its value
+    @overload  # an async function: the call gives its value
     def __call__(self: NodeDef[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs) -> V: ...
 
     @overload
@@ -385,7 +393,7 @@ class NodeDef(Generic[P, R]):
     def named(self, id: str) -> Callable[P, R]: ...
 
     def named(self, id: str) -> Callable[..., Any]:
-        """The same node, added under this id: `encode_prompt.named("negative")(model, "blurry")`."""
+        """The same node with a given id in the graph: `encode_prompt.named("negative")(model, "blurry")`."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             graph = building()
@@ -397,12 +405,12 @@ class NodeDef(Generic[P, R]):
 
     @functools.cached_property
     def _parameters(self) -> tuple[list[str], frozenset[str]]:
-        """The names that arguments by position take, and all names."""
+        """The names of the positional parameters in order, and the names of all parameters."""
         parameters = self._signature.parameters.values()
         return [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY], frozenset(p.name for p in parameters)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments by socket name; TypeError as a function call would raise it."""
+        """Bind the arguments of a call to socket names; raises TypeError as a function call would."""
         by_position, names = self._parameters
         bound = dict(zip(by_position, args, strict=False))
         if len(args) > len(by_position) or not names.issuperset(kwargs) or not bound.keys().isdisjoint(kwargs):
@@ -437,10 +445,11 @@ def node(
 
 
 def node(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a node of an annotated function; see `NodeDef` for the options.
+    """Make a node from an annotated function; see `NodeDef` for the options.
 
     Raises:
-        NodeDefinitionError: The function cannot be a node; a missing annotation is reported when it is first used.
+        NodeDefinitionError: The function cannot be made a node. A missing annotation is reported when the node's
+            sockets are first needed.
     """
     if fn is not None:
         return NodeDef(fn)

@@ -1,4 +1,4 @@
-"""A node's help: its docstring, its inputs with limits and defaults, its outputs, in lines that wrap at words."""
+"""Help texts of nodes: the docstring, the inputs with limits and defaults, and the outputs, wrapped to a width."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 
 
 def help_of(definition: NodeDef[..., Any], width: int = 100) -> str:
-    """All of a node's help, headed by its name and version.
+    """The full help of a node, headed by its name and version.
 
     Args:
-        width: Columns of a line.
+        definition: The node.
+        width: The most columns of a line.
     """
     version = f"@{definition.version}" if definition.version is not None else ""
     return f"{definition.full_name}{version}\n\n{described(definition, width)}"
 
 
 def described(definition: NodeDef[..., Any], width: int = 100) -> str:
-    """A node's docstring, inputs and outputs."""
+    """The help of a node without a heading: docstring, inputs and outputs."""
     lines = [definition.doc or "(no help)", "", "Inputs:"]
     for socket in definition.sockets.values():
         lines += wrapped("  ", f"{socket.name}: {type_name(socket.type)}{_default(socket)}", "", width)
@@ -33,15 +34,15 @@ def described(definition: NodeDef[..., Any], width: int = 100) -> str:
     if not definition.sockets:
         lines.append("  none")
     lines += ["", "Outputs:"]
-    lines += [f"  {name + ': ' if name else ''}{type_name(kind)}" for name, kind in definition.outputs.items()]
+    lines += [f"  {name + ': ' if name else ''}{type_name(type)}" for name, type in definition.outputs.items()]
     return "\n".join(lines)
 
 
 def wrapped(head: str, text: str, more: str, width: int) -> Iterator[str]:
-    """Text in lines of a width; the first begins with `head`, the others as far in, with `more` before them."""
+    """Wrap a text into lines of a width; the first begins with `head`, the others are indented as far, then `more`."""
     indent = " " * len(head) + more
-    found = textwrap.wrap(text, max(20, width), initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
-    yield from found or [head.rstrip()]
+    lines = textwrap.wrap(text, max(20, width), initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+    yield from lines or [head.rstrip()]
 
 
 def _default(socket: Socket) -> str:
@@ -49,7 +50,7 @@ def _default(socket: Socket) -> str:
 
 
 def limits(socket: Socket) -> str:
-    """What an input takes, beyond its type, and its help; empty if it says nothing."""
+    """The range, choices and help of an input in one line; empty if it declares none."""
     parts = []
     if socket.range is not None:
         low, high = socket.range.min, socket.range.max

@@ -1,7 +1,7 @@
-"""The registry of node packs: modules whose nodes can be found by name.
+"""The registry of node packs, in which nodes are found by name.
 
-An installed pack names its module under the entry-point group `graphengine.nodes`; a folder of `.py` files is a pack
-too. The standard pack is found like anybody else's.
+An installed pack names its module in the entry-point group `graphengine.nodes`; a folder of `.py` files is a pack too.
+The standard pack is found in the same way as any other.
 """
 
 from __future__ import annotations
@@ -29,16 +29,26 @@ from graphengine.values.types import SocketType, declared_at, socket_type
 
 FOLDERS = "graphengine_folder_pack"
 OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"
-"""How others come to have a node of a script."""
+"""The advice for using a script's node in another program."""
 WORKER_PACKS = "`graphengine worker --packs`"
-"""How a service comes to have a pack in a folder."""
+"""The command by which a service loads a folder pack."""
 ENVIRONMENT = "GRAPHENGINE_PACKS"
 """The environment variable that names folders of packs, as PATH names folders."""
 
 
 @dataclass
 class _Registry:
-    """All nodes by full name, and what did not load."""
+    """All nodes, all packs, and the packs that could not be loaded.
+
+    Attributes:
+        nodes: By full name.
+        bare: By bare name, the full names of the nodes that have it.
+        packs: The top modules by the pack's name.
+        failed: By pack or file, the error of what could not be loaded.
+        folders: The paths of folder packs by name.
+        loading: Packages of folder packs that are being loaded now.
+        discovered: Whether the installed packs have been loaded.
+    """
 
     nodes: dict[str, NodeDef[..., Any]] = field(default_factory=dict)
     bare: dict[str, list[str]] = field(default_factory=dict)
@@ -54,40 +64,40 @@ _registry = _Registry()
 
 
 def nodes() -> dict[str, NodeDef[..., Any]]:
-    """All nodes of all packs that loaded, by full name."""
+    """All nodes of all loaded packs, by full name."""
     _discover()
     return dict(_registry.nodes)
 
 
 def modules() -> list[ModuleType]:
-    """The top modules of all packs that loaded."""
+    """The top modules of all loaded packs."""
     _discover()
     return list(_registry.packs.values())
 
 
 def pack_folders() -> list[Path]:
-    """The folders of the packs that are installed, and of those that GRAPHENGINE_PACKS names. Imports none of them."""
-    found = []
+    """The folders of the installed packs and of those that GRAPHENGINE_PACKS names, without importing any."""
+    installed = []
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda e: e.name):
-        with contextlib.suppress(ImportError, ValueError):  # it is not there any more
+        with contextlib.suppress(ImportError, ValueError):  # its module was removed
             spec = importlib.util.find_spec(entry.module)
             if spec is not None and spec.origin is not None:
-                found.append(Path(spec.origin).parent)
+                installed.append(Path(spec.origin).parent)
     named = map(Path, filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))
-    return found + [path.parent if path.suffix == ".py" else path for path in named]
+    return installed + [path.parent if path.suffix == ".py" else path for path in named]
 
 
 def failures() -> list[PackError]:
-    """The packs that did not load, and why."""
+    """The errors of the packs that could not be loaded."""
     _discover()
     return list(_registry.failed.values())
 
 
 def find(name: str) -> NodeDef[..., Any] | None:
-    """The node of a full name, or of a bare one while only one pack has it; None if there is none.
+    """Find a node by its full name, or by its bare name if only one pack has it; None if there is none.
 
-    What no pack has is looked for among the nodes of the script or notebook that runs, and of the modules that it has
-    imported: nothing is imported for a name.
+    After the packs, the running script or notebook and the modules that it has imported are searched. Nothing is
+    imported for a name.
     """
     _discover()
     name = name.partition("@")[0]
@@ -101,20 +111,25 @@ def find(name: str) -> NodeDef[..., Any] | None:
 
 
 def own_nodes(name: str) -> list[NodeDef[..., Any]]:
-    """The nodes of that full name (of that bare name: of the script) at the top level of modules that are imported
-    and belong to no pack that was loaded."""
+    """Find nodes by name in imported modules that belong to no loaded pack: those of a script, or a module beside it.
+
+    Args:
+        name: A full name; a bare name is searched in the script only.
+    """
     pack, _, bare = name.rpartition(".")
-    found: dict[int, NodeDef[..., Any]] = {}
+    nodes: dict[int, NodeDef[..., Any]] = {}
     for module in _modules_of(pack or "main"):
         for value in list(vars(module).values()):
             if isinstance(value, NodeDef) and value.name == bare and (not pack or value.pack == pack):
-                found[id(value)] = value
-    return list(found.values())
+                nodes[id(value)] = value
+    return list(nodes.values())
 
 
 def _modules_of(pack: str) -> Iterator[ModuleType]:
-    """The imported modules that may define nodes of a pack that was not loaded as one, and those of folders that are
-    being loaded: they may save and load workflows of their nodes meanwhile."""
+    """The imported modules that may define nodes of a pack which was not loaded as one.
+
+    Modules of folders that are being loaded are included: they may save and load workflows of their nodes meanwhile.
+    """
     loading = tuple(f"{package}." for package in _registry.loading)
     for name, module in list(sys.modules.items()):
         mine = name.partition(".")[0].strip("_") == pack or f"{name}.".startswith(loading)
@@ -123,9 +138,9 @@ def _modules_of(pack: str) -> Iterator[ModuleType]:
 
 
 def class_called(module: str, name: str) -> type | None:
-    """A class of a loaded pack, or one that a node declares (names in its annotations).
+    """Find a class of a loaded pack, or one in the annotations of a node; None if there is none.
 
-    Nothing is imported for what a file says.
+    Nothing is imported for a name that stands in a file.
     """
     declared = declared_at(module, name)
     if declared is None and module in sys.modules and origin(module) == "loose":
@@ -133,28 +148,28 @@ def class_called(module: str, name: str) -> type | None:
         declared = declared_at(module, name)
     if declared is not None:
         return declared
-    found: Any = sys.modules.get(module) if origin(module) == "pack" else None
+    value: Any = sys.modules.get(module) if origin(module) == "pack" else None
     for part in name.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) and found.__module__ == module else None
+        value = getattr(value, part, None)
+    return value if isinstance(value, type) and value.__module__ == module else None
 
 
 def type_of_packs(cls: type) -> SocketType[Any] | None:
-    """What was registered for a class, or its nearest base, by packs that may not have been loaded yet."""
+    """The socket type of a class or its nearest base, after loading all installed packs; None if there is none."""
     _discover()
     return socket_type(cls)
 
 
 def declare_own(module: str = "__main__") -> None:
-    """Read the signatures of the nodes of a script, a notebook or a module, and so the types that they declare."""
+    """Read the signatures of the nodes of a script, a notebook or a module, which declares the types in them."""
     for value in list(vars(sys.modules[module]).values()):
         if isinstance(value, NodeDef):
-            with contextlib.suppress(GraphEngineError):  # what is wrong is told when it is used
+            with contextlib.suppress(GraphEngineError):  # reported when the node is used
                 value.sockets, value.outputs  # noqa: B018
 
 
 def why_not(name: str) -> tuple[str, tuple[str, ...]]:
-    """For a name that `find` does not know: a sentence, and the nearest names."""
+    """Explain why `find` does not know a name: a sentence, and the nearest names."""
     bare = name.partition("@")[0]
     several = _registry.bare.get(bare, [])
     if len(several) > 1:
@@ -179,7 +194,7 @@ def why_not(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def folders() -> list[Path]:
-    """The folders (and files) that were loaded as packs."""
+    """The folders and files that are loaded as packs."""
     _discover()
     return list(_registry.folders.values())
 
@@ -187,11 +202,11 @@ def folders() -> list[Path]:
 def load_pack(path: str | Path) -> Mapping[str, NodeDef[..., Any]]:
     """Load a folder of `.py` files, or one such file, as a pack; returns its nodes by their bare names.
 
-    What was loaded already is read again only if its files have changed. Workers that are started afterwards by
-    `graphengine.service.start.local_workers` load it too.
+    A pack that is loaded already is loaded again only if its files have changed. Workers that are started afterwards
+    by `graphengine.service.start.local_workers` load it too.
 
     Raises:
-        PackError: There is no such folder or file, another pack has its name, or something in it did not load.
+        PackError: There is no such folder or file, another pack has its name, or one of its files cannot be loaded.
     """
     place = Path(path).resolve()
     _discover()
@@ -208,12 +223,12 @@ def load_pack(path: str | Path) -> Mapping[str, NodeDef[..., Any]]:
 
 
 def load_folder(folder: str | Path) -> list[PackError]:
-    """Load every `.py` file of a folder (or one file) as one pack, called as that is; returns what did not load.
+    """Load every `.py` file of a folder (or one file) as a pack with its name; returns the errors of files that fail.
 
-    The files may import each other (`from .common import K`). A folder that is loaded again is read again.
+    The files may import each other (`from .common import K`). A folder that is loaded already is loaded again.
 
     Raises:
-        PackError: There is no such folder, or another one of this name is loaded.
+        PackError: There is no such folder, or another pack of this name is loaded.
     """
     path = Path(folder).resolve()
     if not path.is_dir() and not (path.is_file() and path.suffix == ".py"):
@@ -248,13 +263,13 @@ def _package(name: str) -> str:
 
 
 def _sources(path: Path) -> list[Path]:
-    """The files that a pack in a folder is made of."""
+    """The source files of a folder pack."""
     return sorted(file for file in path.rglob("*.py") if file.is_file()) if path.is_dir() else [path]
 
 
 def _load_files(path: Path, package: str) -> list[PackError]:
     if not any(isinstance(finder, _FolderFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _FolderFinder())  # the usual one reads compiled files
+        sys.meta_path.insert(0, _FolderFinder())  # before Python's own finder, which reads compiled files
     sys.modules.setdefault(FOLDERS, ModuleType(FOLDERS)).__dict__.setdefault("__path__", [])
     parent = sys.modules[package] = ModuleType(package)
     parent.__dict__.update({
@@ -282,7 +297,7 @@ def _load_files(path: Path, package: str) -> list[PackError]:
 
 
 def _beside(folder: Path, error: BaseException) -> str:
-    """What to write where a file of a folder imports one that lies beside it as if that were installed."""
+    """The advice for a file that imports another file of its folder as if that were installed; may be empty."""
     name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if not name or not ((folder / f"{name}.py").is_file() or (folder / name).is_dir()):
         return ""
@@ -303,7 +318,7 @@ def _load_file(name: str, file: Path) -> ModuleType:
 
 
 def _forget(package: str) -> None:
-    """Forget a folder's modules and nodes, for it is read anew."""
+    """Forget the modules and nodes of a folder pack, before it is loaded again."""
     for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
         del sys.modules[name]
     for full, definition in list(_registry.nodes.items()):
@@ -315,7 +330,7 @@ def _forget(package: str) -> None:
 
 
 class _FolderLoader(importlib.machinery.SourceFileLoader):
-    """Compiles the source as it is now: compiled files are told apart by whole seconds only."""
+    """Loader that always compiles the current source: Python checks compiled files by whole seconds only."""
 
     def get_data(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
         return read_file(Path(os.fsdecode(path)))
@@ -331,7 +346,7 @@ class _FolderLoader(importlib.machinery.SourceFileLoader):
 
 
 class _FolderFinder(importlib.abc.MetaPathFinder):
-    """Finds what the files of a folder import of each other."""
+    """Import finder for the modules of folder packs."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -349,14 +364,23 @@ class _FolderFinder(importlib.abc.MetaPathFinder):
 
 
 def register(module: ModuleType, name: str | None = None) -> None:
-    """Make the nodes among a module's names known; reading their signatures shows what is wrong with them."""
+    """Register all nodes of a module under their pack, and read their signatures.
+
+    Args:
+        module: The module.
+        name: The pack's name, if it is not the module's own.
+
+    Raises:
+        NodeDefinitionError: A signature is wrong.
+        PackError: Another node has the full name of one of them.
+    """
     pack = pack_of(module)
-    found = [value for value in vars(module).values() if isinstance(value, NodeDef)]
+    own = [value for value in vars(module).values() if isinstance(value, NodeDef)]
     with _registry.lock:
-        for definition in found:
+        for definition in own:
             if definition.module_pack is not pack and definition.pack != (name or pack.name):
                 continue  # imported from another pack
-            definition.sockets, definition.outputs  # noqa: B018 - a bad annotation shows here
+            definition.sockets, definition.outputs  # noqa: B018 - raises for a bad annotation
             full = definition.full_name
             other = _registry.nodes.get(full)
             if other is not None and other is not definition and other.fn.__module__ != definition.fn.__module__:
@@ -390,7 +414,7 @@ def _discover() -> None:
 
 
 def _let_through(name: str, error: BaseException) -> None:
-    """Raise Ctrl-C again, with the pack that was being loaded: it may have raised that itself."""
+    """Raise KeyboardInterrupt again, naming the pack that was being loaded, which may have raised it itself."""
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"while node pack {name} was loaded") from error
 

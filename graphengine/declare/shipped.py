@@ -1,4 +1,4 @@
-"""Workflows that packs bring: the files in the folder `workflows` of a pack, by name."""
+"""Shipped workflows: the files in the folder `workflows` of each pack, by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def shipped() -> dict[str, Path]:
-    """The workflows that the packs bring which are installed and loaded, by name."""
+    """The workflows of all installed and loaded packs, by name."""
     from graphengine.declare.registry import modules
 
     files = [getattr(module, "__file__", None) for module in modules()]
@@ -18,10 +18,12 @@ def shipped() -> dict[str, Path]:
 
 
 def shipped_unloaded(folders: Iterable[Path] = ()) -> dict[str, Path]:
-    """The same without importing any pack, for whoever must be quick: a pack that would not load is among them.
+    """The workflows of all installed packs by name, without importing any pack (for shell completion).
+
+    Packs that could not be loaded are included.
 
     Args:
-        folders: Packs besides the installed ones and those that GRAPHENGINE_PACKS names.
+        folders: Further packs, besides the installed ones and those that GRAPHENGINE_PACKS names.
     """
     from graphengine.declare.registry import pack_folders
 
@@ -29,17 +31,17 @@ def shipped_unloaded(folders: Iterable[Path] = ()) -> dict[str, Path]:
 
 
 def workflows_of(packs: Iterable[Path]) -> dict[str, Path]:
-    """The workflows in the folders of packs, by name; the first one of a name has it.
+    """The workflows in the folders of packs, by name; the first pack that has a name is taken.
 
-    In a checkout, which is installed editable, a pack's folder `workflows` lies at the project's top.
+    In an editable install from a checkout, a pack's folder `workflows` is at the top of the project.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for pack in packs:
         folder = pack / "workflows"
         if not folder.is_dir() and (pack.parent.parent / "pyproject.toml").is_file():
             folder = pack.parent.parent / "workflows"
-        # A JSON twin of a YAML file is the same workflow: the YAML one has the name.
+        # Of a YAML and a JSON file with one name, the YAML file is taken.
         for file in sorted(folder.glob("*.*"), key=lambda file: (file.suffix == ".json", file.name)):
             if file.suffix in SUFFIXES:
-                found.setdefault(file.stem, file)
-    return dict(sorted(found.items()))
+                files.setdefault(file.stem, file)
+    return dict(sorted(files.items()))

@@ -1,4 +1,4 @@
-"""Inputs of nodes: their types, defaults and limits, and the `Annotated` metadata that declares them."""
+"""Sockets, the inputs of nodes: type, default and limits, and the `Annotated` metadata that declares them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphengine.values.types import strip, type_name, union_members
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Limits of a number, both inclusive; `step` is a hint for editors, not a limit."""
+    """The inclusive limits of a number; `step` is a hint for editors and no limit."""
 
     min: float | None = None
     max: float | None = None
@@ -24,7 +24,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Choices:
-    """The values that a socket takes: given one by one, or by a function that is asked when they are needed."""
+    """The values that a socket accepts: given one by one, or by a function that is called when they are needed."""
 
     of: tuple[Any, ...] | Callable[[], Iterable[Any]]
 
@@ -32,45 +32,46 @@ class Choices:
         object.__setattr__(self, "of", of[0] if len(of) == 1 and callable(of[0]) else of)
 
     def values(self) -> tuple[Any, ...]:
+        """The accepted values."""
         return tuple(self.of()) if callable(self.of) else self.of
 
 
 @dataclass(frozen=True, slots=True)
 class Multiline:
-    """A text that editors show in several lines."""
+    """A text that editors show in a field of several lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """Help for one socket."""
+    """The help text of a socket."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
-    """An input of an expanding node that arrives as a reference to pass on: it is computed only if it is used."""
+    """An input of an expanding node that arrives as a reference; it is computed only if the node uses it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """The part of a reference that a node uses: only this part's digest enters the node's key."""
+    """The part of a reference to weights that a node uses; only this part's digest enters the node's key."""
 
     part: str
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A path, resolved and checked by the engine before the node sees it.
+    """A path, which the engine resolves and checks before the node gets it.
 
     Args:
         kind: What the file holds, for editors (`image`, `weights`, ...).
-        write: The node writes there: the file need not exist and its content is no part of the key.
-        names: What is no existing path may also be a name (a hub id, `tiny`) and is handed on as it is. The content
-            is no part of the key: meant for nodes that make references, whose digests hold it.
-        known: Texts that are names whether or not such a path exists.
-        missing: It need not exist: the path alone is then the key. Inputs whose annotation holds a `Path` and no
-            `File` are taken so.
+        write: The node writes to the path: the file need not exist, and its content is no part of the key.
+        names: A text that is no existing path is a name (a hub id, `tiny`) and is passed on as it is. The content is
+            no part of the key; this is meant for nodes that make references to weights, whose digests hold it.
+        known: Texts that are names even if such a path exists.
+        missing: The path need not exist; then the path itself enters the key. This is the rule for inputs annotated
+            with `Path` but without `File`.
     """
 
     kind: str = "file"
@@ -97,7 +98,7 @@ class Socket:
     file: File | None = None
 
     def complaint(self, value: Any) -> tuple[str, str, str] | None:
-        """What is wrong with a literal: (kind of problem, expected, found), or None."""
+        """Check a literal: returns (kind of problem, what is expected, what was given), or None if it is right."""
         if not value_fits(value, self.type):
             if choices := enum_choices(self.type):
                 return "not a choice", f"one of {', '.join(map(str, choices))}", repr(value)[:80]
@@ -117,20 +118,20 @@ class Socket:
         return None
 
     def known_choices(self) -> list[str]:
-        """What may be written here, where only some values may."""
+        """The values that files may write for this socket, if only certain values are accepted; else empty."""
         known = enum_choices(self.type) if self.choices is None else map(written, self.choices.values())
         return [str(choice) for choice in known]
 
 
 def enum_choices(annotation: Any) -> list[Any]:
-    """What may be written for an enum: the values of its members; none for another type."""
+    """The values that files may write for an enum; empty for any other type."""
     members = [strip(m) for m in union_members(strip(annotation)) if m is not type(None)]
     enums = [m for m in members if isinstance(m, type) and issubclass(m, enum.Enum)]
     return [written(member) for cls in enums for member in cls] if len(enums) == len(members) else []
 
 
 def written(choice: Any) -> Any:
-    """A choice as files write it: a member of an enum by its value, or by its name where that is no plain value."""
+    """A choice as files write it: an enum member by its value, or by its name if the value is no plain value."""
     if not isinstance(choice, enum.Enum):
         return choice
     return choice.value if isinstance(choice.value, str | int | float | bool) else choice.name

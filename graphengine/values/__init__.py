@@ -1,1 +1,1 @@
-"""Values: their types, literals, canonical forms, bytes and checksums."""
+"""Values that nodes take and give: their types, literals, canonical forms, bytes and checksums."""

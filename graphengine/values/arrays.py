@@ -1,4 +1,4 @@
-"""Arrays of numpy as a type that every graph knows, called `array` in files: they are written in numpy's own format."""
+"""The socket type `array`: numpy arrays, written in numpy's own `.npy` format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphengine.values.types import SocketType, register_type
 
 
 def encode(array: numpy.ndarray) -> bytes:
-    """An array as the bytes of an `.npy` file.
+    """Write an array as the bytes of an `.npy` file.
 
     Raises:
         NotStorable: It holds Python objects.
@@ -24,7 +24,7 @@ def encode(array: numpy.ndarray) -> bytes:
 
 
 def decode(content: bytes) -> numpy.ndarray:
-    """The array of the bytes of an `.npy` file; objects are never read."""
+    """Read an array from the bytes of an `.npy` file; Python objects are never unpickled."""
     return numpy.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 

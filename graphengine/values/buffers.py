@@ -1,6 +1,6 @@
-"""The bytes of arrays, tensors and pictures: read in pieces where they lie, sized with all that they keep, copied.
+"""Bytes of arrays, tensors and pictures: read piece by piece for a checksum, measured, and copied.
 
-numpy, torch and Pillow are never imported here: where there is a value of theirs, they are imported already.
+numpy, torch and Pillow are not imported here: a value of theirs can exist only where they are imported already.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 Feed = Callable[[Any], None]
-"""Takes the next bytes, in a buffer that is its caller's."""
+"""A function that takes the next bytes; the buffer belongs to the caller, and may change afterwards."""
 
 PIECE = 4 << 20
-"""Bytes that are copied at once where they do not lie side by side."""
+"""The most bytes that are copied at once where an array is not contiguous."""
 
 
 def _library(name: str) -> Any:
@@ -24,7 +24,7 @@ def _library(name: str) -> Any:
 
 
 def feed_array(feed: Feed, value: Any) -> None:
-    """The bytes of a numpy array, in the order in which they lie in memory."""
+    """Feed the bytes of a numpy array, in the order in which they lie in memory."""
     numpy = _library("numpy")
     _feed_strided(feed, numpy.ndarray.view(value, numpy.ndarray))
 
@@ -33,7 +33,7 @@ def _feed_strided(feed: Feed, array: Any) -> None:
     if array.size == 0:
         return
     steps = array.strides
-    # What is repeated is read once, what runs backwards is read forwards, the outermost axis comes first.
+    # Repeated axes (stride 0) are read once, backward axes forwards, and the axis with the largest stride comes first.
     array = array[tuple(slice(0, 1) if s == 0 else slice(None, None, -1) if s < 0 else slice(None) for s in steps)]
     _feed_sorted(feed, array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis])))
 
@@ -50,7 +50,13 @@ def _feed_sorted(feed: Feed, array: Any) -> None:
 
 
 def feed_tensor(feed: Feed, value: Any, muted: bool) -> list[Any]:
-    """The bytes of a torch tensor; returns the tensors that it is made of, where it has no bytes of its own."""
+    """Feed the bytes of a torch tensor; returns the tensors that it consists of if it has no bytes of its own.
+
+    Args:
+        feed: Takes the bytes.
+        value: The tensor.
+        muted: Do not read its numbers.
+    """
     torch = _library("torch")
     if hasattr(value, "__tensor_flatten__"):
         return [getattr(value, name) for name in value.__tensor_flatten__()[0]]
@@ -73,7 +79,7 @@ def feed_tensor(feed: Feed, value: Any, muted: bool) -> list[Any]:
 
 
 def _bytes_of(tensor: Any) -> Any:
-    """A view of a tensor's memory as an array of bytes, with an axis for those of one number."""
+    """View a tensor's memory as a numpy array of bytes; the last axis holds the bytes of one number."""
     import ctypes
 
     numpy = _library("numpy")
@@ -85,7 +91,7 @@ def _bytes_of(tensor: Any) -> Any:
 
 
 def feed_picture(feed: Feed, value: Any, muted: bool) -> int:
-    """The pixels of a PIL picture; returns the bytes that they take."""
+    """Feed the pixels of a PIL picture (not if `muted`); returns the number of bytes that they take."""
     value.load()
     width, height = value.size
     feed(f"{value.mode}{value.size}".encode())
@@ -103,9 +109,9 @@ def feed_picture(feed: Feed, value: Any, muted: bool) -> int:
 
 
 def held_by(value: Any) -> tuple[int, int]:
-    """The memory that an array or a tensor keeps: what tells it from others, and its bytes.
+    """The memory that an array or a tensor keeps alive: a number that identifies it, and its size in bytes.
 
-    A view keeps the whole of what it is a view of.
+    A view keeps the whole array alive that it is a view of.
     """
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     size = 0
@@ -123,9 +129,9 @@ def held_by(value: Any) -> tuple[int, int]:
         try:
             storage = value.untyped_storage()
             return storage.data_ptr() or id(value), max(size, storage.nbytes())
-        except (NotImplementedError, RuntimeError):  # made of other tensors, which are counted by themselves
+        except (NotImplementedError, RuntimeError):  # consists of other tensors, which are counted separately
             return id(value), size
-    base = getattr(value, "base", None)  # numpy's own holder of a view made by `as_strided`
+    base = getattr(value, "base", None)  # numpy's wrapper around the base of a view made by `as_strided`
     if numpy is not None and isinstance(base, numpy.ndarray):
         return held_by(base)
     try:
@@ -139,12 +145,12 @@ def held_by(value: Any) -> tuple[int, int]:
 
 
 def copied_array(value: Any) -> Any:
-    """A numpy array with memory of its own, in the same order."""
+    """Copy a numpy array, keeping its memory order."""
     return value.copy(order="K")
 
 
 def copied_tensor(value: Any) -> Any:
-    """A torch tensor with memory of its own; one made under `inference_mode` becomes a plain one."""
+    """Copy a torch tensor; an inference tensor becomes a normal one."""
     if value.grad_fn is not None:
         return value.clone()
     twin = value.detach().clone()
@@ -152,5 +158,5 @@ def copied_tensor(value: Any) -> Any:
 
 
 def copied_picture(value: Any) -> Any:
-    """A PIL picture with pixels of its own."""
+    """Copy a PIL picture."""
     return value.copy()

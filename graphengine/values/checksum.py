@@ -1,13 +1,14 @@
-"""What a value holds, whatever its class: a checksum of it, the bytes that it keeps in memory, a copy of its own.
+"""Checksums, sizes and copies of values of any class: by them the engine notices that a value was changed in place.
 
 A value is walked without recursion: containers, attributes of objects, the bytes of arrays, tensors and pictures. Three
 sorts of objects are not walked for a checksum and never copied:
 
-- what cannot be changed: numbers, texts, paths, enums, functions, classes, references to weights;
-- tools, which are objects that can be called (a torch module, a pipeline): they work by changing themselves;
-- what shows nothing of itself (an open file, an iterator, a socket): a value with such an object in it is `unseen`.
+- immutable objects: numbers, texts, paths, enums, functions, classes, references to weights;
+- tools, which are callable objects (a torch module, a pipeline): they change themselves when they are used;
+- opaque objects, whose content cannot be seen (an open file, an iterator, a socket): a value that holds one is
+  `unseen`.
 
-A class says by `__getstate__` what of it counts; what `functools.cached_property` keeps does not count.
+A class says by `__getstate__` which of its state counts; results kept by `functools.cached_property` do not count.
 """
 
 from __future__ import annotations
@@ -51,30 +52,30 @@ from graphengine.values.types import socket_type
 NUMBERS = frozenset({int, float, bool, complex, type(None)})
 TEXTS = frozenset({str, bytes})
 PIECE = 10_000
-"""Numbers of a list that are hashed at once."""
+"""The number of items of a list that are hashed at once."""
 MOST_ASIDE = 300_000
-"""Objects that are looked at for the size of a value only, such as what its functions close over; a value with more is
-`unseen`."""
+"""The most objects that are visited for the size of a value only, such as those that its functions close over; a value
+with more is `unseen`."""
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType)
-"""What cannot be changed, and keeps other objects alive."""
+"""Classes of immutable objects that keep other objects alive."""
 FIXED = (
     type, types.ModuleType, types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
     type(Ellipsis), type(NotImplemented), range, enum.Enum, pathlib.PurePath, re.Pattern, uuid.UUID, weakref.ref,
     datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo,
 )  # fmt: skip
-"""What cannot be changed."""
+"""Classes of immutable objects."""
 _CACHED = type(functools.cache(lambda: None))
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 class Content(NamedTuple):
-    """What is known of a value when it lands.
+    """The checksum and size of a value when it was computed.
 
     Attributes:
-        sum: Its checksum; None where nothing in it can be changed.
-        size: Bytes that it keeps in memory, those of whole arrays that it is a view of included.
-        unseen: Something in it shows neither its content nor its size.
-        alive: A tool, a lock or something unseen is in it.
+        sum: Its checksum; None if nothing in it can be changed.
+        size: Bytes that it keeps in memory, including whole arrays of which it holds a view.
+        unseen: It holds an object that shows neither its content nor its size.
+        alive: It holds a tool, a lock or an unseen object.
     """
 
     sum: bytes | None
@@ -84,20 +85,20 @@ class Content(NamedTuple):
 
 
 def measure(value: Any) -> Content:
-    """The checksum and the size of a value."""
+    """Compute the checksum and the size of a value."""
     walk = ValueWalk(sized=True)
     walk.through(value)
     sum, unseen = walk.sum(), walk.unseen
     alive = walk.alive
-    if walk.told and sum != checksum(value):  # what its class tells of itself is never the same
+    if walk.pickled and sum != checksum(value):  # its class gives another state each time
         sum, unseen, alive = None, True, True
     return Content(sum, walk.size, unseen, alive)
 
 
 def checksum(value: Any) -> bytes | None:
-    """What changes when a value is changed in place; None where nothing in it can be changed.
+    """Compute a checksum that differs after a value was changed in place; None if nothing in it can be changed.
 
-    It is compared within one process only.
+    Checksums may be compared within one process only.
     """
     walk = ValueWalk()
     walk.through(value)
@@ -105,13 +106,15 @@ def checksum(value: Any) -> bytes | None:
 
 
 def sum_of(value: Any, given: bool = False) -> bytes | None:
-    """The checksum of a value, see `checksum`; plain values are told at once.
+    """The checksum of a value (see `checksum`), with a quick answer for numbers and texts.
 
     Args:
-        given: It was given by a caller: then what is alive (see `Content`) has none, since it works by changing.
+        value: The value.
+        given: It comes from a caller: then a value that is alive (see `Content`) has no checksum, because it changes
+            by being used.
     """
-    kind = type(value)
-    if kind in NUMBERS or kind in TEXTS:
+    cls = type(value)
+    if cls in NUMBERS or cls in TEXTS:
         return None
     if given:
         content = measure(value)
@@ -120,12 +123,12 @@ def sum_of(value: Any, given: bool = False) -> bytes | None:
 
 
 def owned(value: Any) -> tuple[Any, bytes | None]:
-    """A copy of what somebody gave, with its checksum.
+    """Copy a value that a caller gave; returns the copy and its checksum.
 
-    What cannot be changed is itself, and so is what is alive (see `Content`), which has no checksum.
+    Immutable values, and those that are alive (see `Content`), are returned as they are, without a checksum.
     """
-    kind = type(value)
-    if kind in NUMBERS or kind in TEXTS:
+    cls = type(value)
+    if cls in NUMBERS or cls in TEXTS:
         return value, None
     if sum_of(value, given=True) is None:
         return value, None
@@ -134,15 +137,15 @@ def owned(value: Any) -> tuple[Any, bytes | None]:
 
 
 def copied(value: Any) -> Any:
-    """A value of one's own: whatever is done to it is not done to the original.
+    """Copy a value deeply, so that changes of the copy do not reach the original.
 
     Raises:
-        Exception: Something in it cannot be copied.
+        Exception: A part of it cannot be copied.
     """
-    kind = type(value)
-    if kind in NUMBERS or kind in TEXTS:
+    cls = type(value)
+    if cls in NUMBERS or cls in TEXTS:
         return value
-    if kind is list and _are_plain(value):
+    if cls is list and _are_plain(value):
         return list(value)
     memo: dict[int, Any] = {}
     ValueWalk(memo=memo).through(value)
@@ -150,10 +153,10 @@ def copied(value: Any) -> Any:
 
 
 def twin_of(value: Any) -> Any:
-    """A copy of a value; the value itself where it cannot be copied."""
+    """Copy a value deeply; returns the value itself if it cannot be copied."""
     try:
         return copied(value)
-    except Exception:  # whatever a class raises that is to be copied
+    except Exception:  # a class may raise anything when it is copied
         return value
 
 
@@ -161,9 +164,10 @@ class ValueWalk:
     """One walk through a value.
 
     Args:
-        sized: Find out the size as well, that of tools included.
-        memo: Filled with copies of what `copy.deepcopy` does not copy well, and with what is not to be copied.
-        sets: By `id` the walks through the items of sets that were met; shared by the walks of one value.
+        sized: Compute the size as well, including that of tools.
+        memo: The memo of a `copy.deepcopy` to fill: with copies of objects that `deepcopy` copies badly, and with
+            objects that must not be copied.
+        sets: The walks through the items of each set, by the set's `id`; shared by all walks of one value.
     """
 
     def __init__(
@@ -172,21 +176,21 @@ class ValueWalk:
         self.sized, self.memo = sized, memo
         self.size = 0
         self.unseen = self.changeable = self.alive = False
-        self.muted = self.told = False
+        self.muted = self.pickled = False  # without a checksum; holds an object that was read by its pickled state
         self._hash = xxhash.xxh3_128()
         self._seen: dict[int, int] = {}
         self._memories: set[int] = set()
         self._sets: dict[int, list[ValueWalk]] = {} if sets is None else sets
         self._stack: list[Any] = []
-        self._aside: list[tuple[Reader, Any]] = []  # what counts for the size only
-        self._made: list[Any] = []  # states that were made for the walk: their ids must not be given again
+        self._aside: list[tuple[Reader, Any]] = []  # objects that count for the size only
+        self._made: list[Any] = []  # objects made for the walk, kept so that no other object gets their ids
 
     def sum(self) -> bytes | None:
-        """The checksum of what was walked."""
+        """The checksum of everything that was walked."""
         return self._hash.digest() if self.changeable else None
 
     def through(self, value: Any) -> None:
-        """Walk through a value, then through what counts for its size only."""
+        """Walk through a value, then through the objects that count for its size only."""
         stack = self._stack
         stack.append(value)
         while stack:
@@ -195,8 +199,8 @@ class ValueWalk:
             self._size_aside()
 
     def _size_aside(self) -> None:
-        """Add the size of what does not count for the checksum: nothing else comes of it."""
-        changeable, alive, told = self.changeable, self.alive, self.told
+        """Add the size of the objects that do not count for the checksum, and change nothing else."""
+        changeable, alive, pickled = self.changeable, self.alive, self.pickled
         self.muted = True
         most = len(self._seen) + MOST_ASIDE
         while self._aside and len(self._seen) < most:
@@ -207,28 +211,28 @@ class ValueWalk:
                 self.unknown(value)
             while self._stack and len(self._seen) < most:
                 self._visit(self._stack.pop())
-        if self._aside or self._stack:  # it leads to half of the program: nobody can say what it keeps
+        if self._aside or self._stack:  # it refers to so much of the program that its size cannot be known
             self.unseen = True
             self._aside.clear()
             self._stack.clear()
-        self.changeable, self.alive, self.told, self.muted = changeable, alive, told, False
+        self.changeable, self.alive, self.pickled, self.muted = changeable, alive, pickled, False
 
     def _visit(self, value: Any) -> None:
-        kind: Any = type(value)
-        if kind in NUMBERS:
+        cls: Any = type(value)
+        if cls in NUMBERS:
             self.feed(marshal.dumps(value, 2))
             self.size += 28
-        elif kind in TEXTS:
+        elif cls in TEXTS:
             self.feed(b"%d" % hash(value))
             self.size += sys.getsizeof(value)
         elif (known := self._seen.get(id(value))) is not None:
             self.feed(b"again %d" % known)
         else:
             self._seen[id(value)] = len(self._seen)
-            self.feed(b"tuple" if isinstance(value, tuple) else kind.__name__.encode())
+            self.feed(b"tuple" if isinstance(value, tuple) else cls.__name__.encode())
             try:
-                _reader(kind)(self, value)
-            except Exception:  # whatever a class raises that is looked into
+                _reader(cls)(self, value)
+            except Exception:  # a class may raise anything when it is read
                 self.unknown(value)
 
     def feed(self, content: Any) -> None:
@@ -237,23 +241,23 @@ class ValueWalk:
             self._hash.update(content)
 
     def keep(self, owner: int, size: int) -> None:
-        """Count memory that several arrays may share, once."""
+        """Count a block of memory once, even if several arrays share it."""
         if owner not in self._memories:
             self._memories.add(owner)
             self.size += size
 
     def push(self, values: Sequence[Any]) -> None:
-        """Walk through these next."""
+        """Put values on the stack, to be walked next."""
         self.feed(b"%d" % len(values))
         self._stack.extend(reversed(values))
 
     def same(self, value: Any) -> None:
-        """What is known by its identity only, and not copied."""
+        """Read an object by its identity only; it is not copied."""
         self.feed(b"%d" % id(value))
         self._leave(value)
 
     def fixed(self, value: Any) -> None:
-        """What cannot be changed: another one in its place is told by its hash."""
+        """Read an immutable object by its hash."""
         self.feed(b"%d" % hash(value))
         self._leave(value)
 
@@ -263,17 +267,17 @@ class ValueWalk:
             self.memo[id(value)] = value
 
     def lock(self, value: Any) -> None:
-        """What other threads wait for."""
+        """Read a lock."""
         self.alive = True
         self.same(value)
 
     def unknown(self, value: Any) -> None:
-        """What shows nothing of itself."""
+        """Read an object whose content cannot be seen."""
         self.unseen = self.alive = True
         self.same(value)
 
     def tool(self, value: Any) -> None:
-        """What can be called: only its size matters."""
+        """Read a callable object, of which only the size counts."""
         if self.muted:
             self._inside(value)
             return
@@ -283,23 +287,23 @@ class ValueWalk:
             self._aside.append((ValueWalk._inside, value))
 
     def function(self, value: Any) -> None:
-        """A function or a method: it cannot be changed, and keeps what it closes over and the object that it is of."""
+        """Read a function or method: immutable, but it keeps its closure and its object alive."""
         self.fixed(value)
         if self.sized:
             self._aside += [(ValueWalk._visit, kept) for kept in _kept_by(value)]
 
     def cached(self, value: Any) -> None:
-        """A function with a memory of its results."""
+        """Read a function of `functools.lru_cache`, with the results that it keeps."""
         self.alive = True
         self.same(value)
         inner = value.__wrapped__
-        if self.sized and (type(inner) is types.MethodType or "<" in value.__qualname__):  # no module's own
+        if self.sized and (type(inner) is types.MethodType or "<" in value.__qualname__):  # not kept by its module
             self._aside += [(ValueWalk._visit, kept) for kept in (inner, *_results(value))]
 
     # --- readers ---------------------------------------------------------------------------------------------------
 
     def sequence(self, items: list[Any] | tuple[Any, ...]) -> None:
-        """The items of a list, many at once where they are plain."""
+        """Read the items of a list, many at once if all are numbers or texts."""
         kinds = set(map(type, items))
         if kinds <= NUMBERS:
             for start in range(0, len(items), PIECE):
@@ -332,7 +336,7 @@ class ValueWalk:
         self._more(value, dict)
 
     def _set(self, value: Any) -> None:
-        """The items in whatever order."""
+        """Read the items of a set, whose order does not count."""
         base = set if isinstance(value, set) else frozenset
         self.changeable = self.changeable or base is set
         self.size += sys.getsizeof(value)
@@ -346,14 +350,14 @@ class ValueWalk:
             self.changeable = self.changeable or any(walk.changeable for walk in inner)
             self.unseen = self.unseen or any(walk.unseen for walk in inner)
             self.alive = self.alive or any(walk.alive for walk in inner)
-            self.told = self.told or any(walk.told for walk in inner)
+            self.pickled = self.pickled or any(walk.pickled for walk in inner)
             self.sequence(sorted(walk._hash.digest() for walk in inner))
-            if self.sized:  # each once, however many sets it is in
+            if self.sized:  # each item counts once, in however many sets it is
                 self._aside += [(ValueWalk._visit, item) for item in items]
         self._more(value, base)
 
     def _apart_from_others(self, item: Any) -> ValueWalk:
-        """A walk of its own through an item of a set: items come in no order that says which was met before."""
+        """Walk separately through an item of a set, because a set's order must not decide what was met before."""
         inner = ValueWalk(memo=self.memo, sets=self._sets)
         inner.through(item)
         return inner
@@ -424,7 +428,7 @@ class ValueWalk:
         self._stack.append(value.info)
 
     def _owner(self, value: Any) -> None:
-        """Count the memory that an array or a tensor keeps."""
+        """Count the memory that an array or a tensor keeps alive."""
         if self.sized:
             self.keep(*held_by(value))
 
@@ -436,11 +440,11 @@ class ValueWalk:
             return
         before = self.size
         self._apart(value)
-        with contextlib.suppress(Exception):  # a wrong size is no reason to lose a value
+        with contextlib.suppress(Exception):  # a failing size function must not lose the value
             self.size = max(self.size, before + registered.size(value))
 
     def _apart(self, value: Any) -> None:
-        """Look into an object to its end, before what else is to be walked."""
+        """Walk through an object completely before the rest of the stack."""
         waiting, self._stack = self._stack, []
         try:
             self._inside(value)
@@ -450,61 +454,61 @@ class ValueWalk:
             self._stack = waiting
 
     def _inside(self, value: Any) -> None:
-        if _tells_its_state(_class(value)):
+        if _defines_its_state(_class(value)):
             self._state(value)
         else:
-            object.__reduce_ex__(value, 4)  # raises where there is a state that Python does not see
+            object.__reduce_ex__(value, 4)  # raises if the object has state that Python cannot see
             self._attributes(value)
 
     def _attributes(self, value: Any) -> None:
-        """The attributes of an object of a plain class."""
+        """Read the attributes of an object."""
         self.size += sys.getsizeof(value)
         if (attributes := _instance_dict(value)) is not None:
             self.size += sys.getsizeof(attributes)
-        found = self._found(value)
-        self.sequence(list(found))
-        self.push(list(found.values()))
+        named = self._named_attributes(value)
+        self.sequence(list(named))
+        self.push(list(named.values()))
 
-    def _found(self, value: Any) -> dict[str, Any]:
-        """The attributes of an object by name, without what its cached properties keep, which counts for the size."""
-        kind = _class(value)
-        slots, skipped = _slots(kind)
+    def _named_attributes(self, value: Any) -> dict[str, Any]:
+        """The attributes of an object by name, without the results of cached properties, which count for the size."""
+        cls = _class(value)
+        slots, skipped = _slots(cls)
         if self.sized:
-            _fill(value, kind)
-        found = {}
+            _fill(value, cls)
+        attributes = {}
         for name, attribute in list((_instance_dict(value) or {}).items()):
             if name not in skipped:
-                found[name] = attribute
+                attributes[name] = attribute
             elif self.sized:
                 self._aside.append((ValueWalk._visit, attribute))
         for name, slot in slots:
             with contextlib.suppress(AttributeError):
-                found[name] = slot.__get__(value)
-        return found
+                attributes[name] = slot.__get__(value)
+        return attributes
 
     def _state(self, value: Any) -> None:
-        """What an object tells of itself for pickling."""
+        """Read the state that an object would be pickled with."""
         self.size += sys.getsizeof(value)
-        self.told = True
-        _instance_dict(value)  # some classes tell whether it was ever looked at
-        found = value.__reduce_ex__(4)
-        if isinstance(found, str):
+        self.pickled = True
+        _instance_dict(value)  # the pickled state of some classes depends on whether `__dict__` was ever read
+        reduced = value.__reduce_ex__(4)
+        if isinstance(reduced, str):
             self.same(value)
             return
-        make, arguments, *rest = found
+        make, arguments, *rest = reduced
         state, items, pairs = (*rest, None, None, None)[:3]
         parts = [arguments, state, None if items is None else list(items), None if pairs is None else list(pairs)]
         self._made.append(parts)
         self.feed(getattr(make, "__qualname__", "").encode())
         self.push(parts)
-        if self.sized:  # it may keep more than it tells
+        if self.sized:  # it may keep more than its pickled state
             self._aside.append((ValueWalk._attributes, value))
 
     def _more(self, value: Any, base: type) -> None:
-        """The attributes that a subclass of a built-in class adds."""
-        if type(value) is not base and (found := self._found(value)):
-            self._made.append(found)
-            self._stack.append(found)
+        """Read the attributes that a subclass of a built-in class adds."""
+        if type(value) is not base and (attributes := self._named_attributes(value)):
+            self._made.append(attributes)
+            self._stack.append(attributes)
 
 
 def _are_plain(items: list[Any]) -> bool:
@@ -521,17 +525,17 @@ def _numpy() -> Any:
 
 def _instance_dict(value: Any) -> dict[str, Any] | None:
     try:
-        found = object.__getattribute__(value, "__dict__")
+        attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return None
-    return found if type(found) is dict else None
+    return attributes if type(attributes) is dict else None
 
 
 @functools.lru_cache(4096)
-def _slots(kind: Any) -> tuple[list[tuple[str, Any]], frozenset[str]]:
+def _slots(cls: Any) -> tuple[list[tuple[str, Any]], frozenset[str]]:
     """The slots of a class, and the names of its cached properties."""
     slots, skipped = [], set[str]()
-    for base in kind.__mro__:
+    for base in cls.__mro__:
         for name, member in vars(base).items():
             if isinstance(member, types.MemberDescriptorType) and base.__module__ != "builtins":
                 slots.append((name, member))
@@ -540,57 +544,59 @@ def _slots(kind: Any) -> tuple[list[tuple[str, Any]], frozenset[str]]:
     return slots, frozenset(skipped)
 
 
-def _fill(value: Any, kind: Any) -> None:
-    """Have an object of a library compute what its properties keep once they are asked, so that asking changes
-    nothing."""
-    for name, getter in _lazy(kind):
+def _fill(value: Any, cls: Any) -> None:
+    """Compute the properties of a library's object that are filled when they are first read.
+
+    Otherwise reading one later would look like a change of the object.
+    """
+    for name, getter in _lazy(cls):
         if getattr(value, name, None) is None:
             with contextlib.suppress(Exception):  # whatever a property raises
                 getter(value)
 
 
 @functools.lru_cache(4096)
-def _lazy(kind: Any) -> list[tuple[str, Callable[[Any], Any]]]:
-    """The private attributes of a library's class that a property fills when it is asked, each with its getter."""
-    found: list[tuple[str, Callable[[Any], Any]]] = []
-    for base in kind.__mro__:
+def _lazy(cls: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+    """The private attributes of a library's class that a property fills when it is read, each with its getter."""
+    attributes: list[tuple[str, Callable[[Any], Any]]] = []
+    for base in cls.__mro__:
         for member in vars(base).values() if origin(base.__module__) == "library" else ():
             getter = member.fget if isinstance(member, property) else None
             if isinstance(getter, types.FunctionType):
                 stored = {step.argval for step in dis.get_instructions(getter) if step.opname == "STORE_ATTR"}
-                found += [(name, getter) for name in sorted(stored) if name.startswith("_")]
-    return found
+                attributes += [(name, getter) for name in sorted(stored) if name.startswith("_")]
+    return attributes
 
 
 def _kept_by(function: Any) -> list[Any]:
-    """What a function or a method keeps alive that is no part of a module."""
+    """The objects that a function or a method keeps alive, without those that its module keeps anyway."""
     if not isinstance(function, types.FunctionType):
         owner = getattr(function, "__self__", None)
         kept = [] if owner is None or isinstance(owner, types.ModuleType | type) else [owner]
         return [*kept, function.__func__] if isinstance(function, types.MethodType) else kept
     kept = [vars(function)] if vars(function) else []
     for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # it is not set yet
+        with contextlib.suppress(ValueError):  # the variable is not set yet
             kept.append(cell.cell_contents)
-    if "<" in function.__qualname__:  # made inside a function: no module keeps it
+    if "<" in function.__qualname__:  # defined inside a function, so that no module keeps it
         kept += [function.__defaults__, function.__kwdefaults__]
     return kept
 
 
 def _results(function: Any) -> Iterator[Any]:
-    """What a function of `functools.lru_cache` remembers."""
-    for kept in gc.get_referents(function):  # where its memory has a limit, the results themselves
+    """The results that a function of `functools.lru_cache` keeps."""
+    for kept in gc.get_referents(function):  # a dictionary of results, or with a size limit the results themselves
         for result in kept.values() if type(kept) is dict else (kept,):
             if type(result).__name__ != "_lru_list_elem":
                 yield result
 
 
 @functools.lru_cache(4096)
-def _tells_its_state(kind: Any) -> bool:
-    """Whether a class says for itself what its state is."""
-    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+def _defines_its_state(cls: Any) -> bool:
+    """Whether a class defines its pickled state itself."""
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
         return True
-    state = kind.__getstate__
+    state = cls.__getstate__
     return state is not object.__getstate__ and getattr(state, "__module__", "") != "dataclasses"
 
 
@@ -598,9 +604,9 @@ Reader = Callable[["ValueWalk", Any], None]
 
 
 @functools.lru_cache(4096)
-def _reader(kind: Any) -> Reader:
-    """How the values of a class are looked into."""
-    registered = socket_type(kind)
+def _reader(cls: Any) -> Reader:
+    """The method of `ValueWalk` that reads values of a class."""
+    registered = socket_type(cls)
     if registered is not None and registered.digest is not None:
         return ValueWalk.same
     for base, reader in (
@@ -612,18 +618,18 @@ def _reader(kind: Any) -> Reader:
         (types.MappingProxyType, ValueWalk._proxy), ((io.BytesIO, io.StringIO), ValueWalk._object),
         ((io.IOBase, threading.Thread), ValueWalk.unknown),
     ):  # fmt: skip
-        if issubclass(kind, base):
+        if issubclass(cls, base):
             return reader
-    for name, library, reader in (  # what is not imported has no values
+    for name, library, reader in (  # a library that is not imported has no values
         ("Decimal", "decimal", ValueWalk.fixed), ("Fraction", "fractions", ValueWalk.fixed),
         ("mmap", "mmap", ValueWalk._buffer), ("generic", "numpy", ValueWalk._scalar),
         ("ndarray", "numpy", ValueWalk._array), ("Tensor", "torch", ValueWalk._tensor),
         ("Image", "PIL.Image", ValueWalk._picture), ("Logger", "logging", ValueWalk.same),
     ):
-        found = getattr(sys.modules.get(library), name, None)
-        if isinstance(found, type) and issubclass(kind, found):
+        known = getattr(sys.modules.get(library), name, None)
+        if isinstance(known, type) and issubclass(cls, known):
             return reader
-    return ValueWalk.tool if any("__call__" in vars(base) for base in kind.__mro__) else ValueWalk._object
+    return ValueWalk.tool if any("__call__" in vars(base) for base in cls.__mro__) else ValueWalk._object
 
 
 if not TYPE_CHECKING:

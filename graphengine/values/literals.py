@@ -1,6 +1,6 @@
-"""Literals: what may stand where a type is declared, and how the declared class holds it.
+"""Literals: which ones a declared type accepts, and their conversion to it.
 
-A text stands for a path or a member of an enum, a list for a tuple, a mapping for a dataclass, `1` for `1.0`.
+A text is accepted for a path or an enum member, a list for a tuple, a mapping for a dataclass, and `1` for `1.0`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _PLAIN = frozenset({int, float, str, bool, type(None)})
 
 
 def plain_number(value: Any) -> Any:
-    """A number of numpy as Python's; everything else as it is."""
+    """Convert a numpy number to a Python number; other values are returned as they are."""
     if type(value) in _PLAIN:
         return value
     if not any(base.__module__ == "numpy" for base in type(value).__mro__):
         return value
-    import numpy  # it is there: but another thread may be about to import it
+    import numpy  # it is loaded, but another thread may still be importing it
 
     return value.item() if isinstance(value, numpy.number | numpy.bool_) else value
 
 
 def value_fits(value: Any, annotation: Any) -> bool:
-    """Whether a literal may stand where `annotation` is declared."""
+    """Whether an input declared with `annotation` accepts a literal."""
     annotation = strip(annotation)
     if annotation is Any or annotation is object or isinstance(annotation, TypeVar) or is_protocol(annotation):
         return True
@@ -77,7 +77,7 @@ def value_fits(value: Any, annotation: Any) -> bool:
 
 
 def _fits_number(value: int | float, annotation: Any) -> bool:
-    """Whether a number of Python's can be one of a class of numpy's."""
+    """Whether a Python number can be converted to a class of numpy numbers."""
     if python_number(annotation) is float:
         return True
     import numpy
@@ -87,42 +87,45 @@ def _fits_number(value: int | float, annotation: Any) -> bool:
 
 
 def member_of(cls: type[enum.Enum], value: Any) -> enum.Enum | None:
-    """The member of an enum that a literal stands for: a member, its value, or its name; None for no member."""
+    """The member of an enum for a literal, which may be the member, its value or its name; None if there is none."""
     if isinstance(value, cls):
         return value
     if isinstance(value, bool) and not any(member.value is value for member in cls):
         return None
     try:
         return cls(_as_tuple(value))
-    except Exception:  # it has no such value, or a `_missing_` of its own that fails
+    except Exception:  # there is no such value, or the enum's own `_missing_` fails
         return cls.__members__.get(value) if isinstance(value, str) else None
 
 
 def _as_tuple(value: Any) -> Any:
-    """A list, as files write the tuples that are values of members, as a tuple."""
+    """Convert lists to tuples: files write a member whose value is a tuple as a list."""
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def instance_of(cls: type, given: Mapping[str, Any]) -> Any:
-    """The instance of a dataclass with these fields; None if it has not these fields, or its own code refuses them."""
+    """Make an instance of a dataclass from its fields; None if they do not match, or its own code refuses them."""
     types_of = field_types(cls)
     names = {field.name for field in dataclasses.fields(cls) if field.init}
     if not names.issuperset(given) or not all(value_fits(v, types_of.get(name, Any)) for name, v in given.items()):
         return None
     try:
         return cls(**{name: coerce(value, types_of.get(name, Any)) for name, value in given.items()})
-    except Exception:  # a field is missing, or what the class itself checks
+    except Exception:  # a field is missing, or the class refuses a value
         return None
 
 
 def _is_written_as_fields(cls: type) -> bool:
-    """Whether literals of a class are written as a mapping of its fields."""
+    """Whether literals of a class are written as a mapping of fields."""
     return dataclasses.is_dataclass(cls) and socket_type(cls) is None
 
 
 def coerce(value: Any, annotation: Any) -> Any:
-    """A literal as the annotated class holds it: text to a path or an enum member, `1` to `1.0`, a list to a tuple,
-    a number of numpy to Python's, a mapping to a dataclass; in lists, tuples and dictionaries as well."""
+    """Convert a literal to its declared type, also inside lists, tuples and dictionaries.
+
+    Texts become paths or enum members, `1` becomes `1.0`, lists become tuples, numpy numbers become Python numbers,
+    and mappings become dataclasses. A literal that cannot be converted is returned as it is.
+    """
     annotation = strip(annotation)
     if value is None or type(value) is annotation or annotation is Any:
         return value
@@ -151,8 +154,8 @@ def coerce(value: Any, annotation: Any) -> Any:
         member = member_of(annotation, value)
         return value if member is None else member
     if isinstance(value, dict) and _is_written_as_fields(annotation):
-        made = instance_of(annotation, value)
-        return value if made is None else made
+        instance = instance_of(annotation, value)
+        return value if instance is None else instance
     if isinstance(value, int | float) and python_number(annotation) is not annotation and value_fits(value, annotation):
         return typing.cast(Any, annotation)(value)
     if isinstance(annotation, type) and issubclass(annotation, pathlib.PurePath) and isinstance(value, str):
@@ -161,8 +164,10 @@ def coerce(value: Any, annotation: Any) -> Any:
 
 
 def fits_written(source: Any, target: Any) -> bool:
-    """Whether a declared input of one type may be linked to a socket of another: what it brings is a literal, so that
-    texts fit paths and the choices of an enum fit the enum."""
+    """Whether a graph input of type `source` may be linked to a socket of type `target`.
+
+    The input's value is a literal, so that a text fits a path, and the choices of an enum fit the enum.
+    """
     source, target = strip(source), strip(target)
     if fits(source, target):
         return True

@@ -1,7 +1,7 @@
-"""Socket types: which link is legal, what a type is called in files, and what a pack says about its types.
+"""Socket types: which types may be linked, their names in files, and what packs register about them.
 
-Sockets are Python types. A source fits a target when it is that type, a subclass of it, or a member of its union
-(a union source fits when every member does); `int` fits `float`; nothing else is converted.
+Sockets have Python types. A source fits a target if it is the same type, a subclass, or a member of the target's union
+(a union fits if each of its members does). `int` fits `float`; nothing else is converted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Solved = dict[TypeVar, Any]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A value as a person looks at it: a picture (PNG bytes) or a text."""
+    """A value as it is shown to a person: a picture (PNG bytes) or a text."""
 
     png: bytes | None = None
     text: str | None = None
@@ -35,21 +35,22 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class SocketType(Generic[T]):
-    """What a pack says about one of its types; engine, CLI, report and service use only this.
+    """A type that a pack registers, with the functions by which the engine encodes, shows and saves its values.
 
     Args:
         type: The class of the values.
         name: Its name in files and messages.
-        encode, decode: A lossless codec to bytes (safetensors, never pickle). Without one, values stay in memory.
-        size: Bytes that a value takes.
-        view: How a person sees a value.
-        save: Writes a value for a user: `save(value, path_without_suffix, text)` where `text` are the entries
-            that a picture carries; returns the written files.
-        digest: Only for references to weights: what a value adds to a key, or, with a part's name, what that
-            part adds (`digest(model, "vae")`).
-        needs: What a process must hold in memory (weights, by digest) to compute with a value, or with the part of
-            it that a node uses (see `Pack.held`).
-        suffix: What the names of files end in that hold encoded values.
+        encode, decode: A lossless conversion to bytes and back (safetensors, never pickle). Without it, values are
+            kept in memory only.
+        size: Returns the bytes that a value takes in memory.
+        view: Returns how a value is shown to a person.
+        save: `save(value, path_without_suffix, text)` writes a value to files for a user, and returns their paths;
+            `text` holds the text entries to store in a picture.
+        digest: For references to weights only: `digest(value, part)` returns the text that a value adds to a key, or
+            that one part of it adds (`digest(model, "vae")`); `part` is None for the whole.
+        needs: `needs(value, part)` returns the digests of the weights that a process must hold in memory to compute
+            with a value, or with one part of it (see `Pack.held`).
+        suffix: The ending of the names of files that hold encoded values.
     """
 
     type: type[T]
@@ -79,49 +80,63 @@ _registered: dict[type, SocketType[Any]] = {}
 _by_name: dict[str, SocketType[Any]] = {}
 _promised: dict[tuple[str, str], tuple[str, str]] = {("numpy", "ndarray"): ("array", "graphengine.values.arrays")}
 _declared: dict[str, type] = {}
-"""The classes that nodes declare, by their names in files (`main.Mode`, `my_pack.Size`)."""
+"""Classes in the annotations of nodes, by their names in files (`main.Mode`, `my_pack.Size`)."""
 _declared_at: dict[tuple[str, str], type] = {}
 
 
-def register_type(kind: SocketType[Any]) -> None:
-    """Make a type known. A second registration of a name by another class is an error."""
-    other = _by_name.get(kind.name)
-    if kind.name in _BUILT_IN or (other is not None and other.type.__qualname__ != kind.type.__qualname__):
-        raise ValueError(f"a socket type called {kind.name} is registered already")
-    _registered[kind.type] = _by_name[kind.name] = kind
+def register_type(socket_type: SocketType[Any], /) -> None:
+    """Register a socket type.
+
+    Raises:
+        ValueError: Another class is registered under this name.
+    """
+    other = _by_name.get(socket_type.name)
+    if socket_type.name in _BUILT_IN or (
+        other is not None and other.type.__qualname__ != socket_type.type.__qualname__
+    ):
+        raise ValueError(f"a socket type called {socket_type.name} is registered already")
+    _registered[socket_type.type] = _by_name[socket_type.name] = socket_type
 
 
 def promise_type(module: str, qualname: str, name: str, home: str) -> None:
-    """Make a class of a library known, called `name` in files, without importing the library.
+    """Announce a socket type for a library's class without importing the library.
 
-    The module `home` registers it (`register_type`) when it is imported: with the first value of that class, or when a
-    file names it.
+    The module `home` is imported when the first value of the class occurs or a file names the type, and must then
+    register it (`register_type`).
+
+    Args:
+        module: The module that defines the class.
+        qualname: The class's qualified name there.
+        name: The type's name in files and messages.
+        home: The module that registers the type.
     """
     _promised[module, qualname] = name, home
 
 
 def socket_type(cls: type) -> SocketType[Any] | None:
-    """What was registered for a class or the nearest of its bases."""
-    found = _registered.get(cls)
-    if found is None:
+    """The socket type that is registered for a class or its nearest base; None if there is none."""
+    registered = _registered.get(cls)
+    if registered is None:
         for base in cls.__mro__:
             promised = _promised.get((base.__module__, base.__qualname__))
             if promised is not None and base not in _registered:
                 importlib.import_module(promised[1])
-            if (found := _registered.get(base)) is not None:
+            if (registered := _registered.get(base)) is not None:
                 break
-    return found
+    return registered
 
 
 # --- types that nodes declare -----------------------------------------------------------------------------------------
 
 
 def declare(annotation: Any, pack_of: Callable[[str], str]) -> None:
-    """Make the enums, dataclasses and named tuples in an annotation known, and those in their fields: files may name
-    them, and values of them are read from files.
+    """Declare the enums, dataclasses and named tuples in an annotation, and in their fields, as types of files.
+
+    Files may then name them as types and hold values of them.
 
     Args:
-        pack_of: The name of a module's pack.
+        annotation: The annotation of a node's input or output.
+        pack_of: Returns the name of a module's pack.
     """
     stack, seen = [annotation], set[Any]()
     while stack:
@@ -138,7 +153,7 @@ def declare(annotation: Any, pack_of: Callable[[str], str]) -> None:
 
 
 def _name(cls: type, pack: str) -> None:
-    """Make a class known by its pack and name; where another module of the pack has that name, by its module."""
+    """Declare a class under its pack and name, or under its module if another class of the pack has that name."""
     _declared_at[cls.__module__, cls.__qualname__] = cls
     name = f"{pack}.{cls.__qualname__}"
     taken = _declared.get(name)
@@ -148,20 +163,20 @@ def _name(cls: type, pack: str) -> None:
 
 
 def declared_as(cls: type) -> str | None:
-    """The name in files of a class that a node declares."""
+    """The name in files of a declared class; None if it is not declared."""
     return next((name for name, known in _declared.items() if known is cls), None)
 
 
 def declared_at(module: str, name: str) -> type | None:
-    """The class of a module that a node declares."""
+    """The declared class of this name in a module; None if there is none."""
     return _declared_at.get((module, name))
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """The annotations of a class's fields; none where they cannot be read here."""
+    """The annotations of a class's fields; empty if they cannot be evaluated."""
     try:
         return typing.get_type_hints(cls)
-    except Exception:  # names that only a type checker knows
+    except Exception:  # names that are imported for type checkers only
         return {}
 
 
@@ -169,12 +184,12 @@ def is_reference(annotation: Any) -> bool:
     """Whether values of this type enter keys by their own digest."""
     members = [strip(m) for m in union_members(strip(annotation)) if m is not type(None)]
     return bool(members) and all(
-        isinstance(m, type) and (kind := socket_type(m)) is not None and kind.digest is not None for m in members
+        isinstance(m, type) and (known := socket_type(m)) is not None and known.digest is not None for m in members
     )
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the one type."""
+    """The members of a union; of any other type, the type itself."""
     if type(annotation) is type:
         return (annotation,)
     if get_origin(annotation) in (Union, types.UnionType):
@@ -183,8 +198,8 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
 
 
 def strip(annotation: Any) -> Any:
-    """An annotation without `Annotated` metadata; a `NewType` is what it is made of."""
-    if type(annotation) is type:  # most are plain classes
+    """Remove `Annotated` metadata, and replace a `NewType` by its supertype."""
+    if type(annotation) is type:  # most annotations are plain classes
         return annotation
     while True:
         if get_origin(annotation) is typing.Annotated:
@@ -196,33 +211,38 @@ def strip(annotation: Any) -> Any:
 
 
 def python_number(cls: Any) -> Any:
-    """Python's class for a class of numpy's numbers (`float` for `np.float32`); any other class as it is."""
+    """The Python class for a class of numpy numbers (`float` for `np.float32`); any other class unchanged."""
     if getattr(cls, "__module__", None) != "numpy" or not isinstance(cls, type):
         return cls
     import numpy
 
-    kinds: dict[type, type] = {numpy.bool_: bool, numpy.integer: int, numpy.floating: float}
-    return next((kind for base, kind in kinds.items() if issubclass(cls, base)), cls)
+    classes: dict[type, type] = {numpy.bool_: bool, numpy.integer: int, numpy.floating: float}
+    return next((python for base, python in classes.items() if issubclass(cls, base)), cls)
 
 
 def is_protocol(annotation: Any) -> bool:
-    """Whether only a type checker can tell what fits."""
+    """Whether an annotation is a `Protocol`, which only a type checker can check."""
     return type(annotation) is not type and bool(getattr(get_origin(annotation) or annotation, "_is_protocol", False))
 
 
 def is_named_tuple(annotation: Any) -> bool:
+    """Whether an annotation is a class of named tuples."""
     return isinstance(annotation, type) and issubclass(annotation, tuple) and hasattr(annotation, "_fields")
 
 
 def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
-    """Whether a link from a socket of type `source` to one of type `target` is legal.
+    """Whether an output of type `source` may be linked to an input of type `target`.
 
-    `solved` collects what the target's type variables were found to be; a variable met again must agree.
+    Args:
+        source: The type of the output.
+        target: The type of the input.
+        solved: Collects the types of the target's type variables; a variable that occurs again must fit, or becomes
+            the union of both types.
     """
     source, target = strip(source), strip(target)
     if target is Any or target is object or source is Any or source is target or is_protocol(target):
         return True
-    if isinstance(source, TypeVar):  # an unsolved variable promises nothing
+    if isinstance(source, TypeVar):  # an unsolved variable may be any type
         return True
     if isinstance(target, TypeVar):
         return _solve(source, target, solved)
@@ -233,7 +253,7 @@ def fits(source: Any, target: Any, solved: Solved | None = None) -> bool:
     if get_origin(source) is Literal:
         return all(any(_literal_fits(value, t, solved) for t in targets) for value in get_args(source))
     if len(targets) > 1:
-        plain = sorted(targets, key=lambda t: isinstance(t, TypeVar))  # a variable takes what nothing else does
+        plain = sorted(targets, key=lambda t: isinstance(t, TypeVar))  # a variable is tried last
         return any(fits(source, t, solved) for t in plain)
     if get_origin(target) is Literal:
         return False
@@ -284,7 +304,7 @@ def _fits_class(source: Any, target: Any, solved: Solved | None) -> bool:
 
 
 def holds_path(annotation: Any) -> bool:
-    """Whether values of a type are paths or hold them: bare, optional, in containers, in fields of a class."""
+    """Whether values of a type are paths or hold paths: optional, in containers, or in fields of a class."""
     return _holds_path(annotation, frozenset())
 
 
@@ -305,16 +325,16 @@ def _holds_path(annotation: Any, above: frozenset[Any]) -> bool:
 
 @functools.lru_cache
 def _field_types(cls: type) -> tuple[Any, ...]:
-    """The types of a class's fields; where they cannot be read, those that are called a path."""
+    """The types of a class's fields; if they cannot be evaluated, `Path` if the text of one names it."""
     try:
         return tuple(typing.get_type_hints(cls).values())
-    except Exception:  # a name that only type checkers import
+    except Exception:  # a name that is imported for type checkers only
         written = map(str, vars(cls).get("__annotations__", {}).values())
         return (pathlib.Path,) if any(re.search(r"\bPath\b", text) for text in written) else ()
 
 
 def _is_weights(cls: type) -> bool:
-    """Whether its digest tells all of it."""
+    """Whether a class is a reference to weights, which is identified by its digest."""
     registered = socket_type(cls)
     return registered is not None and registered.digest is not None
 
@@ -328,7 +348,7 @@ def has_variables(annotation: Any) -> bool:
 
 
 def substitute(annotation: Any, solved: Solved) -> Any:
-    """An annotation with its type variables replaced by what they were solved to be."""
+    """Replace the type variables in an annotation by the types in `solved`."""
     annotation = strip(annotation)
     if isinstance(annotation, TypeVar):
         return solved.get(annotation, annotation)
@@ -366,11 +386,15 @@ def type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-_parsing = threading.RLock()  # Python 3.11 counts depth for all threads at once: one of two may fail with a SystemError
+_parsing = threading.RLock()  # Python 3.11 counts nesting for all threads together, so parallel parsing may fail
 
 
 def parse_type(text: str) -> Any:
-    """The type of a name such as `int`, `list[Image]` or `str | null`; ValueError says what is wrong with it."""
+    """Parse the name of a type, such as `int`, `list[Image]` or `str | null`.
+
+    Raises:
+        ValueError: It is no name of a type; the message says what is wrong.
+    """
     try:
         with _parsing:
             tree = ast.parse(text.replace("None", "null").strip(), mode="eval").body
@@ -413,7 +437,7 @@ def type_names() -> list[str]:
 
 
 def type_called(name: str) -> SocketType[Any] | None:
-    """What was registered under a name."""
+    """The socket type that is registered under a name; None if there is none."""
     if name not in _by_name:
         for known, home in _promised.values():
             if known == name:
