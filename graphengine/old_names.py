@@ -232,6 +232,11 @@ def place_in_keys(module: str, qualname: str) -> tuple[str, str]:
     return _OLD_MODULES.get(old[0], old[0]), old[1] + dot + rest
 
 
+def home_in_keys(module: str, name: str) -> str:
+    """The module under which keys and stored values hold a function or a class (see `place_in_keys`)."""
+    return place_in_keys(module, name)[0]
+
+
 def name_in_keys(cls: type) -> tuple[str, str]:
     """The module and the qualified name of a class, as they stand in keys and stored values."""
     return place_in_keys(cls.__module__, cls.__qualname__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STATE = "graphengine.pack", "_stamp"
+STATE = "graphengine.pack", "_version_stamp"
 """The function that finds the state of a pack, and that nothing keeps the result of yet."""
 
 
