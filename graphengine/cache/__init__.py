@@ -1,4 +1,4 @@
-"""The content-addressed memory: values by key in memory and on disk, and keys that are being computed."""
+"""The content-addressed cache: values by key in memory and on disk, and keys that are being computed."""
 
 from graphengine.cache.disk import DiskStore
 from graphengine.cache.flight import Flight

@@ -1,13 +1,13 @@
-"""Values on disk: key -> digests, and digest -> bytes, kept apart as a build system does.
+"""The disk store: values by key in a folder that processes share, as records that refer to blobs by their hash.
 
-Layout of the folder: `keys/ab/cdef...` says which blobs make up a value and how it was made; `blobs/ab/cdef...`
-holds bytes, called by their own hash. Everything is written to a temporary name and renamed, so that readers of any
-process see whole files; what is truncated, damaged or foreign is a miss and is taken away. Who writes bytes that lie
-there already compares them, so that damage is mended and not believed.
+Layout of the folder: `keys/ab/cdef...` says which blobs make up a value and how it was made; `blobs/ab/cdef...` holds
+bytes under their own hash. Every file is written under a temporary name and renamed, so that all processes read whole
+files only. A truncated, damaged or foreign file counts as missing and is removed. Writing bytes that are stored already
+compares them, so that damage is repaired.
 
-The budget is kept by whoever writes, in whichever process: before more than a share of it is written, the folder is
-measured, and brought to `TARGET` of the budget where it is over `FULL`. What was used last is kept; blobs that no key
-names yet (another process is about to write it, or sends them to a worker) count as used when they were written.
+Each writing process keeps the budget: before it writes more than a share of it (`SHARE`), it measures the folder. A
+folder that holds more than `FULL` of the budget is brought down to `TARGET`, least recently used values first. Blobs
+that no key names yet (another process is about to write the key, or sends them to a worker) count as used when written.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from graphengine.system.staging import is_leftover
 FORMAT = 1
 BUDGET = 10 << 30
 FULL, TARGET = 0.9, 0.8
-"""Parts of the budget: over which a folder is brought to which."""
+"""Parts of the budget: a folder that holds more than the first is brought down to the second."""
 SHARE = 50
-"""A process looks at the folder when it has written one part of so many of the budget: five that write at once stay
-within it."""
+"""A process measures the folder each time it has written this fraction (1/50) of the budget, so that five processes
+that write at once stay within it."""
 ORPHANED = 60.0
-"""Blobs older than this, in seconds, that no key names, go first."""
+"""Seconds after which a blob that no key names is removed first."""
 
 
 class DiskStore:
-    """A folder of values that survives a restart and is shared by processes.
+    """A folder of values that outlives the process and is shared by processes.
 
     Args:
-        folder: Where; made when something is first written.
-        budget: Bytes; what was not used for longest goes when it is exceeded. None: as `cache budget` set it, else
-            10 GiB.
+        folder: The folder; it is made when the first value is written.
+        budget: The most bytes; if it is exceeded, the least recently used values are removed. None: the budget that
+            `graphengine cache budget` has set, else 10 GiB.
     """
 
     def __init__(self, folder: str | Path, budget: int | None = None) -> None:
@@ -60,6 +60,7 @@ class DiskStore:
 
     @property
     def budget(self) -> int:
+        """The most bytes that the folder may hold."""
         if self._budget is None:
             try:
                 self._budget = int(json.loads(read_file(self.folder / "config.json"))["budget"])
@@ -68,7 +69,7 @@ class DiskStore:
         return self._budget
 
     def set_budget(self, budget: int) -> None:
-        """Change the budget for every process that uses this folder from now on."""
+        """Set the budget in bytes, for every process that opens this folder from now on, and evict values beyond it."""
         self._make(self.folder)
         write_private(self.folder / "config.json", json.dumps({"budget": budget}).encode())
         self._budget = budget
@@ -80,7 +81,7 @@ class DiskStore:
         return self._key_file(key).exists()
 
     def get(self, key: bytes) -> Entry | None:
-        """The value of a key, or None: also when what lies there is damaged or of a type that is not known here.
+        """Read the value of a key; None if it is missing, damaged, or of a type that is not known here.
 
         Raises:
             NotPrivate: The folder belongs to another user.
@@ -98,9 +99,9 @@ class DiskStore:
                 return None
             value = from_tree(record["value"], self.get_blob)
             entry = Entry(value, dict(record["made"]), float(record["cost"]))
-        except UnknownType:  # a pack's that is not loaded here: others may know it
+        except UnknownType:  # of a pack that is not loaded here; other processes may know it
             return None
-        except BaseException as error:  # truncated, damaged or foreign: whatever a codec raises on it, it is a miss
+        except BaseException as error:  # a codec may raise anything on truncated, damaged or foreign bytes
             if _is_damage(as_exception(error)):
                 _remove(file)
             return None
@@ -109,14 +110,14 @@ class DiskStore:
         return entry
 
     def put(self, key: bytes, entry: Entry) -> bool:
-        """Write a value; False if it has no codec or the disk does not take it (which is no failure of the run).
+        """Write a value; returns False if it has no codec or cannot be written, which does not fail the run.
 
         Raises:
             NotPrivate: The folder belongs to another user.
         """
         try:
             tree = to_tree(entry.value, self.put_blob)
-            if not entry.sound:  # somebody changed it in place meanwhile
+            if not entry.sound:  # it was changed in place while it was written
                 return False
             record = {"format": FORMAT, "key": key.hex(), "value": tree, "made": dict(entry.made), "cost": entry.cost}
             self._write(self._key_file(key), seal(record))
@@ -128,7 +129,7 @@ class DiskStore:
             return False
 
     def put_blob(self, name: str, content: bytes) -> None:
-        """Write bytes under their hash; what lies there already is compared, and replaced where it is damaged.
+        """Write bytes under their hash; bytes that are stored already are compared, and replaced if damaged.
 
         Raises:
             OSError: They cannot be written.
@@ -136,15 +137,15 @@ class DiskStore:
         file = self._blob_file(name)
         with contextlib.suppress(OSError):
             if os.stat(file).st_size == len(content) and self._read(file) == content:
-                os.utime(file)  # used now: it is not to go before the key is written that names it
+                os.utime(file)  # marks it as used, so that it is not removed before the key that names it is written
                 return
         self._write(file, content)
 
     def get_blob(self, name: str) -> bytes:
-        """The bytes of a hash; damaged ones are taken away.
+        """Read the bytes of a hash; a damaged file is removed.
 
         Raises:
-            OSError: They are not there.
+            OSError: They are not stored.
             ValueError: They are damaged.
         """
         file = self._blob_file(name)
@@ -170,7 +171,7 @@ class DiskStore:
         return read_file(file)
 
     def _check(self) -> None:
-        """Refuse a folder of ours that belongs to another user, once."""
+        """Check once that the folder does not belong to another user."""
         if not self._checked and self.folder.is_dir():
             make_private(self.folder, cache_folder())
             self._checked = True
@@ -195,7 +196,7 @@ class DiskStore:
         self._made.add(folder)
 
     def _files(self, part: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-        """The whole files of a part; temporary ones that are left over from a process that died are taken away."""
+        """The files under `keys` or `blobs`; temporary files that a process which died has left are removed."""
         with contextlib.suppress(OSError):
             for folder in sorted((self.folder / part).iterdir()):
                 with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -208,9 +209,9 @@ class DiskStore:
                                 os.unlink(entry.path)
 
     def evict(self, room: int = 0) -> int:
-        """Bring the folder under its budget, least recently used first; returns the bytes that are left.
+        """Bring the folder within its budget, removing the least recently used values; returns the bytes it holds then.
 
-        Nothing is read while there is room.
+        Records are read only if the folder is nearly full.
 
         Args:
             room: Bytes that are about to be written.
@@ -240,7 +241,7 @@ class DiskStore:
         return used
 
     def _values(self) -> list[_Value]:
-        """All values; what is damaged is taken away."""
+        """List all values; damaged records are removed."""
         values = []
         for entry, stat in self._files("keys"):
             file = Path(entry.path)
@@ -253,10 +254,7 @@ class DiskStore:
         return values
 
     def clear(self) -> int:
-        """Forget everything; returns the number of values that there were.
-
-        What others are writing at this moment stays: they find their files whole, or not at all.
-        """
+        """Remove all values; returns how many there were. Files that other processes are writing now are kept."""
         count = 0
         for part in ("keys", "blobs"):
             for entry, _ in self._files(part):
@@ -264,17 +262,17 @@ class DiskStore:
         return count
 
     def sweep(self) -> list[Path]:
-        """Take away what processes that died have written by half; what that was."""
-        found = []
+        """Remove the temporary files that processes which died have left; returns their paths."""
+        removed = []
         with contextlib.suppress(OSError):
             for file in self.folder.glob("*/*/.*.tmp"):
                 if is_leftover(file):
                     _remove(file)
-                    found.append(file)
-        return found
+                    removed.append(file)
+        return removed
 
     def usage(self) -> tuple[int, int]:
-        """How many values there are, and how many bytes they take."""
+        """The number of values, and the bytes that they take."""
         count = size = 0
         for part in ("keys", "blobs"):
             for _, stat in self._files(part):
@@ -285,7 +283,7 @@ class DiskStore:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """What is kept or goes as a whole: a key's file with the blobs that it names, or a blob that no key names."""
+    """A unit of eviction: a key's file with the blobs that it names, or a blob that no key names."""
 
     used: float
     file: Path | None
@@ -303,12 +301,12 @@ class _Blob:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an exception says that what lies there is wrong, and not that it cannot be read just now."""
+    """Whether an exception means that a stored value is damaged, and not only that it cannot be read at the moment."""
     return not lacks_memory(error) and (not isinstance(error, OSError) or isinstance(error, FileNotFoundError))
 
 
 def _remove(file: Path) -> bool:
-    """Take a file away; whether it was there, and could be."""
+    """Remove a file; returns whether it existed and could be removed."""
     try:
         file.unlink()
     except OSError:
@@ -317,14 +315,18 @@ def _remove(file: Path) -> bool:
 
 
 def seal(record: Mapping[str, Any]) -> bytes:
-    """A record as it is written: JSON, and a line with its hash."""
+    """Encode a record for a file: JSON, and a line with the hash of the JSON."""
     text = json.dumps(record, default=str).encode()
     return text + b"\n" + hashlib.blake2b(text, digest_size=20).hexdigest().encode()
 
 
 def unseal(content: bytes) -> Any:
-    """The record in a file; ValueError where it is not as it was written."""
-    text, _, told = content.rpartition(b"\n")
-    if hashlib.blake2b(text, digest_size=20).hexdigest().encode() != told:
+    """Decode the record in a file.
+
+    Raises:
+        ValueError: It is damaged: the hash does not match.
+    """
+    text, _, digest = content.rpartition(b"\n")
+    if hashlib.blake2b(text, digest_size=20).hexdigest().encode() != digest:
         raise ValueError("damaged")
     return json.loads(text)

@@ -1,4 +1,4 @@
-"""A key that is being computed, and all who want it."""
+"""Flights: keys that are being computed, each shared by all runs that want its value (single flight)."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, Protocol
 
 
 class Wanter(Protocol):
-    """Who wants a key: a run, which knows it by a task of its own."""
+    """A run that wants a key's value, with a task of its own for it."""
 
     def landed(self, task: Any, outcome: Any) -> None:
-        """The computation that the task joined has ended, with an `Entry` or an exception."""
+        """Take the outcome of a computation that the task has joined: an `Entry` or an exception."""
 
     @property
     def watching(self) -> bool:
-        """Whether it does anything with what it is told."""
+        """Whether it uses the reports that `told` passes to it."""
 
     def told(self, task: Any, kind: str, facts: dict[str, Any]) -> None:
-        """The computation goes on: progress, a preview."""
+        """Take a report of a computation that goes on: progress, a preview."""
 
 
 class Flight:
-    """A computation under way. It belongs to all who want it and is cancelled when the last of them has left.
+    """A computation of one key. It belongs to all runs that want it, and is cancelled when the last of them leaves.
 
     Attributes:
-        wanted_by: Who wants it, each with its own task.
-        joined: Who is to be told when it has ended: all but the one who computes it.
-        has_landed: It has ended; what it is said to have given later is taken by nobody.
+        wanted_by: The runs that want it, each with its own task.
+        joined: The runs to notify when it ends: all except the one that computes it.
+        has_landed: It has ended; a later outcome is ignored.
     """
 
     __slots__ = ("_first", "_more", "cancelled", "has_landed", "joined", "key")
@@ -34,7 +34,7 @@ class Flight:
     def __init__(self, key: bytes | None, who: Wanter, task: Any) -> None:
         self.key = key
         self.cancelled = self.has_landed = False
-        self._first: tuple[Wanter, Any] | None = (who, task)  # most are wanted by one: no more is made for them
+        self._first: tuple[Wanter, Any] | None = (who, task)  # most flights have one wanter, and need no dictionary
         self._more: dict[Wanter, Any] | None = None
         self.joined: list[tuple[Wanter, Any]] | None = None
 
@@ -43,13 +43,13 @@ class Flight:
         return dict(() if self._first is None else (self._first,)) | (self._more or {})
 
     def join(self, who: Wanter, task: Any) -> None:
-        """Somebody else waits for it, and, unless it was cancelled already, wants it to go on."""
+        """Add a run that waits for the outcome; it keeps the flight alive unless that is cancelled already."""
         self.joined = [*(self.joined or ()), (who, task)]
         if not self.cancelled:
             self._more = {**(self._more or {}), who: task}
 
     def leave(self, who: Wanter) -> None:
-        """Somebody no longer wants it."""
+        """Remove a run that no longer wants it; without any, the flight is cancelled."""
         if self._first is not None and self._first[0] is who:
             self._first = None
         if self._more is not None:
@@ -57,9 +57,9 @@ class Flight:
         self.cancelled = self.cancelled or not self.wanted_by
 
     def tell(self, kind: str, facts: dict[str, Any]) -> None:
-        """Tell everybody who wants it."""
+        """Pass a report to every run that wants it."""
         for who, task in self.wanted_by.items():
             try:
                 who.told(task, kind, facts)
-            except Exception:  # one who listens badly must not fail what all want
+            except Exception:  # a failing listener of one run must not fail the others
                 logging.getLogger("graphengine").exception("a listener failed on %s", kind)

@@ -1,4 +1,4 @@
-"""Values in memory, within a budget of bytes; what is dear to recompute for its size stays longest."""
+"""The memory store: values by key within a budget of bytes; values that cost much time for their size stay longest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from graphengine.values.checksum import checksum, measure
 
 OVERHEAD = 200
-"""Bytes that an entry takes besides its value."""
+"""The bytes that an entry takes besides its value."""
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -19,11 +19,14 @@ _FLAT = {kind: size + OVERHEAD for kind, size in ((int, 32), (float, 24), (bool,
 
 
 class Entry:
-    """A remembered value, how it was made, what it cost in seconds, and what it was when it landed.
+    """A value to remember, with how it was made, what it cost, and its checksum.
 
     Attributes:
-        size: Bytes that it keeps in memory; beyond any budget where something in it does not show its size.
-        sum: Its checksum; None where nothing in it can be changed.
+        value: The value.
+        made: How it was made (device, threads, ...).
+        cost: The seconds that computing it took.
+        size: The bytes that it keeps in memory; larger than any budget if a part of it does not show its size.
+        sum: Its checksum; None if nothing in it can be changed.
     """
 
     __slots__ = ("cost", "made", "priority", "size", "sum", "value")
@@ -39,16 +42,16 @@ class Entry:
 
     @property
     def sound(self) -> bool:
-        """Whether the value is what it was when it landed."""
+        """Whether the value is unchanged since the entry was made."""
         return self.sum is None or checksum(self.value) == self.sum
 
 
 class Memory:
-    """Key to value under a byte budget.
+    """Values by key within a budget of bytes.
 
-    Eviction is GreedyDual-Size (Cao and Irani 1997): an entry's priority is its cost per byte above a floor that
-    rises to the priority of what was evicted last, so that even dear values age. Entries are sorted only when the
-    budget is exceeded, and then a tenth of it is made free, so that an insertion costs O(log n) on average.
+    Eviction is GreedyDual-Size (Cao and Irani 1997): an entry's priority is its cost per byte plus a floor, which rises
+    to the priority of the entry that was evicted last, so that expensive values age too. Entries are sorted only when
+    the budget is exceeded; then a tenth of it is freed, so that an insertion costs O(log n) on average.
     """
 
     def __init__(self, budget: int) -> None:
@@ -65,11 +68,11 @@ class Memory:
         return entry
 
     def touch(self, entry: Entry) -> None:
-        """An entry was used."""
+        """Raise an entry's priority, because it was used."""
         entry.priority = self.floor + entry.cost / entry.size
 
     def put(self, key: bytes, entry: Entry) -> None:
-        """Remember; the caller holds the lock. A value larger than the whole budget is not."""
+        """Store an entry unless it is larger than the whole budget; the caller holds the lock."""
         if entry.size > self.budget:
             return
         if key in self.entries:
@@ -81,7 +84,7 @@ class Memory:
             self._evict(int(self.budget * 0.9))
 
     def drop(self, key: bytes) -> None:
-        """Forget a value; the caller holds the lock."""
+        """Remove a value; the caller holds the lock."""
         self.used -= self.entries.pop(key).size
 
     def _evict(self, target: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory, disk and the keys being computed, as one: what the executor asks before it computes anything."""
+"""`Store`: memory, disk and the keys that are being computed, as one; a run asks it before it computes anything."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from graphengine.errors import Cancelled, Exhausted, Lost, Spoiled, as_exception
 from graphengine.values.checksum import twin_of
 
 WORTH_WRITING = 0.002
-"""Seconds; what took less to compute is computed again sooner than read from a disk."""
+"""Seconds; a value that took less to compute is not written, since computing it again is faster than reading it."""
+
 
 class Store:
-    """Single flight over memory and disk.
+    """Values in memory and on disk, with single flight: a key is computed once, however many runs of a process need it.
 
-    A key being computed is reserved, whoever else needs it joins. `reserve`, `land` and `leave` are the whole
-    interface to reservations; here they serve the threads of one process.
+    A key that is being computed is reserved, and other runs that need it join. `reserve`, `land` and `leave` are the
+    interface to reservations.
+
+    Args:
+        memory: The budget of values in memory, in bytes.
+        disk: The disk store; None: values are kept in memory only.
     """
 
     def __init__(self, memory: int = 2 << 30, disk: DiskStore | None = None) -> None:
@@ -30,18 +35,21 @@ class Store:
 
     @property
     def persistent(self) -> bool:
-        """Whether values may be found that are not in memory."""
+        """Whether there is a disk store."""
         return self.disk is not None
 
     def peek(self, key: bytes) -> Entry | None:
-        """A value that is in memory."""
+        """The entry of a key in memory; None if there is none."""
         entry = self.memory.entries.get(key)
         if entry is not None:
             self.memory.touch(entry)
         return entry
 
     def renew(self, key: bytes, entry: Entry) -> Entry | None:
-        """Put a copy in a remembered value's place, which nobody holds; forget the value if somebody has changed it."""
+        """Replace a remembered value by a fresh copy, which nobody else holds; returns the copy's entry.
+
+        If the value was changed in place, it is forgotten, and None is returned.
+        """
         twin = entry if entry.sum is None else Entry(twin_of(entry.value), entry.made, entry.cost)
         sound = entry.sound
         with self.lock:
@@ -52,7 +60,7 @@ class Store:
         return twin if sound else None
 
     def find(self, key: bytes) -> tuple[Entry, bool] | None:
-        """A remembered value and whether it came from the disk."""
+        """The entry of a key, and whether it came from the disk; None if the key is not remembered."""
         entry = self.memory.get(key)
         if entry is not None:
             return entry, False
@@ -63,8 +71,12 @@ class Store:
         return None
 
     def reserve(self, key: bytes, who: Wanter, task: Any) -> Entry | Flight | None:
-        """A value that came meanwhile; or a new flight, which the caller must compute and `land`; or None: somebody
-        computes it already, and `who.landed(task, ...)` is called when that ends."""
+        """Reserve a key for computing it.
+
+        Returns:
+            An `Entry` if the value is in memory by now; a new `Flight`, which the caller must compute and `land`; or
+            None if another run computes it already: `who.landed(task, outcome)` is then called when that ends.
+        """
         with self.lock:
             entry = self.memory.entries.get(key)
             if entry is not None:
@@ -80,12 +92,19 @@ class Store:
     def land(
         self, flight: Flight, outcome: Any, made: Mapping[str, Any] = NOTHING, cost: float = 0.0, keep: str = "disk"
     ) -> Entry | BaseException:
-        """End a flight with a value or an exception. Values are remembered, exceptions go to who waits now. What it
-        gives after it has landed is not."""
+        """End a flight with a value or an exception, and notify the runs that joined it.
+
+        Args:
+            flight: The flight; if it has landed already, the outcome is ignored.
+            outcome: The value, or the exception that computing it raised.
+            made: How the value was made.
+            cost: The seconds that it took.
+            keep: Where to remember it: `disk` (and memory), `memory` or `never`.
+        """
         key = flight.key
         try:
             result = outcome if isinstance(outcome, BaseException) else Entry(outcome, made, cost)
-        except BaseException as error:  # its size cannot be told: who waits must not wait for ever
+        except BaseException as error:  # measuring the value failed; runs that wait must be notified all the same
             result = as_exception(error)
         if key is None:
             flight.has_landed = True
@@ -98,26 +117,26 @@ class Store:
                 self.memory.put(key, result)
             del self.flights[key]
         if flight.joined:
-            told = result
-            # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another takes over.
+            shared = result
+            # A cancellation, Ctrl-C or a lack of memory is not the node's failure: another run computes the key.
             lacking = lacks_memory(result) or isinstance(result, Exhausted | Spoiled)
             if lacking or isinstance(result, Cancelled) or not isinstance(result, Entry | Exception):
-                told = Lost("who computed it was cancelled or ran out of memory")
+                shared = Lost("the run that computed it was cancelled or ran out of memory")
             for who, task in flight.joined:
-                who.landed(task, told)
+                who.landed(task, shared)
         if cost >= WORTH_WRITING and keep == "disk" and self.disk is not None and type(result) is Entry:
             self.disk.put(key, result)
         return result
 
     def leave(self, key: bytes, who: Wanter) -> None:
-        """No longer want a key; when the last has left, its computation is cancelled."""
+        """Withdraw a run from a key; when the last run has left, the computation is cancelled."""
         with self.lock:
             flight = self.flights.get(key)
             if flight is not None:
                 flight.leave(who)
 
     def clear(self) -> None:
-        """Forget all values, in memory and on disk."""
+        """Remove all values, in memory and on disk."""
         self.memory.clear()
         if self.disk is not None:
             self.disk.clear()

@@ -1,4 +1,4 @@
-"""Values as JSON trees with blobs beside them: how they lie on disk, and how they go to another process."""
+"""Serialization of values as JSON trees with blobs beside them, for the disk store and for other processes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ Read = Callable[[str], bytes]
 
 
 class UnknownType(LookupError):
-    """A value's type is of a pack that is not loaded here."""
+    """The type of a value belongs to a pack that is not loaded in this process."""
 
 
 def blob_name(content: bytes) -> str:
-    """What a blob is called: its hash."""
+    """The name of a blob: its hash, 40 hexadecimal digits of BLAKE2b."""
     return hashlib.blake2b(content, digest_size=20).hexdigest()
 
 
 def to_tree(value: Any, write: Write) -> Any:
-    """A value as JSON data; `write` is given the name and the bytes of each blob in it.
+    """Convert a value to JSON data.
+
+    Args:
+        value: The value.
+        write: Called with the name and the bytes of each blob in it.
 
     Raises:
-        NotStorable: Something in it has no form in which it could be written.
+        NotStorable: A part of it cannot be written.
     """
     kind = type(value)
     if kind in (int, str, bool, type(None)) or (kind is float and math.isfinite(value)):
@@ -72,7 +76,7 @@ def to_tree(value: Any, write: Write) -> Any:
 
 
 def _to_tree_of_class(value: Any, kind: type, write: Write) -> Any:
-    """An instance of a pack's class, or of one that a node declares."""
+    """Convert an instance of a pack's class, or of a class in a node's annotations."""
     if class_called(kind.__module__, kind.__qualname__) is not kind:
         raise NotStorable(_no_form(kind))
     name = list(name_in_keys(kind))
@@ -94,7 +98,7 @@ def _written(content: bytes, write: Write) -> str:
 
 
 _HEAP_TYPE = 1 << 9
-"""The flag of classes that are written in Python: others may hold more than their attributes."""
+"""CPython's flag of classes that are written in Python; objects of others may hold more than their attributes."""
 
 
 def _is_made_of_fields(cls: type) -> bool:
@@ -102,18 +106,18 @@ def _is_made_of_fields(cls: type) -> bool:
 
 
 def _fields(value: Any, cls: type) -> dict[str, Any]:
-    """The fields of a dataclass, which must be all that it holds."""
+    """The fields of a dataclass instance, which must have no other attributes."""
     try:
-        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(cls)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(cls)}
     except AttributeError as error:
         raise NotStorable(f"a {cls.__name__} has no form in which it could be written or sent: {error}") from None
-    more = [name for name in getattr(value, "__dict__", ()) if name not in found and not _is_cached(cls, name)]
+    more = [name for name in getattr(value, "__dict__", ()) if name not in fields and not _is_cached(cls, name)]
     if more:
         raise NotStorable(
             f"a {cls.__name__} has no form in which it could be written or sent: it holds {', '.join(more)}, which are "
             f"no fields; {_codec(cls)} gives it one"
         )
-    return found
+    return fields
 
 
 def _is_cached(cls: type, name: str) -> bool:
@@ -125,7 +129,7 @@ def _codec(cls: type) -> str:
 
 
 def _no_form(cls: type) -> str:
-    """Why a class has no form, and what gives it one."""
+    """The error message for a class whose values cannot be written, with what to do."""
     name = cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return f"a value of type {name} has no form in which it could be written or sent: {_advice(cls)}"
 
@@ -145,10 +149,14 @@ def _advice(cls: type) -> str:
 
 
 def from_tree(tree: Mapping[str, Any], read: Read) -> Any:
-    """The value of a tree; `read` gives the bytes of a blob.
+    """Convert JSON data of `to_tree` back to the value.
+
+    Args:
+        tree: The data.
+        read: Returns the bytes of a blob by its name.
 
     Raises:
-        UnknownType: It holds a type of a pack that is not loaded here.
+        UnknownType: A type in it belongs to a pack that is not loaded here.
         Exception: Whatever a codec raises on damaged bytes.
     """
     if "json" in tree:
@@ -204,7 +212,7 @@ def _named(cls: Any, items: list[Any]) -> Any:
 
 
 def _instance(cls: type, fields: Mapping[str, Any]) -> Any:
-    """A dataclass with these fields, made without any code of its own."""
+    """Make an instance of a dataclass from its fields without running any code of the class."""
     if not dataclasses.is_dataclass(cls) or not _is_made_of_fields(cls):
         raise UnknownType(cls)
     if {field.name for field in dataclasses.fields(cls)} != fields.keys():
@@ -239,10 +247,10 @@ def blobs_of(tree: Mapping[str, Any]) -> Iterator[str]:
 
 
 def packed(value: Any) -> bytes:
-    """A value with all its blobs as one text of bytes; reads back by `unpacked`.
+    """Encode a value with all its blobs as bytes, which `unpacked` decodes.
 
     Raises:
-        NotStorable: As `to_tree`.
+        NotStorable: As from `to_tree`.
     """
     blobs: dict[str, bytes] = {}
     tree = to_tree(value, blobs.__setitem__)
@@ -251,11 +259,11 @@ def packed(value: Any) -> bytes:
 
 
 def unpacked(content: bytes) -> Any:
-    """The value of `packed`.
+    """Decode the bytes of `packed`.
 
     Raises:
-        UnknownType: As `from_tree`.
-        Exception: It is damaged.
+        UnknownType: As from `from_tree`.
+        Exception: The bytes are damaged.
     """
     start = 8 + int.from_bytes(content[:8], "little")
     header, blobs = json.loads(content[8:start]), {}

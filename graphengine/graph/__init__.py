@@ -1,4 +1,4 @@
-"""Graphs as data: building, checking, combining and comparing them; conditions and loops."""
+"""Graphs as data: building, checking, combining and comparing them; nodes for conditions and loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building graphs: nodes added by calls and by name, checked as they come, and graphs made of graphs."""
+"""`GraphBuilder`: adds nodes to a graph by calls or by name, checks them as they are added, and combines graphs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class GraphBuilder(GraphData):
     def call(
         self, kind: NodeDef[..., Any] | GraphData, args: Sequence[Any], kwargs: Mapping[str, Any], id: str | None = None
     ) -> Ref:
-        """Add a node by a call; a wrong argument raises at once and adds nothing."""
+        """Add a call of a node; a wrong argument raises WorkflowError at once, and nothing is added."""
         return self.checked_node(self.place(kind, kind.bind(args, kwargs), id))
 
     def checked_node(self, ref: Ref) -> Ref:
-        """A node that was just added; if something is wrong with it, it is taken out again.
+        """Check a node that was just added, and return its reference; if it is wrong, it is removed again.
 
         Raises:
-            WorkflowError: What is wrong with it.
+            WorkflowError: Holds the problems of the node.
         """
         errors = [p for p in validate.node_problems(self, ref._link.node) if p.severity == "error"]
         if errors:
@@ -46,15 +46,20 @@ class GraphBuilder(GraphData):
         self.unchecked.pop(ref._link.node, None)
         return ref
 
-    # --- the same as data -----------------------------------------------------------------------------------------
+    # --- building by name -----------------------------------------------------------------------------------------
 
     def add(
         self, kind: NodeDef[..., Any] | GraphData | str, /, id: str | None = None, *, each: Sequence[str] = (),
         **args: Any,
     ) -> Ref:
-        """Add a node; `problems()` tells what is wrong with it. A string is the name of an installed node.
+        """Add a node without checking it; `problems()` reports what is wrong.
 
-        Inputs that are called `id` or `each` are given by `set`, or by calling the node.
+        Args:
+            kind: The node, a graph to use as a node, or the name of an installed node.
+            id: The node's id; by default its name, with a number if that is taken.
+            each: The inputs over whose lists the node is mapped.
+            args: The arguments by input. Inputs that are called `id` or `each` are given by `set`, or by calling the
+                node.
         """
         return self.place(kind, args, id, each)
 
@@ -62,7 +67,7 @@ class GraphBuilder(GraphData):
         self, kind: NodeDef[..., Any] | GraphData | str, args: Mapping[str, Any], id: str | None = None,
         each: Sequence[str] = (), keep_going: bool = False,
     ) -> Ref:
-        """Add a node as `add` does, with its arguments in a mapping: inputs may have any name."""
+        """Add a node as `add` does, with its arguments in a mapping, so that inputs may have any name."""
         if isinstance(kind, str):
             kind = _installed(kind)
         name = kind.name if isinstance(kind, NodeDef) else kind if isinstance(kind, str) else kind.title or "workflow"
@@ -74,8 +79,10 @@ class GraphBuilder(GraphData):
         return self[id]
 
     def replace(self, id: str, kind: NodeDef[..., Any] | GraphData | str, /, **args: Any) -> None:
-        """Put another node in a node's place; its consumers stay linked. Arguments not given are kept where the
-        new node has such a socket."""
+        """Replace a node by another one under the same id; nodes that take its outputs stay linked.
+
+        Arguments that are not given are kept if the new node has such an input.
+        """
         if isinstance(kind, str):
             kind = _installed(kind)
         old = self.node(id)
@@ -85,19 +92,23 @@ class GraphBuilder(GraphData):
         self.put(id, Node(kind, kept | args, old.each, ui=old.ui, keep_going=old.keep_going))
 
     def merge(self, other: GraphData, prefix: str = "") -> dict[str, str]:
-        """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
+        """Add another graph's nodes, inputs, values and outputs to this one; returns the new id of each of its nodes.
 
-        An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
+        An id that is taken gets a number. Inputs with the same name become one input; outputs whose name is taken are
         left out.
+
+        Args:
+            other: The other graph.
+            prefix: Put before the ids and the names of values.
         """
         return combine.merge(self, other, prefix)
 
     def subgraph(self, *want: Ref | Link | str) -> Self:
-        """A new graph with only what the wanted nodes or outputs need."""
+        """A new graph with only the nodes that the wanted nodes or outputs need."""
         return combine.subgraph(self, [self.link(w) for w in want])
 
     def copy(self) -> Self:
-        """An independent copy; nodes, which never change, are shared."""
+        """An independent copy; `Node` objects, which never change, are shared."""
         return combine.copy(self)
 
     def __getitem__(self, id: str) -> Ref:
@@ -105,35 +116,35 @@ class GraphBuilder(GraphData):
         return Ref(self, Link(id), self.output_type(Link(id)))
 
     def link(self, want: Ref | Link | str | Any) -> Link:
-        """The link that a reference, a link, a declared output's name or a node's id stands for."""
+        """The link for a reference, a declared output's name or a node's id."""
         return link_of(self, want)
 
     def output_type(self, link: Link) -> Any:
-        """The type of what a link brings; Any where that cannot be known."""
+        """The type of the value that a link carries; Any if it cannot be known."""
         return inference.output_type(self, link)
 
     @property
     def outputs_types(self) -> dict[str, Any]:
-        """The types of its declared outputs."""
+        """The types of the declared outputs, by name."""
         return inference.declared_types(self)
 
     def problems(self) -> list[Problem]:
-        """Everything that is wrong with it, warnings too."""
+        """All problems of the graph, warnings included."""
         return validate.problems(self)
 
     def check(self) -> None:
-        """Raise a `WorkflowError` with all problems if any of them is an error."""
+        """Raise a `WorkflowError` that holds all problems if one of them is an error."""
         validate.check(self)
 
     # --- equality by content --------------------------------------------------------------------------------------
 
     @property
     def key(self) -> str:
-        """A hash of what the graph says: not of ids, positions, titles or paths' folders."""
+        """A hash of the graph's content: nodes, arguments, inputs and outputs, but no ids, positions or titles."""
         return graph_key(self)
 
     def __graphengine_key__(self) -> str:
-        """What stands for it in the key of a node whose code uses it."""
+        """What the graph adds to the key of a node whose code uses it."""
         return self.key
 
     def __eq__(self, other: object) -> bool:
@@ -143,7 +154,7 @@ class GraphBuilder(GraphData):
 
 
 def _installed(name: str) -> NodeDef[..., Any] | str:
-    """The node of a name; the name itself where no installed pack has it."""
-    from graphengine.declare.registry import find  # packs are looked for when one is named
+    """The installed node of a name; the name itself if there is none."""
+    from graphengine.declare.registry import find  # loads the installed packs
 
     return find(name) or name

@@ -1,4 +1,4 @@
-"""Graphs made of graphs: taking one into another, cutting a part out, copying."""
+"""Graphs made from graphs: merging two, extracting a subgraph, copying."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ G = TypeVar("G", bound=GraphData)
 
 
 def merge(graph: GraphData, other: GraphData, prefix: str = "") -> dict[str, str]:
-    """Take in another graph's nodes, inputs, values and outputs; returns the new id of each of its nodes.
+    """Add another graph's nodes, inputs, values and outputs to a graph; returns the new id of each of its nodes.
 
-    An id that is taken already gets a number. Inputs of one name are one input; outputs of a taken name are
-    left out.
+    An id that is taken gets a number. Inputs with the same name become one input; outputs whose name is taken are left
+    out.
+
+    Args:
+        graph: The graph that is changed.
+        other: The graph whose parts are added.
+        prefix: Put before the ids and the names of values.
     """
     ids: dict[str, str] = {}
     taken = dict.fromkeys(graph.nodes)
@@ -41,7 +46,7 @@ def merge(graph: GraphData, other: GraphData, prefix: str = "") -> dict[str, str
 
 
 def subgraph(graph: G, links: list[Link]) -> G:
-    """A new graph with only what the wanted nodes or outputs need."""
+    """Make a graph with only the nodes, inputs and values that some links need."""
     keep, stack = set[str](), [link.node for link in links]
     while stack:
         id = stack.pop()
@@ -61,7 +66,7 @@ def subgraph(graph: G, links: list[Link]) -> G:
 
 
 def copy(graph: G) -> G:
-    """An independent copy; nodes, which never change, are shared."""
+    """Copy a graph; `Node` objects, which never change, are shared."""
     twin = type(graph)(graph.title, graph.description)
     merge(twin, graph)
     twin.inputs, twin.outputs, twin.values = dict(graph.inputs), dict(graph.outputs), dict(graph.values)

@@ -1,6 +1,7 @@
-"""A graph as data: nodes, links between them, declared inputs and outputs.
+"""`GraphData` and `Node`: a graph as data, its nodes, links, declared inputs and outputs.
 
-`build.GraphBuilder` adds what needs types and checks, `api.Graph` what runs, reads and shows: users have that one.
+`graph.build.GraphBuilder` extends it by checked building; `graphengine.Graph`, which users import, by running, saving
+and drawing.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ class _Dataclass(Protocol):
 
 T = TypeVar("T")
 K = TypeVar("K")
-# Of defaults: so bounded that no type checker takes `object` for what a type and a wrong default have in common.
+# Types of defaults, with bounds: without these, a type checker would accept a wrong default by inferring `object`.
 B = TypeVar("B", bool, int, float, str, Path)
 D = TypeVar("D", bound=Enum | _Dataclass | tuple[Any, ...])
 
 class Node:
-    """One node of a graph: what it calls, with which arguments. Never changed; a change makes a new one.
+    """One node of a graph: what it calls, and with which arguments. It is never changed, but replaced by a new one.
 
     Attributes:
-        kind: The node's definition, a whole graph that is used as a node, or the name of a node that is not known.
-        args: By socket: a `Link`, a list with links in it, or a literal.
-        each: The sockets over whose lists the node is mapped.
+        kind: What the node calls: a node definition, a graph used as a node, or the name of an unknown node.
+        args: The arguments by input: a `Link`, a list that contains links, or a literal.
+        each: The inputs over whose lists the node is mapped.
         version: The version of the definition that a file was written for.
-        workflow: The path, as written, of the workflow file that `kind` was read from.
+        workflow: The path, as written, of the workflow file from which `kind` was read.
         ui: Positions and notes of editors; no part of any key.
-        keep_going: For a mapped node: the error of an item stands in the item's place.
-        links, lists, literals: The arguments by what they are.
-        before: The ids of the nodes it takes something from.
-        bound: The links to declared inputs and values.
+        keep_going: For a mapped node: the error of a failed item takes the item's place in the result.
+        links, lists, literals: The arguments, separated into links, lists that contain links, and literals.
+        before: The ids of the nodes whose outputs it takes.
+        bound: Its links to declared inputs and values, by input.
     """
 
     __slots__ = (
@@ -87,7 +88,7 @@ class Node:
 
     @property
     def type(self) -> str:
-        """The full name of what it calls."""
+        """The full name of the node definition, or the path or title of the workflow, that it calls."""
         if isinstance(self.kind, str):
             return self.kind
         if isinstance(self.kind, NodeDef):
@@ -96,11 +97,11 @@ class Node:
 
     @property
     def sockets(self) -> Mapping[str, Socket]:
-        """Its inputs; none for an unknown node."""
+        """The inputs of what it calls; empty for an unknown node."""
         return {} if isinstance(self.kind, str) else self.kind.sockets
 
     def sources(self) -> Iterator[tuple[str, Link]]:
-        """All links that come in, those inside lists too."""
+        """All incoming links with the input's name, including those inside lists."""
         yield from self.links
         for name, values in self.lists:
             for link in links_in(values):
@@ -111,17 +112,26 @@ class Node:
 
 
 class GraphData:
-    """Nodes and links, with declared inputs and outputs; a workflow file is one of these.
+    """Nodes and links, with declared inputs and outputs; a workflow file holds one graph.
 
     Attributes:
-        nodes: By id.
-        inputs, outputs: What makes it callable: `graph(prompt="...")`.
+        nodes: The nodes by id.
+        inputs, outputs: The declared inputs and outputs, with which a graph can be called: `graph(prompt="...")`.
         values: Literals that JSON cannot hold, linked as `values.NAME`.
-        title, description: For people.
-        file: The workflow file it was read from; relative paths start in its folder.
-        base: Where they start if it was read from no file.
-        lines: Line numbers in that file by path (`("nodes", "model", "with", "source")`).
-        problems_at_load: What was wrong with the file but does not keep it from being a graph.
+        title, description: Texts for people.
+        ui: Positions and notes of editors.
+        file: The workflow file that it was read from; relative paths start in its folder.
+        base: The folder at which relative paths start if it was not read from a file.
+        lines: The line numbers in the file by path (`("nodes", "model", "with", "source")`).
+        problems_at_load: Mistakes in the file that did not prevent reading it.
+        types: The inferred types of outputs, by node; see `graph.type_inference`.
+        outer: While it is built inside another graph: that graph.
+        captured: Links of the outer graph that were used inside, with the inputs that were made for them.
+        changes: The ids of changed nodes, in order; plans compare it with what they have seen.
+        unchecked: The ids of nodes that were not checked since they were changed.
+        checked: Whether nothing but `unchecked` needs to be checked.
+        parts: The graphs used as nodes, by id.
+        idle_plans: Plans of earlier runs that can be used again (see `planning.plan`).
     """
 
     def __init__(self, title: str = "", description: str = "") -> None:
@@ -177,7 +187,7 @@ class GraphData:
         range: Range | None = None, choices: Choices | None = None,
     ) -> T: ...
 
-    @overload  # which no type checker can take for a class
+    @overload  # unions, which are no classes for type checkers
     def input(
         self, name: str, type: UnionType | _SpecialForm, default: Any = ..., help: str = "",
         range: Range | None = None, choices: Choices | None = None,
@@ -192,7 +202,16 @@ class GraphData:
         range: Range | None = None,
         choices: Choices | None = None,
     ) -> Any:
-        """Declare an input and return a reference to it; without a default it must be given."""
+        """Declare an input and return a reference to it.
+
+        Args:
+            name: The input's name.
+            type: Its type.
+            default: Its default; without one, the input must be given in each run.
+            help: A help text.
+            range: The limits of a number.
+            choices: The values that it accepts.
+        """
         required = default is ...
         self.inputs[name] = Input(name, type, required, None if required else default, help, range, choices)
         self.changes.append(INPUTS)
@@ -201,7 +220,7 @@ class GraphData:
         return Ref(self, Link(INPUTS, name), self.input_type(name))
 
     def output(self, name: str, value: Any) -> None:
-        """Declare an output; a second one of that name takes the first one's place, with a warning."""
+        """Declare an output; a second declaration of a name replaces the first, with a warning."""
         link = self.argument(value)
         if type(link) is not Link:
             raise WorkflowError(f"the output {name} must be a node's output, not {value!r:.60}")
@@ -215,17 +234,20 @@ class GraphData:
             self.checked = False
 
     def argument(self, value: Any) -> Any:
-        """A call's argument as nodes hold it: references become links, those of outer graphs are captured."""
+        """Convert an argument of a call to the form in which nodes hold it: references become links.
+
+        A reference to a node of an outer graph becomes an input of this graph (it is captured).
+        """
         if type(value) is Ref:
             return value._link if value._graph is self else self._capture(value)
         if type(value) in (list, tuple):
             items = [self.argument(v) for v in value]
             return tuple(items) if type(value) is tuple and not has_links(items) else items
         if type(value) is dict:
-            found = {key: self.argument(v) for key, v in value.items()}
-            if has_links(list(found.values())):
+            items_by_key = {key: self.argument(v) for key, v in value.items()}
+            if has_links(list(items_by_key.values())):
                 raise WorkflowError("a node's output stands inside a dictionary; link it to an input of its own")
-            return found
+            return items_by_key
         held = self._held.get(id(value))
         if held is not None and held[0] is value:
             return Link(INPUTS, held[1])
@@ -245,24 +267,24 @@ class GraphData:
         return Link(INPUTS, name)
 
     def hold(self, name: str, value: Any) -> Ref:
-        """Take a value in under an input's name: used as an argument, it keeps where it came from (expansions)."""
+        """Register the value of an input: used as an argument, it becomes a link to the input (for expansions)."""
         self._held[id(value)] = (value, name)
         return Ref(self, Link(INPUTS, name), self.inputs[name].type)
 
     def connect(self, id: str, socket: str, source: Ref | Link | str) -> None:
-        """Link a socket of a node to an output (`"model"`, `"split.left"`, `"inputs.prompt"`)."""
+        """Link an input of a node to an output (`"model"`, `"split.left"`, `"inputs.prompt"`)."""
         if isinstance(source, str):
             source = Link(*source.split(".", 1)) if "." in source else Link(source)
         self.set(id, socket, source)
 
     def set(self, id: str, socket: str, value: Any) -> None:
-        """Give a socket of a node a literal (or a link)."""
+        """Set an input of a node to a literal or a link."""
         node = self.node(id)
         args = {**node.args, socket: self.argument(value)}
         self.put(id, Node(node.kind, args, node.each, node.version, node.workflow, node.ui, node.keep_going))
 
     def remove(self, id: str) -> None:
-        """Take a node out; links to it are left dangling and reported by `problems()`."""
+        """Remove a node; links to it stay, and are reported by `problems()`."""
         self.node(id)
         del self.nodes[id]
         self.parts.pop(id, None)
@@ -282,18 +304,18 @@ class GraphData:
         return self.nodes[id]
 
     def put(self, id: str, node: Node) -> None:
-        """Set a node, new or in another's place."""
+        """Add a node under an id, or replace the node that has it."""
         old = self.nodes.get(id)
         if old is not None:
-            self.types.clear()  # what generic nodes after it make may change
-            # What others take from it may have changed, or a new link may close a cycle: then all is checked again.
+            self.types.clear()  # the types of generic nodes after it may change
+            # If its outputs may have changed, or a new link may close a cycle, the whole graph is checked again.
             same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
             if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
                 self.checked = False
         elif isinstance(node.kind, GraphData) or any(
             link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)
         ):
-            self.checked = False  # a graph in it may be wrong; what is linked to and still to come may close a cycle
+            self.checked = False  # an inner graph may be wrong; a link to a node that is added later may close a cycle
         self.nodes[id] = node
         if isinstance(node.kind, GraphData):
             self.parts[id] = node.kind
@@ -303,7 +325,7 @@ class GraphData:
         self.unchecked[id] = None
 
     def free_name(self, name: str, taken: Mapping[str, Any]) -> str:
-        """The name, or with a number where it is taken."""
+        """The name itself, or with a number if it is taken."""
         if name not in taken and name not in (INPUTS, VALUES):
             return name
         count = self._counts.get(name, 1)
@@ -319,43 +341,43 @@ class GraphData:
         return id in self.nodes
 
     def input_type(self, name: str) -> Any:
-        """The type that a link to a declared input has: what may be null is so."""
+        """The type of a link to a declared input: with null if the input's default is null."""
         declared = self.inputs[name]
         return declared.type if declared.required or declared.default is not None else declared.type | None \
             if declared.type is not Any else Any
 
     def consumers(self) -> dict[str, list[str]]:
-        """For each node the ids of those that take something from it."""
-        found: dict[str, list[str]] = {id: [] for id in self.nodes}
+        """For each node, the ids of the nodes that take its outputs."""
+        consumers: dict[str, list[str]] = {id: [] for id in self.nodes}
         for id, node in self.nodes.items():
             for source in dict.fromkeys(link.node for _, link in node.sources()):
-                found.setdefault(source, []).append(id)
-        return found
+                consumers.setdefault(source, []).append(id)
+        return consumers
 
     def bound_sockets(self) -> list[tuple[str, str, Link]]:
-        """Node, socket and link of every link to a declared input."""
+        """Every link to a declared input, as (node id, input of the node, link)."""
         if self._bound is None or self._bound[0] != len(self.changes):
-            found = [(id, *pair) for id, node in self.nodes.items() for pair in node.bound if pair[1].node == INPUTS]
-            self._bound = len(self.changes), found
+            bound = [(id, *pair) for id, node in self.nodes.items() for pair in node.bound if pair[1].node == INPUTS]
+            self._bound = len(self.changes), bound
         return self._bound[1]
 
     def with_parts(self) -> list[GraphData]:
-        """This graph and all that are used as nodes in it, at any depth, each once: one may use itself."""
-        found, stack = {id(self): self}, [self]
+        """This graph and all graphs that are used as nodes in it, at any depth, each once (a graph may use itself)."""
+        graphs, stack = {id(self): self}, [self]
         while stack:
             for part in stack.pop().parts.values():
-                if id(part) not in found:
-                    found[id(part)] = part
+                if id(part) not in graphs:
+                    graphs[id(part)] = part
                     stack.append(part)
-        return list(found.values())
+        return list(graphs.values())
 
     def leaves(self) -> list[str]:
-        """Nodes that nobody takes anything from."""
+        """The ids of the nodes whose outputs no other node takes."""
         used = {link.node for node in self.nodes.values() for _, link in node.sources()}
         return [id for id in self.nodes if id not in used]
 
     def networkx(self) -> networkx.MultiDiGraph[str]:
-        """The graph for networkx: nodes carry `node`, edges `source` (a port) and `socket`."""
+        """Convert to a networkx graph: nodes have the attribute `node`, edges `source` (a port) and `socket`."""
         import networkx
 
         view: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
@@ -371,20 +393,21 @@ class GraphData:
 
     @property
     def name(self) -> str:
+        """The title, or `workflow`."""
         return self.title or "workflow"
 
     @property
     def folder(self) -> Path | None:
-        """Where relative paths in it start; None for the current folder, or that of the graph that it is part of."""
+        """The folder at which relative paths start; None: the current folder, or that of the graph around it."""
         return self.file.absolute().parent if self.file is not None else self.base
 
     @property
     def sockets(self) -> dict[str, Socket]:
-        """Its declared inputs, as a node's."""
+        """The declared inputs as sockets, as a node definition has them."""
         return {name: declared.socket() for name, declared in self.inputs.items()}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments by input name, as a call gives them."""
+        """Bind the arguments of a call to input names; raises TypeError for too many or repeated arguments."""
         if len(args) > len(self.inputs):
             raise TypeError(f"{self.name} takes {len(self.inputs)} inputs, {len(args)} were given")
         given = dict(zip(self.inputs, args, strict=False))
@@ -397,5 +420,5 @@ class GraphData:
 
 
 def folder_of(graph: GraphData) -> Path:
-    """Where relative paths in a graph start."""
+    """The folder at which relative paths in a graph start."""
     return graph.folder or Path.cwd()

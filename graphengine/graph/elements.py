@@ -1,4 +1,4 @@
-"""What graphs are made of: links, nodes, declared inputs, and the references that stand for outputs while building."""
+"""Parts of graphs: links, declared inputs, and the references to outputs that exist while a graph is built."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from graphengine.values.types import is_named_tuple, type_name
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a value comes from: a node's output, `inputs.NAME` or `values.NAME`.
+    """The source of a value: a node's output, `inputs.NAME` or `values.NAME`.
 
-    An empty port is the node's only output, or the whole tuple of several.
+    An empty port means the node's only output, or the tuple of all its outputs.
     """
 
     node: str
@@ -29,10 +29,12 @@ INPUTS, VALUES = "inputs", "values"
 
 
 def has_links(values: list[Any]) -> bool:
+    """Whether a list contains links, also in lists inside it."""
     return any(type(v) is Link or (type(v) is list and has_links(v)) for v in values)
 
 
 def links_in(values: list[Any]) -> Iterator[Link]:
+    """The links in a list and in lists inside it."""
     for value in values:
         if type(value) is Link:
             yield value
@@ -42,7 +44,7 @@ def links_in(values: list[Any]) -> Iterator[Link]:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A declared input of a graph, which makes it callable as a function."""
+    """A declared input of a graph."""
 
     name: str
     type: Any
@@ -53,18 +55,19 @@ class Input:
     choices: Choices | None = None
 
     def socket(self) -> Socket:
-        # A null stands for the default of whatever it is linked to.
-        kind = self.type if self.required else self.type | None if self.type is not Any else Any
-        return Socket(self.name, kind, self.required, self.default, self.help, self.range, self.choices, lazy=True)
+        """The input as a socket, as node definitions have them."""
+        # A null means the default of the inputs that it is linked to.
+        type = self.type if self.required else self.type | None if self.type is not Any else Any
+        return Socket(self.name, type, self.required, self.default, self.help, self.range, self.choices, lazy=True)
 
     def socket_for(self, value: Any) -> Socket:
-        """The socket against which a value is checked: what does not fit is told with the type that was declared."""
-        made = self.socket()
-        return made if value is None or self.default is None else replace(made, type=self.type)
+        """The socket against which to check a value; its type is the declared one, so that errors name that."""
+        socket = self.socket()
+        return socket if value is None or self.default is None else replace(socket, type=self.type)
 
 
 class Ref:
-    """The promise of a node's output, given instead of a value while a graph is being built."""
+    """A reference to a node's output, returned instead of a value while a graph is being built."""
 
     __slots__ = ("_graph", "_link", "_type")
 
@@ -104,7 +107,7 @@ class Ref:
 
 
 def bad_id(id: str) -> str:
-    """Why a text cannot be a node's id, or ''."""
+    """The reason why a text cannot be a node's id; '' if it can."""
     if id in (INPUTS, VALUES):
         return f"{id} is a reserved name"
     if not isinstance(id, str) or not id or re.search(r"[.\s/\\\x00-\x1f]", id):
@@ -113,7 +116,7 @@ def bad_id(id: str) -> str:
 
 
 def map_links(value: Any, change: Callable[[Link], Any]) -> Any:
-    """An argument with each of its links changed."""
+    """Apply a function to each link in an argument, also in lists."""
     if type(value) is Link:
         return change(value)
     if type(value) is list:

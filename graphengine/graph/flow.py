@@ -157,7 +157,7 @@ def _called(body: Callable[..., R], row: tuple[Any, ...]) -> R | NodeError:
 
 
 def _single_call(part: GraphData, names: list[str]) -> tuple[NodeDef[..., Any], dict[str, str], dict[str, Any]] | None:
-    """If a body is one call over its inputs: the node, its inputs by socket, and its literals."""
+    """If a body is a single call of a node on its inputs: the node, the body's inputs by socket, and the literals."""
     if len(part.nodes) != 1 or part.outputs["result"].port:
         return None
     ((id, call),) = part.nodes.items()
@@ -177,8 +177,10 @@ def _mapped(
 
 
 def _no_list(values: Any, in_graph: bool) -> str | None:
-    """What is given to `each` in the place of a list; None for a list. Outside a graph, all that can be gone through
-    is one."""
+    """A text that shows an argument of `each` that is no list; None if it is one.
+
+    Outside a graph, any iterable is accepted.
+    """
     from graphengine.graph.type_inference import item_type
 
     if isinstance(values, Ref):

@@ -1,4 +1,4 @@
-"""The hash of what a graph says."""
+"""Keys of graphs: a hash of a graph's content, by which graphs are compared."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from graphengine.values.literals import coerce
 
 
 def graph_key(graph: GraphData) -> str:
-    """A hash of what a graph says: its nodes without their ids, its inputs and outputs by name."""
+    """Hash the content of a graph: its nodes without their ids, its inputs and outputs by name; 32 hex digits."""
     keys: dict[int, str] = {}
     stack, entered = [graph], set[int]()
     while stack:
         current = stack[-1]
-        if hash(current) not in entered:  # the graphs that are used in it come first
+        if hash(current) not in entered:  # the graphs that it uses as nodes are hashed first
             entered.add(hash(current))
             parts = [node.kind for node in current.nodes.values() if isinstance(node.kind, GraphData)]
             stack.extend(part for part in parts if hash(part) not in entered)
@@ -35,7 +35,7 @@ def _graph_key(graph: GraphData, keys: Mapping[int, str]) -> str:
 
     def token(link: Link) -> Any:
         if link.node == VALUES:
-            return _constant(graph.values.get(link.port))  # as the literal that it stands for
+            return _constant(graph.values.get(link.port))  # counts as the literal itself
         if link.node == INPUTS:
             return (INPUTS, link.port)
         return (known.get(link.node, b"cycle" if link.node in graph.nodes else b"dangling"), link.port)
@@ -46,7 +46,7 @@ def _graph_key(graph: GraphData, keys: Mapping[int, str]) -> str:
         return digest((name, sorted(node.each) + ["keep going"] * node.keep_going, args))
 
     def written(node: Node, name: str, value: Any) -> Any:
-        """A literal as its socket takes it: a file holds the text of an enum or a path."""
+        """A literal converted to its socket's type, since files hold enums and paths as texts."""
         socket = node.sockets.get(name)
         literal = name in node.literals and socket is not None and name not in node.each
         try:
@@ -79,5 +79,5 @@ def _links_or_constant(value: Any) -> Any:
 def _constant(value: Any) -> Any:
     try:
         return canonical(value)
-    except NotData:  # a function or an object: only its name can be told
+    except NotData:  # a function or an object, of which only the name is known
         return getattr(value, "__qualname__", type(value).__qualname__)

@@ -1,4 +1,4 @@
-"""Files that a workflow names and that are not there: warnings, for a node may still write them."""
+"""Warnings about files that a workflow names but that do not exist (yet: one of its nodes may write them)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from graphengine.keys.files import resolve
 
 
 def missing_files(graph: GraphData, given: Collection[str] = ()) -> list[Problem]:
-    """A warning, with its line, for each path among the literals and the defaults that leads to nothing.
+    """List a warning, with its line, for each path among the literals and the defaults that does not exist.
 
     Args:
-        given: The declared inputs that get a value: their defaults do not matter.
+        graph: The graph.
+        given: The declared inputs that get a value, so that their defaults are not checked.
     """
-    found = []
+    warnings = []
     for part in graph.with_parts():
         base = part.folder or graph.folder or Path.cwd()
         for id, node in part.nodes.items():
             for name, rule in node.kind.files.items() if isinstance(node.kind, NodeDef) else ():
                 for what in _missing(node.literals.get(name), rule, base):
-                    found.append(placed(part, _warning(what, id, name), ("nodes", id)))
+                    warnings.append(placed(part, _warning(what, id, name), ("nodes", id)))
     base = graph.folder or Path.cwd()
     for id, socket, link in graph.bound_sockets():
-        kind, declared = graph.nodes[id].kind, graph.inputs.get(link.port)
-        if declared is None or declared.name in given or not isinstance(kind, NodeDef) or socket not in kind.files:
+        definition, declared = graph.nodes[id].kind, graph.inputs.get(link.port)
+        if declared is None or declared.name in given or not isinstance(definition, NodeDef):
             continue
-        for what in _missing(declared.default, kind.files[socket], base):
+        if socket not in definition.files:
+            continue
+        for what in _missing(declared.default, definition.files[socket], base):
             problem = placed(graph, _warning(what, INPUTS, declared.name), (INPUTS, declared.name))
-            found += [problem] if problem not in found else []
-    return found
+            warnings += [problem] if problem not in warnings else []
+    return warnings
 
 
 def _warning(what: str, node: str, socket: str) -> Problem:
@@ -45,7 +48,7 @@ def _warning(what: str, node: str, socket: str) -> Problem:
 
 
 def _missing(value: Any, rule: File, base: Path) -> Iterator[str]:
-    """What is wrong with the paths in a value that are read."""
+    """The error message for each missing path in a value."""
     if rule.write or rule.missing:
         return
     if isinstance(value, list | tuple):

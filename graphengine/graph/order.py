@@ -1,4 +1,4 @@
-"""Questions about whole graphs: in which order their nodes come, which of them act, which packs they are of."""
+"""Questions about whole graphs: the order of their nodes, whether they have effects, and the packs that they use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 
 def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
-    """Whether something acts when this is run: a node that saves or shows, or a graph with such a node in it.
+    """Whether running a node or graph has an effect: it is an output node (saves or shows), or contains one.
 
-    `known` remembers it of graphs by their `id`, as long as none of them is changed.
+    Args:
+        kind: A node definition, a graph, or the name of an unknown node.
+        known: Answers for graphs by their `id`, valid as long as no graph is changed; it is filled.
     """
     if not isinstance(kind, GraphData):
         return isinstance(kind, NodeDef) and kind.output
@@ -26,7 +28,7 @@ def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
         if id(graph) not in known:
             own = (node.kind for node in graph.nodes.values())
             known[id(graph)] = any(isinstance(k, NodeDef) and k.output for k in own)
-            stack.extend(waiting)  # a graph used in itself is known by now, and adds nothing
+            stack.extend(waiting)  # a graph that uses itself is in `known` by now, and adds nothing
         if not waiting or all(id(part) in known for part in graph.parts.values()):
             stack.pop()
             known[id(graph)] |= any(known[id(part)] for part in graph.parts.values())
@@ -34,7 +36,7 @@ def acts(kind: Any, known: dict[int, bool] | None = None) -> bool:
 
 
 def topological(graph: GraphData) -> list[str]:
-    """All ids, sources first; those on a cycle come in any order."""
+    """The ids of all nodes in topological order, sources first; nodes on a cycle come in any order."""
     order: list[str] = []
     seen: set[str] = set()
     for start in graph.nodes:
@@ -51,8 +53,8 @@ def topological(graph: GraphData) -> list[str]:
 
 
 def packs_of(graph: GraphData) -> list[Pack]:
-    """The packs whose nodes a graph uses, by name."""
-    from graphengine.pack import pack_of  # it asks for distributions, whose library takes its time to import
+    """The packs whose nodes a graph uses, sorted by name."""
+    from graphengine.pack import pack_of  # imports importlib.metadata, which is slow
 
     return sorted({pack_of(module) for module in _modules(graph)}, key=lambda pack: pack.name)
 

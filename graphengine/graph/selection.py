@@ -1,4 +1,4 @@
-"""What of a graph is wanted: an output's name, a node's id, a reference, a link, or a list of these."""
+"""Selection of what a run must compute: by an output's name, a node's id, a reference, a link, or a list of these."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphengine.graph.validate import link_problems
 
 
 def link_of(graph: GraphData, want: Ref | Link | str | Any) -> Link:
-    """The link that a reference, a link, a declared output's name or a node's id stands for in a graph.
+    """The link for a reference, a declared output's name or a node's id in a graph.
 
     Raises:
         WorkflowError: There is no such node or output, or the reference is of another graph.
@@ -28,13 +28,21 @@ def link_of(graph: GraphData, want: Ref | Link | str | Any) -> Link:
         want = Link(node, port)
     if want.node not in (INPUTS, VALUES):
         graph.node(want.node)
-    if found := list(link_problems(graph, want)):
-        raise WorkflowError(found)
+    if problems := list(link_problems(graph, want)):
+        raise WorkflowError(problems)
     return want
 
 
 def wanted_links(graph: GraphData, want: Any) -> tuple[list[str], list[Link], list[Link]]:
-    """Names and links of what is wanted, and links of the nodes that act besides."""
+    """Select what to compute.
+
+    Args:
+        graph: The graph.
+        want: What is wanted; None: the declared outputs, or without any, the nodes whose outputs no other node takes.
+
+    Returns:
+        The names of the results, their links, and the links of further nodes that have effects and therefore run too.
+    """
     if want is not None:
         wants = list(want) if isinstance(want, list | tuple) else [want]
         links = [link_of(graph, w) for w in wants]

@@ -1,4 +1,4 @@
-"""The types of nodes' outputs: declared, or found from what is linked to nodes with type variables."""
+"""Type inference: the types of nodes' outputs; for nodes with type variables, they follow from the inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from graphengine.values.types import Solved, fits, strip, substitute, union_memb
 
 
 def output_types(graph: GraphData, id: str) -> dict[str, Any]:
-    """The types of a node's outputs by port ('' is the only one, or the whole tuple), generics solved."""
+    """The types of a node's outputs by port, with type variables replaced.
+
+    The port '' is the only output, or the tuple of all. Results are kept in `graph.types`.
+    """
     known = graph.types.get(id)
     if known is not None:
         return known
@@ -30,7 +33,7 @@ def output_types(graph: GraphData, id: str) -> dict[str, Any]:
         if (hash(owner), current) not in entered:
             entered.add((hash(owner), current))
             if isinstance(node.kind, GraphData):
-                owner.types[current] = {"": Any}  # where it is used in itself, this is asked for again
+                owner.types[current] = {"": Any}  # a first guess, in case the graph uses itself
                 unsure.add((hash(owner), current))
             before = [b for b in _needed(owner, current, node) if b[1] not in b[0].types]
             if waiting := [b for b in before if (hash(b[0]), b[1]) not in entered]:
@@ -43,7 +46,7 @@ def output_types(graph: GraphData, id: str) -> dict[str, Any]:
 
 
 def output_type(graph: GraphData, link: Link) -> Any:
-    """The type of what a link brings; Any where that cannot be known."""
+    """The type of the value that a link carries; Any if it cannot be known."""
     if link.node == INPUTS:
         return graph.input_type(link.port) if link.port in graph.inputs else Any
     if link.node == VALUES:
@@ -58,7 +61,7 @@ def declared_types(graph: GraphData) -> dict[str, Any]:
 
 
 def _needed(graph: GraphData, id: str, node: Node) -> list[tuple[GraphData, str]]:
-    """The nodes whose output types decide those of this one."""
+    """The nodes whose output types must be known before those of this node."""
     if isinstance(node.kind, GraphData):
         return [(node.kind, link.node) for link in node.kind.outputs.values() if link.node in node.kind.nodes]
     return [(graph, source) for source in sources_of(graph, id)] if _is_generic(node) else []
@@ -94,7 +97,7 @@ def _types(graph: GraphData, node: Node) -> dict[str, Any]:
 
 
 def type_of(graph: GraphData, value: Any) -> Any:
-    """The type of an argument: a link's, a list's by its items, a literal's."""
+    """The type of an argument: a link, a list with links, or a literal."""
     if type(value) is Link:
         return output_type(graph, value)
     if type(value) is list:
@@ -103,24 +106,24 @@ def type_of(graph: GraphData, value: Any) -> Any:
 
 
 def common_type(types: Sequence[Any]) -> Any:
-    """One type that all of these fit: their union, or Any for none."""
-    kinds = list(dict.fromkeys(t for t in types if t is not Any))
-    if not kinds or len(kinds) == 1:
-        return kinds[0] if kinds else Any
-    return Union[tuple(kinds)]  # noqa: UP007 - built at run time
+    """A type that all of these fit: their union; Any if there are none."""
+    distinct = list(dict.fromkeys(t for t in types if t is not Any))
+    if not distinct or len(distinct) == 1:
+        return distinct[0] if distinct else Any
+    return Union[tuple(distinct)]  # noqa: UP007 - built at run time
 
 
 def item_type(annotation: Any) -> Any:
-    """The type of a list's items; None where it is no list."""
+    """The type of a list's items; None if the type is no list."""
     annotation = strip(annotation)
     if annotation is Any:
         return Any
-    kinds = [t for t in union_members(annotation) if (get_origin(t) or t) is list]
-    if not kinds:
+    lists = [t for t in union_members(annotation) if (get_origin(t) or t) is list]
+    if not lists:
         return None
-    return (get_args(kinds[0]) or (Any,))[0]
+    return (get_args(lists[0]) or (Any,))[0]
 
 
 def sources_of(graph: GraphData, id: str) -> Iterator[str]:
-    """The nodes that a node takes something from."""
+    """The ids of the nodes whose outputs a node takes."""
     return iter(dict.fromkeys(link.node for _, link in graph.nodes[id].sources() if link.node in graph.nodes))

@@ -1,4 +1,4 @@
-"""What is wrong with a graph, all of it at once and before anything runs."""
+"""Validation: finds all problems of a graph at once, before anything runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from graphengine.values.types import Solved, fits, has_variables, type_name, uni
 
 
 def problems(graph: GraphData) -> list[Problem]:
-    """Everything that is wrong with a graph and the graphs used as nodes in it; warnings too.
+    """List all problems of a graph and of the graphs used as nodes in it, warnings included.
 
-    A graph that is used in several places is told of at the first of them.
+    The problems of a graph that is used in several places are listed for the first of them.
     """
     found: list[list[Problem]] = []
     seen: set[int] = set()
@@ -48,7 +48,7 @@ def problems(graph: GraphData) -> list[Problem]:
 
 
 def _endless(graph: GraphData) -> Iterator[Problem]:
-    """What is wrong where a workflow uses itself and nothing decides whether it does (a lazy input, as of `when`)."""
+    """Find workflows that use themselves unconditionally: without a lazy input, as of `when`, in between."""
     pending = graph.with_parts()
     if len(pending) == 1 and not graph.parts:
         return
@@ -84,7 +84,7 @@ def _endless(graph: GraphData) -> Iterator[Problem]:
 
 
 def _always_used(graph: GraphData, known: dict[int, bool]) -> Iterator[tuple[str, GraphData]]:
-    """The workflows used as nodes in a graph that are needed whatever its conditions say."""
+    """The workflows used as nodes in a graph that are needed whatever its conditions are."""
     needed: dict[str, None] = {}
     acting = [id for id, node in graph.nodes.items() if acts(node.kind, known)]
     stack = [*(link.node for link in graph.outputs.values()), *acting]
@@ -117,7 +117,7 @@ def _own_problems(graph: GraphData) -> list[Problem]:
 
 
 def node_problems(graph: GraphData, id: str) -> list[Problem]:
-    """What is wrong with one node: its name, its sockets, its literals and what is linked to it."""
+    """List the problems of one node: its id, its inputs, its literals and its links."""
     found = list(_node_problems(graph, id))
     kind, node = graph.nodes[id].kind, graph.nodes[id]
     if isinstance(kind, NodeDef) and kind.check_fn is not None and not node.each:
@@ -126,8 +126,7 @@ def node_problems(graph: GraphData, id: str) -> list[Problem]:
 
 
 def given_here(node: Node) -> dict[str, Any]:
-    """The inputs of a node that are known before it runs: its literals, and lists of links for lazy inputs, of which
-    nobody knows more when it runs either."""
+    """The inputs of a node that its own validator gets: its literals, and the lists of links for its lazy inputs."""
     lazy = {name for name, socket in node.sockets.items() if socket.lazy}
     return node.literals | {name: items for name, items in node.lists if name in lazy}
 
@@ -135,7 +134,14 @@ def given_here(node: Node) -> dict[str, Any]:
 def check_problems(
     kind: NodeDef[..., Any], literals: Mapping[str, Any], id: str, wrong: bool = False
 ) -> list[Problem]:
-    """What a node's own validator complains about; `wrong` if its literals are known to be wrong already."""
+    """Call a node's own validator and list its complaints.
+
+    Args:
+        kind: The node.
+        literals: The inputs to check.
+        id: The node's id.
+        wrong: The literals are known to be wrong already, so that an exception of the validator is no problem.
+    """
     assert kind.check_fn is not None
     try:
         return [Problem("invalid", sentence, Where(node=id)) for sentence in kind.check_fn(dict(literals)) or ()]
@@ -245,7 +251,7 @@ def _literals_in(values: list[Any]) -> Iterator[Any]:
 
 
 def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
-    """What is wrong with a literal in a socket."""
+    """The problem of a literal for a socket; None if it is right."""
     complaint = socket.complaint(value)
     if complaint is None:
         return None
@@ -257,11 +263,11 @@ def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
 
 
 MOST_MAPPED = 20_000
-"""Items that a node is mapped over at most: each is a task of its own, of 15 KB."""
+"""The most items that a node is mapped over; each becomes a task that takes about 15 KB."""
 
 
 def too_many(count: int, where: Where) -> Problem | None:
-    """What is wrong with mapping a node over so many items, if something is."""
+    """The problem of mapping a node over too many items; None if there are not too many."""
     if count <= MOST_MAPPED:
         return None
     hint = "split the list over several runs or jobs"
@@ -285,7 +291,7 @@ def _mapping(node: Node, id: str) -> Iterator[Problem]:
 
 
 def link_problems(graph: GraphData, link: Link) -> Iterator[Problem]:
-    """What is wrong with a link that is wanted."""
+    """The problems of a link: its node or output does not exist."""
     yield from _dangling(graph, link, link.node, link.port)
 
 
@@ -329,7 +335,7 @@ def _declared(graph: GraphData) -> Iterator[Problem]:
 
 
 def default_problem(graph: GraphData, declared: Input) -> Problem | None:
-    """What is wrong with the default of a declared input, at its line."""
+    """The problem of a declared input's default, with its line; None if it is right."""
     complaint = None if declared.required else declared.socket_for(declared.default).complaint(declared.default)
     if complaint is None:
         return None
@@ -340,7 +346,7 @@ def default_problem(graph: GraphData, declared: Input) -> Problem | None:
 
 
 def _cycles(graph: GraphData) -> Iterator[Problem]:
-    """One problem for each cycle that a depth-first walk meets (Tarjan's colours, without recursion)."""
+    """List a problem for each cycle that a depth-first search meets (three-colour marking, without recursion)."""
     done: set[str] = set()
     for start in graph.nodes:
         if start in done:
@@ -368,7 +374,7 @@ def _cycles(graph: GraphData) -> Iterator[Problem]:
 
 
 def placed(graph: GraphData, problem: Problem, path: tuple[str, ...]) -> Problem:
-    """The problem with its file and the nearest line that is known."""
+    """Add the file and the nearest known line to a problem."""
     place: dict[str, Any] = {}
     if graph.file is not None and problem.where.file is None:
         place["file"] = str(graph.file)
@@ -389,7 +395,7 @@ def _links(value: Any) -> Iterator[Link]:
 
 
 def check(graph: GraphData) -> None:
-    """Raise a `WorkflowError` with all problems of a graph if any of them is an error."""
+    """Raise a `WorkflowError` with all problems of a graph if one of them is an error."""
     found = problems(graph)
     if any(p.severity == "error" for p in found):
         raise WorkflowError(found)

@@ -1,4 +1,4 @@
-"""Keys: a Merkle hash of what a value is made of, by which values are found again.
+"""Keys of calls: a Merkle hash of everything that decides a call's result, under which the result is stored.
 
 A node's key holds its full name, its version (declared, else a hash of its code), the state of its pack, its literals
 in canonical form, the keys of the outputs linked to it and the fingerprints of its files; never ids, positions,
@@ -30,18 +30,18 @@ _HERE = HERE.decode()
 
 
 def is_of_process(key: bytes) -> bool:
-    """Whether a key's value is remembered in this process only: something that its nodes read could not be followed."""
+    """Whether a key is valid in this process only, because its nodes read data that cannot be followed."""
     return key.endswith(HERE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Identity:
-    """What of a key comes from the node itself.
+    """The part of a key that comes from the node itself.
 
     Attributes:
-        hash: Of its name, its version or code and data, the state of its pack.
-        used: What its code was found to use; None where its author's version says it.
-        unfollowed: What of that could not be followed, by name, and why; nothing where `.fingerprint` says what counts.
+        hash: The hash of its name, its version or code and data, and its pack's version stamp.
+        used: The code and data that its function uses; None if the node's declared version stands for them.
+        unfollowed: By name, the data that could not be followed, and why; empty if the node has a `.fingerprint`.
     """
 
     hash: bytes
@@ -50,12 +50,12 @@ class Identity:
 
 
 def identity(definition: NodeDef[..., Any]) -> bytes:
-    """What of a key comes from the node itself: its name, its version or code, the state of its pack."""
+    """The hash of a node itself: its name, its version or code, and its pack's version stamp."""
     return identified(definition).hash
 
 
 def identified(definition: NodeDef[..., Any]) -> Identity:
-    """The identity of a node, as it was when `is_current` last found it changed."""
+    """The identity of a node; it is kept until `is_current` notices a change."""
     known: Identity | None = definition.key_identity
     if known is None:
         known = definition.key_identity = _identify(definition)
@@ -63,8 +63,10 @@ def identified(definition: NodeDef[..., Any]) -> Identity:
 
 
 def is_current(definition: NodeDef[..., Any]) -> bool:
-    """Whether a node's identity still holds: nothing that its code uses has changed since. Else it is found anew when
-    it is next asked for. Asked once in a run for each node."""
+    """Whether nothing that a node's code uses has changed; otherwise its identity is computed again when next needed.
+
+    It is called once in a run for each node.
+    """
     known = definition.key_identity
     if known is None or known.used is None or known.used.stands():
         return True
@@ -73,13 +75,13 @@ def is_current(definition: NodeDef[..., Any]) -> bool:
 
 
 def data_stands(definition: NodeDef[..., Any]) -> bool:
-    """Whether the data that a node reads beside its inputs is what its key says."""
+    """Whether the data that a node reads besides its inputs is unchanged since its key was made."""
     known = definition.key_identity
     return known is None or known.used is None or known.used.data_stands()
 
 
 def state(definition: NodeDef[..., Any]) -> tuple[str, ...]:
-    """What stands for the state of a node's pack in its keys; for a node of a folder, as it was when it was loaded."""
+    """The version stamp of a node's pack in its keys; for a folder pack, as it was when the node was loaded."""
     sources = getattr(definition.fn, "__globals__", {}).get(SOURCES)
     pack = definition.module_pack
     return version_stamp(pack) if sources is None else (sources, *library_versions(pack))
@@ -95,17 +97,17 @@ def _identify(definition: NodeDef[..., Any]) -> Identity:
     hash = digest((definition.full_name, (version, used.hash), state(definition)))
     unfollowed = {} if definition.fingerprint_fn is not None or definition.cache != "disk" else used.unfollowed
     if unfollowed:
-        _say(definition, unfollowed)
+        _warn(definition, unfollowed)
     return Identity(hash, used, unfollowed)
 
 
-_said: set[tuple[str, str]] = set()
+_warned: set[tuple[str, str]] = set()
 
 
-def _say(definition: NodeDef[..., Any], unfollowed: Mapping[str, str]) -> None:
-    """Say once that a node is remembered in this process only."""
-    new = [name for name in unfollowed if (definition.full_name, name) not in _said]
-    _said.update((definition.full_name, name) for name in new)
+def _warn(definition: NodeDef[..., Any], unfollowed: Mapping[str, str]) -> None:
+    """Log once that the results of a node are remembered in this process only."""
+    new = [name for name in unfollowed if (definition.full_name, name) not in _warned]
+    _warned.update((definition.full_name, name) for name in new)
     if not new:
         return
     objects = "; ".join(f"{name} ({unfollowed[name]})" for name in new)
@@ -120,7 +122,7 @@ def _say(definition: NodeDef[..., Any], unfollowed: Mapping[str, str]) -> None:
 def _constant(value: Any) -> Any:
     try:
         return canonical(value)
-    except NotData:  # a function or an object: only its name can be told
+    except NotData:  # a function or an object, of which only the name is known
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
@@ -135,12 +137,18 @@ def _template(definition: NodeDef[..., Any]) -> KeyTemplate:
 def _default(socket: Socket, own: Mapping[str, Any]) -> Any:
     try:
         return canonical(coerce(own.get(socket.name, socket.default), socket.type), socket.uses)
-    except NotData:  # it is the same object in every call of this process
+    except NotData:  # the default is one object in every call of this process
         return ("object", token(socket.default), HERE)
 
 
 def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any = None) -> bytes:
-    """The key of a call from the tokens of its inputs; what is not given stands as its default."""
+    """The key of a call: 16 bytes of BLAKE2b, and a suffix if it is valid in this process only.
+
+    Args:
+        definition: The node.
+        tokens: By input, what each argument adds to the key; an input that is missing counts as its default.
+        salt: Added to the keys of exact runs: how this process computes.
+    """
     start, names, defaults, here = definition.key_template or _template(definition)
     hash = start.copy()
     if salt is not None:
@@ -152,11 +160,11 @@ def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any
 
 
 def own_fingerprint(definition: NodeDef[..., Any], values: Mapping[str, Any]) -> Any:
-    """What the `.fingerprint` function of a node adds to the key of a call with these inputs.
+    """Call the `.fingerprint` function of a node; returns the canonical form that enters the key of this call.
 
     Raises:
-        NodeDefinitionError: It returns what has no canonical form.
-        Exception: Whatever it raises itself.
+        NodeDefinitionError: It returns a value without a canonical form.
+        Exception: Whatever the function raises.
     """
     assert definition.fingerprint_fn is not None
     value = definition.fingerprint_fn(**{name: twin_of(value) for name, value in values.items()})

@@ -1,8 +1,9 @@
-"""What a function's code uses, as a canonical form: the version of a node that declares none.
+"""Hashes of code: everything that a function uses, as the version of a node that declares none.
 
-Code is followed through the functions and classes of the node's own pack and of all modules that belong to no
-installed distribution and no pack; for another pack stands its state, for a library a name. Data is followed by its
-content (see `content`). What the code itself changes and what has no content stands as the object that it is.
+Code is followed through the functions and classes of the node's own pack, and of modules that belong to no pack and no
+installed distribution. Code of another pack counts by that pack's version stamp, code of a library by its name. Data is
+hashed by its content (see `content`). Data that the code itself changes, or that has no readable content, counts as the
+one object that it is.
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ MISSING = object()
 
 
 def code_hash(function: Any) -> bytes:
-    """A hash of a function's code, constants, defaults, the data it closes over, and what it uses of its module."""
+    """Hash a function's code with everything it uses: constants, defaults, closure, and names of its module."""
     return follow(function).hash
 
 
 @dataclass(slots=True)
 class Followed:
-    """What a function's code uses, as it was when it was followed.
+    """Everything that a function's code uses, as it was when it was followed.
 
     Attributes:
-        hash: Of all of it.
-        unfollowed: What could not be followed, by its name for people, and why.
-        names: Names of modules and classes, each with a way to get what it stood for: `MISSING` for nothing.
-        cells: Variables of enclosing functions, likewise.
-        functions: Functions with their code and defaults, which an editor may have put anew into the same function.
-        data: Data, each with the attributes that are used of it and the hash of its content as this process sees it.
-        kept: Code that was followed, so that where it lies is nobody else's.
+        hash: The hash of all of it.
+        unfollowed: By a name for people, the data that could not be followed, and why.
+        names: The names in modules and classes that were read, each as (namespace, name, function that returns the
+            object it meant, or `MISSING`).
+        cells: The closure variables that were read, likewise.
+        functions: The functions, with their code and defaults, which an editor's reload may replace in place.
+        data: The data, with the names of attributes that the code uses and the hash of the content in this process.
+        kept: The code that was followed, kept alive so that no other object gets its id.
     """
 
     hash: bytes = b""
@@ -54,11 +56,11 @@ class Followed:
     kept: list[Any] = field(default_factory=list)
 
     def stands(self) -> bool:
-        """Whether all of it is as it was."""
+        """Whether nothing of it has changed."""
         return self.names_stand() and self.data_stands()
 
     def names_stand(self) -> bool:
-        """Whether each name stands for the same object, and each function for the same code."""
+        """Whether each name still means the same object, and each function still has the same code."""
         return (
             all(space.get(name, MISSING) is was() for space, name, was in self.names)
             and all(_content_of(cell) is was() for cell, was in self.cells)
@@ -69,7 +71,7 @@ class Followed:
         )
 
     def data_stands(self) -> bool:
-        """Whether the data has the same content."""
+        """Whether the content of the data is unchanged."""
         try:
             return all(_content_here(used).of(value) == was for value, used, was in self.data)
         except Unfollowed:
@@ -77,9 +79,9 @@ class Followed:
 
 
 def follow(function: Any) -> Followed:
-    """Follow what a function's code uses."""
+    """Follow everything that a function's code uses."""
     walk = CodeWalk(function, frozenset())
-    while walk.changed - walk.known:  # what was found late to be changed was followed as data until then
+    while walk.changed - walk.known:  # these were hashed as data before it was seen that the code changes them
         walk = CodeWalk(function, walk.changed | walk.known)
     return walk.found
 
@@ -89,13 +91,15 @@ Place = tuple[int, str]
 
 
 class CodeWalk:
-    """Follows one function.
+    """A walk through the code that a function uses, and through the code that this uses in turn.
 
     Args:
-        known: Names whose objects its code is known to change.
+        function: The function.
+        known: Names whose objects the code is known to change.
 
     Attributes:
-        changed: Names whose objects its code was found to change.
+        changed: Names whose objects the walk has seen the code change.
+        found: The result.
     """
 
     def __init__(self, function: Any, known: frozenset[Place]) -> None:
@@ -117,6 +121,7 @@ class CodeWalk:
             self.found.hash = digest(token(function))
 
     def function(self, function: types.FunctionType) -> Any:
+        """The canonical form of a function, with everything that it uses."""
         if (again := self._again(function)) is not None:
             return again
         if (inner := made_of(function)) is not None:
@@ -157,7 +162,7 @@ class CodeWalk:
         given = function.__defaults__ or ()
         by_position = zip(code.co_varnames[code.co_argcount - len(given) : code.co_argcount], given, strict=True)
         by_name = sorted((function.__kwdefaults__ or {}).items())
-        kept = change.names("parameter")  # a default that the function changes: its memory
+        kept = change.names("parameter")  # defaults that the function changes, and so uses as its memory
         defaults = []
         for name, value in (*by_position, *by_name):
             place = f"{function.__qualname__}({name}=)"
@@ -172,11 +177,11 @@ class CodeWalk:
         )
 
     def _is_copied(self, function: types.FunctionType, default: Any) -> bool:
-        """Whether each call of a function has a copy of a default: those of nodes have, where it can be copied."""
+        """Whether each call gets its own copy of a default: calls of nodes do, if it can be copied."""
         return function is self._node and owned(default)[0] is not default
 
     def _of_library(self, function: types.FunctionType) -> Any:
-        """A function that a library made around others: these are followed, and what it keeps for itself is not."""
+        """A library's function around other functions (a decorator's wrapper); only those others are followed."""
         inside = []
         for cell in function.__closure__ or ():
             value = _content_of(cell)
@@ -184,12 +189,12 @@ class CodeWalk:
             if value is not MISSING and (type(value) in PLAIN or self._is_code(type(value))):
                 inside.append(self.used(value, function.__qualname__))
         registry = vars(function).get("registry")
-        if type(registry) is types.MappingProxyType:  # of `functools.singledispatch`: what it chooses from
+        if type(registry) is types.MappingProxyType:  # the functions that `functools.singledispatch` chooses from
             inside.append(self.used(registry, function.__qualname__))
         return (_named(function), _facts(function.__code__).form, inside)
 
     def _passed_on(self, passed: Set[tuple[str, int, Any]], space: Mapping[str, Any]) -> set[str]:
-        """The globals that are given to a function of the module which changes them."""
+        """The globals that are passed to a function of the module which changes its argument."""
         found: set[str] = set()
         for name, number, origins in passed:
             callee = space.get(name)
@@ -207,16 +212,17 @@ class CodeWalk:
         return ("object", token(value))
 
     def used(self, value: Any, place: str, names: Set[str] = frozenset()) -> Any:
-        """What something that code uses adds to the hash.
+        """The canonical form of an object that code uses.
 
         Args:
-            place: What it is called for people.
-            names: The attributes that the code uses, of whatever.
+            value: The object, code or data.
+            place: Its name for people.
+            names: All attribute names that occur in the code.
         """
-        kind = type(value)
-        if id(kind) in _PLAIN:
+        cls = type(value)
+        if id(cls) in _PLAIN:
             return value
-        if self._is_code(kind):
+        if self._is_code(cls):
             return self.code(value, place, names)
         met = (id(value), frozenset(names))
         if met in self._data:
@@ -281,7 +287,7 @@ class CodeWalk:
         return ("graph", graph.__graphengine_key__(), [self.code(definition, definition.name) for definition in nodes])
 
     def _is_own(self, module: str) -> bool:
-        """Whether code is followed: that of no pack and no library, and that of the node's own pack."""
+        """Whether code of a module is followed: it is loose, or belongs to the node's own pack."""
         where = origin(module or "")
         return where == "loose" or (where == "pack" and self._pack is not None and pack_of(module) is self._pack)
 
@@ -305,7 +311,7 @@ class CodeWalk:
         return ("class", _named(cls), [self.code(base, base.__qualname__) for base in cls.__bases__], found)
 
     def _module(self, module: types.ModuleType, names: Set[str]) -> Any:
-        """A module, with what is used of it where it is no library."""
+        """The canonical form of a module, with the names that are used of it unless it is a library."""
         if origin(module.__name__) == "library":
             return _named(module)
         if (again := self._again(module)) is not None:
@@ -317,7 +323,7 @@ class CodeWalk:
         return ("module", module.__name__, found)
 
     def _again(self, value: Any) -> Any:
-        """For what was met before: its number (it may use itself). It is kept, so that its id is nobody else's."""
+        """A reference by number to an object that was met before (code may use itself); None if it is new."""
         if id(value) in self._seen:
             return ("again", self._seen[id(value)][0])
         self._seen[id(value)] = (len(self._seen), value)
@@ -328,12 +334,12 @@ class CodeWalk:
 
 
 def _content_here(used: Set[str]) -> ContentReader:
-    """Reads content with code told by where it lies in memory: enough to see whether it has changed."""
+    """A reader that identifies code by its address, which suffices to see a change within this process."""
     return ContentReader(id, _is_code, used)
 
 
 def _held(value: Any) -> Callable[[], Any]:
-    """A way to get an object that does not keep it alive, where Python knows one."""
+    """A function that returns an object, by a weak reference where that is possible."""
     if id(type(value)) not in _PLAIN:
         try:
             return _Weak(weakref.ref(value))
@@ -343,7 +349,7 @@ def _held(value: Any) -> Callable[[], Any]:
 
 
 class _Weak:
-    """Gets an object while it lives, then what nothing stands for."""
+    """A function that returns an object while it is alive, and then itself, which equals no other object."""
 
     __slots__ = ("ref",)
 
@@ -371,10 +377,9 @@ _DESCRIPTORS = (
     types.GetSetDescriptorType, types.MemberDescriptorType,
 )  # fmt: skip
 _MAKING = frozenset({"__init_subclass__", "__set_name__"})
-"""Methods that Python calls when a class is made, before any node runs: what they change is data that no node changes;
-and of metaclasses"""
+"""Methods that Python calls when a class is made, before any node runs: only their code counts, not their changes."""
 _MAKING_OF_CLASSES = frozenset({"__new__", "__init__", "__prepare__"})
-"""these."""
+"""Such methods of metaclasses."""
 UNUSED = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
                     "__static_attributes__", "__annotate__", "__annotations_cache__", "_abc_impl",
                     "__abstractmethods__", "__dataclass_params__", "__dataclass_fields__", "__slots__",
@@ -394,12 +399,12 @@ def _is_code(kind: type) -> bool:
 
 
 def _is_graph(kind: type) -> bool:
-    """Whether objects of a class say by `__graphengine_key__` what they are, as graphs do."""
+    """Whether a class defines `__graphengine_key__`, as graphs do."""
     return any("__graphengine_key__" in cls.__dict__ for cls in type.mro(kind)[:-1])
 
 
 def _named(value: Any) -> Any:
-    """What stands for something of a library or a pack: its name, and for a pack its state."""
+    """The canonical form of code of a library or a pack: its name, and for a pack its version stamp."""
     if issubclass(type(value), type):
         name, qualified = module_of(value), type.__dict__["__qualname__"].__get__(value)
     else:
@@ -411,13 +416,13 @@ def _named(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What code says of itself.
+    """Facts about a code object.
 
     Attributes:
-        globals: The names of its module that it reads.
-        names: All names, of attributes too.
-        imports: The modules that it imports itself, which need not be imported yet.
-        form: Its canonical form.
+        globals: The global names that it uses.
+        names: All names in it, those of attributes too.
+        imports: The modules that it imports when it runs; they need not be imported yet.
+        form: The hash of its bytecode and constants.
     """
 
     globals: frozenset[str]

@@ -1,8 +1,8 @@
-"""The content of data that code reads beside its inputs, as a hash.
+"""Hashes of data that code reads besides its inputs, such as global tables.
 
 Containers, arrays, tensors and the state of objects are read as Python holds them: no method, property, `__eq__`,
-`__hash__`, `__iter__` or `__repr__` of a class that somebody else wrote is called, nothing is imported and no file
-opened. What has no content that can be read so (locks, files, clients, models), and what is too large, is refused.
+`__hash__`, `__iter__` or `__repr__` of a third party's class is called, nothing is imported and no file is opened. Data
+that cannot be read in this way (locks, files, clients, models), or is too large, is refused.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ from graphengine.old_names import moved
 from graphengine.pack import origin
 
 OBJECTS = 50_000
-"""How many objects are read of one global at most, and of"""
+"""The most objects that are read of one global."""
 BYTES = 4 << 20
-"""how many bytes."""
+"""The most bytes that are read of one global."""
 _FEW = 16
-"""Items that are sooner looked at one by one."""
+"""Lists of fewer items are read item by item, which is faster for them."""
 
 
 class Unfollowed(Exception):
-    """Data whose content cannot be followed: says what it is."""
+    """Data cannot be followed; the message says what kind of data it is."""
 
 
 Fact = Any
-"""Plain values, or a tuple of them: what is hashed of one object."""
+"""The plain value, or tuple of plain values, that is hashed for one object."""
 Read = Callable[["ContentReader", Any, list[Any]], Fact]
-"""Says what is hashed of an object itself, and adds the objects that it holds to a list."""
+"""A function that returns what is hashed for an object itself, and adds the objects in it to a list."""
 
 
 @dataclass(slots=True)
 class ClassLayout:
-    """How the objects of one class are read.
+    """How objects of one class are read.
 
     Attributes:
-        read: Reads what a built-in class of its bases holds.
-        namespace: Gives its `__dict__`.
-        slots: Give its attributes that have a slot.
-        computed: Attributes that hold what the object computes of others when it is asked.
+        fact: The canonical form of the class.
+        read: Reads the content that a built-in base class holds.
+        namespace: The descriptor of `__dict__`, if objects have one.
+        slots: The descriptors of attributes in slots.
+        computed: Attributes that the object computes from others when they are read, and which do not count.
     """
 
     fact: Any
@@ -66,13 +67,13 @@ class ClassLayout:
 
 
 class ContentReader:
-    """Reads the content of data.
+    """Reads and hashes the content of data.
 
     Args:
-        code: The canonical form of what is code: a function, class, module, node; None for what is data.
+        code: Returns the canonical form of code in the data: a function, class, module or node.
         is_code: Whether objects of a class are code.
-        used: The names of attributes that the code uses which reads the data: if one is a method that changes its
-            object, the data is changed by the code that reads it.
+        used: The attribute names in the code that reads the data. If one is a method that changes its object, the
+            code may change the data, which is then refused.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class ContentReader:
         self._objects = self._bytes = 0
 
     def of(self, value: Any) -> bytes:
-        """The hash of a value's content.
+        """Hash a value's content: 16 bytes of BLAKE2b.
 
         Raises:
-            Unfollowed: It has none that can be followed, or is too large.
+            Unfollowed: The content cannot be read, or is too large.
         """
         self._objects = self._bytes = 0
         try:
@@ -97,7 +98,7 @@ class ContentReader:
             raise Unfollowed("changed by another thread while it was read") from None
 
     def _hash(self, level: list[Any]) -> bytes:
-        """Read level by level: what was met before (it may hold itself) is told by its number."""
+        """Hash objects level by level; an object that was met before (it may hold itself) counts by its number."""
         hash = blake2b(digest_size=16)
         seen: dict[int, int] = {}
         while level:
@@ -128,7 +129,7 @@ class ContentReader:
         return hash.digest()
 
     def items(self, values: Iterable[Any], below: list[Any]) -> Fact:
-        """What is hashed of the items of a container: all of them at once where they are plain, else their number."""
+        """The fact for the items of a container: the items themselves if all are plain, else only their number."""
         items = list(values)
         if len(items) < _FEW or not _PLAIN.issuperset(map(id, map(type, items))):
             below += items
@@ -148,13 +149,13 @@ class ContentReader:
         self.take(count)
 
     def take(self, count: int) -> None:
-        """Count bytes that are about to be read."""
+        """Count bytes that are about to be read, against the limit `BYTES`."""
         self._bytes += count
         if self._bytes > BYTES:
             raise Unfollowed(f"more than {BYTES >> 20} MB")
 
     def unordered(self, values: Iterable[Any]) -> Fact:
-        """A set: its items in an order that does not depend on where they lie in memory."""
+        """The fact for a set: its items in an order that does not depend on their addresses."""
         items = list(values)
         self._objects += len(items)
         if self._objects > OBJECTS:
@@ -181,7 +182,7 @@ class ContentReader:
         for slot in layout.slots:
             try:
                 below.append(slot.__get__(value))
-            except AttributeError:  # it was not set
+            except AttributeError:  # the attribute is not set
                 below.append(None)
                 inside = (inside, "unset")  # type: ignore[assignment]
         return (layout.fact, inside)
@@ -219,16 +220,16 @@ class ContentReader:
         return layout
 
     def code_fact(self, value: Any) -> str:
-        """What is hashed of a function, a class, a module."""
+        """The fact for code: a function, a class, a module."""
         return repr(self.code(value))
 
 
 _ASKED = frozenset({"__call__", "__getitem__", "__missing__", "__enter__", "__exit__", "__iter__", "__next__",
                     "__getattr__", "__getattribute__", "__contains__", "__len__"})  # fmt: skip
-"""Methods that Python calls without their name in the code."""
+"""Methods that Python calls although their names do not occur in the code."""
 
 _OFFSETS = frozenset({"__vectorcalloffset__", "__weaklistoffset__", "__dictoffset__"})
-"""Members of C classes that say where something lies in memory: read of an object they give an address."""
+"""Members of C classes that hold offsets in memory, which are no content."""
 
 
 # --- built-in classes: what each holds -----------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def _default_dict(content: ContentReader, value: Any, below: list[Any]) -> Fact:
 
 
 def _ordered_dict(content: ContentReader, value: Any, below: list[Any]) -> Fact:
-    if not _PLAIN.issuperset(map(id, map(type, dict.keys(value)))):  # their own hash would be asked for
+    if not _PLAIN.issuperset(map(id, map(type, dict.keys(value)))):  # iterating would call the keys' own `__hash__`
         return ("OrderedDict", _dict(content, value, below))
     order = content.items(collections.OrderedDict.__iter__(value), below)
     return ("OrderedDict", order, _dict(content, value, below))
@@ -271,7 +272,7 @@ def _frozenset(content: ContentReader, value: Any, below: list[Any]) -> Fact:
 
 
 def _proxy(content: ContentReader, value: Any, below: list[Any]) -> Fact:
-    below.extend(gc.get_referents(value))  # its methods are those of the mapping behind it
+    below.extend(gc.get_referents(value))  # calling a method would call that of the mapping inside
     return ("mappingproxy",)
 
 
@@ -296,7 +297,7 @@ def _reduced(content: ContentReader, value: Any, below: list[Any]) -> Fact:
 
 
 def _written(value_repr: Callable[[Any], str]) -> Read:
-    """What is told by its text."""
+    """A reader for objects that their text describes completely."""
     return lambda content, value, below: ("text", value_repr(value))
 
 
@@ -306,7 +307,7 @@ def _plain(exact: Callable[[Any], Any]) -> Read:
 
 _FIELD = vars(collections.namedtuple("_FIELD", "field"))["field"]
 _PLAIN = frozenset(map(id, (int, str, float, bool, type(None), bytes, complex)))
-"""Classes of single values, by id: the hash of a class may be its metaclass's own."""
+"""Classes of single values, by id, because a metaclass may define how its classes are hashed."""
 _EXACT: dict[int, Read] = {
     id(cls): read
     for cls, read in (
@@ -328,7 +329,7 @@ _EXACT: dict[int, Read] = {
 _VISIBLE = frozenset(map(id, (
     functools.partial, types.SimpleNamespace, slice, range, re.Pattern, types.GenericAlias, types.UnionType, Generic,
 )))  # fmt: skip
-"""Classes written in C whose attributes are all that they hold."""
+"""Classes written in C whose attributes show all of their state."""
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ _IN_C = (
 
 
 def _has_hidden_state(cls: type, space: dict[str, Any]) -> bool:
-    """Whether a class is written in C, so that its objects may hold what Python does not see."""
+    """Whether a class is written in C, so that its objects may hold state that Python cannot see."""
     for name, found in space.items():
         if type(found) in _IN_C and name not in ("__dict__", "__weakref__") and found.__objclass__ is cls:
             return True
@@ -359,7 +360,7 @@ def _has_hidden_state(cls: type, space: dict[str, Any]) -> bool:
 
 
 def _special(kind: type, bases: tuple[type, ...]) -> Read | None:
-    """How objects of libraries are read that Python does not see into."""
+    """How objects of some libraries' classes written in C are read; None for other classes."""
     names = {(module_of(cls), type.__dict__["__name__"].__get__(cls)) for cls in bases}
     module, name = module_of(kind), type.__dict__["__name__"].__get__(kind)
     if kind is getattr(sys.modules.get("decimal"), "Decimal", None):
@@ -402,7 +403,7 @@ def _tensor(content: ContentReader, value: Any, below: list[Any]) -> Fact:
 
 def _ndarray(content: ContentReader, value: Any, below: list[Any]) -> Fact:
     numpy: Any = sys.modules["numpy"]
-    value = numpy.ndarray.view(value, numpy.ndarray)  # a subclass may compute what is asked of it
+    value = numpy.ndarray.view(value, numpy.ndarray)  # a subclass may override what is read
     size, dtype = int(value.nbytes), value.dtype
     if size > BYTES:
         raise Unfollowed(f"an array of more than {BYTES >> 20} MB")
@@ -424,16 +425,16 @@ def _scalar(content: ContentReader, value: Any, below: list[Any]) -> Fact:
 
 
 def module_of(cls: type) -> str:
-    """The module that defines a class, as Python knows it, whatever its metaclass says."""
+    """The module that defines a class, read without the class's metaclass."""
     try:
-        found = type.__dict__["__module__"].__get__(cls)
+        module = type.__dict__["__module__"].__get__(cls)
     except AttributeError:
-        found = None
-    return found if type(found) is str else "builtins"
+        module = None
+    return module if type(module) is str else "builtins"
 
 
 def _called(cls: type) -> str:
-    """What a class is called for people."""
+    """The name of a class for people, with its module."""
     name: str = type.__dict__["__qualname__"].__get__(cls)
     module = module_of(cls)
     return name if module in ("builtins", "__main__") else f"{module}.{name}"

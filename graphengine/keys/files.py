@@ -1,4 +1,4 @@
-"""Paths that nodes are given: where they start, which are allowed, and what their content's fingerprint is."""
+"""Files that nodes are given: resolving their paths, keeping them inside allowed folders, and hashing their content."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from graphengine.system.opening import Outside, check_inside, entries_of, open_f
 from graphengine.system.private import make_file, make_private
 
 REMEMBERED = 4 << 20
-"""Files of at least this many bytes have their hash remembered between processes."""
+"""The hashes of files of at least this many bytes are kept between processes."""
 
 FINE, COARSE = 20_000_000, 2_000_000_000
-"""Nanoseconds that a file system's clock may stand still: that of a kernel, and of one that counts seconds."""
+"""The longest tick, in nanoseconds, of a file system's clock: of one that follows the kernel, and of one in seconds."""
 
 
 def resolve(value: str | Path, rule: File, base: Path, roots: Sequence[Path] | None = None) -> str | Path:
-    """The absolute path of a file parameter; a name where the rule allows names and no such path exists.
+    """Resolve a file parameter to an absolute path; returns a text if it is a name that the rule allows.
 
     Args:
-        base: Where relative paths start.
-        roots: Folders that paths may not leave: the path that is returned is confined to them when it is opened
-            (`opening.Rooted`). None allows all.
+        value: The text or path that was given.
+        rule: The rule of the input.
+        base: The folder at which relative paths start.
+        roots: Folders that must contain the path, also when it is opened later (`system.opening.Rooted`); None allows
+            all.
 
     Raises:
-        FileError: The path does not exist, or leaves the allowed folders.
+        FileError: The path does not exist, or is outside the allowed folders.
     """
     text = os.fspath(value)
     if text in rule.known and not isinstance(value, Path):
@@ -72,7 +74,7 @@ _confined: contextvars.ContextVar[bool] = contextvars.ContextVar("graphengine_co
 
 @contextlib.contextmanager
 def confining() -> Iterator[None]:
-    """While a graph runs, a text that a node is given for a path is a name: the engine has resolved all paths."""
+    """Note inside a `with` block that a graph runs: all paths are resolved, and remaining texts are names."""
     token = _confined.set(True)
     try:
         yield
@@ -102,10 +104,10 @@ _lock = threading.Lock()
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's content; of a folder, a hash over the names and contents in it.
+    """Hash a file's content by SHA-256, or the names and contents in a folder; returns 64 hexadecimal digits.
 
-    The hash of a large file is remembered by path, size, inode and time of change, in memory and on disk, so that a
-    checkpoint is read once per machine.
+    The hash of a large file is kept by path, size, inode and time of change, in memory and on disk, so that a
+    checkpoint is read once on each machine.
 
     Raises:
         FileError: It cannot be read.
@@ -146,7 +148,7 @@ def _of_open(name: str, file: io.BufferedReader) -> str:
 
 
 def _is_settled(stat: os.stat_result) -> bool:
-    """Whether a file that changes from now on gets another time of change: file systems count in ticks."""
+    """Whether a change of the file from now on would change its time of change, which advances in ticks."""
     tick = COARSE if stat.st_ctime_ns % 1_000_000_000 == 0 else FINE
     return time.time_ns() - stat.st_ctime_ns > tick
 
@@ -161,7 +163,7 @@ def _open() -> sqlite3.Connection:
 
 
 def _remembered(name: str, state: tuple[int, int, int]) -> str | None:
-    # A memory that cannot be opened or is damaged is no memory: the file is read again.
+    # If the database cannot be opened or is damaged, the file is hashed again.
     with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(_open()) as base:
         row = base.execute("select size, inode, changed, digest from hashes where path = ?", (name,)).fetchone()
         if row is not None and tuple(row[:3]) == state and isinstance(row[3], str) and len(row[3]) == 64:

@@ -1,7 +1,7 @@
-"""What a function's code changes of what it finds outside itself: read off its bytecode, which is not run.
+"""Mutations by code: which globals, closure variables and parameters a function changes, read from its bytecode.
 
-Each value on Python's stack is followed back to the global, the free variable or the parameter that it comes from; a
-store into one, or the call of a method that changes its object, changes what it comes from.
+Each value on Python's stack is traced to the global, the closure variable or the parameter that it comes from. A store
+into the value, or a call of a method that changes its object, counts as a change of its origin. The code is not run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 Origin = tuple[Literal["global", "free", "parameter"], str]
 Slot = tuple[frozenset[Origin], str]
-"""Where a value on the stack comes from, and the attribute that was last looked up on the way."""
+"""The origins of a value on the stack, and the attribute that was looked up last on the way to it."""
 
 NOTHING: Slot = (frozenset(), "")
 
@@ -31,13 +31,13 @@ VIEWS = frozenset({"__getitem__", "get", "items", "ravel", "reshape", "setdefaul
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What code changes.
+    """The changes that code makes.
 
     Attributes:
-        of: Where the changed objects come from; also the globals and free variables that it binds anew.
-        bound: The globals that it binds anew.
-        passed: Calls of a global function: its name, the number of an argument, and where that comes from.
-        asked: Attributes that are looked up on what comes from outside: on what, and which.
+        of: The origins of changed objects, and the globals and closure variables that are assigned.
+        bound: The globals that are assigned.
+        passed: The calls of global functions: the function's name, an argument's position, and the argument's origins.
+        asked: The attributes that are looked up on values from outside: the value's origin, and the attribute.
     """
 
     of: frozenset[Origin]
@@ -46,18 +46,18 @@ class Changes:
     asked: frozenset[tuple[Origin, str]]
 
     def names(self, kind: str) -> frozenset[str]:
-        """The names of one kind of origin."""
+        """The names of the changed origins of one kind: `global`, `free` or `parameter`."""
         return frozenset(name for origin, name in self.of if origin == kind)
 
 
 @functools.lru_cache(maxsize=10_000)
 def changes(code: types.CodeType) -> Changes:
-    """What a function's code, and the functions written inside it, change."""
+    """The changes that a function's code, and the functions defined inside it, make."""
     return _Reading(code).read()
 
 
 class _Reading:
-    """Follows the values on the stack from one instruction to the next; jumps are not followed."""
+    """A trace of the values on the stack from one instruction to the next; jumps are not followed."""
 
     def __init__(self, code: types.CodeType) -> None:
         self.code = code
@@ -90,7 +90,7 @@ class _Reading:
         return (frozenset({("free", name)}), "") if name in self.code.co_freevars else NOTHING
 
     def _pop(self, count: int = 1) -> list[Slot]:
-        """Take from the stack, the topmost last; what is not known there comes from nowhere."""
+        """Take values from the stack, the topmost last; a value that is not known there has no origin."""
         taken = self.stack[-count:] if count else []
         del self.stack[len(self.stack) - len(taken) :]
         return [NOTHING] * (count - len(taken)) + taken
@@ -171,8 +171,14 @@ class _Reading:
 
 
 def changing_methods(functions: dict[str, types.FunctionType]) -> dict[str, str]:
-    """Of a class's methods by name, those that change the object they are called on, through others too: each with
-    the name of a method by which it does."""
+    """The methods of a class that change their object, directly or through other methods.
+
+    Args:
+        functions: The class's methods by name.
+
+    Returns:
+        For each changing method, the name of the method that makes the change.
+    """
     found: dict[str, str] = {}
     calls: dict[str, set[str]] = {}
     for name, function in functions.items():
@@ -187,7 +193,7 @@ def changing_methods(functions: dict[str, types.FunctionType]) -> dict[str, str]
 
 
 def argument_changes(function: Any, number: int) -> bool:
-    """Whether a function changes what it is given as an argument by position."""
+    """Whether a function changes the object that it gets as its positional argument `number`."""
     if not isinstance(function, types.FunctionType):
         return False
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
