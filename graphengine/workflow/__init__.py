@@ -1,4 +1,4 @@
-"""Workflow files: graphs to YAML or JSON and back, and their schema."""
+"""Workflow files: reading and writing graphs as YAML or JSON, and the JSON Schema of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of workflow files that run where they are put: with the files that they name beside themselves."""
+"""Copies of workflow files, together with the files that they name, so that a copy runs where it is put."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from graphengine.workflow.yaml12 import load as parse
 
 
 def copy_workflow(source: Path, target: Path, *, force: bool = False) -> list[Path]:
-    """Copy a workflow file, with the files that it names: pictures, values, other workflows.
+    """Copy a workflow file with the files that it names: pictures, values, other workflows.
 
-    They come to lie beside the copy as they lie beside the original, so that the text stays as it is, comments too.
-    Where the target's name says another format, YAML or JSON, the text is written anew.
+    The files keep their relative places, so that the text is copied unchanged, with its comments. If the target has
+    the other format (YAML or JSON), the text is converted.
 
     Args:
-        target: A file that ends in .yaml, .yml or .json.
-        force: Write over files that lie there already.
+        source: The workflow file.
+        target: The path of the copy; it ends in .yaml, .yml or .json.
+        force: Overwrite existing files.
 
     Returns:
-        The files that were written; the copy of the workflow is the last one. Files that lie there already, with the
-        same content, are not written again.
+        The files that were written, the copy of the workflow last. Existing files with the same content are not
+        written again.
 
     Raises:
-        WorkflowError: The source is no workflow, it names a file outside of its folder, or the target's name does not
-            end as it should. Nothing was written.
-        FileError: A file is in the way, and nothing was written; or a file cannot be read or written.
+        WorkflowError: The source is no workflow, it names a file outside its folder, or the target has another ending.
+            Nothing was written.
+        FileError: A file would be overwritten, and nothing was written; or a file cannot be read or written.
     """
     if target.suffix.lower() not in SUFFIXES:
         raise WorkflowError(Problem("bad name", f"{target} is no name of a workflow file", hint="end it in .yaml or "
@@ -73,7 +74,7 @@ def _read(file: Path) -> bytes:
 
 
 def _same(place: Path, file: Path) -> bool:
-    """Whether a copy of a file lies there already, or is that file."""
+    """Whether a file with the same content is at the place already."""
     try:
         return place.is_file() and filecmp.cmp(place, file, shallow=False)
     except OSError:
@@ -81,8 +82,8 @@ def _same(place: Path, file: Path) -> bool:
 
 
 def _files_beside(source: Path, data: Any) -> dict[str, Path]:
-    """The files that a workflow names, and those that workflows which it uses name, by their paths from its folder."""
-    base, found = Path(os.path.abspath(source)).parent, dict[str, Path]()
+    """The files that a workflow and the workflows that it uses name, by their paths relative to its folder."""
+    base, named = Path(os.path.abspath(source)).parent, dict[str, Path]()
     documents, read = [(base, data)], {source.resolve()}
     while documents:
         folder, document = documents.pop()
@@ -93,23 +94,23 @@ def _files_beside(source: Path, data: Any) -> dict[str, Path]:
             try:
                 files = [file for file in sorted(place.rglob("*")) if file.is_file()] if place.is_dir() else [place]
                 files = [file for file in files if file.is_file()]
-            except OSError:  # too long for a name, or in a folder that cannot be read
+            except OSError:  # the name is too long, or the folder cannot be read
                 continue
             if files and not place.is_relative_to(base):
                 raise WorkflowError(Problem(
                     "outside", f"it names {text}, which does not lie in its folder", Where(file=str(source)),
                     "copy the whole folder yourself, or name that file by --set"))
-            found |= {str(file.relative_to(base)): file for file in files}
+            named |= {str(file.relative_to(base)): file for file in files}
             for file in files if is_workflow else ():
                 if file.resolve() not in read:
                     read.add(file.resolve())
                     documents.append((file.parent, parse(_read(file).decode(errors="replace"), str(file))[0]))
-    found.pop(os.path.relpath(os.path.abspath(source), base), None)  # it may use itself
-    return found
+    named.pop(os.path.relpath(os.path.abspath(source), base), None)  # a workflow may use itself
+    return named
 
 
 def _texts(document: Any) -> Iterator[tuple[str, bool]]:
-    """The texts in a document that may be paths, each with whether it stands for a workflow."""
+    """The texts in a document that may be paths, each with whether it names a workflow."""
     for declared in _entries(document, "inputs"):
         yield from ((text, False) for text in _literals(declared.get("default")))
         held = declared.get("default_file")
@@ -126,13 +127,13 @@ def _texts(document: Any) -> Iterator[tuple[str, bool]]:
 
 
 def _entries(document: Any, key: str) -> Iterator[dict[str, Any]]:
-    """The mappings that stand under a key."""
+    """The mappings among the entries under a key."""
     entries = document.get(key) if isinstance(document, dict) else None
     yield from (entry for entry in (entries.values() if isinstance(entries, dict) else ()) if isinstance(entry, dict))
 
 
 def _values(links: Any) -> Iterator[Any]:
-    """The values among links: what stands as `{value: ...}` in lists."""
+    """The literals among links: those written as `{value: ...}` in lists."""
     for link in links.values() if isinstance(links, dict) else links if isinstance(links, list) else ():
         if isinstance(link, dict):
             yield link.get("value")

@@ -1,4 +1,4 @@
-"""Workflow files: graphs as YAML or JSON, which are one document model.
+"""Reading and writing workflow files: YAML and JSON with one structure (the document).
 
     version: 1
     inputs:
@@ -11,8 +11,8 @@
         with: {clip_skip: 1}
     outputs: {image: decode}
 
-`from` holds links (`id`, `id.port`, `inputs.NAME`, `values.NAME`, or lists of these in which a value stands as
-`{value: ...}`), `with` holds values. A node is a `node:` of a pack or a `workflow:`, another file or one written out.
+`from` holds links (`id`, `id.port`, `inputs.NAME`, `values.NAME`, or lists of these, in which a literal is written as
+`{value: ...}`), `with` holds literals. A node is a `node:` of a pack or a `workflow:`, by its path or written in place.
 """
 
 from __future__ import annotations
@@ -46,7 +46,15 @@ def load_file(
     anywhere: bool = False,
     make: Callable[[], GraphData] = GraphBuilder,
 ) -> GraphData:
-    """Read a workflow file, or a shipped workflow by its name; the arguments are those of `api.load`."""
+    """Read a workflow file, or a shipped workflow by its name.
+
+    Args:
+        source, roots, anywhere: As for `graphengine.load`.
+        make: Makes the empty graphs that are filled, including those of workflows used as nodes.
+
+    Raises:
+        WorkflowError: It cannot be read; holds the problems with their lines.
+    """
     path = Path(source)
     if "\0" in str(source):
         raise WorkflowError(Problem("no file", f"{str(source)[:60]!r} is no path"))
@@ -70,13 +78,16 @@ def from_document(
     fetch: Fetch | None = None,
     make: Callable[[], GraphData] = GraphBuilder,
 ) -> GraphData:
-    """The graph of a document; the other arguments are those of `loads`.
+    """Make a graph from a document.
 
     Args:
-        make: Makes the empty graphs that are filled, those of workflows used as nodes too.
+        data: The document: plain data, as YAML and JSON hold it.
+        name, base, roots, fetch: As for `graphengine.loads`.
+        lines: The line numbers by path in the document.
+        make: Makes the empty graphs that are filled, including those of workflows used as nodes.
 
     Raises:
-        WorkflowError: It is no workflow, or of an unknown format version.
+        WorkflowError: It is no workflow, or has an unknown format version.
     """
     folder = Path.cwd() if base is None else Path(base).absolute()
     reach = Reach(folder, _folders(roots), fetch, open_file=_open, make=make)
@@ -95,19 +106,19 @@ def to_document(
     stem: str | None = None,
     findable: bool = False,
 ) -> dict[str, Any]:
-    """A graph as plain data.
+    """Convert a graph to a document: plain data, as YAML and JSON hold it.
 
     Args:
-        embed: Write workflows used as nodes out, instead of their paths.
-        values_folder: Where files of values are written, beside the document; without it only their digests stand
-            in it.
+        graph: The graph.
+        embed: Write workflows used as nodes in place, instead of their paths.
+        values_folder: The folder for files of values; without it the document holds only their digests.
         pin: Write the installed version of each node that names none.
-        keep: Is given each value's bytes by digest, so that `fetch` finds them when it is read.
-        stem: The beginning of the names of those files; the graph's file's, if nothing is given.
-        findable: Refuse nodes that their names would not lead back to (one that is defined inside a function).
+        keep: Called with the digest and the bytes of each value, so that `fetch` can find them when it is read.
+        stem: The beginning of the names of the values' files; by default that of the graph's file.
+        findable: Refuse nodes that cannot be found by their names (such as one defined inside a function).
 
     Raises:
-        WorkflowError: A literal is no data; holds every such problem.
+        WorkflowError: A literal cannot be written; holds every such problem.
         FileError: A value's file cannot be written.
     """
     base = graph.folder or Path.cwd()
@@ -124,7 +135,7 @@ def to_document(
 
 
 def dumps(document: Mapping[str, Any], format: str = "yaml") -> str:
-    """A document as a text: `yaml` or `json`."""
+    """Write a document as a text in the format `yaml` or `json`."""
     if format == "json":
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return dump_yaml(document)
@@ -133,12 +144,16 @@ def dumps(document: Mapping[str, Any], format: str = "yaml") -> str:
 def save(graph: GraphData, path: str | Path, *, embed: bool = False) -> None:
     """Write a graph as a workflow file, YAML or JSON by the name's ending, with files of its values beside it.
 
-    Nodes are written with their installed versions, so that later ones know what they must migrate from.
+    Nodes are written with their installed versions, from which later versions can migrate. An old file is replaced only
+    if the new one was written completely.
 
-    A file that cannot be written whole leaves what was there before.
+    Args:
+        graph: The graph.
+        path: The file; it ends in .yaml, .yml or .json.
+        embed: Write workflows used as nodes in place, instead of their paths.
 
     Raises:
-        WorkflowError: The name ends otherwise, or a part of the graph cannot be written.
+        WorkflowError: The name has another ending, or a part of the graph cannot be written.
         FileError: The disk is full, the folder is missing, ...
     """
     path = Path(path)
@@ -165,12 +180,12 @@ def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
         make=reach.make,
     )
     document, reader = migrated(data, Where(file=str(path))), Reader(lines, path, str(path), inside)
-    reach.known[path.resolve()] = reader.graph  # it may use itself
+    reach.known[path.resolve()] = reader.graph  # a workflow may use itself
     return reader.graph_of(document)
 
 
 def _open(path: Path, reach: Reach) -> GraphData:
-    # Problems name the file as briefly as the one that uses it was named.
+    # Problems show a path relative to the current folder if the file is below that.
     return _load_file(Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path, reach)
 
 
@@ -197,7 +212,7 @@ def _parse_file(path: Path) -> tuple[Any, Lines]:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    # Not the tempfile module, whose files nobody else may read: this one gets the rights that a new file gets.
+    # Without the tempfile module, whose files only their user can read: this file gets the mode of any new file.
     part = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}")
     try:
         with open(part, "xb") as file:

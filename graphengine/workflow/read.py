@@ -1,7 +1,7 @@
-"""From a document (plain data, as YAML and JSON hold it) to a graph.
+"""Reading documents: converts plain data, as YAML and JSON hold it, to a graph.
 
-What keeps a document from being read at all is raised at once; everything else that is wrong goes to the graph's
-`problems_at_load`, so that validation shows it together with what it finds itself.
+A mistake that prevents reading is raised at once; all others are added to the graph's `problems_at_load`, so that
+validation reports them together with its own.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from graphengine.system.opening import check_inside, read_file, rooted
 from graphengine.values.types import SocketType, parse_type, type_called
 
 FORMAT = 1
-"""The version of the document format that is written."""
+"""The format version of documents that are written."""
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""By version, the function that rewrites a document of that version for the one after it."""
+"""By version, the function that converts a document of that version to the next one."""
 PACKED: SocketType[Any] = SocketType(object, "packed", packed, unpacked, suffix=".packed")
-"""The type under which files hold what is neither plain data nor of a registered type: arrays in lists, sets, ..."""
+"""The type of values that are neither plain data nor of a registered type: arrays in lists, sets, ..."""
 MAX_FILES = 32
-"""How deep workflow files may use one another."""
+"""The most levels of workflow files that use one another."""
 
 _TOP = ("version", "title", "description", "inputs", "values", "workflows", "nodes", "outputs", "ui")
 _NODE = ("node", "workflow", "from", "with", "each", "keep_going", "ui")
@@ -38,7 +38,7 @@ _INPUT = ("type", "default", "default_file", "help", "min", "max", "step", "choi
 _VALUE = ("type", "file", "digest", "value")
 _LONGEST_TYPE = 300
 UNREADABLE = object()
-"""Stands for a value that cannot be read, of which a problem says why."""
+"""Returned for a value that cannot be read; a problem says why."""
 
 Place = tuple[str | int, ...]
 Fetch = Callable[[str], bytes | None]
@@ -46,16 +46,17 @@ Fetch = Callable[[str], bytes | None]
 
 @dataclass(frozen=True)
 class Reach:
-    """What a document may reach outside itself.
+    """Everything outside itself that a document may use: folders, other files, stored values.
 
     Attributes:
-        base: The folder where its relative paths start.
-        roots: Folders that no file may leave; None allows what lies beside and above.
-        fetch: Finds the bytes of a value by their SHA-256 digest.
+        base: The folder at which its relative paths start.
+        roots: Folders that must contain every file that it names; None allows all.
+        fetch: Returns the bytes of a value by their SHA-256 digest, or None.
         chain: The files that are being read, outermost first.
-        known: Files that were read already, or are being read: a workflow may use itself.
-        named: What stands under `workflows` of the document, by name.
+        known: The graphs of files that were read or are being read (a workflow may use itself).
+        named: The graphs under `workflows` of the document, by name.
         open_file: Reads another workflow file.
+        make: Makes an empty graph.
     """
 
     base: Path
@@ -68,10 +69,10 @@ class Reach:
     make: Callable[[], GraphData] = GraphBuilder
 
     def confine(self, file: Path) -> Path:
-        """A file's path, which from now on is opened only below the roots.
+        """Confine a file's path to the roots, also when it is opened later.
 
         Raises:
-            WorkflowError: It leads out of them.
+            WorkflowError: It is outside them.
         """
         if self.roots is None:
             return file
@@ -84,7 +85,7 @@ class Reach:
 
 
 class Lines(Mapping[tuple[Any, ...], int]):
-    """The line numbers of what stands under one path of a document."""
+    """The line numbers below one path of a document."""
 
     def __init__(self, lines: Mapping[tuple[Any, ...], int], prefix: Place) -> None:
         self._lines, self._prefix = lines, prefix
@@ -104,10 +105,14 @@ class Lines(Mapping[tuple[Any, ...], int]):
 
 
 def migrated(data: Any, place: Where) -> dict[str, Any]:
-    """A document in today's format.
+    """Convert a document to the current format version.
+
+    Args:
+        data: The document.
+        place: The file, for problems.
 
     Raises:
-        WorkflowError: It is no workflow, or of a version that is not known here.
+        WorkflowError: It is no workflow, or has an unknown format version.
     """
     if data is None:
         raise WorkflowError(Problem("empty", "the file is empty", place, "a workflow begins with `version: 1`"))
@@ -137,7 +142,7 @@ def migrated(data: Any, place: Where) -> dict[str, Any]:
 
 
 def comfyui_form(data: Mapping[str, Any]) -> str | None:
-    """Which of ComfyUI's two file formats a document is written in; None if in neither."""
+    """Recognise a workflow file of ComfyUI; returns which of its two formats it has, or None."""
     nodes = data.get("nodes")
     if isinstance(nodes, list):  # ours is a mapping
         marks = {"last_node_id", "last_link_id", "links"} & data.keys()
@@ -155,7 +160,11 @@ def comfyui_form(data: Mapping[str, Any]) -> str | None:
 
 
 def declared_type(text: str) -> Any:
-    """The type of a name in a file, also one that a node of the script or notebook that runs declares."""
+    """The type for a name in a file, also one that a node of the running script or notebook declares.
+
+    Raises:
+        ValueError: There is no such type.
+    """
     from graphengine.declare.registry import declare_own
 
     try:
@@ -168,7 +177,7 @@ def declared_type(text: str) -> Any:
 
 
 class Reader:
-    """Reads one document in today's format, or one that stands inside another: `Reader(...).graph_of(data)`."""
+    """Reads one document in the current format, or one inside another: `Reader(...).graph_of(data)`."""
 
     def __init__(
         self, lines: Mapping[tuple[Any, ...], int], file: Path | None, name: str | None, reach: Reach
@@ -178,6 +187,7 @@ class Reader:
         self.name, self.reach = name, reach
 
     def problem(self, kind: str, what: str, path: Place, *, hint: str = "", near: tuple[str, ...] = ()) -> None:
+        """Add a problem at a path of the document."""
         node = path[1] if len(path) > 1 and path[0] == "nodes" else path[0] if path else None
         socket = None
         if len(path) > 3 and path[2] in ("from", "with"):
@@ -189,10 +199,10 @@ class Reader:
         where = Where(self.name, line, None if node is None else str(node), socket)
         self.graph.problems_at_load.append(Problem(kind, what, where, hint, nearest=near))
 
-    # --- parts of a document, and whether they are what they should be --------------------------------------------
+    # --- checked access to parts of a document --------------------------------------------------------------------
 
     def mapping(self, data: Mapping[str, Any], key: str, path: Place) -> dict[str, Any]:
-        """The mapping under a key; an empty one where nothing or something else stands there."""
+        """The mapping under a key; empty if it is missing or, with a problem, if it is no mapping."""
         value = data.get(key)
         if value is None:
             return {}
@@ -202,6 +212,7 @@ class Reader:
         return value
 
     def text(self, data: Mapping[str, Any], key: str, path: Place) -> str:
+        """The text under a key; empty if it is missing or, with a problem, if it is no text."""
         value = data.get(key)
         if value is not None and not isinstance(value, str):
             self.problem("wrong type", f"`{key}` must be a text", (*path, key))
@@ -209,6 +220,7 @@ class Reader:
         return value or ""
 
     def known_keys(self, data: Iterable[str], known: tuple[str, ...], path: Place, of: str) -> None:
+        """Add a problem for each unknown key."""
         for key in data:
             if key not in known:
                 near = nearest(key, known)
@@ -218,6 +230,7 @@ class Reader:
     # --- the document ---------------------------------------------------------------------------------------------
 
     def graph_of(self, data: dict[str, Any], inline: bool = False) -> GraphData:
+        """Read a document into the graph; `inline` documents need no format version."""
         graph = self.graph
         self.known_keys(data, _TOP, (), "a workflow")
         if "version" not in data and not inline:
@@ -243,7 +256,7 @@ class Reader:
         return graph
 
     def workflows(self, written: Mapping[str, Any]) -> None:
-        """What nodes use by name: each is known before any of them is read, so that they may use one another."""
+        """Read the workflows that nodes use by name; all names are known first, so that they may use one another."""
         readers = {}
         for name, data in written.items():
             path: Place = ("workflows", name)
@@ -256,13 +269,14 @@ class Reader:
             reader.graph_of(written[name], inline=True)
 
     def input(self, name: str, declared: Any) -> Input:
+        """Read a declared input."""
         path: Place = (INPUTS, name)
         if not isinstance(declared, dict):
             self.problem("wrong type", "an input is declared as a mapping", path,
                          hint=f"write `{name}: {{type: str, default: ...}}`")
             return Input(name, Any)
         self.known_keys(declared, _INPUT, path, "an input")
-        kind: Any = Any
+        annotation: Any = Any
         written = declared.get("type")
         if "type" not in declared:
             self.problem("no type", "the input does not say its type", path, hint="for example `type: int`")
@@ -270,7 +284,7 @@ class Reader:
             self.problem("unknown type", f"{written!r:.60} is no type", (*path, "type"))
         else:
             try:
-                kind = declared_type(written)
+                annotation = declared_type(written)
             except ValueError as error:
                 self.problem("unknown type", str(error), (*path, "type"))
         limits = {key: declared[key] for key in ("min", "max", "step") if declared.get(key) is not None}
@@ -288,12 +302,12 @@ class Reader:
             default = self.held_value(declared["default_file"], (*path, "default_file"))
             required = default is UNREADABLE
         return Input(
-            name, kind, required, default, self.text(declared, "help", path),
+            name, annotation, required, default, self.text(declared, "help", path),
             Range(**limits) if limits else None, None if choices is None else Choices(*choices),
         )
 
     def held_value(self, entry: Any, path: Place) -> Any:
-        """The value of an entry that names a file and its digest, or holds it; UNREADABLE, and a problem, if not."""
+        """Read an entry that holds a value, or names its file and digest; UNREADABLE, with a problem, if that fails."""
         if not isinstance(entry, dict):
             self.problem("wrong type", "a value is a mapping of type, file and digest", path)
             return UNREADABLE
@@ -301,20 +315,25 @@ class Reader:
         if "value" in entry:
             return entry["value"]
         name_of_type = entry.get("type")
-        kind = type_called(name_of_type) if isinstance(name_of_type, str) else None
-        kind = PACKED if name_of_type == PACKED.name else kind
-        if kind is None or kind.decode is None:
+        value_type = type_called(name_of_type) if isinstance(name_of_type, str) else None
+        value_type = PACKED if name_of_type == PACKED.name else value_type
+        if value_type is None or value_type.decode is None:
             self.problem("unknown type", f"{entry.get('type')!r:.60} is no type whose values lie in files", path)
             return UNREADABLE
         try:
-            return kind.decode(self.bytes_of(entry))
+            return value_type.decode(self.bytes_of(entry))
         except WorkflowError as error:
             self.problem("bad value", str(error.problems[0].what), path)
-        except Exception as error:  # a codec is a pack's code: whatever it raises, the file is the one to blame
-            self.problem("bad value", f"its file cannot be read as {kind.name}: {error}", path)
+        except Exception as error:  # a codec is a pack's code, and may raise anything on a damaged file
+            self.problem("bad value", f"its file cannot be read as {value_type.name}: {error}", path)
         return UNREADABLE
 
     def bytes_of(self, entry: Mapping[str, Any]) -> bytes:
+        """The bytes of a value's file, checked against its digest.
+
+        Raises:
+            WorkflowError: They are missing, or others.
+        """
         digest, name = entry.get("digest"), entry.get("file")
         content: bytes | None = None
         if not isinstance(digest, str):
@@ -338,6 +357,7 @@ class Reader:
     # --- nodes ----------------------------------------------------------------------------------------------------
 
     def node(self, id: str, data: Any) -> Node:
+        """Read a node."""
         path: Place = ("nodes", id)
         if not isinstance(data, dict):
             self.problem("wrong type", "a node is a mapping", path, hint=f"write `{id}: {{node: NAME, with: ...}}`")
@@ -346,9 +366,9 @@ class Reader:
         args: dict[str, Any] = {}
         links = self.mapping(data, "from", path)
         for name, source in links.items():
-            found = self.source(source, (*path, "from", name))
-            if found is not None:
-                args[name] = found
+            link = self.source(source, (*path, "from", name))
+            if link is not None:
+                args[name] = link
         for name, literal in self.mapping(data, "with", path).items():
             if name in links:
                 self.problem("duplicate input", f"{name} stands under `from` and under `with`",
@@ -367,8 +387,8 @@ class Reader:
         if "workflow" in data:
             if "node" in data:
                 self.problem("two kinds", "a node is a `node` or a `workflow`, not both", path)
-            kind, file = self.workflow(data["workflow"], (*path, "workflow"))
-            return Node(kind, args, each, None, file, ui, keeps)
+            graph, file = self.workflow(data["workflow"], (*path, "workflow"))
+            return Node(graph, args, each, None, file, ui, keeps)
         if not isinstance(data.get("node"), str) or not data["node"]:
             self.problem("no node", "it does not say which node it is", path, hint="write `node: NAME`")
             return Node("", args, each, ui=ui)
@@ -377,6 +397,7 @@ class Reader:
         return node
 
     def call(self, written: str, args: dict[str, Any], each: list[str], ui: dict[str, Any], path: Place) -> Node:
+        """Read a `node:` key, `NAME` or `NAME@VERSION`, migrating the arguments to the installed version."""
         from graphengine.declare.registry import find
 
         name, at, digits = written.partition("@")
@@ -395,32 +416,32 @@ class Reader:
     def moved(
         self, definition: NodeDef[..., Any], version: int, args: dict[str, Any], path: Place
     ) -> dict[str, Any] | None:
-        """The inputs as the installed version takes them; None, and a problem, where no way leads there."""
+        """Migrate arguments to the installed version of a node; None, with a problem, if there is no migration."""
         name, installed = definition.full_name, definition.version
-        told = f"the file was written for version {version} of {name}"
+        origin = f"the file was written for version {version} of {name}"
         if installed is None:
-            self.problem("node version", f"{told}, but the installed one declares no version", (*path, "node"))
+            self.problem("node version", f"{origin}, but the installed one declares no version", (*path, "node"))
             return None
         if version > installed:
-            self.problem("node version", f"{told}, installed is version {installed}", (*path, "node"),
+            self.problem("node version", f"{origin}, installed is version {installed}", (*path, "node"),
                          hint="update the pack")
             return None
         for step in range(version, installed):
             migration = definition.migrations.get(step)
             if migration is None:
-                self.problem("node version", f"{told}, installed is version {installed}, and the pack has no "
+                self.problem("node version", f"{origin}, installed is version {installed}, and the pack has no "
                              f"migration from version {step}", (*path, "node"))
                 return None
             try:
                 args = dict(migration(dict(args)))
-            except Exception as error:  # a migration is a pack's code, and what it is given is a stranger's file
-                self.problem("node version", f"{told}; the migration from version {step} failed: {error!r:.200}",
+            except Exception as error:  # a migration is a pack's code, and the file may hold anything
+                self.problem("node version", f"{origin}; the migration from version {step} failed: {error!r:.200}",
                              (*path, "node"))
                 return None
         return args
 
     def source(self, source: Any, path: Place) -> Any:
-        """What stands under `from`: a link, a list of links and literals, or None where it is neither."""
+        """Read an entry of `from`: a link, or a list of links and literals; None, with a problem, if it is neither."""
         if isinstance(source, str):
             node, dot, port = source.partition(".")
             if not node or (not port and (dot or node in (INPUTS, VALUES))):
@@ -434,6 +455,7 @@ class Reader:
         return None
 
     def item(self, item: Any, path: Place) -> Any:
+        """Read an item of a list under `from`: a link, a list, or a literal as `{value: ...}`."""
         if isinstance(item, dict) and list(item) == ["value"]:
             return item["value"]
         if isinstance(item, str | list):
@@ -444,7 +466,7 @@ class Reader:
     # --- workflows used as nodes ----------------------------------------------------------------------------------
 
     def workflow(self, given: Any, path: Place) -> tuple[GraphData | str, str | None]:
-        """The graph of a `workflow:` key and the path that stood there; '' for one that cannot be read."""
+        """Read a `workflow:` key; returns the graph, or '' with a problem, and the path if one stands there."""
         if isinstance(given, dict):
             inner = Reader(Lines(self.graph.lines, path), self.graph.file, self.name, self.reach)
             return inner.graph_of(given, inline=True), None
@@ -464,7 +486,7 @@ class Reader:
             graph = self.reach.open_file(file, replace(self.reach, base=file.parent))
         except WorkflowError as error:
             what, first = f"the workflow {given!r:.120} cannot be read", error.problems[0]
-            if first.where.line is None and len(error.problems) == 1:  # nothing in the file, but the file itself
+            if first.where.line is None and len(error.problems) == 1:  # the problem is the file itself
                 self.problem("bad workflow", f"{what}: {first.what}", path, hint=first.hint, near=first.nearest)
             else:
                 self.problem("bad workflow", what, path)
@@ -474,6 +496,7 @@ class Reader:
         return graph, given
 
     def refused(self, given: str) -> str:
+        """The reason why a workflow's path must not be opened; '' if it may be."""
         if "\0" in given or PurePosixPath(given).is_absolute() or Path(given).is_absolute():
             return "is an absolute path; write it relative to this file"
         file = (self.reach.base / given).resolve()

@@ -1,6 +1,6 @@
-"""A JSON Schema (2020-12) of workflow files, generated from the installed nodes; editors complete against it.
+"""The JSON Schema (2020-12) of workflow files, generated from the installed nodes, for editors.
 
-In an editor with yaml-language-server, write above a workflow:
+With yaml-language-server, write this line above a workflow:
 
     # yaml-language-server: $schema=workflow.schema.json
 """
@@ -25,14 +25,14 @@ Schema = dict[str, Any]
 
 
 def schema(nodes: Mapping[str, NodeDef[..., Any]] | None = None) -> Schema:
-    """The schema of workflow files.
+    """Generate the JSON Schema of workflow files.
 
     Args:
-        nodes: The nodes that files may use, by full name; all that are installed if nothing is given.
+        nodes: The nodes that files may use, by full name; by default all installed nodes.
 
     Returns:
-        A JSON Schema. A node's inputs are checked where its name is written bare, in full, or with the installed
-        version; files for older versions, which are migrated when they are read, are let through.
+        A JSON Schema. A node's inputs are checked if its name is written bare, in full, or with the installed version;
+        nodes with older versions, which are migrated when a file is read, are accepted unchecked.
     """
     if nodes is None:
         from graphengine.declare.registry import nodes as installed
@@ -164,7 +164,7 @@ def _node(definitions: Iterable[NodeDef[..., Any]], names: Mapping[str, list[str
 
 
 def _inputs_of(definition: NodeDef[..., Any]) -> Schema:
-    """What a node says about its inputs, under `with` and `from`."""
+    """The schema of a node's inputs, under `with` and `from`."""
     literals: Schema = {}
     links: Schema = {}
     for name, socket in definition.sockets.items():
@@ -185,7 +185,7 @@ def _inputs_of(definition: NodeDef[..., Any]) -> Schema:
             "from": {"properties": links, "propertyNames": {"enum": list(links)}},
             "each": {"items": {"enum": list(links)}},
         },
-        # What is mapped over is a list of what the input takes.
+        # An input that is mapped over takes a list of its type, and is not checked.
         "if": {"required": ["each"]},
         "then": {"properties": {"with": {"propertyNames": {"enum": list(links)}}}},
         "else": {"properties": {"with": {"properties": literals, **known}}},
@@ -199,7 +199,7 @@ def _doc(socket: Socket) -> str:
 
 
 def _literal(socket: Socket) -> Schema | None:
-    """The schema of a literal for a socket; None where only a link may stand."""
+    """The schema of a literal for a socket; None if only a link is possible."""
     found = _of(socket.type, socket.range)
     if found is None:
         return None
@@ -221,7 +221,7 @@ def _plain(value: Any) -> Any:
 
 
 def _of(annotation: Any, limits: Range | None = None) -> Schema | None:
-    """The schema of a type's literals; None for a type that has none in JSON."""
+    """The schema of a type's literals; None for a type without literals in JSON."""
     annotation = strip(annotation)
     members = union_members(annotation)
     if len(members) > 1:

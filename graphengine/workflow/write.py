@@ -1,4 +1,4 @@
-"""From a graph to a document: plain data, as YAML and JSON hold it."""
+"""Writing documents: converts a graph to plain data, as YAML and JSON hold it."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from graphengine.values.types import (
 from graphengine.workflow.read import FORMAT, PACKED
 
 MAX_INLINE = 64
-"""How deep graphs may be used as nodes in one another in one document."""
+"""The most levels of graphs used as nodes in one document."""
 MAX_EMBEDDED = 100_000
-"""Nodes of one document, those of embedded workflows counted each time that they are used."""
+"""The most nodes of one document; those of an embedded workflow count each time that it is used."""
 
 WriteFile = Callable[[str, bytes], None]
 KeepBytes = Callable[[str, bytes], None]
 
 
 class NoData(ValueError):
-    """A value that JSON cannot hold; the text says why."""
+    """JSON cannot hold a value; the message says why."""
 
 
 def plain(value: Any) -> Any:
-    """A literal as JSON holds it: paths and members of enums as texts, tuples as lists, dataclasses as mappings.
+    """Convert a literal to JSON data: paths and enum members to texts, tuples to lists, dataclasses to mappings.
 
     Raises:
         NoData: JSON cannot hold it.
@@ -84,12 +84,12 @@ def plain(value: Any) -> Any:
 
 
 def not_findable(definition: NodeDef[..., Any]) -> tuple[str, str] | None:
-    """Why its name would not lead back to a node, and what to do about it; None where it does."""
+    """Explain why a node cannot be found by its name, and what to do about it; None if it can."""
     name = definition.full_name
-    found = find(name)
-    if found is definition or (found is not None and identity(found) == identity(definition)):
+    installed = find(name)
+    if installed is definition or (installed is not None and identity(installed) == identity(definition)):
         return None
-    if found is not None:
+    if installed is not None:
         what = f"{name} is another node by now than the one in the graph"
         return what, "build the graph again, or give one of them another name: @node(name='...')"
     if len(own_nodes(name)) > 1:
@@ -99,7 +99,7 @@ def not_findable(definition: NodeDef[..., Any]) -> tuple[str, str] | None:
 
 
 def type_in_file(annotation: Any) -> str:
-    """The name that files can read of a type, or of the nearest wider one (a dictionary for `dict[str, int]`)."""
+    """The name of a type in files, or of the nearest wider type that has one (`dict` for `dict[str, int]`)."""
     annotation = strip(annotation)
     members = union_members(annotation)
     if len(members) > 1:
@@ -120,9 +120,12 @@ def type_in_file(annotation: Any) -> str:
 
 
 def reads_back(value: Any, plainly: Any, annotation: Any) -> bool:
-    """Whether what is written plainly for a literal is that literal again where a socket of this type takes it.
+    """Whether a literal's JSON data, read for a socket of this type, gives the literal again.
 
-    A path is one whether it is a text or not: the socket's file rule makes it one.
+    Args:
+        value: The literal.
+        plainly: Its JSON data.
+        annotation: The type of the socket. A path always reads back, by the socket's file rule.
     """
     if type(value) in _PLAIN or isinstance(value, PurePath):
         return True
@@ -148,10 +151,11 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def names_of_recursive(graph: GraphData, embed: bool = True) -> dict[int, str]:
-    """By `id` the names of the graphs that use themselves, through others or not, and are used as nodes in a graph.
+    """Name the graphs used as nodes that use themselves, directly or through others; returns the names by `id`.
 
     Args:
-        embed: Also those that a node names by their file.
+        graph: The graph.
+        embed: Include graphs that a node names by their file.
     """
     known = {id(part): part for part in graph.with_parts()}
     by_file = {id(n.kind) for part in known.values() for n in part.nodes.values() if n.workflow is not None}
@@ -173,16 +177,16 @@ def _uses_itself(graph: GraphData) -> bool:
 
 
 class WorkflowWriter:
-    """Writes one document with all that stands in it.
+    """Writes one document, including the graphs used as nodes in it.
 
     Args:
-        folder: Where the document will lie: paths are written relative to it.
-        embed: Write workflows used as nodes out, instead of their paths.
+        folder: The folder of the document, to which paths are written relative.
+        embed: Write workflows used as nodes in place, instead of their paths.
         pin: Write the installed versions of nodes that name none.
         stem: The beginning of the names of files that hold values.
-        write_file: Writes such a file; without it the document holds digests only.
-        keep: Is given the bytes of each value by digest.
-        findable: Refuse nodes that their names would not lead back to.
+        write_file: Writes such a file; without it the document holds only digests.
+        keep: Called with the digest and the bytes of each value.
+        findable: Refuse nodes that cannot be found by their names.
     """
 
     def __init__(
@@ -197,7 +201,7 @@ class WorkflowWriter:
         self.named: dict[int, str] = {}
 
     def document(self, graph: GraphData) -> dict[str, Any]:
-        """The document of a graph.
+        """Write the document of a graph.
 
         Raises:
             WorkflowError: A part of it cannot be written; holds all problems.
@@ -215,11 +219,11 @@ class WorkflowWriter:
         return data | inner | ({"workflows": named} if named else {}) | {"nodes": nodes} | ends
 
     def name_of(self, kind: object) -> str | None:
-        """The name under which a workflow that uses itself stands in the document."""
+        """The name of a workflow that uses itself under `workflows` of the document; None for others."""
         return self.named.get(id(kind))
 
     def file_for(self, name: str, digest: str, suffix: str) -> str:
-        """A file name that no other content of this document has."""
+        """A name for a value's file that no other value of this document has."""
         safe = re.sub(r"[^\w-]+", "_", name)[:80]
         file, number = f"{self.stem}.{safe}{suffix}", 1
         while self.files.setdefault(file, digest) != digest:
@@ -229,7 +233,7 @@ class WorkflowWriter:
 
 
 class _Part:
-    """One graph of a document: the outermost, or one that is used as a node."""
+    """Writes one graph of a document: the outermost, or one used as a node."""
 
     def __init__(self, writer: WorkflowWriter, graph: GraphData, base: Path, prefix: str) -> None:
         self.writer, self.graph, self.prefix = writer, graph, prefix
@@ -330,7 +334,7 @@ class _Part:
         return node.type if version is None else f"{node.type}@{version}"
 
     def rebased(self, path: Any) -> Any:
-        """A relative path of a file that is there, as it is written from the new folder."""
+        """Rewrite the relative path of an existing file for the folder of the document."""
         if isinstance(path, list):
             return [self.rebased(item) for item in path]
         if not self.moved or not isinstance(path, str) or not path or os.path.isabs(path) or path.startswith("~"):
@@ -343,14 +347,14 @@ class _Part:
         return Path(os.path.relpath(file, self.writer.folder)).as_posix() if there else path
 
     def is_source(self, value: Any, annotation: Any) -> bool:
-        """Whether an argument stands under `from`: a link, or a value that a literal would not give back."""
+        """Whether an argument is written under `from`: it is a link, or a value that JSON data would not give back."""
         if type(value) is list:
             inner = item_type(annotation) or Any
             return any(self.is_source(item, inner) for item in value)
         return type(value) is Link or self.codec(value, annotation) is not None
 
     def source(self, id: str, socket: str, value: Any, annotation: Any) -> Any:
-        """What stands under `from` for an argument."""
+        """The entry of an argument under `from`."""
         if type(value) is Link:
             return str(value)
         if type(value) is list:
@@ -365,7 +369,7 @@ class _Part:
     # --- values that JSON cannot hold -----------------------------------------------------------------------------
 
     def codec(self, value: Any, annotation: Any = Any) -> SocketType[Any] | None:
-        """How a value is written to bytes; None for one that is written plainly."""
+        """The type by which a value is written to a file; None if it is written as JSON data."""
         if type(value) in _PLAIN:
             return None
         kind = socket_type(type(value))
@@ -376,7 +380,7 @@ class _Part:
         except NoData:
             return PACKED
         except RecursionError:
-            return None  # it is told where it is written
+            return None  # reported when it is written
 
     def declared_value(self, name: str, value: Any) -> None:
         kind = self.codec(value)
@@ -394,7 +398,7 @@ class _Part:
         return None
 
     def held_value(self, id: str, socket: str, value: Any, annotation: Any) -> str:
-        """The name under which a literal of a node is held; equal ones share it."""
+        """Write a node's literal under `values`; returns its name there, which equal literals share."""
         kind = self.codec(value, annotation)
         assert kind is not None
         content = self.encoded(id, socket, kind, value)
@@ -411,7 +415,7 @@ class _Part:
         return name
 
     def entry(self, name: str, kind: SocketType[Any], content: bytes | None) -> Mapping[str, Any]:
-        if content is None:  # a problem, which is told
+        if content is None:  # reported as a problem already
             return {}
         digest = hashlib.sha256(content).hexdigest()
         entry = {"type": kind.name}

@@ -1,9 +1,8 @@
-"""YAML 1.2 and JSON texts to plain data with line numbers, and plain data to YAML.
+"""Parsing YAML 1.2 and JSON: texts to plain data with line numbers.
 
-PyYAML reads the scalars of YAML 1.1 (`no` is False, `1e-4` a text); here its events are read with the core schema of
-YAML 1.2 instead. What a workflow file has no use for is refused with a sentence: tags, merge keys, several documents,
-keys that are no texts, NaN and infinity. Texts may come from strangers, so that size, nesting and what aliases expand
-to are limited before they cost anything.
+PyYAML reads scalars by YAML 1.1 (`no` is False, `1e-4` a text); here its events are read by the core schema of YAML 1.2
+instead. Features that workflow files do not need are refused: tags, merge keys, several documents, keys that are no
+texts, NaN and infinity. Texts may come from strangers, so size, nesting and the expansion of aliases are limited.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from graphengine.errors import Problem, Where, WorkflowError
 Lines = dict[tuple[str | int, ...], int]
 
 MAX_SIZE = 10_000_000
-"""Characters (or bytes) of a text that is read at all."""
+"""The most characters (or bytes) of a text."""
 MAX_DEPTH = 64
 MAX_NODES = 500_000
 MAX_EXPANDED = 100_000
-"""Nodes that all aliases of a text may stand for."""
+"""The most nodes that all aliases of a text together may expand to."""
 MAX_PROBLEMS = 50
 
 NULL_WORDS = frozenset({"~", "null", "Null", "NULL"})
@@ -36,20 +35,24 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
-# Line breaks of YAML 1.1, which libyaml would fold; in YAML 1.2 they are characters like others.
+# Line breaks in YAML 1.1, which libyaml would fold; in YAML 1.2 they are ordinary characters.
 _OLD_BREAKS = "\x85\u2028\u2029"
 _PRIVATE = range(0xF0000, 0xF0400)
 
 
 def load(text: str, name: str) -> tuple[Any, Lines]:
-    """Read one document; a name that ends in `.json` says that it is JSON.
+    """Parse one document: JSON if `name` ends in `.json`, else YAML.
+
+    Args:
+        text: The text.
+        name: The file name, for problems.
 
     Returns:
-        The data (dictionaries with text keys, lists, texts, numbers, booleans, None), and for each path in it, say
-        `("nodes", "model", "with")`, the line where its key stands.
+        The data (dictionaries with text keys, lists, texts, numbers, booleans, None), and for each path in it, such as
+        `("nodes", "model", "with")`, the line number of its key.
 
     Raises:
-        WorkflowError: It cannot be read; holds every problem that was found.
+        WorkflowError: It cannot be parsed; holds every problem.
     """
     if len(text) > MAX_SIZE:
         _fail(name, None, "too large", f"the text has more than {MAX_SIZE // 1_000_000} million characters")
@@ -62,7 +65,7 @@ def _fail(name: str, line: int | None, kind: str, what: str, hint: str = "") -> 
 
 
 class _Problems:
-    """Collects what is wrong with a text."""
+    """Collects the problems of a text, and the line numbers of its paths."""
 
     def __init__(self, text: str, name: str) -> None:
         self.text, self.name = text, name
@@ -110,7 +113,7 @@ class _Frame:
 
 
 class _Yaml(_Problems):
-    """One reading of a YAML text, from events to data without recursion."""
+    """Parser of a YAML text: from events to data, without recursion."""
 
     def read(self) -> tuple[Any, Lines]:
         if found := _CONTROL.search(self.text):
@@ -156,7 +159,7 @@ class _Yaml(_Problems):
         what, hint = str(getattr(error, "problem", None) or error), str(getattr(error, "context", None) or "")
         rows = self.text.splitlines()
         row = rows[line - 1] if line is not None and line <= len(rows) else ""
-        if "nesting depth" in what:  # newer libyaml has a limit of its own, and scans ahead of its events
+        if "nesting depth" in what:  # newer versions of libyaml have a limit of their own, and scan ahead
             self.too_deep(line)
         if "\t" in row[: len(row) - len(row.lstrip())] or "'\\t'" in what:
             self.stop(line, "syntax", "a tab indents this line", "YAML is indented with blanks")
@@ -210,7 +213,7 @@ class _Yaml(_Problems):
         self.lines.setdefault((*frame.path, text), line)
 
     def _resolve(self, text: str, line: int) -> Any:
-        """A plain scalar by the core schema of YAML 1.2."""
+        """The value of a plain scalar by the core schema of YAML 1.2."""
         if text in _NULL:
             return None
         if text in _BOOL:
@@ -314,12 +317,12 @@ def _copy(value: Any) -> Any:
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
-# Quantifiers are possessive, so that a text without an end is not searched again from each of its characters.
+# Possessive quantifiers, so that an unterminated text is not searched again from each of its characters.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]|[^\s\[\]{},:"]++', re.DOTALL)
 
 
 class _Json(_Problems):
-    """One reading of a JSON text: the json module reads it, a walk over its tokens finds lines and doubles."""
+    """Parser of a JSON text: the json module parses it, a walk over its tokens finds lines and duplicate keys."""
 
     def read(self) -> tuple[Any, Lines]:
         if found := _SURROGATE.search(self.text):
@@ -344,7 +347,7 @@ class _Json(_Problems):
         return number
 
     def _walk(self) -> None:
-        """Find the lines of all paths, doubles and what is too deep; wrong JSON is left to the json module."""
+        """Find the lines of all paths, duplicate keys and deep nesting; syntax errors are left to the json module."""
         stack: list[list[Any]] = []  # path, number of the item, pending key
         line, at, before = 1, 0, ""
         keys: set[tuple[str | int, ...]] = set()
