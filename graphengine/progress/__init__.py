@@ -1,7 +1,7 @@
-"""Progress bars, in terminals and notebooks, for whatever runs: steps, rate and time left.
+"""Progress bars of runs, in terminals and notebooks: steps, rate and time left.
 
-`graphengine.run` shows them by itself (`graphengine.execution.display` finds `begin` by its entry point). What
-learns of runs elsewhere, such as jobs of a service, tells their events to `Bars`.
+`graphengine.run` shows them by itself (`graphengine.execution.display` finds `begin` by its entry point). Programs that
+receive events of runs elsewhere, such as jobs of a service, pass them to `Bars`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["Bars", "Drawn", "begin"]
 
 
 class Drawn(Tally):
-    """A tally that is drawn from `open` to `close`; nothing is left on the screen then."""
+    """A tally that is drawn from `open` to `close`, and then removed from the screen."""
 
     _end: Callable[[], None] | None = None
 
     def open(self) -> bool:
-        """Draw it where somebody looks; False where nobody does."""
+        """Start drawing in the notebook or terminal; returns False if there is neither."""
         if self.previews:
             from graphengine.progress.notebook import NotebookBars
 
@@ -35,31 +35,32 @@ class Drawn(Tally):
         return self._end is not None
 
     def close(self) -> None:
+        """Stop drawing, and remove the bars."""
         end, self._end = self._end, None
         if end is not None:
             end()
 
 
 def begin(title: str, total: Callable[[], int] | None = None, since: float | None = None) -> Drawn | None:
-    """Begin to draw a run; what is returned is to be told its events. None where nothing can be drawn.
+    """Start drawing the bars of a run; returns the listener for its events, or None if nothing can be drawn.
 
     Args:
-        title: What is run.
-        total: Says how many nodes it may need.
-        since: When it began, by `time.monotonic`.
+        title: The name of the run.
+        total: Returns the most nodes that the run may need.
+        since: When the run began, by `time.monotonic`.
     """
     drawn = Drawn(title, total, since, previews=_in_notebook())
     return drawn if drawn.open() else None
 
 
 class Bars(Drawn):
-    """Bars for runs of which the events come from elsewhere: a listener, as a context manager or to be closed.
+    """Bars for runs whose events come from elsewhere: a listener that is a context manager, or is closed by `close`.
 
-    They show after half a second, in a terminal or a notebook.
+    They appear after half a second, in a terminal or a notebook.
 
     Args:
-        title: Stands before the upper bar.
-        total: How many nodes a run may need; None where nobody knows.
+        title: The text before the upper bar.
+        total: The most nodes that a run may need; None if that is unknown.
     """
 
     def __init__(self, title: str, total: int | None = None) -> None:
@@ -70,6 +71,7 @@ class Bars(Drawn):
         return super().close if self.open() else None
 
     def close(self) -> None:
+        """Stop drawing, and remove the bars."""
         if self._waiting is not None:
             self._waiting.close()
 

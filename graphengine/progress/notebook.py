@@ -1,4 +1,4 @@
-"""Bars in a notebook, with the latest preview: HTML that is drawn anew where it stands, below the cell."""
+"""Progress bars in a notebook, with the latest preview: HTML below the cell that is updated in place."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from graphengine.old_names import moved
 from graphengine.progress.tally import Line, Tally
 
 EVERY = 0.25
-"""Seconds between two drawings."""
+"""Seconds between two updates."""
 SIDE = 192
-"""Pixels of a preview's side on the screen, at most."""
+"""The most pixels of a preview's side on the screen."""
 
 
 def is_notebook() -> bool:
@@ -24,7 +24,7 @@ def is_notebook() -> bool:
 
 
 class NotebookBars:
-    """What stands below a cell, until it is hidden."""
+    """The bars below a cell, updated by a thread until they are hidden."""
 
     def __init__(self, tally: Tally) -> None:
         from IPython.display import display
@@ -39,7 +39,7 @@ class NotebookBars:
         self._thread.start()
 
     def hide(self) -> None:
-        """Draw it no longer; nothing is left."""
+        """Remove the bars."""
         self._over.set()
         self._thread.join()
         self._handle.update({"text/html": "", "text/plain": ""}, raw=True)
@@ -49,7 +49,7 @@ class NotebookBars:
             self._handle.update(self._drawn(), raw=True)
 
     def _drawn(self) -> dict[str, str]:
-        """The bars as HTML, and in words for what shows none."""
+        """The bars as HTML, and as text for programs that show none."""
         lines = self._tally.lines()
         rows = "".join(map(_row, lines))
         page = (
@@ -77,11 +77,11 @@ def _row(line: Line) -> str:
     cell = "border:0;padding:.1em .6em .1em 0;white-space:nowrap;background:none;color:inherit"
     bar = "" if line.total is None else f' value="{line.done}" max="{line.total}"'
     inner = "padding-left:1em;" if line.label.startswith(" ") else ""
-    told = " · ".join(part for part in (line.count, line.rate, line.time) if part)
+    text = " · ".join(part for part in (line.count, line.rate, line.time) if part)
     return (
         f'<tr style="background:none"><td style="{cell};{inner}text-align:left">{html.escape(line.label.strip())}</td>'
         f'<td style="{cell};width:40%"><progress style="width:100%"{bar}></progress></td>'
-        f'<td style="{cell};text-align:left">{html.escape(told)}</td></tr>'
+        f'<td style="{cell};text-align:left">{html.escape(text)}</td></tr>'
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run has done so far, as a listener counts it; what draws looks at it now and then."""
+"""The tally of a run's progress, counted by a listener; the drawing code reads it from time to time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from typing import Any
 
 from graphengine.events import Event, Kind
 
-# Names of this module are found faster, and these are looked at for each event.
+# Globals of this module, since they are compared for each event and are read faster than an enum's members.
 STARTED, FINISHED, FAILED = Kind.NODE_STARTED, Kind.NODE_FINISHED, Kind.NODE_FAILED
 
 MOST_LINES = 4
-"""Nodes that are shown at once."""
+"""The most nodes that are shown at once."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One bar: what stands before it, how far it is, and what stands after it. Without a total nobody knows how far."""
+    """One bar: the text before it, the part that is done, and the texts after it.
+
+    Attributes:
+        label: The text before the bar.
+        done, total: The part that is done; `total` is None if it is unknown.
+        count, rate, time: The texts after the bar.
+    """
 
     label: str
     done: float
@@ -29,12 +35,12 @@ class Line:
 
     @property
     def text(self) -> str:
-        """All of it in words."""
+        """The bar as text."""
         return "  ".join(part for part in (self.label, self.count, self.rate, self.time) if part)
 
 
 class Steps:
-    """How far a node is. The rate is counted from its first step on: what comes before is preparation."""
+    """The steps of a node. Its rate is measured from the first step on; the time before is preparation."""
 
     __slots__ = ("first", "first_at", "last_at", "step", "total")
 
@@ -43,18 +49,19 @@ class Steps:
         self.first_at = self.last_at = 0.0
 
     def tell(self, step: int, total: int) -> None:
+        """Note that `step` of `total` steps are done."""
         now = time.monotonic()
-        if not self.first_at or step < self.step:  # the first, or it begins anew
+        if not self.first_at or step < self.step:  # the first step, or the node starts over
             self.first, self.first_at = step, now
         self.step, self.total, self.last_at = step, total, now
 
     def rate(self) -> float | None:
-        """Steps a second; None as long as nobody knows."""
+        """Steps per second; None as long as it is unknown."""
         spent = self.last_at - self.first_at
         return (self.step - self.first) / spent if self.step > self.first and spent > 0 else None
 
     def left(self) -> float | None:
-        """Seconds to its last step; None as long as nobody knows."""
+        """Seconds until the last step; None as long as they are unknown."""
         rate = self.rate()
         if rate is None:
             return None
@@ -62,13 +69,13 @@ class Steps:
 
 
 class Tally:
-    """A listener that counts what is done, and keeps the latest preview.
+    """A listener that counts finished nodes and steps, and keeps the latest preview.
 
     Args:
-        title: What is run.
-        total: Says how many nodes the run may need; None where nobody knows.
-        since: When it began, by `time.monotonic`; by default now.
-        previews: Whether previews are wanted; else nodes make none for it.
+        title: The name of the run.
+        total: Returns the most nodes that the run may need; None if that is unknown.
+        since: When the run began, by `time.monotonic`; by default now.
+        previews: Whether previews are wanted; otherwise nodes make none.
     """
 
     def __init__(
@@ -80,20 +87,20 @@ class Tally:
             self._since = since
 
     def restart(self, title: str) -> None:
-        """Count another run of several."""
+        """Start counting the next of several runs."""
         self.title, self._since = title, time.monotonic()
         self._done: set[str] = set()
-        self._running: dict[str, Steps | None] = {}  # None: it has counted no step yet
+        self._running: dict[str, Steps | None] = {}  # None: no step yet
         self.preview: tuple[str, Any] | None = None
 
-    # Called on the threads of the run, for each event: no lock, and nothing is drawn.
+    # Called on the threads of the run for each event: takes no lock, and draws nothing.
 
     def __call__(self, event: Event) -> None:
         kind, node = event.kind, event.node
         if kind is STARTED:
             self._running[node] = None
         elif kind is FINISHED or kind is FAILED:
-            self._done.add(node)  # it leaves `_running` when somebody looks
+            self._done.add(node)  # `lines` removes it from `_running`
         elif kind is Kind.PROGRESS:
             steps = self._running.get(node)
             if steps is None:
@@ -105,7 +112,7 @@ class Tally:
             self.preview = node, event.value
 
     def lines(self) -> list[Line]:
-        """A bar for the whole, and one for each node that counts its steps; where none does, one for the oldest."""
+        """A bar for the whole run, and one for each node that reports steps, or else for the node that began first."""
         for id in self._done.intersection(list(self._running)):
             del self._running[id]
         running = list(self._running.items())
@@ -115,17 +122,17 @@ class Tally:
         shown = counting or running[:1]
         left = self._left(done, total, [steps for _, steps in counting])
         whole = Line(self.title, done, total or None, f"{done}/{total} nodes", "", left)
-        found = [whole, *[_line(id, steps) for id, steps in shown[:MOST_LINES]]]
+        lines = [whole, *[_line(id, steps) for id, steps in shown[:MOST_LINES]]]
         if len(shown) > MOST_LINES:
-            found.append(Line(f"  and {len(shown) - MOST_LINES} more", 0, None))
-        return found
+            lines.append(Line(f"  and {len(shown) - MOST_LINES} more", 0, None))
+        return lines
 
     def _left(self, done: int, total: int, counting: list[Steps]) -> str:
         spent = time.monotonic() - self._since
         seconds = [left for steps in counting if (left := steps.left()) is not None]
-        if done >= 3 and total >= 10:  # many of a kind: they tell how long the rest takes
+        if done >= 3 and total >= 10:  # many nodes: their mean time predicts that of the rest
             seconds.append(spent / done * (total - done))
-        if total - done > len(counting) and total < 10:  # nobody knows of the nodes that come after
+        if total - done > len(counting) and total < 10:  # the time of the nodes after these is unknown
             seconds = []
         return f"{clock(spent)} ({clock(max(seconds))} left)" if seconds else clock(spent)
 
@@ -141,12 +148,12 @@ def _line(id: str, steps: Steps | None) -> Line:
 
 
 def pace(rate: float) -> str:
-    """Steps a second, or seconds a step where they are slow."""
+    """Write a rate in steps per second as `2.0 steps/s`, or as `1.5 s/step` if it is below one."""
     return f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `0:07`, `12:34` or `1:02:03`."""
+    """Write a number of seconds as `0:07`, `12:34` or `1:02:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""Bars in a terminal, by rich. All runs of a process share them: a terminal has one last line."""
+"""Progress bars in a terminal, by rich; all runs of a process share one display."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from graphengine.progress.tally import Tally
 from graphengine.system.terminal import Screened, unscreened
 
 MOST_LINES = 12
-"""Bars that are drawn at once, whatever runs."""
+"""The most bars that are drawn at once."""
 
 
 def show(tally: Tally) -> bool:
-    """Draw what is counted, until it is hidden; False where the terminal cannot do that."""
+    """Draw a tally until it is hidden; returns False if the terminal cannot show bars."""
     return _screen().show(tally)
 
 
 def hide(tally: Tally) -> None:
-    """No longer draw it. After the last one no bar is left."""
+    """Stop drawing a tally; after the last one, no bar is left."""
     _screen().hide(tally)
 
 
@@ -35,7 +35,7 @@ def _screen() -> _Screen:
 
 
 class _Screen:
-    """What is drawn in this process's terminal."""
+    """The bars in this process's terminal."""
 
     def __init__(self) -> None:
         self._tallies: list[Tally] = []
@@ -52,12 +52,12 @@ class _Screen:
                     return False
                 self._live = Live(
                     console=console, get_renderable=self._table, refresh_per_second=8, transient=True,
-                    # What is printed stands above the bars; what goes to a file goes there.
+                    # Printed text appears above the bars; output that goes to a file is not redirected.
                     redirect_stdout=_is_terminal(sys.stdout), redirect_stderr=_is_terminal(sys.stderr),
                 )  # fmt: skip
                 before: dict[str, object] = {"stdout": sys.stdout, "stderr": sys.stderr}
                 self._live.start(refresh=True)
-                # What is printed above the bars is as clean as what would have been printed without them.
+                # Text printed above the bars is screened as without them.
                 for name, old in before.items():
                     if isinstance(old, Screened) and getattr(sys, name) is not old:
                         setattr(sys, name, Screened(getattr(sys, name)))
@@ -72,30 +72,30 @@ class _Screen:
                 self._live = None
 
     def _table(self) -> Table:
-        """What rich draws, on a thread of its own."""
-        found = Table.grid(padding=(0, 1, 0, 0), expand=True)
-        found.add_column(no_wrap=True)
-        found.add_column(ratio=1, min_width=8)
+        """The table of bars, which rich draws on a thread of its own."""
+        table = Table.grid(padding=(0, 1, 0, 0), expand=True)
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1, min_width=8)
         for _ in range(3):
-            found.add_column(no_wrap=True, justify="right")
+            table.add_column(no_wrap=True, justify="right")
         lines = [line for tally in list(self._tallies) for line in tally.lines()]
         for line in lines[:MOST_LINES]:
             bar = ProgressBar(total=line.total, completed=line.done, pulse=line.total is None)
-            found.add_row(Text(_short(line.label)), bar, line.count, Text(line.rate, "cyan"), Text(line.time, "yellow"))
+            table.add_row(Text(_short(line.label)), bar, line.count, Text(line.rate, "cyan"), Text(line.time, "yellow"))
         if len(lines) > MOST_LINES:
-            found.add_row(Text(f"and {len(lines) - MOST_LINES} more"))
-        return found
+            table.add_row(Text(f"and {len(lines) - MOST_LINES} more"))
+        return table
 
 
 class _Console(Console):
-    """A console that never hides the cursor: a process that is killed could not bring it back."""
+    """A console that never hides the cursor, which a killed process could not show again."""
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
 
 
 def _short(label: str, length: int = 32) -> str:
-    """A label that leaves room for its bar, without characters that a terminal acts on."""
+    """Shorten a label to leave room for its bar, and replace characters that a terminal acts on."""
     text = "".join(character if character.isprintable() else "�" for character in label)
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-(length // 2 - 1) :]}"
 

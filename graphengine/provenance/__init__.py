@@ -1,1 +1,1 @@
-"""Where a value comes from: the calls before it, and what a picture says of them."""
+"""Provenance: the calls that a value comes from, and the record of them that a picture carries."""

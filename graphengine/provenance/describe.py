@@ -1,7 +1,7 @@
-"""What a picture carries: the workflow, its inputs, the versions and the weights that it was made with.
+"""The record that a picture carries: the workflow, its inputs, and the versions and weights that it was made with.
 
-Files are told by name and SHA-256, never by folder: whoever gets a picture learns nothing of the machine it was made
-on, and `graphengine rerun` finds the files again wherever they lie.
+Files are recorded by name and SHA-256, never with their folders: a picture reveals nothing about the machine on which
+it was made, and `graphengine rerun` finds the files again wherever they are.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 FORMAT = 1
 MOST_HELD = 1 << 20
-"""Bytes of values that JSON cannot hold and that a picture carries nevertheless."""
+"""The most bytes of values that JSON cannot hold and that are stored in a picture."""
 CHUNK = "graphengine"
 """The name of the PNG text chunk that holds the record, as JSON."""
 PARAMETERS = "parameters"
-"""The name of the one that other tools read."""
+"""The name of the text chunk that other tools read."""
 EXIF, MAKER_NOTE = 0x8769, 0x927C
-"""Where JPEG and WebP hold what are text chunks in PNG, as one JSON object."""
+"""The EXIF directory and tag in which JPEG and WebP files hold the text chunks, as one JSON object."""
 
 Position = tuple[str | int, ...]
 
@@ -54,15 +54,15 @@ def chunks(
     item: int | None = None,
     exact: bool = False,
 ) -> dict[str, str]:
-    """The text chunks of a picture that is written; none where its graph holds what cannot be written.
+    """Make the text chunks of a picture; empty, with a logged warning, if its graph cannot be written.
 
     Args:
         graph, inputs: What was run.
-        output: The output that the picture is: a declared output's name, or a node's id.
+        output: The output of which the value is: a declared output's name, or a node's id.
         value: The picture.
         made: How it was made (`Result.made[output]`).
-        base: Where relative paths among the inputs start; by default the current folder.
-        item: Its number, where the output is a list.
+        base: The folder at which relative paths among the inputs start; by default the current one.
+        item: The number of the picture, if the output is a list.
         exact: Whether it was an exact run.
     """
     try:
@@ -91,7 +91,7 @@ def describe(
     item: int | None = None,
     exact: bool = False,
 ) -> dict[str, Any]:
-    """The record of how a value was made, as JSON data."""
+    """Make the record of how a value was made, as JSON data; the arguments are those of `chunks`."""
     from graphengine.workflow.files import to_document
 
     plain, given, files = without_folders(graph, inputs, base or Path.cwd())
@@ -116,7 +116,7 @@ def describe(
 
 
 def versions(graph: GraphData) -> dict[str, Any]:
-    """What is installed here that decides what a graph makes."""
+    """The installed versions that affect a graph's results: of graphengine, Python and the packs it uses."""
     from graphengine.version import __version__
 
     return {
@@ -129,7 +129,7 @@ def versions(graph: GraphData) -> dict[str, Any]:
 def weights(
     graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None = None
 ) -> dict[str, dict[str, str]]:
-    """The references to weights that an output needs: by node the type, the name for people and the digest."""
+    """The references to weights that an output needs: by node, the type, a name for people and the digest."""
     found = {}
     for id, value in references(graph, inputs, output, base).items():
         kind = socket_type(type(value))
@@ -143,7 +143,7 @@ def weights(
 
 
 def file_rule(kind: NodeDef[..., Any] | GraphData | str, socket: str) -> File | None:
-    """The file rule of a node's input; of a workflow's, that of what its declared input is linked to."""
+    """The file rule of a node's input; of a workflow's input, that of the node's input to which it is linked."""
     if isinstance(kind, NodeDef):
         return kind.files.get(socket)
     if isinstance(kind, str):
@@ -158,7 +158,7 @@ def file_rule(kind: NodeDef[..., Any] | GraphData | str, socket: str) -> File | 
 def without_folders(
     graph: GraphData, inputs: Mapping[str, Any], base: Path
 ) -> tuple[GraphData, dict[str, Any], list[dict[str, Any]]]:
-    """A copy of a graph and of its inputs in which files stand by name only, and what these files are."""
+    """Copy a graph and its inputs with files by name only; returns the copies, and the facts about these files."""
     from graphengine.workflow.write import NoData, plain
 
     files: list[dict[str, Any]] = []
@@ -175,7 +175,16 @@ def _without_folders(
     graph: GraphData, place: Position, files: list[dict[str, Any]], given: set[str], named: Mapping[int, str],
     twins: dict[int, GraphData],
 ) -> GraphData:
-    """A copy of a graph without folders; `named` are those that use themselves, which stand once in a document."""
+    """Copy a graph without folders.
+
+    Args:
+        graph: The graph.
+        place: Its position in the record.
+        files: Filled with the facts about files.
+        given: The declared inputs that get a value.
+        named: The names, by `id`, of graphs that use themselves; such a graph stands once in the record.
+        twins: The copies of these, by `id`; filled.
+    """
     base, twin = folder_of(graph), copy(graph)
     twin.title = graph.title or (graph.file.stem if graph.file is not None and id(graph) in named else "")
     twin.file = None

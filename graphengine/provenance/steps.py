@@ -1,4 +1,4 @@
-"""Where a value comes from: the calls before it with their arguments, read off a graph without running it."""
+"""Steps: the calls that a value comes from, with their arguments, read from a graph without running it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Step:
 
     Attributes:
         node: The full name of the node.
-        inputs: By socket, defaults too: what was given, another step for what was linked, or a list of such.
-        value: Of a node that makes references: the reference.
+        inputs: By input, defaults included: a literal, another step for a link, or a list of these.
+        value: For a node that makes references to weights: the reference.
     """
 
     node: str
@@ -37,7 +37,13 @@ def steps(
 ) -> Any:
     """The calls that an output comes from: the last one, with those before it among its inputs.
 
-    Workflows used as nodes are gone into; of mapped nodes that call is told that the item comes from.
+    Calls inside workflows used as nodes are included; of a mapped node, only the call for the item.
+
+    Args:
+        graph, inputs: What was run.
+        output: A declared output's name, or a node's id.
+        item: The number of the item, if the output is a list.
+        base: The folder at which relative paths among the inputs start; by default the current one.
     """
     bound = {name: const.value for name, const in bind_inputs(graph, inputs, base).items()}
     return _steps(graph, bound, [link_of(graph, output)], item, references(graph, inputs, output, base))[0]
@@ -84,7 +90,7 @@ def _steps(
 
 
 def references(graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
-    """By node the references to weights that an output needs."""
+    """The references to weights that an output needs, by node."""
     link = link_of(graph, output)
     plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
     plan.assign([link.node] if link.node in graph.nodes else [])

@@ -1,1 +1,1 @@
-"""What runs leave: files of outputs, a history, and the record that a picture carries."""
+"""Results that runs leave: output files, a history of runs, and the records in pictures."""

@@ -1,4 +1,4 @@
-"""Records of runs, kept beside the disk store, and what they tell: which nodes would run now, and why. No torch."""
+"""History of runs: a record of each workflow's last run, and `why`, which predicts from it what a run would compute."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ FORMAT = 1
 State = Literal["runs", "memory", "disk", "always", "reference", "later", "not needed"]
 
 ITSELF = "*node"
-"""Stands among a node's inputs for its own version and the state of its pack."""
+"""The name, among a node's inputs, of its own version and its pack's version stamp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What a run would do with a node.
+    """A prediction of what a run would do with a node, and why.
 
     Attributes:
-        state: It `runs`; its value comes from `memory` or `disk`; it is computed `always` (an output node, or one
-            that is never remembered); it is a `reference` to weights, made in every run; it is known `later`, when
-            the run has reached it (mapped and expanding nodes, workflows used as nodes); or it is `not needed`,
-            because what would take from it is remembered.
-        differs: For one that runs: what is not as it was in the last run of this workflow.
+        node, type: The node's id and full name.
+        state: It `runs`; its value comes from `memory` or `disk`; it is computed `always` (an output node, or one that
+            is never remembered); it is a `reference` to weights, made in every run; it is decided `later`, when the run
+            reaches it (mapped and expanding nodes, workflows used as nodes); or it is `not needed`, because the nodes
+            that take its outputs are remembered.
+        differs: If it runs: the differences from the last run of this workflow.
     """
 
     node: str
@@ -55,11 +56,12 @@ class Reason:
     differs: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """The prediction as data for JSON."""
         return {"node": self.node, "type": self.type, "state": self.state, "differs": list(self.differs)}
 
 
 def record_file(graph: GraphData, folder: Path) -> Path:
-    """Where the last run of a workflow is recorded: one file for each workflow file."""
+    """The path of the record of a workflow's last run: one file for each workflow file."""
     name = str(graph.file.resolve()) if graph.file is not None else graph.name
     return folder / "runs" / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.json"
 
@@ -67,7 +69,13 @@ def record_file(graph: GraphData, folder: Path) -> Path:
 def record(
     graph: GraphData, inputs: Mapping[str, Any], result: Result, folder: Path, roots: Iterable[str | Path] | None = None
 ) -> None:
-    """Keep what a run was made of; a folder that cannot be written is no failure of the run."""
+    """Write the record of a run; a folder that cannot be written does not fail the run.
+
+    Args:
+        graph, inputs, roots: What was run.
+        result: The run's result.
+        folder: The cache folder.
+    """
     _, links, extra = wanted_links(graph, None)
     plan = take_plan(graph, bind_inputs(graph, inputs), None if roots is None else list(roots))
     plan.assign(link.node for link in (*links, *extra) if link.node in graph.nodes)
@@ -80,15 +88,15 @@ def record(
     text = json.dumps({"format": FORMAT, "time": time.time(), "nodes": nodes}, default=str)
     file = record_file(graph, folder)
     with contextlib.suppress(OSError):
-        make_private(file.parent, folder)  # prompts stand in it
+        make_private(file.parent, folder)  # the record holds prompts
         write_private(file, text.encode())
 
 
 def last_run(graph: GraphData, folder: Path) -> dict[str, Any] | None:
-    """The record of a workflow's last run by node; None if there is none that can be read."""
+    """Read the record of a workflow's last run, by node; None if there is none that can be read."""
     try:
-        found = json.loads(read_file(record_file(graph, folder)))
-        nodes = found["nodes"] if found["format"] == FORMAT else None
+        data = json.loads(read_file(record_file(graph, folder)))
+        nodes = data["nodes"] if data["format"] == FORMAT else None
         return nodes if isinstance(nodes, dict) and all(isinstance(n["inputs"], dict) for n in nodes.values()) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -101,7 +109,14 @@ def why(
     folder: Path,
     roots: Iterable[str | Path] | None = None,
 ) -> list[Reason]:
-    """What a run of the whole graph would do with each node, sources first, and why.
+    """Predict what a run of the whole graph would do with each node, sources first, and why.
+
+    Args:
+        graph: The graph.
+        inputs: The inputs of the run.
+        store: The store that the run would use.
+        folder: The cache folder with the records of runs.
+        roots: Folders that must contain every file; None allows all.
 
     Raises:
         WorkflowError: The graph or an input is wrong.
@@ -122,13 +137,13 @@ def why(
             if states[id] not in ("memory", "disk", "reference"):
                 stack += [link.node for _, link in graph.nodes[id].sources() if link.node in graph.nodes]
     last = last_run(graph, folder)
-    found = []
+    reasons = []
     for id in topological(graph):
         state = states.get(id, "not needed")
         differs = _differs(plan, id, states, last) if state in ("runs", "later") else ()
-        found.append(Reason(id, graph.nodes[id].type, state, differs))
+        reasons.append(Reason(id, graph.nodes[id].type, state, differs))
     graph.idle_plans.append(plan)
-    return found
+    return reasons
 
 
 def _state(plan: Plan, id: str, store: Store) -> State:
@@ -152,7 +167,7 @@ def _is_volatile(node: Node) -> bool:
 
 
 def _comes_from_volatile(plan: Plan, start: str) -> bool:
-    """Whether something that is never remembered is among what a node needs."""
+    """Whether a node, or one that it needs, is never remembered."""
     stack, seen = [start], {start}
     while stack:
         id = stack.pop()
@@ -168,27 +183,27 @@ def _comes_from_volatile(plan: Plan, start: str) -> bool:
 
 
 def _inputs(plan: Plan, id: str) -> dict[str, list[str | None]]:
-    """By input what it adds to the node's key, and how a person reads it; no digest where only the run will know."""
+    """By input, the digest that it adds to the node's key (None if it is known later), and a text for people."""
     node = plan.graph.nodes[id]
-    kind = node.kind
-    found: dict[str, list[str | None]] = {}
-    if not isinstance(kind, NodeDef):
+    definition = node.kind
+    recorded: dict[str, list[str | None]] = {}
+    if not isinstance(definition, NodeDef):
         values, tokens = dict(node.literals), {name: repr(value) for name, value in node.literals.items()}
     else:
-        found[ITSELF] = [identity(kind).hex(), None]
+        recorded[ITSELF] = [identity(definition).hex(), None]
         try:
             values, tokens, _ = plan.literals(node)
         except (GraphEngineError, NotData):
             values, tokens = dict(node.literals), {}
     for name, value in values.items():
-        found[name] = [_hex(tokens.get(name)), shorten(str(value) if isinstance(value, Path) else value, 60)]
+        recorded[name] = [_hex(tokens.get(name)), shorten(str(value) if isinstance(value, Path) else value, 60)]
     for name, link in node.links:
-        if name not in found:
-            found[name] = [_token(plan, node, name, link), None]
+        if name not in recorded:
+            recorded[name] = [_token(plan, node, name, link), None]
     for name, items in node.lists:
         digests = [_token(plan, node, name, item) if type(item) is Link else _hex(repr(item)) for item in items]
-        found[name] = [None if None in digests else _hex(digests), None]
-    return found
+        recorded[name] = [None if None in digests else _hex(digests), None]
+    return recorded
 
 
 def _token(plan: Plan, node: Node, socket: str, link: Link) -> str | None:
@@ -250,8 +265,7 @@ def _differs(
 
 
 def _causes(plan: Plan, id: str, last: Mapping[str, Any]) -> list[str]:
-    """For a reference that differs from that of the last run: in which inputs of the nodes that made it, from what to
-    what."""
+    """The changed inputs of the nodes that made a reference which differs from that of the last run."""
     found: list[str] = []
     stack, seen = [id], {id}
     while stack:
@@ -281,7 +295,7 @@ def _causes(plan: Plan, id: str, last: Mapping[str, Any]) -> list[str]:
 
 
 def _values_of_this_process(plan: Plan, node: Node) -> tuple[str, ...]:
-    """The inputs of a node that no key can hold, for people."""
+    """Sentences about the inputs of a node that no key can hold."""
     if not isinstance(node.kind, NodeDef) or node.kind.expand or node.each:
         return ()
     values = node.literals | {name: plan.const(link).value for name, link in node.bound}
@@ -295,16 +309,17 @@ def _values_of_this_process(plan: Plan, node: Node) -> tuple[str, ...]:
 
 
 def _without_codec(annotation: Any) -> str | None:
-    """The name of a type among those of a value that cannot be written to the disk."""
+    """The name of the first type in an annotation whose values cannot be written to disk; None if there is none."""
     for member in union_members(strip(annotation)):
         inner = [arg for arg in get_args(member) if arg is not ...]
         if inner:
             return next((name for each in inner if (name := _without_codec(each)) is not None), None)
         if not isinstance(member, type) or member in (object, list, tuple, dict):
             continue
-        kind = socket_type(member)
-        plain = issubclass(member, int | str | float | bytes | PurePath | enum.Enum) or member is type(None)
-        if not plain and not is_named_tuple(member) and (kind is None or (kind.encode is None and kind.digest is None)):
+        known = socket_type(member)
+        if issubclass(member, int | str | float | bytes | PurePath | enum.Enum) or member is type(None):
+            continue
+        if not is_named_tuple(member) and (known is None or (known.encode is None and known.digest is None)):
             return type_name(member)
     return None
 

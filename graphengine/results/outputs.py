@@ -1,4 +1,4 @@
-"""Writing what a run made: whole files only, never over another one."""
+"""Writing a run's outputs to files: whole files only, and never over existing ones."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ if TYPE_CHECKING:
     from graphengine.graph.data import GraphData
 
 Text = Callable[[str, Any, int | None], Mapping[str, str]]
-"""Gives the texts that a picture carries: of an output's name, a value, and its number in a list."""
+"""A function of an output's name, a value, and its number in a list; returns the texts to store in a picture."""
 Save = Callable[[Any, Path, Mapping[str, str]], list[Path]]
-"""Writes a value into files that begin with a path, with texts in them; returns these files."""
+"""A function that writes a value to files whose paths begin with a given one, with texts in them; returns the files."""
 HIDDEN = "hidden"
-"""In the place of a mark: that of the hidden folder from which files appear."""
+"""The mark (see `marks`) of the hidden folder in which files are made."""
 
 
 class OutputWriter:
-    """Writes values into a folder as `<prefix>_<output>_00000.png`, each under a number that is free.
+    """Writes values to files in a folder, named `<prefix>_<output>_00000.png` with the next free number.
 
     Args:
-        folder: Where; made when something is written into it.
+        folder: The folder; it is made when the first file is written.
         prefix: The beginning of the names.
-        about: Told before files appear which these are, as `marks` says it.
+        about: Called with the marks (see `marks`) of files before they appear.
+
+    Attributes:
+        files: The files that were written.
     """
 
     def __init__(self, folder: Path, prefix: str, about: Callable[[Mapping[str, str]], object] | None = None) -> None:
@@ -46,32 +49,32 @@ class OutputWriter:
 
     @contextlib.contextmanager
     def delivery(self) -> Iterator[Delivery]:
-        """What is to appear together; nothing of it is left that was not published.
+        """Begin a delivery of files that appear together; files that were not published are removed at the end.
 
         Raises:
-            FileError: It cannot be written.
+            FileError: A file cannot be written.
         """
         with contextlib.ExitStack() as stack:
             yield Delivery(self, stack)
 
     def write(self, name: str, value: Any, text: Text) -> tuple[list[Path], list[Any]]:
-        """Write an output, all of it or nothing; returns the files, and the values that are no files but plain."""
+        """Write an output, completely or not at all; returns the files, and the plain values that are not written."""
         with self.delivery() as delivery:
             values = delivery.add(name, value, text)
             return delivery.publish()[name], values
 
     def save(self, name: str, value: Any, save: Save, text: Mapping[str, str]) -> list[Path]:
-        """Write one value by its type's `save`, or another.
+        """Write one value by a save function; returns the files.
 
         Raises:
-            FileError: It cannot be written; nothing is left of it.
+            FileError: It cannot be written; no part of it is left.
         """
         with self.delivery() as delivery:
             delivery.save(name, name, value, save, text)
             return delivery.publish()[name]
 
     def sweep(self) -> None:
-        """Remove what processes that died have left hidden in the folder, once."""
+        """Remove, once, the hidden folders that processes which died have left in the folder."""
         for _ in () if self._swept or not self.folder.is_dir() else sweep(self.folder):
             pass
         self._swept = True
@@ -82,10 +85,11 @@ class OutputWriter:
 
 
 def check_folder(folder: Path, graph: GraphData | None = None) -> None:
-    """Find out before anything is computed whether files can be written into a folder. Nothing is left of that.
+    """Check, before anything is computed, that files can be written into a folder; leaves nothing there.
 
     Args:
-        graph: Whose outputs are to be written; if none of them is written into a file, it need not be writable.
+        folder: The folder, which need not exist.
+        graph: The graph whose outputs are to be written; if none of them makes files, the folder need not be writable.
 
     Raises:
         FileError: The folder cannot be made or written in.
@@ -96,8 +100,8 @@ def check_folder(folder: Path, graph: GraphData | None = None) -> None:
             raise FileExistsError
         if not needed:
             return
-        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         why = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror or error
@@ -105,9 +109,9 @@ def check_folder(folder: Path, graph: GraphData | None = None) -> None:
 
 
 def _is_written(annotation: Any) -> bool:
-    """Whether values of a type are written into files, or may be: lists of them, or it among others."""
-    if isinstance(annotation, type) and (kind := socket_type(annotation)) is not None:
-        return kind.save is not None
+    """Whether values of a type are written to files, or parts of them may be (a list, a union)."""
+    if isinstance(annotation, type) and (registered := socket_type(annotation)) is not None:
+        return registered.save is not None
     return any(map(_is_written, get_args(annotation)))
 
 
@@ -117,27 +121,30 @@ class Delivery:
     def __init__(self, writer: OutputWriter, stack: contextlib.ExitStack) -> None:
         self._writer, self._stack = writer, stack
         self._hidden: Path | None = None  # made when something is written
-        self._staged: list[tuple[str, str, dict[Path, str]]] = []  # the output, the stem, and files with their endings
+        self._staged: list[tuple[str, str, dict[Path, str]]] = []  # output, beginning of the name, files with endings
         self._names: list[str] = []
 
     def add(self, name: str, value: Any, text: Text) -> list[Any]:
-        """Write an output, a list item by item; returns the values in it that are no files but plain."""
+        """Write an output to hidden files, a list item by item; returns the plain values that are not written."""
         self._names.append(name)
         values: list[Any] = []
         for part, item, number in _parts(name, value):
-            kind = socket_type(type(item))
-            if kind is None or kind.save is None:
+            registered = socket_type(type(item))
+            if registered is None or registered.save is None:
                 values.append(item)
             else:
-                self.save(name, part, item, kind.save, text(name, item, number))
+                self.save(name, part, item, registered.save, text(name, item, number))
         return values
 
     def save(self, output: str, name: str, value: Any, save: Save, text: Mapping[str, str]) -> None:
-        """Write one value.
+        """Write one value to hidden files.
 
         Args:
-            output: Of which it is a part.
-            name: What its files are called by.
+            output: The output of which it is a part.
+            name: The name of the files, after the writer's prefix.
+            value: The value.
+            save: The function that writes it.
+            text: The texts to store in a picture.
         """
         stem = self._writer._stem(name)
         shown = self._writer.folder / stem
@@ -150,7 +157,7 @@ class Delivery:
             path.parent.mkdir()
             try:
                 made = save(value, path, text)
-            except FileError as error:  # people know nothing of the hidden folder
+            except FileError as error:  # show the final name, not that in the hidden folder
                 raise FileError(str(error).replace(str(path), str(shown))) from None
             for file in made:
                 sync(file)
@@ -159,7 +166,7 @@ class Delivery:
         self._staged.append((output, stem, {file: file.name.removeprefix("value") for file in made}))
 
     def publish(self) -> dict[str, list[Path]]:
-        """Let all files appear, each under a free number; on the disk when this returns. The files of each output."""
+        """Move all files to their final names; returns the files of each output. They are on the disk then (fsync)."""
         while True:
             found: dict[str, list[Path]] = {name: [] for name in self._names}
             try:
@@ -212,12 +219,15 @@ def write_outputs(
     show: Callable[[str], object] = lambda line: None,
     together: bool = False,
 ) -> dict[str, Any]:
-    """Write every output of a run; returns what was written, by output: files, or a plain value.
+    """Write every output of a run; returns by output the files, or the plain value.
 
     Args:
-        base: Where relative paths among the inputs start; by default the current folder.
-        show: Told of each file and plain value as soon as it is written.
-        together: All of it appears at once, or nothing; by default each output as soon as it is written.
+        graph, inputs, exact: What was run, and whether exactly.
+        result: The run's result.
+        writer: Writes the files.
+        base: The folder at which relative paths among the inputs start; by default the current one.
+        show: Called with a line for each file and plain value when it is written.
+        together: All files appear at once; by default those of each output appear when they are written.
     """
     def text(output: str, part: Any, item: int | None) -> dict[str, str]:
         return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
@@ -242,7 +252,11 @@ def write_outputs(
 
 
 def place(file: Path, final: Path) -> None:
-    """Move a file to a name that nobody has; FileExistsError if somebody has it, also at the same moment."""
+    """Move a file to a new name.
+
+    Raises:
+        FileExistsError: The name exists, even if it was made at the same moment.
+    """
     try:
         os.link(file, final)
     except FileExistsError:
@@ -259,14 +273,14 @@ def place(file: Path, final: Path) -> None:
 
 
 def marks(finals: Mapping[Path, Path]) -> dict[str, str]:
-    """Names that files are about to get, each with a mark by which the file is known from any other of that name."""
+    """The final names of files, each with a mark that identifies the file (its size and time of change)."""
     return {str(final): _mark(file) for file, final in finals.items()}
 
 
 def remove_marked(files: Mapping[str, str]) -> None:
-    """Remove those of the files that `marks` told of which are there and were not changed since.
+    """Remove the files of `marks` that exist and were not changed since.
 
-    The hidden folder that they come from goes first: a process that was taken for dead lets none appear any more.
+    Their hidden folder is removed first, so that a process that was wrongly taken for dead cannot publish any more.
     """
     for name, mark in files.items():
         if mark == HIDDEN and Path(name).name.startswith(PREFIX):
@@ -283,7 +297,7 @@ def _mark(file: Path) -> str:
 
 
 def next_number(folder: Path, stem: str) -> int:
-    """The number after the highest one that files of this stem have."""
+    """The number after the highest one of existing files whose names begin with `stem`."""
     pattern = re.compile(rf"{re.escape(stem)}_(\d{{5,}})(?!\d)")
     with os.scandir(folder) as entries:
         numbers = [int(match[1]) for entry in entries if (match := pattern.match(entry.name))]
@@ -291,7 +305,7 @@ def next_number(folder: Path, stem: str) -> int:
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any, int | None]]:
-    """The parts of an output that are written one by one: (name, value, number in its list)."""
+    """The parts of an output that are written one by one, as (name, value, number in a list)."""
     if is_named_tuple(type(value)):
         for field in type(value)._fields:
             yield from _parts(f"{name}_{field}", getattr(value, field))
@@ -303,8 +317,8 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any, int | None]]:
 
 
 def _is_saved(value: Any) -> bool:
-    kind = socket_type(type(value))
-    return kind is not None and kind.save is not None
+    registered = socket_type(type(value))
+    return registered is not None and registered.save is not None
 
 
 if not TYPE_CHECKING:

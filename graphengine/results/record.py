@@ -1,4 +1,4 @@
-"""What a picture's record says when it is read back: its graph, its files where they lie now, what differs since."""
+"""Reading the record in a picture: its graph, the files that it was made from, and what has changed since."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 DEEPEST = 200
-"""Levels of a record that comes from anybody."""
+"""The most levels of nesting in a record, which may come from a stranger."""
 _TEXT: dict[str, Any] = {"type": "string"}
 _TEXTS = {"type": "array", "items": _TEXT}
 SCHEMA: dict[str, Any] = {
@@ -46,14 +46,14 @@ SCHEMA: dict[str, Any] = {
         }},
     },
 }  # fmt: skip
-"""The JSON Schema of a record in today's format, which `graphengine.provenance.describe` writes."""
+"""The JSON Schema of a record in the current format, which `graphengine.provenance.describe` writes."""
 
 
 def read(picture: Path) -> dict[str, Any]:
-    """The record that a picture carries.
+    """Read the record in a picture.
 
     Raises:
-        FileError: It is no picture, or carries no record that can be read.
+        FileError: It is no picture, or has no record that can be read.
     """
     import PIL
     import PIL.Image
@@ -61,11 +61,11 @@ def read(picture: Path) -> dict[str, Any]:
     try:
         with open_file(picture) as file:
             with warnings_as("error", PIL.Image.DecompressionBombWarning):
-                image = PIL.Image.open(file)  # reads no more than the size
+                image = PIL.Image.open(file)  # reads only the header
             with image:
                 text = image.info.get(CHUNK) or _note(image).get(CHUNK)
                 if isinstance(text, str):
-                    image.load()  # what is cut short could not be compared with what is made again
+                    image.load()  # refuses a truncated picture, which could not be compared with the new one
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise FileError(f"{picture} would unpack to more pixels than a picture of ours can have") from None
     except PIL.UnidentifiedImageError:
@@ -78,21 +78,25 @@ def read(picture: Path) -> dict[str, Any]:
 
 
 def _note(image: PIL.Image.Image) -> dict[str, Any]:
-    """The texts of a picture that has no text chunks (JPEG, WebP): JSON in the MakerNote of its EXIF."""
+    """The texts of a picture without text chunks (JPEG, WebP): JSON in the MakerNote of its EXIF data."""
     note = image.getexif().get_ifd(EXIF).get(MAKER_NOTE)
     if not isinstance(note, bytes):
         return {}
     with contextlib.suppress(ValueError):
-        found = json.loads(note)
-        return found if isinstance(found, dict) else {}
+        texts = json.loads(note)
+        return texts if isinstance(texts, dict) else {}
     return {}
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
-    """A record from its JSON text, checked for what `rerun` needs.
+    """Parse a record's JSON text, and check it against the schema.
+
+    Args:
+        text: The JSON text.
+        name: The picture's name, for errors.
 
     Raises:
-        FileError: It is damaged, or of a newer format.
+        FileError: It is damaged, or has a newer format.
     """
     from jsonschema import Draft202012Validator
 
@@ -110,21 +114,21 @@ def parse(text: str, name: str) -> dict[str, Any]:
 
 
 def _is_deep(data: Any) -> bool:
-    """Whether lists and objects lie deeper inside each other than `DEEPEST`."""
+    """Whether lists and objects are nested deeper than `DEEPEST`."""
     level = [data]
     for _ in range(DEEPEST):
         level = [
-            item for one in level if isinstance(one, dict | list)
-            for item in (one.values() if isinstance(one, dict) else one)
+            item for container in level if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
         ]  # fmt: skip
     return bool(level)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences about what is not now (`describe` of the same) as it was then."""
+    """Describe the differences between an old record and a new one (of `describe`) of the same graph, as sentences."""
     old, new = _facts(then), _facts(now)
     return [
-        f"{name}: {_told(old.get(name))} then, {_told(new.get(name))} now"
+        f"{name}: {_text(old.get(name))} then, {_text(new.get(name))} now"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
@@ -132,27 +136,32 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
-    told = record.get("versions") or {}
-    facts |= {name: told.get(name) for name in ("graphengine", "python")}
-    for pack, parts in (told.get("packs") or {}).items():
+    versions = record.get("versions") or {}
+    facts |= {name: versions.get(name) for name in ("graphengine", "python")}
+    for pack, parts in (versions.get("packs") or {}).items():
         for part in parts:
             name, separator, version = str(part).partition("==")
             facts[name if separator else f"the sources of pack {pack}"] = version if separator else name
     for id, weights in (record.get("weights") or {}).items():
         facts[f"the weights of {id} ({weights.get('name') or weights.get('type')})"] = weights.get("digest")
     made = (record.get("made") or {}).items()
-    return facts | {name: value for name, value in made if name not in facts and name != "worker"}  # that is a name
+    return facts | {name: value for name, value in made if name not in facts and name != "worker"}  # only a name
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     return "none" if value is None else str(value)[:60]
 
 
 def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple[GraphData, dict[str, Any]]:
-    """The graph of a record and its inputs, with the files where they lie now.
+    """Make the graph of a record and its inputs, with the current paths of files.
+
+    Args:
+        record: The record.
+        files: The current path of each file, by its position in the record (see `locate`).
 
     Raises:
-        WorkflowError: It cannot be read, or needs a value that the picture does not carry.
+        WorkflowError: It cannot be read, or needs a value that the picture does not hold.
+        FileError: The record is damaged.
     """
     from graphengine.api import Graph
     from graphengine.workflow.files import from_document
@@ -165,7 +174,7 @@ def graph_of(record: Mapping[str, Any], files: Mapping[Position, Path]) -> tuple
     whole = json.loads(json.dumps(whole))
     for position, path in files.items():
         _put(whole, position, str(path))
-    # It holds all workflows that it uses: a picture of a stranger's makes nobody read other files as such.
+    # A record holds all workflows that it uses, so that a stranger's picture cannot make other files be read as one.
     name = f"{record.get('name', 'workflow')}.json"
     graph = from_document(whole["workflow"], name=name, roots=(), fetch=held.get, make=Graph)
     return graph, whole[INPUTS]
@@ -182,9 +191,16 @@ def _put(data: Any, position: Position, path: str) -> None:
 
 
 def locate(files: Iterable[Mapping[str, Any]], folders: Iterable[Path]) -> tuple[dict[Position, Path], list[str]]:
-    """Where files lie now: by position in the record a path; and sentences about those that are not found.
+    """Find the files of a record by their hash.
 
-    A file of that name is tried first, then every file of that size; what counts is the hash.
+    Files with the same name are tried first, then all files of the same size.
+
+    Args:
+        files: The entries under `files` of the record.
+        folders: The folders to search, with their subfolders.
+
+    Returns:
+        The path of each file by its position in the record, and a sentence for each file that was not found.
     """
     places = list(folders)
     found: dict[Position, Path] = {}
@@ -204,7 +220,7 @@ def locate(files: Iterable[Mapping[str, Any]], folders: Iterable[Path]) -> tuple
 
 
 MOST_FILES = 200_000
-"""Files that a search looks at."""
+"""The most files that a search looks at."""
 
 
 def _find(name: str, digest: str, size: Any, folders: list[Path]) -> Path | None:

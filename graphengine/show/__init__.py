@@ -1,1 +1,1 @@
-"""Graphs and values as people see them: drawings, HTML of values, reports of runs."""
+"""Presentation of graphs and values: drawings, HTML of values, reports of runs."""

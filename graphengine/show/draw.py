@@ -1,7 +1,7 @@
-"""Pictures of graphs: Mermaid and DOT texts, and an SVG that is laid out here and needs nothing else.
+"""Drawings of graphs: Mermaid, Graphviz DOT, and SVG with a layout of its own.
 
-What stands in a graph is data from strangers: every text is escaped, and ids of the output are numbers of our own.
-A graph with cycles or dangling links is drawn as it is.
+Graphs may come from strangers: every text is escaped, and the ids in a drawing are numbers. A graph with cycles or
+dangling links is drawn too.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 TITLE, SMALL = 13, 11
 ROW, HEAD, PAD = 17, 40, 10
 LONGEST = 34
-"""Characters of a text in a box; all of it is in the tooltip."""
+"""The most characters of a text in a box; the tooltip shows all of it."""
 
-# One colour for each type, by a hash of its name: dark enough for text on white, told apart by most eyes.
+# A type's colour is chosen by a hash of its name; all are dark enough for text on white.
 PALETTE = ("#2563eb", "#0d9488", "#c2410c", "#7c3aed", "#be185d", "#4d7c0f", "#b45309", "#0369a1", "#9f1239", "#475569")
 INK, DIM, BORDER, RED = "#1e293b", "#64748b", "#94a3b8", "#dc2626"
 _COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|[a-zA-Z]{3,24}")
@@ -35,12 +35,12 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{3,8}|[a-zA-Z]{3,24}")
 
 @dataclass
 class _Box:
-    """Something that is drawn: a node, an input, a value, an output, or a node that is missing."""
+    """A box of the drawing: a node, an input, a value, an output, or a missing node."""
 
     kind: str
     title: str
     type: str = ""
-    rows: list[tuple[str, str]] = field(default_factory=list)  # socket, and its literal ('' where a link comes in)
+    rows: list[tuple[str, str]] = field(default_factory=list)  # an input and its literal ('' if it is linked)
     ports: list[str] = field(default_factory=list)
     note: str = ""
     colour: str = ""
@@ -70,12 +70,12 @@ def _drawing(
     colours: Mapping[str, str] | None,
     inputs: Mapping[str, Any] | None = None,
 ) -> _Drawing:
-    found = _Drawing()
+    drawing = _Drawing()
     at: dict[tuple[str, str], int] = {}
 
-    def box(key: tuple[str, str], made: _Box) -> int:
-        at[key] = len(found.boxes)
-        found.boxes.append(made)
+    def box(key: tuple[str, str], new: _Box) -> int:
+        at[key] = len(drawing.boxes)
+        drawing.boxes.append(new)
         return at[key]
 
     for name, declared in graph.inputs.items():
@@ -97,17 +97,17 @@ def _drawing(
     for id, node in graph.nodes.items():
         for socket, link in node.sources():
             start = source(link)
-            port = "" if found.boxes[start].kind != "node" else link.port
-            if port and port not in found.boxes[start].ports:
-                found.boxes[start].ports.append(port)
-            found.edges.append(_Edge(start, at["node", id], port, socket, _type(graph, link)))
+            port = "" if drawing.boxes[start].kind != "node" else link.port
+            if port and port not in drawing.boxes[start].ports:
+                drawing.boxes[start].ports.append(port)
+            drawing.edges.append(_Edge(start, at["node", id], port, socket, _type(graph, link)))
     for name, link in graph.outputs.items():
         start = source(link)
         end = box(("output", name), _Box("output", name))
-        if link.port and found.boxes[start].kind == "node" and link.port not in found.boxes[start].ports:
-            found.boxes[start].ports.append(link.port)
-        found.edges.append(_Edge(start, end, link.port, "", _type(graph, link)))
-    return found
+        if link.port and drawing.boxes[start].kind == "node" and link.port not in drawing.boxes[start].ports:
+            drawing.boxes[start].ports.append(link.port)
+        drawing.edges.append(_Edge(start, end, link.port, "", _type(graph, link)))
+    return drawing
 
 
 def _node_box(id: str, node: Node, note: str, colour: str) -> _Box:
@@ -116,19 +116,19 @@ def _node_box(id: str, node: Node, note: str, colour: str) -> _Box:
         linked = type(value) is Link or (type(value) is list and has_links(value))
         mapped = " (each)" if name in node.each else ""
         rows.append((name, mapped if linked else f" = {_short(value)}{mapped}"))
-    made = node.kind.outputs if not isinstance(node.kind, str) else {}
+    ports = [port for port in node.kind.outputs if port] if not isinstance(node.kind, str) else []
     return _Box(
-        "unknown" if isinstance(node.kind, str) else "node", id, node.type or "?", rows, [p for p in made if p], note,
+        "unknown" if isinstance(node.kind, str) else "node", id, node.type or "?", rows, ports, note,
         colour if _COLOUR.fullmatch(colour) else "",
     )  # fmt: skip
 
 
 def _type(graph: GraphData, link: Link) -> str:
     try:
-        kind = output_type(graph, link)
-    except Exception:  # a graph that is wrong is drawn all the same
+        annotation = output_type(graph, link)
+    except Exception:  # an invalid graph is drawn too
         return "any"
-    return "outputs" if is_named_tuple(kind) else type_name(kind)
+    return "outputs" if is_named_tuple(annotation) else type_name(annotation)
 
 
 def _short(value: Any) -> str:
@@ -146,7 +146,13 @@ _SHAPES = {"input": ("([", "])"), "value": ("([", "])"), "output": ("([", "])"),
 
 
 def mermaid(graph: GraphData, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
-    """The graph as a Mermaid flowchart."""
+    """Draw a graph as a Mermaid flowchart.
+
+    Args:
+        graph: The graph.
+        notes: By node id, a line to show in its box.
+        colours: By node id, the colour of its box, as CSS writes it.
+    """
     drawing = _drawing(graph, notes, colours)
     lines = ["flowchart LR"]
     for number, box in enumerate(drawing.boxes):
@@ -164,12 +170,12 @@ def mermaid(graph: GraphData, notes: Mapping[str, str] | None = None, colours: M
 
 
 def _for_mermaid(text: str) -> str:
-    # Mermaid's own entities: nothing of a text is left that it or a browser could read as markup.
+    # Mermaid's entities, so that neither Mermaid nor a browser reads a text as markup.
     return "".join(c if c.isalnum() or c in " _.,:()[]=/|-+@…⏎" else f"#{ord(c)};" for c in _visible(text))
 
 
 def dot(graph: GraphData, notes: Mapping[str, str] | None = None, colours: Mapping[str, str] | None = None) -> str:
-    """The graph in the language of Graphviz."""
+    """Draw a graph in Graphviz's DOT language; the arguments are those of `mermaid`."""
     drawing = _drawing(graph, notes, colours)
     lines = [
         "digraph workflow {", "  rankdir=LR;",
@@ -193,7 +199,7 @@ def _for_dot(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """A text without line breaks and without what XML cannot hold."""
+    """Replace line breaks and characters that XML cannot hold."""
     bad = ("Cc", "Cs", "Zl", "Zp")
     return "".join("�" if unicodedata.category(c) in bad or c in "\ufffe\uffff" else c for c in text)
 
@@ -207,12 +213,13 @@ def svg(
     colours: Mapping[str, str] | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> str:
-    """The graph as an SVG picture that stands alone and may be put into a page as it is.
+    """Draw a graph as SVG, which can be a file of its own or a part of an HTML page.
 
     Args:
-        notes: By node id, a line that is shown in its box (a time, how its value came).
+        graph: The graph.
+        notes: By node id, a line to show in its box (a time, how its value was obtained).
         colours: By node id, the colour of its box's head, as CSS writes it.
-        inputs: Values of inputs that are shown in place of their defaults.
+        inputs: Values of inputs, shown instead of their defaults.
     """
     drawing = _drawing(graph, notes, colours, inputs)
     sizes = [_size(box) for box in drawing.boxes]
@@ -241,7 +248,7 @@ def _x(text: str) -> str:
 
 
 def _width(text: str, size: int) -> float:
-    """About how wide a text is; a little too much rather than too little."""
+    """Estimate the width of a text in pixels, rather too wide than too narrow."""
     wide = sum(1 for c in text if unicodedata.east_asian_width(c) in "WF")
     return (len(text) - wide) * size * 0.58 + wide * size
 
@@ -278,7 +285,7 @@ def _edge(edge: _Edge, placed: Layout, number: int) -> str:
     colour = RED if number in placed.backward else _colour(edge)
     dashed = ' stroke-dasharray="5 4"' if number in placed.backward else ""
     x, y = points[-1]
-    # The last piece is straight, so that edges which arrive close together do not cross each other's labels.
+    # The last piece is straight, so that edges that arrive close together do not cross each other's labels.
     points = [*points[:-1], (x - _room(edge), y)]
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     if number in placed.backward:
@@ -298,7 +305,7 @@ def _edge(edge: _Edge, placed: Layout, number: int) -> str:
 
 
 def _room(edge: _Edge) -> float:
-    """How long an edge's last straight piece is: its label and the arrow stand there."""
+    """The length of an edge's last straight piece, which holds its label and the arrow."""
     return _width(_cut(edge.type, 22), SMALL - 1) + 20
 
 

@@ -1,6 +1,7 @@
-"""Where the boxes of a graph's picture stand and how its edges run: layers from left to right.
+"""Layered layout of a graph drawing: positions of boxes and routes of edges, in layers from left to right.
 
-Deterministic, without recursion, and in time that grows with the drawing, so that a thousand nodes are no trouble.
+The steps are those of Sugiyama's method: break cycles, assign layers, order each layer by its neighbours, place. It is
+deterministic, without recursion, and its time grows about linearly with the drawing.
 """
 
 from __future__ import annotations
@@ -11,17 +12,25 @@ from dataclasses import dataclass, field
 
 MARGIN, GAP = 24.0, 22.0
 LANE = 18.0
-"""Height that a long edge takes between the boxes that it passes."""
+"""The height in pixels that a long edge takes between the boxes that it passes."""
 MOST_LANES = 4000
-"""Beyond this many passings, long edges run straight."""
+"""If long edges pass more layers than this in total, they run straight instead of between boxes."""
 SWEEPS = 8
+"""The number of passes that order and place the boxes."""
 
 Point = tuple[float, float]
 
 
 @dataclass
 class Layout:
-    """Corners of the boxes, points that each edge runs through, and the edges that close a cycle."""
+    """The result of `layout`, in pixels.
+
+    Attributes:
+        width, height: The size of the drawing.
+        corners: The upper left corner of each box.
+        routes: The points through which each edge runs.
+        backward: The numbers of the edges that close a cycle.
+    """
 
     width: float = 0.0
     height: float = 0.0
@@ -33,18 +42,19 @@ class Layout:
 def layout(
     sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int, float, float]], labels: Sequence[float]
 ) -> Layout:
-    """Lay out boxes of these sizes (width, height).
+    """Compute a layout.
 
     Args:
-        edges: Source, target, and how far below their upper corners the edge leaves and arrives.
-        labels: How much room each edge's label takes.
+        sizes: The width and height of each box, in pixels.
+        edges: For each edge its source and target box, and how far below their upper corners it leaves and arrives.
+        labels: The width that each edge's label takes.
     """
-    found = Layout()
-    found.backward = _backward(len(sizes), edges)
-    forward = [(s, t) for n, (s, t, *_) in enumerate(edges) if n not in found.backward]
+    result = Layout()
+    result.backward = _backward(len(sizes), edges)
+    forward = [(s, t) for n, (s, t, *_) in enumerate(edges) if n not in result.backward]
     layers = _layers(len(sizes), forward)
     heights = [height for _, height in sizes]
-    chains = _lanes(edges, found.backward, layers, heights)
+    chains = _lanes(edges, result.backward, layers, heights)
     columns: list[list[int]] = [[] for _ in range(max(layers, default=0) + 1)]
     for item, layer in enumerate(layers):
         columns[layer].append(item)
@@ -54,20 +64,20 @@ def layout(
     _order(columns, before, after, ports)
     tops = _heights(columns, before, after, heights)
     lefts, widths = _lefts(columns, sizes, edges, labels, layers)
-    found.corners = [(lefts[layers[n]] + (widths[layers[n]] - w) / 2, tops[n]) for n, (w, _) in enumerate(sizes)]
+    result.corners = [(lefts[layers[n]] + (widths[layers[n]] - w) / 2, tops[n]) for n, (w, _) in enumerate(sizes)]
     for number, (source, target, leaves, arrives) in enumerate(edges):
-        route = [(found.corners[source][0] + sizes[source][0], found.corners[source][1] + leaves)]
-        if number in found.backward:  # round below both boxes
+        route = [(result.corners[source][0] + sizes[source][0], result.corners[source][1] + leaves)]
+        if number in result.backward:  # round below both boxes
             low = max(tops[source] + heights[source], tops[target] + heights[target]) + 14
-            route.append(((route[0][0] + found.corners[target][0]) / 2, low))
+            route.append(((route[0][0] + result.corners[target][0]) / 2, low))
         for lane in chains[number][1:-1]:
             left, middle = lefts[layers[lane]], tops[lane] + LANE / 2
             route += [(left, middle), (left + widths[layers[lane]], middle)]
-        found.routes.append([*route, (found.corners[target][0], found.corners[target][1] + arrives)])
-    found.width = max([x + sizes[n][0] for n, (x, _) in enumerate(found.corners)], default=60.0) + MARGIN
+        result.routes.append([*route, (result.corners[target][0], result.corners[target][1] + arrives)])
+    result.width = max([x + sizes[n][0] for n, (x, _) in enumerate(result.corners)], default=60.0) + MARGIN
     bottoms = [tops[n] + heights[n] for n in range(len(tops))]
-    found.height = max(bottoms, default=20.0) + MARGIN
-    return found
+    result.height = max(bottoms, default=20.0) + MARGIN
+    return result
 
 
 def _backward(count: int, edges: Sequence[tuple[int, int, float, float]]) -> set[int]:
@@ -75,7 +85,7 @@ def _backward(count: int, edges: Sequence[tuple[int, int, float, float]]) -> set
     out: list[list[tuple[int, int]]] = [[] for _ in range(count)]
     for number, (source, target, *_) in enumerate(edges):
         out[source].append((number, target))
-    state, found = [0] * count, set[int]()
+    state, result = [0] * count, set[int]()
     for start in range(count):
         if state[start]:
             continue
@@ -88,11 +98,11 @@ def _backward(count: int, edges: Sequence[tuple[int, int, float, float]]) -> set
                 state[item] = 2
                 stack.pop()
             elif state[step[1]] == 1:
-                found.add(step[0])
+                result.add(step[0])
             elif state[step[1]] == 0:
                 state[step[1]] = 1
                 stack.append((step[1], iter(out[step[1]])))
-    return found
+    return result
 
 
 def _layers(count: int, edges: Sequence[tuple[int, int]]) -> list[int]:
@@ -146,11 +156,11 @@ def _ports(
     edges: Sequence[tuple[int, int, float, float]], chains: list[list[int]], heights: list[float]
 ) -> dict[tuple[int, int], float]:
     """How far down a box an edge leaves or arrives, 0 to 1, by neighbour and box; of several edges the last."""
-    found: dict[tuple[int, int], float] = {}
+    result: dict[tuple[int, int], float] = {}
     for (source, target, leaves, arrives), chain in zip(edges, chains, strict=True):
-        found[chain[1], source] = leaves / heights[source]
-        found[chain[-2], target] = arrives / heights[target]
-    return found
+        result[chain[1], source] = leaves / heights[source]
+        result[chain[-2], target] = arrives / heights[target]
+    return result
 
 
 def _order(

@@ -1,4 +1,4 @@
-"""What notebooks show of values that are made of pictures: a list as a row, a dictionary with its names."""
+"""Display of lists and dictionaries of pictures in notebooks: a list as a row, a dictionary with its names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MOST = 64
-"""Pictures that are shown of one value."""
+"""The most pictures that are shown of one value."""
 
 
 def show_lists() -> None:
-    """Make a notebook that this runs in show lists and dictionaries of pictures as pictures; elsewhere nothing."""
+    """Make the current notebook show lists and dictionaries of pictures as pictures; outside notebooks do nothing."""
     if "IPython" in sys.modules:
         _register(sys.modules["IPython"].get_ipython())
 
@@ -28,7 +28,7 @@ def _register(shell: Any) -> None:
 
 
 def row(values: Iterable[Any]) -> str | None:
-    """Pictures side by side; None where something is no picture."""
+    """HTML of pictures side by side; None if a value is no picture."""
     pictures = list(values)
     if not pictures or not all(hasattr(type(value), "_repr_png_") for value in pictures):
         return None
@@ -38,7 +38,7 @@ def row(values: Iterable[Any]) -> str | None:
 
 
 def named(values: Mapping[Any, Any]) -> str | None:
-    """A dictionary whose values are pictures, lists of them or other things; None where nothing is a picture."""
+    """HTML of a dictionary with pictures, or lists of them, among its values; None if it has none."""
     shown = {name: row(value if isinstance(value, list) else [value]) for name, value in values.items()}
     if not any(shown.values()):
         return None

@@ -1,6 +1,6 @@
-"""Runs as a person looks at them: what is kept of one, and its values as HTML. (`report_page` is the whole page.)
+"""Parts of a run's report: a recorder of its events, and values as HTML. (`report_page` makes the page.)
 
-Ids, prompts and texts are data: everything is escaped.
+Ids, prompts and texts may come from strangers: everything is escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphengine.values.types import View, socket_type
 
 
 class Results(Protocol):
-    """What is shown of a run."""
+    """The results of a run, as `result_html` shows them."""
 
     outputs: dict[str, Any]
     reuse: dict[str, Reuse]
@@ -27,9 +27,9 @@ class Results(Protocol):
 
 
 MOST_ITEMS = 16
-"""Items of a list that are shown."""
+"""The most items of a list that are shown."""
 MOST_TEXT = 4000
-"""Characters of a text that are shown."""
+"""The most characters of a text that are shown."""
 
 COLOURS = {
     Reuse.COMPUTED: "#f4c095",
@@ -47,7 +47,7 @@ WORDS = {
 
 @dataclass
 class Seen:
-    """What was heard of a node; `known` says whether its value was, too."""
+    """What a recorder knows of a node; `known` says whether that includes its value."""
 
     type: str
     reuse: Reuse | None = None
@@ -58,10 +58,13 @@ class Seen:
 
 
 class ReportRecorder:
-    """A listener that keeps what a report shows: every node's value, how it came and how long it took.
+    """A listener that keeps what a report shows: each node's value, how it was obtained, and how long it took.
 
     Attributes:
-        outputs: The run's outputs by name, which whoever has them puts here; else they are looked for among the nodes.
+        nodes: By node id.
+        outputs: The run's outputs by name, if the caller assigns them; else the report finds them among the nodes.
+        elapsed: The seconds that the run took.
+        error: The run's error message, or ''.
     """
 
     def __init__(self) -> None:
@@ -82,21 +85,21 @@ class ReportRecorder:
 
 
 def views(value: Any) -> list[View]:
-    """A value as a person looks at it: as its type says, lists item by item (the first ones), the rest as text."""
-    kind = socket_type(type(value))
-    if kind is not None and kind.view is not None:
-        shown = kind.view(value)
+    """Views of a value: those of its type, or of the first items of a list; without either, its text."""
+    registered = socket_type(type(value))
+    if registered is not None and registered.view is not None:
+        shown = registered.view(value)
         return list(shown)[:MOST_ITEMS] if isinstance(shown, list) else [shown]
     if isinstance(value, list | tuple) and value and not all(isinstance(v, int | float | str | bool) for v in value):
         names = getattr(type(value), "_fields", None)
-        found: list[View] = []
+        items: list[View] = []
         for n, item in enumerate(value[:MOST_ITEMS]):
             if names is not None:
-                found.append(View(text=f"{names[n]}:"))
-            found += views(item)
+                items.append(View(text=f"{names[n]}:"))
+            items += views(item)
         if len(value) > MOST_ITEMS:
-            found.append(View(text=f"… and {len(value) - MOST_ITEMS:,} more"))
-        return found
+            items.append(View(text=f"… and {len(value) - MOST_ITEMS:,} more"))
+        return items
     if isinstance(value, list) and len(value) > 100:
         return [View(text=f"{value[:100]!r:.{MOST_TEXT}} … and {len(value) - 100:,} more")]
     text = value if isinstance(value, str) else repr(value)
@@ -106,12 +109,13 @@ def views(value: Any) -> list[View]:
 
 
 def how(reuse: Reuse | None, seconds: float | None) -> str:
-    """How a value came and how long it took, in words."""
+    """Words for how a value was obtained and how long it took."""
     word = WORDS.get(reuse, "") if reuse is not None else ""
     return f"{word}, {duration(seconds)}" if seconds is not None and reuse is Reuse.COMPUTED else word
 
 
 def duration(seconds: float) -> str:
+    """Write a number of seconds as `1.5 ms` or `1.50 s`."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
@@ -129,7 +133,7 @@ def view_html(view: View) -> str:
 
 
 def result_html(result: Results) -> str:
-    """The outputs of a run and how its values came, for a notebook."""
+    """HTML of a run's outputs and of how its values were obtained, for a notebook."""
     outputs = "".join(
         f"<div><b>{html.escape(name)}</b>{views_html(value)}</div>" for name, value in result.outputs.items()
     )

@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page, to be shown around. It needs no network, runs no script, and is dark or light.
+"""The report of a run as one HTML page, which needs no network and runs no script.
 
-Ids, prompts and texts are data: everything is escaped.
+Ids, prompts and texts may come from strangers: everything is escaped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TIMES = "\u00d7"
 MOST_CELLS = 64
-"""Items of a grid that are shown."""
+"""The most items of a grid that are shown."""
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -82,12 +82,14 @@ summary { cursor: pointer; color: var(--dim); margin: .6rem 0; } .wide { overflo
 
 
 def page(graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, Any], title: str = "", more: str = "") -> str:
-    """The report of a run as HTML.
+    """Make the report of a run as an HTML page.
 
     Args:
-        inputs: Those that were given.
-        title: By default the graph's.
-        more: HTML that follows the times.
+        graph: The graph that was run.
+        recorder: The listener that recorded the run.
+        inputs: The inputs that were given.
+        title: The title; by default the graph's.
+        more: Further HTML, placed after the times.
     """
     title = title or graph.name
     outputs = dict(recorder.outputs) or _outputs(graph, recorder)
@@ -118,7 +120,7 @@ def _lines(parts: Sequence[str]) -> str:
 
 
 def _summary(recorder: ReportRecorder) -> str:
-    """How many nodes came how, and how long all of it took."""
+    """The number of nodes computed and reused, and the time of the run."""
     counts = {reuse: sum(seen.reuse is reuse for seen in recorder.nodes.values()) for reuse in Reuse}
     parts = [f"{count} {WORDS[reuse]}" for reuse, count in counts.items() if count]
     if recorder.elapsed is not None:
@@ -130,17 +132,17 @@ def _summary(recorder: ReportRecorder) -> str:
 
 
 def _outputs(graph: GraphData, recorder: ReportRecorder) -> dict[str, Any]:
-    """The outputs' values, as far as nodes were heard of that made them."""
+    """The values of the outputs whose nodes were recorded."""
     links = graph.outputs or {id: Link(id) for id in graph.leaves()}
-    found = {}
+    values = {}
     for name, link in links.items():
         seen = recorder.nodes.get(link.node)
         items = _items(link.node, recorder)
         if seen is not None and seen.known and not seen.error:
-            found[name] = getattr(seen.value, link.port, seen.value) if link.port else seen.value
+            values[name] = getattr(seen.value, link.port, seen.value) if link.port else seen.value
         elif items and all(item.known and not item.error for item in items.values()):
-            found[name] = [item.value for item in items.values()]
-    return found
+            values[name] = [item.value for item in items.values()]
+    return values
 
 
 def _results(graph: GraphData, outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -158,7 +160,7 @@ def _results(graph: GraphData, outputs: Mapping[str, Any], inputs: Mapping[str, 
 
 
 def _is_grid(value: Any) -> bool:
-    """Whether something is several pictures."""
+    """Whether a value has several views with a picture among them."""
     return len(found := views(value)) > 1 and any(view.png is not None for view in found)
 
 
@@ -175,7 +177,7 @@ def _grid(values: Any, labels: Sequence[str]) -> str:
 
 
 def _labels(graph: GraphData, id: str, inputs: Mapping[str, Any]) -> list[str]:
-    """For a mapped node, what is special about each item, as far as that is written in the graph or was given."""
+    """Labels for the items of a mapped node: the values that it was mapped over, if they are known."""
     for _ in range(len(graph.nodes)):
         node = graph.nodes.get(id)
         if node is None or not node.each:
@@ -205,7 +207,7 @@ def _list(graph: GraphData, node: Node, name: str, inputs: Mapping[str, Any]) ->
 
 
 def _inputs(graph: GraphData, inputs: Mapping[str, Any]) -> str:
-    """What was given, and folded the defaults."""
+    """The given inputs, and the defaults of the others, folded."""
     if not graph.inputs:
         return ""
     given = {name: inputs[name] for name in graph.inputs if name in inputs}
@@ -226,7 +228,7 @@ def _table(values: Mapping[str, Any]) -> str:
 
 
 def _times(graph: GraphData, recorder: ReportRecorder) -> str:
-    """A bar for each node, as long as it took; items of a mapped node together."""
+    """A bar for each node, by its time; the items of a mapped node share one."""
     rows: list[tuple[str, float, str]] = []
     for id in _order(graph):
         seen, items = recorder.nodes.get(id), _inner(id, recorder)
@@ -267,7 +269,7 @@ def _drawing(graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, An
 
 
 def _fate(id: str, seen: Seen | None, recorder: ReportRecorder) -> str:
-    """What became of a node, in words."""
+    """Words for what happened to a node."""
     if seen is not None:
         return "failed" if seen.error else how(seen.reuse, seen.seconds)
     if parts := len(_inner(id, recorder)):
@@ -276,14 +278,14 @@ def _fate(id: str, seen: Seen | None, recorder: ReportRecorder) -> str:
 
 
 def _inner(id: str, recorder: ReportRecorder) -> dict[str, Seen]:
-    """The items of a node, or what it became."""
+    """The items of a mapped node, or the nodes that an expanding node became."""
     return {other: seen for other, seen in recorder.nodes.items() if other.startswith((f"{id}/", f"{id}["))}
 
 
 def _items(id: str, recorder: ReportRecorder) -> dict[str, Seen]:
-    """The items of a mapped node, in their order."""
-    found = {int(other[len(id) + 1 : -1]): seen for other, seen in recorder.nodes.items() if _is_item(id)(other)}
-    return {f"{id}[{n}]": found[n] for n in sorted(found)}
+    """The items of a mapped node, in order."""
+    items = {int(other[len(id) + 1 : -1]): seen for other, seen in recorder.nodes.items() if _is_item(id)(other)}
+    return {f"{id}[{n}]": items[n] for n in sorted(items)}
 
 
 def _is_item(id: str) -> Callable[[str], bool]:
@@ -299,7 +301,7 @@ def _order(graph: GraphData) -> list[str]:
 def _nodes(
     graph: GraphData, recorder: ReportRecorder, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Every node with its value, but for those whose values stand at the top."""
+    """A section for each node with its value; values that are results are shown at the top only."""
     top = {link.node: name for name, link in graph.outputs.items() if name in outputs}
     told: set[str] = set()
     for id in _order(graph):
@@ -311,7 +313,7 @@ def _nodes(
             type_ = next(iter(items.values())).type
             yield _node(id, f"{type_} {TIMES} {len(items)}", "", shown)
         elif seen is None:
-            if not _inner(id, recorder):  # else what it became is shown
+            if not _inner(id, recorder):  # else the nodes that it became are shown
                 yield _node(id, graph.nodes[id].type, _fate(id, None, recorder), "")
         else:
             yield _seen(id, seen, top.get(id))
