@@ -172,7 +172,9 @@ NAMES: dict[str, dict[str, str]] = {
         "graph_key": "graphengine.graph.key",
         "topological": "graphengine.graph.order",
     },
+    "graphengine.cli.cache": {"told": "graphengine.cli.cache:size_text"},
     "graphengine.cli.completion": {"Line": "graphengine.cli.completion:TypedLine"},
+    "graphengine.cli.nodes": {"found": "graphengine.cli.nodes:matching"},
     "graphengine.cli.sheet": {"Cell": "graphengine.cli.sheet:SheetCell"},
     "graphengine.keys.code": {"Walk": "graphengine.keys.code:CodeWalk"},
     "graphengine.keys.content": {

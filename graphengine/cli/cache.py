@@ -1,15 +1,16 @@
-"""`graphengine cache`: the values that are kept on disk. Imports no torch."""
+"""`graphengine cache`: show, clear or limit the values kept on disk. Imports no torch."""
 
 from __future__ import annotations
 
 import json as json_
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphengine.cli.common import Debug, Json, guarded
 from graphengine.errors import Problem, WorkflowError
+from graphengine.old_names import moved
 
 commands = typer.Typer(no_args_is_help=True, help="Show, clear or limit what is kept on disk between runs.")
 
@@ -20,7 +21,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10,
 @commands.command("show")
 @guarded
 def show(json: Json = False, debug: Debug = False) -> None:
-    """Show where values are kept, how many there are, and how many bytes they may take."""
+    """Show the folder, the number of values in it, their size and the budget."""
     store = _store()
     count, size = store.usage()
     facts: dict[str, Any] = {"folder": str(store.folder), "values": count, "bytes": size, "budget": store.budget}
@@ -29,13 +30,13 @@ def show(json: Json = False, debug: Debug = False) -> None:
         return
     print(f"folder  {store.folder}")
     print(f"values  {count:,}")
-    print(f"size    {told(size)} of {told(store.budget)}")
+    print(f"size    {size_text(size)} of {size_text(store.budget)}")
 
 
 @commands.command("clear")
 @guarded
 def clear(debug: Debug = False) -> None:
-    """Forget all values, and the records of runs that `why` looks at."""
+    """Remove all values, and the records of runs that `why` reads."""
     import contextlib
 
     from graphengine.system.folders import cache_folder
@@ -46,7 +47,7 @@ def clear(debug: Debug = False) -> None:
     for file in (cache_folder() / "runs").glob("*.json*"):
         with contextlib.suppress(OSError):
             file.unlink()
-    print(f"{count:,} values forgotten, {told(size)}")
+    print(f"{count:,} values forgotten, {size_text(size)}")
 
 
 @commands.command("budget")
@@ -54,10 +55,10 @@ def clear(debug: Debug = False) -> None:
 def budget(
     size: Annotated[str, typer.Argument(metavar="SIZE", help="Say 20G, 500M or 1.5GiB.")], debug: Debug = False
 ) -> None:
-    """Say how many bytes values may take; what was not used for longest goes."""
+    """Set how many bytes values may take; the least recently used ones are removed."""
     store = _store()
     store.set_budget(parse_size(size))
-    print(f"{told(store.budget)} in {store.folder}")
+    print(f"{size_text(store.budget)} in {store.folder}")
 
 
 def _store() -> Any:
@@ -68,7 +69,7 @@ def _store() -> Any:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a text such as `20G`, `500 MB` or `1.5GiB`.
+    """Parse a size such as `20G`, `500 MB` or `1.5GiB`; returns bytes.
 
     Raises:
         WorkflowError: It is no size.
@@ -79,9 +80,13 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def told(size: int) -> str:
-    """Bytes as people read them."""
+def size_text(size: int) -> str:
+    """Write a number of bytes for people: `1.5 GB`."""
     for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

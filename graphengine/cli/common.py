@@ -1,4 +1,4 @@
-"""What all commands share: options, finding workflows and packs, telling errors."""
+"""Code that all commands share: options, loading workflows and packs, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 MOST_PROBLEMS = 50
-"""Problems that are written for people."""
+"""The most problems that are printed for people."""
 LONGEST_LINE = 2_000
-"""Characters of one problem."""
+"""The most characters of one printed problem."""
 LONGEST_ERROR = 10_000
-"""Characters of an error, which may have several lines."""
+"""The most characters of a printed error, which may have several lines."""
 
 OK, FAILED, WRONG, NO_FILE, CANCELLED, NO_READER = 0, 1, 2, 3, 130, 141
 
@@ -67,7 +67,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from ea
 
 
 def device_option(help: str) -> Any:
-    """`--device`, given once or several times: a name that no device can have is refused before anything begins."""
+    """Make the option `--device`, which may be given several times and refuses names that no device can have."""
 
     def checked(given: Any) -> Any:
         try:
@@ -90,7 +90,7 @@ Roots = Annotated[
 
 
 def guarded(function: Callable[P, int | None]) -> Callable[P, None]:
-    """Make a command of a function that returns an exit code: its errors are told as sentences."""
+    """Make a command of a function that returns an exit code: errors are printed as sentences, without tracebacks."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -107,7 +107,7 @@ def guarded(function: Callable[P, int | None]) -> Callable[P, None]:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that an error ends the process with."""
+    """The exit code for an error."""
     match error:
         case KeyboardInterrupt() | Cancelled():
             return CANCELLED
@@ -123,17 +123,17 @@ def exit_code(error: BaseException) -> int:
 
 
 def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> int:
-    """Write an error for people on standard error (and as JSON on standard output); returns the exit code."""
+    """Print an error on standard error, and with `as_json` as JSON on standard output; returns the exit code."""
     code = exit_code(error)
     if code == NO_READER:
         leave_output()
         return code
     try:
         if as_json:
-            found: dict[str, Any] = {"kind": "error", "code": code, "error": sentence(error)}
+            data: dict[str, Any] = {"kind": "error", "code": code, "error": sentence(error)}
             if isinstance(error, WorkflowError):
-                found["problems"] = [problem.as_dict() for problem in error.problems]
-            _print_json(found)
+                data["problems"] = [problem.as_dict() for problem in error.problems]
+            _print_json(data)
         if debug:
             import traceback
 
@@ -149,7 +149,7 @@ def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> in
 
 
 def _print_json(data: dict[str, Any]) -> None:
-    """A line on standard output; where there is no room for it, nothing."""
+    """Print a line of JSON on standard output; print nothing if the disk behind it is full."""
     try:
         print(json_.dumps(data), flush=True)
     except BrokenPipeError:
@@ -185,24 +185,24 @@ def _is_homeless() -> bool:
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
-    """One line for each problem on standard error: the first ones, and how many more there are."""
-    found = list(problems)
-    for problem in found[:MOST_PROBLEMS]:
+    """Print the first problems on standard error, one line each, and how many more there are."""
+    listed = list(problems)
+    for problem in listed[:MOST_PROBLEMS]:
         print(cut(" ".join(str(problem).split("\n")), LONGEST_LINE), file=sys.stderr)
-    if len(found) > MOST_PROBLEMS:
-        print(f"... and {len(found) - MOST_PROBLEMS:,} more problems; --json writes all", file=sys.stderr)
+    if len(listed) > MOST_PROBLEMS:
+        print(f"... and {len(listed) - MOST_PROBLEMS:,} more problems; --json writes all", file=sys.stderr)
     sys.stderr.flush()
 
 
 def cut(text: str, most: int) -> str:
-    """A text, or its beginning and end, with how many characters it has."""
+    """Cut the middle out of a text of more than `most` characters, and say how long it was."""
     if len(text) <= most:
         return text
     return f"{text[: most * 3 // 4]} ... {text[-most // 4 :]} ({len(text):,} characters)"
 
 
 def leave_output() -> None:
-    """Let what is still to be written to standard output go nowhere: its reader went away, or it is full."""
+    """Discard everything that is still to be written to standard output: its reader has gone, or the disk is full."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -212,7 +212,7 @@ def leave_output() -> None:
 
 
 def load_packs(folders: Iterable[Path] | None) -> None:
-    """Load the packs in these folders besides the installed ones; say which did not load."""
+    """Load the packs in these folders, besides the installed ones, and warn of packs that cannot be loaded."""
     from graphengine.declare import registry
 
     for folder in folders or ():
@@ -224,10 +224,12 @@ def load_packs(folders: Iterable[Path] | None) -> None:
 def load_workflow(
     name: str, packs: Iterable[Path] | None = None, roots: Sequence[str | Path] | None = None
 ) -> GraphData:
-    """The graph of a workflow file, or of a shipped workflow's name.
+    """Load packs, then read a workflow file or a shipped workflow.
 
     Args:
-        roots: Folders that the files which it names may not leave; None allows all.
+        name: The path of a file, or the name of a shipped workflow.
+        packs: Folders of packs to load first.
+        roots: Folders that must contain every file that the workflow names; None allows all.
 
     Raises:
         WorkflowError: There is no such file, or it cannot be read.
@@ -239,6 +241,6 @@ def load_workflow(
 
 
 def workflow_name(graph: GraphData) -> str:
-    """A name of a graph that file names can be made of."""
+    """A name for a graph that is safe in file names."""
     name = graph.file.stem if graph.file is not None else graph.name
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) or "workflow"

@@ -1,8 +1,8 @@
-"""Shell completion: what may stand where the cursor is. Silent about all that goes wrong, and imports no torch.
+"""Shell completion: offers names of workflows, nodes and inputs. Prints no errors, and imports no torch.
 
-Typer does the shells' side: it knows bash, zsh, fish and PowerShell, and asks the functions here for the names of
-workflows, nodes and inputs. What they offer comes from other people's files and is put into a command line, which zsh
-evaluates: it has letters, digits and a few signs only.
+Typer does the shells' part (bash, zsh, fish and PowerShell) and calls the functions here. Offered names come from files
+that may be a stranger's and are put into a command line, which zsh evaluates: so only names of letters, digits and a
+few other characters are offered.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import typer
 from graphengine.old_names import moved
 
 VARIABLE = "_GRAPHENGINE_COMPLETE"
-"""The environment variable with which a shell asks; its value is `complete_bash`, `complete_zsh`, ..."""
+"""The environment variable by which a shell asks for completions; its value is `complete_bash`, `complete_zsh`, ..."""
 OPTIONS = ("--install-completion", "--show-completion")
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 MOST_HELP = 80
-"""Characters of a help text beside an offer."""
+"""The most characters of a help text beside an offer."""
 MOST_FILES = 1_000
-"""Entries of a folder that are looked at."""
+"""The most entries of a folder that are read."""
 
 BASH = """
 %(complete_func)s() {
@@ -45,14 +45,14 @@ BASH = """
 
 complete -o default -F %(complete_func)s %(prog_name)s
 """
-"""Typer's script, which also gives the line up to the cursor, and puts no space behind `prompt=` and `folder/`."""
+"""Typer's script for bash, changed to pass the line up to the cursor and to add no space after `prompt=`, `folder/`."""
 
 _NAME = re.compile(r"[\w.-]+")
 _PATH = re.compile(r"[\w./~+@%,-]*")
 _NOT_PLAIN = re.compile(r"[^\w .,;/+-]+")
 
 Offer = str | tuple[str, str]
-"""A text that may stand there, with or without help."""
+"""A text to offer, with or without a help text."""
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
@@ -63,9 +63,9 @@ class TypedLine:
     """A command line up to the cursor.
 
     Attributes:
-        words: The words before the one that the cursor stands in, from the program's name on.
-        word: The beginning of that word.
-        head: The part of it that the shell leaves alone: bash replaces only what follows a `=`.
+        words: The words before the one with the cursor, beginning with the program's name.
+        word: The part of the word with the cursor that is before it.
+        head: The part of `word` that the shell does not replace: bash replaces only what follows a `=`.
     """
 
     words: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ _line = TypedLine()
 
 
 def asked() -> list[str]:
-    """The words behind the program's name on the line that a shell asks about."""
+    """Read the command line that a shell wants completed; returns its words after the program's name."""
     global _line
     bash, text = os.environ.get("COMP_LINE"), os.environ.get("_TYPER_COMPLETE_ARGS", "")
     if os.environ.get("_TYPER_COMPLETE_WORD_TO_COMPLETE") == "":  # PowerShell leaves out the space before it
@@ -86,14 +86,14 @@ def asked() -> list[str]:
     if bash is not None:  # typer reads these words
         os.environ["COMP_WORDS"] = "\n".join(map(shlex.quote, [*_line.words, _line.word.removeprefix(_line.head)]))
         os.environ["COMP_CWORD"] = str(len(_line.words))
-    elif "COMP_WORDS" in os.environ:  # by typer's own script
+    elif "COMP_WORDS" in os.environ:  # from typer's own script
         words, at = os.environ["COMP_WORDS"].split(), int(os.environ.get("COMP_CWORD", 0))
         _line = TypedLine(tuple(words[:at]), "".join(words[at : at + 1]))
     return [*_line.words[1:], _line.word]
 
 
 def _read(text: str, is_bash: bool) -> TypedLine:
-    """The words of a text, which may end within quotes."""
+    """Split a command line, which may end inside quotes, into words."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     words, is_open = [], False
@@ -110,7 +110,7 @@ def _read(text: str, is_bash: bool) -> TypedLine:
 
 
 def _given(context: typer.Context) -> tuple[list[str], dict[str, list[str]]]:
-    """The arguments of the command that stand before the cursor, and the values of its options."""
+    """The command's arguments before the cursor, and the values of its options."""
     takes = {name for option in context.command.params for name in option.opts if not getattr(option, "is_flag", True)}
     arguments: list[str] = []
     options: dict[str, list[str]] = {}
@@ -124,42 +124,43 @@ def _given(context: typer.Context) -> tuple[list[str], dict[str, list[str]]]:
     return arguments, options
 
 
-# --- what is offered --------------------------------------------------------------------------------------------------
+# --- offers -----------------------------------------------------------------------------------------------------------
 
 
 def offering(offers: Callable[[typer.Context], Iterable[Offer]]) -> Callable[[typer.Context, str], list[Offer]]:
-    """Make what typer calls for a parameter of a function that gives all offers for it, whatever the word begins with.
+    """Make typer's completion function of a function that yields all offers for a parameter.
 
-    An error is no offers.
+    Offers that do not begin with the typed word, or are not safe in every shell, are left out. After an error nothing
+    is offered.
     """
 
     def offered(ctx: typer.Context, incomplete: str) -> list[Offer]:
-        found: list[Offer] = []
+        matching: list[Offer] = []
         with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # packs may print
             for offer in offers(ctx):
                 text, help = offer if isinstance(offer, tuple) else (offer, "")
                 if text.startswith(_line.word) and _is_safe(text):
                     rest = text.removeprefix(_line.head)
-                    found.append((rest, plain(help)) if plain(help) else rest)
-        return found
+                    matching.append((rest, plain(help)) if plain(help) else rest)
+        return matching
 
     return offered
 
 
 def _is_safe(text: str) -> bool:
-    """Whether a text means itself in every shell: a name, a path, or one of these behind `name=`."""
+    """Whether no shell changes the meaning of a text: it is a name, a path, or one of these after `name=`."""
     name, is_value, value = text.rpartition("=")
     return bool(_PATH.fullmatch(value) and (_NAME.fullmatch(name) or not is_value))
 
 
 def plain(text: str) -> str:
-    """A help text in one line of characters that no shell acts on."""
+    """Reduce a help text to one line of characters without meaning for shells."""
     return " ".join(_NOT_PLAIN.sub(" ", text)[: 2 * MOST_HELP].split())[:MOST_HELP].strip()
 
 
 @offering
 def workflows(context: typer.Context) -> Iterator[Offer]:
-    """The shipped workflows, and workflow files."""
+    """Offer the shipped workflows, and workflow files."""
     from graphengine.declare.shipped import SUFFIXES, shipped_unloaded
 
     yield from shipped_unloaded(map(Path, _given(context)[1].get("--packs", ())))
@@ -168,7 +169,7 @@ def workflows(context: typer.Context) -> Iterator[Offer]:
 
 @offering
 def nodes(context: typer.Context) -> Iterator[Offer]:
-    """The nodes: by their bare names where only one pack has it, and by their full ones."""
+    """Offer the nodes, by their bare names if only one pack has it, else by their full names."""
     from graphengine.declare import registry
 
     for folder in _given(context)[1].get("--packs", ()):
@@ -180,7 +181,7 @@ def nodes(context: typer.Context) -> Iterator[Offer]:
 
 @offering
 def inputs(context: typer.Context) -> Iterator[Offer]:
-    """The inputs of the workflow that the line names, as `name=`; behind that, the values that an input may have."""
+    """Offer the inputs of the workflow on the command line as `name=`, and after that the values of the input."""
     arguments, options = _given(context)
     declared = _inputs_of(arguments[0], options.get("--packs", ()))
     name, is_given, value = _line.word.partition("=")
@@ -194,7 +195,7 @@ def inputs(context: typer.Context) -> Iterator[Offer]:
 
 
 def _inputs_of(workflow: str, packs: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a workflow file says of its inputs. No pack is imported for it."""
+    """Read the declarations of a workflow's inputs, without importing any pack."""
     from graphengine.declare.shipped import shipped_unloaded
     from graphengine.system.opening import read_file
     from graphengine.workflow.yaml12 import MAX_SIZE, load
@@ -209,26 +210,26 @@ def _inputs_of(workflow: str, packs: Iterable[str]) -> dict[str, dict[str, Any]]
 
 
 def _values(declared: dict[str, Any], begun: str) -> Iterator[str]:
-    """The values that an input may have, where these can be listed."""
-    kind = str(declared.get("type"))
+    """The values that an input accepts, if they can be listed."""
+    type_name = str(declared.get("type"))
     if declared.get("choices"):
         yield from map(str, declared["choices"])
-    elif kind.split(" ")[0] == "bool":
+    elif type_name.split(" ")[0] == "bool":
         yield from ("true", "false")
-    elif kind.split(" ")[0] == "path":
+    elif type_name.split(" ")[0] == "path":
         yield from _files(begun, ("",))
 
 
 def _files(begun: str, endings: tuple[str, ...]) -> Iterator[str]:
-    """The files whose paths begin so, with one of these endings, and the folders, with a `/`.
+    """The files whose paths begin with a text and end with one of the endings, and the folders, with a `/`.
 
-    In zsh, which would put a space behind them, no folders: it completes paths itself where nothing is offered.
+    No folders are offered in zsh, which would add a space after them; without offers it completes paths itself.
     """
     folder = begun[: begun.rfind("/") + 1]
     with_folders = not os.environ[VARIABLE].endswith("zsh")
     with os.scandir(Path(folder or ".").expanduser()) as entries:
-        found = sorted(islice(entries, MOST_FILES), key=lambda entry: entry.name)
-    for entry in found:
+        listed = sorted(islice(entries, MOST_FILES), key=lambda entry: entry.name)
+    for entry in listed:
         if entry.name.startswith(".") and not begun[len(folder) :].startswith("."):
             continue
         if entry.is_dir():
@@ -237,12 +238,12 @@ def _files(begun: str, endings: tuple[str, ...]) -> Iterator[str]:
             yield f"{folder}{entry.name}"
 
 
-# --- around typer -----------------------------------------------------------------------------------------------------
+# --- changes of typer -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Nothing is written to standard error meanwhile, and an error ends the process without a word."""
+    """Discard standard error inside a `with` block, and end the process silently after an error."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         try:
             yield
@@ -251,7 +252,7 @@ def silent() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Give typer our script for bash, and show help texts as they are: to render them it would import rich."""
+    """Give typer the changed script for bash, and stop it from rendering help texts, for which it would import rich."""
     import typer._completion_classes as classes
     import typer._completion_shared as shared
 
@@ -260,15 +261,19 @@ def prepare() -> None:
 
 
 def install(run: Callable[[], None], arguments: list[str]) -> None:
-    """Run `--install-completion` or `--show-completion`; a shell's name may follow.
+    """Run `--install-completion` or `--show-completion`, which may be followed by a shell's name.
+
+    Args:
+        run: Runs typer's command.
+        arguments: The command line after the program's name.
 
     Raises:
-        WorkflowError: It is not known for which shell.
+        WorkflowError: The shell is unknown.
         FileError: The shell's files cannot be written.
     """
     from graphengine.errors import FileError, Problem, WorkflowError
 
-    if arguments[1:2]:  # by this, typer takes a name
+    if arguments[1:2]:  # with this variable, typer accepts a shell's name
         os.environ["_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"] = "1"
     advice = f"write graphengine {arguments[0]} bash, or zsh, fish, powershell"
     if arguments[1:] and (len(arguments) > 2 or arguments[1] not in SHELLS):

@@ -1,4 +1,4 @@
-"""`graphengine draw`: a picture of a workflow. Imports no torch."""
+"""`graphengine draw`: draw a workflow as Mermaid, DOT or SVG. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphengine.cli.common import Debug, Packs, Workflow, guarded, load_workflo
 
 
 class Format(StrEnum):
-    """What a graph is drawn as."""
+    """The format of a drawing."""
 
     MERMAID = "mermaid"
     DOT = "dot"

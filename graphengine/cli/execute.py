@@ -1,4 +1,4 @@
-"""Running a graph from the command line: heavy imports meanwhile, Ctrl-C, the store that is always on."""
+"""Running a graph from the command line: the disk store, slow imports in parallel, and cancellation by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 3.0
-"""Seconds that a cancelled run may take before something is said."""
+"""Seconds after which a cancelled run that has not ended prints a message."""
 
 
 def open_store(no_cache: bool) -> Store:
-    """The memory of a run, with the user's disk store behind it."""
+    """Open the store for a run: memory, and unless `no_cache`, the user's disk store."""
     return Store(disk=None if no_cache else DiskStore(cache_folder() / "store"))
 
 
@@ -58,14 +58,14 @@ class Preload:
     def _import(self) -> None:
         try:
             for name in self.names:
-                with contextlib.suppress(Exception):  # the node that needs it says what is wrong
+                with contextlib.suppress(Exception):  # reported by the node that needs the module
                     importlib.import_module(name)
         finally:
             gc.freeze()  # modules stay: they need not be looked through again and again
             gc.enable()
 
     def wait(self, cancellation: Cancellation) -> None:
-        """Until all is imported: two threads that import what imports each other may see halves."""
+        """Wait until everything is imported: threads that import circular modules at once may see incomplete ones."""
         while self.names and self._thread.is_alive() and not cancellation.cancelled:
             self._thread.join(0.1)
 
@@ -77,7 +77,7 @@ def _device_packs(graph: GraphData) -> list[Any]:
 
 
 class PatientRunner(ThreadRunner):
-    """Begins to compute when the heavy imports have ended."""
+    """A runner that starts to compute when the preloading of modules has ended."""
 
     def __init__(self, preload: Preload, cancellation: Cancellation) -> None:
         super().__init__()
@@ -89,16 +89,17 @@ class PatientRunner(ThreadRunner):
 
 
 class Session:
-    """What the runs of one command share: the store, the threads, and the wish to stop.
+    """The store, the threads and the cancellation that the runs of one command share.
 
         with Session(graph, no_cache) as session:
             result = session.run(graph, inputs)
 
-    Within it Ctrl-C and SIGTERM cancel, within a step; a second one ends the process at once.
+    Inside the `with` block, Ctrl-C and SIGTERM cancel the run at its next step; a second one ends the process at once.
 
     Args:
-        workers: Processes to compute in, of these runs alone, with the store's folder if there is one; None for threads
-            of this process.
+        graph: The graph that will be run, whose packs' modules are preloaded.
+        no_cache: Use no disk store.
+        workers: Worker processes to compute in, for these runs only; None: threads of this process.
     """
 
     def __init__(self, graph: GraphData, no_cache: bool = False, workers: Sequence[Handle] | None = None) -> None:
@@ -111,7 +112,7 @@ class Session:
             from graphengine.service.workers.pool import WorkerRunner
 
             gc.enable()
-            # Joined calls differ in their last bits: here a run gives what it gives on this process's threads.
+            # No batches, whose results differ in their last bits: a run gives the same as on this process's threads.
             self.runner = WorkerRunner(workers, self.store.disk, batch=1, told=_say)
         self._stack = contextlib.ExitStack()
 
@@ -126,7 +127,7 @@ class Session:
             self.runner.close()  # threads end the step that is under way
 
     def run(self, graph: GraphData, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
-        """Run with what the session shares; options are those of `graphengine.run`."""
+        """Run a graph in this session; the options are those of `graphengine.run`."""
         from graphengine.execution.evaluate import run
 
         if isinstance(self.runner, PatientRunner):
@@ -145,10 +146,10 @@ def _say(sentence: str) -> None:
 
 @contextlib.contextmanager
 def interruptible(cancellation: Cancellation) -> Iterator[None]:
-    """Ctrl-C and SIGTERM cancel the run, within a step; a second one ends the process at once.
+    """Let Ctrl-C and SIGTERM cancel a run inside a `with` block; a second one ends the process at once.
 
-    A node that waits for something and does not look whether it was cancelled cannot be stopped: after a while that
-    is said, and a SIGTERM, behind which there may be nobody to send another, ends the process.
+    A node that does not check for cancellation cannot be stopped. After a while a message says so; after a SIGTERM,
+    whose sender may not send another, the process is ended then.
     """
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended = threading.Event()
@@ -160,7 +161,7 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
         if count > 1:
             os.write(2, b"cancelled\n")
             os._exit(130)
-        # Cancelling takes locks that the interrupted thread may hold: it is done on another one.
+        # Cancelling takes locks that the interrupted thread may hold, so it is done on another thread.
         asked.put(number)
 
     def watch() -> None:
@@ -189,7 +190,7 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
 
 
 def needed(graph: GraphData) -> int:
-    """How many nodes a run of the whole graph may need."""
+    """The most nodes that a run of the whole graph may need."""
     from graphengine.graph.selection import wanted_links
 
     _, links, extra = wanted_links(graph, None)
@@ -197,10 +198,11 @@ def needed(graph: GraphData) -> int:
 
 
 def print_warnings(graph: GraphData, given: Collection[str] = ()) -> None:
-    """Show the warnings of a graph that can be run, on standard error.
+    """Print the warnings of a graph on standard error.
 
     Args:
+        graph: The graph.
         given: The declared inputs that get a value.
     """
-    found = [*problems(graph), *missing_files(graph, given)]
-    print_problems(problem for problem in found if problem.severity == "warning")
+    listed = [*problems(graph), *missing_files(graph, given)]
+    print_problems(problem for problem in listed if problem.severity == "warning")

@@ -1,4 +1,4 @@
-"""`graphengine nodes`: which nodes there are, and what each of them takes and gives. Imports no torch."""
+"""`graphengine nodes`: list nodes, search them, or show the help of one. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
 from graphengine.declare.node_groups import group_of, node_groups
 from graphengine.declare.node_help import help_of, wrapped
 from graphengine.errors import Problem, WorkflowError
+from graphengine.old_names import moved
 from graphengine.values.types import type_name
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def command(
     packs: Packs = None,
     debug: Debug = False,
 ) -> None:
-    """List all nodes by group, search them, or show the help of one."""
+    """List all nodes by group, search them, or show the help of a node."""
     from graphengine.declare import registry
 
     load_packs(packs)
@@ -48,7 +49,7 @@ def command(
         print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition, columns()))
         return
     nodes = registry.nodes()
-    listed = [nodes[full] for full in sorted(nodes)] if search is None else found(search, nodes.values())
+    listed = [nodes[full] for full in sorted(nodes)] if search is None else matching(search, nodes.values())
     if json:
         print(json_.dumps([facts(definition) for definition in listed], indent=2, default=str))
     elif search is not None:
@@ -57,12 +58,13 @@ def command(
         _groups(listed)
 
 
-def found(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[..., Any]]:
-    """The nodes in which every word of a text occurs: first those with all words in the name, then in names of inputs
-    as well, then in help texts.
+def matching(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[..., Any]]:
+    """Search nodes: those in which every word of a text occurs, best matches first.
+
+    First come nodes with all words in the name, then with words in names of inputs, then with words in help texts.
 
     Raises:
-        WorkflowError: There is none.
+        WorkflowError: No node matches.
     """
     words = text.casefold().split()
     ranked = [(rank, node.full_name, node) for node in nodes if (rank := _rank(words, node)) is not None]
@@ -73,7 +75,7 @@ def found(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[..., An
 
 
 def _rank(words: list[str], node: NodeDef[..., Any]) -> int | None:
-    """Where words are found: 0 they are the name, 1 it begins with them, 2 in it, 3 in inputs, 4 in help; or None."""
+    """Rank a match: 0 the name, 1 its beginning, 2 in the name, 3 in names of inputs, 4 in help; None if none."""
     if [node.name.casefold()] == words or [node.full_name.casefold()] == words:
         return 0
     if len(words) == 1 and node.name.casefold().startswith(words[0]):
@@ -89,7 +91,7 @@ def _rank(words: list[str], node: NodeDef[..., Any]) -> int | None:
 
 
 def _groups(listed: list[NodeDef[..., Any]]) -> None:
-    """Write nodes under the names of their packs and groups."""
+    """Print nodes under the names of their packs and groups."""
     between = ""
     for pack, groups in node_groups(listed).items():
         for title, nodes in groups.items():
@@ -106,21 +108,21 @@ def _table(nodes: list[NodeDef[..., Any]], indent: str = "", width: int = 0) -> 
 
 
 def columns() -> int:
-    """Columns of a line on standard output; where it is no terminal, as many as any text needs."""
+    """The columns of the terminal; if standard output is none, so many that no line wraps."""
     import shutil
 
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
 
 
 def first_line(definition: NodeDef[..., Any]) -> str:
-    """The first sentence of a node's help."""
+    """The first line of a node's help."""
     return definition.doc.partition("\n")[0]
 
 
 def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
     """A node as JSON data."""
     inputs = [socket_facts(socket) for socket in definition.sockets.values()]
-    outputs = [{"name": name, "type": type_name(kind)} for name, kind in definition.outputs.items()]
+    outputs = [{"name": name, "type": type_name(type)} for name, type in definition.outputs.items()]
     return {
         "name": definition.full_name,
         "group": group_of(definition),
@@ -133,13 +135,17 @@ def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
 
 def socket_facts(socket: Socket) -> dict[str, Any]:
     """An input as JSON data."""
-    told: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
+    data: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
     if not socket.required:
-        told["default"] = socket.default
+        data["default"] = socket.default
     if socket.range is not None:
-        told["range"] = [socket.range.min, socket.range.max, socket.range.step]
+        data["range"] = [socket.range.min, socket.range.max, socket.range.step]
     if socket.choices is not None:
-        told["choices"] = list(socket.choices.values())
+        data["choices"] = list(socket.choices.values())
     if socket.doc:
-        told["help"] = socket.doc
-    return told
+        data["help"] = socket.doc
+    return data
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)  # names that were renamed

@@ -1,4 +1,4 @@
-"""What programs are told while a run goes on: JSON lines. (People see bars: `graphengine.progress`.)"""
+"""Progress as JSON lines, for programs. (The bars for people are in `graphengine.progress`.)"""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from graphengine.events import Event
 
 
 class JsonLines:
-    """Writes each event as one line of JSON. What nodes print goes to standard error meanwhile.
+    """A listener that writes each event as a line of JSON to standard output.
 
-    When the reader goes away, the run is stopped.
+    Inside its `with` block, everything that nodes print goes to standard error. If the reader of standard output goes
+    away, the run is stopped.
+
+    Args:
+        stop: Stops the run.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
@@ -43,7 +47,7 @@ class JsonLines:
 
     @contextlib.contextmanager
     def last_word(self) -> Iterator[None]:
-        """Where nobody reads any more, the run's own end does not matter: BrokenPipeError."""
+        """Raise BrokenPipeError at the end of a `with` block if the reader has gone, instead of the run's own error."""
         try:
             yield
         except BaseException:
@@ -54,7 +58,7 @@ class JsonLines:
             raise BrokenPipeError
 
     def write(self, data: dict[str, Any]) -> None:
-        """Write one line."""
+        """Write a line of JSON."""
         assert self._stream is not None
         text = json.dumps(data, default=str)
         with self._lock:

@@ -1,4 +1,4 @@
-"""`graphengine rerun`: make a picture again from what it carries, and say what is not as it was."""
+"""`graphengine rerun`: make a picture again from its record, and say what has changed."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def command(
     graph, inputs = graph_of(record, files)
     _refuse_writing(graph, record["output"])
     check(graph)
-    told = _make(graph, inputs, record, picture, out, no_cache, device, json)
+    report = _make(graph, inputs, record, picture, out, no_cache, device, json)
     if json:
         import json as json_
 
-        print(json_.dumps(told))
+        print(json_.dumps(report))
 
 
 def _threads_as_then(record: Mapping[str, Any]) -> None:
-    """Compute with as many threads as then, where nothing has been computed yet: sums come out the same."""
+    """Compute with as many threads as the picture was made with, so that sums are rounded in the same way."""
     threads = (record.get("made") or {}).get("threads")
     if isinstance(threads, int) and 0 < threads <= 4096 and "torch" not in sys.modules:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def _refuse_writing(graph: GraphData, output: str) -> None:
-    """A picture may come from a stranger: what it is made of must not write files."""
+    """Refuse a graph with nodes that write files, since the picture may come from a stranger."""
     from graphengine.declare.definition import NodeDef
 
     for part in subgraph(graph, [link_of(graph, output)]).with_parts():
@@ -133,17 +133,17 @@ def _file_stem(record: Mapping[str, Any]) -> str:
 
 
 def compare(picture: Path, files: list[Path]) -> bool:
-    """Whether one of these pictures has the very pixels of the first."""
+    """Whether one of the files has exactly the pixels of the picture."""
     return any(_difference(picture, file) == 0 for file in files if file.suffix == ".png")
 
 
 def _how_much(picture: Path, files: list[Path]) -> str:
-    found = [d for file in files if file.suffix == ".png" and (d := _difference(picture, file)) is not None]
-    return f": they differ by up to {min(found)} of 255" if found else " (they are of another size)"
+    largest = [d for file in files if file.suffix == ".png" and (d := _difference(picture, file)) is not None]
+    return f": they differ by up to {min(largest)} of 255" if largest else " (they are of another size)"
 
 
 def _difference(one: Path, other: Path) -> int | None:
-    """The largest difference of any channel of any pixel; None for pictures of two sizes."""
+    """The largest difference of any channel of any pixel, 0 to 255; None if the sizes differ."""
     import PIL.Image
     import PIL.ImageChops
 
@@ -152,5 +152,5 @@ def _difference(one: Path, other: Path) -> int | None:
     with open_file(one) as a, open_file(other) as b, PIL.Image.open(a) as first, PIL.Image.open(b) as second:
         if first.size != second.size or first.mode != second.mode:
             return None
-        found = PIL.ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()
-        return max(int(high) for _, high in found)  # type: ignore[misc]
+        extrema = PIL.ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()
+        return max(int(high) for _, high in extrema)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`graphengine run`: make what a workflow declares as its outputs."""
+"""`graphengine run`: run a workflow and write its outputs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def command(
 
 @contextlib.contextmanager
 def made_of(session: Session, graph: GraphData, inputs: dict[str, Any], **options: Any) -> Iterator[Result]:
-    """What a run made: all of it, or what was made before it failed; that it failed is raised at the end."""
+    """Run a graph; gives its result, which is partial if the run failed, and then raises the error at the end."""
     failure = None
     try:
         result = session.run(graph, inputs, **options)
@@ -129,7 +129,7 @@ def made_of(session: Session, graph: GraphData, inputs: dict[str, Any], **option
 
 
 def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> list[LocalWorker]:
-    """Processes for one run, one for each device; the disk store is theirs as well."""
+    """Make worker processes for one run, one for each device, which share the disk store."""
     from graphengine.service.start import local_workers
     from graphengine.system.folders import cache_folder
 
@@ -139,7 +139,7 @@ def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> li
 
 @contextlib.contextmanager
 def reporting(graph: GraphData, inputs: dict[str, Any], file: Path | None) -> Iterator[list[Any]]:
-    """Listeners for a report, which is written at the end, also of a run that failed."""
+    """Give the listeners for a report, and write it at the end, also of a run that failed."""
     if file is None:
         yield []
         return

@@ -1,4 +1,4 @@
-"""`graphengine schema`: the JSON Schema of workflow files with the nodes that are installed. Imports no torch."""
+"""`graphengine schema`: write the JSON Schema of workflow files with the installed nodes. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contact sheets: what a sweep made as one PNG, with headings for its rows and columns."""
+"""Contact sheets: the pictures of a sweep as one PNG, with headings for rows and columns."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ if TYPE_CHECKING:
 
 GAP, EDGE, FONT, LINE = 12, 24, 16, 21
 MOST, LEAST = 512, 160
-"""Pictures are made smaller to fit into a square of the first side, and larger, by a whole number, to the second."""
+"""The largest and the smallest side of a cell, in pixels: large pictures are reduced to fit, small ones enlarged by a
+whole number."""
 SIDE_HEADING = 168
-"""Pixels of a row's heading."""
+"""The width of a row's heading in pixels."""
 MOST_LINES = 3
 MOST_IN_A_ROW = 6
-"""Cells of a sweep over one input that stand in one row; of more, the sheet is about square."""
+"""The most cells of a sweep over one input that are placed in one row; with more, the sheet is about square."""
 PAPER, INK, DIM, EMPTY, FAILED = "#ffffff", "#1b2430", "#667085", "#f1f3f6", "#fbe3e3"
 
 
 @dataclass
 class SheetCell:
-    """One run and what it made."""
+    """One run of a sweep: the views of its result, or that it failed."""
 
     views: list[View] = field(default_factory=list)
     failed: bool = False
 
 
 def sheet(cells: Sequence[SheetCell], axes: Mapping[str, Sequence[Any]]) -> bytes | None:
-    """All cells as one PNG; None where nothing was made.
+    """Draw all cells as one PNG; None if no run has a result.
 
     Args:
-        cells: In the order of the product of the axes, the last one fastest.
-        axes: The values of each input. The last one makes the columns, the others together the rows.
+        cells: The runs, in the order of the product of the axes, the last one changing fastest.
+        axes: The values of each input. The last input makes the columns, the others together the rows.
     """
     import PIL.Image
     import PIL.ImageDraw
@@ -94,7 +95,7 @@ def sheet(cells: Sequence[SheetCell], axes: Mapping[str, Sequence[Any]]) -> byte
 
 
 def told_apart(values: Sequence[Any], length: int = 60) -> list[str]:
-    """Values as labels. What long ones have in common at both ends is left out; they are shortened in the middle."""
+    """Make labels of values: common beginnings and ends of long ones are left out, and the rest is shortened."""
     labels = [value if isinstance(value, str) else str(value) for value in values]
     if len(set(labels)) > 1 and max(map(len, labels)) > length // 2:
         start = _common(labels)
@@ -107,27 +108,27 @@ def told_apart(values: Sequence[Any], length: int = 60) -> list[str]:
 
 
 def _common(texts: Sequence[str]) -> int:
-    """How many characters all of them begin with, up to a word's end."""
+    """The number of characters that all texts begin with, up to the end of a word."""
     signs = zip(*texts, strict=False)
-    shared = "".join(same[0] for same in itertools.takewhile(lambda found: len(set(found)) == 1, signs))
+    shared = "".join(same[0] for same in itertools.takewhile(lambda column: len(set(column)) == 1, signs))
     return max(shared.rfind(sign) for sign in " /\\,_-") + 1
 
 
 def in_the_middle(text: str, length: int) -> str:
-    """A text that is no longer than that: its beginning and its end."""
+    """Shorten a text to `length` characters by leaving out its middle."""
     return text if len(text) <= length else f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 + 1 :]}"
 
 
 def _rows(axes: Mapping[str, Sequence[Any]], outer: Sequence[str]) -> list[str]:
     """The headings of the rows: every combination of the inputs that make them."""
-    found = [""]
+    labels = [""]
     for name in outer:
-        found = [f"{label}, {value}" if label else value for label in found for value in told_apart(axes[name])]
-    return found if outer else []
+        labels = [f"{label}, {value}" if label else value for label in labels for value in told_apart(axes[name])]
+    return labels if outer else []
 
 
 def _wrapped(label: str, width: int, font: Font) -> list[str]:
-    """A label in lines that fit."""
+    """Wrap a label into lines of a width in pixels."""
     characters = max(6, int(width / max(1.0, font.getlength("n"))))
     label = in_the_middle(label, characters * MOST_LINES - MOST_LINES)
     lines = textwrap.wrap(label, characters, break_on_hyphens=False) or [""]
@@ -146,7 +147,7 @@ def _text(draw: PIL.ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, f
 
 
 def _picture(cell: SheetCell) -> PIL.Image.Image | None:
-    """The pictures of a cell side by side; None where it has none."""
+    """The pictures of a cell side by side; None if it has none."""
     import PIL.Image
 
     pictures = []
@@ -160,26 +161,26 @@ def _picture(cell: SheetCell) -> PIL.Image.Image | None:
     if not pictures:
         return None
     width = sum(picture.width for picture in pictures) + 4 * (len(pictures) - 1)
-    found = PIL.Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
+    row = PIL.Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
     left = 0
     for picture in pictures:
-        found.paste(picture, (left, 0))
+        row.paste(picture, (left, 0))
         left += picture.width + 4
-    return found
+    return row
 
 
 def _note(cell: SheetCell, width: int, height: int, font: Font) -> PIL.Image.Image:
-    """A cell without a picture: its text, or that it failed."""
+    """Draw a cell without a picture: its text, or `failed`."""
     import PIL.Image
     import PIL.ImageDraw
 
     text = "failed" if cell.failed else "\n".join(view.text or "" for view in cell.views)
-    found = PIL.Image.new("RGB", (width, height), FAILED if cell.failed else EMPTY)
+    note = PIL.Image.new("RGB", (width, height), FAILED if cell.failed else EMPTY)
     characters, most = max(6, int((width - 16) / font.getlength("n"))), max(1, (height - 16) // LINE)
     lines = [part for line in text.split("\n") for part in textwrap.wrap(line, characters) or [""]]
     shown = lines if len(lines) <= most else [*lines[: most - 1], "…"]
-    PIL.ImageDraw.Draw(found).multiline_text((8, 8), "\n".join(shown), INK, font)
-    return found
+    PIL.ImageDraw.Draw(note).multiline_text((8, 8), "\n".join(shown), INK, font)
+    return note
 
 
 if not TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`graphengine sweep`: one workflow over several values of its inputs, and a sheet of all that came of it."""
+"""`graphengine sweep`: run a workflow over several values of its inputs, and make a contact sheet."""
 
 from __future__ import annotations
 
@@ -101,8 +101,7 @@ def command(
             bars.close()
         files, sheets = list(writer.files), _sheets(cells, axes, writer)
         if lines is not None:
-            told = {"kind": "outputs", "files": [str(f) for f in files], "sheets": [str(f) for f in sheets]}
-            lines.write(told)
+            lines.write({"kind": "outputs", "files": [str(f) for f in files], "sheets": [str(f) for f in sheets]})
     if not json:
         for path in (*files, *sheets):
             print(path)
@@ -112,10 +111,10 @@ def command(
 def combinations(
     graph: GraphData, set: list[str] | None, over: list[str]
 ) -> tuple[dict[str, Any], dict[str, list[Any]], list[dict[str, Any]]]:
-    """The inputs that are fixed, the values of the others, and every combination of these.
+    """Parse `--set` and `--over`: returns the fixed inputs, the values of the others, and all combinations of these.
 
     Raises:
-        WorkflowError: Something is wrong with the graph; one is given twice; there are too many; one does not fit.
+        WorkflowError: The graph is wrong; an input is given twice; there are too many runs; a value does not fit.
     """
     from graphengine.cli.values import parse_over, parse_sets
 
@@ -145,7 +144,7 @@ def _runs(
     cells: dict[str, list[SheetCell]],
     debug: bool,
 ) -> int:
-    """Do all runs, one after another; one that fails is told and leaves an empty cell."""
+    """Do all runs, one after another; the error of a failed run is printed, and its cell stays empty."""
     from graphengine.cli.sheet import SheetCell
     from graphengine.results.outputs import write_outputs
     from graphengine.show.report import views

@@ -1,4 +1,4 @@
-"""`graphengine validate`: everything that is wrong with workflow files, at once. Imports no torch."""
+"""`graphengine validate`: show all problems of workflow files at once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def command(
 ) -> int:
     """Check workflow files and show every problem with its line. Warnings are shown and change no exit code."""
     load_packs(packs)
-    found = {file: problems_of(file) for file in files}
-    wrong = {file for file, problems in found.items() if any(p.severity == "error" for p in problems)}
+    problems_by_file = {file: problems_of(file) for file in files}
+    wrong = {file for file, problems in problems_by_file.items() if any(p.severity == "error" for p in problems)}
     if json:
-        told = [
+        data = [
             {"file": file, "ok": file not in wrong, "problems": [p.as_dict() for p in problems]}
-            for file, problems in found.items()
+            for file, problems in problems_by_file.items()
         ]
-        print(json_.dumps(told, indent=2))
+        print(json_.dumps(data, indent=2))
     else:
-        for file, problems in found.items():
+        for file, problems in problems_by_file.items():
             print_problems(problems)
             if file not in wrong:
                 print(f"{file}: ok")
@@ -43,7 +43,7 @@ def command(
 
 
 def problems_of(file: str) -> list[Problem]:
-    """Everything that is wrong with a file, also where it cannot be read at all."""
+    """List all problems of a workflow file, also of one that cannot be read."""
     from graphengine.api import load
     from graphengine.graph.missing_files import missing_files
 

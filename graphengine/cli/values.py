@@ -1,4 +1,4 @@
-"""Values that are written on a command line: `--set name=value` and `--over name=values`."""
+"""Parsing of values on the command line: `--set name=value` and `--over name=values`."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ if TYPE_CHECKING:
     from graphengine.graph.data import GraphData
 
 MOST = 10_000
-"""Values that one `--over` may stand for."""
+"""The most values of one `--over`."""
 
 
 def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True) -> dict[str, Any]:
-    """The values of `--set name=value`, each read as its declared input's type says.
+    """Parse `--set name=value` options, each by the type of its declared input.
 
     Args:
-        whole: These are all the values that a run gets: also say what is missing or does not fit.
+        graph: The graph that declares the inputs.
+        pairs: The options' values.
+        whole: The run gets no further inputs, so that missing and wrong ones are reported.
 
     Raises:
-        WorkflowError: Something is wrong with the graph or with them; holds all problems, the graph's first.
+        WorkflowError: The graph or an option is wrong; holds all problems, those of the graph first.
     """
     from graphengine.graph.validate import problems as problems_of
     from graphengine.planning.inputs import bind_inputs
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     problems: list[Problem] = problems_of(graph)
     for pair in pairs or ():
         try:
             declared, text = _split(graph, pair, "--set")
-            found[declared.name] = parse(text, declared)
+            values[declared.name] = parse(text, declared)
         except WorkflowError as error:
             problems += error.problems
     if whole:
         try:
-            bind_inputs(graph, found)
+            bind_inputs(graph, values)
         except WorkflowError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if any(problem.severity == "error" for problem in problems):
         raise WorkflowError(problems)
-    return found
+    return values
 
 
 def parse(text: str, declared: Input) -> Any:
-    """A value by the rules of YAML 1.2, except that what may be a text is one, unless it is something else by type.
+    """Parse a value by the rules of YAML 1.2, but as a text if the input accepts texts and no better type fits.
 
-    `null` and `~` are null where the input may be null. Nothing in a text is a comment, a marker of a document or an
-    anchor. What does not fit is returned as it was read: the run says so.
+    `null` and `~` are null if the input may be null. Comments, document markers and anchors of YAML are ordinary
+    characters in a text. A value that does not fit the input is returned as parsed; the run reports it.
     """
     from graphengine.workflow import yaml12
 
@@ -69,7 +71,7 @@ def parse(text: str, declared: Input) -> Any:
     if text.strip() in yaml12.NULL_WORDS:
         nullable = not declared.required or value_fits(None, annotation)
         return text if is_text and not nullable else None
-    if value is None:  # there is nothing, or only what YAML reads over
+    if value is None:  # the text is empty, or holds only what YAML skips
         return text if may_be_text or text.strip() else None
     if may_be_text and not isinstance(value, dict | list) and _READ_OVER.search(text) and text.lstrip()[0] not in "'\"":
         return text
@@ -81,27 +83,27 @@ def parse(text: str, declared: Input) -> Any:
 
 
 _READ_OVER = re.compile(r"\A\s*(?:&|---|%)|(?:\A|\s)#")
-"""What YAML leaves out of a single value: an anchor, a marker of a document, a comment."""
+"""Parts of a text that YAML skips: an anchor, a document marker, a comment."""
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(\d+))?\Z")
 
 
 def parse_over(graph: GraphData, axes: Iterable[str]) -> dict[str, list[Any]]:
-    """The values of `--over name=values`: `1..8`, `1..9..2`, `10,20`, or a JSON list.
+    """Parse `--over name=values` options: `1..8`, `1..9..2`, `10,20`, or a JSON list.
 
     Raises:
-        WorkflowError: An input is unknown, or values cannot be read; holds all such problems.
+        WorkflowError: An input is unknown, or values cannot be parsed; holds all such problems.
     """
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     problems: list[Problem] = []
     for axis in axes:
         try:
             declared, text = _split(graph, axis, "--over")
-            found[declared.name] = _several(text, declared)
+            values[declared.name] = _several(text, declared)
         except WorkflowError as error:
             problems += error.problems
     if problems:
         raise WorkflowError(problems)
-    return found
+    return values
 
 
 def _several(text: str, declared: Input) -> list[Any]:

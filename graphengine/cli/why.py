@@ -1,4 +1,4 @@
-"""`graphengine why`: what a run would compute, and why. Imports no torch."""
+"""`graphengine why`: say what a run would compute, and why. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`graphengine workflows`: the workflows that packs bring, what they take and make, copies. Imports no torch."""
+"""`graphengine workflows`: list shipped workflows, show one, or copy one. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graphengine.graph.data import GraphData
 
 LONGEST = 200
-"""Characters of a default that are shown in the table of inputs."""
+"""The most characters of a default in the table of inputs."""
 
 
 @guarded
@@ -61,13 +61,13 @@ def command(
                                     f"{copy}"))
     load_packs(packs)
     if name is None:
-        found = [_facts_or_error(known, file) for known, file in shipped().items()]
-        print(json_.dumps(found, indent=2, default=str)) if json else _list(found)
+        listed = [_facts_or_error(known, file) for known, file in shipped().items()]
+        print(json_.dumps(listed, indent=2, default=str)) if json else _list(listed)
         return
     graph = load(name)
     if copy is None:
-        told = facts(name, graph)
-        print(json_.dumps(told, indent=2, default=str)) if json else _show(told, graph)
+        data = facts(name, graph)
+        print(json_.dumps(data, indent=2, default=str)) if json else _show(data, graph)
         return
     from graphengine.workflow.copies import copy_workflow
 
@@ -103,7 +103,7 @@ def facts(name: str, graph: GraphData) -> dict[str, Any]:
 
 
 def run_command(name: str, graph: GraphData) -> str:
-    """The command that runs a workflow: with the inputs that must be given, else with the first one as an example."""
+    """The command that runs a workflow, with all required inputs, or else one input as an example."""
     needed = [declared for declared in graph.inputs.values() if declared.required]
     shown = needed or [given for given in graph.inputs.values() if given.default is not None][:1]
     sets = [
@@ -114,12 +114,12 @@ def run_command(name: str, graph: GraphData) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as `--set` reads it."""
+    """Write a value as `--set` parses it."""
     return value if isinstance(value, str) else json_.dumps(value, default=str)
 
 
 def _facts_or_error(name: str, file: Path) -> dict[str, Any]:
-    """A shipped workflow as JSON data, also one that cannot be read."""
+    """A shipped workflow as JSON data; if it cannot be read, its error."""
     from graphengine.api import load
 
     try:
@@ -128,38 +128,38 @@ def _facts_or_error(name: str, file: Path) -> dict[str, Any]:
         return {"name": name, "file": str(file), "error": str(error.problems[0])}
 
 
-def _list(found: list[dict[str, Any]]) -> None:
-    """Write a line for each workflow: its name and what it makes."""
-    width = max((len(told["name"]) for told in found), default=0)
-    for told in found:
-        if "error" in told:
-            print(f"warning: {' '.join(told['error'].split())}", file=sys.stderr)
-        makes = "cannot be read" if "error" in told else told["description"] or told["title"]
-        for line in wrapped(f"{told['name']:<{width}}  ", makes, "", columns()):
+def _list(workflows: list[dict[str, Any]]) -> None:
+    """Print a line for each workflow: its name and its description."""
+    width = max((len(data["name"]) for data in workflows), default=0)
+    for data in workflows:
+        if "error" in data:
+            print(f"warning: {' '.join(data['error'].split())}", file=sys.stderr)
+        makes = "cannot be read" if "error" in data else data["description"] or data["title"]
+        for line in wrapped(f"{data['name']:<{width}}  ", makes, "", columns()):
             print(line)
-    if not found:
+    if not workflows:
         print("no installed pack brings workflows", file=sys.stderr)
 
 
-def _show(told: dict[str, Any], graph: GraphData) -> None:
-    """Write what a workflow is, takes and makes."""
+def _show(data: dict[str, Any], graph: GraphData) -> None:
+    """Print a workflow's title, description, inputs, outputs and nodes."""
     width = columns()
-    print("\n".join(wrapped(f"{told['name']}: " if told["title"] else "", told["title"] or told["name"], "", width)))
-    if told["description"]:
-        print("\n".join(["", *wrapped("", told["description"], "", width)]))
-    print("\nInputs:" if told["inputs"] else "\nIt has no inputs.")
+    print("\n".join(wrapped(f"{data['name']}: " if data["title"] else "", data["title"] or data["name"], "", width)))
+    if data["description"]:
+        print("\n".join(["", *wrapped("", data["description"], "", width)]))
+    print("\nInputs:" if data["inputs"] else "\nIt has no inputs.")
     for line in _table(graph, width):
         print(line)
-    print("\nOutputs:" if told["outputs"] else "\nIt declares no outputs.")
-    for output in told["outputs"]:
+    print("\nOutputs:" if data["outputs"] else "\nIt declares no outputs.")
+    for output in data["outputs"]:
         print(f"  {output['name']}: {output['type']}")
     print("\nNodes:")
-    print("\n".join(wrapped("  ", ", ".join(told["nodes"]), "", width)))
-    print(f"\nRun it:\n  {told['command']}")
+    print("\n".join(wrapped("  ", ", ".join(data["nodes"]), "", width)))
+    print(f"\nRun it:\n  {data['command']}")
 
 
 def _table(graph: GraphData, width: int) -> Iterator[str]:
-    """The inputs of a graph: lines of a table, whose cells wrap at words."""
+    """The lines of a table of a graph's inputs, whose cells wrap at words."""
     rows = []
     for declared in graph.inputs.values():
         default = "must be given" if declared.required else cut(_text(declared.default), LONGEST)
