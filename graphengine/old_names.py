@@ -156,6 +156,7 @@ NAMES: dict[str, dict[str, str]] = {
     "graphengine.elements": {"Node": "graphengine.graph.data"},
     "graphengine.evaluate": {
         "bind_inputs": "graphengine.planning.inputs",
+        "check_changes": "graphengine.graph.revalidate",
         "folder_of": "graphengine.graph.data",
         "packs_of": "graphengine.graph.order",
         "take_plan": "graphengine.planning.plan",

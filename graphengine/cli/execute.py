@@ -22,7 +22,7 @@ from graphengine.execution.runner import Call, Runner, ThreadRunner
 from graphengine.graph.combine import subgraph
 from graphengine.graph.data import GraphData
 from graphengine.graph.missing_files import missing_files
-from graphengine.graph.validate import problems
+from graphengine.graph.revalidate import warnings
 from graphengine.system.folders import cache_folder
 
 if TYPE_CHECKING:
@@ -204,5 +204,5 @@ def print_warnings(graph: GraphData, given: Collection[str] = ()) -> None:
         graph: The graph.
         given: The declared inputs that get a value.
     """
-    listed = [*problems(graph), *missing_files(graph, given)]
+    listed = [*warnings(graph), *missing_files(graph, given)]
     print_problems(problem for problem in listed if problem.severity == "warning")

@@ -22,8 +22,8 @@ from graphengine.execution.drive import Drive
 from graphengine.execution.runner import Runner, ThreadRunner
 from graphengine.graph.data import GraphData
 from graphengine.graph.order import packs_of
+from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
-from graphengine.graph.validate import check, node_problems
 from graphengine.keys.files import confining
 from graphengine.pack import environment, pack_of
 from graphengine.planning.inputs import bind_inputs
@@ -180,38 +180,6 @@ def _result(names: list[str], drive: Drive, elapsed: float) -> Result:
         drive.seconds,
         elapsed,
     )
-
-
-def check_changes(graph: GraphData) -> None:
-    """Check what was not checked since it last changed; raise with all problems if something is wrong."""
-    graphs = _unchecked_graphs(graph)
-    if not graphs:
-        return
-    changed_inside = any(g is not graph for g in graphs)
-    if changed_inside or graph.problems_at_load or not graph.checked or _is_wrong(graph):
-        check(graph)
-    for each in graphs:
-        each.checked = True
-        each.unchecked.clear()
-
-
-def _is_wrong(graph: GraphData) -> bool:
-    ids = [id for id in graph.unchecked if id in graph.nodes]
-    return any(p.severity == "error" for id in ids for p in node_problems(graph, id))
-
-
-def _unchecked_graphs(graph: GraphData) -> list[GraphData]:
-    """The graph and those used as nodes in it, as far as they have changed."""
-    found, seen, stack = [], {id(graph)}, [graph]
-    while stack:
-        each = stack.pop()
-        if each.unchecked or each.problems_at_load or not each.checked:
-            found.append(each)
-        for part in each.parts.values():
-            if id(part) not in seen:
-                seen.add(id(part))
-                stack.append(part)
-    return found
 
 
 def salt_of(graph: GraphData, device: str | None = None, elsewhere: Mapping[str, Any] | None = None) -> bytes:

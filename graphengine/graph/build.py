@@ -11,6 +11,7 @@ from graphengine.declare.definition import NodeDef
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph import combine, validate
 from graphengine.graph import type_inference as inference
+from graphengine.graph.changes import note_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import Link, Ref, bad_id
 from graphengine.graph.key import graph_key
@@ -43,7 +44,7 @@ class GraphBuilder(GraphData):
         if errors:
             self.remove(ref._link.node)
             raise WorkflowError(errors)
-        self.unchecked.pop(ref._link.node, None)
+        note_right(self, ref._link.node)
         return ref
 
     # --- building by name -----------------------------------------------------------------------------------------

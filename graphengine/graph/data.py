@@ -17,6 +17,7 @@ from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import Choices, Range, Socket
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link, Ref, has_links, links_in
+from graphengine.graph.validated import Validated
 
 if TYPE_CHECKING:
     from typing import _SpecialForm
@@ -128,8 +129,7 @@ class GraphData:
         outer: While it is built inside another graph: that graph.
         captured: Links of the outer graph that were used inside, with the inputs that were made for them.
         changes: The ids of changed nodes, in order; plans compare it with what they have seen.
-        unchecked: The ids of nodes that were not checked since they were changed.
-        checked: Whether nothing but `unchecked` needs to be checked.
+        validated: What of it was validated and found right, and what has changed since.
         parts: The graphs used as nodes, by id.
         idle_plans: Plans of earlier runs that can be used again (see `planning.plan`).
     """
@@ -152,9 +152,8 @@ class GraphData:
         self._held: dict[int, tuple[Any, str]] = {}
         self.changes: list[str] = []
         self._bound: tuple[int, list[tuple[str, str, Link]]] | None = None
-        self.unchecked: dict[str, None] = {}
+        self.validated = Validated()
         self.parts: dict[str, GraphData] = {}
-        self.checked = True
         self.idle_plans: list[Any] = []
 
     @overload
@@ -213,10 +212,10 @@ class GraphData:
             choices: The values that it accepts.
         """
         required = default is ...
+        if name in self.inputs:
+            self.types.clear()  # what generic nodes after it make may change
         self.inputs[name] = Input(name, type, required, None if required else default, help, range, choices)
         self.changes.append(INPUTS)
-        self.unchecked[INPUTS] = None
-        self.checked = False
         return Ref(self, Link(INPUTS, name), self.input_type(name))
 
     def output(self, name: str, value: Any) -> None:
@@ -229,9 +228,6 @@ class GraphData:
             what = f"the output {name} was {before} and is {link} from now on; give one of them another name"
             warnings.warn(what, UserWarning, stacklevel=2)
         self.outputs[name] = link
-        if link.node not in self.nodes:
-            self.unchecked[INPUTS] = None
-            self.checked = False
 
     def argument(self, value: Any) -> Any:
         """Convert an argument of a call to the form in which nodes hold it: references become links.
@@ -290,8 +286,8 @@ class GraphData:
         self.parts.pop(id, None)
         self.types.clear()
         self.changes.append(id)
-        self.checked = False
-        self.unchecked[id] = None
+        self.validated.pending.pop(id, None)
+        self.validated.made_other[id] = None
 
     def node(self, id: str) -> Node:
         """A node by its id; raises a `WorkflowError` if there is none."""
@@ -305,24 +301,26 @@ class GraphData:
 
     def put(self, id: str, node: Node) -> None:
         """Add a node under an id, or replace the node that has it."""
-        old = self.nodes.get(id)
+        old, known = self.nodes.get(id), self.validated
         if old is not None:
             self.types.clear()  # the types of generic nodes after it may change
-            # If its outputs may have changed, or a new link may close a cycle, the whole graph is checked again.
             same = old.kind is node.kind and isinstance(old.kind, NodeDef) and not old.kind.is_generic
-            if not same or (old.each, old.links, old.lists) != (node.each, node.links, node.lists):
-                self.checked = False
-        elif isinstance(node.kind, GraphData) or any(
-            link.node not in self.nodes for _, link in node.sources() if link.node not in (INPUTS, VALUES)
-        ):
-            self.checked = False  # an inner graph may be wrong; a link to a node that is added later may close a cycle
+            if not same or old.each != node.each:
+                known.made_other[id] = None
+            if (old.links, old.lists) != (node.links, node.lists):
+                known.may_cycle = True
+        else:
+            for source in node.before:
+                if source not in self.nodes:  # a link to a node that is added later may close a cycle
+                    known.may_cycle = True
         self.nodes[id] = node
         if isinstance(node.kind, GraphData):
             self.parts[id] = node.kind
+            known.parts.setdefault(hash(node.kind), (node.kind, node.kind.edition))
         else:
             self.parts.pop(id, None)
         self.changes.append(id)
-        self.unchecked[id] = None
+        known.pending[id] = None
 
     def free_name(self, name: str, taken: Mapping[str, Any]) -> str:
         """The name itself, or with a number if it is taken."""
@@ -388,6 +386,11 @@ class GraphData:
                 if link.node in self.nodes:
                     view.add_edge(link.node, id, source=link.port, socket=socket)
         return view
+
+    @property
+    def edition(self) -> tuple[int, int]:
+        """What differs if it was changed since this was asked for before."""
+        return self.validated.edition(self.inputs, self.outputs, self.values), len(self.changes)
 
     # --- as a node, and as a function -----------------------------------------------------------------------------
 

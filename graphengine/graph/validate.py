@@ -10,6 +10,7 @@ from typing import Any, Union
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import Socket
 from graphengine.errors import Problem, Where, WorkflowError, nearest, shorten
+from graphengine.graph.changes import forget_types, note_all_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link, bad_id, links_in
 from graphengine.graph.order import acts
@@ -21,8 +22,11 @@ from graphengine.values.types import Solved, fits, has_variables, type_name, uni
 def problems(graph: GraphData) -> list[Problem]:
     """List all problems of a graph and of the graphs used as nodes in it, warnings included.
 
-    The problems of a graph that is used in several places are listed for the first of them.
+    The problems of a graph that is used in several places are listed for the first of them. If there is no
+    error among them, all of it is noted as found right, so that a run does not validate it again.
     """
+    graphs = graph.with_parts()
+    forget_types(graphs)
     found: list[list[Problem]] = []
     seen: set[int] = set()
     stack: list[tuple[str, GraphData, Iterator[tuple[str, GraphData]], list[Problem]]] = []
@@ -44,10 +48,15 @@ def problems(graph: GraphData) -> list[Problem]:
             stack.pop()
         elif hash(part) not in seen:
             enter(id, part)
-    return [*(problem for told in found for problem in told), *_endless(graph)]
+    all_found = [*(problem for told in found for problem in told), *endless(graph)]
+    if not any(problem.severity == "error" for problem in all_found):
+        for each in graphs:
+            note_all_right(each)
+        graph.validated.warnings = all_found
+    return list(all_found)
 
 
-def _endless(graph: GraphData) -> Iterator[Problem]:
+def endless(graph: GraphData) -> Iterator[Problem]:
     """Find workflows that use themselves unconditionally: without a lazy input, as of `when`, in between."""
     pending = graph.with_parts()
     if len(pending) == 1 and not graph.parts:
@@ -110,7 +119,7 @@ def _own_problems(graph: GraphData) -> list[Problem]:
     found += _declared(graph)
     for id in graph.nodes:
         found += node_problems(graph, id)
-    found += _cycles(graph)
+    found += cycles(graph)
     for name, link in graph.outputs.items():
         found += [placed(graph, p, ("outputs", name)) for p in _dangling(graph, link, f"output {name}", "")]
     return found
@@ -345,7 +354,7 @@ def default_problem(graph: GraphData, declared: Input) -> Problem | None:
     return placed(graph, problem, (INPUTS, declared.name))
 
 
-def _cycles(graph: GraphData) -> Iterator[Problem]:
+def cycles(graph: GraphData) -> Iterator[Problem]:
     """List a problem for each cycle that a depth-first search meets (three-colour marking, without recursion)."""
     done: set[str] = set()
     for start in graph.nodes:

@@ -16,10 +16,11 @@ from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, shorten
-from graphengine.execution.evaluate import Result, check_changes
+from graphengine.execution.evaluate import Result
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Link
 from graphengine.graph.order import topological
+from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
 from graphengine.keys.call_key import identified, identity
 from graphengine.planning.inputs import bind_inputs

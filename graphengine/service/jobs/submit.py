@@ -8,8 +8,8 @@ from typing import Any
 
 from graphengine.errors import WorkflowError
 from graphengine.graph.data import GraphData
+from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
-from graphengine.graph.validate import check
 from graphengine.planning.inputs import bind_inputs
 from graphengine.service.jobs.job import NewJob
 from graphengine.service.jobs.queue import Queue
@@ -58,7 +58,7 @@ def new_job(
         raise WorkflowError(f"a job is made of a Graph, not of {graph!r:.60}")
     if not isinstance(inputs or {}, Mapping):
         raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
-    check(graph)
+    check_changes(graph)
     bind_inputs(graph, inputs or {})
     wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
