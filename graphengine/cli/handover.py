@@ -63,15 +63,15 @@ def hand_over(
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
     from graphengine.cli.execute import interruptible, print_warnings
-    from graphengine.cli.values import parse_sets
+    from graphengine.cli.values import bind_sets
     from graphengine.cli.watching import Following, attending
     from graphengine.execution.dispatch import Cancellation
     from graphengine.results.outputs import check_folder
     from graphengine.service.jobs.queue import Queue
     from graphengine.service.jobs.submit import submit
 
-    inputs = parse_sets(graph, sets)
-    print_warnings(graph, inputs)
+    inputs = bind_sets(graph, sets)
+    print_warnings(graph, inputs.given)
     check_folder(out, graph)  # that it cannot be written is told now, not by the job
     queue = Queue(file)
     # Before the job is there, so that none of its steps is missed.

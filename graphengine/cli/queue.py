@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,11 +76,11 @@ def submit(
     """
     graph = load_workflow(file, packs)
     from graphengine.cli.handover import check_packs, differs
-    from graphengine.cli.values import parse_sets
+    from graphengine.cli.values import bind_sets
     from graphengine.results.outputs import check_folder
     from graphengine.service.jobs.submit import submit_all
 
-    several = [parse_sets(graph, set)] if not over else _over(graph, set, over)
+    several: Sequence[Mapping[str, Any]] = [bind_sets(graph, set)] if not over else _over(graph, set, over)
     check_folder(out, graph)  # that it cannot be written is told now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}

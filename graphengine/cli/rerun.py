@@ -84,7 +84,7 @@ def _refuse_writing(graph: GraphData, output: str) -> None:
 
 def _make(
     graph: GraphData,
-    inputs: dict[str, Any],
+    given: Mapping[str, Any],
     record: Mapping[str, Any],
     picture: Path,
     out: Path,
@@ -93,6 +93,7 @@ def _make(
     as_json: bool,
 ) -> dict[str, Any]:
     from graphengine.cli.execute import Session
+    from graphengine.planning.inputs import bind_inputs
     from graphengine.provenance.describe import chunks, describe
     from graphengine.results.outputs import OutputWriter, check_folder
     from graphengine.results.record import differences
@@ -101,6 +102,7 @@ def _make(
     with Session(graph, no_cache) as session:
         check_folder(out, graph)
         writer = OutputWriter(out, _file_stem(record))
+        inputs = bind_inputs(graph, given)
         result = session.run(graph, inputs, [output], exact=True, device=device, progress=not as_json)
     ((name, value),) = result.outputs.items()
     item = record.get("item")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -76,16 +76,16 @@ def command(
     # it begins with the heavy imports
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
     from graphengine.cli.progress import JsonLines
-    from graphengine.cli.values import parse_sets
+    from graphengine.cli.values import bind_sets
     from graphengine.results.outputs import OutputWriter, check_folder, write_outputs
 
-    inputs = parse_sets(graph, set)
-    print_warnings(graph, inputs)
+    inputs = bind_sets(graph, set)
+    print_warnings(graph, inputs.given)
     name = workflow_name(graph)
     check_folder(out, graph)
     writer = OutputWriter(out, name)
     options: dict[str, Any] = {"device": device, "exact": exact, "roots": root, "keep_going": keep_going}
-    with reporting(graph, inputs, report) as listeners:
+    with reporting(graph, inputs.given, report) as listeners:
         if json:
             options |= {"progress": False}
             with (
@@ -112,7 +112,7 @@ def command(
 
 
 @contextlib.contextmanager
-def made_of(session: Session, graph: GraphData, inputs: dict[str, Any], **options: Any) -> Iterator[Result]:
+def made_of(session: Session, graph: GraphData, inputs: Mapping[str, Any], **options: Any) -> Iterator[Result]:
     """Run a graph; gives its result, which is partial if the run failed, and then raises the error at the end."""
     failure = None
     try:
@@ -138,7 +138,7 @@ def _workers(device: str | None, no_cache: bool, packs: list[Path] | None) -> li
 
 
 @contextlib.contextmanager
-def reporting(graph: GraphData, inputs: dict[str, Any], file: Path | None) -> Iterator[list[Any]]:
+def reporting(graph: GraphData, inputs: Mapping[str, Any], file: Path | None) -> Iterator[list[Any]]:
     """Give the listeners for a report, and write it at the end, also of a run that failed."""
     if file is None:
         yield []

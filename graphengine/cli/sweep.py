@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from graphengine.cli.sheet import SheetCell
     from graphengine.execution.evaluate import Result
     from graphengine.graph.data import GraphData
+    from graphengine.planning.inputs import BoundInputs
     from graphengine.results.outputs import OutputWriter
 
 MOST_RUNS = 10_000
@@ -71,8 +72,7 @@ def command(
     from graphengine.results.outputs import OutputWriter, check_folder
 
     fixed, axes, runs = combinations(graph, set, over)
-    for values in runs:
-        bind_inputs(graph, fixed | values)
+    bound = [bind_inputs(graph, fixed | values) for values in runs]
     print_warnings(graph, {**fixed, **axes})
     name = workflow_name(graph)
     check_folder(out, graph)
@@ -93,10 +93,10 @@ def command(
             if bars is not None:
                 bars.restart(f"{number + 1} of {len(runs)}: {label}")
 
-        def one(inputs: dict[str, Any]) -> Result:
+        def one(inputs: BoundInputs) -> Result:
             return session.run(graph, inputs, listeners=[listener], progress=False, **options)
 
-        code = _runs(graph, fixed, runs, one, begin, writer, cells, debug)
+        code = _runs(graph, runs, bound, one, begin, writer, cells, debug)
         if bars is not None:
             bars.close()
         files, sheets = list(writer.files), _sheets(cells, axes, writer)
@@ -118,7 +118,7 @@ def combinations(
     """
     from graphengine.cli.values import parse_over, parse_sets
 
-    fixed = parse_sets(graph, set, whole=False)
+    fixed = parse_sets(graph, set)
     axes = parse_over(graph, over)
     if both := [name for name in axes if name in fixed]:
         raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
@@ -136,9 +136,9 @@ def _product(axes: dict[str, list[Any]]) -> list[tuple[Any, ...]]:
 
 def _runs(
     graph: GraphData,
-    fixed: dict[str, Any],
     runs: list[dict[str, Any]],
-    one: Callable[[dict[str, Any]], Result],
+    bound: list[BoundInputs],
+    one: Callable[[BoundInputs], Result],
     begin: Callable[[int, str], None],
     writer: OutputWriter,
     cells: dict[str, list[SheetCell]],
@@ -150,10 +150,10 @@ def _runs(
     from graphengine.show.report import views
 
     code, failed = OK, 0
-    for number, values in enumerate(runs):
+    for number, (values, inputs) in enumerate(zip(runs, bound, strict=True)):
         begin(number, _label(values))
         try:
-            result = one(fixed | values)
+            result = one(inputs)
         except (Cancelled, WorkflowError):
             raise
         except GraphEngineError as error:
@@ -164,7 +164,7 @@ def _runs(
             if failed == len(runs):
                 return code
             continue
-        write_outputs(graph, fixed | values, result, writer)
+        write_outputs(graph, inputs, result, writer)
         for output, value in result.outputs.items():
             row = cells.setdefault(output, [SheetCell(failed=True) for _ in runs[:number]])
             row.append(SheetCell(views(value)))

@@ -14,24 +14,52 @@ from graphengine.values.types import strip
 
 if TYPE_CHECKING:
     from graphengine.graph.data import GraphData
+    from graphengine.planning.inputs import BoundInputs
 
 MOST = 10_000
 """The most values of one `--over`."""
 
 
-def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True) -> dict[str, Any]:
-    """Parse `--set name=value` options, each by the type of its declared input.
+def bind_sets(graph: GraphData, pairs: Iterable[str] | None) -> BoundInputs:
+    """Parse `--set name=value` options and bind them as the inputs of a run, which gets no further ones.
 
     Args:
         graph: The graph that declares the inputs.
         pairs: The options' values.
-        whole: The run gets no further inputs, so that missing and wrong ones are reported.
+
+    Raises:
+        WorkflowError: The graph or an option is wrong, or an input is missing; holds all problems, those of the graph
+            first.
+    """
+    from graphengine.planning.inputs import bind_inputs
+
+    found, problems = _read_sets(graph, pairs)
+    try:
+        bound = bind_inputs(graph, found)
+    except WorkflowError as error:
+        raise WorkflowError(problems + [problem for problem in error.problems if problem not in problems]) from None
+    _raise_errors(problems)
+    return bound
+
+
+def parse_sets(graph: GraphData, pairs: Iterable[str] | None) -> dict[str, Any]:
+    """Parse `--set name=value` options, each by the type of its declared input; a run may get further inputs.
+
+    Args:
+        graph: The graph that declares the inputs.
+        pairs: The options' values.
 
     Raises:
         WorkflowError: The graph or an option is wrong; holds all problems, those of the graph first.
     """
+    found, problems = _read_sets(graph, pairs)
+    _raise_errors(problems)
+    return found
+
+
+def _read_sets(graph: GraphData, pairs: Iterable[str] | None) -> tuple[dict[str, Any], list[Problem]]:
+    """Parse the `--set` options that can be parsed; returns their values, and the problems of the graph and the options."""
     from graphengine.graph.validate import problems as problems_of
-    from graphengine.planning.inputs import bind_inputs
 
     values: dict[str, Any] = {}
     problems: list[Problem] = problems_of(graph)
@@ -41,14 +69,12 @@ def parse_sets(graph: GraphData, pairs: Iterable[str] | None, whole: bool = True
             values[declared.name] = parse(text, declared)
         except WorkflowError as error:
             problems += error.problems
-    if whole:
-        try:
-            bind_inputs(graph, values)
-        except WorkflowError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
+    return values, problems
+
+
+def _raise_errors(problems: list[Problem]) -> None:
     if any(problem.severity == "error" for problem in problems):
         raise WorkflowError(problems)
-    return values
 
 
 def parse(text: str, declared: Input) -> Any:

@@ -28,12 +28,12 @@ def command(
     """
     graph = load_workflow(file, packs, root)
     from graphengine.cache import DiskStore, Store
-    from graphengine.cli.values import parse_sets
+    from graphengine.cli.values import bind_sets
     from graphengine.results.history import why
     from graphengine.system.folders import cache_folder
 
     store = Store(disk=DiskStore(cache_folder() / "store"))
-    reasons = why(graph, parse_sets(graph, set), store, cache_folder(), root)
+    reasons = why(graph, bind_sets(graph, set), store, cache_folder(), root)
     if json:
         print(json_.dumps([reason.as_dict() for reason in reasons], indent=2))
         return

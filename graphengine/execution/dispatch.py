@@ -34,6 +34,7 @@ from graphengine.graph.combine import subgraph
 from graphengine.graph.elements import Link
 from graphengine.keys.call_key import data_stands, is_of_process
 from graphengine.pack import environment
+from graphengine.planning.inputs import BoundInputs
 from graphengine.planning.plan import Plan
 from graphengine.planning.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of, value_of
 from graphengine.values.checksum import twin_of
@@ -76,10 +77,12 @@ class Launcher(ABC):
         cancellation: Asks the run to stop.
 
     Attributes:
+        plan, inputs: Of the whole graph.
         alone: Compute everything on copies that nobody else holds, since a value was found changed (see `guard`).
     """
 
     plan: Plan
+    inputs: BoundInputs
     alone = False
 
     def __init__(
@@ -415,8 +418,9 @@ class RunContext(Context):
         if type(link) is not Link or link.node not in plan.graph.nodes:
             return {}  # inside an expansion, or no result of a node
         part = subgraph(plan.graph, [link])
-        given = {name: v for name, v in plan.given.items() if name in part.inputs}
-        return chunks(part, given, str(link), value, self.made[socket], base=plan.given_base, exact=self.exact)
+        inputs = self._launcher.inputs.of_part(part)
+        inputs.note_references(plan)
+        return chunks(part, inputs, str(link), value, self.made[socket], exact=self.exact)
 
     def note(self, **facts: Any) -> None:
         self.facts.update(facts)

@@ -26,7 +26,7 @@ from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
 from graphengine.keys.files import confining
 from graphengine.pack import environment, pack_of
-from graphengine.planning.inputs import bind_inputs
+from graphengine.planning.inputs import bound_inputs
 from graphengine.planning.plan import take_plan
 from graphengine.planning.task import DONE
 from graphengine.system.devices import check_device
@@ -110,7 +110,7 @@ def run(
     Args:
         want: A reference, an output's name, a node's id, or a list of these. None: all declared outputs (or, where
             none are declared, what nobody takes anything from) and the nodes that act, such as those that save.
-        inputs: Values of the declared inputs.
+        inputs: Values of the declared inputs, or these as `bind_inputs` has bound them.
         store: The memory; by default this process's, in memory only.
         runner: Where nodes that need the device are computed; by default on this process's threads.
         listeners: Told of every event, on whichever thread it happens.
@@ -140,13 +140,15 @@ def run(
     names, links, extra = wanted_links(graph, want)
     options = (store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation)
     before: Drive | None = None
+    bound = bound_inputs(graph, inputs or {}, base)
     for _ in range(ATTEMPTS):
+        if before is not None:
+            bound.bind_again()
         drive = Drive(*options, limit=limit, before=before, keep_going=keep_going)
-        bound = bind_inputs(graph, inputs or {}, base)
         with not_building(), confining():
             salt = salt_of(graph, device, None if runner is None else runner.environment) if exact else None
             plan = take_plan(graph, bound, roots, salt)
-            plan.given, plan.given_base = dict(inputs or {}), None if base is None else Path(base)
+            drive.inputs = bound
             work = functools.partial(drive.run, plan, [*links, *extra], len(links), acting=want is None)
             try:
                 with showing(drive, _title(graph)) if progress else nullcontext():
@@ -157,9 +159,12 @@ def run(
                 continue
             except GraphEngineError as error:
                 if error in drive.failures:
+                    bound.note_references(plan)
                     error.result = _result(names, drive, time.perf_counter() - start)
                     error.failures = tuple(drive.failures)
                 raise
+        if bound is inputs:  # others have it as well
+            bound.note_references(plan)
         if len(graph.idle_plans) < IDLE_PLANS:
             graph.idle_plans.append(plan)
         return _result(names, drive, time.perf_counter() - start)

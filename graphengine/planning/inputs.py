@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,89 @@ from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS
 from graphengine.graph.validate import check_problems, default_problem, given_here, literal_problem, placed, too_many
+from graphengine.planning.plan import Plan
 from graphengine.planning.task import Const, constant
 from graphengine.values.literals import coerce
 
 
-def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> dict[str, Const]:
+class BoundInputs(Mapping[str, Const]):
+    """The declared inputs of a graph with their values for one run: what `bind_inputs` makes, once.
+
+    It may be given to `run` and to all that tells of the run, in the place of the inputs as they were given: nothing is
+    checked and copied again then.
+
+    Attributes:
+        graph: Whose inputs these are.
+        given: Those that were given, as they were given.
+        base: Where relative paths among these start; None if the graph has no inputs.
+        references: By node the references to weights that the run with these inputs made, and the ids of all nodes that
+            were asked for them; None before a run.
+    """
+
+    def __init__(
+        self, graph: GraphData, given: Mapping[str, Any], base: Path | None, values: dict[str, Const]
+    ) -> None:
+        self.graph, self.given, self.base = graph, given, base
+        self.references: tuple[Mapping[str, Any], frozenset[str]] | None = None
+        self._values, self._edition = values, graph.edition
+
+    def __getitem__(self, name: str) -> Const:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def are_of(self, graph: GraphData) -> bool:
+        """Whether these are the inputs of a graph as it is now."""
+        return graph is self.graph and graph.edition == self._edition
+
+    def bind_again(self) -> None:
+        """Take the values again from what was given: those that are here were changed in place."""
+        self._values, self.references = bind_inputs(self.graph, self.given, self.base)._values, None
+
+    def note_references(self, plan: Plan) -> None:
+        """Keep the references that a run made: whoever tells of the run need not make them again."""
+        self.references = {id: value for id, (value, _) in plan.references.items()}, frozenset(plan.keys)
+
+    def of_part(self, part: GraphData) -> BoundInputs:
+        """Those that a part of the graph has, made by `subgraph`."""
+        given = {name: value for name, value in self.given.items() if name in part.inputs}
+        values = {name: const for name, const in self._values.items() if name in part.inputs}
+        return BoundInputs(part, given, self.base, values)
+
+
+def bound_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> BoundInputs:
+    """The inputs of a graph: as they were bound to it, or bound to it now.
+
+    Raises:
+        WorkflowError: One is wrong, as in `bind_inputs`.
+    """
+    if isinstance(inputs, BoundInputs) and inputs.are_of(graph):
+        return inputs
+    return bind_inputs(graph, inputs, base)
+
+
+def as_given(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs as they were given, whether they were bound since or not."""
+    return inputs.given if isinstance(inputs, BoundInputs) else inputs
+
+
+def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> BoundInputs:
     """The declared inputs with their values, given or default.
+
+    Args:
+        inputs: As they were given; what was bound before is bound anew.
+        base: Where relative paths among them start; by default the current folder.
 
     Raises:
         WorkflowError: One is unknown, missing or not what it is declared as; holds all such problems.
     """
+    if isinstance(inputs, BoundInputs):
+        base = inputs.base if base is None else base
+        inputs = inputs.given
     problems = []
     for name in inputs:
         if name not in graph.inputs:
@@ -33,9 +106,10 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
             )
     bound: dict[str, Const] = {}
     current = Path.cwd() if graph.inputs else None
+    start = current if base is None else Path(base).absolute()
     for name, declared in graph.inputs.items():
         if name in inputs:
-            value, here = inputs[name], current if base is None else Path(base).absolute()
+            value, here = inputs[name], start
             problem = literal_problem(declared.socket_for(value), value, Where(node=INPUTS, socket=name))
         elif declared.required:
             problems.append(
@@ -56,7 +130,7 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
             problems.append(placed(graph, problem, (INPUTS, str(socket))) if is_default else problem)
     if problems:
         raise WorkflowError(problems)
-    return bound
+    return BoundInputs(graph, dict(inputs), start, bound)
 
 
 def _limits(graph: GraphData, bound: Mapping[str, Const]) -> list[Problem]:

@@ -146,7 +146,6 @@ class Plan:
         values: By id the literals as the node takes them.
         sums: By id the checksums of those of them that can be changed in place, by name.
         references: By id the value of each node that makes references, and the seconds that it took.
-        given, given_base: The inputs as they were given, and where relative paths among them start.
     """
 
     def __init__(self, graph: GraphData) -> None:
@@ -167,8 +166,6 @@ class Plan:
         self.base = _NOWHERE
         self.roots: Sequence[Path] | None = None
         self.salt: Any = None
-        self.given: Mapping[str, Any] = {}
-        self.given_base: Path | None = None
 
     def sync(self, inputs: Mapping[str, Const], base: Path, roots: Sequence[Path] | None, salt: Any) -> None:
         """Bring it up to date with the graph, these inputs and the files as they are now."""

@@ -25,6 +25,7 @@ from graphengine.graph.elements import INPUTS, Link, has_links
 from graphengine.graph.order import packs_of
 from graphengine.keys.files import fingerprint, resolve
 from graphengine.pack import version_stamp
+from graphengine.planning.inputs import bound_inputs
 from graphengine.provenance.steps import Step, references, steps
 from graphengine.values.types import socket_type
 
@@ -57,7 +58,7 @@ def chunks(
     """Make the text chunks of a picture; empty, with a logged warning, if its graph cannot be written.
 
     Args:
-        graph, inputs: What was run.
+        graph, inputs: What was run; the inputs as they were given, or as they were bound for the run.
         output: The output of which the value is: a declared output's name, or a node's id.
         value: The picture.
         made: How it was made (`Result.made[output]`).
@@ -66,13 +67,14 @@ def chunks(
         exact: Whether it was an exact run.
     """
     try:
-        record = describe(graph, inputs, output, made, base=base, item=item, exact=exact)
+        bound = bound_inputs(graph, inputs, base)
+        record = describe(graph, bound, output, made, item=item, exact=exact)
     except WorkflowError as error:
         _log.warning("the picture will not carry how it was made: %s", error)
         return {}
     found = {CHUNK: json.dumps(record, ensure_ascii=False, default=str)}
     asked = [pack for pack in packs_of(graph) if pack.parameters is not None]
-    source = steps(graph, inputs, output, item, base) if asked else None
+    source = steps(graph, bound, output, item) if asked else None
     for pack in asked:
         assert pack.parameters is not None
         if isinstance(source, Step) and (text := pack.parameters(source, value)):
@@ -94,7 +96,8 @@ def describe(
     """Make the record of how a value was made, as JSON data; the arguments are those of `chunks`."""
     from graphengine.workflow.files import to_document
 
-    plain, given, files = without_folders(graph, inputs, base or Path.cwd())
+    bound = bound_inputs(graph, inputs, base)
+    plain, given, files = without_folders(graph, bound.given, bound.base or Path.cwd())
     held: dict[str, bytes] = {}
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -103,7 +106,7 @@ def describe(
         "inputs": given,
         "output": output,
         "files": files,
-        "weights": weights(graph, inputs, output, base),
+        "weights": weights(graph, bound, output),
         "made": dict(made),
         "versions": versions(graph),
         "exact": exact,

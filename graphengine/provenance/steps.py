@@ -12,7 +12,7 @@ from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS, Link
 from graphengine.graph.order import topological
 from graphengine.graph.selection import link_of
-from graphengine.planning.inputs import bind_inputs
+from graphengine.planning.inputs import bound_inputs
 from graphengine.planning.plan import take_plan
 from graphengine.values.literals import coerce
 
@@ -45,8 +45,9 @@ def steps(
         item: The number of the item, if the output is a list.
         base: The folder at which relative paths among the inputs start; by default the current one.
     """
-    bound = {name: const.value for name, const in bind_inputs(graph, inputs, base).items()}
-    return _steps(graph, bound, [link_of(graph, output)], item, references(graph, inputs, output, base))[0]
+    bound = bound_inputs(graph, inputs, base)
+    values = {name: const.value for name, const in bound.items()}
+    return _steps(graph, values, [link_of(graph, output)], item, references(graph, bound, output))[0]
 
 
 def _steps(
@@ -89,11 +90,17 @@ def _steps(
     return [of(link) for link in links]
 
 
-def references(graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None) -> dict[str, Any]:
-    """The references to weights that an output needs, by node."""
-    link = link_of(graph, output)
-    plan = take_plan(graph, bind_inputs(graph, inputs, base), None)
-    plan.assign([link.node] if link.node in graph.nodes else [])
-    graph.idle_plans.append(plan)
+def references(
+    graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None = None
+) -> dict[str, Any]:
+    """The references to weights that an output needs, by node: as the run with these bound inputs made them, else
+    made now."""
+    link, bound = link_of(graph, output), bound_inputs(graph, inputs, base)
     needed = subgraph(graph, [link]).nodes
-    return {id: value for id, (value, _) in plan.references.items() if id in needed}
+    if bound.references is None or not bound.references[1].issuperset(needed):
+        plan = take_plan(graph, bound, None)
+        plan.assign([link.node] if link.node in graph.nodes else [])
+        bound.note_references(plan)
+        graph.idle_plans.append(plan)
+    assert bound.references is not None
+    return {id: value for id, value in bound.references[0].items() if id in needed}

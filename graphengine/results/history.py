@@ -23,7 +23,7 @@ from graphengine.graph.order import topological
 from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
 from graphengine.keys.call_key import identified, identity
-from graphengine.planning.inputs import bind_inputs
+from graphengine.planning.inputs import bound_inputs
 from graphengine.planning.plan import Plan, take_plan
 from graphengine.system.opening import read_file
 from graphengine.system.private import make_private, write_private
@@ -78,7 +78,7 @@ def record(
         folder: The cache folder.
     """
     _, links, extra = wanted_links(graph, None)
-    plan = take_plan(graph, bind_inputs(graph, inputs), None if roots is None else list(roots))
+    plan = take_plan(graph, bound_inputs(graph, inputs), None if roots is None else list(roots))
     plan.assign(link.node for link in (*links, *extra) if link.node in graph.nodes)
     nodes: dict[str, Any] = {}
     for id in plan.keys:
@@ -123,7 +123,7 @@ def why(
         WorkflowError: The graph or an input is wrong.
         NodeError: A node that makes a reference failed (a model is missing).
     """
-    bound = bind_inputs(graph, inputs)
+    bound = bound_inputs(graph, inputs)
     check_changes(graph)
     _, links, extra = wanted_links(graph, None)
     wanted = [link.node for link in (*links, *extra) if link.node in graph.nodes]

@@ -210,7 +210,7 @@ class Delivery:
 
 def write_outputs(
     graph: GraphData,
-    inputs: dict[str, Any],
+    inputs: Mapping[str, Any],
     result: Result,
     writer: OutputWriter,
     *,

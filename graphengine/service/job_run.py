@@ -16,6 +16,8 @@ from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_except
 from graphengine.events import Event, Kind
 from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.evaluate import Result, run
+from graphengine.graph.revalidate import check_changes
+from graphengine.planning.inputs import bind_inputs
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.doing import Doing
 from graphengine.service.job_events import JobEvent
@@ -197,6 +199,9 @@ class JobRun:
             job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id,
             taken=self._taken, handed=self.under_way.set,
         )  # fmt: skip
+        check_changes(request.graph)
+        # For the run, and for the pictures that tell of it.
+        request.inputs = bind_inputs(request.graph, request.inputs, request.base)
         runner = service.backend.of(claims)
         self._in_place = getattr(runner, "in_place", self._in_place)
         return run(
@@ -209,7 +214,6 @@ class JobRun:
             exact=request.exact,
             keep_going=request.keep_going,
             roots=request.roots if service.roots is None else service.roots,
-            base=request.base,
             cancellation=self._cancellation,
             progress=False,
         )

@@ -43,9 +43,8 @@ def deliver(
     written: dict[str, Any] = {}
     paths: list[str] = []
     if writer is not None:
-        inputs = dict(request.inputs)
         written = write_outputs(
-            request.graph, inputs, result, writer, exact=request.exact, base=request.base, together=True
+            request.graph, request.inputs, result, writer, exact=request.exact, base=request.base, together=True
         )
         paths = [str(file) for file in writer.files]
     if request.finish is not None:

@@ -1,18 +1,30 @@
-"""What is done once for a run: each node is validated, and again only where a change may have made it wrong."""
+"""What is done once for a run: each node is validated, and again only where a change may have made it wrong; the
+declared inputs are bound."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pytest
+import typer
 
-from graphengine import Graph, Store, WorkflowError, loads, node
+import graphengine
+from graphengine import File, Graph, Store, WorkflowError, loads, node
+from graphengine.cli.run import command
 from graphengine.graph import validate
 from graphengine.graph.data import GraphData
 from graphengine.graph.elements import Input, Link
+from graphengine.planning import inputs as planning
+from graphengine.planning.inputs import BoundInputs
+from graphengine.planning.plan import Plan
+from graphengine.provenance.describe import describe
+from graphengine.provenance.steps import steps
+from graphengine.results import history
+from graphengine.results.history import last_run
+from graphengine.results.record import read
 
 T = TypeVar("T")
 EACH = "inner/add", "outer/number", "outer/inner", "outer/add"
@@ -31,6 +43,31 @@ def text(x: int = 1) -> str:
 @node(version=1)
 def add(x: int, y: int = 0) -> int:
     return x + y
+
+
+@node(version=1)
+def content(path: Annotated[Path, File()]) -> str:
+    return path.read_text()
+
+
+LENT: list[Any] = []
+
+
+@node(version=1)
+def keep(items: Any) -> int:
+    LENT.append(items)  # which somebody may write into later
+    return len(items)
+
+
+@node(version=1)
+def write(after: int) -> int:
+    LENT[0].append(after)
+    return after
+
+
+@node(version=1)
+def total(items: Any, after: int) -> int:
+    return sum(items)
 
 
 @node(version=1)
@@ -313,3 +350,116 @@ def test_a_part_that_changed_before_it_was_validated_is_found() -> None:
     inner.replace("number", text)
     with pytest.raises(WorkflowError, match="wants int, gets str"):
         run(outer)
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch) -> list[GraphData]:
+    """The graphs whose inputs were bound, one for each time."""
+    found: list[GraphData] = []
+    real = planning.bind_inputs
+
+    def counting(graph: GraphData, *given: Any) -> BoundInputs:
+        found.append(graph)
+        return real(graph, *given)
+
+    monkeypatch.setattr(planning, "bind_inputs", counting)
+    return found
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[GraphData]:
+    """The graphs of which a plan was brought up to date, one for each time."""
+    found: list[GraphData] = []
+    real = Plan.sync
+
+    def counting(self: Plan, *given: Any) -> None:
+        found.append(self.graph)
+        real(self, *given)
+
+    monkeypatch.setattr(Plan, "sync", counting)
+    return found
+
+
+def test_a_shipped_workflow_is_validated_and_bound_once_for_a_picture(
+    validated: Counter[str], bound: list[GraphData], plans: list[GraphData], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GRAPHENGINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    sets = ["prompt=a red circle", "steps=1", "seed=3"]
+    with pytest.raises(typer.Exit) as ended:
+        command("text_to_image", set=sets, backend="inline", out=tmp_path / "out")
+    assert ended.value.exit_code == 0
+    (picture,) = (tmp_path / "out").glob("*.png")
+    assert str(picture) in capsys.readouterr().out
+    assert set(validated.values()) == {1}, validated
+    assert len(bound) == 1
+    assert len(plans) == 2  # for the run, and for its history; what the picture tells of weights is of the run's plan
+    record = read(picture)
+    assert set(record["inputs"]) == {"prompt", "steps", "seed"}
+    assert [weight["type"] for weight in record["weights"].values()] == ["Model"]
+    assert len(last_run(bound[0], tmp_path / "cache") or ()) == len(validated)
+
+
+def test_each_run_binds_once(bound: list[GraphData]) -> None:
+    g = chain()
+    for count in (1, 2):
+        assert run(g, x=4) == {"result": 9}
+        assert bound == [g] * count
+
+
+def test_what_was_bound_is_taken_by_all_who_tell_of_a_run(bound: list[GraphData], tmp_path: Path) -> None:
+    g = chain()
+    inputs = planning.bind_inputs(g, {"x": 4})
+    bound.clear()
+    result = graphengine.run(g, inputs=inputs, store=Store())
+    told = describe(g, inputs, "result", result.made["result"])
+    step = steps(g, inputs, "result")
+    history.record(g, inputs, result, tmp_path)
+    assert [reason.state for reason in history.why(g, inputs, Store(), tmp_path)] == ["runs"] * 3
+    assert not bound
+    plain = {"x": 4}
+    assert told == describe(g, plain, "result", result.made["result"])
+    assert step == steps(g, plain, "result")
+
+
+def test_what_was_bound_to_a_graph_that_changed_is_bound_again(bound: list[GraphData]) -> None:
+    g = chain()
+    inputs = planning.bind_inputs(g, {"x": 4})
+    g.input("z", int, 1)
+    assert graphengine.run(g, inputs=inputs, store=Store())["result"] == 9
+    assert bound == [g, g]
+    g.input("x", str, "a")
+    with pytest.raises(WorkflowError, match=r"number"):
+        graphengine.run(g, inputs=inputs, store=Store())
+    with pytest.raises(WorkflowError, match="is not str"):
+        planning.bound_inputs(g, inputs)
+
+
+def test_relative_paths_start_where_they_did_when_they_were_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("here")
+    with Graph() as g:
+        g.output("text", content(g.input("path", Path)))
+    inputs = planning.bind_inputs(g, {"path": Path("a.txt")}, tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    assert graphengine.run(g, inputs=inputs, store=Store())["text"] == "here"
+    assert describe(g, inputs, "text", {})["files"][0]["name"] == "a.txt"
+
+
+def test_a_run_that_begins_again_binds_anew(bound: list[GraphData]) -> None:
+    """What was bound for it was changed in place: it is taken again from what was given, for all who have it."""
+    LENT.clear()
+    with Graph() as g:
+        items = g.input("items", Any)
+        g.output("sum", total(items, write(keep(items))))
+    inputs = planning.bind_inputs(g, {"items": [1, 2]})
+    bound.clear()
+    assert graphengine.run(g, inputs=inputs, store=Store())["sum"] == 3
+    assert LENT[0] == [1, 2, 2]  # at first
+    assert bound == [g]
+    assert inputs["items"].value == [1, 2]

@@ -18,6 +18,7 @@ from graphengine.errors import FileError, NotStorable, Problem, Where, WorkflowE
 from graphengine.graph.data import GraphData, folder_of
 from graphengine.graph.elements import INPUTS
 from graphengine.graph.selection import link_of
+from graphengine.planning.inputs import as_given
 from graphengine.system.folders import state_folder
 from graphengine.system.opening import read_file
 from graphengine.system.private import make_private, write_private
@@ -32,7 +33,7 @@ class Request:
     """What a job is to do.
 
     Attributes:
-        graph, inputs: What is run.
+        graph, inputs: What is run; the inputs as given, until they are bound for the run.
         want: Outputs, nodes or ports by name; None for all outputs.
         exact: Be joined with nothing, and share values only with runs that compute in the very same way.
         base: Where relative paths among the inputs start.
@@ -183,7 +184,7 @@ def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
 
 def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
     problems, inputs = [], {}
-    for key, value in request.inputs.items():
+    for key, value in as_given(request.inputs).items():
         try:
             inputs[key] = to_tree(value, put)
         except NotStorable as error:
