@@ -58,7 +58,7 @@ def parse_sets(graph: GraphData, pairs: Iterable[str] | None) -> dict[str, Any]:
 
 
 def _read_sets(graph: GraphData, pairs: Iterable[str] | None) -> tuple[dict[str, Any], list[Problem]]:
-    """Parse the `--set` options that can be parsed; returns their values, and the problems of the graph and the options."""
+    """Parse `--set` options; returns the values, and the problems of the graph and of the options."""
     from graphengine.graph.validate import problems as problems_of
 
     values: dict[str, Any] = {}
