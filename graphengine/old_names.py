@@ -205,6 +205,11 @@ NAMES: dict[str, dict[str, str]] = {
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
     "graphengine.workflow.write": {"Writer": "graphengine.workflow.write:WorkflowWriter"},
     "graphengine.yaml12": {"dump": "graphengine.workflow.yaml12_write"},
+    "graphengine_nodes.families": {
+        **dict.fromkeys(("Components", "Factors", "Repaint", "Step"), "graphengine_nodes.families.family"),
+        "Request": "graphengine_nodes.families.family:SampleRequest",
+    },
+    "graphengine_nodes.families.running": {"run": "graphengine_nodes.families.pipelines:sample_with"},
     "graphengine_nodes.previews": {"stretched": "graphengine_nodes.values.pictures"},
 }
 """By module, the names that left it or were renamed in it: `module` where a name is now, or `module:new_name`."""

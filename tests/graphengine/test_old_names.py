@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.old_names import NAMES
+from graphengine.old_names import NAMES, place_in_keys, place_now
 
 MOVED = [(old, name, new) for old, names in NAMES.items() for name, new in names.items()]
 
@@ -43,6 +43,15 @@ def test_a_name_that_went_elsewhere_is_the_same_object_and_warns(old: str, name:
     place, _, renamed = new.partition(":")
     with pytest.warns(DeprecationWarning, match=re.escape(f"{old}.{name} is {place}.{renamed or name} now")):
         assert getattr(module, name) is getattr(importlib.import_module(place), renamed or name)
+
+
+@pytest.mark.parametrize(("old", "name", "new"), MOVED)
+def test_what_keys_and_stored_values_name_is_found_where_it_is_now(old: str, name: str, new: str) -> None:
+    place, _, renamed = new.partition(":")
+    now = (place, f"{renamed or name}.Inner")
+    first = place_in_keys(*now)
+    assert first[1] == f"{name}.Inner"
+    assert place_now(*first) == place_now(old, f"{name}.Inner") == now
 
 
 @pytest.mark.parametrize("old", ["graphengine.graph", "graphengine.files"])

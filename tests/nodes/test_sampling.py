@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.nodes import images
+from graphengine_nodes.nodes.sampling import request_of
 
 from graphengine import Cancelled, Context, ModelError
 
@@ -51,6 +53,35 @@ def text(model: std.Model) -> std.Conditioning:
 @pytest.fixture(scope="module")
 def picture() -> std.Image:
     return images.from_pil(cases.picture())
+
+
+def test_every_option_reaches_the_family(model: std.Model, text: std.Conditioning) -> None:
+    """An option is an input of the node and a field of `SamplingOptions`; nothing between them names it."""
+    given: dict[str, Any] = {
+        "steps": 3,
+        "guidance_scale": 2.0,
+        "guidance_rescale": 0.5,
+        "scheduler": "DDIMScheduler",
+        "timestep_spacing": "trailing",
+        "width": 64,
+        "height": 96,
+        "strength": 0.25,
+        "arguments": {"eta": 1.0},
+    }
+    latent = std.Latent(torch.zeros(1, 4, 8, 8), model.family)
+    others = {"model": model, "positive": text, "seed": 0}
+    plain = request_of(others | given | {"strength": None}).options
+    started = request_of(others | given | {"latent": latent, "width": None, "height": None}).options
+    assert dataclasses.asdict(plain) | {"strength": started.strength} == given
+    assert (started.width, started.height) == (8 * model.setting("factor"), 8 * model.setting("factor"))
+    assert given.keys() <= std.sample.sockets.keys()
+
+
+def test_an_option_that_is_left_out_is_the_models(model: std.Model, text: std.Conditioning) -> None:
+    options = request_of({"model": model, "positive": text, "seed": 0}).options
+    assert (options.steps, options.guidance_scale) == (model.setting("steps"), model.setting("guidance_scale"))
+    assert (options.width, options.height) == (model.setting("width"), model.setting("height"))
+    assert (options.scheduler, options.strength, options.arguments) == (None, None, {})
 
 
 def test_progress_counts_what_the_scheduler_does(model: std.Model, text: std.Conditioning) -> None:

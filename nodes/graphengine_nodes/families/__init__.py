@@ -6,7 +6,15 @@ edited. Family modules import no torch at their top: loading a model's reference
 `FAMILY`.
 """
 
-from graphengine_nodes.families.family import Family, Request, Sampled
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from graphengine.old_names import moved
+from graphengine_nodes.families.family import Family, Sampled, SampleRequest, SamplingOptions
 from graphengine_nodes.families.lookup import families, family
 
-__all__ = ["Family", "Request", "Sampled", "families", "family"]
+__all__ = ["Family", "SampleRequest", "Sampled", "SamplingOptions", "families", "family"]
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine_nodes.families")

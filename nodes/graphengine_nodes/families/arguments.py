@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.families.family import Request
+from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Model, Posterior
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     return torch.cat([row for row in rows for _ in range(count // len(rows))])
 
 
-def negatives(request: Request) -> list[Conditioning]:
+def negatives(request: SampleRequest) -> list[Conditioning]:
     """The negative prompts: those given, or what the positive ones bring in their place."""
     return list(request.negative) or [positive.negative for positive in request.positive]
 
@@ -64,7 +64,7 @@ def sides_of(model: Model) -> int:
     return int(model.setting("multiple", model.setting("factor", 8)))
 
 
-def check_strength(request: Request, cls: Any, left: Callable[[int, float], int]) -> None:
+def check_strength(request: SampleRequest, cls: Any, left: Callable[[int, float], int]) -> None:
     """Refuse a strength that leaves nothing to do: the one given, or the pipeline's own.
 
     Args:
@@ -75,11 +75,12 @@ def check_strength(request: Request, cls: Any, left: Callable[[int, float], int]
         ValueError: It leaves none.
     """
     parameter = inspect.signature(cls.__call__).parameters.get("strength")
-    if parameter is None or request.arguments.get("denoising_start") is not None:  # which takes its place
+    options, further = request.options, request.options.arguments
+    if parameter is None or further.get("denoising_start") is not None:  # which takes its place
         return
-    strength = float(parameter.default if request.strength is None else request.strength)
-    times = [request.arguments[name] for name in ("timesteps", "sigmas") if request.arguments.get(name) is not None]
-    steps = len(times[0]) if times else request.steps
+    strength = float(parameter.default if options.strength is None else options.strength)
+    times = [further[name] for name in ("timesteps", "sigmas") if further.get(name) is not None]
+    steps = len(times[0]) if times else options.steps
     if left(steps, strength) < 1:
         raise ValueError(f"strength {strength:g} of {steps} steps leaves no step to do; raise strength or steps")
 
@@ -181,7 +182,7 @@ def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
     return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
 
 
-def inpaint_arguments(request: Request, generators: Any) -> dict[str, Any]:
+def inpaint_arguments(request: SampleRequest, generators: Any) -> dict[str, Any]:
     """How the inpainting pipelines take picture and mask.
 
     Raises:
@@ -204,7 +205,7 @@ def inpaint_arguments(request: Request, generators: Any) -> dict[str, Any]:
     }
 
 
-def control_arguments(request: Request, started: str = "control_image") -> dict[str, Any]:
+def control_arguments(request: SampleRequest, started: str = "control_image") -> dict[str, Any]:
     """How the ControlNet pipelines take their pictures: by another name where they also start from a picture.
 
     Args:
@@ -228,12 +229,12 @@ def control_arguments(request: Request, started: str = "control_image") -> dict[
     return found | ({"guess_mode": True} if guesses == {True} else {})
 
 
-def control_picture(control: Control, request: Request) -> torch.Tensor:
+def control_picture(control: Control, request: SampleRequest) -> torch.Tensor:
     """A control picture for each picture that is made; of another size, resized as the pipelines resize a PIL one."""
     given, count = len(control.image), len(request.seeds)
     if count % given:
         raise ValueError(f"{given} control pictures for {count} pictures; give one, or one for each")
-    wanted = request.image.size if request.image is not None else (request.width, request.height)
+    wanted = request.size
     pixels = channels_first(control.image)
     if control.image.size == wanted:
         return repeat(pixels, count)

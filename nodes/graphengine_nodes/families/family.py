@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from graphengine_nodes.values.types import (
     Conditioning,
@@ -33,40 +33,80 @@ Factors = Sequence[tuple[float, float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One call of a sampler, everything resolved.
+class SamplingOptions:
+    """Options of sampling that the nodes' inputs hand on to a family as they are.
+
+    A new option is an input of the sampling nodes and a field of that name here; the families that have it read it.
 
     Attributes:
-        positive: One conditioning for each picture, or one for all.
-        seeds: One for each picture that is made.
-        negative: As positive; empty for what each positive one has in the place of an absent prompt.
-        random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
+        steps: Denoising steps, at least 1.
+        guidance_scale: How strongly the prompt is followed; 1 is off.
+        guidance_rescale: Against overexposure by guidance; None for the pipeline's own.
+        scheduler: A class name of diffusers; None for the model's.
+        timestep_spacing: How timesteps are spread; None for the scheduler's own.
         width, height: In pixels; None where a latent or an image decides.
-        latent: What to start from; None for noise alone.
-        image, mask: For inpainting: what to paint over, one or one for each picture, and where.
-        repaint: For masked image to image: what is kept, softly, while `latent` is painted.
+        strength: How much of the start is replaced, in 0..1; None for the pipeline's own.
         arguments: Further arguments of the family's pipeline, by diffusers' names; others are refused.
     """
 
-    model: Model
-    positive: Sequence[Conditioning]
-    seeds: Sequence[int]
     steps: int
     guidance_scale: float
-    negative: Sequence[Conditioning] = ()
     guidance_rescale: float | None = None
     scheduler: str | None = None
     timestep_spacing: str | None = None
     width: int | None = None
     height: int | None = None
     strength: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model, inputs: Mapping[str, Any]) -> SamplingOptions:
+        """The options among a node's inputs; where an input is None, the model's own setting, if it has one."""
+        given = {option.name: inputs.get(option.name) for option in fields(cls)}
+        found = {name: model.setting(name, None) if value is None else value for name, value in given.items()}
+        return cls(**{name: value for name, value in found.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One call of a family's sampler, everything resolved.
+
+    Attributes:
+        positive: One conditioning for each picture, or one for all.
+        seeds: One for each picture that is made.
+        negative: As positive; empty for what each positive one has in the place of an absent prompt.
+        latent: What to start from; None for noise alone.
+        image, mask: For inpainting: what to paint over, one or one for each picture, and where.
+        repaint: For masked image to image: what is kept, softly, while `latent` is painted.
+        random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
+    """
+
+    model: Model
+    positive: Sequence[Conditioning]
+    seeds: Sequence[int]
+    options: SamplingOptions
+    negative: Sequence[Conditioning] = ()
     latent: Posterior | Latent | None = None
-    control: Sequence[Control] = field(default_factory=tuple)
+    control: Sequence[Control] = ()
     image: Image | None = None
     mask: Mask | None = None
     repaint: Repaint | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
     random: tuple[RandomState, ...] = ()
+
+    @property
+    def starts_from(self) -> Literal["", "Img2Img", "Inpaint"]:
+        """What it starts from, as diffusers' pipelines have it in their names: noise alone, a latent, or a picture."""
+        return "Inpaint" if self.mask is not None else "Img2Img" if self.latent is not None else ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures, in pixels."""
+        if self.image is not None:
+            return self.image.size
+        width, height = self.options.width, self.options.height
+        assert width is not None
+        assert height is not None
+        return width, height
 
     def generators(self) -> Any:
         """What the pipeline draws from: a list with one generator for each picture, or one for all of them."""
@@ -204,7 +244,7 @@ class Family(Protocol):
 
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior: ...
 
-    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
+    def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
         """Denoise."""
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image: ...

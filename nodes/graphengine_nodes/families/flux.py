@@ -11,14 +11,14 @@ import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
-from graphengine_nodes.families.family import Components, Factors, Request, Sampled, Step
-from graphengine_nodes.families.pipelines import COMMON, Pipelines, run
+from graphengine_nodes.families.family import Components, Factors, SampleRequest
+from graphengine_nodes.families.pipelines import COMMON, Pipelines
+from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
 from graphengine_nodes.weights import files as checkpoints
 from graphengine_nodes.weights import reading as loading
@@ -61,13 +61,15 @@ class Flux(Pipelines):
         "text_encoder_2": ("text_encoders.t5xxl.",),
     }
     lora_mixin = "FluxLoraLoaderMixin"
+    denoiser = "transformer"
+    prefix = "Flux"
     modules: Mapping[tuple[str, bool], str] = {
-        ("", False): "pipeline_flux",
-        ("Img2Img", False): "pipeline_flux_img2img",
-        ("Inpaint", False): "pipeline_flux_inpaint",
-        ("", True): "pipeline_flux_controlnet",
-        ("Img2Img", True): "pipeline_flux_controlnet_image_to_image",
-        ("Inpaint", True): "pipeline_flux_controlnet_inpainting",
+        ("", False): "flux.pipeline_flux",
+        ("Img2Img", False): "flux.pipeline_flux_img2img",
+        ("Inpaint", False): "flux.pipeline_flux_inpaint",
+        ("", True): "flux.pipeline_flux_controlnet",
+        ("Img2Img", True): "flux.pipeline_flux_controlnet_image_to_image",
+        ("Inpaint", True): "flux.pipeline_flux_controlnet_inpainting",
     }
 
     # As other tools have published it for FLUX.1.
@@ -195,11 +197,10 @@ class Flux(Pipelines):
             embeds, pooled, _ = pipeline.encode_prompt(prompt or "", prompt_2, device, max_sequence_length=length)
         return Conditioning(embeds.cpu(), self.name, prompt is None, pooled.cpu())
 
-    def _prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
-        """The pipeline's arguments that say what is wanted and what is not."""
+    def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         sides = {"": request.positive}
         if any(not one.absent for one in request.negative):
-            if request.arguments.get("true_cfg_scale", 1.0) > 1:
+            if request.options.arguments.get("true_cfg_scale", 1.0) > 1:
                 sides["negative_"] = request.negative
             else:
                 self._warn_of_negative(request.model)
@@ -230,71 +231,55 @@ class Flux(Pipelines):
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
+    def check_request(self, request: SampleRequest, cls: Any) -> None:
+        # Unlike others' these pipelines do a step that is begun: of 10 with a strength of .05 one.
+        arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
+        true_cfg = request.options.arguments.get("true_cfg_scale", 1.0) > 1
+        if true_cfg and request.starts_from and request.control:
+            raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
+
+    def check_scheduler(self, model: Model, config: Mapping[str, Any]) -> None:
+        if config.get("stochastic_sampling"):
+            raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides (stochastic_sampling)")
+
+    def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+        return _control_arguments(request, nets)
+
+    def needs_vae(self, request: SampleRequest) -> bool:
+        return bool(request.control) or request.mask is not None
+
+    def start(
+        self, cls: Any, request: SampleRequest, generators: Any, device: str, dtype: torch.dtype
+    ) -> tuple[Any, dict[str, Any]]:
         import torch
 
-        model = request.model
-        kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
-        cls = self.pipeline(kind, bool(request.control))
-        _check_request(request, kind, cls)
-        generators = request.generators()
-        width, height = request.image.size if request.image is not None else (request.width, request.height)
-        assert width is not None
-        assert height is not None
-        call: dict[str, Any] = {"width": width, "height": height, "generator": generators}
-        if kind and request.strength is not None:
-            call["strength"] = request.strength
-        with ExitStack() as stack:
-            transformer = stack.enter_context(store.component(model, "transformer", device))
-            config = stack.enter_context(store.component(model, "scheduler", "cpu"))
-            if config.get("stochastic_sampling"):
-                raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides (stochastic_sampling)")
-            components: dict[str, Any] = {"transformer": transformer}
-            call |= self._prompts(request, device, transformer.dtype)
-            if request.control or kind == "Inpaint":
-                components["vae"] = stack.enter_context(store.component(model, "vae", device))
-            if request.control:
-                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
-                components["controlnet"] = nets[0] if len(nets) == 1 else nets
-                call |= _control_arguments(request, nets)
-                others = {name: value for name, value in request.arguments.items() if name != "control_mode"}
-                request = replace(request, arguments=others)
-            if kind == "Inpaint":
-                call |= arguments.inpaint_arguments(request, generators)
-            elif request.latent is not None:
-                cls = _started(cls, request.latent, len(request.seeds), device, transformer.dtype)
-                call["image"] = torch.zeros(1, 3, height, width)
-            return run(cls, components, call, request, config, self, step, **_layouts(cls, width, height, model))
+        assert request.latent is not None
+        width, height = request.size
+        call = {"image": torch.zeros(1, 3, height, width), "width": width, "height": height}
+        return _started(cls, request.latent, len(request.seeds), device, dtype), call
 
-    def pipeline(self, kind: str, control: bool) -> Any:
-        """The pipeline's class."""
-        module = importlib.import_module(f"diffusers.pipelines.flux.{self.modules[kind, control]}")
-        return getattr(module, f"Flux{'ControlNet' if control else ''}{kind}Pipeline")
+    def further(self, request: SampleRequest) -> Mapping[str, Any]:
+        if not request.control:
+            return request.options.arguments
+        # `control_arguments` gives it, with a mode for each ControlNet.
+        return {name: value for name, value in request.options.arguments.items() if name != "control_mode"}
+
+    def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
+        width, height = request.size
+
+        def pack(latents: torch.Tensor) -> torch.Tensor:
+            packed: torch.Tensor = cls._pack_latents(latents, *latents.shape)
+            return packed
+
+        def unpack(latents: torch.Tensor) -> torch.Tensor:
+            factor = request.model.setting("factor")
+            unpacked: torch.Tensor = cls._unpack_latents(latents, height, width, factor)
+            return unpacked
+
+        return pack, unpack
 
 
 FAMILY = Flux()
-
-
-def _check_request(request: Request, kind: str, cls: Any) -> None:
-    """Refuse what the pipelines would swallow or fail at with less clear words."""
-    # Unlike others' these pipelines do a step that is begun: of 10 with a strength of .05 one.
-    arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
-    if kind and request.control and request.arguments.get("true_cfg_scale", 1.0) > 1:
-        raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
-
-
-def _layouts(cls: Any, width: int, height: int, model: Model) -> dict[str, Any]:
-    """From latents [n, C, h, w] to a pipeline's layout and back."""
-
-    def unpack(latents: torch.Tensor) -> torch.Tensor:
-        unpacked: torch.Tensor = cls._unpack_latents(latents, height, width, model.setting("factor"))
-        return unpacked
-
-    def pack(latents: torch.Tensor) -> torch.Tensor:
-        packed: torch.Tensor = cls._pack_latents(latents, *latents.shape)
-        return packed
-
-    return {"pack": pack, "unpack": unpack}
 
 
 def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtype: torch.dtype) -> Any:
@@ -315,7 +300,7 @@ def _normalised(picture: torch.Tensor) -> torch.Tensor:
     return picture if bool(picture.min() < 0) else 2.0 * picture - 1.0
 
 
-def _control_arguments(request: Request, nets: Sequence[Any]) -> dict[str, Any]:
+def _control_arguments(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     """How the ControlNet pipelines take their pictures: in -1..1, for they encode them as they are."""
     controls = request.control
     if any(control.guess for control in controls):
@@ -329,21 +314,21 @@ def _control_arguments(request: Request, nets: Sequence[Any]) -> dict[str, Any]:
         "control_mode": _modes(request, nets),
     }
     found = {name: value[0] if len(controls) == 1 else value for name, value in values.items()}
-    started, count = request.latent is not None or request.image is not None, len(request.seeds)
-    if started and found["control_mode"] not in (None, [None] * len(nets)) and count > 1:
+    count = len(request.seeds)
+    if request.starts_from and found["control_mode"] not in (None, [None] * len(nets)) and count > 1:
         if len(nets) > 1:
             raise ValueError("several union ControlNets make one picture at a time where they start from one")
         found["control_mode"] = [found["control_mode"]] * count
     return found
 
 
-def _modes(request: Request, nets: Sequence[Any]) -> list[int | None]:
+def _modes(request: SampleRequest, nets: Sequence[Any]) -> list[int | None]:
     """The kind of picture that each union ControlNet is given; None for the others.
 
     Raises:
         ValueError: One is missing, of no union, or unknown to it.
     """
-    given = request.arguments.get("control_mode")
+    given = request.options.arguments.get("control_mode")
     modes = given if isinstance(given, list) else [given] * len(nets)
     if len(modes) != len(nets):
         raise ValueError(f"control_mode has {len(modes)} kinds for {len(nets)} ControlNets; give one for each")

@@ -13,13 +13,14 @@ import importlib
 import inspect
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
-from graphengine_nodes.families import schedulers
-from graphengine_nodes.families.family import Components, Request, Sampled, Step
+from graphengine_nodes.families import arguments, schedulers
+from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.values.types import Conditioning, Model
 from graphengine_nodes.weights import files as checkpoints
@@ -67,6 +68,12 @@ class Pipelines:
     prefixes: Mapping[str, tuple[str, ...]] = {}
     lora_mixin: str
     """The class of `diffusers.loaders.lora_pipeline` that reads the family's LoRAs."""
+    denoiser: str
+    """The name of the component that denoises."""
+    prefix: str
+    """What the names of its pipelines begin with."""
+    modules: Mapping[tuple[str, bool], str]
+    """Where its pipelines are in `diffusers.pipelines`, by `SampleRequest.starts_from` and whether they are steered."""
 
     @functools.cached_property
     def stems(self) -> Mapping[str, str | None]:
@@ -128,22 +135,105 @@ class Pipelines:
         """See `Family`."""
         raise ValueError(f"{model.source}, {self.name}, takes no weights in prompts; use encode_prompt, without them")
 
+    # --- sampling: what differs between families is in the methods that `sample` calls --------------------------------
+
+    def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
+        """See `Family`."""
+        model, start = request.model, request.starts_from
+        cls = self.pipeline(start, bool(request.control))
+        self.check_request(request, cls)
+        generators = request.generators()
+        with ExitStack() as stack:
+            denoiser = stack.enter_context(store.component(model, self.denoiser, device))
+            config = stack.enter_context(store.component(model, "scheduler", "cpu"))
+            self.check_scheduler(model, config)
+            components: dict[str, Any] = {self.denoiser: denoiser}
+            call = self.prompts(request, device, denoiser.dtype) | {"generator": generators}
+            if start and request.options.strength is not None:
+                call["strength"] = request.options.strength
+            if request.control:
+                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
+                components["controlnet"] = nets[0] if len(nets) == 1 else nets
+                call |= self.control_arguments(request, nets)
+            if self.needs_vae(request):
+                components["vae"] = self.vae_for(request, stack.enter_context(store.component(model, "vae", device)))
+            if start == "Inpaint":
+                call |= arguments.inpaint_arguments(request, generators)
+            elif request.latent is not None:
+                cls, image = self.start(cls, request, generators, device, denoiser.dtype)
+                call |= image
+            else:
+                call |= dict(zip(("width", "height"), request.size, strict=True))
+            return sample_with(cls, components, call, request, config, self, step)
+
+    def pipeline(self, start: str, control: bool) -> Any:
+        """The class of a pipeline.
+
+        Args:
+            start: What it starts from, as `SampleRequest.starts_from` says it.
+            control: Whether ControlNets steer it.
+        """
+        module = importlib.import_module(f"diffusers.pipelines.{self.modules[start, control]}")
+        return getattr(module, f"{self.prefix}{'ControlNet' if control else ''}{start}Pipeline")
+
+    def check_request(self, request: SampleRequest, cls: Any) -> None:
+        """Refuse what a pipeline would ignore, or fail at with less clear words."""
+
+    def check_scheduler(self, model: Model, config: Mapping[str, Any]) -> None:
+        """Refuse the configuration of a model's scheduler with which a seed would not decide the result."""
+
+    def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        """The pipeline's arguments that hold the prompts and the negative prompts."""
+        raise NotImplementedError
+
+    def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+        """The pipeline's arguments that hold the control pictures, and how strongly they steer."""
+        return arguments.control_arguments(request)
+
+    def needs_vae(self, request: SampleRequest) -> bool:
+        """Whether the pipeline uses the VAE itself."""
+        return request.mask is not None
+
+    def vae_for(self, request: SampleRequest, vae: Any) -> Any:
+        """The VAE as the pipeline may have it: a pipeline that casts it gets a copy.
+
+        Raises:
+            ValueError: The pipeline would compute wrongly with it.
+        """
+        return vae
+
+    def start(
+        self, cls: Any, request: SampleRequest, generators: Any, device: str, dtype: torch.dtype
+    ) -> tuple[Any, dict[str, Any]]:
+        """The pipeline's class, and its arguments for starting from `request.latent`."""
+        assert request.latent is not None
+        latents = arguments.start_latents(request.latent, generators, len(request.seeds), device, dtype)
+        return cls, {"image": latents}
+
+    def further(self, request: SampleRequest) -> Mapping[str, Any]:
+        """The request's further arguments that the pipeline takes as they are."""
+        return request.options.arguments
+
+    def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
+        """Arguments of the pipeline's constructor beside its components."""
+        return {}
+
+    def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
+        """From latents [n, C, h, w] to the pipeline's own layout, and back."""
+        return (lambda latents: latents), (lambda latents: latents)
+
 
 # --- running a pipeline -----------------------------------------------------------------------------------------------
 
 
-def run(
+def sample_with(
     cls: Any,
     components: Mapping[str, Any],
     call: Mapping[str, Any],
-    request: Request,
+    request: SampleRequest,
     config: Mapping[str, Any],
-    kind: Pipelines,
+    family: Pipelines,
     step: Step,
-    *,
-    options: Mapping[str, Any] | None = None,
-    pack: Layout = lambda latents: latents,
-    unpack: Layout = lambda latents: latents,
 ) -> Sampled:
     """Sample with a pipeline that is made for this call.
 
@@ -153,33 +243,33 @@ def run(
         call: Its arguments that the request's inputs decide; of them `generator`, from which the start may have been
             drawn already.
         config: The configuration of the model's scheduler.
-        options: Further arguments of its constructor.
-        pack, unpack: To the pipeline's own layout of latents from [n, C, h, w], and back.
 
     Raises:
         ValueError: The request's further arguments are none of this pipeline's; the result is not finite.
     """
     import torch
 
+    options = request.options
     call = {
         **call,
-        "num_inference_steps": request.steps,
-        "guidance_scale": request.guidance_scale,
+        "num_inference_steps": options.steps,
+        "guidance_scale": options.guidance_scale,
         "output_type": "latent",
     }
-    if request.guidance_rescale is not None:
-        call["guidance_rescale"] = request.guidance_rescale
-    further = further_arguments(cls, request.arguments, call)
-    own = schedulers.own(config, request.scheduler, request.seeds, kind.schedulers, kind.name)
+    if options.guidance_rescale is not None:
+        call["guidance_rescale"] = options.guidance_rescale
+    further = further_arguments(cls, family.further(request), call)
+    own = schedulers.own(config, options.scheduler, request.seeds, family.schedulers, family.name)
+    pack, unpack = family.layouts(cls, request)
     absent = {
         name: None
         for name, parameter in inspect.signature(cls.__init__).parameters.items()
         if name not in ("self", "args", "kwargs")
         and (parameter.default is parameter.empty or parameter.default is None)
     }
-    pipeline = cls(**(absent | dict(components) | dict(options or {}) | {"scheduler": own}))
+    pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
     # Constructors correct outdated configurations of the model's scheduler, and only of that one.
-    scheduler = schedulers.make(own, request.scheduler, request.timestep_spacing, request.seeds)
+    scheduler = schedulers.make(own, options.scheduler, options.timestep_spacing, request.seeds)
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)
@@ -250,7 +340,7 @@ REFUSED = {
 
 
 def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """`Request.arguments` as the pipeline takes them.
+    """`SamplingOptions.arguments` as the pipeline takes them.
 
     Args:
         taken: What the request's inputs decide.

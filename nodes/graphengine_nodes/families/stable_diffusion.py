@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.families.family import Components, Factors
+from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
@@ -122,7 +122,7 @@ class StableDiffusion(UNetFamily):
             Conditioning(negative, self.name, prompts[1] is None, fallback=fallback),
         )
 
-    def options(self, model: Model, kind: str) -> dict[str, Any]:
+    def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         return {"requires_safety_checker": False}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
-from graphengine_nodes.families.family import Components, Factors, Request
+from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
@@ -145,13 +145,13 @@ class StableDiffusionXL(UNetFamily):
             Conditioning(negative[0], self.name, prompts[1] is None, negative[1], fallback),
         )
 
-    def prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         import torch
 
         count = len(request.seeds)
         call = super().prompts(request, device, dtype)
         call["pooled_prompt_embeds"] = _pooled(request.positive, count).to(device, dtype)
-        if request.guidance_scale > 1:
+        if request.options.guidance_scale > 1:
             negative = arguments.negatives(request)
             call["negative_pooled_prompt_embeds"] = _pooled(negative, count).to(device, dtype)
             zeros = torch.tensor(
@@ -164,9 +164,11 @@ class StableDiffusionXL(UNetFamily):
 
     # --- pipelines ----------------------------------------------------------------------------------------------------
 
-    def options(self, model: Model, kind: str) -> dict[str, Any]:
+    def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         found: dict[str, Any] = {"add_watermarker": False}
-        return found | ({"requires_aesthetics_score": model.setting("aesthetics")} if kind else {})
+        if request.starts_from:
+            found["requires_aesthetics_score"] = request.model.setting("aesthetics")
+        return found
 
     def encoder(self, vae: Any) -> Any:
         return own_copy(vae).float() if _overflows(vae) else vae
@@ -176,7 +178,7 @@ class StableDiffusionXL(UNetFamily):
 
         return own_copy(vae).float() if _overflows(vae) and vae.dtype == torch.float16 else vae
 
-    def vae_for(self, request: Request, vae: Any) -> Any:
+    def vae_for(self, request: SampleRequest, vae: Any) -> Any:
         if request.mask is None:
             return vae
         if request.control and "latents_mean" in arguments.scaling_of(vae):

@@ -6,15 +6,14 @@ import copy
 import importlib
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments, schedulers
-from graphengine_nodes.families.family import Components, Request, Sampled, Step
-from graphengine_nodes.families.pipelines import COMMON, Pipelines, run
+from graphengine_nodes.families.family import Components, SampleRequest
+from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior
 from graphengine_nodes.weights import files as checkpoints
@@ -40,11 +39,10 @@ class UNetFamily(Pipelines):
     """A family whose denoiser is a UNet; see `graphengine_nodes.families.Family`."""
 
     schedulers = (*schedulers.KARRAS, *schedulers.DISTILLED)
-    prefix: str
-    """What the names of its pipelines begin with."""
-    modules: Mapping[tuple[str, bool], str]
-    """Where its pipelines are, by what they start from (nothing, `Img2Img`, `Inpaint`) and whether they are steered."""
+    denoiser = "unet"
     guidance_scale: float
+    with_vae: Sequence[str] = ("Inpaint",)
+    """The starts with which its pipelines need the VAE."""
 
     def __init__(self) -> None:
         # What a text encoder gives for the absent prompt, kept as long as the encoder: it is wanted with each prompt.
@@ -133,70 +131,23 @@ class UNetFamily(Pipelines):
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
-    def prompts(self, request: Request, device: str, dtype: torch.dtype) -> dict[str, Any]:
-        """The pipeline's arguments that say what is wanted and what is not."""
+    def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         count = len(request.seeds)
         call = {"prompt_embeds": arguments.expand([c.embeds for c in request.positive], count).to(device, dtype)}
-        if request.guidance_scale > 1:
+        if request.options.guidance_scale > 1:
             negative = arguments.expand([c.embeds for c in arguments.negatives(request)], count)
             call["negative_prompt_embeds"] = negative.to(device, dtype)
         return call
 
-    def options(self, model: Model, kind: str) -> dict[str, Any]:
-        """What the pipeline's constructor takes beside components."""
-        return {}
-
-    def vae_for(self, request: Request, vae: Any) -> Any:
-        """The VAE as a pipeline may have it: one that casts it gets its own.
-
-        Raises:
-            ValueError: The pipeline would compute wrongly with it.
-        """
-        return vae
-
-    def sample(self, store: Components, request: Request, device: str, step: Step) -> Sampled:
-        model = request.model
-        kind = "Inpaint" if request.mask is not None else "Img2Img" if request.latent is not None else ""
-        cls = self.pipeline(kind, bool(request.control))
-        self.check_request(request, cls)
-        generators = request.generators()
-        with ExitStack() as stack:
-            unet = stack.enter_context(store.component(model, "unet", device))
-            config = stack.enter_context(store.component(model, "scheduler", "cpu"))
-            components: dict[str, Any] = {"unet": unet}
-            call = self.prompts(request, device, unet.dtype) | {"generator": generators}
-            if request.control:
-                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
-                components["controlnet"] = nets[0] if len(nets) == 1 else nets
-                call |= arguments.control_arguments(request)
-            if kind in self.with_vae:
-                vae = stack.enter_context(store.component(model, "vae", device))
-                components["vae"] = self.vae_for(request, vae)
-            if kind == "Inpaint":
-                call |= arguments.inpaint_arguments(request, generators)
-            elif request.latent is not None:
-                count = len(request.seeds)
-                call["image"] = arguments.start_latents(request.latent, generators, count, device, unet.dtype)
-            else:
-                call |= {"width": request.width, "height": request.height}
-            if kind and request.strength is not None:
-                call["strength"] = request.strength
-            return run(cls, components, call, request, config, self, step, options=self.options(model, kind))
-
-    def check_request(self, request: Request, cls: Any) -> None:
+    def check_request(self, request: SampleRequest, cls: Any) -> None:
         """Refuse what the pipelines would swallow or fail at with less clear words."""
         model = request.model
         if model.setting("unet_channels") == 9 and request.mask is None:
             raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
         arguments.check_strength(request, cls, lambda steps, strength: int(steps * strength))
 
-    with_vae: Sequence[str] = ("Inpaint",)
-    """What starts a pipeline that needs the VAE."""
-
-    def pipeline(self, kind: str, control: bool) -> Any:
-        """The pipeline's class."""
-        module = importlib.import_module(f"diffusers.pipelines.{self.modules[kind, control]}")
-        return getattr(module, f"{self.prefix}{'ControlNet' if control else ''}{kind}Pipeline")
+    def needs_vae(self, request: SampleRequest) -> bool:
+        return request.starts_from in self.with_vae
 
 
 def refuse_length(model: Model, max_sequence_length: int | None) -> None:

@@ -67,20 +67,15 @@ def repaint(
         ValueError: Pictures and mask are of different sizes or numbers; inputs that contradict each other.
         Cancelled: The run was cancelled; at most one step later.
     """
+    inputs = locals()  # an option is named in the signature alone
+
     from graphengine_nodes.store.store import store
 
-    given = _check_sizes(model, original, painted, mask)
+    count_of_pictures = _check_sizes(model, original, painted, mask)
     kept = to_denoiser(original.mean, original.scaling)
     weight = latent_weight(mask, *kept.shape[2:])
-    start = _expanded(_start(painted, sample_mode), given)
-    request = replace(
-        request_of(model, positive, negative, start, None, seed, count, steps, guidance_scale, None, None),
-        scheduler=scheduler,
-        timestep_spacing=timestep_spacing,
-        strength=strength,
-        arguments=arguments or {},
-        repaint=Repaint(kept, weight),
-    )
+    start = _expanded(_start(painted, sample_mode), count_of_pictures)
+    request = replace(request_of({**inputs, "latent": start, "mask": None}), repaint=Repaint(kept, weight))
     if not bool(weight.any()):
         log.warning("there is nothing to paint in the mask; the result is the original")
         return Latent(repeat(kept, len(request.seeds)), model.family, random=request.random)

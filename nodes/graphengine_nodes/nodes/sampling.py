@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from graphengine import INERT, Cancelled, Choices, Context, Doc, Range, Uses, node
 from graphengine_nodes.families import schedulers
 from graphengine_nodes.families.arguments import sides_of
-from graphengine_nodes.families.family import Request, Step
+from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.nodes.latents import Side, check_sides
 from graphengine_nodes.nodes.previews import preview
@@ -87,17 +87,11 @@ def sample(
         ValueError: Inputs that contradict each other; a scheduler of the wrong kind; an argument that is none.
         Cancelled: The run was cancelled; at most one step later.
     """
+    inputs = locals()  # an option is named in the signature alone
+
     from graphengine_nodes.store.store import store
 
-    request = request_of(model, positive, negative, latent, control, seed, count, steps, guidance_scale, width, height)
-    request = replace(
-        request,
-        guidance_rescale=guidance_rescale,
-        scheduler=scheduler,
-        timestep_spacing=timestep_spacing,
-        strength=_strength(strength, latent),
-        arguments=arguments or {},
-    )
+    request = request_of(inputs)
     samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
 
@@ -132,20 +126,8 @@ def _sample_many(
     positive: Sequence[Conditioning],
     *,
     seed: Sequence[int | list[int]],
-    negative: Conditioning | None = None,
-    latent: Posterior | Latent | None = None,
-    control: Control | list[Control] | None = None,
-    count: None = None,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    guidance_rescale: float | None = None,
-    scheduler: str | None = None,
-    timestep_spacing: str | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    strength: float | None = None,
-    arguments: dict[str, Any] | None = None,
     ctx: Sequence[Context],
+    **others: Any,
 ) -> list[Latent | BaseException]:
     """Several calls that differ in prompt and seed, in one batch."""
     import torch
@@ -153,12 +135,10 @@ def _sample_many(
     from graphengine_nodes.store.store import store
 
     results: list[Latent | BaseException | None] = [None] * len(positive)
-    requests: dict[int, Request] = {}
+    requests: dict[int, SampleRequest] = {}
     for index, (text, seeds) in enumerate(zip(positive, seed, strict=True)):
         try:
-            requests[index] = request_of(
-                model, text, negative, latent, control, seeds, count, steps, guidance_scale, width, height
-            )
+            requests[index] = request_of({**others, "model": model, "positive": text, "seed": seeds})
         except ValueError as error:
             results[index] = error
     if not requests:
@@ -168,11 +148,6 @@ def _sample_many(
         next(iter(requests.values())),
         positive=[one.positive[0] for one in requests.values() for _ in one.seeds],
         seeds=[seed for one in requests.values() for seed in one.seeds],
-        guidance_rescale=guidance_rescale,
-        scheduler=scheduler,
-        timestep_spacing=timestep_spacing,
-        strength=_strength(strength, latent),
-        arguments=arguments or {},
     )
     reporters = {index: reporter(ctx[index], model) for index in requests}
 
@@ -230,19 +205,11 @@ def inpaint(
             is none.
         Cancelled: The run was cancelled; at most one step later.
     """
+    inputs = locals()
+
     from graphengine_nodes.store.store import store
 
-    given = max(image.pixels.shape[0], mask.values.shape[0])
-    request = replace(
-        request_of(model, positive, negative, None, control, seed, count, steps, guidance_scale, None, None, given),
-        guidance_rescale=guidance_rescale,
-        scheduler=scheduler,
-        timestep_spacing=timestep_spacing,
-        strength=strength,
-        image=image,
-        mask=mask,
-        arguments=arguments or {},
-    )
+    request = request_of(inputs)
     samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
 
@@ -250,68 +217,58 @@ def inpaint(
 # --- from sockets to a request ----------------------------------------------------------------------------------------
 
 
-def request_of(
-    model: Model,
-    positive: Prompts,
-    negative: Prompts | None,
-    latent: Posterior | Latent | None,
-    control: Control | list[Control] | None,
-    seed: Seed,
-    count: int | None,
-    steps: int | None,
-    guidance_scale: float | None,
-    width: int | None,
-    height: int | None,
-    given: int = 1,
-) -> Request:
-    """The request with the model's own values where nothing was given.
+def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
+    """The request that a node's inputs make, with the model's own values where an input is None.
 
     Args:
-        given: How many pictures there are to start from.
+        inputs: All inputs of `sample` or `inpaint` by name; a name that is missing counts as None.
 
     Raises:
         ValueError: Inputs contradict each other.
     """
+    model: Model = inputs["model"]
+    positive: Prompts = inputs["positive"]
+    negative: Prompts | None = inputs.get("negative")
+    latent: Posterior | Latent | None = inputs.get("latent")
+    control: Control | list[Control] | None = inputs.get("control")
+    image: Image | None = inputs.get("image")
+    mask: Mask | None = inputs.get("mask")
+    steps: int | None = inputs.get("steps")
+    sides: tuple[int | None, int | None] = inputs.get("width"), inputs.get("height")
     wanted = positive if isinstance(positive, list) else [positive]
     unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
-    _check_families(model, [*wanted, *unwanted, latent])
     controls = [control] if isinstance(control, Control) else control or []
-    for one in controls:
-        if one.controlnet.family != model.family:
-            kind = one.controlnet.family
-            raise ValueError(f"a ControlNet of {kind} cannot steer {model.source}, a {model.family} model")
+    _check_families(model, [*wanted, *unwanted, latent], controls)
+    pictures = 1 if image is None or mask is None else max(len(image), mask.values.shape[0])
     if latent is not None:
-        if width is not None or height is not None:
+        if sides != (None, None):
             raise ValueError("width and height are the latent's; leave them out where a latent is given")
-        shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
-        given = int(shape[0])
-        width, height = (int(side) * int(model.setting("factor")) for side in (shape[3], shape[2]))
+        pictures, sides = _shape_of(latent, model)
         if isinstance(latent, Latent) and latent.empty:
             latent = None
-    elif controls and width is None and height is None:
-        width, height = controls[0].image.size
+    elif controls and sides == (None, None):
+        sides = controls[0].image.size
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}, but must be at least 1")
+    width, height = sides
     for problem in check_sides({"width": width, "height": height}, sides_of(model)):
         raise ValueError(problem)
     if not wanted:
         raise ValueError("positive is an empty list; give a prompt, or one for each picture")
-    seeds, random = _seeds(seed, count, max(given, len(wanted)))
-    if len(seeds) % given:
-        raise ValueError(f"{len(seeds)} seeds for {given} pictures; give one, or one for each picture")
-    return Request(
-        model,
-        wanted,
-        seeds,
-        int(model.setting("steps") if steps is None else steps),
-        float(model.setting("guidance_scale") if guidance_scale is None else guidance_scale),
-        unwanted,
-        width=model.setting("width") if width is None else width,
-        height=model.setting("height") if height is None else height,
-        latent=latent,
-        control=controls,
-        random=random,
-    )
+    seeds, random = _seeds(inputs["seed"], inputs.get("count"), max(pictures, len(wanted)))
+    if len(seeds) % pictures:
+        raise ValueError(f"{len(seeds)} seeds for {pictures} pictures; give one, or one for each picture")
+    if inputs.get("strength") is not None and latent is None and image is None:
+        raise ValueError("strength says how much of a picture is replaced; link one to latent, or leave strength out")
+    options = SamplingOptions.of(model, {**inputs, "width": width, "height": height})
+    return SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
+
+
+def _shape_of(latent: Posterior | Latent, model: Model) -> tuple[int, tuple[int, int]]:
+    """How many pictures a latent is of, and their width and height in pixels."""
+    shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
+    factor = int(model.setting("factor"))
+    return int(shape[0]), (int(shape[3]) * factor, int(shape[2]) * factor)
 
 
 def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[RandomState, ...]]:
@@ -341,17 +298,22 @@ def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[
     return seeds, random
 
 
-def _strength(strength: float | None, latent: Posterior | Latent | None) -> float | None:
-    if strength is not None and (latent is None or (isinstance(latent, Latent) and latent.empty)):
-        raise ValueError("strength says how much of a picture is replaced; link one to latent, or leave strength out")
-    return strength
+def _check_families(
+    model: Model, values: Sequence[Conditioning | Posterior | Latent | None], controls: Sequence[Control]
+) -> None:
+    """Refuse what was made with, or steers, a model of another family.
 
-
-def _check_families(model: Model, values: Sequence[Conditioning | Posterior | Latent | None]) -> None:
+    Raises:
+        ValueError: A value is of another family.
+    """
     for value in values:
         if value is not None and value.family != model.family:
-            kind = type(value).__name__
-            raise ValueError(f"a {kind} of {value.family} does not fit {model.source}, a {model.family} model")
+            name = type(value).__name__
+            raise ValueError(f"a {name} of {value.family} does not fit {model.source}, a {model.family} model")
+    for control in controls:
+        family_name = control.controlnet.family
+        if family_name != model.family:
+            raise ValueError(f"a ControlNet of {family_name} cannot steer {model.source}, a {model.family} model")
 
 
 def reporter(ctx: Context, model: Model) -> Step:
