@@ -148,6 +148,7 @@ MODULES: dict[str, str] = {
     "graphengine_nodes.upscale": "graphengine_nodes.nodes.upscale",
     "graphengine_nodes.weighting": "graphengine_nodes.families.prompt_weights",
     "graphengine_nodes.weights": "graphengine_nodes.store.store",
+    "multigen.pipes.draws": "multigen.pipes.random_draws",
     "multigen.pipes.watch": "multigen.tracking",
 }
 """The old name of each module that moved, and its name now."""
@@ -205,12 +206,26 @@ NAMES: dict[str, dict[str, str]] = {
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
     "graphengine.workflow.write": {"Writer": "graphengine.workflow.write:WorkflowWriter"},
     "graphengine.yaml12": {"dump": "graphengine.workflow.yaml12_write"},
+    "graphengine_nodes.annotator_kinds": {
+        "Kind": "graphengine_nodes.nodes.annotator_kinds:AnnotatorKind",
+        "Network": "graphengine_nodes.nodes.annotator_kinds:AnnotatorNetwork",
+    },
+    "graphengine_nodes.changes": {"Change": "graphengine_nodes.store.changes:ModuleChange"},
+    "graphengine_nodes.checkpoints": {"Weights": "graphengine_nodes.weights.files:WeightFiles"},
     "graphengine_nodes.families": {
         **dict.fromkeys(("Components", "Factors", "Repaint", "Step"), "graphengine_nodes.families.family"),
         "Request": "graphengine_nodes.families.family:SampleRequest",
     },
     "graphengine_nodes.families.running": {"run": "graphengine_nodes.families.pipelines:sample_with"},
     "graphengine_nodes.previews": {"stretched": "graphengine_nodes.values.pictures"},
+    "graphengine_nodes.upscale": {"Network": "graphengine_nodes.nodes.upscale:UpscaleNetwork"},
+    "graphengine_nodes.weights": {"Store": "graphengine_nodes.store.store:WeightStore"},
+    "multigen.pipes.building": {"Call": "multigen.pipes.building:PipeCall"},
+    "multigen.pipes.draws": {
+        "Draws": "multigen.pipes.random_draws:RandomDraws",
+        "draws": "multigen.pipes.random_draws:random_draws",
+    },
+    "multigen.pipes.weights": {"Weights": "multigen.pipes.weights:PipeWeights"},
 }
 """By module, the names that left it or were renamed in it: `module` where a name is now, or `module:new_name`."""
 

@@ -18,11 +18,11 @@ from graphengine.errors import nearest
 from graphengine.events import Event
 from multigen.pipes import building
 from multigen.pipes.arguments import check_range
-from multigen.pipes.building import PROMPTS, Call, plain_errors, with_multiplier
-from multigen.pipes.draws import Draws, draws
+from multigen.pipes.building import PROMPTS, PipeCall, plain_errors, with_multiplier
 from multigen.pipes.kinds import Diffusers, ModelType, scheduler_name
 from multigen.pipes.pictures import as_output
-from multigen.pipes.weights import Scheduling, Weights, spacing_of
+from multigen.pipes.random_draws import RandomDraws, random_draws
+from multigen.pipes.weights import PipeWeights, Scheduling, spacing_of
 
 __all__ = ["BasePipe"]
 
@@ -98,14 +98,14 @@ class BasePipe:
         self.pipe_params: dict[str, Any] = {}
         self.listeners: list[Callable[[Event], object]] = []
         self.progress = True
-        self._weights = Weights(self._model_id, pipe, device, offload_device, args)
+        self._weights = PipeWeights(self._model_id, pipe, device, offload_device, args)
         self._scheduler: str | None = self._weights.scheduler
         self._timestep_spacing: str | None = None
         self._pictures: dict[str, Any] = {}
         self._loras: list[tuple[str, float]] = []
         self._setup_loras: list[tuple[str, float]] = []
         self._hypernets: list[tuple[str, float]] = []
-        self._last: tuple[Mapping[str, Any], Draws] | None = None
+        self._last: tuple[Mapping[str, Any], RandomDraws] | None = None
         self._built: tuple[Any, Graph] | None = None
         if model_type is not None and model_type not in (self.model_type, self.model_type.name, self.model_type.value):
             named = getattr(model_type, "name", model_type)
@@ -132,7 +132,7 @@ class BasePipe:
 
     @pipe.setter
     def pipe(self, pipeline: Any) -> None:
-        self._weights = Weights(self._model_id, pipeline, self._weights.device, None, {})
+        self._weights = PipeWeights(self._model_id, pipeline, self._weights.device, None, {})
 
     @property
     def scheduler(self) -> str | None:
@@ -163,7 +163,7 @@ class BasePipe:
     def graph(self) -> Graph:
         """The graph of the last `gen`, or after `setup` that of the next; its inputs are prompts and seed."""
         self._weights.look()
-        given, drawn = self._last or (self._arguments({"prompt": "", "seed": 0}), Draws(0, 1))
+        given, drawn = self._last or (self._arguments({"prompt": "", "seed": 0}), RandomDraws(0, 1))
         with plain_errors():
             return self._build(given, drawn)
 
@@ -296,7 +296,7 @@ class BasePipe:
         drawn.leave(latent.random)
         return latent.samples if output == "latent" else as_output(found[1], output)
 
-    def call(self, inputs: Mapping[str, Any]) -> tuple[Graph, dict[str, Any], Draws]:
+    def call(self, inputs: Mapping[str, Any]) -> tuple[Graph, dict[str, Any], RandomDraws]:
         """The graph that `gen` runs for these inputs, its inputs, and what its noise is drawn from.
 
         Raises:
@@ -310,7 +310,8 @@ class BasePipe:
         if each is not None and each < 1:
             raise ValueError(f"num_images_per_prompt is {each}, but must be at least 1")
         count = len(prompts) * int(each or 1)
-        drawn = draws(given, len(given["image"]) if count == 1 and isinstance(given.get("image"), Image) else count)
+        several = count == 1 and isinstance(given.get("image"), Image)
+        drawn = random_draws(given, len(given["image"]) if several else count)
         given = {**given, "generator": None, "seed": drawn.seed}
         texts = {name: given[name] for name in PROMPTS if isinstance(given.get(name), str)}
         self._weights.look()
@@ -336,11 +337,11 @@ class BasePipe:
     def _before_pipeline(self) -> None:
         """What must be known before `pipe` is made."""
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         """The node that samples."""
         raise NotImplementedError
 
-    def _image(self, call: Call, image: Image) -> Image:
+    def _image(self, call: PipeCall, image: Image) -> Image:
         """What is done to the decoded pictures."""
         return image
 
@@ -379,7 +380,7 @@ class BasePipe:
         """Name and timestep spacing of the scheduler that the parameters ask for."""
         return self._scheduler, self._timestep_spacing or (self._spacing if self._scheduler else None)
 
-    def _graph_of(self, given: Mapping[str, Any], drawn: Draws) -> Graph:
+    def _graph_of(self, given: Mapping[str, Any], drawn: RandomDraws) -> Graph:
         """The graph of a call; the last one again where only its inputs differ."""
         inputs = {name for name in PROMPTS if isinstance(given.get(name), str)}
         inputs = inputs if drawn.generators else inputs | {"seed"}
@@ -392,7 +393,7 @@ class BasePipe:
             self._built = state, self._build(given, drawn)
         return self._built[1]
 
-    def _build(self, given: Mapping[str, Any], drawn: Draws) -> Graph:
+    def _build(self, given: Mapping[str, Any], drawn: RandomDraws) -> Graph:
         """The graph of a call."""
         defaults = building.arguments_of(self._family_class())
         with Graph(type(self).__name__) as graph:
@@ -404,7 +405,7 @@ class BasePipe:
             common["seed"] = drawn.seed if drawn.generators else graph.input("seed", SEEDS, drawn.seed)
             if negative:
                 common["negative"] = negative[0] if len(negative) == 1 else negative
-            call = Call(given, model, positive[0] if len(positive) == 1 else positive, common)
+            call = PipeCall(given, model, positive[0] if len(positive) == 1 else positive, common)
             latent = self._latent(call)
             graph.output("latent", latent)
             graph.output("image", self._image(call, std.decode_latent(model, latent)))

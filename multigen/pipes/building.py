@@ -7,19 +7,23 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import graphengine_nodes as std
 from graphengine_nodes.values.types import Conditioning, Model
 
 from graphengine import Graph, NodeError, WorkflowError
 from graphengine.errors import Problem
+from graphengine.old_names import moved
 from multigen.pipes.arguments import numbers, path
 
 __all__ = [
-    "PROMPTS", "Call", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale", "plain_errors",
+    "PROMPTS", "PipeCall", "alike", "arguments_of", "common", "encoded", "listed", "lora_scale", "plain_errors",
     "with_multiplier",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("multigen.pipes.building")
 
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
 
@@ -36,7 +40,7 @@ READ_HERE = frozenset(
 
 
 @dataclass
-class Call:
+class PipeCall:
     """One call of `gen` while its graph is built.
 
     Attributes:

@@ -12,7 +12,7 @@ from graphengine_nodes.values.types import Control, ControlNet, Image, Latent, M
 
 from graphengine import Graph
 from multigen.pipes import nets
-from multigen.pipes.building import Call, listed, plain_errors
+from multigen.pipes.building import PipeCall, listed, plain_errors
 from multigen.pipes.image import ImagePipe, check_strength
 from multigen.pipes.kinds import Diffusers, ModelType
 from multigen.pipes.pictures import as_mask
@@ -122,7 +122,7 @@ class Cond2ImPipe(ImagePipe):
         if not self._nets:
             self._find_nets()
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         image = call.given["image"]
         size = self._size(call.given)
         sized = self._sized(image, size)
@@ -133,7 +133,7 @@ class Cond2ImPipe(ImagePipe):
         width, height = (side + -side % self.pad for side in size)
         return std.sample(call.model, call.positive, width=width, height=height, **common)
 
-    def _controls(self, call: Call, image: Image, size: tuple[int, int]) -> list[Control]:
+    def _controls(self, call: PipeCall, image: Image, size: tuple[int, int]) -> list[Control]:
         """The nodes of the ControlNets with their pictures."""
         given, nets_ = call.given, self._net_nodes()
         pictures = [self._sized(one, size) for one in given.get("control_image") or ()]
@@ -219,7 +219,7 @@ class CInpaintingPipe(Cond2ImPipe):
         self.pipe_params |= {} if is_flux else {"eta": 0.1}
         self._pictures["mask_image"] = mask
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         size = self._size(call.given)
         sized = self._sized(call.given["image"], size)
         strength = {} if call.given.get("strength") is None else {"strength": call.given["strength"]}

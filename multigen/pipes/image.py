@@ -11,7 +11,7 @@ from graphengine_nodes.values.types import Image, Latent
 
 from multigen.pipes.arguments import check_range, numbers
 from multigen.pipes.base import BasePipe
-from multigen.pipes.building import Call, listed
+from multigen.pipes.building import PipeCall, listed
 from multigen.pipes.kinds import Diffusers
 from multigen.pipes.pictures import as_image, as_mask
 
@@ -81,7 +81,7 @@ class ImagePipe(BasePipe):
         """The node of a picture, or of a node's, with sides that the model takes."""
         return std.pad_image(image, self.pad)
 
-    def _image(self, call: Call, image: Image) -> Image:
+    def _image(self, call: PipeCall, image: Image) -> Image:
         width, height = self._size(call.given)
         return std.crop_image(image, width, height, 0, 0) if width % self.pad or height % self.pad else image
 
@@ -133,7 +133,7 @@ class Im2ImPipe(ImagePipe):
         self.pipe_params["strength"] = float(strength)
         self._pictures = {"image": picture}
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         image = call.given["image"]
         start = std.encode_image(call.model, self._padded(self._sized(image, self._size(call.given))))
         strength = call.given.get("strength", 0.75)

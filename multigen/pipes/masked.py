@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import graphengine_nodes as std
 from graphengine_nodes.values.types import Image, Latent, Mask
 
-from multigen.pipes.building import Call
+from multigen.pipes.building import PipeCall
 from multigen.pipes.image import Im2ImPipe
 from multigen.pipes.pictures import as_image, as_mask
 
@@ -64,7 +64,7 @@ class MaskedIm2ImPipe(Im2ImPipe):
         self._pictures |= {"image_painted": painted, "mask_image": given}
         self._blur, self._blur_compose, self._sample_mode = blur, blur_compose, sample_mode
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         image, painted = call.given["image"], call.given["image_painted"]
         size, mask = self._size(call.given), self._mask(call)
         start, kept = (std.encode_image(call.model, self._padded(self._sized(one, size))) for one in (painted, image))
@@ -73,11 +73,11 @@ class MaskedIm2ImPipe(Im2ImPipe):
             strength=call.given["strength"], sample_mode=self._sample_mode, **call.common,
         )  # fmt: skip
 
-    def _image(self, call: Call, image: Image) -> Image:
+    def _image(self, call: PipeCall, image: Image) -> Image:
         below = self._sized(call.given["image"], self._size(call.given))
         return std.composite(below, super()._image(call, image), self._mask(call), self._blur_compose)
 
-    def _mask(self, call: Call) -> Mask:
+    def _mask(self, call: PipeCall) -> Mask:
         """The node of the mask, at the size of what is made."""
         image, mask = call.given["image"], call.given.get("mask_image")
         if mask is None:

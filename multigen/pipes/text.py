@@ -8,7 +8,7 @@ import graphengine_nodes as std
 from graphengine_nodes.values.types import Latent
 
 from multigen.pipes.base import BasePipe
-from multigen.pipes.building import Call
+from multigen.pipes.building import PipeCall
 
 __all__ = ["Prompt2ImPipe"]
 
@@ -22,6 +22,6 @@ class Prompt2ImPipe(BasePipe):
         super().setup(guidance_scale=guidance_scale, **args)
         self.pipe_params |= {"width": width, "height": height}
 
-    def _latent(self, call: Call) -> Latent:
+    def _latent(self, call: PipeCall) -> Latent:
         size = {name: call.given[name] for name in ("width", "height") if call.given.get(name) is not None}
         return std.sample(call.model, call.positive, **size, **call.common)

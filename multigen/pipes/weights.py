@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import graphengine_nodes as std
 from graphengine_nodes.families import schedulers
@@ -17,15 +17,19 @@ from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights.devices import dtype_of
 
 from graphengine.declare.building import not_building
+from graphengine.old_names import moved
 from multigen import tracking
 from multigen.devices import device_name
 from multigen.pipes.kinds import add_scheduler, scheduler_class
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("multigen.pipes.weights")
 
 Scheduling = tuple[str | None, str | None]
 """Name and timestep spacing of a scheduler; None for the model's own."""
 
 
-class Weights:
+class PipeWeights:
     """A model, where it computes, and the diffusers pipeline over its weights that scripts work on.
 
     Args:

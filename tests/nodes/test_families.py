@@ -13,7 +13,7 @@ import torch
 from graphengine_nodes.nodes import images
 from graphengine_nodes.store.store import store
 from graphengine_nodes.testing import sd as testing
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import TINY
 
 from graphengine import Graph, ModelError, Reuse, run
@@ -322,7 +322,7 @@ def test_a_variant(tmp_path: Path) -> None:
     assert half.component("vae") == plain.component("vae")  # has no such files
     assert not torch.equal(latent(half), latent(plain))
     assert torch.allclose(latent(half), latent(plain), atol=0.1)
-    checkpoints._locations.clear()  # as another process finds it
+    files._locations.clear()  # as another process finds it
     store.clear()
     assert torch.allclose(latent(half), latent(plain), atol=0.1)
     with pytest.raises(ModelError, match="has no weights of the variant fp8; leave variant out"):
@@ -339,10 +339,10 @@ def test_a_revision_of_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
         return str(TINY / "model")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
     assert std.load_model("some/model", revision="v2") == std.load_model("tiny")
     assert asked == ["v2"]
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
 
 
 def test_a_scheduler_that_cannot_be_made(xl: std.Model) -> None:

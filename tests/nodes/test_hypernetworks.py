@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphengine_nodes.store import hypernetworks
-from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.store.store import WeightStore, store
 from graphengine_nodes.testing import sd as testing
 from graphengine_nodes.weights.files import TINY
 
@@ -176,7 +176,7 @@ def test_without_effect_it_is_the_model_itself(
 
 
 def test_the_shared_unet_stays_as_it_is(files: dict[str, Path], plain: torch.Tensor) -> None:
-    own = Store()
+    own = WeightStore()
     changed = model((files["relu"], 1.0))
     with own.component(changed, "unet", "cpu") as clone, own.component(std.load_model("tiny"), "unet", "cpu") as base:
         assert clone is not base

@@ -13,9 +13,9 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.store.store import WeightStore, store
 from graphengine_nodes.testing import sd as testing
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import TINY
 
 from graphengine import Graph, ModelError, NodeError
@@ -143,7 +143,7 @@ def test_a_file_that_changed_after_it_was_loaded(copy: Path) -> None:
     data[-1] ^= 1
     file.write_bytes(data)
     changed = pytest.raises(ModelError, match="has changed since it was loaded; load it again")
-    with changed, Store().component(model, "vae", "cpu"):
+    with changed, WeightStore().component(model, "vae", "cpu"):
         pass
     assert std.load_model(copy).digest("vae") != model.digest("vae")
 
@@ -175,7 +175,7 @@ def test_a_hub_id_is_looked_up_once(copy: Path, monkeypatch: pytest.MonkeyPatch)
         return str(copy)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
     with Graph() as graph:
         text = graph.input("text", str)
         graph.output("text", std.encode_prompt(std.load_model("some/model"), text))
@@ -186,7 +186,7 @@ def test_a_hub_id_is_looked_up_once(copy: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ModelError):
         std.load_model("some/model")
     assert len(calls) > 1, "a removed folder was not looked up again"
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_a_download_that_was_interrupted_goes_on(copy: Path, missing: str, monke
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
     (copy / missing).rename(copy.parent / "kept")
     assert std.load_model("some/model") == std.load_model("tiny")
     assert calls == [True, False]
-    checkpoints._snapshot.cache_clear()
+    files._snapshot.cache_clear()
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -418,8 +418,8 @@ def test_that_nobody_else_will_find_what_was_loaded_is_told_once(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GRAPHENGINE_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(checkpoints, "_locations", {})
-    checkpoints._warn.cache_clear()
+    monkeypatch.setattr(files, "_locations", {})
+    files._warn.cache_clear()
     std.load_model("tiny")
     (record,) = caplog.records
     where = tmp_path / "file" / "cache" / "weights"

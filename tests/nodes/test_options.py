@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from graphengine_nodes.store import changes
-from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.store.store import WeightStore, store
 from graphengine_nodes.values.references import OPTIONS
 from graphengine_nodes.weights.files import TINY
 
@@ -264,7 +264,7 @@ def test_what_is_cast_while_it_computes_is_leased_to_one_call() -> None:
 
 
 def test_leases_of_several_components_in_any_order_end() -> None:
-    small, both = Store(), threading.Barrier(2, timeout=5)
+    small, both = WeightStore(), threading.Barrier(2, timeout=5)
     first = std.quantize_model(std.load_model("tiny"))
     second = std.apply_lora(first, std.load_lora("tiny-blueprint"), 0.3)
     inside: list[int] = []
@@ -304,7 +304,7 @@ def test_bytes_that_each_option_takes() -> None:
     plain = std.load_model("tiny")
 
     def held(*models: std.Model, name: str = "unet") -> int:
-        small = Store()
+        small = WeightStore()
         for model in models:
             with small.component(model, name, "cpu"):
                 pass

@@ -64,16 +64,16 @@ def test_in_tiles_it_is_the_same_picture(net: Any, file: Path) -> None:
 
 
 def test_what_is_computed_at_once_is_bounded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from graphengine_nodes.nodes.upscale import OVERLAP, Network
+    from graphengine_nodes.nodes.upscale import OVERLAP, UpscaleNetwork
 
     seen: list[tuple[int, ...]] = []
-    call = Network.__call__
+    call = UpscaleNetwork.__call__
 
-    def watched(self: Network, pixels: torch.Tensor) -> torch.Tensor:
+    def watched(self: UpscaleNetwork, pixels: torch.Tensor) -> torch.Tensor:
         seen.append(tuple(pixels.shape[2:]))
         return call(self, pixels)
 
-    monkeypatch.setattr(Network, "__call__", watched)
+    monkeypatch.setattr(UpscaleNetwork, "__call__", watched)
     std.upscale_with_model(std.load_upscaler(file), std.Image(torch.zeros(1, 200, 150, 3)), tile=64)
     assert len(seen) == 12
     assert max(max(sides) for sides in seen) == 64 + 2 * OVERLAP

@@ -14,8 +14,8 @@ import pytest
 import torch
 from graphengine_nodes import families
 from graphengine_nodes.store.changes import changes_of, shared_clone
-from graphengine_nodes.store.store import Store
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.store.store import WeightStore
+from graphengine_nodes.weights import files
 
 from graphengine import ModelError
 
@@ -25,7 +25,7 @@ def module(kilobytes: int) -> torch.nn.Module:
 
 
 def test_one_load_for_all_who_want_it() -> None:
-    store, start = Store(), threading.Barrier(8)
+    store, start = WeightStore(), threading.Barrier(8)
     found: list[Any] = []
 
     def load() -> torch.nn.Module:
@@ -47,7 +47,7 @@ def test_one_load_for_all_who_want_it() -> None:
 
 
 def test_loads_of_different_things_do_not_wait_for_each_other() -> None:
-    store, both = Store(), threading.Barrier(2, timeout=5)
+    store, both = WeightStore(), threading.Barrier(2, timeout=5)
 
     def load() -> torch.nn.Module:
         both.wait()  # passes only when the other is loading as well
@@ -66,7 +66,7 @@ def test_loads_of_different_things_do_not_wait_for_each_other() -> None:
 
 
 def test_the_budget_drops_what_is_cheap_and_long_unused() -> None:
-    store = Store(budget=2500 * 1024)
+    store = WeightStore(budget=2500 * 1024)
 
     def take(key: str, seconds: float = 0.0) -> None:
         def load() -> torch.nn.Module:
@@ -86,7 +86,7 @@ def test_the_budget_drops_what_is_cheap_and_long_unused() -> None:
 
 
 def test_what_is_free_is_what_the_budget_leaves() -> None:
-    store = Store(budget=2500 * 1024)
+    store = WeightStore(budget=2500 * 1024)
     assert store.free("cpu") is None
     for _ in range(2):
         with store.hold("a", "cpu", lambda: module(1)):
@@ -106,7 +106,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 
 def test_what_is_held_is_not_dropped() -> None:
-    store = Store(budget=1)
+    store = WeightStore(budget=1)
     with store.hold("a", "cpu", lambda: module(10)) as value:
         with store.hold("b", "cpu", lambda: module(10)):
             pass
@@ -116,7 +116,7 @@ def test_what_is_held_is_not_dropped() -> None:
 
 
 def test_where_memory_runs_out_what_nobody_holds_makes_room() -> None:
-    store, tries = Store(), []
+    store, tries = WeightStore(), []
     with store.hold("old", "cpu", lambda: module(10)):
         pass
 
@@ -133,7 +133,7 @@ def test_where_memory_runs_out_what_nobody_holds_makes_room() -> None:
 
 
 def test_a_failed_load_is_tried_again() -> None:
-    store = Store()
+    store = WeightStore()
 
     def fail() -> Any:
         raise ModelError("gone")
@@ -147,14 +147,14 @@ def test_a_failed_load_is_tried_again() -> None:
 
 def test_loading_two_models_at_once_disturbs_neither(models: Path) -> None:
     """The libraries' own loaders patch torch for all threads meanwhile."""
-    alone = Store()
+    alone = WeightStore()
     names = ("unet", "vae", "text_encoder")
     wanted = [(model, name) for model in ("tiny", models / "nine") for name in names]
     expected = {}
     for source, name in wanted:
         with alone.component(std.load_model(source), name, "cpu") as found:
             expected[source, name] = {key: tensor.clone() for key, tensor in found.state_dict().items()}
-    together, start = Store(), threading.Barrier(len(wanted))
+    together, start = WeightStore(), threading.Barrier(len(wanted))
     wrong: list[str] = []
 
     def load(source: str | Path, name: str) -> None:
@@ -174,22 +174,22 @@ def test_loading_two_models_at_once_disturbs_neither(models: Path) -> None:
 
 def test_bytes_are_found_by_digest_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     model = std.load_model("tiny")
-    monkeypatch.setattr(checkpoints, "_locations", {})  # what another process knows
-    with Store().component(model, "vae", "cpu") as vae:
+    monkeypatch.setattr(files, "_locations", {})  # what another process knows
+    with WeightStore().component(model, "vae", "cpu") as vae:
         assert vae.config.latent_channels == 4
 
 
 def test_unknown_digests_say_what_to_do() -> None:
     unknown = std.Model("stable_diffusion", (("vae", "0" * 32),), source="lost model")
     what = rf"lost model's vae .* not known on {platform.node()} \(in .*\); load them there once"
-    with pytest.raises(ModelError, match=what), Store().component(unknown, "vae", "cpu"):
+    with pytest.raises(ModelError, match=what), WeightStore().component(unknown, "vae", "cpu"):
         pass
 
 
 # --- options, and what services ask for -------------------------------------------------------------------------------
 
 
-def held(small: Store, *models: std.Model, name: str = "unet") -> int:
+def held(small: WeightStore, *models: std.Model, name: str = "unet") -> int:
     """Bytes in a store after these models were used."""
     for model in models:
         with small.component(model, name, "cpu"):
@@ -199,12 +199,12 @@ def held(small: Store, *models: std.Model, name: str = "unet") -> int:
 
 def test_weights_exist_once_for_all_that_can_share_them(models: Path) -> None:
     plain = std.load_model("tiny")
-    one = held(Store(), plain)
+    one = held(WeightStore(), plain)
     loras = [std.apply_lora(plain, std.load_lora("tiny-blueprint"), scale) for scale in (0.5, 0.7)]
     many = [plain, std.change_precision(plain, "float32"), *loras, std.tile_vae(plain), std.optimize_model(plain)]
-    extra = 2 * sum(file.stat().st_size for file in [checkpoints.TINY / "lora" / "blueprint.safetensors"])
-    assert held(Store(), *many) <= one + 2 * extra  # LoRAs are kept in float32
-    assert held(Store(), plain, std.change_precision(plain, "bfloat16")) == one * 3 // 2
+    extra = 2 * sum(file.stat().st_size for file in [files.TINY / "lora" / "blueprint.safetensors"])
+    assert held(WeightStore(), *many) <= one + 2 * extra  # LoRAs are kept in float32
+    assert held(WeightStore(), plain, std.change_precision(plain, "bfloat16")) == one * 3 // 2
 
 
 def test_what_moves_or_casts_a_clone_does_not_reach_what_it_shares() -> None:
@@ -217,15 +217,15 @@ def test_what_moves_or_casts_a_clone_does_not_reach_what_it_shares() -> None:
 
 def test_what_is_cast_while_it_computes_keeps_no_other_copy() -> None:
     plain = std.load_model("tiny")
-    small = Store()
-    assert held(small, std.quantize_model(plain)) < 0.32 * held(Store(), plain)
+    small = WeightStore()
+    assert held(small, std.quantize_model(plain)) < 0.32 * held(WeightStore(), plain)
     assert len(small.loads) == 1
 
 
 def test_the_budget_counts_clones_and_drops_them_before_what_they_share() -> None:
     plain = std.load_model("tiny")
     changed = std.apply_lora(plain, std.load_lora("tiny-blueprint"), 0.5)
-    small = Store(budget=held(Store(), plain) + 1000)
+    small = WeightStore(budget=held(WeightStore(), plain) + 1000)
     held(small, changed)
     assert sum(small.evictions.values()) == 1
     held(small, plain)
@@ -233,12 +233,12 @@ def test_the_budget_counts_clones_and_drops_them_before_what_they_share() -> Non
 
 
 def test_which_devices_hold_a_model_and_forgetting_it(models: Path) -> None:
-    small, plain, other = Store(), std.load_model("tiny"), std.load_model(models / "nine")
+    small, plain, other = WeightStore(), std.load_model("tiny"), std.load_model(models / "nine")
     assert small.devices_of(plain) == []
     held(small, plain, other)
     held(small, plain, name="vae")
     assert small.devices_of(plain) == ["cpu"]
-    rest = held(Store(), other)
+    rest = held(WeightStore(), other)
     small.forget(plain)
     assert small.devices_of(plain) == []
     assert (small.devices_of(other), small.size()) == (["cpu"], rest)
@@ -248,7 +248,7 @@ def test_which_devices_hold_a_model_and_forgetting_it(models: Path) -> None:
 
 
 def test_switching_between_models_in_memory_loads_nothing(models: Path) -> None:
-    small, both = Store(), [std.load_model("tiny"), std.load_model(models / "nine")]
+    small, both = WeightStore(), [std.load_model("tiny"), std.load_model(models / "nine")]
     held(small, *both)
     before = dict(small.loads)
     start = time.perf_counter()
@@ -260,7 +260,7 @@ def test_switching_between_models_in_memory_loads_nothing(models: Path) -> None:
 @pytest.mark.parametrize("change", [lambda m: m, std.quantize_model, lambda m: std.quantize_model(m, "int8")])
 def test_a_component_that_is_brought_to_a_device_gives_the_same_and_leaves_nothing(change: Any) -> None:
     """Offload by components, from the CPU to the CPU; a run needs a GPU for it."""
-    small = Store()
+    small = WeightStore()
     model = change(std.apply_lora(std.load_model("tiny"), std.load_lora("tiny-blueprint"), 0.5))
     latents = torch.randn(2, 4, 8, 8)
     with small.component(model, "unet", "cpu") as unet, torch.no_grad():
@@ -268,7 +268,7 @@ def test_a_component_that_is_brought_to_a_device_gives_the_same_and_leaves_nothi
         expected = unet(latents, 5, text).sample
     todo = changes_of(model, "unet", "cpu")
     read = functools.partial(
-        families.family(model.family).load, "unet", checkpoints.locate(model.component("unet"), "")
+        families.family(model.family).load, "unet", files.locate(model.component("unet"), "")
     )
     for _ in range(2):
         visit = small._computing(("visited",), "cpu", lambda: read(torch.float32), todo, "model")

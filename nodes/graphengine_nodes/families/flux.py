@@ -20,8 +20,7 @@ from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
-from graphengine_nodes.weights import files as checkpoints
-from graphengine_nodes.weights import reading as loading
+from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ class Flux(Pipelines):
         return any(name.startswith(starts) for name in header)
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        transformer = checkpoints.read_json(folder / "transformer" / "config.json")
-        vae = checkpoints.read_json(folder / "vae" / "config.json")
+        transformer = files.read_json(folder / "transformer" / "config.json")
+        vae = files.read_json(folder / "vae" / "config.json")
         channels = transformer.get("in_channels", CHANNELS)
         if channels != CHANNELS:
             raise ModelError(
@@ -157,11 +156,11 @@ class Flux(Pipelines):
             )
         return found
 
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
+    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
         from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin as Mixin
 
         try:
-            found: loading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True)
+            found: reading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True)
         except AssertionError as error:
             raise ValueError(f"its names are not those of a FLUX LoRA: {error}") from None
         if not any(name.startswith(("transformer.", "text_encoder.")) for name in found[0]):

@@ -23,8 +23,7 @@ from graphengine_nodes.families import arguments, schedulers
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.values.types import Conditioning, Model
-from graphengine_nodes.weights import files as checkpoints
-from graphengine_nodes.weights import reading as loading
+from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header, Location
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Pipelines:
     def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
         """See `Family`."""
         if component == "scheduler":
-            return checkpoints.read_json(location.folder / "scheduler_config.json")
+            return files.read_json(location.folder / "scheduler_config.json")
         module, name = self.classes[component]
         if self.stems[component] is None:
             cls = getattr(importlib.import_module(module), name)
@@ -95,14 +94,14 @@ class Pipelines:
         stem = self.stems[component]
         assert stem is not None
         assert dtype is not None
-        return loading.load_module(component, location, stem, self.classes[component], dtype, self._read(component))
+        return reading.load_module(component, location, stem, self.classes[component], dtype, self._read(component))
 
-    def _read(self, component: str) -> loading.Read:
+    def _read(self, component: str) -> reading.Read:
         """How the component is read from a whole checkpoint."""
 
         def read(location: Location, module: Any, dtype: torch.dtype) -> Tensors:
-            full = loading.in_full(module, dtype)
-            tensors = loading.read_tensors(location.path, dtype, self.prefixes[component], full)
+            full = reading.in_full(module, dtype)
+            tensors = reading.read_tensors(location.path, dtype, self.prefixes[component], full)
             return self.convert(component, tensors, module)
 
         return read
@@ -111,13 +110,13 @@ class Pipelines:
         """A single file's tensors of a component under the names that diffusers has for them."""
         raise ModelError(f"{self.name} has no checkpoints in one file")
 
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
+    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
         """A LoRA file's tensors with diffusers' names, and its alphas."""
         raise ModelError(f"{self.name} has no LoRAs")
 
     def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
         """See `Family`."""
-        loading.add_loras(component, module, loras, self.lora_mixin, self.lora_state)
+        reading.add_loras(component, module, loras, self.lora_mixin, self.lora_state)
 
     def owns_lora(self, header: Header) -> bool:
         """See `Family`."""

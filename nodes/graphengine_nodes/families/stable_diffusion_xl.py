@@ -14,7 +14,7 @@ from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StableDiffusionXL(UNetFamily):
 
     def settings(self, folder: Path) -> dict[str, Any]:
         file = folder / "model_index.json"
-        index = checkpoints.read_json(file) if file.is_file() else {}
+        index = files.read_json(file) if file.is_file() else {}
         if "text_encoder" in index and not any(index["text_encoder"]):
             raise ModelError(f"{folder}: {_REFINER}")
         return super().settings(folder) | {

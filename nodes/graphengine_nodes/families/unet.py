@@ -16,8 +16,7 @@ from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior
-from graphengine_nodes.weights import files as checkpoints
-from graphengine_nodes.weights import reading as loading
+from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ class UNetFamily(Pipelines):
     # --- what lies on disk --------------------------------------------------------------------------------------------
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        unet = checkpoints.read_json(folder / "unet" / "config.json")
-        vae = checkpoints.read_json(folder / "vae" / "config.json")
+        unet = files.read_json(folder / "unet" / "config.json")
+        vae = files.read_json(folder / "vae" / "config.json")
         channels = unet.get("in_channels", 4)
         if channels not in (4, 9):
             raise ModelError(
@@ -102,7 +101,7 @@ class UNetFamily(Pipelines):
                 found = converters.convert_ldm_clip_checkpoint(tensors)
         return dict(found)
 
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> loading.LoraState:
+    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
         mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
         config = module.config if component == "unet" else None
         state, alphas = mixin.lora_state_dict(tensors, unet_config=config)

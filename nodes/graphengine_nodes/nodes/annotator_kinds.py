@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class AnnotatorNetwork:
     """A network.
 
     Attributes:
@@ -39,7 +39,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class AnnotatorKind:
     """A kind of control picture.
 
     Attributes:
@@ -134,17 +134,16 @@ def _load_dpt(weights: Path, config: Path, preprocessor: Path) -> Any:
     import torch
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
-    from graphengine_nodes.weights import files as checkpoints
-    from graphengine_nodes.weights import reading as loading
+    from graphengine_nodes.weights import files, reading
 
-    facts = checkpoints.read_json(config)
+    facts = files.read_json(config)
     if facts.get("model_type") != "dpt":
         raise ModelError(f"{config} is of a {facts.get('model_type', 'model of no type')}; depth wants a dpt")
     with torch.device("meta"):
         network = DPTForDepthEstimation(DPTConfig.from_dict(facts))
-    checkpoints.read_header(weights)
-    loading.fill(network, loading.read_tensors(weights, torch.float32), weights).eval()
-    network.processor = DPTImageProcessor.from_dict(checkpoints.read_json(preprocessor))
+    files.read_header(weights)
+    reading.fill(network, reading.read_tensors(weights, torch.float32), weights).eval()
+    network.processor = DPTImageProcessor.from_dict(files.read_json(preprocessor))
     return network
 
 
@@ -221,11 +220,11 @@ def _depth(networks: Sequence[Any], picture: PIL.Image.Image, resolution: int) -
     return found[..., None].repeat(1, 1, 3)
 
 
-def _aux_network(name: str, file: str) -> Network:
-    return Network(functools.partial(_load_aux, name), (file,))
+def _aux_network(name: str, file: str) -> AnnotatorNetwork:
+    return AnnotatorNetwork(functools.partial(_load_aux, name), (file,))
 
 
-NETWORKS: Mapping[str, Network] = {
+NETWORKS: Mapping[str, AnnotatorNetwork] = {
     "hed": _aux_network("hed", "ControlNetHED.pth"),
     "pidinet": _aux_network("pidinet", "table5_pidinet.pth"),
     "lineart": _aux_network("lineart", "sk_model.pth"),
@@ -235,22 +234,22 @@ NETWORKS: Mapping[str, Network] = {
     "body": _aux_network("body", "body_pose_model.pth"),
     "hand": _aux_network("hand", "hand_pose_model.pth"),
     "face": _aux_network("face", "facenet.pth"),
-    "dpt": Network(_load_dpt, ("model.safetensors", "config.json", "preprocessor_config.json")),
+    "dpt": AnnotatorNetwork(_load_dpt, ("model.safetensors", "config.json", "preprocessor_config.json")),
 }
 
-KINDS: Mapping[str, Kind] = {
-    "hed": Kind(_hed, ("hed",)),
-    "hed-safe": Kind(functools.partial(_hed, safe=True), ("hed",)),
-    "scribble": Kind(functools.partial(_hed, scribble=True), ("hed",)),
-    "pidinet": Kind(_pidinet, ("pidinet",)),
-    "pidinet-safe": Kind(functools.partial(_pidinet, safe=True), ("pidinet",)),
-    "lineart": Kind(_lineart, ("lineart",)),
-    "lineart-coarse": Kind(_lineart, ("lineart-coarse",)),
-    "normal": Kind(_normal, ("normal",)),
-    "midas": Kind(_midas, ("midas",)),
-    "depth": Kind(_depth, ("dpt",)),
-    "pose": Kind(_pose, ("body",)),
-    "pose-hands": Kind(functools.partial(_pose, hands=True), ("body", "hand")),
-    "pose-face": Kind(functools.partial(_pose, face=True), ("body", "face")),
-    "pose-hands-face": Kind(functools.partial(_pose, hands=True, face=True), ("body", "hand", "face")),
+KINDS: Mapping[str, AnnotatorKind] = {
+    "hed": AnnotatorKind(_hed, ("hed",)),
+    "hed-safe": AnnotatorKind(functools.partial(_hed, safe=True), ("hed",)),
+    "scribble": AnnotatorKind(functools.partial(_hed, scribble=True), ("hed",)),
+    "pidinet": AnnotatorKind(_pidinet, ("pidinet",)),
+    "pidinet-safe": AnnotatorKind(functools.partial(_pidinet, safe=True), ("pidinet",)),
+    "lineart": AnnotatorKind(_lineart, ("lineart",)),
+    "lineart-coarse": AnnotatorKind(_lineart, ("lineart-coarse",)),
+    "normal": AnnotatorKind(_normal, ("normal",)),
+    "midas": AnnotatorKind(_midas, ("midas",)),
+    "depth": AnnotatorKind(_depth, ("dpt",)),
+    "pose": AnnotatorKind(_pose, ("body",)),
+    "pose-hands": AnnotatorKind(functools.partial(_pose, hands=True), ("body", "hand")),
+    "pose-face": AnnotatorKind(functools.partial(_pose, face=True), ("body", "face")),
+    "pose-hands-face": AnnotatorKind(functools.partial(_pose, hands=True, face=True), ("body", "hand", "face")),
 }

@@ -33,7 +33,7 @@ from graphengine import (
 from graphengine_nodes.nodes.annotator_kinds import KINDS, NETWORKS
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import Image
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 
 Source = Annotated[
@@ -76,14 +76,14 @@ def load_annotator(kind: Annotated[str, Choices(*KINDS)], source: Source) -> Ann
     Raises:
         ModelError: A file is not in the folder; there is no such hub id, or no network to fetch it.
     """
-    files = []
+    digests: list[tuple[str, str]] = []
     for network in KINDS[kind].networks:
         for name in NETWORKS[network].files:
             path = _find(source, name, kind)
             digest = fingerprint(path)
-            checkpoints.note(digest, Location(path))
-            files.append((name, digest))
-    return Annotator(kind, tuple(files), checkpoints.name_of(source))
+            files.note(digest, Location(path))
+            digests.append((name, digest))
+    return Annotator(kind, tuple(digests), files.name_of(source))
 
 
 @node(version=1, on="device")
@@ -131,7 +131,7 @@ def _network(annotator: Annotator, name: str, device: str) -> AbstractContextMan
 
 def _located(digest: str, annotator: Annotator) -> Path:
     """The file of a digest, unchanged since it was referred to."""
-    path = checkpoints.locate(digest, f"{annotator.source} for {annotator.kind}").path
+    path = files.locate(digest, f"{annotator.source} for {annotator.kind}").path
     if fingerprint(path) != digest:
         raise ModelError(f"{path} has changed since it was loaded; load it again")
     return path

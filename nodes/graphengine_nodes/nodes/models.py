@@ -10,12 +10,12 @@ from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
-EMBEDDED_NAMES = tuple(name for name, _ in checkpoints.EMBEDDED.values())
+EMBEDDED_NAMES = tuple(name for name, _ in files.EMBEDDED.values())
 
 Precision = Annotated[
     str | None, Choices(*PRECISIONS), Doc("Numbers to compute with; by default float32 on a CPU, float16 on a GPU.")
@@ -49,7 +49,7 @@ def load_model(
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
-    path = checkpoints.find(source, "model", revision)
+    path = files.find(source, "model", revision)
     if path.is_dir():
         if config is not None:
             raise ModelError(f"{path} is a folder with its own configurations; leave config out")
@@ -60,20 +60,20 @@ def load_model(
                 f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
                 f"known families are {', '.join(families())}"
             )
-        return _model(kind, path, None, variant, precision, checkpoints.name_of(source))
+        return _model(kind, path, None, variant, precision, files.name_of(source))
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
-    header = checkpoints.read_header(path)
+    header = files.read_header(path)
     kind = next((f for f in families().values() if f.owns_file(header)), None)
     if kind is None:
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
-    return _model(kind, _config_folder(path, config), path, None, precision, checkpoints.name_of(source))
+    return _model(kind, _config_folder(path, config), path, None, precision, files.name_of(source))
 
 
 def _config_folder(file: Path, config: str | Path | None) -> Path:
     """Where the configurations of a single file are."""
     if config is not None:
-        folder = checkpoints.find(config, "model")
+        folder = files.find(config, "model")
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"{folder} has no model_index.json; config must be a model's folder in diffusers layout")
         return folder
@@ -95,7 +95,7 @@ def _model(
     except (TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder}: its configurations cannot be used ({error}); copy them again") from None
     components, variants = [], set()
-    header = {} if file is None else checkpoints.read_header(file)
+    header = {} if file is None else files.read_header(file)
     for name in [name for names in kind.parts.values() for name in names]:
         if not (folder / name).is_dir():
             raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
@@ -104,9 +104,9 @@ def _model(
         if file is not None and stem is not None and any(key.startswith(starts) for key in header):
             location = Location(file, name, folder / name)
         elif variant is not None and stem is not None:
-            variants.add(checkpoints.weight_files(location.path, stem, variant).variant)
-        digest = checkpoints.component_digest(location, stem)
-        checkpoints.note(digest, location)
+            variants.add(files.weight_files(location.path, stem, variant).variant)
+        digest = files.component_digest(location, stem)
+        files.note(digest, location)
         components.append((name, digest))
     if variant is not None and variant not in variants:
         raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
@@ -131,7 +131,7 @@ def replace_vae(
         ModelError: There is none, or its latents have another shape than the model's.
     """
     kind = family(model.family)
-    path = checkpoints.find(source, "model")
+    path = files.find(source, "model")
     folder = path / "vae" if (path / "vae").is_dir() else path
     config = read_json(folder / "config.json")
     shape = (2 ** (len(config.get("block_out_channels", ())) - 1), config.get("latent_channels"))
@@ -142,8 +142,8 @@ def replace_vae(
             f"{wanted[1]} at 1/{wanted[0]}"
         )
     location = Location(folder)
-    digest = checkpoints.component_digest(location, kind.stems["vae"])
-    checkpoints.note(digest, location)
+    digest = files.component_digest(location, kind.stems["vae"])
+    files.note(digest, location)
     components = tuple((name, digest if name == "vae" else old) for name, old in model.components)
     return replace(model, components=components)
 
@@ -163,17 +163,17 @@ def load_lora(
     Raises:
         ModelError: There is no such file, it is damaged, a pickle, or no LoRA.
     """
-    path = _lora_file(checkpoints.find(source, "LoRA"))
-    header = checkpoints.read_header(path)
+    path = _lora_file(files.find(source, "LoRA"))
+    header = files.read_header(path)
     if not any("lora" in name for name in header):
         raise ModelError(f"{path} is no LoRA: none of its tensors is called so")
     encoder = any(name.startswith(("text_encoder", "lora_te")) for name in header)
     denoiser = any(not name.startswith(("text_encoder", "lora_te")) for name in header)
     parts = (*(["denoiser"] if denoiser else []), *(["text_encoder"] if encoder else []))
     digest = fingerprint(path)
-    checkpoints.note(digest, Location(path))
+    files.note(digest, Location(path))
     owners = tuple(kind.name for kind in families().values() if kind.owns_lora(header))
-    return LoRA(digest, parts, owners, checkpoints.name_of(source))
+    return LoRA(digest, parts, owners, files.name_of(source))
 
 
 def _lora_file(path: Path) -> Path:
@@ -181,10 +181,10 @@ def _lora_file(path: Path) -> Path:
     named = path / "pytorch_lora_weights.safetensors"
     if not path.is_dir() or named.is_file():
         return named if path.is_dir() else path
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) == 1:
-        return files[0]
-    found = f"several: {', '.join(file.name for file in files)}" if files else "none"
+    paths = sorted(path.glob("*.safetensors"))
+    if len(paths) == 1:
+        return paths[0]
+    found = f"several: {', '.join(file.name for file in paths)}" if paths else "none"
     raise ModelError(f"{path} should hold pytorch_lora_weights.safetensors or one .safetensors file; it holds {found}")
 
 
@@ -228,7 +228,7 @@ def load_controlnet(
     Raises:
         ModelError: There is none, or its files are incomplete, cut short or pickles.
     """
-    path = checkpoints.find(source, "ControlNet")
+    path = files.find(source, "ControlNet")
     if not path.is_dir():
         raise ModelError(f"{path} is a file; a ControlNet is a folder with config.json and its weights")
     config = read_json(path / "config.json")
@@ -236,6 +236,6 @@ def load_controlnet(
     if kind is None:
         raise ModelError(f"{path} holds a {config.get('_class_name', 'model of no class')}, not a known ControlNet")
     location = Location(path)
-    digest = checkpoints.component_digest(location, kind.stems["controlnet"])
-    checkpoints.note(digest, location)
-    return ControlNet(kind.name, digest, precision, checkpoints.name_of(source))
+    digest = files.component_digest(location, kind.stems["controlnet"])
+    files.note(digest, location)
+    return ControlNet(kind.name, digest, precision, files.name_of(source))

@@ -18,7 +18,7 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.pictures import stretched
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import PREVIEW
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def factors_of(model: Model) -> Factors:
     if isinstance(digest, Held):
         return kind.preview
     try:
-        folder = checkpoints.locate(digest, f"{model.source}'s vae").folder
+        folder = files.locate(digest, f"{model.source}'s vae").folder
     except ModelError:  # sampling needs no VAE: it may be on another machine
         return kind.preview
     return _written(folder) or kind.preview
@@ -75,7 +75,7 @@ def _written(folder: Path) -> Factors | None:
     if not file.is_file():
         return None
     try:
-        rows = checkpoints.read_json(file).get("factors", ())
+        rows = files.read_json(file).get("factors", ())
         found = tuple((float(red), float(green), float(blue)) for red, green, blue in rows)
     except (ModelError, TypeError, ValueError):
         found = ()

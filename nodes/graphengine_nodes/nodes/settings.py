@@ -8,7 +8,7 @@ from typing import Any
 from graphengine import ModelError, Step
 from graphengine_nodes.values.picture_text import parameters
 from graphengine_nodes.values.types import Image, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 
 SAMPLERS = ("std.sample", "std.inpaint", "std.repaint")
 
@@ -63,8 +63,8 @@ def _encoder(source: Any) -> dict[str, Any]:
 
 def _scheduler(model: Model) -> str | None:
     try:
-        location = checkpoints.locate(model.component("scheduler"), model.source)
-        name = checkpoints.read_json(location.folder / "scheduler_config.json").get("_class_name")
+        location = files.locate(model.component("scheduler"), model.source)
+        name = files.read_json(location.folder / "scheduler_config.json").get("_class_name")
     except (ModelError, KeyError):
         return None
     return name if isinstance(name, str) else None

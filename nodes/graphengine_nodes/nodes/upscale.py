@@ -28,7 +28,7 @@ from graphengine import (
 from graphengine_nodes.nodes.images import MOST, Resampling, resize_image
 from graphengine_nodes.values.pictures import write_whole
 from graphengine_nodes.values.types import Image, Latent
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ def load_upscaler(
     """Refer to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
     path = Path(source)
     digest = fingerprint(path)
-    checkpoints.note(digest, Location(path))
-    return Upscaler(digest, checkpoints.name_of(path))
+    files.note(digest, Location(path))
+    return Upscaler(digest, files.name_of(path))
 
 
 @node(version=1, on="device")
@@ -135,7 +135,7 @@ def upscale_with_model(
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-class Network:
+class UpscaleNetwork:
     """An upscale model as the weight store holds it.
 
     Attributes:
@@ -165,17 +165,17 @@ class Network:
 
 
 @contextmanager
-def _network(upscaler: Upscaler, device: str) -> Iterator[Network]:
+def _network(upscaler: Upscaler, device: str) -> Iterator[UpscaleNetwork]:
     from graphengine_nodes.store.store import store
     from graphengine_nodes.weights.devices import exact_device
 
     device = exact_device(device)
 
-    def load() -> Network:
-        path = checkpoints.locate(upscaler.weights, upscaler.source).path
+    def load() -> UpscaleNetwork:
+        path = files.locate(upscaler.weights, upscaler.source).path
         if fingerprint(path) != upscaler.weights:
             raise ModelError(f"{path} has changed since it was loaded; load it again")
-        return Network(_described(path), device)
+        return UpscaleNetwork(_described(path), device)
 
     with store.hold((upscaler.weights, "upscaler", device), device, load) as network:
         yield network

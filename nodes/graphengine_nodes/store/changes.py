@@ -1,7 +1,7 @@
 """What is done to a component's module before it computes: LoRAs, hypernetworks, and the options of a model.
 
-Each is a `Change`, applied by the weight store to a module whose parameters are its own. An option is what diffusers
-itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after them.
+Each is a `ModuleChange`, applied by the weight store to a module whose parameters are its own. An option is what
+diffusers itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphengine import ModelError, fingerprint
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store.hypernetworks import add_hypernetworks
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Change:
+class ModuleChange:
     """One thing that is done to a module.
 
     Attributes:
@@ -47,7 +47,7 @@ class Change:
     last: bool = False
 
 
-def changes_of(model: Model, name: str, device: str) -> list[Change]:
+def changes_of(model: Model, name: str, device: str) -> list[ModuleChange]:
     """What is done to a component's module, in order.
 
     Args:
@@ -64,42 +64,42 @@ def changes_of(model: Model, name: str, device: str) -> list[Change]:
     return [*_options_before(model, part), *_additions(model, name, part), *_options_after(model, part, device)]
 
 
-def _options_before(model: Model, part: str) -> Iterator[Change]:
+def _options_before(model: Model, part: str) -> Iterator[ModuleChange]:
     if part == "denoiser":
         if model.option("quantization") == "int8":
-            yield Change("int8", _to_int8, stored=True)
+            yield ModuleChange("int8", _to_int8, stored=True)
         if model.option("channels_last"):
-            yield Change("channels last", _to_channels_last, stored=True)
+            yield ModuleChange("channels last", _to_channels_last, stored=True)
     if part == "vae":
         if model.option("tiling"):
-            yield Change("tiling", lambda module: module.enable_tiling())
+            yield ModuleChange("tiling", lambda module: module.enable_tiling())
         if model.option("slicing"):
-            yield Change("slicing", lambda module: module.enable_slicing())
+            yield ModuleChange("slicing", lambda module: module.enable_slicing())
 
 
-def _additions(model: Model, name: str, part: str) -> Iterator[Change]:
+def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
     if loras := model.loras_of(part):
 
         def add_loras(module: Any) -> None:
-            files = [(f"lora_{i}", locate_weights(lora), scale) for i, (lora, scale) in enumerate(loras)]
-            family(model.family).add_loras(name, module, files)
+            named = [(f"lora_{i}", locate_weights(lora), scale) for i, (lora, scale) in enumerate(loras)]
+            family(model.family).add_loras(name, module, named)
 
-        yield Change(("loras", tuple((lora.weights, scale) for lora, scale in loras)), add_loras)
+        yield ModuleChange(("loras", tuple((lora.weights, scale) for lora, scale in loras)), add_loras)
     if part == "denoiser" and model.hypernetworks:
 
         def add_networks(module: Any) -> None:
             add_hypernetworks(module, [(locate_weights(one), multiplier) for one, multiplier in model.hypernetworks])
 
-        yield Change(("hypernetworks", tuple((one.weights, m) for one, m in model.hypernetworks)), add_networks)
+        yield ModuleChange(("hypernetworks", tuple((one.weights, m) for one, m in model.hypernetworks)), add_networks)
 
 
-def _options_after(model: Model, part: str, device: str) -> Iterator[Change]:
+def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChange]:
     if part == "denoiser" and model.option("quantization") == "float8":
-        yield Change("float8", _to_float8, rewrites=True, leased=True)
+        yield ModuleChange("float8", _to_float8, rewrites=True, leased=True)
     if model.option("offload") in OFFLOADERS:
         yield OFFLOADERS[model.option("offload")](device)
     if part == "denoiser" and model.option("compile"):
-        yield Change("compile", _compile, last=True)
+        yield ModuleChange("compile", _compile, last=True)
 
 
 def locate_weights(weights: LoRA | Hypernetwork) -> Any:
@@ -108,7 +108,7 @@ def locate_weights(weights: LoRA | Hypernetwork) -> Any:
     Raises:
         ModelError: It is not on this machine, or has changed.
     """
-    location = checkpoints.locate(weights.weights, weights.source)
+    location = files.locate(weights.weights, weights.source)
     if fingerprint(location.path) != weights.weights:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
     return location.path
@@ -182,7 +182,7 @@ def _compile(module: Any) -> None:
         raise ModelError(f"{type(module).__name__} has no blocks that could be compiled ({error})") from None
 
 
-def sequential_offload(device: str) -> Change:
+def sequential_offload(device: str) -> ModuleChange:
     """Each layer's weights are on the device only while the layer computes."""
 
     def apply(module: Any) -> None:
@@ -191,10 +191,10 @@ def sequential_offload(device: str) -> Change:
 
         accelerate.cpu_offload(module, torch.device(device), offload_buffers=bool(module._parameters))
 
-    return Change(("sequential", device), apply, leased=True)
+    return ModuleChange(("sequential", device), apply, leased=True)
 
 
-def group_offload(device: str) -> Change:
+def group_offload(device: str) -> ModuleChange:
     """Groups of layers are on the device while one of them computes, the next one on its way there."""
 
     def apply(module: Any) -> None:
@@ -204,10 +204,10 @@ def group_offload(device: str) -> Change:
         onload = torch.device(device)
         apply_group_offloading(module, onload, offload_type="leaf_level", use_stream=onload.type == "cuda")
 
-    return Change(("group", device), apply, rewrites=True, leased=True)
+    return ModuleChange(("group", device), apply, rewrites=True, leased=True)
 
 
-OFFLOADERS: dict[str, Callable[[str], Change]] = {"sequential": sequential_offload, "group": group_offload}
+OFFLOADERS: dict[str, Callable[[str], ModuleChange]] = {"sequential": sequential_offload, "group": group_offload}
 """How a module is held whose weights come to the device in pieces; `model` brings a component as a whole."""
 
 

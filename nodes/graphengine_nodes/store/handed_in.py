@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from graphengine import Doc, ModelError, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
-from graphengine_nodes.store.changes import Change, shared_clone
+from graphengine_nodes.store.changes import ModuleChange, shared_clone
 from graphengine_nodes.values.references import ControlNet, Held, Model
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 # --- how the weight store gets them -----------------------------------------------------------------------------------
 
 
-def held(model: Model, name: str, device: str, changes: Sequence[Change]) -> Any:
+def held(model: Model, name: str, device: str, changes: Sequence[ModuleChange]) -> Any:
     """A component that was handed in, with what is done to it: the object itself, or a clone of this call alone.
 
     Raises:

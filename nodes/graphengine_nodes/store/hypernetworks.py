@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO
 from graphengine import Doc, File, ModelError, Range, fingerprint, node, open_file
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.types import Hypernetwork, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt 
         for data in _pickles(path, file):
             _refuse_code(path, data)
     digest = fingerprint(path)
-    checkpoints.note(digest, Location(path))
+    files.note(digest, Location(path))
     return Hypernetwork(digest, path.name)
 
 
@@ -223,7 +223,7 @@ def _activation(name: str | None) -> list[Any]:
 # --- on a UNet --------------------------------------------------------------------------------------------------------
 
 
-def add_hypernetworks(unet: Any, files: Sequence[tuple[Path, float]]) -> None:
+def add_hypernetworks(unet: Any, hypernetworks: Sequence[tuple[Path, float]]) -> None:
     """Put hypernetworks (file, multiplier), one after the other, before the attention of a UNet that nobody else uses.
 
     They change what the projections to keys and values are given, whichever way attention is computed; LoRAs on these
@@ -238,7 +238,7 @@ def add_hypernetworks(unet: Any, files: Sequence[tuple[Path, float]]) -> None:
     attentions = [module for module in unet.modules() if isinstance(module, Attention)]
     widths = {attention.cross_attention_dim for attention in attentions}
     every = []
-    for file, multiplier in files:
+    for file, multiplier in hypernetworks:
         by_width = networks(file, unet.dtype)
         every.append((by_width, multiplier))
         if not widths & by_width.keys():

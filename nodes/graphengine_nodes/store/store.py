@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.store import handed_in as objects
-from graphengine_nodes.store.changes import OFFLOADERS, Change, changes_of, held_for, shared_clone
+from graphengine_nodes.store import handed_in
+from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, shared_clone
 from graphengine_nodes.values.references import ControlNet, Held, Model
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _Entry:
     base: _Entry | None = None
 
 
-class Store:
+class WeightStore:
     """Weights in memory, by what they are.
 
     Args:
@@ -204,7 +204,7 @@ class Store:
         changes = changes_of(model, name, device)
         digest, weighty = model.component(name), kind.stems[name] is not None
         if isinstance(digest, Held):
-            yield objects.held(model, name, device, changes)
+            yield handed_in.held(model, name, device, changes)
             return
         dtype = dtype_of(model.precision, device) if weighty else None
         offload = model.option("offload") if weighty else None
@@ -218,7 +218,7 @@ class Store:
         kind, device = family(controlnet.family), exact_device(device)
         dtype, digest = dtype_of(controlnet.precision, device), controlnet.weights
         if isinstance(digest, Held):
-            yield objects.placed(digest.held, device, dtype if controlnet.precision else None)
+            yield handed_in.placed(digest.held, device, dtype if controlnet.precision else None)
             return
         offload = held_for(model, device).option("offload") if model is not None else None
         changes = [OFFLOADERS[offload](device)] if offload in OFFLOADERS else []
@@ -232,7 +232,7 @@ class Store:
         key: tuple[Hashable, ...],
         device: str,
         read: Callable[[], Any],
-        changes: Sequence[Change],
+        changes: Sequence[ModuleChange],
         offload: str | None,
     ) -> Iterator[Any]:
         """A module with what is done to it, leased if need be, for as long as it computes."""
@@ -258,7 +258,7 @@ class Store:
 
     @contextmanager
     def _changed(
-        self, key: tuple[Any, ...], device: str, read: Callable[[], Any], changes: Sequence[Change]
+        self, key: tuple[Any, ...], device: str, read: Callable[[], Any], changes: Sequence[ModuleChange]
     ) -> Iterator[Any]:
         """A module with what is done to it: over the memory of the one that is read, wherever they can share it."""
         alone = any(change.rewrites for change in changes)
@@ -317,13 +317,13 @@ def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | 
     Raises:
         ModelError: They are not on this machine, or have changed.
     """
-    location = checkpoints.locate(digest, what)
-    if checkpoints.component_digest(location, kind.stems[name]) != digest:
+    location = files.locate(digest, what)
+    if files.component_digest(location, kind.stems[name]) != digest:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
     return kind.load(name, location, dtype)
 
 
-def done(module: Any, changes: Sequence[Change]) -> Any:
+def done(module: Any, changes: Sequence[ModuleChange]) -> Any:
     """A module of one's own with changes made to it."""
     for change in changes:
         change.apply(module)
@@ -336,5 +336,5 @@ def _weighty(model: Model, part: str) -> list[str]:
     return [name for name in kind.parts[part] if kind.stems[name] is not None]
 
 
-store = Store()
+store = WeightStore()
 """This process's weights."""

@@ -213,14 +213,14 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class WeightFiles:
     """The files of one component's weights, and the variant (`fp16`) that their names hold."""
 
     files: tuple[Path, ...]
     variant: str | None = None
 
 
-def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
+def weight_files(folder: Path, stem: str, variant: str = "") -> WeightFiles:
     """The weights of a component folder: safetensors, whole or in shards, the plain variant before others.
 
     Args:
@@ -233,12 +233,12 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> Weights:
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     whole = re.compile(rf"{stem}(?:\.(\w+))?\.safetensors")
     shards = re.compile(rf"{stem}\.safetensors\.index(?:\.(\w+))?\.json")
-    found: list[Weights] = []
+    found: list[WeightFiles] = []
     for name in names:
         if match := whole.fullmatch(name):
-            found.append(Weights((folder / name,), match[1]))
+            found.append(WeightFiles((folder / name,), match[1]))
         elif match := shards.fullmatch(name):
-            found.append(Weights(tuple(folder / part for part in _parts(folder / name)), match[1]))
+            found.append(WeightFiles(tuple(folder / part for part in _parts(folder / name)), match[1]))
     if not found:
         pickled = [name for name in names if Path(name).suffix in SUFFIXES]
         if pickled:

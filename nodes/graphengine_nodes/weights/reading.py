@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, library_path
-from graphengine_nodes.weights import files as checkpoints
+from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def load_module(
         ModelError: It is of a class that is not supported, or its files are damaged or incomplete.
     """
     module_name, class_name = kind
-    found = checkpoints.read_json(location.folder / "config.json")
+    found = files.read_json(location.folder / "config.json")
     names = [found.get("_class_name"), *found.get("architectures", [])]
     if class_name not in names and any(names):
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
@@ -61,9 +61,9 @@ def load_module(
         except (KeyError, IndexError) as error:
             raise ModelError(f"{location.path}: its {component} cannot be read ({error} is missing)") from None
         return fill(module, _renamed(tensors, module), location.path)
-    files = checkpoints.weight_files(location.path, stem, location.variant).files
+    paths = files.weight_files(location.path, stem, location.variant).files
     full = in_full(module, dtype)
-    tensors = {name: t for file in files for name, t in read_tensors(file, dtype, full=full).items()}
+    tensors = {name: t for path in paths for name, t in read_tensors(path, dtype, full=full).items()}
     return fill(module, _renamed(tensors, module), location.path)
 
 
@@ -226,7 +226,7 @@ def add_loras(
     peft_utils: Any = importlib.import_module("diffusers.utils.peft_utils")
 
     for name, file, _ in loras:
-        checkpoints.read_header(file)
+        files.read_header(file)
         try:
             state, alphas = read(component, module, read_tensors(file))
             wanted = [key for key in state if key.startswith(f"{component}.") and _is_down(key)]

@@ -8,11 +8,11 @@ from typing import Any
 
 from graphengine_nodes.values.types import RandomState
 
-__all__ = ["Draws", "draws"]
+__all__ = ["RandomDraws", "random_draws"]
 
 
 @dataclass
-class Draws:
+class RandomDraws:
     """What the sampler is given.
 
     Attributes:
@@ -32,7 +32,7 @@ class Draws:
             state.restore(generator)  # of one that stands for several pictures, the last
 
 
-def draws(given: Mapping[str, Any], count: int) -> Draws:
+def random_draws(given: Mapping[str, Any], count: int) -> RandomDraws:
     """What the inputs `generator` and `seed` say; with neither, a seed from torch's own global generator.
 
     Args:
@@ -45,7 +45,7 @@ def draws(given: Mapping[str, Any], count: int) -> Draws:
 
     source = given.get("seed") if given.get("generator") is None else given["generator"]
     if source is None:
-        return Draws(int(torch.randint(2**63 - 1, ())), count)
+        return RandomDraws(int(torch.randint(2**63 - 1, ())), count)
     several = isinstance(source, list | tuple)
     items = list(source) if several else [source]
     count = len(items) if several and count == 1 else count
@@ -55,11 +55,11 @@ def draws(given: Mapping[str, Any], count: int) -> Draws:
         raise ValueError(f"{len(items)} generators for {count} pictures; give one, or one for each picture")
     if not any(isinstance(item, torch.Generator) for item in items):
         seeds = [_seed(item) for item in items]
-        return Draws(seeds if several else seeds[0], count)
+        return RandomDraws(seeds if several else seeds[0], count)
     generators = [i if isinstance(i, torch.Generator) else torch.Generator().manual_seed(_seed(i)) for i in items]
     number = {id(generator): n for n, generator in enumerate(generators, start=1) if generators.count(generator) > 1}
     states = [RandomState.of(generator, number.get(id(generator), 0)) for generator in generators]
-    return Draws(states if several else states[0], count, generators)
+    return RandomDraws(states if several else states[0], count, generators)
 
 
 def _seed(value: Any) -> int:
