@@ -1,8 +1,8 @@
-"""What the engine costs per node now, against an earlier commit: `python -m benchmarks.commits 07c0f40`.
+"""Cost of the engine per node, against an earlier commit: `python -m benchmarks.commits 07c0f40`.
 
-Both trees run side by side, each in a process of its own, and measure short bursts in turn on one core: a machine
-whose speed drifts meets both alike. Shown are medians, the median of the ratios pair by pair, and beside it the same
-ratio of the earlier commit with itself, which says how far the others can be trusted. CPU time.
+Both trees run side by side, each in a process of its own, and measure short bursts in turn on one core, so that a drift
+of the machine's speed affects both alike. The table shows medians of CPU time, the median of the ratios pair by pair,
+and the same ratio of the earlier commit with itself, which shows the noise.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ for line in sys.stdin:
 
 @contextmanager
 def checked_out(commit: str) -> Iterator[Path]:
-    """A tree of an earlier commit, in a folder that vanishes."""
+    """Check out an earlier commit into a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="graphengine-benchmark-") as folder:
         tree = Path(folder) / "tree"
         git = ["git", "-C", str(HERE), "worktree"]
@@ -67,7 +67,7 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 @contextmanager
 def process(tree: Path, cores: set[int]) -> Iterator[subprocess.Popen[str]]:
-    """A process that measures a burst in a tree for each line that it is given."""
+    """Start a process that measures a burst in a tree for each line on its input."""
     env = environment(PYTHONPATH=os.pathsep.join([str(tree), str(tree / "nodes")]))
     with subprocess.Popen(
         [sys.executable, "-c", BURST], cwd=tree, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

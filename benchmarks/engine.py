@@ -1,7 +1,7 @@
-"""What the engine costs per node, against pipefunc's `run`: `python -m benchmarks.engine`.
+"""Cost of the engine per node, against pipefunc's `run`: `python -m benchmarks.engine`.
 
 CPU time of trivial nodes, best of 7. Building a graph, which pipefunc does once when the pipeline is made, is shown
-apart. pipefunc makes no keys and tells no events, and its `run` recurses, so that it fails on chains of 1,000.
+apart. pipefunc makes no keys and emits no events, and its `run` recurses, so that it fails on chains of 1,000.
 """
 
 from __future__ import annotations

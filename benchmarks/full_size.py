@@ -1,4 +1,4 @@
-"""Models of full size with random weights: they cost what published ones cost, and need no network."""
+"""Models of full size with random weights, which cost as much to run as published ones and need no download."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _vae(latent: int, scaling: float) -> AutoencoderKL:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """That of `tiny`: it knows fewer words, and gives as many tokens."""
+    """The tokenizer of `tiny`: it knows fewer words, and gives as many tokens."""
     return CLIPTokenizer.from_pretrained(TINY / "model" / "tokenizer", local_files_only=True)
 
 

@@ -53,7 +53,7 @@ SUBJECTS = {
 
 
 def prompts(count: int, first: int) -> list[tuple[str, int]]:
-    """Prompts and seeds that nobody asked for before."""
+    """New prompts and seeds, which no run has used before."""
     return [(f"a red circle number {n}", n) for n in range(first, first + count)]
 
 
@@ -85,7 +85,7 @@ def graph_of(folder: str) -> Graph:
 
 @contextmanager
 def served(folder: str, device: str, batch: int, together: list[int]) -> Iterator[Callable[[int, int], float]]:
-    """Pictures per second of a service with one worker, each a job; `together` hears the size of every batch."""
+    """Pictures per second of a service with one worker, each a job; `together` gets the size of every batch."""
     graph = graph_of(folder)
     place = Path(tempfile.mkdtemp(prefix="graphengine-benchmark-"))
     disk = DiskStore(place / "store")

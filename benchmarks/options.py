@@ -1,7 +1,7 @@
-"""What each way of holding a model takes: bytes and seconds, on the CPU: `python -m benchmarks.options [MODEL]`.
+"""Memory and time of each option of a model, on the CPU: `python -m benchmarks.options [MODEL]`.
 
 Bytes are those of the weights that stay in the store after a picture. Seconds are of sampling alone, medians of runs
-with another seed each. `compile` needs a compiler and is left out unless it is asked for; offload needs a GPU.
+with another seed each. `compile` needs a compiler and is left out unless requested; offload needs a GPU.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}
 
 
 def speed(runs: int) -> None:
-    """A Pipe against the pipeline that it stands for."""
+    """Measure a Pipe against the diffusers pipeline that it replaces."""
     bare = StableDiffusionPipeline.from_pretrained(TINY / "model")
     bare.set_progress_bar_config(disable=True)
     bare.vae.enable_tiling()
@@ -149,14 +149,14 @@ def switching(folder: Path, runs: int) -> None:
     """From one checkpoint to another, both in memory, against reading it from disk (which the system has cached)."""
 
     def hold(name: str) -> None:
-        """What a Pipe does for its weights before it computes."""
+        """Open a Pipe's weights as before it computes."""
         model = load_model(folder / name)
         with ExitStack() as stack:
             for component, _ in model.components:
                 stack.enter_context(weights.component(model, component, "cpu"))
 
     def pipeline(name: str) -> None:
-        """What a script does that wants the pipeline of diffusers."""
+        """Open the pipeline of diffusers as a script does."""
         Loader().load_pipeline(StableDiffusionPipeline, folder / name, torch.float32, "cpu")
 
     def from_disk(work: Callable[[str], None]) -> float:

@@ -44,7 +44,7 @@ WARM = 1000
 
 
 def folder() -> Path:
-    """A new empty one."""
+    """A new empty folder."""
     return Path(tempfile.mkdtemp(prefix="graphengine-benchmark-"))
 
 
@@ -96,7 +96,7 @@ def text_to_image(steps: int) -> Graph:
 
 
 def wishes(count: int, different: int) -> list[tuple[str, int, int]]:
-    """Prompts, seeds and steps, in no order."""
+    """Prompts, seeds and steps, in random order."""
     rng = random.Random(1)
     found = [(f"{rng.choice(SUBJECTS)} {rng.choice(PLACES)}", n, STEPS[n % 2]) for n in range(different)]
     return rng.sample([found[n % different] for n in range(count)], count)
@@ -197,7 +197,7 @@ def queue(runs: int, count: int) -> None:
     for _ in range(WARM):
         commit()
         base.submit(NewJob(body))
-    for _ in range(count):  # in turn: whatever else the disk does meets all alike
+    for _ in range(count):  # in turn, so that other load of the disk affects all alike
         timed(commits, commit)
         timed(submits, lambda: base.submit(NewJob(body)))
     for job in base.waiting(count):

@@ -1,4 +1,4 @@
-"""How long commands take from nothing: `python -m benchmarks.startup`.
+"""Start-up time of commands as whole processes: `python -m benchmarks.startup`.
 
 Whole processes, medians of alternating runs. `graphengine run text_to_image` stands against a script of five lines
 that makes and saves the same picture with diffusers.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 def alternate(runs: int, *measures: Callable[[], float]) -> list[list[float]]:
     """Call the measures in turn, `runs` times each; for each a list of what it returned.
 
-    They take turns, so that whatever else the machine does meets all of them alike.
+    They take turns, so that other load of the machine affects all of them alike.
     """
     found: list[list[float]] = [[] for _ in measures]
     for run in range(runs):
@@ -22,7 +22,7 @@ def alternate(runs: int, *measures: Callable[[], float]) -> list[list[float]]:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios turn by turn: a machine whose speed drifts meets both of a turn alike."""
+    """The median of the ratios turn by turn, since a drift of the machine's speed affects both of a turn alike."""
     return statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
 
 
@@ -36,10 +36,10 @@ def show(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> N
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """The machine of the measurement, in words."""
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of processes that are measured: as a user has it, whose installed programs are compiled once."""
+    """The environment of measured processes: byte code is cached, as for a user's installed programs."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | more

@@ -1,4 +1,4 @@
-"""What it costs that nobody can spoil a value: `python -m benchmarks.values`.
+"""Cost of the guard that keeps values unchanged: `python -m benchmarks.values`.
 
 100 MB as a tensor, an array, an `Image` and a list of tensors are made by one node and read by ten, each of which
 returns a number; then they come from the caller, and go to the caller. Each run is a process of its own. Its peak of
@@ -96,7 +96,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def reset_peak() -> None:
-    """Let the peak of memory begin anew (Linux)."""
+    """Reset the peak of memory (Linux)."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 
 def device_name(device: Any, offload_device: int | None = None) -> str:
-    """A device as torch writes it: the one that is wished for, else a GPU if there is one, else the CPU.
+    """The name of a device as torch writes it: of `device` if given, else of a GPU if there is one, else `cpu`.
 
     Args:
-        offload_device: The number of a GPU to which weights go piece by piece; it is the device then.
+        offload_device: The number of a GPU to which weights are moved piece by piece; it is then the device.
 
     Raises:
         RuntimeError: There is no such device.

@@ -1,4 +1,4 @@
-"""Bars for the jobs of a `ServiceThread`."""
+"""Progress bars for the jobs of a `ServiceThread`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GONE = frozenset({*(state for state in State if state.ended), "left", "lost"})
 
 
 class JobBars:
-    """A listener of a service: bars for each job while it runs."""
+    """A listener of a service that shows progress bars for each job while it runs."""
 
     def __init__(self) -> None:
         self._bars: dict[int, Bars] = {}
@@ -28,7 +28,7 @@ class JobBars:
                 bars.close()
 
     def close(self) -> None:
-        """Draw none any more."""
+        """Remove all bars and draw no more."""
         with self._lock:
             while self._bars:
                 self._bars.popitem()[1].close()

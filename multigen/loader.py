@@ -39,7 +39,7 @@ OWN_CLASSES = {
 """The class of each family's text-to-image pipeline."""
 
 SETTINGS = {"force_zeros_for_empty_prompt": "force_zeros", "requires_aesthetics_score": "aesthetics"}
-"""Arguments of pipelines that a model's settings say."""
+"""Arguments of pipelines that a model's settings decide."""
 
 OPTIONAL: dict[str, Any] = {
     "safety_checker": None,
@@ -50,12 +50,12 @@ OPTIONAL: dict[str, Any] = {
 """Arguments of pipelines that our models do without."""
 
 READING = frozenset({"use_safetensors", "low_cpu_mem_usage", "local_files_only", "cache_dir", "device_map", "token"})
-"""Arguments of `from_pretrained` that say how files are fetched and read, which is the weight store's business."""
+"""Arguments of `from_pretrained` about fetching and reading files, which the weight store does instead."""
 
 
 @dataclass(frozen=True)
 class ModelDescriptor:
-    """What is loaded: the weights of one checkpoint as one kind of numbers.
+    """The weights of one checkpoint in one type of numbers.
 
     Attributes:
         model_id: A folder, file or hub id, `tiny`, or the label of a pipeline that was cached.
@@ -69,16 +69,16 @@ class ModelDescriptor:
 
 
 class Loader:
-    """Makes pipelines of diffusers over weights that all loaders, Pipe objects and graphs of the process share.
+    """Loads pipelines of diffusers over weights that all loaders, Pipe objects and graphs of the process share.
 
-    A pipeline's components are objects of its own over the shared memory, so that what is set on one (a scheduler, a
-    LoRA, tiling) reaches no other. Only weights cast to float8 are the pipeline's own: it rewrites them while it
-    computes. Weights stay in memory as far as the store's budget reaches, and as long as a pipeline uses them.
+    Each pipeline has component objects of its own over the shared memory: setting a scheduler, a LoRA or tiling on one
+    pipeline does not change another. Only weights cast to float8 are not shared, since the pipeline rewrites them while
+    it computes. Weights stay in memory while a pipeline uses them, and longer if the store's budget allows.
     """
 
     _lock: ClassVar[threading.RLock] = threading.RLock()
     _known: ClassVar[dict[ModelDescriptor, tuple[Any, Model]]] = {}
-    """Class and weights of every pipeline that was asked for, the latest last."""
+    """Class and weights of every requested pipeline, the latest last."""
 
     def load_pipeline(
         self,
@@ -90,14 +90,14 @@ class Loader:
         quantize_dtype: Any = None,
         **additional_args: Any,
     ) -> Any:
-        """A pipeline over a checkpoint, which is read if its weights are not in memory.
+        """Make a pipeline over a checkpoint, which is read if its weights are not in memory.
 
         Args:
             cls: The pipeline's class; `DiffusionPipeline` or one of `AutoPipelineFor...` for the model's own.
             path: A folder in diffusers layout, a `.safetensors` file, a hub id, or `tiny`.
-            torch_dtype: Numbers to compute with; None for bfloat16.
-            device: Where the weights are; by default a GPU if there is one.
-            offload_device: The number of a GPU to which each layer goes while it computes.
+            torch_dtype: The dtype to compute with; None for bfloat16.
+            device: The device of the weights; by default a GPU if there is one.
+            offload_device: The number of a GPU to which each layer is moved while it computes.
             quantize_dtype: `multigen.util.qfloat8` or `qint8`; None for weights as they are.
             additional_args: Components in the place of the checkpoint's, and arguments of `from_pretrained`.
 
@@ -123,7 +123,7 @@ class Loader:
         )
 
     def from_pipe(self, cls: Any, pipe: Any, **additional_args: Any) -> Any:
-        """A pipeline of another class over the weights of one that there is; arguments replace its components."""
+        """Make a pipeline of another class over the weights of an existing one; arguments replace its components."""
         copied = weightshare_copy(pipe)
         concrete = type(copied) if cls.__name__.startswith("AutoPipeline") else cls
         allowed = get_allowed_components(concrete)
@@ -131,10 +131,10 @@ class Loader:
         return _construct(cls, concrete, {**kept, **additional_args})
 
     def get_pipeline(self, model_id: str | Path, device: Any = None) -> Any:
-        """A pipeline over weights that are in memory, as it was last asked for under this id; None if there are none.
+        """Make a pipeline over weights in memory, as last requested under this id; None if none are in memory.
 
         Args:
-            device: Where they must be; by default anywhere.
+            device: The device on which they must be; by default any.
         """
         for descriptor, (cls, model) in self._of(model_id):
             places = [place for place in _places(model) if device is None or place == device_name(device)]
@@ -146,7 +146,7 @@ class Loader:
         """The numbers of the GPUs that hold a model, whoever loaded it."""
         models = [model for _, (_, model) in self._of(model_id)]
         if not models:
-            with contextlib.suppress(ModelError):  # what cannot be loaded is nowhere
+            with contextlib.suppress(ModelError):  # a model that cannot be loaded is on no device
                 models = [load_model(os.path.expanduser(model_id))]
         return _numbers({place for model in models for place in _places(model)})
 
@@ -162,14 +162,14 @@ class Loader:
             self._known[descriptor] = type(copied), loaded_model(copied)
 
     def remove_pipeline(self, model_id: str | Path) -> None:
-        """Drop a model's weights, but for what is in use."""
+        """Drop a model's weights, except those in use."""
         for descriptor, (_, model) in self._of(model_id):
             with self._lock:
                 self._known.pop(descriptor, None)
             store.forget(model)
 
     def clear_cache(self, device: Any = None) -> None:
-        """Drop the weights that nobody uses, on one device or on all."""
+        """Drop the weights that are not in use, on one device or on all."""
         where = None if device is None else device_name(device)
         with self._lock:
             for descriptor, (_, model) in list(self._known.items()):
@@ -181,12 +181,12 @@ class Loader:
 
     @property
     def _cpu_pipes(self) -> dict[ModelDescriptor, Any]:
-        """A pipeline over each model that is in main memory."""
+        """Pipelines over all models that are in main memory."""
         return self._pipes("cpu")
 
     @property
     def _gpu_pipes(self) -> dict[int, dict[ModelDescriptor, Any]]:
-        """A pipeline over each model that is on a GPU, by the GPU's number."""
+        """Pipelines over all models that are on a GPU, by the GPU's number."""
         places = {place for _, (_, model) in self._of(None) for place in _places(model)}
         return {number: self._pipes(f"cuda:{number}") for number in _numbers(places)}
 
@@ -195,7 +195,7 @@ class Loader:
         return {d: build_pipeline(cls, model, place, quantize_dtype=d.quantization) for d, cls, model in found}
 
     def _of(self, model_id: str | Path | None) -> list[tuple[ModelDescriptor, tuple[Any, Model]]]:
-        """What is known under an id, or in all, the latest first."""
+        """The entries under an id, or all entries, the latest first."""
         name = None if model_id is None else os.path.expanduser(model_id)
         with self._lock:
             return [(d, known) for d, known in reversed(self._known.items()) if name in (None, d.model_id)]
@@ -228,13 +228,13 @@ def build_pipeline(
     quantize_dtype: Any = None,
     **given: Any,
 ) -> Any:
-    """A diffusers pipeline of a class, with components of its own over the store's weights.
+    """Make a diffusers pipeline of a class, with components of its own over the store's weights.
 
     Args:
-        device: Where the weights are.
-        controlnets: What steers it, in classes that take ControlNets.
+        device: The device of the weights.
+        controlnets: The ControlNets that steer it, in classes that take them.
         offload_device, quantize_dtype: As in `Loader.load_pipeline`.
-        given: Components in the place of the model's; other arguments of the class; what it does not know is ignored.
+        given: Components in the place of the model's; other arguments of the class; unknown ones are ignored.
 
     Raises:
         ModelError: Weights are not on this machine, or damaged.
@@ -258,12 +258,12 @@ def build_pipeline(
     if offload_device is not None:
         pipeline.enable_sequential_cpu_offload(offload_device)
     if kind is None and not given:
-        tracking.note(pipeline, model)  # a Pipe that is given it computes with the model, as long as nothing is changed
+        tracking.note(pipeline, model)  # so that a Pipe computes with the model until a script changes a component
     return pipeline
 
 
 def _concrete(cls: Any, kind: str) -> Any:
-    """A class that can be made: in the place of a general one that of the family."""
+    """A concrete pipeline class: in the place of a general class, the family's."""
     diffusers = importlib.import_module("diffusers")
     general = cls is diffusers.DiffusionPipeline or cls.__name__.startswith("AutoPipeline")
     return getattr(diffusers, OWN_CLASSES[kind]) if general else cls
@@ -279,7 +279,7 @@ def _construct(cls: Any, concrete: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _component(hold: Callable[[], Any], held: bool = True) -> Any:
-    """A component of a pipeline's own; the store keeps what it shares as long as it lives, unless `held` is False."""
+    """Make a component for one pipeline; its weights stay in the store as long as it lives, unless `held` is False."""
     stack = ExitStack()
     found = stack.enter_context(hold())
     if isinstance(found, dict):
@@ -298,7 +298,7 @@ def _component(hold: Callable[[], Any], held: bool = True) -> Any:
 
 
 _gone: queue.SimpleQueue[ExitStack] = queue.SimpleQueue()
-"""Holds on weights whose component was collected: collecting happens at any moment, also while the store is locked."""
+"""Holds to release, of components that were garbage-collected: that can happen while the store is locked."""
 
 
 @functools.cache

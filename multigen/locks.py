@@ -1,4 +1,4 @@
-"""Locks on files, by which processes know of each other: the operating system lets go of them when a process ends."""
+"""Locks on files that show other processes that one is alive: the operating system releases them when it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["alone", "hold", "is_held"]
 
 @contextlib.contextmanager
 def alone(file: Path) -> Iterator[None]:
-    """Wait until no other thread or process is between these lines for the same file."""
+    """A lock between threads and processes: only one at a time is inside for the same file."""
     from filelock import FileLock
 
     with FileLock(file, mode=0o600, is_singleton=False):
@@ -25,7 +25,7 @@ def alone(file: Path) -> Iterator[None]:
 
 
 def hold(file: Path) -> Any:
-    """Hold a file until `close` of what is returned, or until this process ends. No process that it forks inherits it.
+    """Lock a file until the returned object is closed or this process ends; forked processes do not inherit the lock.
 
     Raises:
         OSError: The file cannot be made.
@@ -33,15 +33,15 @@ def hold(file: Path) -> Any:
     if fcntl is None:
         return _Held(file)
     stream = file.open("w")
-    fcntl.lockf(stream, fcntl.LOCK_EX)  # of the process; filelock's is of the file's descriptor, which forks inherit
+    fcntl.lockf(stream, fcntl.LOCK_EX)  # it locks for the process; filelock's descriptor is inherited by forks
     return stream
 
 
 def is_held(file: Path) -> bool:
-    """Whether another process holds a file. (To ask of a file that this process holds would let go of it.)
+    """Whether another process has locked a file. (Asking about a file that this process has locked would unlock it.)
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such file.
     """
     if fcntl is None:
         return _Held.elsewhere(file)
@@ -54,7 +54,7 @@ def is_held(file: Path) -> bool:
 
 
 class _Held:
-    """A file that is held where there is no `fcntl`."""
+    """A locked file on systems without `fcntl`."""
 
     def __init__(self, file: Path) -> None:
         from filelock import FileLock

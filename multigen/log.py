@@ -11,7 +11,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def setup_logger(path: str | Path, level: int = logging.INFO) -> logging.Logger:
-    """Write what multigen and graphengine log into a file, which is appended to; returns the root logger.
+    """Append the log of multigen and graphengine to a file; return the root logger.
 
     A second call with the same file adds nothing.
 

@@ -1,4 +1,4 @@
-"""Which ServiceThreads are there to call back, in whatever process: each holds a lock on a file as long as it is."""
+"""Presence of ServiceThreads, in any process: each locks a file for as long as it can call back."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from multigen.locks import hold, is_held
 __all__ = ["Presence", "is_present"]
 
 _here: set[str] = set()
-"""Those of this process: to open the file of one would lose its lock."""
+"""The ServiceThreads of this process: opening the file of one would release its lock."""
 
 
 class Presence:
-    """That a ServiceThread is there.
+    """The presence of a ServiceThread: a lock on a file.
 
-    The lock goes with the process, however it ends, and no process that it forks inherits it. (A process's number and
-    its time of start say less: a dead one whose parent has not asked for it keeps them, and a clock that is set moves
-    them.)
+    The lock is released when the process ends, however it ends, and processes that it forks do not inherit it. (A
+    process id with a start time is less reliable: a zombie process keeps both, and setting the clock moves the time.)
 
     Args:
-        folder: Where the files are, of all that share a queue.
+        folder: The folder of the files of all ServiceThreads that share a queue.
 
     Attributes:
-        name: Unique.
+        name: A unique name.
 
     Raises:
         OSError: The file cannot be made.
@@ -39,7 +38,7 @@ class Presence:
         _here.add(self.name)
 
     def end(self) -> None:
-        """It calls nobody back any more."""
+        """Release the lock: this ServiceThread calls back no more."""
         _here.discard(self.name)
         with contextlib.suppress(PermissionError):  # of a file that is open, where the system refuses that
             self._path.unlink(missing_ok=True)
@@ -48,7 +47,7 @@ class Presence:
 
 
 def is_present(folder: Path, name: str) -> bool:
-    """Whether one is there; what is left of one that is not is taken away."""
+    """Whether a ServiceThread is present; the file of an absent one is removed."""
     if name in _here:
         return True
     if not name.isalnum():

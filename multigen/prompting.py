@@ -1,4 +1,4 @@
-"""`Cfgen`: what to generate, one configuration for each picture."""
+"""`Cfgen`: configurations of pictures to generate, with prompts drawn from templates."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Cfgen:
     """An iterator of inputs of `gen`: a prompt drawn from a template, a seed under `generator`, a negative prompt.
 
     A template is a string, or a list whose parts are joined with ", "; inside it `["+", a, b]` joins with a space, any
-    other list stands for one of its elements, and `{"w": part, "p": 0.5}` for its part with that probability. What is
-    drawn depends on the picture's seed alone.
+    other list stands for one of its elements, and `{"w": part, "p": 0.5}` for its part with that probability. The draw
+    depends on the picture's seed alone.
 
     Args:
         prompt, negative_prompt: Templates.
-        max_count: How many pictures in all; 0 for no such limit.
-        seeds: The pictures' seeds in turn; None for random ones.
+        max_count: The number of pictures in all; 0 for no such limit.
+        seeds: The seeds of the pictures, in order; None for random seeds.
         max_seed_rounds: How often the seeds are gone through.
         inputs: Further inputs of `gen`, the same for all pictures.
 
     Attributes:
-        count: How many were given so far. Raising `max_count` after the end makes the iterator go on.
+        count: The number of configurations given so far. Raising `max_count` after the end makes the iterator go on.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The files that say what a ServiceThread serves: `config.yaml` and `models.yaml`."""
+"""Configuration files of a ServiceThread: `config.yaml` and `models.yaml`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ConfigError", "model_path", "read_config", "read_models", "wrong"]
 
 FAMILIES = ("SD", "SDXL", "FLUX")
 FLAGS = {True: ("true", "yes", "on", "y"), False: ("false", "no", "off", "n", "")}
-"""What YAML 1.1, in which these files were always written, takes for true and false."""
+"""The words for true and false in YAML 1.1, in which these files have always been written."""
 
 
 class ConfigError(GraphEngineError, RuntimeError):
@@ -23,8 +23,8 @@ class ConfigError(GraphEngineError, RuntimeError):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """`config.yaml`: `model_list` and `model_dir` as they are; where given `logging_folder`, `queue_limit`, and of the
-    workers `devices` (one for each by default), `workers` (how many) and `threads` (of each).
+    """Read `config.yaml`: `model_list` and `model_dir`; optionally `logging_folder`, `queue_limit`, and for workers
+    `devices` (one worker for each by default), `workers` (their number) and `threads` (of each).
 
     Raises:
         ConfigError: It cannot be read, or lacks a key.
@@ -54,7 +54,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def read_models(file: Path, pipes: Mapping[str, Any]) -> dict[str, Any]:
-    """`models.yaml`: `base`, `lora` (which may be absent) and `pipes`.
+    """Read `models.yaml`: `base`, `lora` (which may be absent) and `pipes`.
 
     Args:
         pipes: The Pipe classes by name.
@@ -87,13 +87,13 @@ def read_models(file: Path, pipes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_path(cwd: Path, config: Mapping[str, Any], id: str, folder: str = "") -> str:
-    """Where a model lies: under `model_dir`; an id that is no path there is a model's name (`tiny`, a hub id)."""
+    """The path of a model under `model_dir`; an id that is no path there is a model's name (`tiny`, a hub id)."""
     path = cwd / Path(config.get("model_dir") or "").expanduser() / folder / id
     return str(path) if path.exists() else id
 
 
 def wrong(file: Path, key: str, what: str) -> ConfigError:
-    """That a key of a file is wrong, which showed only later."""
+    """Make the error for a wrong key of a file that was noticed after the file was read."""
     try:
         _fail(file, _read(file, key)[1], (key,), what)
     except ConfigError as error:
@@ -101,7 +101,7 @@ def wrong(file: Path, key: str, what: str) -> ConfigError:
 
 
 def _flag(value: Any) -> bool | None:
-    """A truth value, however it is written; None for what is none."""
+    """Read a truth value in any of its spellings; None for any other text."""
     if value is None or isinstance(value, bool):
         return bool(value)
     return next((flag for flag, words in FLAGS.items() if isinstance(value, str) and value.lower() in words), None)

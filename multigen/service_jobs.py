@@ -1,4 +1,4 @@
-"""What a ServiceThread queues: for each picture a job, and what is done with its picture."""
+"""Jobs of a ServiceThread: one for each picture, and the function that writes its picture."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ __all__ = [
 
 FINISHER = "multigen"
 BLEMISHES = "jpeg artifacts, blur, distortion, lowres, bad anatomy, bad crop, watermark, text"
-"""The negative prompt where none is given."""
+"""The default negative prompt."""
 NOT_OF_SETUP = ("generator", "num_inference_steps", "cnet", "cnet_ids", "nprompt")
 LARGEST_SEED = 2**64 - 1
 MOST = 1_000_000
-"""Jobs that are looked at as unfinished."""
+"""Most jobs that are read to count the unfinished ones."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What one job is to make.
+    """The picture, or pictures, that one job is to make.
 
     Attributes:
-        graph, values: What is run.
-        count: How many pictures that are; more than one where the inputs say so.
-        conf: What is written beside it.
+        graph, values: The graph to run, and its inputs.
+        count: The number of pictures; more than one where the inputs say so.
+        conf: The configuration that is written beside it.
     """
 
     graph: Graph
@@ -64,9 +64,9 @@ class Order:
     """One call of `queue_gen`.
 
     Attributes:
-        session: The session, a dictionary that is kept up to date.
-        places: The jobs that have not been told of, in the order of the seeds: pictures are told of in that order.
-        made: What the jobs among them have made that ended; nothing where they failed.
+        session: The session's dictionary, which is kept up to date.
+        places: The jobs whose callbacks are due, in the order of the seeds, which is the order of the callbacks.
+        made: The files of those jobs that have ended; empty for failed jobs.
     """
 
     session: dict[str, Any]
@@ -79,7 +79,7 @@ class Order:
     failed: bool = False
 
     def ended(self, job: int, files: list[str]) -> list[str]:
-        """Note what a job has made; the files that can be told of now."""
+        """Note the files of a job that ended; return the files whose callbacks are due now."""
         self.made[job] = files
         told: list[str] = []
         while self.places and self.places[0] in self.made:
@@ -90,7 +90,7 @@ class Order:
 def prepare(
     pipe: Any, prompt: Any, count: int, seeds: list[int] | None, images: Any, setup: Mapping[str, Any]
 ) -> list[Picture]:
-    """What `count` calls of a Pipe make, in the order of the seeds.
+    """Prepare `count` calls of a Pipe, in the order of the seeds.
 
     Raises:
         ValueError, FileError, ModelError: As the Pipe's `setup` and `gen`.
@@ -113,9 +113,9 @@ def prepare(
 
 
 def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, facts: Mapping[str, Any]) -> list[int]:
-    """Queue pictures in one go; their jobs in that order, which is that of their numbers in the folder."""
+    """Queue pictures in one transaction; return their jobs in the order of their numbers in the folder."""
     real, wanted = os.path.realpath(folder), []
-    with alone(queue.file.with_name(queue.file.name + ".numbers")):  # nobody else numbers pictures meanwhile
+    with alone(queue.file.with_name(queue.file.name + ".numbers")):  # no other process numbers pictures meanwhile
         number = _free_number(queue, folder)
         for one in pictures:
             done = (FINISHER, {"folder": str(folder), "number": number, "conf": one.conf})
@@ -126,22 +126,22 @@ def submit(queue: Queue, pictures: Sequence[Picture], folder: Path, user: str, f
 
 
 def _free_number(queue: Queue, folder: Path) -> int:
-    """The number after those of a folder's pictures, and of those that jobs will write into it."""
-    real = os.path.realpath(folder)  # one folder may be called in many ways
+    """The number after those of a folder's pictures and of the pictures that queued jobs will write into it."""
+    real = os.path.realpath(folder)  # one folder may have many paths
     taken = [int(job.facts["next"]) for job in unfinished(queue) if job.facts.get("folder") == real]
     return max([GenSession(folder, None, ()).first_number(), *taken])
 
 
 def unfinished(queue: Queue) -> list[Job]:
-    """The jobs that wait, paused or not, or run, as they came."""
+    """The jobs that wait, paused or not, or run, in the order of submission."""
     return queue.history((State.QUEUED, State.RUNNING), limit=MOST)[::-1]
 
 
 def as_seeds(seeds: Any, count: int) -> list[int] | None:
-    """The seeds that `count` pictures need; None for random ones.
+    """Read the seeds of `count` pictures; None for random ones.
 
     Raises:
-        ValueError: One is no seed.
+        ValueError: A value is no seed.
     """
     if seeds is None:
         return None
@@ -158,7 +158,7 @@ def as_seeds(seeds: Any, count: int) -> list[int] | None:
 
 
 def _pictures(pipe: Any, images: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`images` as the arguments of the Pipe's `setup`."""
+    """Convert `images` to arguments of the Pipe's `setup`."""
     names: tuple[str, ...]
     if isinstance(pipe, pipes.MaskedIm2ImPipe):
         names = ("image", "image_painted")
@@ -187,7 +187,7 @@ def finish(data: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
 
 
 def _conf_of(picture: Path) -> Any:
-    """The configuration that stands beside a picture; None where there is none."""
+    """Read the configuration beside a picture; None where there is none."""
     try:
         return json.loads(picture.with_suffix(".txt").read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a ServiceThread's sessions name: Pipes, models, LoRAs, as the models file has them now, and folders."""
+"""Catalogue of a ServiceThread: the Pipes, models and LoRAs of the models file, and the folders of sessions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from multigen.service_config import model_path
 __all__ = ["PICTURES", "Catalogue", "held_as", "named_devices", "pipes_by_name", "precision_on"]
 
 NEEDED = {"base": ("id", "type"), "lora": ("id",), "pipes": ("classname",)}
-"""The keys without which an entry of the models file means nothing."""
+"""The keys that an entry of the models file must have."""
 PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_image")
 """Names under which `setup` takes pictures."""
 ROOMY = 23 * 2**30
-"""Bytes of a GPU's memory over which FLUX stays on it, in 8 bits; with less, its weights travel layer by layer."""
+"""Bytes of GPU memory from which FLUX stays on the GPU, in 8 bits; with less, weights are moved layer by layer."""
 
 
 def pipes_by_name() -> dict[str, type]:
@@ -31,17 +31,17 @@ def pipes_by_name() -> dict[str, type]:
 
 
 def named_devices(config: Mapping[str, Any]) -> list[str]:
-    """Where a configuration's workers compute: the devices that it names, else those of this machine."""
+    """The devices of a configuration's workers: those that it names, else all of this machine."""
     return list(config.get("devices") or devices_here())
 
 
 def precision_on(devices: Sequence[str]) -> str:
-    """The numbers that workers on these devices compute with."""
+    """The type of numbers that workers on these devices compute with."""
     return "bfloat16" if _are_gpus(devices) else "float32"
 
 
 def held_as(family: str, devices: Sequence[str]) -> str | None:
-    """How a model is held so that it fits the smallest of the devices: `float8`, `offload`, or None for as it is."""
+    """The option with which a model fits the smallest of the devices: `float8`, `offload`, or None."""
     if family != "FLUX" or not _are_gpus(devices):
         return None
     import torch
@@ -56,7 +56,7 @@ def _are_gpus(devices: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What can be named, as the two files say it at a moment.
+    """The contents of the two configuration files at a moment.
 
     Attributes:
         cwd: The folder that paths are relative to.
@@ -79,7 +79,7 @@ class Catalogue:
         return pipes_by_name()[name]
 
     def lacking(self, session: Mapping[str, Any], images: Any, setup: Mapping[str, Any]) -> str | None:
-        """What the session's Pipe needs and was not given."""
+        """The sentence about an argument that the session's Pipe needs and was not given; None if there is none."""
         entry = self._entry("pipes", "pipe", session["pipe"])
         given = [*(images if isinstance(images, list | tuple) else [images]), *map(setup.get, PICTURES)]
         if entry.get("need_imgs") and all(one is None for one in given):
@@ -89,7 +89,7 @@ class Catalogue:
         return None
 
     def pipe(self, session: Mapping[str, Any], setup: Mapping[str, Any]) -> Any:
-        """A Pipe of a session's model, with its LoRAs; reads no weights.
+        """Make a Pipe of a session's model, with its LoRAs; reads no weights.
 
         Raises:
             RuntimeError: The models file has no such name, or there is no such file; a type is another one.
@@ -121,7 +121,7 @@ class Catalogue:
         return pipe
 
     def folder(self, session: Mapping[str, Any], gen_dir: str | Path | None = None) -> Path:
-        """Where a session's pictures go.
+        """The folder of a session's pictures.
 
         Raises:
             ValueError: User or project would lead out of `_projects`; `gen_dir` is no path.

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 __all__ = ["GenSession"]
 
 VERSION = "0.0.1"
-"""Of what the `.txt` files hold (`cversion`)."""
+"""The version of the `.txt` files' format (`cversion`)."""
 
 OFFLOADED = 8
-"""Pictures at once where the weights travel to the device in every step, whatever is computed there."""
+"""Pictures in one call under sequential offload, where moving the weights takes most of each step's time."""
 
 
 class GenSession:
     """Generates pictures and writes them as `00000.png` with `00000.txt`, the configuration as JSON.
 
-    What is in the folder stays: numbers go on after the highest one, and where a name is taken meanwhile, by another
-    session, the picture is called `00000_1`, `00000_2`, ...
+    Files in the folder are never overwritten: numbers go on after the highest one, and if another session takes a name
+    meanwhile, the picture is called `00000_1`, `00000_2`, ...
 
     Args:
         session_dir: The folder; made if it is not there.
-        pipe: What generates: `gen(inputs)` and `get_config()`.
-        config: What to generate, a `Cfgen` or other inputs of `gen` one after another.
+        pipe: The generator of pictures, with `gen(inputs)` and `get_config()`.
+        config: A `Cfgen` or another iterable of inputs of `gen`.
         name_prefix: The beginning of the names.
 
     Attributes:
@@ -65,7 +65,7 @@ class GenSession:
         save_metadata: bool = False,
         batch_size: int | None = None,
     ) -> list[PIL.Image.Image] | None:
-        """Generate until the configurations end.
+        """Generate pictures until the configurations end.
 
         Args:
             add_count: Added to the `Cfgen`'s `max_count` before.
@@ -97,7 +97,7 @@ class GenSession:
         return collected
 
     def _generate(self, size: int) -> Iterator[tuple[PIL.Image.Image, dict[str, Any]]]:
-        """Pictures with the inputs that made them; `size` inputs go into one call."""
+        """Generate pictures, with the inputs that made them; `size` inputs go into one call."""
         while batch := [_seeded(inputs) for inputs in islice(self._inputs, size)]:
             pictures = self.pipe.gen(_call(batch))
             each = len(pictures) // len(batch)  # several with num_images_per_prompt
@@ -113,7 +113,7 @@ class GenSession:
         pattern = re.compile(rf"{re.escape(self.name_prefix)}(\d{{5,}})(_\d+)?\.(png|txt)")
         try:
             self.session_dir.mkdir(parents=True, exist_ok=True)
-            for _ in sweep(self.session_dir):  # what killed processes have left
+            for _ in sweep(self.session_dir):  # files that killed processes have left
                 pass
             found = [match for file in self.session_dir.iterdir() if (match := pattern.fullmatch(file.name))]
         except OSError as error:
@@ -123,7 +123,7 @@ class GenSession:
     def save(
         self, picture: PIL.Image.Image, conf: dict[str, Any], drop_cfg: bool = False, save_metadata: bool = False
     ) -> Path:
-        """Write a picture under the next number, and its configuration before it: whoever sees the one finds the other.
+        """Write a picture under the next number; its configuration is written first, so that no picture is without one.
 
         Raises:
             FileError: The folder cannot be written.
@@ -144,7 +144,7 @@ class GenSession:
             raise FileError(f"no picture can be written into {self.session_dir}: {error.strerror or error}") from None
 
     def _place(self, files: Sequence[Path]) -> Path:
-        """Move files, the picture last, to the first name that nobody has."""
+        """Move files, the picture last, to the first free name."""
         for number in count():
             stem = f"{self.name_prefix}{self.last_index:05d}" + (f"_{number}" if number else "")
             finals = [self.session_dir / f"{stem}{file.suffix}" for file in files]
@@ -163,7 +163,7 @@ class GenSession:
 
 
 def _seeded(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs with a seed, so that the configuration says what made the picture."""
+    """Add a random seed to inputs without one, so that the configuration can make the picture again."""
     if inputs.get("generator") is None and inputs.get("seed") is None:
         return {**inputs, "generator": random.randint(1, 2**32 - 1)}
     return dict(inputs)

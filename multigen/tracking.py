@@ -1,7 +1,7 @@
-"""What a script changed on a diffusers pipeline since it was made over a model's weights.
+"""Tracking of changes that a script makes to a diffusers pipeline over a model's weights.
 
-A component has changed when another object stands in its place, when a tensor is another one or was written to, when
-its configuration, or anything that is set on its layers, is another: LoRAs, attention processors, hooks, padding.
+A component has changed when another object replaced it, when a tensor was replaced or written to, or when its
+configuration or something set on its layers differs: LoRAs, attention processors, hooks, padding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from graphengine_nodes.values.types import Model
 __all__ = ["changes", "note", "note_one", "origin", "written"]
 
 SAMPLES = 4096
-"""Numbers of each tensor that are compared: of small ones all, of large ones as many, evenly spread."""
+"""How many numbers of each tensor are compared, evenly spread; of smaller tensors all."""
 
 @dataclass
 class _Noted:
-    """A pipeline as it was made: the model, if its weights are one's, and by name each component with its state."""
+    """A pipeline as it was made: its model, None if a caller made it, and by name each component with its state."""
 
     model: Model | None
     states: dict[str, tuple[Any, Any]]
@@ -29,12 +29,12 @@ _noted: weakref.WeakKeyDictionary[Any, _Noted] = weakref.WeakKeyDictionary()
 
 
 def note(pipeline: Any, model: Model | None) -> None:
-    """Remember how a pipeline's components stand now: as those of a model, or as a caller handed them in."""
+    """Note the present state of a pipeline's components, made from a model or handed in by a caller."""
     _noted[pipeline] = _Noted(model, {name: (part, _state(part)) for name, part in pipeline.components.items()})
 
 
 def note_one(pipeline: Any, name: str) -> None:
-    """Take a component, as it stands now, for one that was made so."""
+    """Note the present state of one component as unchanged."""
     part = pipeline.components[name]
     _noted[pipeline].states[name] = part, _state(part)
 
@@ -46,7 +46,7 @@ def origin(pipeline: Any) -> Model | None:
 
 
 def changes(pipeline: Any) -> dict[str, Any]:
-    """By name, the components of a pipeline that are no longer as they were made."""
+    """By name, the components of a pipeline that have changed since it was made."""
     states = _noted[pipeline].states
     found = {}
     for name, part in pipeline.components.items():
@@ -57,7 +57,7 @@ def changes(pipeline: Any) -> dict[str, Any]:
 
 
 def written(pipeline: Any) -> bool:
-    """Whether tensors that a pipeline was made over, which others share, were written to."""
+    """Whether a script has written to the shared tensors over which a pipeline was made."""
     for part, state in _noted[pipeline].states.values():
         if hasattr(part, "parameters"):
             now = {place[3]: place for place in _tensors(part)}
@@ -67,7 +67,7 @@ def written(pipeline: Any) -> bool:
 
 
 def _state(part: Any) -> Any:
-    """What tells a component from what it becomes when a script changes it."""
+    """The state of a component, which differs after a script has changed it."""
     if hasattr(part, "parameters"):
         return _tensors(part), _layers(part)
     config = getattr(part, "config", None)
@@ -75,11 +75,11 @@ def _state(part: Any) -> Any:
 
 
 def _tensors(module: Any) -> list[Any]:
-    """Of each tensor its name, kind, place, how often it was written to, and some of its numbers."""
+    """For each tensor its name, dtype, address, version counter, and some of its numbers."""
     import torch
 
     named = [*module.named_parameters(), *module.named_buffers()]
-    # A write through `tensor.data` leaves no other trace than other numbers.
+    # A write through `tensor.data` changes nothing but the numbers.
     sums = torch.stack([_sum(tensor.detach()).cpu() for _, tensor in named]).tolist() if named else []
     return [
         (name, tensor.dtype, tensor.device, tensor.data_ptr(), tensor._version, total)
@@ -100,7 +100,7 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 def _layers(module: Any) -> list[Any]:
-    """What is set on a module's layers beside their tensors: plain values, functions, hooks, processors, LoRAs."""
+    """The settings of a module's layers beside their tensors: plain values, functions, hooks, processors, LoRAs."""
     found: list[Any] = [dict(getattr(module, "config", None) or {}) if hasattr(module, "register_to_config") else {}]
     for layer in module.modules():
         own = vars(layer)

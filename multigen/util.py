@@ -53,7 +53,7 @@ def quantization(dtype: Any) -> str | None:
 
 
 def quantize(pipe: Any, dtype: Any = qfloat8) -> None:
-    """Keep the numbers of a diffusers pipeline's denoiser in 8 bits, in place; it computes as before.
+    """Store the weights of a diffusers pipeline's denoiser in 8 bits, in place; it computes as before.
 
     `qfloat8` is diffusers' layerwise casting, `qint8` torchao's quantization of weights.
 
@@ -81,10 +81,10 @@ def get_allowed_components(cls: type) -> set[str]:
 
 
 def weightshare_copy(pipe: P) -> P:
-    """A diffusers pipeline of its own over the same weights: no component is the same object, tokenizers excepted.
+    """Copy a diffusers pipeline over the same weights: no component is the same object, tokenizers excepted.
 
-    What is set or added on the copy (a scheduler, a LoRA, tiling) does not reach the original; a change in place of
-    the numbers themselves does.
+    Setting a scheduler, a LoRA or tiling on the copy does not change the original; writing to the numbers of the
+    weights in place does.
     """
     source: Any = pipe
     kept = get_allowed_components(type(source))
@@ -94,7 +94,7 @@ def weightshare_copy(pipe: P) -> P:
 
 
 def share(component: Any) -> Any:
-    """A component of its own over the same weights; a tokenizer is itself."""
+    """Copy a component over the same weights; a tokenizer is not copied."""
     from graphengine_nodes.store.changes import shared_clone
 
     if hasattr(component, "convert_tokens_to_ids"):
@@ -107,11 +107,11 @@ def share(component: Any) -> Any:
 
 
 _origins: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-"""What copies share their memory with lives as long as they do, and so what the weight store holds for it."""
+"""Keeps the originals of copies alive as long as the copies, and with them what the weight store holds."""
 
 
 def get_model_size(model: Any) -> int:
-    """Bytes of a module's, or of a diffusers pipeline's, weights; what is shared inside it counts once."""
+    """Bytes of the weights of a module or a diffusers pipeline; shared tensors count once."""
     from graphengine_nodes.weights.devices import storages
 
     modules = model.components.values() if hasattr(model, "components") else [model]
@@ -119,7 +119,7 @@ def get_model_size(model: Any) -> int:
 
 
 def available_ram() -> int:
-    """Bytes of memory that can be had without swapping."""
+    """Bytes of main memory that are available without swapping."""
     import psutil
 
     return int(psutil.virtual_memory().available)
@@ -129,7 +129,7 @@ awailable_ram = available_ram  # as scripts spell it
 
 
 def pad_image_to_multiple(image: PIL.Image.Image, multiple: int = 32) -> PIL.Image.Image:
-    """A picture whose sides are multiples of a number: the last column and row are repeated."""
+    """Pad a picture to sides that are multiples of a number, by repeating the last column and row."""
     import numpy as np
     import PIL.Image
 
@@ -143,7 +143,7 @@ def pad_image_to_multiple(image: PIL.Image.Image, multiple: int = 32) -> PIL.Ima
 
 
 def create_exif_metadata(im: PIL.Image.Image, custom_metadata: Mapping[str, Any]) -> PIL.Image.Exif:
-    """The EXIF of a picture with data in it as JSON, in UserComment: `im.save(path, exif=...)`."""
+    """Make a picture's EXIF with data as JSON in UserComment, for `im.save(path, exif=...)`."""
     import PIL.Image
     from graphengine_nodes.values.picture_text import exif_with_comment
     from PIL.ExifTags import IFD
@@ -156,7 +156,7 @@ def create_exif_metadata(im: PIL.Image.Image, custom_metadata: Mapping[str, Any]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON data; what JSON cannot hold becomes a short description of it."""
+    """Convert a value to JSON data; objects that JSON cannot hold become short descriptions."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):

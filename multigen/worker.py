@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 FAILED = "Can't generate image due to error"
 LEFTOVER = -1
-"""The priority of jobs whose process is gone: they come after new ones."""
+"""The priority of jobs whose process has ended: they run after new jobs."""
 LEASE = 5.0
-"""Seconds after a process's death until another one takes its jobs over."""
+"""Seconds after a process dies until another process takes over its jobs."""
 
 
 class ServiceThread(threading.Thread):
@@ -51,10 +51,10 @@ class ServiceThread(threading.Thread):
 
     Attributes:
         cwd: The folder of `cfg_file`.
-        config, models: What the files say. Changes are heeded by the next session or job.
+        config, models: The contents of the files. The next session or job uses their changes.
         sessions: The open sessions by their ids.
         max_img_cnt: How many pictures one call may ask for.
-        qlimit: How many calls of `queue_gen` may be unfinished, of everybody; None for any number.
+        qlimit: How many calls of `queue_gen` may be unfinished, of all users together; None for any number.
 
     Raises:
         ConfigError: A configuration file is wrong; the message names file, line and key.
@@ -102,7 +102,7 @@ class ServiceThread(threading.Thread):
 
     @property
     def _catalogue(self) -> Catalogue:
-        """What can be named now."""
+        """The catalogue of the files as they are now."""
         return Catalogue(self.cwd, self.config, self.models)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class ServiceThread(threading.Thread):
         session = {"user": user, "project": project, "pipe": pipe, "model": model, "loras": listed(loras),
                    "images": [], "status": "not started", **others}  # fmt: skip
         if (found := self._session_of(user)) is None:
-            self._catalogue.folder(session)  # what is wrong is told now, not later
+            self._catalogue.folder(session)  # errors are raised now, not by the jobs
             self._catalogue.pipe(session, {})  # reads a new model's files for its hash, while others are called back
         with self._lock:
             if (found := self._session_of(user)) is not None:
@@ -147,7 +147,7 @@ class ServiceThread(threading.Thread):
         return {"status": "success"}
 
     def get_session_info(self, session_id: str) -> dict[str, Any]:
-        """How many pictures there are, how many jobs are before the session's next one, and how it stands."""
+        """The number of a session's pictures, of jobs before its next one, and its status."""
         with self._lock:
             session = self.sessions.get(str(session_id))
             if session is None:
@@ -158,14 +158,14 @@ class ServiceThread(threading.Thread):
         return {"available_images": len(session["images"]), "next_job": before, "status": session["status"]}
 
     def get_image_count(self, session_id: str) -> dict[str, Any]:
-        """How many pictures a session has."""
+        """The number of a session's pictures."""
         session = self.sessions.get(str(session_id))
         if session is None:
             return {"image_number": 0, "comment": f"session {session_id} does not exist"}
         return {"image_number": len(session["images"]), "comment": session["status"]}
 
     def get_image_pathname(self, session_id: str, i: int | None = None) -> Any:
-        """The path of a session's picture; without a number that of its folder."""
+        """The path of a session's picture; without a number, that of its folder."""
         session = self.sessions.get(str(session_id))
         if session is None:
             return self.get_session_info(session_id)
@@ -197,7 +197,7 @@ class ServiceThread(threading.Thread):
             session_id: An open session.
             prompt: A text or a template, see `Cfgen`; `nprompt` is the negative one.
             count: How many pictures, at most `max_img_cnt`.
-            images: What the Pipe is given: a picture (its path, of PIL, an array), for masked Pipes the original and
+            images: The Pipe's picture (a path, a PIL picture, an array), for masked Pipes the original and
                 the painted one.
             seeds: One for each picture; by default random ones.
             session: A dictionary with `user`, `pipe`, `model`, `images` in the place of an opened session.
@@ -245,7 +245,7 @@ class ServiceThread(threading.Thread):
         except RecursionError:
             raise ValueError("the prompt is a template that is nested too deeply, or holds itself") from None
         order = Order(session, start_callback, image_callback, finish_callback)
-        with self._lock:  # so that no change of these jobs is seen before they are known
+        with self._lock:  # so that no change of these jobs is read before the order is known
             if self._is_busy():
                 return {"error": "Server is busy"}
             facts = {"process": self._presence.name, "call": uuid.uuid4().hex}
@@ -294,7 +294,7 @@ class ServiceThread(threading.Thread):
         atexit.unregister(self._exit)
 
     def _see_out(self) -> None:
-        """Wait for jobs of this one that run in another, which holds the lease."""
+        """Wait for this service's jobs that run in another service, which holds the lease."""
         running = {job.id for job in self.queue.running()}
         while running & self._orders.keys() and holder(self.queue) is not None and not self._at_once:
             self.queue.wait_for_change(0.2)
@@ -307,7 +307,7 @@ class ServiceThread(threading.Thread):
             self.join(LEASE)
 
     def stop(self) -> None:
-        """Let running jobs end; waiting ones stay on disk. `join` waits for it."""
+        """Stop after the running jobs; waiting jobs stay on disk. `join` waits for the end."""
         self._ending.set()
 
     def _workers(self) -> WorkerRunner:
@@ -317,7 +317,7 @@ class ServiceThread(threading.Thread):
         return WorkerRunner(made, DiskStore(self._store))
 
     def _put_behind(self) -> None:
-        """Jobs that a process left which is gone are run after new ones."""
+        """Let the jobs of ended processes run after new jobs."""
         waiting = {job.id: self._process_of(job) for job in unfinished(self.queue) if job.state is State.QUEUED}
         absent = {name for name in set(waiting.values()) if not is_present(self._present, name)}
         gone = [id for id, name in waiting.items() if name in absent]
@@ -326,7 +326,7 @@ class ServiceThread(threading.Thread):
             log.warning("%d jobs of an earlier process are run after new ones; nobody will be called back", len(gone))
 
     def _call_back(self) -> None:
-        """Tell what has happened since this was called last."""
+        """Call back for all changes of jobs since the last call."""
         while True:
             try:
                 with self._lock:
@@ -334,7 +334,7 @@ class ServiceThread(threading.Thread):
                 for change in changes:
                     self._heed(change)
                     self._seen = change.number
-            except QueueError as error:  # locked for long: it is tried again
+            except QueueError as error:  # locked for too long: the next call tries again
                 log.warning("%s", error)
                 return
             if not changes:
@@ -379,7 +379,7 @@ class ServiceThread(threading.Thread):
             self._call(order.finish_callback, *([FAILED] if order.failed else []))
 
     def _files(self, number: int) -> list[str]:
-        """What a job has written; nothing if somebody has deleted it since."""
+        """The files that a job has written; empty if the job was deleted since."""
         try:
             return list(self.queue.get(number).result["files"])
         except NoJob:
@@ -389,7 +389,7 @@ class ServiceThread(threading.Thread):
         try:
             if callback is not None:
                 callback(*args)
-        except BaseException:  # one who is called back badly must not stop the others' jobs
+        except BaseException:  # a failing callback must not stop the jobs of others
             log.exception("a callback failed")
 
 
@@ -399,7 +399,7 @@ def _interrupted() -> bool:
 
 
 def _unraisable(told: sys.UnraisableHookArgs, before: Callable[[sys.UnraisableHookArgs], object]) -> None:
-    """Ctrl-C while Python waits for nothing but a ServiceThread ends it, and is no error to be told of."""
+    """Do not report Ctrl-C as an error while Python waits only for a ServiceThread: it ends the thread."""
     if told.exc_type is not KeyboardInterrupt or told.object is not threading:
         before(told)
 

@@ -1,1 +1,1 @@
-"""How the embedded model `tiny` is made and measured; run each step as `python -m training.STEP` from the checkout."""
+"""Steps that make and measure the embedded model `tiny`; run each as `python -m training.STEP` from the checkout."""

@@ -24,7 +24,7 @@ class Average:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the weights are the averaged ones."""
+        """Use the averaged weights inside the context."""
         held = [weight.detach().clone() for weight in self.weights]
         self._assign(self.shadow)
         try:

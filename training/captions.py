@@ -28,7 +28,7 @@ WHERE = {
 SIZE_WORD = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge"), "medium": ("",)}
 OPENING = ("", "", "", "", "a picture of ", "a drawing of ", "an image of ", "a photo of ")
 NUMBER = {1: "one", 2: "two", 3: "three"}
-COLOUR_KEPT = 0.93  # how often a caption says a thing's colour
+COLOUR_KEPT = 0.93  # how often a caption names a thing's colour
 
 # Words of other people's prompts: known to the tokenizer, and strewn into captions so that they do no harm.
 FILLER_TEXT = """

@@ -1,4 +1,4 @@
-"""The one file from which a training step goes on: weights, optimiser, average, place in the schedule."""
+"""Checkpoint files, from which a training step resumes: weights, optimiser, average, place in the schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.schedule import Budget, Schedule
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a training step knows after `step` steps; random numbers come from the step's number (`draws`)."""
+    """The whole state of a training step after `step` steps; random numbers come from the step's number (`draws`)."""
 
     name: str
     schedule: Schedule

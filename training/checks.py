@@ -1,6 +1,6 @@
-"""What a picture shows, told from its pixels: background, where things are, their colour, how many.
+"""Recognise what a picture shows from its pixels: background, places of things, their colours and number.
 
-No learning: backgrounds are compared with backgrounds that the world paints, things are what differs from them.
+No learning: backgrounds are compared with backgrounds that the world paints; things are the pixels that differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PALETTE = np.array([COLOURS[name] for name in COLOUR_NAMES], np.float32)
 
 @dataclass(frozen=True)
 class Box:
-    """Where something is, in pixels; right and bottom are beyond it."""
+    """A bounding box, in pixels; right and bottom are exclusive."""
 
     left: int
     top: int
@@ -41,24 +41,24 @@ class Box:
 
 
 def background(picture: Picture) -> str:
-    """The name of the background that the picture is most like, whatever stands before it."""
+    """The name of the background that the picture resembles most, whatever stands before it."""
     return _nearest_background(picture)[0]
 
 
 def things(picture: Picture) -> Mask:
-    """Where the picture is not its background; specks left out."""
+    """The mask of pixels that differ from the picture's background; specks left out."""
     return things_before(_nearest_background(picture)[1], picture)
 
 
 def things_before(backdrop: NDArray[np.float32], picture: Picture) -> Mask:
-    """Where the picture is not the backdrop, which is known."""
+    """The mask of pixels that differ from a known backdrop."""
     distance = np.linalg.norm(picture.astype(np.float32) - backdrop, axis=2)
     without_waves = _opened(distance > DIFFERENT, 3, 3)
     return _without_specks(_opened(without_waves, 5, 1))  # horizons that are a little off
 
 
 def box(mask: Mask) -> Box | None:
-    """What the mask covers, or None where it is empty."""
+    """The bounding box of a mask, or None where it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -81,7 +81,7 @@ def cell(mask: Mask) -> str | None:
 
 
 def colour(picture: Picture, mask: Mask, kind: str) -> str | None:
-    """The colour of the thing of this kind that the mask covers: trunks, stalks, sails and eyes are not asked."""
+    """The colour of the thing of this kind that the mask covers; trunks, stalks, sails and eyes are left out."""
     where = box(mask)
     if where is None:
         return None
@@ -91,7 +91,7 @@ def colour(picture: Picture, mask: Mask, kind: str) -> str | None:
 
 
 def count(mask: Mask) -> int:
-    """How many things the mask holds, side by side; a low bridge between two joins them no more than a gap parts one.
+    """Count the things in a mask, side by side; neither a thin bridge between two nor a gap in one changes the count.
 
     A thing's own parts (sails and hull, say) stand over each other, so what shares columns is one.
     """
@@ -135,7 +135,7 @@ def _templates() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _body(kind: str, where: Box) -> Mask:
-    """Where such a thing, painted into the box, has its own colour."""
+    """The mask of a thing's own colour, when it is painted into the box."""
     x, y = where.middle
     scale = max(where.right - where.left, where.bottom - where.top) / 128
     thing = Thing(kind, "red", "small", "center", x, y, scale)
@@ -145,7 +145,7 @@ def _body(kind: str, where: Box) -> Mask:
 
 
 def _opened(mask: Mask, height: int, width: int) -> Mask:
-    """Without what is lower or narrower than this."""
+    """Remove from a mask all parts lower or narrower than this."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((height, width), np.uint8))
     return np.asarray(opened, np.bool_)
 

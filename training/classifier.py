@@ -1,4 +1,4 @@
-"""A small classifier of kinds, trained on the world: what the evaluation asks whether a thing is what was asked for."""
+"""A small classifier of kinds of things, trained on the world; the evaluation judges generated pictures with it."""
 
 from __future__ import annotations
 

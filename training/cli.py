@@ -1,4 +1,4 @@
-"""What the steps' command lines have in common."""
+"""Options and error handling that the steps' command lines share."""
 
 from __future__ import annotations
 

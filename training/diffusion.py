@@ -1,4 +1,4 @@
-"""What the UNet, the ControlNet and the LoRA are trained by: v-prediction on captioned latents.
+"""The training loss of the UNet, the ControlNet and the LoRA: v-prediction on captioned latents.
 
 Ho et al. 2020 (arXiv 2006.11239); v-prediction after Salimans and Ho 2022 (arXiv 2202.00512); zero terminal signal
 after Lin et al. 2024 (arXiv 2305.08891), so that plain and very dark or bright backgrounds come out as asked.
@@ -39,7 +39,7 @@ def scheduler() -> DDIMScheduler:
 
 @dataclass(frozen=True)
 class Batch:
-    """Noisy latents, how noisy they are, their captions' hidden states, and what the UNet should say."""
+    """A batch: noisy latents, their timesteps, their captions' hidden states, and the UNet's target."""
 
     numbers: Sequence[int]
     noisy: torch.Tensor

@@ -1,4 +1,4 @@
-"""Random numbers that depend on where in the training they are drawn, and on nothing else.
+"""Random numbers that depend only on the place in the training where they are drawn.
 
 A checkpoint then needs no generator's state: a resumed training draws what an uninterrupted one would have drawn.
 """

@@ -1,4 +1,4 @@
-"""The one error that a user of the steps sees, as one line."""
+"""`TrainingError`, which a user of the steps sees as one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TrainingError(Exception):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong within is the fault of what lies at `path`.
+    """Raise every error inside the context as a `TrainingError` about the file or folder at `path`.
 
     The libraries that read weights share no class of error for a damaged file.
     """

@@ -1,4 +1,4 @@
-"""Measure the model on prompts whose combinations it never saw: what is asked for, and is it there?
+"""Measure the model on prompts whose combinations it never saw: does the picture show what the prompt names?
 
 python -m training.evaluate --out DIR [--model DIR] [--limit N]
 """
@@ -64,7 +64,7 @@ class Tally:
 
 
 def judge(picture: Picture, prompt: Prompt, kinds: nn.Module) -> dict[str, bool]:
-    """Which of the things that the prompt asks for are there; names are the table's lines."""
+    """Judge which requests of the prompt the picture fulfils; names are the table's lines."""
     mask = checks.things(picture)
     parts = zip(checks.strips(mask, prompt.count), prompt.looks, strict=True)
     seen = [(_kind(picture, part, kinds), checks.colour(picture, part, kind)) for part, (kind, _) in parts]

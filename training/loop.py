@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step's author chose; betas are those of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+    """Settings by a step's author; betas are those of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
 
     rate: float
     warmup: int
@@ -76,7 +76,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Options:
-    """What a step's user chose; None is the recipe's own choice, or on resuming the checkpoint's."""
+    """Settings by a step's user; None takes the recipe's, or on resuming the checkpoint's."""
 
     minutes: float | None = None
     samples: int | None = None
@@ -100,7 +100,7 @@ class Options:
 def train(work: Work, task: type[Task], options: Options, before: Callable[[], None] = lambda: None) -> None:
     """Begin a step, or go on from its checkpoint, until its budget is spent.
 
-    `before` makes what the step learns from, once the parts of `options.from_weights` are there.
+    `before` makes the step's training data, after the parts of `options.from_weights` are copied.
     """
     path = work.checkpoint(task.name)
     if path.exists():

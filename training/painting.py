@@ -10,7 +10,7 @@ from training.shapes import PAINTERS, Brush, mixed
 from training.world import COLOURS, RGB, Scene
 
 SIZE = 128
-SUPERSAMPLE = 2  # painted so many times larger and reduced: smooth edges
+SUPERSAMPLE = 2  # painted this many times larger, then reduced: smooth edges
 WHITE: RGB = (255, 255, 255)
 BLACK: RGB = (0, 0, 0)
 

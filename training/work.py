@@ -32,7 +32,7 @@ STEP = {"tokenizer": "text_encoder", "latents.npy": "encode", "pictures.npy": "v
 
 @dataclass(frozen=True)
 class Work:
-    """One work folder; what is asked for and is not there, or cannot be read, is a `TrainingError`."""
+    """One work folder; reading a part that is missing or damaged raises a `TrainingError`."""
 
     folder: Path
 

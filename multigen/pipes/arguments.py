@@ -1,4 +1,4 @@
-"""Arguments of Pipes that are no numbers or paths where they must be: each is told of by its name."""
+"""Checks of Pipes' arguments that must be numbers or paths; errors name the argument."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_range", "numbers", "path"]
 
 
 def check_range(name: str, value: Any, must: str, low: float, high: float = math.inf) -> None:
-    """Refuse what is no number from `low` to `high`.
+    """Refuse a value that is not a number from `low` to `high`.
 
     Raises:
-        ValueError: It is none; `must` says what it must be.
+        ValueError: It is not; `must` completes the sentence "but must be ...".
     """
     try:
         inside = not isinstance(value, bool) and bool(low <= value <= high)
@@ -25,10 +25,10 @@ def check_range(name: str, value: Any, must: str, low: float, high: float = math
 
 
 def numbers(name: str, values: Iterable[Any]) -> list[float]:
-    """Several numbers.
+    """Read a number or several as a list of floats.
 
     Raises:
-        ValueError: One is none.
+        ValueError: A value is no number.
     """
     try:
         return [float(value) for value in values]
@@ -37,7 +37,7 @@ def numbers(name: str, values: Iterable[Any]) -> list[float]:
 
 
 def path(name: str, value: Any) -> str:
-    """A path or a name, with `~` expanded.
+    """Read a path or a name, with `~` expanded.
 
     Raises:
         ValueError: It is neither.

@@ -1,4 +1,4 @@
-"""What all Pipe classes share: a model, parameters, and from them a graph that `gen` runs."""
+"""`BasePipe`, the base of all Pipe classes: a model, parameters, and the graph made of them, which `gen` runs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["BasePipe"]
 log = logging.getLogger(__name__)
 
 NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "generator"})
-"""Arguments of diffusers' pipelines that are no parameters: `setup` reads them itself, or only `gen` does."""
+"""Arguments of diffusers' pipelines that are no parameters: `setup` or `gen` reads them itself."""
 
 
 SEEDS: Any = int | list[int]
-"""The type of the input `seed`: one, or one for each picture."""
+"""The type of the input `seed`: one seed, or one for each picture."""
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """A service that makes a thousand pictures says it once."""
+    """Warn once in a process, however many pictures it makes."""
     log.warning(text)
 
 
@@ -50,14 +50,14 @@ def _parameters_of_setup(cls: type) -> frozenset[str]:
 
 
 class BasePipe:
-    """A model with parameters. `setup` sets them; `gen` runs the graph that they and its inputs make.
+    """A model with parameters: `setup` sets them; `gen` runs the graph made of them and of its inputs.
 
     Args:
         model_id: A folder in diffusers layout, a `.safetensors` file, a hub id, or `tiny`, the embedded model.
         sd_pipe_class: The class of diffusers that `pipe.pipe` is made of; by default the family's.
         pipe: A loaded pipeline of diffusers; `model_id` is a label then.
-        model_type: What the model must be; not needed.
-        device: Where to compute, as torch writes it; by default a GPU if there is one.
+        model_type: The type that the model must have; None for any.
+        device: The device to compute on, as torch writes it; by default a GPU if there is one.
         offload_device: The number of the GPU to which the weights are moved piece by piece while they are used.
         lpw: Long prompts without truncation, and weights in them: `(word:1.3)`, `[word]`.
         args: Those of diffusers' `from_pretrained`: `torch_dtype`, `variant`, `vae=...` and so on; `scheduler`; and
@@ -65,7 +65,7 @@ class BasePipe:
 
     Attributes:
         pipe_params: The parameters by the names that diffusers' pipelines have for them.
-        listeners: Told of every event of the runs.
+        listeners: Called with every event of the runs.
         progress: Whether `gen` shows bars, in a terminal or a notebook.
 
     Raises:
@@ -80,7 +80,7 @@ class BasePipe:
     _spacing: ClassVar[str | None] = None
     """The timestep spacing of a scheduler that is named without one."""
     _unnamed: ClassVar[frozenset[str]] = frozenset()
-    """What `gen` takes beside the arguments of these pipelines."""
+    """Inputs of `gen` beside the arguments of diffusers' pipelines."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class BasePipe:
 
     @property
     def model_id(self) -> str:
-        """The model, as it was given."""
+        """The model's id, as it was given."""
         return self._model_id
 
     @property
@@ -126,7 +126,7 @@ class BasePipe:
 
     @property
     def pipe(self) -> Any:
-        """A pipeline of diffusers over the same weights. What is changed on it counts from the next `gen` on."""
+        """A pipeline of diffusers over the same weights. Changes to it count from the next `gen` on."""
         self._before_pipeline()
         return self._weights.pipeline(self._pipe_class or self._family_class(), self._scheduling())
 
@@ -136,7 +136,7 @@ class BasePipe:
 
     @property
     def scheduler(self) -> str | None:
-        """The name of the scheduler that was asked for; None for the model's own."""
+        """The name of the scheduler that was set; None for the model's own."""
         return self._scheduler
 
     @property
@@ -151,12 +151,12 @@ class BasePipe:
 
     @property
     def precision(self) -> str | None:
-        """The numbers to compute with, as `load_model` takes them."""
+        """The type of numbers to compute with, as `load_model` takes it."""
         return self._weights.precision
 
     @property
     def pad(self) -> int:
-        """What the sides of pictures are multiples of where the model sees them."""
+        """The number that the sides of the model's pictures must be multiples of."""
         return self._weights.multiple
 
     @property
@@ -184,13 +184,13 @@ class BasePipe:
 
         Args:
             steps: Denoising steps.
-            clip_skip: Layers of the text encoder left out at its end.
+            clip_skip: How many of the text encoder's last layers to leave out.
             loras: Files, folders or hub ids of LoRAs, or pairs of these with a multiplier.
             scheduler: A scheduler of diffusers by its class's name; by default the model's own.
             timestep_spacing: `leading`, `linspace` or `trailing`.
             guidance_scale: How strongly the prompt is followed.
             lpw: As in the constructor.
-            args: Other arguments of the family's pipeline; what it does not know is ignored, with a warning.
+            args: Other arguments of the family's pipeline; unknown ones are ignored, with a warning.
 
         Raises:
             ValueError: A parameter is out of its limits, or there is no such scheduler.
@@ -217,7 +217,7 @@ class BasePipe:
         self._last, self._built = None, None
 
     def try_set_scheduler(self, inputs: Mapping[str, Any]) -> None:
-        """Take the scheduler that inputs name, if they do, for this and later calls.
+        """Set the scheduler that inputs name, if they name one, for this and later calls.
 
         Raises:
             ValueError: There is no such scheduler.
@@ -231,7 +231,7 @@ class BasePipe:
         """Add a LoRA.
 
         Raises:
-            ModelError: There is none, or it is damaged.
+            ModelError: There is no such file, or it is damaged.
         """
         source = os.path.expanduser(path)
         std.load_lora(source)
@@ -241,18 +241,18 @@ class BasePipe:
         """Add a hypernetwork.
 
         Raises:
-            ModelError: There is none, or it is damaged.
+            ModelError: There is no such file, or it is damaged.
         """
         source = os.path.expanduser(path)
         std.load_hypernetwork(Path(source))
         self._hypernets.append((source, 1.0 if multiplier is None else float(multiplier)))
 
     def clear_hypernets(self) -> None:
-        """Take all hypernetworks back."""
+        """Remove all hypernetworks."""
         self._hypernets = []
 
     def get_config(self) -> dict[str, Any]:
-        """What makes the pictures, beside the inputs of `gen`."""
+        """The configuration that makes the pictures, beside the inputs of `gen`."""
         self._weights.look()
         return {
             "hypernetworks": list(self._hypernets),
@@ -267,7 +267,7 @@ class BasePipe:
     # --- generating ---------------------------------------------------------------------------------------------------
 
     def gen(self, inputs: Mapping[str, Any]) -> Any:
-        """Generate.
+        """Generate pictures.
 
         Args:
             inputs: `prompt`, `negative_prompt`, `generator` (one of torch or a list) or `seed`, `scheduler`, and every
@@ -275,8 +275,8 @@ class BasePipe:
                 be lists, then that many pictures are made.
 
         Returns:
-            A list of pictures that can be used as its first one. What `output_type` says otherwise, as diffusers has
-            it: an array, a tensor in 0..1, or latents.
+            A list of pictures that can be used as its first one; or what `output_type` names, as in diffusers: an
+            array, a tensor in 0..1, or latents.
 
         Raises:
             ValueError: An input is wrong, or inputs contradict each other.
@@ -297,7 +297,7 @@ class BasePipe:
         return latent.samples if output == "latent" else as_output(found[1], output)
 
     def call(self, inputs: Mapping[str, Any]) -> tuple[Graph, dict[str, Any], RandomDraws]:
-        """The graph that `gen` runs for these inputs, its inputs, and what its noise is drawn from.
+        """Make the graph that `gen` runs for these inputs, the graph's inputs, and the source of its noise.
 
         Raises:
             ValueError: As `gen` does.
@@ -325,7 +325,7 @@ class BasePipe:
         return {name: value for name, value in self._arguments(inputs).items() if name not in self._pictures}
 
     def get_prompt_embeds(self, prompt: str, negative_prompt: str = "", clip_skip: int = 0) -> tuple[Any, ...]:
-        """Embeddings of a long or weighted prompt and its negative, then the pooled ones where the family has them."""
+        """Encode a long or weighted prompt and its negative: embeddings, then pooled ones where the family has them."""
         self._weights.look()
         model = self._weights.node((*self._loras, *self._setup_loras), ())
         pair = std.encode_weighted(model, prompt, negative_prompt, clip_skip)
@@ -335,18 +335,18 @@ class BasePipe:
     # --- from inputs to a graph ---------------------------------------------------------------------------------------
 
     def _before_pipeline(self) -> None:
-        """What must be known before `pipe` is made."""
+        """Hook: find what is needed before `pipe` is made."""
 
     def _latent(self, call: PipeCall) -> Latent:
         """The node that samples."""
         raise NotImplementedError
 
     def _image(self, call: PipeCall, image: Image) -> Image:
-        """What is done to the decoded pictures."""
+        """The node that finishes the decoded pictures; by default they stay as they are."""
         return image
 
     def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters and inputs that the family's pipeline or a Pipe knows."""
+        """Parameters and inputs, without those that neither the family's pipeline nor a Pipe knows."""
         given = {**self._pictures, **self.pipe_params, **inputs}
         defaults = building.arguments_of(self._family_class())
         known = {*defaults, *self._pictures, *self._unnamed, "generator", "seed", "scheduler", "clip_skip"}
@@ -377,11 +377,11 @@ class BasePipe:
         return {"SD": self._class, "SDXL": self._classxl, "FLUX": self._classflux}[self.model_type.name]
 
     def _scheduling(self) -> Scheduling:
-        """Name and timestep spacing of the scheduler that the parameters ask for."""
+        """Name and timestep spacing of the scheduler in the parameters."""
         return self._scheduler, self._timestep_spacing or (self._spacing if self._scheduler else None)
 
     def _graph_of(self, given: Mapping[str, Any], drawn: RandomDraws) -> Graph:
-        """The graph of a call; the last one again where only its inputs differ."""
+        """The graph of a call; the last graph again if only the graph's inputs differ."""
         inputs = {name for name in PROMPTS if isinstance(given.get(name), str)}
         inputs = inputs if drawn.generators else inputs | {"seed"}
         state = (
@@ -394,7 +394,7 @@ class BasePipe:
         return self._built[1]
 
     def _build(self, given: Mapping[str, Any], drawn: RandomDraws) -> Graph:
-        """The graph of a call."""
+        """Build the graph of a call."""
         defaults = building.arguments_of(self._family_class())
         with Graph(type(self).__name__) as graph:
             loras = (*self._loras, *self._setup_loras)
@@ -412,7 +412,7 @@ class BasePipe:
         return graph
 
     def _scheduled(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The scheduler of a call: what its inputs name, else what a script set on the pipeline, else `setup`'s."""
+        """The scheduler of a call: from its inputs, else as a script set it on the pipeline, else from `setup`."""
         name, spacing = self._scheduling()
         if given.get("scheduler") is not None:
             name = scheduler_name(given["scheduler"])

@@ -1,4 +1,4 @@
-"""From the arguments of a call to the nodes that all Pipe classes have: prompts, and what every sampler is given."""
+"""Building the nodes that all Pipe classes have, from the arguments of a call: prompts, and inputs of samplers."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class PipeCall:
     Attributes:
         given: The arguments by diffusers' names.
         model: The node that says which model.
-        positive: The node of the encoded prompt, or one for each prompt.
-        common: What every sampling node is given beside these.
+        positive: The node that encodes the prompt, or a node for each prompt.
+        common: The other inputs that all sampling nodes share.
     """
 
     given: Mapping[str, Any]
@@ -64,7 +64,7 @@ def arguments_of(cls: type) -> Mapping[str, Any]:
 
 
 def common(given: Mapping[str, Any], defaults: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """What every sampling node is given: numbers, and the further arguments of diffusers' pipeline."""
+    """The inputs that all sampling nodes share: numbers, and the further arguments of diffusers' pipeline."""
     further = {n: v for n, v in given.items() if n in defaults and n not in READ_HERE and not alike(v, defaults[n])}
     for name in ("cross_attention_kwargs", "joint_attention_kwargs"):
         if others := {key: value for key, value in (given.get(name) or {}).items() if key != "scale"}:
@@ -81,17 +81,17 @@ def common(given: Mapping[str, Any], defaults: Mapping[str, Any], count: int) ->
 
 
 def lora_scale(given: Mapping[str, Any]) -> float:
-    """What the scales of all LoRAs are multiplied with in one call."""
+    """The factor for the scales of all LoRAs in one call."""
     return float((given.get("cross_attention_kwargs") or given.get("joint_attention_kwargs") or {}).get("scale", 1.0))
 
 
 def encoded(
     graph: Graph, model: Model, family: str, given: Mapping[str, Any], lpw: bool
 ) -> tuple[list[Conditioning], list[Conditioning]]:
-    """The nodes of prompts and negative prompts; those that are texts become inputs of the graph.
+    """Make the nodes of prompts and negative prompts; single texts become inputs of the graph.
 
     Raises:
-        ValueError: There are not as many of one as of the other.
+        ValueError: The numbers of prompts and negative prompts differ.
     """
     texts = {name: _texts(graph, name, given.get(name)) for name in PROMPTS}
     count = max(len(rows) for rows in texts.values())
@@ -133,7 +133,7 @@ def _second(texts: Sequence[Any], index: int, name: str = "prompt_2") -> dict[st
 
 
 def _given(given: Mapping[str, Any], family: str, which: str) -> list[Conditioning]:
-    """Embeddings that the caller made itself, one conditioning for each."""
+    """Conditionings of the embeddings that the caller gives, one for each row."""
     embeds, pooled = given.get(f"{which}prompt_embeds"), given.get(f"{which}pooled_prompt_embeds")
     if embeds is None:
         return []
@@ -142,12 +142,12 @@ def _given(given: Mapping[str, Any], family: str, which: str) -> list[Conditioni
 
 
 def listed(value: Any) -> list[Any]:
-    """One or several, or none, as a list."""
+    """A value, several or None as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two arguments say the same; of what can be changed in place, that is never known."""
+    """Whether two arguments are certainly equal; objects that can be changed in place never are."""
     if type(one) is not type(other):
         return False
     if isinstance(one, list | tuple):
@@ -162,7 +162,7 @@ FROZEN = (std.Image, std.Mask, std.ControlNet)
 
 
 def with_multiplier(lora: Any) -> tuple[str, float]:
-    """A LoRA that is given alone, or as a pair with its multiplier.
+    """Read a LoRA, given alone or as a pair with its multiplier.
 
     Raises:
         ValueError: It is neither.
@@ -177,7 +177,7 @@ def with_multiplier(lora: Any) -> tuple[str, float]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a node raised, as it raised it; what is wrong with the graph of a call, as a ValueError."""
+    """Raise a node's error as the node raised it, and problems of the graph of a call as a ValueError."""
     try:
         yield
     except NodeError as error:
@@ -187,6 +187,6 @@ def plain_errors() -> Iterator[None]:
 
 
 def _said(problem: Problem) -> str:
-    """What is wrong, and with which argument."""
+    """The sentence of a problem, with the name of the argument."""
     name = problem.where.socket
     return problem.what if not name or name in problem.what else f"{name}: {problem.what}"

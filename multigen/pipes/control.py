@@ -1,4 +1,4 @@
-"""Pictures that follow a control picture."""
+"""Pipe classes with ControlNets: pictures that follow a control picture."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from multigen.pipes.pictures import as_mask
 __all__ = ["CIm2ImPipe", "CInpaintingPipe", "Cond2ImPipe"]
 
 STEERING = {"controlnet_conditioning_scale": 1.0, "control_guidance_start": 0.0, "control_guidance_end": 1.0}
-"""How a ControlNet steers, by diffusers' names, with their defaults."""
+"""Parameters of ControlNets by diffusers' names, with their defaults."""
 
 
 class Cond2ImPipe(ImagePipe):
     """A picture from a prompt and a control picture (edges, depth, a pose, ...) that is given as it is.
 
     Args:
-        ctypes: Kinds of control, or one: each says the ControlNet and how its picture is made.
-        cnets: Loaded ControlNets in the place of those that `ctypes` says.
-        cnet_ids: Their folders or hub ids.
+        ctypes: A kind of control or several: each stands for a ControlNet and the way its picture is made.
+        cnets: Loaded ControlNets in the place of those of `ctypes`.
+        cnet_ids: Folders or hub ids of ControlNets in the place of those of `ctypes`.
 
     Attributes:
         cpath, cpathxl, cpathflux: The folders of ControlNets for each type of model.
-        cmodels, cmodelsxl: By kind of control, the folders in these.
+        cmodels, cmodelsxl: By kind of control, the names of the folders in `cpath` and `cpathxl`.
         cond_scales_defaults, cond_scales_defaults_xl, cond_scales_defaults_flux: By kind, how strongly it steers.
     """
 
@@ -41,7 +41,7 @@ class Cond2ImPipe(ImagePipe):
     _classxl: ClassVar[Any] = Diffusers("StableDiffusionXLControlNetPipeline")
     _classflux: ClassVar[Any] = Diffusers("FluxControlNetImg2ImgPipeline")
     _strength: ClassVar[float] = 1.0
-    """Of FLUX, whose pictures always start from the input."""
+    """The strength for FLUX, whose pictures always start from the input picture."""
     _unnamed = frozenset({"strength", "control_image"})
 
     cpath, cpathxl, cpathflux = "./models-cn/", "./models-cn-xl/", "./models-cn-flux/"
@@ -81,13 +81,13 @@ class Cond2ImPipe(ImagePipe):
         """Set the parameters, and find the ControlNets.
 
         Args:
-            fimage, image: The control picture: its path, or itself.
-            width, height: Of what is made, in pixels; by default the picture's.
-            cscales: How strongly it steers; one number, or one for each kind of control.
-            guess_mode: The picture decides, not the prompt.
-            strength: Start from the picture as well, and replace this much of it; by default from noise, but in FLUX.
+            fimage, image: The control picture: its path, or the picture itself.
+            width, height: Size of the result, in pixels; by default the picture's.
+            cscales: How strongly the control steers; one number, or one for each kind of control.
+            guess_mode: Follow the picture more than the prompt.
+            strength: Start from the picture, and replace this much of it; by default start from noise, except in FLUX.
             ctypes: As in the constructor.
-            scale: What the picture's sides are multiplied with; or `[width, height]`.
+            scale: Factor for the picture's sides, or `[width, height]` in pixels.
             args: Those of `BasePipe.setup`.
 
         Raises:
@@ -134,7 +134,7 @@ class Cond2ImPipe(ImagePipe):
         return std.sample(call.model, call.positive, width=width, height=height, **common)
 
     def _controls(self, call: PipeCall, image: Image, size: tuple[int, int]) -> list[Control]:
-        """The nodes of the ControlNets with their pictures."""
+        """Make the nodes that pair the ControlNets with their pictures."""
         given, nets_ = call.given, self._net_nodes()
         pictures = [self._sized(one, size) for one in given.get("control_image") or ()]
         pictures = pictures or [self._control_image(given, kind, image) for kind in self._kinds]
@@ -147,7 +147,7 @@ class Cond2ImPipe(ImagePipe):
         ]
 
     def _net_nodes(self) -> list[ControlNet]:
-        """The nodes that refer to the ControlNets, or to what a script put in their place."""
+        """The nodes that refer to the ControlNets, or to those that a script put in their place."""
         changed = self._weights.changed_nets
         return [std.loaded_controlnet(net) for net in changed] or [net.node() for net in self._nets]
 
@@ -157,7 +157,7 @@ class Cond2ImPipe(ImagePipe):
         return self.ctypes * len(self._nets) if len(self.ctypes) == 1 else self.ctypes
 
     def _control_image(self, given: Mapping[str, Any], kind: str, image: Image) -> Image:
-        """The node of a kind's control picture, made of the picture at the size of what is made."""
+        """The node that makes a kind's control picture from the picture, at the size of the result."""
         return image
 
 
@@ -167,10 +167,10 @@ class CIm2ImPipe(Cond2ImPipe):
     _strength = 0.75
 
     def setup(self, *args: Any, **named: Any) -> None:
-        """Set the parameters, as `Cond2ImPipe.setup`, and make the control picture, which is then remembered.
+        """Set the parameters, as `Cond2ImPipe.setup`, and make the control picture now; `gen` uses the remembered one.
 
         Raises:
-            ModelError: There is no such ControlNet, or what makes the control picture is missing.
+            ModelError: There is no such ControlNet, or a network that makes the control picture is missing.
         """
         super().setup(*args, **named)
         with Graph() as graph:
@@ -238,10 +238,10 @@ class CInpaintingPipe(Cond2ImPipe):
 
 
 def _each(value: Any, count: int, name: str) -> list[float]:
-    """One number for each of several.
+    """Repeat one number, or check that there is one for each ControlNet.
 
     Raises:
-        ValueError: There are neither as many nor one.
+        ValueError: There is neither one nor one for each.
     """
     found = [float(one) for one in listed(value)]
     found = found * count if len(found) == 1 else found

@@ -24,11 +24,11 @@ READ: Mapping[str, Callable[[Any], Any]] = {
     "mask_image": as_mask,
     "control_image": lambda value: [as_image(one) for one in listed(value)],
 }
-"""How pictures among the arguments are read."""
+"""The functions that read pictures among the arguments."""
 
 
 class ImagePipe(BasePipe):
-    """What Pipes have in common that are given a picture: its size, padding to what the model takes, cropping back."""
+    """Base of Pipe classes that are given a picture: its size, padding to sides for the model, cropping back."""
 
     _spacing: ClassVar[str | None] = "linspace"
 
@@ -38,7 +38,7 @@ class ImagePipe(BasePipe):
         self._sizing: tuple[Any, int | None, int | None] = None, None, None
 
     def _take(self, fimage: Any, image: Any, scale: Any = None, width: Any = None, height: Any = None) -> Image:
-        """The picture that `setup` was given, and the size that is wanted of it.
+        """Read the picture that `setup` was given, and the size that the result is to have.
 
         Raises:
             ValueError: There is none, or it is no picture.
@@ -62,7 +62,7 @@ class ImagePipe(BasePipe):
         return given
 
     def _size(self, given: Mapping[str, Any]) -> tuple[int, int]:
-        """Width and height of the pictures that are made: those given, else what `setup` says of the picture's."""
+        """Width and height of the result: those given, else the picture's, scaled as `setup` was told."""
         image, (scale, width, height) = given["image"], self._sizing
         sides = list(image.size)
         if isinstance(scale, list | tuple):
@@ -74,11 +74,11 @@ class ImagePipe(BasePipe):
         return given.get("width") or width or sides[0], given.get("height") or height or sides[1]
 
     def _sized(self, image: Image, size: tuple[int, int]) -> Image:
-        """The node of a picture brought to a size."""
+        """The node of a picture, resized."""
         return image if image.size == size else std.resize_image(image, *size)
 
     def _padded(self, image: Image) -> Image:
-        """The node of a picture, or of a node's, with sides that the model takes."""
+        """The node of a picture, or of a node's picture, padded to sides that the model takes."""
         return std.pad_image(image, self.pad)
 
     def _image(self, call: PipeCall, image: Image) -> Image:
@@ -113,12 +113,12 @@ class Im2ImPipe(ImagePipe):
         """Set the parameters.
 
         Args:
-            fimage, image: The picture: its path, or itself (of PIL, an array, a tensor, what `gen` gave).
-            strength: How much of it is replaced, 0 to 1.
+            fimage, image: The picture: its path, or itself (from PIL, an array, a tensor, a result of `gen`).
+            strength: How much of the picture is replaced, 0 to 1.
             guidance_scale: How strongly the prompt is followed.
-            scale: What its sides are multiplied with; or `[width, height]` in pixels.
-            timestep_spacing: Of the scheduler; by default linspace where one is named.
-            width, height: The size that it is brought to, in pixels.
+            scale: Factor for its sides, or `[width, height]` in pixels.
+            timestep_spacing: Spacing of the scheduler's timesteps; by default linspace where a scheduler is named.
+            width, height: The size to which it is resized, in pixels.
             args: Those of `BasePipe.setup`.
 
         Raises:
@@ -141,7 +141,7 @@ class Im2ImPipe(ImagePipe):
 
 
 def check_strength(strength: float | None) -> None:
-    """Refuse what is no part of a whole.
+    """Refuse a strength that is not between 0 and 1.
 
     Raises:
         ValueError: It is less than 0 or more than 1.

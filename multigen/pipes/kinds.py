@@ -1,4 +1,4 @@
-"""What models and schedulers are called in multigen."""
+"""Names of model types and schedulers in multigen."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ModelType(enum.Enum):
 
     @classmethod
     def of(cls, family: str) -> ModelType:
-        """The type whose family is called so."""
+        """The model type of a family's name."""
         return next(kind for kind in cls if kind.family == family)
 
 
 class Diffusers:
-    """A class attribute that is a class of diffusers, imported when it is first read."""
+    """A descriptor for a class attribute that is a class of diffusers, imported when it is first read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,12 +52,12 @@ def get_diffusion_scheduler_names() -> list[str]:
 
 
 def add_scheduler(pipe: Any, scheduler: str | None = None, **config: Any) -> str:
-    """Give a diffusers pipeline another scheduler, over the configuration of the one that it has.
+    """Give a diffusers pipeline another scheduler, made from the configuration of its present one.
 
     Args:
         pipe: The pipeline.
         scheduler: The scheduler's class by name; None for DPMSolverMultistepScheduler.
-        config: What is configured otherwise, `timestep_spacing` for example.
+        config: Entries of the configuration to change, such as `timestep_spacing`.
 
     Returns:
         The class's name.
@@ -74,7 +74,7 @@ def scheduler_class(name: str) -> Any:
     """A scheduler of diffusers by its class's name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such scheduler.
     """
     known = (*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW)
     if name not in known:

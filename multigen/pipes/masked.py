@@ -1,4 +1,4 @@
-"""Pictures that are repainted inside a mask, by any model."""
+"""Pipe classes for masked image to image: pictures repainted inside a mask, by any model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SampleMode = Literal["sample", "argmax", "random"]
 
 
 class MaskedIm2ImPipe(Im2ImPipe):
-    """A picture of which a part is painted anew, with models that know nothing of masks.
+    """A picture of which a part is painted anew, with models that were not trained with masks.
 
-    The part is what a mask says, or where a painted picture differs from the original; its colours decide what the new
-    part begins with.
+    The part is given by a mask, or by the places where a painted picture differs from the original; sampling starts
+    from the colours of the painted picture.
     """
 
     def setup(  # type: ignore[override]
@@ -38,17 +38,17 @@ class MaskedIm2ImPipe(Im2ImPipe):
         """Set the parameters.
 
         Args:
-            image, original_image: The original: its path, or itself.
+            image, original_image: The original: its path, or the picture itself.
             image_painted: The original painted over.
             mask: White where to paint; in the place of `image_painted`, or with it.
             blur: Radius of the mask's soft edge while it is painted, in pixels.
             blur_compose: Radius of the edge where original and result are put together.
-            sample_mode: How the beginning is drawn: `sample`, `argmax` or `random`.
-            scale: What the sides are multiplied with; or `[width, height]` in pixels.
+            sample_mode: How sampling starts: `sample`, `argmax` or `random`, see the node `repaint`.
+            scale: Factor for the sides, or `[width, height]` in pixels.
             args: Those of `Im2ImPipe.setup`.
 
         Raises:
-            ValueError: There is neither mask nor painted picture; they are of another size than the original.
+            ValueError: There is neither mask nor painted picture, or one has another size than the original.
         """
         if mask is None and image_painted is None:
             raise ValueError("setup needs a mask, or the picture with the mask painted over it as image_painted")
@@ -78,7 +78,7 @@ class MaskedIm2ImPipe(Im2ImPipe):
         return std.composite(below, super()._image(call, image), self._mask(call), self._blur_compose)
 
     def _mask(self, call: PipeCall) -> Mask:
-        """The node of the mask, at the size of what is made."""
+        """The node of the mask, at the size of the result."""
         image, mask = call.given["image"], call.given.get("mask_image")
         if mask is None:
             mask = std.mask_from_difference(image, call.given["image_painted"])
@@ -87,4 +87,4 @@ class MaskedIm2ImPipe(Im2ImPipe):
 
 
 class InpaintingPipe(MaskedIm2ImPipe):
-    """The same under another name."""
+    """`MaskedIm2ImPipe` under another name."""

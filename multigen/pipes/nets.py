@@ -1,4 +1,4 @@
-"""Which ControlNet a kind of control means, where it lies, and how strongly it steers."""
+"""ControlNets of kinds of control: their folders and their default scales."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Net:
     """A ControlNet of a Pipe.
 
     Attributes:
-        reference: Its weights.
-        source: Where they lie; None for an object that a caller handed in.
+        reference: The reference to its weights.
+        source: The folder or hub id of the weights; None for an object that a caller handed in.
     """
 
     reference: ControlNet
@@ -72,11 +72,11 @@ class Net:
 
 
 def find(pipe: Any, objects: Sequence[Any], ids: Sequence[Any]) -> list[Net]:
-    """The ControlNets of a Pipe: those handed in, else those of the ids, else those of its kinds of control.
+    """Find the ControlNets of a Pipe: those handed in, else those of the ids, else those of its kinds of control.
 
     Raises:
-        ModelError: There is none where it should be, or it is for another type of model.
-        ValueError: What names one is no path and no name.
+        ModelError: A ControlNet is not where it should be, or is for another type of model.
+        ValueError: An id is no path and no name.
     """
     if objects:
         found = [Net(std.loaded_controlnet(one), None) for one in objects]
@@ -96,10 +96,10 @@ def find(pipe: Any, objects: Sequence[Any], ids: Sequence[Any]) -> list[Net]:
 
 
 def scales(pipe: Any, given: float | Sequence[float] | None, count: int) -> list[float]:
-    """How strongly each ControlNet steers; what is not given is its kind's default.
+    """The scale of each ControlNet; where none is given, the default of its kind.
 
     Raises:
-        ValueError: There are neither as many as ControlNets, nor one.
+        ValueError: There is neither one scale nor one for each ControlNet.
     """
     names = ("cond_scales_defaults", "cond_scales_defaults_xl", "cond_scales_defaults_flux")
     defaults = getattr(pipe, names[pipe.model_type.value - 1])
@@ -117,7 +117,7 @@ def _folder(pipe: Any) -> Path:
 
 
 def _of_id(pipe: Any, source: Any) -> str:
-    """A path, one in the folder of ControlNets, an embedded name or a hub id."""
+    """Resolve an id: a path, a path in the folder of ControlNets, an embedded name or a hub id."""
     source = path("a ControlNet (cnet_ids, or cnet of no known kind)", source)
     inside = _folder(pipe) / source
     return str(inside) if not os.path.exists(source) and inside.exists() else source

@@ -1,4 +1,4 @@
-"""Pictures as callers give and get them: paths, PIL's, arrays, tensors, and the list that `gen` returns."""
+"""Pictures as callers give and get them: paths, PIL pictures, arrays, tensors, and the list that `gen` returns."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Pictures", "as_image", "as_mask", "as_output", "canny_processor", "s
 class Pictures(_List):
     """A list of PIL pictures that can be used as its first one: `pictures.save("a.png")`, `pictures.size`.
 
-    As an array it is its only picture, or the stack of several.
+    As an array it is its only picture, or the stack of all pictures.
     """
 
     def __getattr__(self, name: str) -> Any:
-        if not self or name.startswith("__"):  # numpy would take __array_interface__, and see the first picture alone
+        if not self or name.startswith("__"):  # numpy would read the first picture's __array_interface__ alone
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self[0], name)
 
@@ -39,12 +39,12 @@ class Pictures(_List):
         return np.asarray(array[0] if len(array) == 1 else array, dtype=dtype)
 
     def copy(self) -> Pictures:
-        """The same pictures again, each a copy."""
+        """Copy the list and each picture."""
         return Pictures(picture.copy() for picture in self)
 
 
 def as_image(value: Any) -> Image:
-    """What a caller gives for a picture, or for several, as an `Image`.
+    """Read a picture or several from a caller as an `Image`.
 
     Args:
         value: A path; a picture of PIL; an array [H, W] or [H, W, C], 8 bits or in 0..1; a tensor [C, H, W] in 0..1;
@@ -52,7 +52,7 @@ def as_image(value: Any) -> Image:
 
     Raises:
         FileError: A path leads to no picture.
-        ValueError: It is nothing of that kind, or pictures of different sizes.
+        ValueError: It is none of these, or pictures of different sizes.
     """
     import torch
 
@@ -68,7 +68,7 @@ def as_image(value: Any) -> Image:
 
 
 def as_mask(value: Any) -> Mask:
-    """What a caller gives for a mask, as a `Mask`: white, or 1, is painted.
+    """Read a mask from a caller as a `Mask`: white, or 1, is painted.
 
     Raises:
         FileError: A path leads to no picture.
@@ -83,10 +83,10 @@ def as_mask(value: Any) -> Mask:
 
 
 def as_output(image: Image, kind: str) -> Any:
-    """Pictures as diffusers' `output_type` names them.
+    """Convert pictures to the type that diffusers' `output_type` names.
 
     Raises:
-        ValueError: It is no such name.
+        ValueError: There is no such `output_type`.
     """
     if kind == "pil":
         return Pictures(image.pils())
@@ -98,7 +98,7 @@ def as_output(image: Image, kind: str) -> Any:
 
 
 def canny_processor(image: Any) -> PIL.Image.Image:
-    """The edges of a picture by Canny's method, white on black, as `CIm2ImPipe` makes them."""
+    """Draw the edges of a picture by Canny's method, white on black, as `CIm2ImPipe` does."""
     from graphengine_nodes.nodes.preprocessors import BY_TYPE
 
     found: Image = BY_TYPE["canny"](as_image(image))
@@ -106,7 +106,7 @@ def canny_processor(image: Any) -> PIL.Image.Image:
 
 
 def sobel_processor(image: Any) -> PIL.Image.Image:
-    """The soft edges of a picture by Sobel's method, as `CIm2ImPipe` makes them."""
+    """Draw the soft edges of a picture by Sobel's method, as `CIm2ImPipe` does."""
     from graphengine_nodes.nodes.preprocessors import BY_TYPE
 
     found: Image = BY_TYPE["soft-sobel"](as_image(image))
@@ -139,7 +139,7 @@ def _images(value: Any) -> list[Image]:
 
 
 def _channels_last(tensor: torch.Tensor) -> Any:
-    """A tensor [..., C, H, W] as an array [..., H, W, C]; one with the channels last already, or none, as it is."""
+    """Convert a tensor [..., C, H, W] to an array [..., H, W, C]; other layouts stay as they are."""
     array = tensor.detach().cpu()
     array = array.float() if array.is_floating_point() else array
     moved = array.ndim > 2 and array.shape[-3] in (1, 3, 4)
@@ -147,7 +147,7 @@ def _channels_last(tensor: torch.Tensor) -> Any:
 
 
 def _of_array(array: Any) -> Image:
-    """One picture of an array [H, W] or [H, W, C]; numbers in 0..1 keep their precision."""
+    """Convert an array [H, W] or [H, W, C] to a picture; numbers in 0..1 keep their precision."""
     import numpy as np
     import PIL.Image
     import torch

@@ -1,4 +1,4 @@
-"""What a call of `gen` draws from: seeds, or the caller's own generators."""
+"""Sources of random numbers for a call of `gen`: seeds, or the caller's own generators."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["RandomDraws", "random_draws"]
 
 @dataclass
 class RandomDraws:
-    """What the sampler is given.
+    """The seeds or generators of a sampler's call.
 
     Attributes:
-        seed: One seed for all pictures, counting upwards, or one for each; or where generators stand: one that all
-            pictures are drawn from, or one for each.
+        seed: One seed, counted upwards over the pictures, or one for each; or states of generators: one from which all
+            pictures are drawn, or one for each.
         count: How many pictures.
         generators: The caller's generators.
     """
@@ -27,19 +27,19 @@ class RandomDraws:
     generators: list[Any] = field(default_factory=list)
 
     def leave(self, ended: Sequence[RandomState]) -> None:
-        """Bring the caller's generators to where the sampler left them, whether it drew or remembered."""
+        """Set the caller's generators to the states after sampling, whether the result was computed or remembered."""
         for generator, state in zip(self.generators, ended, strict=True):
-            state.restore(generator)  # of one that stands for several pictures, the last
+            state.restore(generator)  # a generator that stands for several pictures gets the last state
 
 
 def random_draws(given: Mapping[str, Any], count: int) -> RandomDraws:
-    """What the inputs `generator` and `seed` say; with neither, a seed from torch's own global generator.
+    """Read the inputs `generator` and `seed`; with neither, draw a seed from torch's global generator.
 
     Args:
         count: How many pictures the prompts ask for; one prompt is used for each of several generators.
 
     Raises:
-        ValueError: There are neither as many generators or seeds as pictures, nor one.
+        ValueError: There is neither one generator or seed, nor one for each picture.
     """
     import torch
 
@@ -63,7 +63,7 @@ def random_draws(given: Mapping[str, Any], count: int) -> RandomDraws:
 
 
 def _seed(value: Any) -> int:
-    """A seed as torch takes it: negative ones count back from 2^64.
+    """Convert a seed to 0..2^64 - 1: negative seeds count back from 2^64.
 
     Raises:
         ValueError: It is no whole number of 64 bits.

@@ -1,4 +1,4 @@
-"""Pictures from prompts alone."""
+"""The Pipe class for text to image: pictures from prompts alone."""
 
 from __future__ import annotations
 

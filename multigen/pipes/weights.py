@@ -1,4 +1,4 @@
-"""Where the weights of a Pipe come from: files, or a pipeline of diffusers, and what is changed on it."""
+"""Weights of a Pipe: from files or from a pipeline of diffusers, with the changes that scripts make to it."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ Scheduling = tuple[str | None, str | None]
 
 
 class PipeWeights:
-    """A model, where it computes, and the diffusers pipeline over its weights that scripts work on.
+    """A model, its device, and the diffusers pipeline over its weights that scripts work on.
 
     Args:
         model_id: As in a Pipe's constructor.
         pipeline: A loaded pipeline in its place.
         device, offload_device: As in a Pipe's constructor.
-        args: What else the constructor was given: `from_pretrained`'s arguments.
+        args: The constructor's other arguments, those of `from_pretrained`.
 
     Attributes:
-        device: Where to compute, as torch writes it.
+        device: The device to compute on, as torch writes it.
         scheduler: The name of the scheduler that the constructor was given.
-        precision: The numbers to compute with; None for what suits the device.
+        precision: The type of numbers to compute with; None for the device's default.
         quantization: How the denoiser's weights are stored, as `quantize_model` takes it.
-        controlnets: What steers the pipeline that is made.
-        changes: By name, components that were handed in, or are no longer as the reference made them.
-        changed_nets: The pipeline's ControlNets, if they are no longer those that it was made with.
+        controlnets: The ControlNets of the pipeline that is made.
+        changes: By name, components that were handed in, or that a script has changed.
+        changed_nets: The pipeline's ControlNets, if a script has changed them.
 
     Raises:
         ModelError: There is no such model, or it is damaged.
@@ -87,18 +87,18 @@ class PipeWeights:
 
     @property
     def multiple(self) -> int:
-        """What the sides of pictures must be multiples of."""
+        """The number that sides of pictures must be multiples of."""
         return sides_of(self._own)
 
     @property
     def dtype(self) -> str:
-        """The numbers it computes with."""
+        """The dtype it computes with."""
         if self._foreign:
             return str(self._pipeline.dtype)
         return str(dtype_of(self._own.precision, self.device))
 
     def look(self) -> None:
-        """See what is no longer as the reference made it: before every call, once."""
+        """Find the components that a script has changed; called once before every call."""
         components = dict(self._own.components)
         found = {} if self._pipeline is None else tracking.changes(self._pipeline)
         self.changed_nets = nets_of(found.get("controlnet"))
@@ -110,7 +110,7 @@ class PipeWeights:
 
     @property
     def reference(self) -> Model:
-        """The model with everything that a caller handed in or changed on the pipeline."""
+        """The reference to the model, with all components that a caller handed in or changed on the pipeline."""
         model = std.loaded_model(self._pipeline) if self._foreign else self._own
         for name, part in self.changes.items():
             model = std.replace_component(model, name, part)
@@ -123,12 +123,12 @@ class PipeWeights:
 
     @property
     def state(self) -> Any:
-        """What two graphs over these weights must have in common; equal to nothing where that cannot be known."""
+        """The state that two graphs over these weights must share; equal to nothing where it cannot be known."""
         return object() if self._foreign or self.changes or self.changed_nets else self._own
 
     @property
     def has_own_scheduler(self) -> bool:
-        """Whether a script has set a scheduler on the pipeline, or handed one in, since one was asked for by name."""
+        """Whether a script has set a scheduler on the pipeline, or handed one in, since a scheduler was last named."""
         if self._foreign:
             return "scheduler" in tracking.changes(self._pipeline)
         return "scheduler" in self.changes
@@ -136,9 +136,9 @@ class PipeWeights:
     def node(
         self, loras: Sequence[tuple[str, float]], hypernetworks: Sequence[tuple[str, float]], lora_scale: float = 1.0
     ) -> Model:
-        """The nodes that say which model: its files, what is applied to them, how it is held.
+        """Make the nodes that load the model, apply LoRAs and hypernetworks, and set its options.
 
-        With objects of this process in it, it is a value: then what does not depend on them is remembered.
+        A model with objects of this process is a value instead: results that do not depend on them are then remembered.
         """
         if self._is_file and not self.changes:
             return self._applied(std.load_model(**self._source), loras, hypernetworks, lora_scale)
@@ -158,12 +158,12 @@ class PipeWeights:
             model = std.offload_model(model, "sequential")
         theirs = self.changes.get("vae")
         changed = theirs is not None and theirs is not self._objects.get("vae")
-        return model if changed else std.tile_vae(model)  # a VAE that a script has changed is as it left it
+        return model if changed else std.tile_vae(model)  # a VAE that a script has changed keeps the script's settings
 
     # --- the pipeline that scripts work on ----------------------------------------------------------------------------
 
     def pipeline(self, cls: Any, scheduling: Scheduling) -> Any:
-        """The pipeline that was handed in, or one of a class over the same weights, made when it is first wanted."""
+        """The pipeline that was handed in, or a pipeline of a class over the same weights, made at its first use."""
         if self._pipeline is None:
             from multigen.loader import build_pipeline
 
@@ -176,7 +176,7 @@ class PipeWeights:
         return self._pipeline
 
     def set_scheduler(self, scheduling: Scheduling) -> None:
-        """Take the scheduler that the parameters ask for, whatever a script has set on the pipeline until now."""
+        """Set the scheduler of the parameters, in place of any that a script has set on the pipeline."""
         name, spacing = scheduling
         if self._pipeline is None:
             return
@@ -194,21 +194,21 @@ class PipeWeights:
 
 
 def nets_of(controlnet: Any) -> list[Any]:
-    """The ControlNets of a pipeline: none, its only one, or those that it holds together."""
+    """The ControlNets of a pipeline as a list: none, one, or several."""
     return [] if controlnet is None else list(getattr(controlnet, "nets", [controlnet]))
 
 
 def spacing_of(scheduler: str, spacing: str | None) -> str | None:
-    """A timestep spacing, where the scheduler has several."""
+    """The timestep spacing, or None for a scheduler that has no choice of spacings."""
     known = inspect.signature(scheduler_class(scheduler).__init__).parameters
     return spacing if "timestep_spacing" in known else None
 
 
 def _precision(dtype: Any) -> str | None:
-    """A dtype of torch, or its name, as `load_model` takes it.
+    """The name of a dtype of torch, or of its name, as `load_model` takes it.
 
     Raises:
-        ValueError: It is nothing that models compute with.
+        ValueError: Models cannot compute with it.
     """
     if dtype is None or dtype == "auto":
         return None

@@ -68,13 +68,13 @@ from graphengine_nodes.values.types import (
     RandomState,
 )
 
-# What diffusers and torch say while they import torchao, where it is installed, concerns none of its users here.
+# The warnings of diffusers and torch while they import torchao, where it is installed, do not concern users here.
 for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
 
 def _environment() -> dict[str, Any]:
-    """What decides the bits of a result in this process; `device` is where nodes compute by default."""
+    """The environment that decides the bits of a result in this process; `device` is the default device of nodes."""
     from importlib.metadata import version
 
     import torch
@@ -87,7 +87,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _parameters(step: Any, value: Any) -> str | None:
-    """The text that other tools read in a picture."""
+    """The text `parameters` of a picture, which other tools read."""
     from graphengine_nodes.nodes.settings import settings
 
     return settings(step, value)
@@ -109,7 +109,7 @@ def _held(device: str) -> frozenset[str]:
 
 
 def _free(device: str) -> int | None:
-    """The bytes of weights that this process has room for; None while it holds none."""
+    """The bytes of weights for which this process has room; None while it holds none."""
     import sys
 
     weights = sys.modules.get("graphengine_nodes.store.store")
@@ -117,7 +117,7 @@ def _free(device: str) -> int | None:
 
 
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Let go of all weights that no other call holds; then hold those of the call's models in main memory."""
+    """Drop all weights that no other call holds; then hold those of the call's models in main memory."""
     import sys
 
     weights = sys.modules.get("graphengine_nodes.store.store")

@@ -1,4 +1,4 @@
-"""How the standard types are written to bytes, shown to a person, and saved for a user.
+"""Codecs of the standard types: to bytes and back, shown as text, and saved as files.
 
 Bytes are safetensors with JSON in the header: lossless, and nothing in them is ever executed.
 """
@@ -76,7 +76,7 @@ def _views(pixels: torch.Tensor) -> list[View]:
 
 
 def _latent_pixels(samples: torch.Tensor) -> torch.Tensor:
-    """A rough look at latents, eight times as large."""
+    """Rough pictures of latents, eight times as large."""
     from graphengine_nodes.values.pictures import stretched
 
     return stretched(samples).repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -131,7 +131,7 @@ def _decode_control(data: bytes) -> Control:
 
 
 def _encode_reference(value: Model | ControlNet | LoRA | Hypernetwork) -> bytes:
-    value.digest()  # what is an object of this process has none, and cannot be written
+    value.digest()  # an object of this process has no data and cannot be written
     return json.dumps(asdict(value)).encode()
 
 
@@ -176,7 +176,7 @@ def _describe(value: Model | ControlNet | LoRA | Hypernetwork) -> View:
 
 
 def save_with(suffix: str, encode: Callable[[Any], bytes]) -> Callable[[Any, Path, Mapping[str, str]], list[Path]]:
-    """What saves a value for a user as the bytes of its codec."""
+    """Make the function that saves a value for a user as the bytes of its codec."""
 
     def save(value: Any, path: Path, text: Mapping[str, str]) -> list[Path]:
         file = path.with_name(path.name + suffix)

@@ -63,7 +63,7 @@ def _has_device(kind: str) -> bool:
 
 
 def _why_not(value: torch.Tensor) -> str | None:
-    """Why a tensor has no form in which it could be written, and what gives it one; None if it has."""
+    """The reason why a tensor cannot be written, and the remedy; None if it can."""
     none = "has no form in which it could be written or sent"
     if type(value) is not torch.Tensor:
         name = type(value).__qualname__
@@ -78,7 +78,7 @@ def _why_not(value: torch.Tensor) -> str | None:
 
 
 def _unusual(value: torch.Tensor) -> str | None:
-    """What a tensor is that has no numbers side by side in memory."""
+    """The name of a kind of tensor whose numbers do not lie side by side in memory."""
     if value.is_meta:
         return "without data (on the device meta)"
     if value.is_quantized:

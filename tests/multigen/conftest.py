@@ -1,4 +1,4 @@
-"""Shared by the tests of multigen: one thread, and a ServiceThread whose worker is started once."""
+"""Fixtures of multigen's tests: one thread, and a ServiceThread whose worker is started once."""
 
 from __future__ import annotations
 

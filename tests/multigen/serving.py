@@ -1,4 +1,4 @@
-"""What the tests of ServiceThread share: a folder as a user has it, sessions, callbacks, scripts."""
+"""Helpers of ServiceThread's tests: a folder as a user has it, sessions, callbacks, scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipe classes give what diffusers' own pipelines give, to the last bit of the pictures."""
+"""Pipe classes make pictures that are bit-identical to those of diffusers' own pipelines."""
 
 from __future__ import annotations
 

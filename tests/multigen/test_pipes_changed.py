@@ -1,4 +1,4 @@
-"""What a script does to `pipe.pipe`, and what it hands in, is used by the next `gen`."""
+"""The next `gen` uses every change that a script makes to `pipe.pipe`, and every object that it hands in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipe classes over SDXL and FLUX, as diffusers' own pipelines."""
+"""Pipe classes over SDXL and FLUX make the pictures of diffusers' own pipelines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Pipe classes take, as documented and as scripts give it; and what they say of what is wrong."""
+"""Pipe classes take the documented arguments in all forms that scripts use, and refuse wrong ones with a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a ServiceThread is there is known of every process, however it ended."""
+"""Every process can tell whether a ServiceThread is present, however its process ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scripts written against the original multigen do: its names, attributes and keys, on local models."""
+"""Scripts written against the original multigen run: its names, attributes and keys, on local models."""
 
 from __future__ import annotations
 

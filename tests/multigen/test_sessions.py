@@ -1,4 +1,4 @@
-"""GenSession: names, configurations, what is returned, several sessions in one folder. With a caller's own pipe."""
+"""GenSession: names, configurations, returned pictures, several sessions in one folder, with a caller's own pipe."""
 
 from __future__ import annotations
 

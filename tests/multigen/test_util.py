@@ -1,4 +1,4 @@
-"""The helpers that scripts import from multigen's modules."""
+"""Helpers that scripts import from multigen's modules do what the original's do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ServiceThread: real workers, `tiny`, callbacks, sessions, what is told of them; one worker for all of these tests."""
+"""ServiceThread: real workers with `tiny`, callbacks, sessions and their counts; one worker for all of these tests."""
 
 from __future__ import annotations
 

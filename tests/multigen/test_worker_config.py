@@ -1,4 +1,4 @@
-"""The configuration of a ServiceThread: what is wrong is named with file, line and key."""
+"""The configuration of a ServiceThread: errors name file, line and key."""
 
 from __future__ import annotations
 

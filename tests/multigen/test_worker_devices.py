@@ -1,4 +1,4 @@
-"""ServiceThread: the numbers that models compute with, and how FLUX is held, by what the devices are."""
+"""ServiceThread: the devices decide the precision of models, and how FLUX is held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ServiceThread: what is refused, how, and that nothing of it is queued or left on the disk."""
+"""ServiceThread refuses wrong calls with a sentence, and leaves nothing of them in the queue or on the disk."""
 
 from __future__ import annotations
 

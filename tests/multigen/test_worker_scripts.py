@@ -1,4 +1,4 @@
-"""ServiceThread in scripts: without a main guard, ended by Ctrl-C or killed, and what another process takes over."""
+"""ServiceThread in scripts: without a main guard, ended by Ctrl-C or killed; another process takes over the jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the oracle is asked: plain data and one drawn picture, used by the graph's tests and by the reference process.
+"""Cases of the oracle tests: plain data and one drawn picture, for the graph's tests and for the reference process.
 
 The reference process must know nothing of graphengine, so this module imports only PIL.
 """

@@ -1,4 +1,4 @@
-"""What the oracle is asked of Stable Diffusion XL: plain data, as in `cases`.
+"""Cases of the oracle tests of Stable Diffusion XL: plain data, as in `cases`.
 
 The reference process must know nothing of graphengine, so this module imports only `cases`.
 """

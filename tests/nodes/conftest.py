@@ -1,4 +1,4 @@
-"""Shared by the tests of the standard nodes: one thread, small models, the oracle."""
+"""Fixtures of the standard nodes' tests: one thread, small models, and pictures made by diffusers alone."""
 
 from __future__ import annotations
 

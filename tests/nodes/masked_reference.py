@@ -1,4 +1,4 @@
-"""Masked image to image written out as a plain loop over a model's modules: what the node is compared with.
+"""Reference for masked image to image: a plain loop over a model's modules, with which the node is compared.
 
 No pipeline and nothing of graphengine is used; a model is a folder as diffusers writes it.
 """

@@ -1,4 +1,4 @@
-"""The oracle's answers as a table: which pictures of the graph are diffusers' own, bit for bit.
+"""The oracle's results as a table: the cases in which a graph's picture is bit-identical to diffusers' own.
 
 python -m tests.nodes.matrix [FAMILY ...]
 """

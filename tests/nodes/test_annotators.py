@@ -1,4 +1,4 @@
-"""Annotators: each network on an awkward picture, the library as their oracle, and their files."""
+"""Annotators draw what their library draws, also on awkward pictures; their files decide keys and are checked."""
 
 from __future__ import annotations
 

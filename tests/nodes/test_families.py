@@ -1,4 +1,4 @@
-"""What families share and where they differ: arguments, generators, LoRAs and files of the wrong family."""
+"""Families take the arguments and generators of diffusers, and refuse LoRAs and files of another family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a GPU: the same pictures as diffusers' pipelines make on it, and what a process does with a GPU of its own."""
+"""On a GPU pictures equal those of diffusers' pipelines there, and weights and memory of its worker are managed."""
 
 from __future__ import annotations
 

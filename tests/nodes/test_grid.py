@@ -1,4 +1,4 @@
-"""Grids of pictures with labels."""
+"""Grids place pictures and labels where they should be, and refuse labels of another number."""
 
 from __future__ import annotations
 

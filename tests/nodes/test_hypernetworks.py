@@ -1,4 +1,4 @@
-"""Hypernetworks against the same networks written out in an attention processor, on a pipeline of diffusers alone."""
+"""Hypernetworks equal the same networks written out in an attention processor of diffusers."""
 
 from __future__ import annotations
 

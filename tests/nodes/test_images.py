@@ -1,4 +1,4 @@
-"""Pictures from files of every kind, sizes, masks, edges."""
+"""Pictures are read from files of every format and mode, resized, cropped, padded and saved, or refused."""
 
 from __future__ import annotations
 

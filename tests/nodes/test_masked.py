@@ -1,4 +1,4 @@
-"""Masked image to image: bit for bit as the plain loop, and what it does at its edges."""
+"""Masked image to image is bit-identical to a plain loop, also with empty masks and several pictures."""
 
 from __future__ import annotations
 

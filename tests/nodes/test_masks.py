@@ -1,4 +1,4 @@
-"""Masks: where they come from, how they are changed, and what is put together with them."""
+"""Masks: made from pictures, files and rectangles, changed, and used to combine pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pictures show, not only that they have the right shape."""
+"""Pictures show what the prompt names, not only the right shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a picture carries: the text that other tools read, and its making in every format."""
+"""Picture files of every format carry how they were made, and the text `parameters` that other tools read."""
 
 from __future__ import annotations
 

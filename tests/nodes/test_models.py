@@ -1,4 +1,4 @@
-"""Models from folders, single files and the hub; damaged and foreign ones."""
+"""Models load from folders, single files and the hub; damaged and foreign files are refused with a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Python callers hand in: pipelines, ControlNets, components, generators, pictures."""
+"""Objects that Python callers hand in (pipelines, ControlNets, components, generators, pictures) are used as is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is held and computed: each option as diffusers does it on one pipeline, on what it concerns alone."""
+"""Options of a model equal what diffusers does to one pipeline, and change the keys only of the parts they concern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of latents: by the map of the VAE's folder, else of the family; small, and only where somebody looks."""
+"""Previews use the map of the VAE's folder, else the family's; they are small, and made only where they are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding prompts from many threads."""
+"""Prompts are encoded correctly from many threads at once."""
 
 from __future__ import annotations
 

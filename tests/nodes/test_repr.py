@@ -1,4 +1,4 @@
-"""How values look in a session: one short line each, pictures as pictures."""
+"""Values are shown in a session as one short line each, pictures as pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling: progress, cancelling, batches, and inputs that contradict each other."""
+"""Sampling: options reach the family, progress, cancelling, batches, and contradictory inputs are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedulers by name."""
+"""Schedulers by name are those of diffusers; unknown names and spacings are refused."""
 
 from __future__ import annotations
 

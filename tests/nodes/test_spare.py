@@ -1,4 +1,4 @@
-"""Out of memory while sampling: weights are let go, then held in main memory, and the picture is the same."""
+"""Out of memory while sampling: weights are dropped, then held in main memory, and the picture is the same."""
 
 from __future__ import annotations
 

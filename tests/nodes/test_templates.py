@@ -1,4 +1,4 @@
-"""Templates draw as the original does, and wildcards from the seed alone."""
+"""Templates draw the same prompts as the original multigen, and wildcards depend on the seed alone."""
 
 from __future__ import annotations
 

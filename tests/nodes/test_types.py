@@ -1,4 +1,4 @@
-"""The types: codecs that lose nothing, views, files for users."""
+"""The standard types: lossless codecs, views, and files for users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Larger latents and pictures; upscale models as spandrel reads them."""
+"""Upscaling of latents and pictures; upscale models equal spandrel's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of weights: one load for all who want the same, a byte budget, errors that are not remembered."""
+"""The store of weights: one load for concurrent calls, a byte budget, errors that are not remembered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Palettes: which colours a picture has, and pictures in the colours of another one."""
+"""Palettes: the colours of a picture, and pictures recoloured with a palette."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Palette:
 
 
 def encode(palette: Palette) -> bytes:
-    """The bytes that are kept on disk and sent to workers."""
+    """Encode a palette as bytes, which are kept on disk and sent to workers."""
     return json.dumps(palette.colours).encode()
 
 
 def decode(data: bytes) -> Palette:
-    """The palette of such bytes."""
+    """Decode the bytes of `encode`."""
     return Palette(tuple((red, green, blue) for red, green, blue in json.loads(data)))
 
 
 def view(palette: Palette) -> View:
-    """A palette as reports and notebooks show it."""
+    """Show a palette in reports and notebooks."""
     return View(text=" ".join(f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette.colours))
 
 
 def save(palette: Palette, path: Path, text: Mapping[str, str]) -> list[Path]:
-    """A palette as the command line writes it: a text file."""
+    """Save a palette as a text file, for the command line."""
     file = path.with_suffix(".txt")
     file.write_text(f"{view(palette).text}\n", "utf-8")
     return [file]
@@ -49,9 +49,9 @@ register_type(SocketType(Palette, "Palette", encode=encode, decode=decode, view=
 def palette_of(
     image: Image,
     count: Annotated[int, Range(1, 16), Doc("Colours at most.")] = 4,
-    levels: Annotated[int, Range(2, 256), Doc("Shades that are told apart in red, green and blue.")] = 4,
+    levels: Annotated[int, Range(2, 256), Doc("Number of shades to distinguish in red, green and blue.")] = 4,
 ) -> Palette:
-    """The most frequent colours of a picture, the first of a batch."""
+    """Find the most frequent colours of a picture, the first of a batch."""
     shades = (image.pixels[0] * (levels - 1)).round() / (levels - 1)
     colours, counts = (shades * 255).round().int().reshape(-1, 3).unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:count]
@@ -60,7 +60,7 @@ def palette_of(
 
 @node(version=1)
 def recolour(image: Image, palette: Palette) -> Image:
-    """Pictures with each pixel in the nearest colour of a palette."""
+    """Give each pixel of pictures the nearest colour of a palette."""
     import torch
 
     colours = torch.tensor(palette.colours, dtype=image.pixels.dtype) / 255

@@ -1,4 +1,4 @@
-"""What diffusers' pipelines are given, and what they do with a VAE: the parts that families have in common."""
+"""Arguments of diffusers' pipelines, and encoding and decoding with a VAE: the code that families have in common."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
-    """Embeddings [1, ...] of each prompt for the pictures that are made of it: [count, ...].
+    """Repeat the embeddings [1, ...] of each prompt for its pictures: [count, ...].
 
     Raises:
         ValueError: The number of pictures is no multiple of the number of prompts.
@@ -29,19 +29,19 @@ def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
 
 
 def negatives(request: SampleRequest) -> list[Conditioning]:
-    """The negative prompts: those given, or what the positive ones bring in their place."""
+    """The negative prompts: those of the request, else the absent prompt that each positive one carries."""
     return list(request.negative) or [positive.negative for positive in request.positive]
 
 
 def repeat(batch: torch.Tensor, count: int) -> torch.Tensor:
-    """A batch over and over; `cat` keeps the order in memory, in which a convolution's last bits depend on it."""
+    """Repeat a batch up to `count`; `cat` keeps the memory layout, on which a convolution's last bits depend."""
     import torch
 
     return torch.cat([batch] * (count // batch.shape[0]))
 
 
 def channels_first(image: Image) -> torch.Tensor:
-    """[B, 3, H, W], in memory as [B, H, W, 3]: what the pipelines make of a PIL picture, to the last bit."""
+    """Pixels as [B, 3, H, W], in memory as [B, H, W, 3]: the layout that the pipelines give a PIL picture."""
     return image.pixels.contiguous().permute(0, 3, 1, 2)
 
 
@@ -60,23 +60,23 @@ def check_size(width: int, height: int, model: Model) -> None:
 
 
 def sides_of(model: Model) -> int:
-    """What the sides of a model's pictures are multiples of: pixels for one latent, unless its settings say more."""
+    """The number that sides of a model's pictures must be multiples of: `multiple` in its settings, else `factor`."""
     return int(model.setting("multiple", model.setting("factor", 8)))
 
 
 def check_strength(request: SampleRequest, cls: Any, left: Callable[[int, float], int]) -> None:
-    """Refuse a strength that leaves nothing to do: the one given, or the pipeline's own.
+    """Refuse a strength that leaves no step to do, whether the request's or the pipeline's default.
 
     Args:
         cls: The pipeline's class.
-        left: How many of so many steps it does with a strength.
+        left: Takes steps and strength; returns how many steps the pipeline does.
 
     Raises:
-        ValueError: It leaves none.
+        ValueError: No step is left.
     """
     parameter = inspect.signature(cls.__call__).parameters.get("strength")
     options, further = request.options, request.options.arguments
-    if parameter is None or further.get("denoising_start") is not None:  # which takes its place
+    if parameter is None or further.get("denoising_start") is not None:  # denoising_start replaces it
         return
     strength = float(parameter.default if options.strength is None else options.strength)
     times = [further[name] for name in ("timesteps", "sigmas") if further.get(name) is not None]
@@ -88,7 +88,7 @@ def check_strength(request: SampleRequest, cls: Any, left: Callable[[int, float]
 def start_latents(
     latent: Posterior | Latent, generators: Any, count: int, device: str, dtype: torch.dtype
 ) -> torch.Tensor:
-    """What image-to-image begins with, in the denoiser's scale: drawn from a posterior, or a latent as it is.
+    """The latents that image to image starts from, in the denoiser's scale: drawn from a posterior, or as they are.
 
     Args:
         generators: A list, one for each picture; or a single one, which draws once for each encoded picture.
@@ -112,14 +112,14 @@ def start_latents(
 
 
 def scaling_of(vae: Any) -> dict[str, Any]:
-    """What a VAE's configuration says about the step between its own scale and the denoiser's."""
+    """The entries of a VAE's configuration that convert between its scale and the denoiser's."""
     names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
     found = {name: getattr(vae.config, name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
-    """Latents from the VAE's scale to the denoiser's, as the pipelines compute it."""
+    """Convert latents from the VAE's scale to the denoiser's, as the pipelines do."""
     factor: float = scaling["scaling_factor"]
     if "latents_mean" in scaling and "latents_std" in scaling:
         mean, std = _statistics(samples, scaling)
@@ -131,7 +131,7 @@ def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tens
 
 
 def to_vae(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
-    """Latents from the denoiser's scale to the VAE's, as the pipelines compute it."""
+    """Convert latents from the denoiser's scale to the VAE's, as the pipelines do."""
     factor: float = scaling["scaling_factor"]
     if "latents_mean" in scaling and "latents_std" in scaling:
         mean, std = _statistics(samples, scaling)
@@ -148,7 +148,7 @@ def _statistics(samples: torch.Tensor, scaling: Mapping[str, Any]) -> list[torch
 
 
 def encode_pictures(vae: Any, image: Image, family: str, device: str, dtype: torch.dtype | None = None) -> Posterior:
-    """A posterior of each picture; one at a time, as the pipelines do: several at once differ in the last bits.
+    """Encode pictures to posteriors, one at a time as the pipelines do: several at once differ in the last bits.
 
     Args:
         dtype: The precision that pictures come in, where the VAE computes with a higher one.
@@ -164,7 +164,7 @@ def encode_pictures(vae: Any, image: Image, family: str, device: str, dtype: tor
 
 
 def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
-    """Pictures of latents.
+    """Decode latents to pictures.
 
     Raises:
         ValueError: The latent is empty.
@@ -183,7 +183,7 @@ def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
 
 
 def inpaint_arguments(request: SampleRequest, generators: Any) -> dict[str, Any]:
-    """How the inpainting pipelines take picture and mask.
+    """The arguments that hold picture and mask for an inpainting pipeline.
 
     Raises:
         ValueError: They are of different sizes, or of one that cannot be encoded.
@@ -206,10 +206,10 @@ def inpaint_arguments(request: SampleRequest, generators: Any) -> dict[str, Any]
 
 
 def control_arguments(request: SampleRequest, started: str = "control_image") -> dict[str, Any]:
-    """How the ControlNet pipelines take their pictures: by another name where they also start from a picture.
+    """The arguments that hold control pictures and scales, by the names of the pipeline.
 
     Args:
-        started: That name.
+        started: The name of the control pictures where the pipeline also starts from a picture.
 
     Raises:
         ValueError: Some controls guess and others do not.
@@ -230,7 +230,7 @@ def control_arguments(request: SampleRequest, started: str = "control_image") ->
 
 
 def control_picture(control: Control, request: SampleRequest) -> torch.Tensor:
-    """A control picture for each picture that is made; of another size, resized as the pipelines resize a PIL one."""
+    """Repeat control pictures for each picture; resize them, where needed, as the pipelines resize a PIL picture."""
     given, count = len(control.image), len(request.seeds)
     if count % given:
         raise ValueError(f"{given} control pictures for {count} pictures; give one, or one for each")
@@ -241,7 +241,7 @@ def control_picture(control: Control, request: SampleRequest) -> torch.Tensor:
     from diffusers.image_processor import VaeImageProcessor
 
     resizer = VaeImageProcessor(sides_of(request.model), do_convert_rgb=True, do_normalize=False)
-    masked = bool((pixels < 0).any())  # -1, which a PIL picture does not hold
+    masked = bool((pixels < 0).any())  # -1 marks masked pixels, which a PIL picture cannot hold
     return repeat(resizer.preprocess(pixels if masked else control.image.pils(), wanted[1], wanted[0]), count)
 
 

@@ -1,4 +1,4 @@
-"""What a model adds to keys, and which weights it needs, part by part: its family knows which components a part has."""
+"""Digests of models for keys, and of the weights they need, part by part; the family names the components of a part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def model_needs(model: Model, part: str | None = None) -> frozenset[str]:
 
 
 def model_digest(model: Model, part: str | None = None) -> str:
-    """What a model, or one part of it, adds to a key; see `Model.digest`.
+    """The digest of a model, or of one part of it, for keys; see `Model.digest`.
 
     Raises:
         ValueError: The family's models have no such part.
@@ -29,7 +29,7 @@ def model_digest(model: Model, part: str | None = None) -> str:
         {
             "family": model.family,
             "components": {name: digest for name, digest in model.components if name in used},
-            # How many steps are the default is the sampler's business alone.
+            # Only the sampler depends on the default number of steps.
             "settings": {n: v for n, v in model.settings if wanted.keys() & set(SETTINGS.get(n, ("denoiser",)))},
             "precision": model.precision,
             "loras": {name: [[lora.weights, scale] for lora, scale in model.loras_of(name)] for name in wanted},

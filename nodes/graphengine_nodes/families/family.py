@@ -1,4 +1,4 @@
-"""What a family module offers: the protocol of its `FAMILY`, and what a sampler is asked and gives."""
+"""The protocol `Family` that a family module's `FAMILY` has, and the request and result of its sampler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Step = Callable[[int, int, "torch.Tensor"], None]
 
 
 Factors = Sequence[tuple[float, float, float]]
-"""What each latent channel, and last the constant, adds to R, G and B; see `graphengine_nodes.nodes.previews`."""
+"""For each latent channel, and last the constant, its part in R, G and B; see `graphengine_nodes.nodes.previews`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class SampleRequest:
     Attributes:
         positive: One conditioning for each picture, or one for all.
         seeds: One for each picture that is made.
-        negative: As positive; empty for what each positive one has in the place of an absent prompt.
+        negative: As positive; if empty, each positive one's own absent prompt is used.
         latent: What to start from; None for noise alone.
-        image, mask: For inpainting: what to paint over, one or one for each picture, and where.
-        repaint: For masked image to image: what is kept, softly, while `latent` is painted.
+        image, mask: For inpainting: the picture to paint over, one or one for each seed, and where to paint.
+        repaint: For masked image to image: the original that is kept, softly, while `latent` is painted.
         random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
     """
 
@@ -95,7 +95,7 @@ class SampleRequest:
 
     @property
     def starts_from(self) -> Literal["", "Img2Img", "Inpaint"]:
-        """What it starts from, as diffusers' pipelines have it in their names: noise alone, a latent, or a picture."""
+        """The start as diffusers' pipelines have it in their names: noise alone, a latent, or a picture with a mask."""
         return "Inpaint" if self.mask is not None else "Img2Img" if self.latent is not None else ""
 
     @property
@@ -109,7 +109,7 @@ class SampleRequest:
         return width, height
 
     def generators(self) -> Any:
-        """What the pipeline draws from: a list with one generator for each picture, or one for all of them."""
+        """The generators that the pipeline draws from: a list with one for each picture, or one for all of them."""
         import torch
 
         if self.random:
@@ -120,7 +120,7 @@ class SampleRequest:
         return [torch.Generator("cpu").manual_seed(s if s < 2**63 else s - 2**64) for s in self.seeds]
 
     def ended(self, generators: Any) -> tuple[RandomState, ...]:
-        """Where the caller's generators stand after the pipeline drew from them."""
+        """The states of the caller's generators after the pipeline drew from them."""
         if not self.random:
             return ()
         return tuple(RandomState.of(one) for one in (generators if isinstance(generators, list) else [generators]))
@@ -140,11 +140,11 @@ class Repaint:
 
 
 class Sampled(NamedTuple):
-    """What a sampler gives.
+    """The result of a sampler.
 
     Attributes:
         samples: The latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU.
-        random: Where the caller's generators stand now; empty where seeds were given.
+        random: The states of the caller's generators afterwards; empty where seeds were given.
     """
 
     samples: torch.Tensor
@@ -162,7 +162,7 @@ class Components(Protocol):
 
 
 class Family(Protocol):
-    """What a family module's `FAMILY` has."""
+    """The protocol of a family module's `FAMILY`."""
 
     name: str
     schedulers: Sequence[str]
@@ -174,10 +174,10 @@ class Family(Protocol):
     stems: Mapping[str, str | None]
     """The name of each component's weight files in diffusers layout; None where it has no weights."""
     prefixes: Mapping[str, tuple[str, ...]]
-    """How the names of a component's tensors begin in a single-file checkpoint."""
+    """The prefixes of the names of a component's tensors in a single-file checkpoint."""
 
     preview: Factors
-    """How latents of its published VAE are shown; empty where that is not known."""
+    """The preview map of its published VAE; empty where it is not known."""
 
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         """Whether a diffusers folder with this model_index.json is one of the family's models."""
@@ -194,8 +194,8 @@ class Family(Protocol):
     def settings(self, folder: Path) -> dict[str, Any]:
         """Default steps, size and guidance, and the shape of latents, from a folder's configuration files.
 
-        Of them `factor`, pixels for one latent; `multiple`, of which sides must be, where that is another number; and
-        `latent_channels`.
+        Among them are `factor`, the pixels a side of one latent; `multiple`, of which sides must be multiples, where it
+        is not `factor`; and `latent_channels`.
 
         Raises:
             ModelError: It is a model of the family that cannot be used.
@@ -217,7 +217,7 @@ class Family(Protocol):
         prompt_2: str | None = None,
         max_sequence_length: int | None = None,
     ) -> Conditioning:
-        """Encode.
+        """Encode a prompt, or the absent prompt (None).
 
         Args:
             prompt_2: For a second text encoder, by default the prompt itself.
@@ -245,6 +245,6 @@ class Family(Protocol):
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior: ...
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
-        """Denoise."""
+        """Denoise, and call `step` after each step."""
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image: ...

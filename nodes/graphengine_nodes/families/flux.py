@@ -1,8 +1,8 @@
 """FLUX.1 (dev, schnell) on diffusers' own pipelines.
 
 Latents between nodes are [n, 16, h, w] as in other families; the pipelines work on them packed two by two, so sides are
-multiples of 16. Pipelines with a ControlNet encode its picture themselves and draw from what they get before anything
-else: the denoiser's results depend on the VAE, and what image-to-image starts from is drawn inside the pipeline.
+multiples of 16. Pipelines with a ControlNet encode the control picture themselves and draw from its posterior first:
+the denoiser's results depend on the VAE, and the start of image to image is drawn inside the pipeline.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Tensors = dict[str, "torch.Tensor"]
 
 CHANNELS = 64
-"""Of the transformer's input where it takes packed latents and nothing else."""
+"""Channels of the transformer's input where it takes packed latents alone."""
 
 
 class Flux(Pipelines):
@@ -71,7 +71,7 @@ class Flux(Pipelines):
         ("Inpaint", True): "flux.pipeline_flux_controlnet_inpainting",
     }
 
-    # As other tools have published it for FLUX.1.
+    # The map that other tools have published for FLUX.1.
     preview: Factors = (
         (-0.0173, 0.0122, 0.03405),
         (0.0017, 0.0105, 0.03435),
@@ -231,7 +231,7 @@ class Flux(Pipelines):
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
-        # Unlike others' these pipelines do a step that is begun: of 10 with a strength of .05 one.
+        # Unlike other families' pipelines, these round steps up: with strength 0.05, 10 steps leave one.
         arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
         true_cfg = request.options.arguments.get("true_cfg_scale", 1.0) > 1
         if true_cfg and request.starts_from and request.control:
@@ -260,7 +260,7 @@ class Flux(Pipelines):
     def further(self, request: SampleRequest) -> Mapping[str, Any]:
         if not request.control:
             return request.options.arguments
-        # `control_arguments` gives it, with a mode for each ControlNet.
+        # `control_arguments` gives control_mode, with a mode for each ControlNet.
         return {name: value for name, value in request.options.arguments.items() if name != "control_mode"}
 
     def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
@@ -282,9 +282,9 @@ FAMILY = Flux()
 
 
 def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtype: torch.dtype) -> Any:
-    """An image-to-image pipeline whose picture is encoded already: it draws at the same place from what that gave.
+    """Make an image-to-image pipeline draw from an encoded picture, at the point where it would encode the picture.
 
-    With a ControlNet that is after the draw for the control picture.
+    With a ControlNet, that point comes after the draw for the control picture.
     """
 
     class Started(cls):  # type: ignore[misc]
@@ -295,12 +295,12 @@ def _started(cls: Any, latent: Posterior | Latent, count: int, device: str, dtyp
 
 
 def _normalised(picture: torch.Tensor) -> torch.Tensor:
-    """A control picture in -1..1, as the pipelines bring it there: one with negative numbers is left as it is."""
+    """Scale a control picture to -1..1, as the pipelines do: a picture with negative numbers is left as it is."""
     return picture if bool(picture.min() < 0) else 2.0 * picture - 1.0
 
 
 def _control_arguments(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
-    """How the ControlNet pipelines take their pictures: in -1..1, for they encode them as they are."""
+    """The arguments that hold control pictures and scales; the pipelines encode pictures in -1..1 as they are."""
     controls = request.control
     if any(control.guess for control in controls):
         raise ValueError("FLUX has no guess mode; leave guess out")
@@ -322,10 +322,10 @@ def _control_arguments(request: SampleRequest, nets: Sequence[Any]) -> dict[str,
 
 
 def _modes(request: SampleRequest, nets: Sequence[Any]) -> list[int | None]:
-    """The kind of picture that each union ControlNet is given; None for the others.
+    """The `control_mode` of each union ControlNet, which says its kind of picture; None for other ControlNets.
 
     Raises:
-        ValueError: One is missing, of no union, or unknown to it.
+        ValueError: A mode is missing, is given to another ControlNet, or is unknown to its union ControlNet.
     """
     given = request.options.arguments.get("control_mode")
     modes = given if isinstance(given, list) else [given] * len(nets)

@@ -1,9 +1,8 @@
-"""What all families share that sample with diffusers' own pipelines: no family by itself.
+"""The base class of families that sample with diffusers' own pipelines: loading, and running a pipeline.
 
-A pipeline and a scheduler are made for each run over shared modules; they are small and hold the run's state. What
-differs from calling a pipeline in one go, and why the result does not: the prompt is encoded beforehand by the same
-calls, a picture is encoded to its posterior beforehand (drawing from it stays the sampler's first draw), and decoding
-follows by itself.
+A pipeline and a scheduler are made for each run over shared modules; they are small and hold the run's state. The bits
+are those of one call of the pipeline, although the prompt is encoded before, by the same calls; a picture is encoded to
+its posterior before, and the first draw of the sampler is the draw from it; and decoding is a call of its own.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def _stem(module: str, cls: str) -> str | None:
 
 
 class Pipelines:
-    """What a family inherits: loading as it is the same everywhere, from what the family says of its components."""
+    """Base class of families: loading and sampling, from the class attributes and methods that a family defines."""
 
     name: str
     schedulers: Sequence[str]
@@ -70,7 +69,7 @@ class Pipelines:
     denoiser: str
     """The name of the component that denoises."""
     prefix: str
-    """What the names of its pipelines begin with."""
+    """The first part of the names of its pipelines."""
     modules: Mapping[tuple[str, bool], str]
     """Where its pipelines are in `diffusers.pipelines`, by `SampleRequest.starts_from` and whether they are steered."""
 
@@ -97,7 +96,7 @@ class Pipelines:
         return reading.load_module(component, location, stem, self.classes[component], dtype, self._read(component))
 
     def _read(self, component: str) -> reading.Read:
-        """How the component is read from a whole checkpoint."""
+        """Make the function that reads a component from a whole checkpoint."""
 
         def read(location: Location, module: Any, dtype: torch.dtype) -> Tensors:
             full = reading.in_full(module, dtype)
@@ -107,7 +106,7 @@ class Pipelines:
         return read
 
     def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
-        """A single file's tensors of a component under the names that diffusers has for them."""
+        """Rename a component's tensors in a single file to diffusers' names."""
         raise ModelError(f"{self.name} has no checkpoints in one file")
 
     def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
@@ -283,7 +282,7 @@ def sample_with(
 
 
 def _watched(step: Step, further: Mapping[str, Any], unpack: Layout, blending: Blending | None) -> dict[str, Any]:
-    """The further arguments with our own look at each step, and what is blended in, before the caller's."""
+    """The further arguments with a callback that blends and reports after each step, then calls the caller's own."""
     theirs = further.get("callback_on_step_end")
     wanted = getattr(theirs, "tensor_inputs", None) or further.get("callback_on_step_end_tensor_inputs") or ["latents"]
 
@@ -328,24 +327,24 @@ NAMED_BY_SOCKETS = {
     "output_type": "decode_latent",
     "return_dict": "decode_latent",
 }
-"""Arguments of diffusers' pipelines that are inputs of the nodes, and what these are called there."""
+"""Arguments of diffusers' pipelines that are inputs of the nodes, and the names of these inputs."""
 
 
 REFUSED = {
     "ip_adapter_image": "no image encoder is loaded here; give ip_adapter_image_embeds",
     "padding_mask_crop": "it is for whole pictures; use crop_image before and composite after",
 }
-"""Arguments of diffusers' pipelines that a sampler cannot take, and what to do."""
+"""Arguments of diffusers' pipelines that a sampler cannot take, and the remedy."""
 
 
 def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """`SamplingOptions.arguments` as the pipeline takes them.
+    """Check `SamplingOptions.arguments` against the pipeline's parameters, and return them as it takes them.
 
     Args:
-        taken: What the request's inputs decide.
+        taken: The arguments that the request's other inputs decide.
 
     Raises:
-        ValueError: The pipeline does not name one, or an input of the node decides it.
+        ValueError: The pipeline has no such parameter, or an input of the node decides it.
     """
     parameters = inspect.signature(cls.__call__).parameters
     names = [name for name in parameters if name not in ("self", "kwargs")]
@@ -363,7 +362,7 @@ def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, An
     scaled = "scale" in (given.get("cross_attention_kwargs") or given.get("joint_attention_kwargs") or {})
     if scaled:
         raise ValueError("the attention's scale is that of LoRAs, and changes shared weights: give it to apply_lora")
-    # Files hold lists; sizes and corners are tuples, which the pipelines add up.
+    # Files hold lists, but the pipelines add sizes and corners up as tuples.
     return {
         name: tuple(value) if isinstance(value, list) and "tuple" in str(parameters[name].annotation) else value
         for name, value in given.items()

@@ -1,7 +1,7 @@
 """Weights in prompts, `a (red:1.3) house`, and prompts longer than a text encoder reads: all that needs no model.
 
 A prompt is taken apart into texts with weights, these into tokens with weights, and the tokens into chunks of the
-length that the encoder reads. Which of the two things a weight does to an embedding is the family's to say.
+length that the encoder reads. A family applies weights to embeddings by `scaled` or by `moved`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Piece(NamedTuple):
 
 
 def parse(prompt: str) -> list[list[Piece]]:
-    r"""A prompt's texts with their weights, in parts that each begin a new chunk: one, and one more for each `BREAK`.
+    r"""Parse a prompt into texts with weights, in parts that each begin a new chunk: a part more for each `BREAK`.
 
     `(text)` is 1.1 times, `[text]` 1/1.1 times and `(text:1.3)` 1.3 times as heavy, and so on inside one another;
-    `\(`, `\)`, `\[`, `\]` and `\\` are these signs themselves. A bracket that is not closed reaches to the end; what
-    closes nothing, is itself.
+    `\(`, `\)`, `\[`, `\]` and `\\` are these signs themselves. A bracket that is not closed reaches to the end; a
+    closing bracket without a partner is plain text.
     """
     texts: list[str | None] = []  # None is a BREAK
     weights: list[float] = []
@@ -80,7 +80,7 @@ def parse(prompt: str) -> list[list[Piece]]:
 
 
 class Chunk(NamedTuple):
-    """What a text encoder reads at once: begin, tokens, end, and padding to its full length.
+    """The tokens that a text encoder reads at once: begin, tokens, end, and padding to its full length.
 
     Attributes:
         ids: Of all tokens.
@@ -94,12 +94,12 @@ class Chunk(NamedTuple):
 
 
 def chunks(prompts: Sequence[str], tokenizer: Any, pad: int | None = None, least: int = 1) -> list[list[Chunk]]:
-    """The chunks of several prompts: of each as many as of the longest, the others being filled with empty ones.
+    """Split prompts into chunks; shorter prompts are filled with empty chunks up to the number of the longest.
 
     Args:
         tokenizer: Of the text encoder; whoever shares it must hold its lock.
         pad: The padding token, where it is not the tokenizer's own.
-        least: So many at least.
+        least: The fewest chunks of each prompt.
     """
     pad = tokenizer.pad_token_id if pad is None else pad
     rows = [[chunk for part in parse(prompt) for chunk in _chunks_of(part, tokenizer, pad)] for prompt in prompts]
@@ -127,7 +127,7 @@ def _chunk(tokens: Sequence[tuple[int, float]], tokenizer: Any, pad: int) -> Chu
 
 
 def scaled(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Each token's embedding times its weight, and all of them brought back to the mean that they had."""
+    """Multiply each token's embedding by its weight, then restore the mean of them all."""
     factors = _factors(embeds, weights)
     if factors is None:
         return embeds
@@ -137,7 +137,7 @@ def scaled(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
 
 
 def moved(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Each token's embedding moved away from the last one, or towards it: its distance times its weight."""
+    """Multiply the distance of each token's embedding from the last token's by its weight."""
     factors = _factors(embeds, weights)
     if factors is None:
         return embeds
@@ -146,10 +146,10 @@ def moved(embeds: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
 
 
 def _finite(embeds: torch.Tensor) -> torch.Tensor:
-    """The same.
+    """Check that embeddings are finite, and return them.
 
     Raises:
-        ValueError: They are more than their numbers can hold.
+        ValueError: They overflow.
     """
     if not bool(embeds.isfinite().all()):
         raise ValueError("the weights in the prompt make its embeddings too large; give smaller ones")

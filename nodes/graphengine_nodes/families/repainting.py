@@ -1,7 +1,7 @@
-"""Masked image to image on any image-to-image pipeline of diffusers: no family by itself.
+"""Blending for masked image to image, on any image-to-image pipeline of diffusers.
 
-Before every step, what lies outside the mask is blended in again, noised afresh to that step's level; after the last
-one it is blended in as it is. A mask between 0 and 1 mixes.
+Before every step the original, with fresh noise of that step's level, is blended in outside the mask; after the last
+step, without noise. A mask between 0 and 1 mixes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Layout = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 class Blending:
-    """Blends what is kept into the latents of a pipeline that is about to run.
+    """Blends the original into the latents of a pipeline that is about to run.
 
     Args:
         pipeline: It starts from latents; made for one call, and changed here.
@@ -35,8 +35,8 @@ class Blending:
         self.repaint, self.generators, self.count = repaint, generators, count
         self.pack, self.unpack = pack, unpack
         self.times: Any = ()
-        self._pipeline = weakref.ref(pipeline)  # it holds us: in a circle its weights would outlive their use
-        # No callback comes before the first step.
+        self._pipeline = weakref.ref(pipeline)  # the pipeline refers to this object: a circle would keep weights alive
+        # The pipelines call nothing before the first step.
         pipeline.get_timesteps, pipeline.prepare_latents = self.get_timesteps, self.prepare_latents
 
     @property
@@ -45,12 +45,12 @@ class Blending:
         return self._pipeline()
 
     def get_timesteps(self, *args: Any, **kwargs: Any) -> Any:
-        """In place of the pipeline's: remember them."""
+        """In place of the pipeline's method: keep its timesteps."""
         self.times, steps = type(self.pipeline).get_timesteps(self.pipeline, *args, **kwargs)
         return self.times, steps
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> Any:
-        """In place of the pipeline's: its noised start, blended for the first step."""
+        """In place of the pipeline's method: blend its noised start for the first step."""
         prepared = type(self.pipeline).prepare_latents(self.pipeline, *args, **kwargs)
         if isinstance(prepared, tuple):
             latents, *others = prepared
@@ -58,7 +58,7 @@ class Blending:
         return self._blended(prepared, self.times[0])
 
     def after(self, step: int, latents: torch.Tensor) -> torch.Tensor:
-        """The latents that a step gave, blended for the next one; after the last, for decoding."""
+        """Blend the latents of a step for the next step, or after the last step for decoding."""
         return self._blended(latents, self.times[step + 1] if step + 1 < self.pipeline.num_timesteps else None)
 
     def _blended(self, latents: torch.Tensor, time: torch.Tensor | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Schedulers by the class names of diffusers. One is made fresh for each run: they hold state."""
+"""Schedulers by the class names of diffusers; made anew for each run, since they hold state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_name(name: str, kind: Sequence[str], family: str) -> None:
     """Refuse a scheduler that the family cannot use.
 
     Raises:
-        ValueError: There is none of that name, or it is of another kind.
+        ValueError: There is no scheduler of that name, or the family cannot use it.
     """
     if name in kind:
         return
@@ -52,11 +52,11 @@ def check_name(name: str, kind: Sequence[str], family: str) -> None:
 
 
 def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind: Sequence[str], family: str) -> Any:
-    """The model's own scheduler, new: what a pipeline is constructed with, whichever it samples with.
+    """Make the model's own scheduler, with which a pipeline is constructed even if it samples with another one.
 
     Args:
         config: Its configuration, with `_class_name`.
-        name: Another class that will take its place; None for none.
+        name: The class that will replace it; None if it stays.
         seeds: The seeds of the pictures, for schedulers that draw their noise from a seed of their own.
         kind: The names that the family can use.
 
@@ -104,14 +104,14 @@ def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) 
 def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:
     try:
         return cls.from_config(own.config, **options)
-    except TypeError:  # what one class leaves open as None another computes with
+    except TypeError:  # another class may compute with an entry that this class leaves None
         raise ValueError(
             f"{cls.__name__} cannot be made of the model's {type(own).__name__}; take another scheduler"
         ) from None
 
 
 def _seeds(cls: Any, seeds: Sequence[int]) -> dict[str, Any]:
-    """For a class that draws from no generator: without a seed of ours its pictures could not be made again."""
+    """The seeds for a class that draws from no generator: without them its pictures could not be made again."""
     if "noise_sampler_seed" not in inspect.signature(cls.__init__).parameters:
         return {}
     return {"noise_sampler_seed": seeds[0] if len(seeds) == 1 else list(seeds)}

@@ -85,7 +85,7 @@ class StableDiffusion(UNetFamily):
         ):
             self.forget_changed(model, "text_encoder", encoder)
             encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
-            # The pipelines encode an absent negative prompt as the empty one, and never skip its layers.
+            # The pipelines encode an absent negative prompt as the empty one, with all layers.
             absent: torch.Tensor = self.absent(tokenizer.tokenizer, encoder, lambda: encode("", 0).cpu())
             embeds = absent if prompt is None else encode(prompt, clip_skip).cpu()
         return Conditioning(embeds, self.name, prompt is None, fallback={"embeds": absent})
@@ -130,7 +130,7 @@ FAMILY = StableDiffusion()
 
 
 def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: str) -> torch.Tensor:
-    """One prompt as the pipelines encode it: [1, tokens, width]."""
+    """Encode one prompt as the pipelines do: [1, tokens, width]."""
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     cut_off(tokenizer, prompt)
@@ -138,7 +138,7 @@ def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: s
 
 
 def _read(encoder: Any, ids: Any, mask: Any, clip_skip: int, device: str) -> torch.Tensor:
-    """What the text encoder makes of tokens [1, tokens]: [1, tokens, width]."""
+    """Run the text encoder on tokens [1, tokens]: [1, tokens, width]."""
     import torch
 
     ids, mask = (torch.as_tensor(given, device=device) for given in (ids, mask))

@@ -48,9 +48,9 @@ class StableDiffusionXL(UNetFamily):
         ("Img2Img", True): "controlnet.pipeline_controlnet_sd_xl_img2img",
         ("Inpaint", True): "controlnet.pipeline_controlnet_inpaint_sd_xl",
     }
-    with_vae = ("Img2Img", "Inpaint")  # image to image looks at its configuration, whatever it starts from
+    with_vae = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
     guidance_scale = 5.0
-    # As diffusers' guide to callbacks has it, there of 255.
+    # The map in diffusers' guide to callbacks, divided by 255.
     preview: Factors = (
         (0.2353, 0.2353, 0.2353),
         (-0.2353, -0.0196, 0.0392),
@@ -109,7 +109,7 @@ class StableDiffusionXL(UNetFamily):
                 stack.enter_context(tokenizer.lock)
                 self.forget_changed(model, f"text_encoder{end}", encoder)
                 encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
-                # Never with layers left out: the pipelines do so in the positive prompt alone.
+                # With all layers: the pipelines leave layers out in the positive prompt alone.
                 empty.append(self.absent(tokenizer.tokenizer, encoder, functools.partial(encode, "", 0)))
                 rows.append(empty[-1] if text is None else encode(text, clip_skip))
         absent, absent_pooled = _joined(empty)
@@ -129,7 +129,7 @@ class StableDiffusionXL(UNetFamily):
         second = [other or text or "" for text, other in zip(prompts, prompts_2, strict=True)]
         texts = {"": [text or "" for text in (*prompts, None)], "_2": [*second, ""]}
         length, rows = 1, {}
-        for end in ("", "_2", ""):  # the first once more: both need as many chunks as the longest prompt of either
+        for end in ("", "_2", ""):  # the first encoder twice: both need as many chunks as the longest prompt of either
             with store.component(model, f"tokenizer{end}", "cpu") as shared, shared.lock:
                 rows[end] = chunks(texts[end], shared.tokenizer, shared.tokenizer.eos_token_id, length)
                 length = len(rows[end][0])
@@ -197,7 +197,7 @@ _Encoded = tuple["torch.Tensor", "torch.Tensor | None"]
 
 
 def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: str) -> _Encoded:
-    """One prompt by one of the encoders: [1, tokens, width], and of the second one also [1, width]."""
+    """Encode one prompt with one of the encoders: [1, tokens, width], and from the second one also [1, width]."""
     limit = tokenizer.model_max_length
     tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     cut_off(tokenizer, prompt)
@@ -205,7 +205,7 @@ def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: s
 
 
 def _read(encoder: Any, ids: torch.Tensor, clip_skip: int, device: str) -> _Encoded:
-    """What one of the encoders makes of tokens [1, tokens]."""
+    """Run one of the encoders on tokens [1, tokens]."""
     import torch
 
     layers = encoder.config.num_hidden_layers
@@ -213,12 +213,12 @@ def _read(encoder: Any, ids: torch.Tensor, clip_skip: int, device: str) -> _Enco
         raise ValueError(f"clip_skip {clip_skip} leaves none of the text encoder's {layers} layers; give less")
     with torch.no_grad():
         found = encoder(ids.to(device), output_hidden_states=True)
-    # The last but one is where counting begins.
+    # Layers are counted from the last but one.
     return found.hidden_states[-(clip_skip + 2)].cpu(), found[0].cpu() if found[0].ndim == 2 else None
 
 
 def _read_row(encoder: Any, row: Sequence[Chunk], clip_skip: int, device: str) -> _Encoded:
-    """The embeddings of a weighted prompt's chunks in a row, and the pooled one of the last."""
+    """Encode a weighted prompt's chunks: their embeddings in a row, and the pooled embedding of the last chunk."""
     import torch
 
     read = functools.cache(lambda ids: _read(encoder, torch.tensor([ids]), clip_skip, device))
@@ -228,7 +228,7 @@ def _read_row(encoder: Any, row: Sequence[Chunk], clip_skip: int, device: str) -
 
 
 def _joined(encoded: Sequence[_Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both encoders' embeddings side by side, and the second one's pooled one."""
+    """Join both encoders' embeddings side by side, with the pooled embedding of the second one."""
     import torch
 
     pooled = next(pooled for _, pooled in encoded if pooled is not None)

@@ -1,4 +1,4 @@
-"""What the families on a UNet have in common: Stable Diffusion and Stable Diffusion XL."""
+"""The base class of families on a UNet: Stable Diffusion and Stable Diffusion XL."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class UNetFamily(Pipelines):
     """The starts with which its pipelines need the VAE."""
 
     def __init__(self) -> None:
-        # What a text encoder gives for the absent prompt, kept as long as the encoder: it is wanted with each prompt.
+        # The encoded absent prompt, kept as long as its text encoder: each prompt needs it.
         self._absent: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
     def absent(self, tokenizer: Any, encoder: Any, encode: Callable[[], Any]) -> Any:
-        """What a text encoder gives for the absent prompt as a tokenizer writes it, encoded where it is not known."""
+        """The absent prompt as a text encoder encodes it, encoded once for each tokenizer and encoder."""
         known = self._absent.setdefault(encoder, {})
         signs = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.model_max_length)
         if signs not in known:
@@ -56,7 +56,7 @@ class UNetFamily(Pipelines):
         return known[signs]
 
     def forget_changed(self, model: Model, name: str, encoder: Any) -> None:
-        """Keep nothing of an encoder that a caller handed in and may have changed since."""
+        """Forget the absent prompt of an encoder that a caller handed in and may have changed since."""
         if isinstance(model.component(name), Held):
             self._absent.pop(encoder, None)
 
@@ -105,7 +105,7 @@ class UNetFamily(Pipelines):
         mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
         config = module.config if component == "unet" else None
         state, alphas = mixin.lora_state_dict(tensors, unet_config=config)
-        # Names of old files begin in the UNet.
+        # Old files have names without the component: they are the UNet's.
         starts = ("unet.", "text_encoder.", "text_encoder_2.")
         return {n if n.startswith(starts) else f"unet.{n}": t for n, t in state.items()}, alphas
 
@@ -139,7 +139,7 @@ class UNetFamily(Pipelines):
         return call
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
-        """Refuse what the pipelines would swallow or fail at with less clear words."""
+        """See `Pipelines`."""
         model = request.model
         if model.setting("unet_channels") == 9 and request.mask is None:
             raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
@@ -150,17 +150,17 @@ class UNetFamily(Pipelines):
 
 
 def refuse_length(model: Model, max_sequence_length: int | None) -> None:
-    """Refuse another length of prompts.
+    """Refuse `max_sequence_length`, since the prompts have a fixed length.
 
     Raises:
-        ValueError: One is given.
+        ValueError: It is given.
     """
     if max_sequence_length is not None:
         raise ValueError(f"{model.source} reads prompts of a fixed length; leave max_sequence_length out")
 
 
 def cut_off(tokenizer: Any, prompt: str) -> None:
-    """Warn of what does not fit the text encoder."""
+    """Warn of the text that does not fit the text encoder and is cut off."""
     limit = tokenizer.model_max_length
     whole = tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
     if len(whole) > limit:
@@ -171,7 +171,7 @@ def cut_off(tokenizer: Any, prompt: str) -> None:
 
 
 def own_copy(vae: Any) -> Any:
-    """A VAE that may be cast: the shared one never is."""
+    """Copy a VAE so that it can be cast: the shared one must not be."""
     return copy.deepcopy(vae)
 
 

@@ -1,7 +1,7 @@
-"""What annotators are: the networks of controlnet-aux and of transformers, their files, and what is drawn with them.
+"""Annotators: networks of controlnet-aux and transformers that draw control pictures, and the files they come from.
 
-The files are pickles, of which only tensors are taken. controlnet-aux is imported when something is drawn: it takes
-seconds, and warns about others' code.
+The files are pickles; only tensors are read from them. controlnet-aux is imported by the first drawing: that takes
+seconds, and warns about other libraries.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorNetwork:
-    """A network.
+    """A network: how it is read, and the names of its files.
 
     Attributes:
-        load: Reads it from its files, ready to compute on the CPU.
-        files: What they are called wherever the network is published.
+        load: Reads the network from its files, ready to compute on the CPU.
+        files: The file names under which the network is published.
     """
 
     load: Callable[..., Any]
@@ -40,11 +40,11 @@ class AnnotatorNetwork:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorKind:
-    """A kind of control picture.
+    """A kind of control picture: its networks, and the function that draws it.
 
     Attributes:
-        draw: From networks, a picture and a resolution to float32 [H, W, 3] in 0..1, of the picture's size.
-        networks: Names of the networks, of `NETWORKS`.
+        draw: Takes networks, a picture and a resolution; returns float32 [H, W, 3] in 0..1, of the picture's size.
+        networks: Keys of `NETWORKS`.
     """
 
     draw: Draw
@@ -61,7 +61,7 @@ def aux(name: str) -> Any:
 
 
 def _normal_network() -> Any:
-    aux("normalbae.nets.submodules.encoder").print = lambda *args, **kwargs: None  # it tells stdout what it builds
+    aux("normalbae.nets.submodules.encoder").print = lambda *args, **kwargs: None  # it prints what it builds
     arguments = types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
     with warnings_as("ignore"):  # it imports more of its own code
         return aux("normalbae").NNET(arguments)
@@ -83,7 +83,7 @@ MAKERS: Mapping[str, Callable[[], Any]] = {
     "hand": lambda: aux("open_pose.hand").handpose_model(),
     "face": lambda: aux("open_pose.face").FaceNet(),
 }
-"""The networks of controlnet-aux without weights, as its detectors build them."""
+"""Builders of controlnet-aux's networks without weights, as its detectors build them."""
 
 
 def _load_aux(name: str, file: Path) -> Any:
@@ -98,7 +98,7 @@ def _load_aux(name: str, file: Path) -> Any:
 
 
 def read_pickled(file: Path) -> dict[str, Any]:
-    """The tensors of a `.pth` file; nothing else that it holds is unpickled.
+    """Read the tensors of a `.pth` file; nothing else in it is unpickled.
 
     Raises:
         ModelError: It is damaged, or holds more than tensors.
@@ -151,7 +151,7 @@ def _load_dpt(weights: Path, config: Path, preprocessor: Path) -> Any:
 
 
 def _pixels(drawn: PIL.Image.Image, picture: PIL.Image.Image) -> torch.Tensor:
-    """What a detector drew, at whatever size, at the picture's."""
+    """Resize a detector's drawing to the picture's size."""
     import PIL.Image
 
     from graphengine_nodes.nodes.images import from_pil
@@ -160,7 +160,7 @@ def _pixels(drawn: PIL.Image.Image, picture: PIL.Image.Image) -> torch.Tensor:
 
 
 def _detect(detector: Any, picture: PIL.Image.Image, resolution: int, **options: bool) -> torch.Tensor:
-    """What a detector of controlnet-aux draws."""
+    """Draw with a detector of controlnet-aux."""
     drawn = detector(picture, detect_resolution=resolution, image_resolution=resolution, **options)
     return _pixels(drawn, picture)
 
@@ -174,7 +174,7 @@ def _pidinet(networks: Sequence[Any], picture: PIL.Image.Image, resolution: int,
 
 
 def _lineart(networks: Sequence[Any], picture: PIL.Image.Image, resolution: int) -> torch.Tensor:
-    # The detector has a fine and a coarse network; whichever was asked for stands in both places.
+    # The detector has a fine and a coarse network; the requested one is put in both places.
     return _detect(aux("lineart").LineartDetector(*networks, *networks), picture, resolution)
 
 
@@ -183,7 +183,7 @@ def _normal(networks: Sequence[Any], picture: PIL.Image.Image, resolution: int) 
 
 
 _midas_lock = threading.Lock()
-"""All networks of this kind keep what their layers gave in one place, while they compute."""
+"""A lock: networks of this kind keep the outputs of their layers in one shared place while they compute."""
 
 
 def _midas(networks: Sequence[Any], picture: PIL.Image.Image, resolution: int) -> torch.Tensor:
@@ -202,7 +202,7 @@ def _pose(
 
 
 def _estimator(kind: Any, network: Any) -> Any:
-    """One of OpenPose's estimators around a network; its constructor would read a file."""
+    """Wrap a network in one of OpenPose's estimators without its constructor, which would read a file."""
     estimator = kind.__new__(kind)
     estimator.model = network
     return estimator

@@ -1,7 +1,7 @@
 """Control pictures: the networks (annotators) that make them, as references to files, and the node that runs them.
 
-A network lies in a folder or on the hub as one file among others; only those that are wanted are looked for, and each
-is in the weight store once, whoever draws with it.
+A network is one file among others in a folder or on the hub. Only the files that are needed are looked up, and each
+network is in the weight store once, however many calls draw with it.
 """
 
 from __future__ import annotations
@@ -40,21 +40,23 @@ Source = Annotated[
     str | Path, File("folder", names=True), Doc("The folder that holds the network's files, or a hub id.")
 ]
 Resolution = Annotated[
-    int, Range(64, 4096, 64), Doc("The shorter side of the picture as the network sees it; more shows finer things.")
+    int,
+    Range(64, 4096, 64),
+    Doc("Shorter side, in pixels, of the picture as the network sees it; more shows finer detail."),
 ]
 
 LONGEST = 16
-"""The longer side of a picture, in shorter ones, beyond which bringing it to a resolution would fill the memory."""
+"""The highest ratio of a picture's longer side to its shorter one: resizing a longer picture would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """What makes one kind of control picture.
+    """A reference to the networks that make one kind of control picture.
 
     Attributes:
-        kind: What it makes and how, of `KINDS`.
+        kind: A key of `KINDS`.
         files: Name and digest of each file of its networks.
-        source: Where they came from, for people.
+        source: Where they were loaded from, as shown to people.
     """
 
     kind: str
@@ -62,7 +64,7 @@ class Annotator:
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
+        """The digest that stands for it in keys."""
         return digest_of([self.kind, self.files])
 
 
@@ -71,10 +73,10 @@ class Annotator:
 
 @node(version=1)
 def load_annotator(kind: Annotated[str, Choices(*KINDS)], source: Source) -> Annotator:
-    """Refer to what makes a kind of control picture; its networks are read when something computes with them.
+    """Make a reference to the networks of a kind of control picture; they are read when a node computes with them.
 
     Raises:
-        ModelError: A file is not in the folder; there is no such hub id, or no network to fetch it.
+        ModelError: A file is not in the folder; there is no such hub id, or no connection to fetch it.
     """
     digests: list[tuple[str, str]] = []
     for network in KINDS[kind].networks:
@@ -88,7 +90,7 @@ def load_annotator(kind: Annotated[str, Choices(*KINDS)], source: Source) -> Ann
 
 @node(version=1, on="device")
 def annotate(image: Image, annotator: Annotator, resolution: Resolution = 512, ctx: Context = INERT) -> Image:
-    """The control picture of each picture, of the same size.
+    """Draw the control picture of each picture, at the same size.
 
     Raises:
         ModelError: The networks' files are gone, damaged, or hold something else.
@@ -130,7 +132,7 @@ def _network(annotator: Annotator, name: str, device: str) -> AbstractContextMan
 
 
 def _located(digest: str, annotator: Annotator) -> Path:
-    """The file of a digest, unchanged since it was referred to."""
+    """Find the file with a digest, unchanged since the reference was made."""
     path = files.locate(digest, f"{annotator.source} for {annotator.kind}").path
     if fingerprint(path) != digest:
         raise ModelError(f"{path} has changed since it was loaded; load it again")
@@ -141,7 +143,7 @@ def _located(digest: str, annotator: Annotator) -> Path:
 
 
 def _find(source: str | Path, name: str, kind: str) -> Path:
-    """A file in a folder or in a repository of the hub."""
+    """Find a file in a folder or in a repository of the hub."""
     text, folder = str(source), source if isinstance(source, Rooted) else Path(source).expanduser()
     if folder.is_dir() and (isinstance(source, Path) or not confined()):
         path = folder.absolute() / name

@@ -1,4 +1,4 @@
-"""Control: steering a sampler by a picture."""
+"""ControlNets: steering a sampler with a picture."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from graphengine_nodes.values.types import Control, ControlNet, Image
 @node(version=1)
 def apply_controlnet(
     controlnet: ControlNet,
-    image: Annotated[Image, Doc("Already as the ControlNet wants it: edges for a canny one.")],
-    scale: Annotated[float, Range(0, 10, 0.05), Doc("How strongly it steers.")] = 1.0,
-    start: Annotated[float, Range(0, 1, 0.05), Doc("The part of the steps after which it begins.")] = 0.0,
-    end: Annotated[float, Range(0, 1, 0.05), Doc("The part of the steps after which it ends.")] = 1.0,
+    image: Annotated[Image, Doc("The control picture itself, such as edges for a canny ControlNet.")],
+    scale: Annotated[float, Range(0, 10, 0.05), Doc("How strongly it steers; 1 is full strength.")] = 1.0,
+    start: Annotated[float, Range(0, 1, 0.05), Doc("Fraction of the steps after which it starts to steer.")] = 0.0,
+    end: Annotated[float, Range(0, 1, 0.05), Doc("Fraction of the steps after which it stops.")] = 1.0,
     guess: Annotated[
-        bool, Doc("Let the picture decide more than the prompt; all controls of a sampler or none.")
+        bool, Doc("Follow the picture more than the prompt; for all controls of a sampler or none.")
     ] = False,
 ) -> Control:
-    """A ControlNet with the picture that it follows, for `sample(control=...)`.
+    """Pair a ControlNet with the picture that it follows, for `sample(control=...)`.
 
     Raises:
         ValueError: It ends before it begins.

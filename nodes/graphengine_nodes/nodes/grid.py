@@ -1,4 +1,4 @@
-"""Pictures: many as one, with labels."""
+"""Grids: many pictures as one, with labels."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ Labels = list[str] | None
 
 @node(version=1)
 def image_grid(
-    images: Annotated[Image | list[Image], Doc("Row by row; of different sizes, each in the middle of its cell.")],
+    images: Annotated[
+        Image | list[Image], Doc("Placed row by row; pictures of different sizes are centred in their cells.")
+    ],
     columns: Annotated[
-        int | None, Range(1, 1000, 1), Doc("Default: as many as column labels, else about square.")
+        int | None, Range(1, 1000, 1), Doc("Default: the number of column labels, else about square.")
     ] = None,
     column_labels: Annotated[Labels, Doc("Above the columns.")] = None,
     row_labels: Annotated[Labels, Doc("To the left of the rows.")] = None,
     labels: Annotated[Labels, Doc("Below the pictures.")] = None,
     gap: Annotated[int, Range(0, 256, 1), Doc("Pixels between the pictures.")] = 8,
-    font_size: Annotated[int, Range(6, 256, 1), Doc("Of the labels, in pixels.")] = 16,
+    font_size: Annotated[int, Range(6, 256, 1), Doc("Font size of the labels, in pixels.")] = 16,
 ) -> Image:
-    """Many pictures as one on white, with labels in black; long labels go over several lines.
+    """Lay out many pictures as one on white, with labels in black; long labels are wrapped.
 
     Raises:
-        ValueError: There is no picture, or the labels are of another number than what they name.
+        ValueError: There is no picture, or there are not as many labels as pictures, columns or rows.
     """
     import PIL.Image
 
@@ -78,11 +80,11 @@ class Text:
         self.font = PIL.ImageFont.load_default(size)
 
     def all(self, labels: Labels, width: int) -> list[PIL.Image.Image]:
-        """Labels as pictures that are no wider than that."""
+        """Labels as pictures that are at most `width` pixels wide."""
         return [self.picture(label, width) for label in labels or ()]
 
     def picture(self, label: str, width: int) -> PIL.Image.Image:
-        """A label as a picture, with what does not fit into four lines left out."""
+        """A label as a picture; text that does not fit into four lines is left out."""
         import PIL.Image
         import PIL.ImageDraw
 

@@ -23,7 +23,7 @@ Pixels = Annotated[int, Range(1, MOST, 1)]
 
 @node(version=1)
 def load_image(path: Annotated[str | Path, File("image")]) -> Image:
-    """Read a picture: its rotation from EXIF applied, anything transparent over white, 16 bits kept, as RGB.
+    """Read a picture as RGB: rotated as its EXIF says, transparent parts over white, 16 bits kept.
 
     Raises:
         FileError: It is no picture, cut short, or so large that unpacking it would fill the memory.
@@ -32,7 +32,7 @@ def load_image(path: Annotated[str | Path, File("image")]) -> Image:
 
 
 def open_picture(path: Path) -> PIL.Image.Image:
-    """A picture as PIL has it, upright and whole in memory.
+    """Open a picture with PIL, rotated upright and read into memory.
 
     Raises:
         FileError: It is no picture, cut short, or too large.
@@ -63,7 +63,7 @@ def open_picture(path: Path) -> PIL.Image.Image:
 
 
 def from_pil(*pictures: PIL.Image.Image) -> Image:
-    """An `Image` of pictures of one size, in any of PIL's modes; what is transparent lies over white."""
+    """Make an `Image` of PIL pictures of one size, in any mode; transparent parts lie over white."""
     import numpy as np
     import torch
 
@@ -90,16 +90,20 @@ def _rgb(picture: PIL.Image.Image) -> Any:
 @node(version=1, output=True)
 def save_image(
     image: Image,
-    path: Annotated[str | Path, File("image", write=True), Doc("Any suffix or none; several pictures get _0, _1, ...")],
-    format: Annotated[Format | None, Doc("Default: what the suffix says, else PNG.")] = None,
-    quality: Annotated[int, Range(1, 100, 1), Doc("Of JPEG and WebP; WebP of 100 is lossless.")] = 95,
+    path: Annotated[
+        str | Path,
+        File("image", write=True),
+        Doc("With any suffix or none; the names of several pictures end in _0, _1, ..."),
+    ],
+    format: Annotated[Format | None, Doc("Default: from the suffix, else PNG.")] = None,
+    quality: Annotated[int, Range(1, 100, 1), Doc("Quality of JPEG and WebP; 100 is lossless in WebP.")] = 95,
     ctx: Context = INERT,
 ) -> list[str]:
-    """Write pictures as PNG, JPEG or WebP files, which carry how they were made, and return their names.
+    """Write pictures as PNG, JPEG or WebP files with the record of how they were made; return the file names.
 
     Raises:
         FileError: They cannot be written; no half file is left.
-        ValueError: Suffix and format are two things.
+        ValueError: The suffix is that of another format.
     """
     text = ctx.making("image", image)
     return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
@@ -107,7 +111,7 @@ def save_image(
 
 @node(version=1)
 def resize_image(image: Image, width: Pixels, height: Pixels, resampling: Resampling = "lanczos") -> Image:
-    """Bring pictures to a size, whatever their proportions; through 8 bits, as PIL does it."""
+    """Resize pictures, ignoring their proportions; computed in 8 bits, as PIL does."""
     import PIL.Image
 
     method = PIL.Image.Resampling[resampling.upper()]
@@ -125,7 +129,7 @@ def crop_image(
     """Cut a piece out of pictures.
 
     Raises:
-        ValueError: It does not lie inside them.
+        ValueError: The piece does not lie inside the pictures.
     """
     return Image(cut(image.pixels, width, height, left, top))
 
@@ -145,7 +149,7 @@ def cut(pixels: torch.Tensor, width: int, height: int, left: int | None, top: in
 @node(version=1)
 def pad_image(
     image: Image,
-    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of it.")] = 8,
+    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of this number.")] = 8,
     fill: Literal["edge", "black", "white"] = "edge",
 ) -> Image:
     """Make pictures larger at the right and at the bottom, until their sides are multiples of a number.
@@ -171,7 +175,7 @@ def padded(pixels: torch.Tensor, multiple: int, fill: str) -> torch.Tensor:
 
 
 class Size(NamedTuple):
-    """Of a picture, in pixels."""
+    """Size of a picture, in pixels."""
 
     width: int
     height: int
@@ -179,7 +183,7 @@ class Size(NamedTuple):
 
 @node(version=1)
 def image_size(image: Image) -> Size:
-    """How large a picture is."""
+    """Give the width and height of a picture, in pixels."""
     return Size(*image.size)
 
 

@@ -14,7 +14,7 @@ Side = Annotated[int | None, Range(8, 8192, 8), Doc("In pixels; by default the m
 
 
 def check_sides(inputs: dict[str, Any], multiple: int = 8) -> Iterator[str]:
-    """Say of sizes that they are no multiples of what every model needs, or one of them."""
+    """Yield a sentence for each side that is no multiple of `multiple`, by default of what every model needs."""
     for name in ("width", "height"):
         value = inputs.get(name)
         if isinstance(value, int) and value % multiple:
@@ -29,7 +29,7 @@ def empty_latent(
     height: Side = None,
     count: Annotated[int, Range(1, 64, 1), Doc("Pictures to make.")] = 1,
 ) -> Latent:
-    """A latent of a size and nothing in it: `sample` begins with noise alone, as without a latent."""
+    """Make an empty latent of a size: `sample` starts from noise alone, as without a latent."""
     import torch
 
     factor, channels = model.setting("factor"), model.setting("latent_channels")
@@ -44,10 +44,10 @@ empty_latent.check(check_sides)
 
 @node(version=1, on="device")
 def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Context = INERT) -> Posterior:
-    """Encode pictures for `sample(latent=...)`; each by itself.
+    """Encode pictures, one by one, for `sample(latent=...)`.
 
-    Nothing is drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed encodes
-    nothing again.
+    No random numbers are drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed
+    does not encode the picture again.
 
     Raises:
         ValueError: The sides are no multiples of 8.
@@ -59,7 +59,7 @@ def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Contex
 
 @node(version=1, on="device")
 def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
-    """Latents to pictures.
+    """Decode latents to pictures.
 
     Raises:
         ValueError: The latent is empty, or of another model family.

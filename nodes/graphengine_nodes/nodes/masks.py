@@ -13,17 +13,17 @@ from graphengine_nodes.values.types import Image, Mask
 if TYPE_CHECKING:
     import PIL.Image
 
-Radius = Annotated[float, Range(0, 1024), Doc("In pixels, as PIL's GaussianBlur takes it.")]
+Radius = Annotated[float, Range(0, 1024), Doc("Radius in pixels, as in PIL's GaussianBlur.")]
 
 
 @node(version=1)
 def mask_from_image(
     image: Image,
     threshold: Annotated[
-        float | None, Range(0, 1, 0.05), Doc("Brightness from which on it is painted; default: as soft as it is.")
+        float | None, Range(0, 1, 0.05), Doc("Brightness from which a pixel is painted; default: the mask stays soft.")
     ] = None,
 ) -> Mask:
-    """White is painted, black is kept; grey by its brightness (0.299 R + 0.587 G + 0.114 B, as ITU-R BT.601)."""
+    """Make a mask from a picture's brightness (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601): white is painted."""
     import torch
 
     grey = image.pixels @ torch.tensor([0.299, 0.587, 0.114])
@@ -32,10 +32,10 @@ def mask_from_image(
 
 @node(version=1)
 def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = False) -> Mask:
-    """A mask from a file: its brightness, or where it is transparent.
+    """Read a mask from a file: from its brightness, or from its transparency.
 
     Raises:
-        FileError: It is no picture; it has no transparency, but that was asked for.
+        FileError: It is no picture, or has no transparency although `from_alpha` asks for it.
     """
     import numpy as np
     import torch
@@ -55,9 +55,9 @@ def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = Fal
 def mask_from_difference(
     original: Image,
     painted: Annotated[Image, Doc("The same picture, painted over where something is to change.")],
-    threshold: Annotated[float, Range(0, 1, 0.01), Doc("Differences up to it do not count.")] = 0.0,
+    threshold: Annotated[float, Range(0, 1, 0.01), Doc("Differences up to this value do not count.")] = 0.0,
 ) -> Mask:
-    """Painted where any channel of two pictures differs.
+    """Make a mask that is painted where any channel of two pictures differs.
 
     Raises:
         ValueError: They are of different sizes.
@@ -76,7 +76,7 @@ def mask_rectangle(
     right: Annotated[float, Range(0, 1)] = 0.75,
     bottom: Annotated[float, Range(0, 1)] = 0.75,
 ) -> Mask:
-    """A rectangle to paint in; its sides as fractions of the picture's."""
+    """Make a mask with a painted rectangle; its edges are fractions of the width and height."""
     import torch
 
     values = torch.zeros(1, height, width)
@@ -86,7 +86,7 @@ def mask_rectangle(
 
 @node(version=1)
 def invert_mask(mask: Mask) -> Mask:
-    """What was painted is kept, and the other way round."""
+    """Invert a mask: painted areas are kept, and kept areas painted."""
     return Mask(1.0 - mask.values)
 
 
@@ -95,10 +95,11 @@ def combine_masks(
     first: Mask,
     second: Mask,
     how: Annotated[
-        Literal["union", "intersection", "subtract"], Doc("In either, in both, or in the first but not in the second.")
+        Literal["union", "intersection", "subtract"],
+        Doc("Painted in either mask, in both, or in the first but not in the second."),
     ] = "union",
 ) -> Mask:
-    """One mask of two; soft ones are combined as fuzzy sets: the larger or the smaller value.
+    """Combine two masks; soft masks as fuzzy sets, by the larger or the smaller value.
 
     Raises:
         ValueError: They are of different sizes.
@@ -114,9 +115,10 @@ def combine_masks(
 
 @node(version=1)
 def grow_mask(
-    mask: Mask, pixels: Annotated[int, Range(-1024, 1024, 1), Doc("On each side; less than 0 shrinks it.")] = 8
+    mask: Mask,
+    pixels: Annotated[int, Range(-1024, 1024, 1), Doc("On each side; less than 0 shrinks the painted area.")] = 8,
 ) -> Mask:
-    """Make what is painted larger or smaller, with round corners; the picture's edge does not eat into it."""
+    """Grow or shrink the painted area, with round corners; the picture's edge does not shrink it."""
     import cv2
 
     side = 2 * abs(pixels) + 1
@@ -126,7 +128,7 @@ def grow_mask(
 
 @node(version=1)
 def feather_mask(mask: Mask, pixels: Annotated[int, Range(0, 1024, 1), Doc("Width of the soft edge.")] = 8) -> Mask:
-    """Soften the edge inwards: what was kept stays untouched, which `blur_mask` does not promise."""
+    """Soften the edge inwards: kept areas stay untouched, unlike with `blur_mask`."""
     import numpy as np
     from scipy.ndimage import distance_transform_edt
 
@@ -141,7 +143,7 @@ def feather_mask(mask: Mask, pixels: Annotated[int, Range(0, 1024, 1), Doc("Widt
 
 @node(version=1)
 def blur_mask(mask: Mask, radius: Radius = 4) -> Mask:
-    """Soften the edge both ways (Gaussian); through 8 bits, as PIL does it."""
+    """Blur a mask (Gaussian), which softens its edge both ways; computed in 8 bits, as PIL does."""
     import PIL.ImageFilter
 
     return _each_pil(mask, lambda picture: picture.filter(PIL.ImageFilter.GaussianBlur(radius)))
@@ -149,7 +151,7 @@ def blur_mask(mask: Mask, radius: Radius = 4) -> Mask:
 
 @node(version=1)
 def resize_mask(mask: Mask, width: Pixels, height: Pixels, resampling: Resampling = "lanczos") -> Mask:
-    """Bring a mask to a size, whatever its proportions; through 8 bits, as PIL does it."""
+    """Resize a mask, ignoring its proportions; computed in 8 bits, as PIL does."""
     import PIL.Image
 
     method = PIL.Image.Resampling[resampling.upper()]
@@ -167,7 +169,7 @@ def crop_mask(
     """Cut a piece out of a mask, as `crop_image` does of a picture.
 
     Raises:
-        ValueError: It does not lie inside it.
+        ValueError: The piece does not lie inside the mask.
     """
     return Mask(cut(mask.values[..., None], width, height, left, top)[..., 0])
 
@@ -175,7 +177,7 @@ def crop_mask(
 @node(version=1)
 def pad_mask(
     mask: Mask,
-    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of it.")] = 8,
+    multiple: Annotated[int, Range(1, 1024, 1), Doc("Both sides become multiples of this number.")] = 8,
     fill: Literal["edge", "black", "white"] = "edge",
 ) -> Mask:
     """Make a mask larger at the right and at the bottom, as `pad_image` makes a picture; black is kept."""
@@ -189,7 +191,7 @@ def composite(
     mask: Mask,
     blur: Annotated[Radius, Doc("Soften the mask's edge first; its highest value becomes 1 again.")] = 0.0,
 ) -> Image:
-    """`above` where the mask is 1, `below` where it is 0, mixed between.
+    """Combine two pictures by a mask: `above` where it is 1, `below` where it is 0, mixed in between.
 
     Raises:
         ValueError: They are of different sizes.
@@ -205,7 +207,7 @@ def composite(
 
 
 def _each(mask: Mask, change: Callable[[Any], Any]) -> Mask:
-    """Every mask of a batch changed as an array, float32 [H, W]."""
+    """Change every mask of a batch as an array, float32 [H, W]."""
     import numpy as np
     import torch
 
@@ -214,7 +216,7 @@ def _each(mask: Mask, change: Callable[[Any], Any]) -> Mask:
 
 
 def _each_pil(mask: Mask, change: Callable[[PIL.Image.Image], PIL.Image.Image]) -> Mask:
-    """Every mask of a batch changed as a picture in grey, 8 bits."""
+    """Change every mask of a batch as an 8-bit grey picture."""
     import numpy as np
     import PIL.Image
 

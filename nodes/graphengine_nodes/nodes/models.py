@@ -18,7 +18,9 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 EMBEDDED_NAMES = tuple(name for name, _ in files.EMBEDDED.values())
 
 Precision = Annotated[
-    str | None, Choices(*PRECISIONS), Doc("Numbers to compute with; by default float32 on a CPU, float16 on a GPU.")
+    str | None,
+    Choices(*PRECISIONS),
+    Doc("Type of the numbers to compute with; default: float32 on a CPU, float16 on a GPU."),
 ]
 
 
@@ -35,16 +37,16 @@ def load_model(
         Doc("For a single file: the diffusers folder with its configurations and tokenizer."),
     ] = None,
     precision: Precision = None,
-    revision: Annotated[str | None, Doc("Of a hub id: the branch, tag or commit; by default the main branch.")] = None,
+    revision: Annotated[str | None, Doc("Branch, tag or commit of a hub id; default: the main branch.")] = None,
     variant: Annotated[
-        str | None, Doc("Which weight files of a folder, such as fp16; by default the plain ones.")
+        str | None, Doc("Variant of a folder's weight files, such as fp16; default: the plain ones.")
     ] = None,
 ) -> Model:
-    """Refer to a model; its weights are read when something computes with them.
+    """Make a reference to a model; its weights are read when a node computes with them.
 
-    A single file needs configurations and a tokenizer: from `config`, else the folder that is named as the file
-    without its suffix, else the folder that it lies in. What the file lacks (of FLUX often all but the denoiser) comes
-    from there too, with its weights.
+    A single file needs configurations and a tokenizer. They come from `config`, else from the folder named as the file
+    without its suffix, else from the folder that the file is in. Components that the file lacks (a FLUX file often
+    holds the denoiser alone) are read from there too.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
@@ -125,10 +127,10 @@ def replace_vae(
         Doc("A VAE's folder, or a whole model whose VAE is taken."),
     ],
 ) -> Model:
-    """The same model with another VAE: what encodes and decodes pictures.
+    """Give a model another VAE, which encodes and decodes pictures.
 
     Raises:
-        ModelError: There is none, or its latents have another shape than the model's.
+        ModelError: There is no such VAE, or its latents have another shape than the model's.
     """
     kind = family(model.family)
     path = files.find(source, "model")
@@ -156,9 +158,9 @@ def load_lora(
         Doc("`tiny-blueprint`, a .safetensors file, a folder with one, or a hub id."),
     ],
 ) -> LoRA:
-    """Refer to a LoRA, in the format of diffusers or of kohya's trainer.
+    """Make a reference to a LoRA, in the format of diffusers or of kohya's trainer.
 
-    Of a folder, `pytorch_lora_weights.safetensors`, else the one .safetensors file that is in it.
+    From a folder `pytorch_lora_weights.safetensors` is taken, else the only .safetensors file in it.
 
     Raises:
         ModelError: There is no such file, it is damaged, a pickle, or no LoRA.
@@ -177,7 +179,7 @@ def load_lora(
 
 
 def _lora_file(path: Path) -> Path:
-    """The file of a LoRA's folder."""
+    """Find the LoRA's file in a folder."""
     named = path / "pytorch_lora_weights.safetensors"
     if not path.is_dir() or named.is_file():
         return named if path.is_dir() else path
@@ -194,12 +196,12 @@ def apply_lora(
     lora: LoRA,
     scale: Annotated[float, Range(-10, 10, 0.05), Doc("1.0 is the strength it was trained at.")] = 1.0,
 ) -> Model:
-    """The same model with a LoRA over its weights, which stay as they are; several by several such nodes.
+    """Add a LoRA to a model, whose own weights stay as they are; each further LoRA takes another such node.
 
-    Changes that find no place in the model are left out with a warning where the greater part fits.
+    Layers of the LoRA that the model lacks are left out with a warning, as long as most of them fit.
 
     Raises:
-        ModelError: It is for another family.
+        ModelError: The LoRA is for another model family.
     """
     if lora.families and model.family not in lora.families:
         raise ModelError(f"{lora.source} is a LoRA for {lora.families[0]}; {model.source} is a {model.family} model")
@@ -208,9 +210,9 @@ def apply_lora(
 
 @node(version=1)
 def scale_loras(
-    model: Model, factor: Annotated[float, Range(-10, 10, 0.05), Doc("What the scale of each is multiplied by.")]
+    model: Model, factor: Annotated[float, Range(-10, 10, 0.05), Doc("Factor for the scale of each LoRA.")]
 ) -> Model:
-    """The same model with all its LoRAs stronger or weaker: what `cross_attention_kwargs` do with their `scale`."""
+    """Make all LoRAs of a model stronger or weaker, as diffusers does for `scale` in `cross_attention_kwargs`."""
     return replace(model, loras=tuple((lora, scale * factor) for lora, scale in model.loras))
 
 
@@ -223,10 +225,10 @@ def load_controlnet(
     ],
     precision: Precision = None,
 ) -> ControlNet:
-    """Refer to a ControlNet.
+    """Make a reference to a ControlNet; its weights are read when a node computes with them.
 
     Raises:
-        ModelError: There is none, or its files are incomplete, cut short or pickles.
+        ModelError: There is no such ControlNet, or its files are incomplete, cut short or pickles.
     """
     path = files.find(source, "ControlNet")
     if not path.is_dir():

@@ -1,6 +1,6 @@
 """Memory and speed: how a model is held and computed: precision, quantization, offload, tiling, layout, compilation.
 
-Each returns a reference to the same weights; the weight store does what it says when something computes.
+Each node returns a reference to the same weights with an option; the weight store applies it when a node computes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def change_precision(
     model: Model,
     precision: Annotated[str | None, Choices(*PRECISIONS), Doc("None is float32 on a CPU, float16 on a GPU.")],
 ) -> Model:
-    """The same model, computed with other numbers; its weights are held once for each precision in use."""
+    """Compute a model with another type of numbers; its weights are held once for each precision in use."""
     return replace(model, precision=precision)
 
 
@@ -30,14 +30,16 @@ def change_precision(
 def quantize_model(
     model: Model,
     kind: Annotated[
-        str, Choices(*QUANTIZATIONS), Doc("float8: stored so, computed as before. int8: needs the library torchao.")
+        str,
+        Choices(*QUANTIZATIONS),
+        Doc("float8: stored in 8 bits, computed as before. int8: needs the library torchao."),
     ] = "float8",
 ) -> Model:
-    """The same model with its denoiser's weights stored in 8 bits: half of float16, a quarter of float32.
+    """Store the weights of a model's denoiser in 8 bits: half the memory of float16, a quarter of float32.
 
-    float8 is diffusers' layerwise casting (e4m3); norms and what else its model class names stay as they are. One call
-    has such weights at a time, and each set of LoRAs its own. int8 is torchao's weight-only quantization of linear
-    layers, which LoRAs share.
+    float8 is diffusers' layerwise casting (e4m3); norms, and other layers that the model's class names, stay as they
+    are. Such weights serve one call at a time, and each set of LoRAs has a copy. int8 is torchao's weight-only
+    quantization of linear layers; all sets of LoRAs share its weights.
 
     Raises:
         ModelError: When something computes: int8 without torchao.
@@ -51,15 +53,15 @@ def offload_model(
     kind: Annotated[
         str,
         Choices(*OFFLOADS),
-        Doc("What is on the GPU: the component that computes (model), or no more than a few of its layers."),
+        Doc("On the GPU at a time: the component that computes (model), a few layers (group) or one (sequential)."),
     ] = "model",
     device: Annotated[str | None, Doc("The GPU that computes, such as cuda:1; default: the run's.")] = None,
 ) -> Model:
-    """The same model with its weights in main memory, brought to the GPU for as long as they are needed there.
+    """Keep a model's weights in main memory and bring them to the GPU only while they are needed.
 
     `model` needs room for the largest component, `group` for a few layers while the next are on their way,
-    `sequential` for a single layer, and is by far the slowest. Pictures are the same, and so are keys. In a run that
-    computes on no GPU it does nothing, and a warning says so.
+    `sequential` for a single layer, and is by far the slowest. Pictures and keys stay the same. In a run that
+    computes on no GPU the node has no effect, and a warning says so.
     """
     return model.with_options(offload=kind, offload_device=device)
 
@@ -70,17 +72,21 @@ def tile_vae(
     tiling: Annotated[bool, Doc("Pictures larger than the VAE was trained on pass it in overlapping tiles.")] = True,
     slicing: Annotated[bool, Doc("The pictures of a batch are decoded one at a time.")] = False,
 ) -> Model:
-    """The same model with a VAE that needs less memory. Tiles are blended into each other, which changes pictures."""
+    """Make a model's VAE need less memory. Tiles are blended into each other, which changes pictures."""
     return model.with_options(tiling=tiling or None, slicing=slicing or None)
 
 
 @node(version=1)
 def optimize_model(
     model: Model,
-    channels_last: Annotated[bool, Doc("Convolutions with the channels innermost in memory; only for UNets.")] = False,
-    compile: Annotated[bool, Doc("torch.compile of the blocks that repeat; the first step takes a minute.")] = False,
+    channels_last: Annotated[
+        bool, Doc("Keep the channels of convolutions innermost in memory; only for UNets.")
+    ] = False,
+    compile: Annotated[
+        bool, Doc("Compile the repeated blocks with torch.compile; the first step takes a minute.")
+    ] = False,
 ) -> Model:
-    """The same model with a denoiser that may compute faster, its results different in the last bits.
+    """Make a model's denoiser faster, where the machine allows it; results differ in the last bits.
 
     Raises:
         ModelError: The model's denoiser has no convolutions to lay out.

@@ -1,6 +1,6 @@
-"""Control pictures: from a picture to the one that a ControlNet follows, of the same size.
+"""Control pictures: nodes that turn a picture into one that a ControlNet follows, of the same size.
 
-Those with a network are expanding nodes: a reference to the network's files (`load_annotator`), then the picture
+Nodes with a network are expanding nodes: a reference to the network's files (`load_annotator`), then the picture
 (`annotate`), so that keys hold what the files contain and a file is read when it is needed.
 """
 
@@ -16,7 +16,7 @@ from graphengine_nodes.values.types import Image, Mask
 
 log = logging.getLogger(__name__)
 
-Safe = Annotated[bool, Doc("In few steps of brightness, so that less of the picture shows through.")]
+Safe = Annotated[bool, Doc("Reduce brightness to a few steps, so that less of the picture shows through.")]
 
 ANNOTATORS = "lllyasviel/Annotators"
 """Where most of the networks are published."""
@@ -28,10 +28,14 @@ ANNOTATORS = "lllyasviel/Annotators"
 @node(version=1)
 def canny(
     image: Image,
-    low: Annotated[int, Range(0, 1000, 1), Doc("Gradient from which on an edge goes on.")] = 100,
-    high: Annotated[int, Range(0, 1000, 1), Doc("Gradient from which on an edge begins.")] = 200,
+    low: Annotated[
+        int, Range(0, 1000, 1), Doc("Gradient above which an edge goes on (Canny's lower threshold).")
+    ] = 100,
+    high: Annotated[
+        int, Range(0, 1000, 1), Doc("Gradient above which an edge begins (Canny's upper threshold).")
+    ] = 200,
 ) -> Image:
-    """Edges by Canny's method (OpenCV): white on black."""
+    """Draw edges by Canny's method (OpenCV), white on black."""
     import cv2
     import numpy as np
     import PIL.Image
@@ -44,7 +48,7 @@ def canny(
 
 @node(version=1)
 def sobel(image: Image) -> Image:
-    """Soft edges by Sobel's filter of 9 x 9 pixels: half of each direction, the strongest edge of a picture white."""
+    """Draw soft edges by Sobel's filter of 9 x 9 pixels: half of each direction, the strongest edge white."""
     import cv2
     import numpy as np
     import torch
@@ -60,7 +64,7 @@ def sobel(image: Image) -> Image:
 
 @node(version=1)
 def as_is(image: Image) -> Image:
-    """The picture itself: what ControlNets for instructions (ip2p) and for patterns (qr) follow."""
+    """Give the picture itself, which ControlNets for instructions (ip2p) and for patterns (qr) follow."""
     return image
 
 
@@ -69,7 +73,7 @@ def inpaint_control(
     image: Image,
     mask: Annotated[Mask | None, Doc("Default: nothing is masked, and a warning says so.")] = None,
 ) -> Image:
-    """What a ControlNet for inpainting follows: the picture with -1 where the mask is over 0.5.
+    """Make the picture that a ControlNet for inpainting follows: -1 where the mask is over 0.5.
 
     Raises:
         ValueError: Picture and mask differ in size or in number.
@@ -95,13 +99,13 @@ def hed(
     safe: Safe = False,
     resolution: Resolution = 512,
 ) -> Image:
-    """Soft edges by HED: what ControlNets for soft edges follow."""
+    """Draw soft edges by HED, which ControlNets for soft edges follow."""
     return annotate(image, load_annotator("hed-safe" if safe else "hed", source), resolution)
 
 
 @node(version=1, expand=True)
 def scribble(image: Annotated[Image, Lazy()], source: Source = ANNOTATORS, resolution: Resolution = 512) -> Image:
-    """Lines as if drawn by hand: HED's edges, thinned, white on black."""
+    """Draw lines as if by hand: HED's edges, thinned, white on black."""
     return annotate(image, load_annotator("scribble", source), resolution)
 
 
@@ -112,7 +116,7 @@ def pidinet(
     safe: Safe = False,
     resolution: Resolution = 512,
 ) -> Image:
-    """Soft edges by PiDiNet, cleaner than HED's."""
+    """Draw soft edges by PiDiNet, which are cleaner than HED's."""
     return annotate(image, load_annotator("pidinet-safe" if safe else "pidinet", source), resolution)
 
 
@@ -120,16 +124,16 @@ def pidinet(
 def lineart(
     image: Annotated[Image, Lazy()],
     source: Source = ANNOTATORS,
-    coarse: Annotated[bool, Doc("By the network that draws fewer lines.")] = False,
+    coarse: Annotated[bool, Doc("Use the network that draws fewer lines.")] = False,
     resolution: Resolution = 512,
 ) -> Image:
-    """A line drawing, white on black."""
+    """Turn a picture into a line drawing, white on black."""
     return annotate(image, load_annotator("lineart-coarse" if coarse else "lineart", source), resolution)
 
 
 @node(version=1, expand=True)
 def normal(image: Annotated[Image, Lazy()], source: Source = ANNOTATORS, resolution: Resolution = 512) -> Image:
-    """Directions of the surfaces as colours, by NormalBae."""
+    """Estimate surface normals by NormalBae, as colours."""
     return annotate(image, load_annotator("normal", source), resolution)
 
 
@@ -141,20 +145,20 @@ def pose(
     face: Annotated[bool, Doc("Draw points of faces too.")] = False,
     resolution: Resolution = 512,
 ) -> Image:
-    """Skeletons of the people in a picture, by OpenPose; black where there is nobody."""
+    """Draw the skeletons of the people in a picture by OpenPose; black where there is nobody."""
     kind = f"pose{'-hands' if hands else ''}{'-face' if face else ''}"
     return annotate(image, load_annotator(kind, source), resolution)
 
 
 @node(version=1, expand=True)
 def midas(image: Annotated[Image, Lazy()], source: Source = ANNOTATORS, resolution: Resolution = 512) -> Image:
-    """Depth by MiDaS, the nearest white and the farthest black."""
+    """Estimate depth by MiDaS: the nearest point is white, the farthest black."""
     return annotate(image, load_annotator("midas", source), resolution)
 
 
 @node(version=1, expand=True)
 def depth(image: Annotated[Image, Lazy()], source: Source = "Intel/dpt-large") -> Image:
-    """Depth by a DPT of transformers, the nearest white."""
+    """Estimate depth by a DPT model of transformers: the nearest point is white."""
     return annotate(image, load_annotator("depth", source))
 
 

@@ -1,6 +1,6 @@
-"""Small pictures of latents, for a look at sampling while it goes on.
+"""Previews: small pictures of latents, shown while sampling goes on.
 
-A linear map makes them: it belongs to the VAE whose latents they are. Its folder may hold it as `preview.json`, beside
+A linear map from latents to RGB makes them. The folder of the VAE may hold the map as `preview.json`, beside
 `config.json`: `{"factors": [[r, g, b], ...]}`, what a latent of 1 in the denoiser's scale adds to R, G and B in 0..1, a
 row for each channel, and last the row of the constant. Without such a file it is that of the family's published VAE.
 """
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST = 128
-"""Pixels of a preview's longer side, at most."""
+"""Most pixels of a preview's longer side."""
 
 
 def preview(samples: torch.Tensor, model: Model) -> Image:
-    """Latents [B, C, h, w] in the denoiser's scale as pictures: a pixel for each of them, fewer where there are more
-    than `MOST` on a side."""
+    """Turn latents [B, C, h, w] in the denoiser's scale into pictures: a pixel a latent, at most `MOST` a side."""
     import torch
 
     with torch.no_grad():
@@ -56,7 +55,7 @@ def _reduced(samples: torch.Tensor) -> torch.Tensor:
 
 
 def factors_of(model: Model) -> Factors:
-    """The map of a model's VAE."""
+    """Find the preview map of a model's VAE."""
     kind = family(model.family)
     digest = model.component("vae")
     if isinstance(digest, Held):
@@ -70,7 +69,7 @@ def factors_of(model: Model) -> Factors:
 
 @functools.lru_cache(64)
 def _written(folder: Path) -> Factors | None:
-    """What a VAE's folder says; None where it says nothing that can be used."""
+    """Read the preview map in a VAE's folder; None where there is none that can be used."""
     file = folder / PREVIEW
     if not file.is_file():
         return None

@@ -9,15 +9,15 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.types import Conditioning, Model
 
 LONGEST = 100_000
-"""Characters of a prompt. Tokenizers take seconds for a megabyte, and the long prompts of `encode_weighted` go through
+"""Most characters of a prompt. Tokenizers take seconds for a megabyte, and long prompts of `encode_weighted` go through
 the text encoder 75 tokens at a time: a worker would do nothing else for minutes."""
 
 
 def check_lengths(**texts: str | None) -> None:
-    """Refuse texts that a worker would be busy with for long, before it is.
+    """Refuse texts so long that a worker would be busy with them for minutes.
 
     Raises:
-        ValueError: One is longer than `LONGEST`.
+        ValueError: A text is longer than `LONGEST`.
     """
     for name, text in texts.items():
         if text is not None and len(text) > LONGEST:
@@ -29,7 +29,9 @@ def encode_prompt(
     model: Annotated[Model, Uses("text_encoder")],
     prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, which is not the empty one.")],
     clip_skip: Annotated[
-        int, Range(0, 64, 1), Doc("Layers of the text encoder left out at its end; diffusers skips none in negatives.")
+        int,
+        Range(0, 64, 1),
+        Doc("How many of the text encoder's last layers to leave out; diffusers leaves out none for negative prompts."),
     ] = 0,
     prompt_2: Annotated[
         str | None, Multiline(), Doc("For the second text encoder of families that have one; default: the prompt.")
@@ -39,9 +41,9 @@ def encode_prompt(
     ] = None,
     ctx: Context = INERT,
 ) -> Conditioning:
-    """Turn a prompt into conditioning.
+    """Encode a prompt into conditioning.
 
-    What does not fit the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning.
+    Text beyond the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning.
 
     Raises:
         ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or one of a fixed length; a text
@@ -71,14 +73,14 @@ def encode_weighted(
     model: Annotated[Model, Uses("text_encoder")],
     prompt: Annotated[str, Multiline(), Doc("`(word)` counts more, `[word]` less, `(word:1.3)` as much as you say.")],
     negative_prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, not the empty one.")] = None,
-    clip_skip: Annotated[int, Range(0, 64, 1), Doc("Layers of the text encoder left out at its end.")] = 0,
+    clip_skip: Annotated[int, Range(0, 64, 1), Doc("How many of the text encoder's last layers to leave out.")] = 0,
     prompt_2: Annotated[
         str | None, Multiline(), Doc("For the second text encoder of families that have one; default: the prompt.")
     ] = None,
     negative_prompt_2: Annotated[str | None, Multiline(), Doc("The same for the negative prompt.")] = None,
     ctx: Context = INERT,
 ) -> Prompts:
-    r"""Turn prompts of any length with weights, as users of the WebUI write them, into conditioning.
+    r"""Encode prompts of any length with weights, as users of the WebUI write them, into conditioning.
 
     `(text)` weighs 1.1 times as much, `[text]` 1/1.1 times, `(text:1.3)` 1.3 times, and so on inside one another;
     `\(`, `\)`, `\[`, `\]` and `\\` are these signs themselves, brackets without a partner do no harm. Texts are read

@@ -1,4 +1,4 @@
-"""Sampling: masked image to image with checkpoints that know nothing of masks."""
+"""Repainting: masked image to image with checkpoints that were not trained with masks."""
 
 from __future__ import annotations
 
@@ -33,17 +33,19 @@ log = logging.getLogger(__name__)
 SampleMode = Annotated[
     str,
     Choices("sample", "argmax", "random"),
-    Doc("How the start is taken from the painted picture: drawn, its most likely value, or not at all (noise alone)."),
+    Doc("How to start: drawn from the painted picture's posterior, its most likely value, or noise alone."),
 ]
 
 
 @node(version=1, on="device")
 def repaint(
     model: Annotated[Model, Uses("denoiser")],
-    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
-    original: Annotated[Posterior, Doc("What is kept outside the mask.")],
-    painted: Annotated[Posterior, Doc("The same, painted over: its colours are what the mask's inside begins with.")],
-    mask: Annotated[Mask, Doc("Where to paint, as soft as it is; at the pictures' size.")],
+    positive: Annotated[Prompts, Doc("One prompt, or one for each picture.")],
+    original: Annotated[Posterior, Doc("The picture that is kept outside the mask.")],
+    painted: Annotated[
+        Posterior, Doc("The same picture, painted over: inside the mask, sampling starts from its colours.")
+    ],
+    mask: Annotated[Mask, Doc("Where to paint; it stays soft. It must have the pictures' size.")],
     *,
     negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
     seed: Seeds = 0,
@@ -57,11 +59,11 @@ def repaint(
     arguments: Arguments = None,
     ctx: Context = INERT,
 ) -> Latent:
-    """Image to image from the painted picture that keeps the original outside the mask, softly, with any checkpoint.
+    """Repaint inside a soft mask with any checkpoint: image to image from the painted picture, over the original.
 
-    Before every step the original, noised afresh to that step's level, is blended in by the mask, and after the last
-    one as it is. The mask is brought to the latents' size and divided by its highest value. `inpaint` is another
-    thing: it starts from one picture, and its mask is hard. Without anything to paint this is the original.
+    Before every step the original, with fresh noise of that step's level, is blended in by the mask; after the last
+    step, without noise. The mask is resized to the latents and divided by its highest value. `inpaint` is a different
+    method: it starts from one picture, and its mask is hard. With an empty mask the result is the original.
 
     Raises:
         ValueError: Pictures and mask are of different sizes or numbers; inputs that contradict each other.
@@ -97,7 +99,7 @@ def latent_weight(mask: Mask, height: int, width: int) -> torch.Tensor:
 
 
 def _start(painted: Posterior, sample_mode: str) -> Posterior | Latent:
-    """What is noised to the level of the first step; zeros are noise alone."""
+    """The latents to which the first step's noise is added; zeros for noise alone."""
     if sample_mode == "sample":
         return painted
     if sample_mode == "argmax":
@@ -108,14 +110,14 @@ def _start(painted: Posterior, sample_mode: str) -> Posterior | Latent:
 
 
 def _expanded(start: Posterior | Latent, count: int) -> Posterior | Latent:
-    """As many of it as there are pictures."""
+    """Repeat the start for each picture."""
     if isinstance(start, Latent):
         return replace(start, samples=repeat(start.samples, count))
     return replace(start, mean=repeat(start.mean, count), logvar=repeat(start.logvar, count))
 
 
 def _check_sizes(model: Model, original: Posterior, painted: Posterior, mask: Mask) -> int:
-    """How many pictures there are to paint on."""
+    """Check sizes and numbers; return how many pictures there are to paint on."""
     for value in (original, painted):
         if value.family != model.family:
             raise ValueError(f"a picture of {value.family} does not fit {model.source}, a {model.family} model")

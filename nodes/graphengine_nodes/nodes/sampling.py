@@ -24,45 +24,47 @@ Seeds = Annotated[
     Seed,
     Range(0, 2**64 - 1),
     Doc(
-        "One for each picture; a single one for several pictures counts upwards from it. A generator draws all, "
-        "a list of generators one each."
+        "A seed for each picture; a single seed counts upwards over several pictures. A generator draws all pictures, "
+        "a list of generators one picture each."
     ),
 ]
 MOST = 1024
-"""Pictures that one call makes."""
+"""Most pictures that one call makes."""
 Count = Annotated[
-    int | None, Range(1, 64, 1), Doc("Pictures to make; by default what seeds, prompts and pictures are given for.")
+    int | None, Range(1, 64, 1), Doc("Pictures to make; default: as many as seeds, prompts or start pictures.")
 ]
 Arguments = Annotated[dict[str, Any] | None, Doc("Further arguments of the family's pipeline, by diffusers' names.")]
-Steps = Annotated[int | None, Range(1, 1000, 1), Doc("By default the model's own.")]
+Steps = Annotated[int | None, Range(1, 1000, 1), Doc("Denoising steps; default: the model's own.")]
 Guidance = Annotated[
-    float | None, Range(0, 100, 0.1), Doc("How strongly the prompt is followed, by default the model's own; 1 is off.")
+    float | None, Range(0, 100, 0.1), Doc("How strongly the prompt is followed; 1 is off. Default: the model's own.")
 ]
 Rescale = Annotated[
-    float | None, Range(0, 1, 0.05), Doc("Against overexposure by guidance, where the family's pipeline has it.")
+    float | None, Range(0, 1, 0.05), Doc("Rescaling of guidance against overexposure, where the family has it.")
 ]
 Scheduler = Annotated[
     str | None,
     Choices(*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW),
-    Doc("By diffusers' class name; default: the model's."),
+    Doc("Class name of a diffusers scheduler; default: the model's."),
 ]
-Spacing = Annotated[str | None, Choices(*schedulers.SPACINGS), Doc("Default: the scheduler's own.")]
+Spacing = Annotated[
+    str | None, Choices(*schedulers.SPACINGS), Doc("How timesteps are spread; default: the scheduler's own.")
+]
 Strength = Annotated[
     float | None,
     Range(0, 1, 0.05),
-    Doc("How much of what it starts from is replaced; 1 is all. Default: the pipeline's own."),
+    Doc("How much of the start is replaced; 1 is all of it. Default: the pipeline's own."),
 ]
 MOST_TOLD = 64
-"""Seeds of a batch that are told beside each of its pictures."""
+"""Most seeds of a batch that are noted beside each of its pictures."""
 
 
 @node(version=1, on="device", batch=("positive", "seed"))
 def sample(
     model: Annotated[Model, Uses("denoiser")],
-    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
+    positive: Annotated[Prompts, Doc("One prompt, or one for each picture.")],
     *,
     negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
-    latent: Annotated[Posterior | Latent | None, Doc("What to start from; default: noise alone.")] = None,
+    latent: Annotated[Posterior | Latent | None, Doc("The start of sampling; default: noise alone.")] = None,
     control: Control | list[Control] | None = None,
     seed: Seeds = 0,
     count: Count = None,
@@ -80,11 +82,11 @@ def sample(
     """Denoise: from noise (text to image), or from a latent (image to image) with `strength`.
 
     Runs diffusers' own pipeline, with one CPU generator for each picture: the result is bit-identical to the
-    pipeline's, given a list of generators with these seeds. Generators in place of seeds are left as they were; where
-    they would stand afterwards is in the result.
+    pipeline's, given a list of generators with these seeds. Generators in place of seeds are left as they were; the
+    result holds their states after sampling.
 
     Raises:
-        ValueError: Inputs that contradict each other; a scheduler of the wrong kind; an argument that is none.
+        ValueError: Inputs that contradict each other; a scheduler that the family cannot use; an unknown argument.
         Cancelled: The run was cancelled; at most one step later.
     """
     inputs = locals()  # an option is named in the signature alone
@@ -103,7 +105,7 @@ def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
 
 @sample.group
 def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
-    """What must agree in one batch: the shape of the prompts. One that is equal to nothing keeps a call by itself."""
+    """The value that calls of one batch share, the shape of the prompts; an `object()` keeps a call by itself."""
     seeds = seed if isinstance(seed, list) else [seed]
     data = all(_is_plain(value) for value in (others.get("arguments") or {}).values())
     lists = isinstance(positive, list) or isinstance(others.get("negative"), list) or others.get("count") is not None
@@ -114,7 +116,7 @@ def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it means the same for a batch of several calls as for each of them."""
+    """Whether a value means the same for a batch of several calls as for each of them."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(one) for one in value)
     return value is None or isinstance(value, (int, float, str))
@@ -129,7 +131,7 @@ def _sample_many(
     ctx: Sequence[Context],
     **others: Any,
 ) -> list[Latent | BaseException]:
-    """Several calls that differ in prompt and seed, in one batch."""
+    """Compute several calls that differ in prompt and seed in one batch."""
     import torch
 
     from graphengine_nodes.store.store import store
@@ -178,9 +180,9 @@ def _sample_many(
 @node(version=1, on="device")
 def inpaint(
     model: Annotated[Model, Uses("denoiser+vae")],
-    positive: Annotated[Prompts, Doc("One, or one for each picture.")],
-    image: Annotated[Image, Doc("What to paint over; its size is the result's.")],
-    mask: Annotated[Mask, Doc("1 where to paint; taken as a yes or no at 0.5.")],
+    positive: Annotated[Prompts, Doc("One prompt, or one for each picture.")],
+    image: Annotated[Image, Doc("The picture to paint over; the result has its size.")],
+    mask: Annotated[Mask, Doc("1 where to paint; made hard at 0.5.")],
     *,
     negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
     control: Control | list[Control] | None = None,
@@ -197,12 +199,12 @@ def inpaint(
 ) -> Latent:
     """Repaint what the mask covers, with inpainting checkpoints (9 input channels) and all others (4).
 
-    Two pictures are encoded with draws between, so this node encodes by itself, as diffusers' inpainting pipeline does,
-    and gives bit-identical latents.
+    This node encodes the picture and the masked picture itself, since random numbers are drawn in between, as
+    diffusers' inpainting pipeline does: the latents are bit-identical.
 
     Raises:
-        ValueError: The mask is of another size than the picture, or the sides do not fit the latents; an argument that
-            is none.
+        ValueError: The mask is of another size than the picture, or the sides do not fit the latents; an unknown
+            argument.
         Cancelled: The run was cancelled; at most one step later.
     """
     inputs = locals()
@@ -272,7 +274,7 @@ def _shape_of(latent: Posterior | Latent, model: Model) -> tuple[int, tuple[int,
 
 
 def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[RandomState, ...]]:
-    """A seed for each picture, and the generators that stand in their place.
+    """Resolve the seeds: one for each picture, and the generators in their place.
 
     Args:
         given: How many pictures there are at least, where no count is given.
@@ -317,7 +319,7 @@ def _check_families(
 
 
 def reporter(ctx: Context, model: Model) -> Step:
-    """Progress and a preview after each step; raises `Cancelled` where nobody wants the result any more."""
+    """Make the callback that reports progress and a preview after each step, and raises `Cancelled` to stop."""
 
     def step(done: int, total: int, samples: torch.Tensor) -> None:
         ctx.progress(done, total)

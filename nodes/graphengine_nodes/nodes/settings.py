@@ -1,4 +1,4 @@
-"""The settings of a picture, read off the calls that it comes from: for the text that other tools read."""
+"""Settings of a picture, read from the calls that made it, for the text that other tools read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLERS = ("std.sample", "std.inpaint", "std.repaint")
 def settings(step: Step, value: Any) -> str | None:
     """The `parameters` text of a picture; None where no sampler made it.
 
-    Of several samplers that one is told which came last.
+    Of several samplers, the last one counts.
     """
     sampler = next((one for one in _steps(step) if one.node in SAMPLERS), None)
     if sampler is None:
@@ -43,7 +43,7 @@ def settings(step: Step, value: Any) -> str | None:
 
 
 def _steps(start: Step) -> Iterator[Step]:
-    """The steps that one comes from, nearest first."""
+    """The steps that led to a step, nearest first."""
     waiting, seen = [start], {id(start)}
     for step in waiting:
         yield step

@@ -13,7 +13,7 @@ Seed = Annotated[int, Range(0, 2**64 - 1, 1), Doc("The same seed draws the same 
 
 
 class Texts(NamedTuple):
-    """What a template gives.
+    """The prompts drawn from templates.
 
     Attributes:
         prompt: What the picture should show.
@@ -122,7 +122,7 @@ def expand_wildcards(
     ],
     seed: Seed = 0,
 ) -> str:
-    r"""A text with one of each `{alternatives|in|braces}` taken, each equally likely.
+    r"""Replace each `{alternatives|in|braces}` in a text by one of them, each equally likely.
 
     Alternatives may be empty and hold further ones. `\{`, `\|` and `\}` are these signs themselves; other backslashes
     stay as they are.

@@ -34,25 +34,25 @@ from graphengine_nodes.weights.files import Location
 if TYPE_CHECKING:
     import torch
 
-Factor = Annotated[float, Range(0.05, 16), Doc("Of both sides; less than 1 makes it smaller.")]
+Factor = Annotated[float, Range(0.05, 16), Doc("Factor for both sides; less than 1 makes the result smaller.")]
 OVERLAP = 32
-"""Pixels that a tile sees beyond its own: more than what most models look at."""
+"""Pixels around a tile that the model sees as well: more than most models look at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upscaler:
-    """An upscale model's weights.
+    """A reference to an upscale model's weights.
 
     Attributes:
         weights: Digest of the file.
-        source: Where it came from, for people.
+        source: Where it was loaded from, as shown to people.
     """
 
     weights: str
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
+        """The digest that stands for it in keys."""
         return self.weights
 
 
@@ -62,9 +62,9 @@ def upscale_latent(
     factor: Factor = 2.0,
     mode: Literal["nearest-exact", "bilinear", "bicubic", "area"] = "bicubic",
 ) -> Latent:
-    """Bring latents to another size, to sample on from them; sides that were even stay even, as some families need.
+    """Resize latents, to continue sampling from them; even sides stay even, as some families need.
 
-    Noise is stretched too: a strength of half or more is what makes such a latent a picture again.
+    Noise is stretched too: continue with a `strength` of 0.5 or more, which makes a clean picture of it.
     """
     import torch
 
@@ -76,7 +76,7 @@ def upscale_latent(
 
 @node(version=1)
 def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "lanczos") -> Image:
-    """Bring pictures to another size by a factor; through 8 bits, as PIL does it.
+    """Resize pictures by a factor; computed in 8 bits, as PIL does.
 
     Raises:
         ValueError: They would be too large.
@@ -91,7 +91,7 @@ def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "
 def load_upscaler(
     source: Annotated[str | Path, File("weights"), Doc("A .safetensors file, or the tensors of a .pth file.")],
 ) -> Upscaler:
-    """Refer to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
+    """Make a reference to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
     path = Path(source)
     digest = fingerprint(path)
     files.note(digest, Location(path))
@@ -102,10 +102,14 @@ def load_upscaler(
 def upscale_with_model(
     upscaler: Upscaler,
     image: Image,
-    tile: Annotated[int, Range(64, 8192, 8), Doc("Side of what is computed at once: less needs less memory.")] = 512,
+    tile: Annotated[
+        int,
+        Range(64, 8192, 8),
+        Doc("Side of the tiles that are computed one at a time; smaller tiles need less memory."),
+    ] = 512,
     ctx: Context = INERT,
 ) -> Image:
-    """Make pictures larger with a model, by the factor that it was trained for.
+    """Upscale pictures with a model, by the factor that it was trained for.
 
     Raises:
         ModelError: The file is gone, damaged, or no upscale model for pictures in colour.
@@ -159,7 +163,7 @@ class UpscaleNetwork:
         return found
 
     def buffers(self) -> Iterator[torch.Tensor]:
-        """What takes memory beside the parameters."""
+        """Tensors that take memory beside the parameters."""
         found: Iterator[torch.Tensor] = self.described.model.buffers()
         return found
 

@@ -1,4 +1,4 @@
-"""What is done to a component's module before it computes: LoRAs, hypernetworks, and the options of a model.
+"""Changes to a component's module before it computes: LoRAs, hypernetworks, and the options of a model.
 
 Each is a `ModuleChange`, applied by the weight store to a module whose parameters are its own. An option is what
 diffusers itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after.
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModuleChange:
-    """One thing that is done to a module.
+    """One change to a module, such as its LoRAs or its quantization.
 
     Attributes:
-        key: What it is, told from all others that can be done to the same module.
-        apply: Does it, in place.
-        stored: It makes other weights of those that are read: they take their place in the store.
-        rewrites: The module writes its weights while it computes, so it shares them with nobody.
-        leased: It is written while it computes, so one call has it at a time.
+        key: Tells it apart from all other changes to the same module.
+        apply: Changes the module in place.
+        stored: Makes new weights, which replace those that were read in the store.
+        rewrites: The module writes its weights while it computes, so it cannot share them.
+        leased: The module is written while it computes, so it serves one call at a time.
         last: Applied on the device, after copying: a copy would not carry it.
     """
 
@@ -48,7 +48,7 @@ class ModuleChange:
 
 
 def changes_of(model: Model, name: str, device: str) -> list[ModuleChange]:
-    """What is done to a component's module, in order.
+    """The changes to a component's module, in order.
 
     Args:
         device: Where it computes.
@@ -103,7 +103,7 @@ def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChang
 
 
 def locate_weights(weights: LoRA | Hypernetwork) -> Any:
-    """The file of a LoRA or a hypernetwork, unchanged since it was loaded.
+    """Find the file of a LoRA or a hypernetwork, unchanged since it was loaded.
 
     Raises:
         ModelError: It is not on this machine, or has changed.
@@ -118,8 +118,8 @@ def locate_weights(weights: LoRA | Hypernetwork) -> Any:
 
 
 def held_for(model: Model, device: str) -> Model:
-    """The model as it is held for a device. Where that is no GPU nothing can be offloaded: that is left out, and said
-    once, so that one workflow serves machines with and without a GPU."""
+    """The model as it is held for a device: without its offload where that is no GPU, with one warning, so that one
+    workflow serves machines with and without a GPU."""
     if not model.option("offload") or device.startswith("cuda"):
         return model
     _warn_of_offload(model.source, device)
@@ -135,7 +135,7 @@ def _warn_of_offload(source: str, device: str) -> None:
 
 
 def check_options(model: Model) -> None:
-    """Refuse what cannot be done, before anything is loaded.
+    """Refuse options that this machine cannot serve, before anything is loaded.
 
     Raises:
         ModelError: int8 without its library.
@@ -145,7 +145,7 @@ def check_options(model: Model) -> None:
 
 
 def torchao() -> Any:
-    """The library that int8 needs.
+    """Import torchao, which int8 needs.
 
     Raises:
         ModelError: It is not installed.
@@ -183,7 +183,7 @@ def _compile(module: Any) -> None:
 
 
 def sequential_offload(device: str) -> ModuleChange:
-    """Each layer's weights are on the device only while the layer computes."""
+    """The change that brings each layer's weights to the device only while the layer computes."""
 
     def apply(module: Any) -> None:
         import accelerate
@@ -195,7 +195,7 @@ def sequential_offload(device: str) -> ModuleChange:
 
 
 def group_offload(device: str) -> ModuleChange:
-    """Groups of layers are on the device while one of them computes, the next one on its way there."""
+    """The change that brings groups of layers to the device, the next group while one computes."""
 
     def apply(module: Any) -> None:
         import torch
@@ -208,21 +208,21 @@ def group_offload(device: str) -> ModuleChange:
 
 
 OFFLOADERS: dict[str, Callable[[str], ModuleChange]] = {"sequential": sequential_offload, "group": group_offload}
-"""How a module is held whose weights come to the device in pieces; `model` brings a component as a whole."""
+"""By kind of offload, the change for weights that come to the device in pieces; `model` brings a component whole."""
 
 
 def shared_clone(module: Any, place: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
-    """A copy of a module's structure over the very same memory: what is done to it does not reach the original.
+    """Copy a module's structure over the very same memory: changes to the copy do not reach the original.
 
     Args:
-        place: Where each tensor is to be instead; what it gives for one may be the same tensor.
+        place: Gives the tensor to use in place of each tensor, which may be the same one.
     """
     import torch
 
     memo: dict[int, Any] = {}
     for tensor in [*module.parameters(), *module.buffers()]:
         found = tensor.detach() if place is None else place(tensor.detach())
-        # Parameters of their own: moving or casting a module replaces the memory inside its parameters.
+        # The copy has parameters of its own: moving or casting a module replaces the memory inside its parameters.
         memo[id(tensor)] = (
             torch.nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else found
         )

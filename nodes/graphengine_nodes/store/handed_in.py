@@ -1,7 +1,7 @@
 """Loaded objects: pipelines, ControlNets and components that Python callers hand in, as values of this process only.
 
-The objects stay theirs: they lie where they are, what is done to them is used by the next run, and nothing that is made
-from them is remembered. Whoever has the value keeps the object, and nobody else.
+The objects stay the caller's: they stay on their device, the next run uses every change that the caller makes to them,
+and no result that depends on them is remembered. The value keeps the object alive; the store does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Object = Annotated[Any, Doc("From Python only; it cannot be written to a file.")
 
 @node(version=1, cache="never")
 def loaded_model(pipeline: Object) -> Model:
-    """Refer to a pipeline of diffusers that is loaded already; its components are used where they lie.
+    """Make a reference to a loaded pipeline of diffusers; its components are used where they are.
 
     Raises:
         ModelError: It is no pipeline of a known family, or lacks a component.
@@ -48,7 +48,7 @@ def loaded_model(pipeline: Object) -> Model:
 
 @node(version=1, cache="never")
 def loaded_controlnet(module: Object) -> ControlNet:
-    """Refer to a ControlNet that is loaded already; it is used where it lies.
+    """Make a reference to a loaded ControlNet; it is used where it is.
 
     Raises:
         ModelError: It is no known ControlNet.
@@ -65,7 +65,7 @@ def loaded_controlnet(module: Object) -> ControlNet:
 def replace_component(
     model: Model, name: Annotated[str, Doc("`unet`, `vae`, `scheduler`, ...")], module: Object
 ) -> Model:
-    """The same model with a loaded component in the place of its own.
+    """Replace a component of a model by a loaded one.
 
     Raises:
         ModelError: Models of this family have no such component.
@@ -76,7 +76,7 @@ def replace_component(
 
 
 def _settings(kind: Family, pipeline: Any) -> dict[str, Any]:
-    """What the configurations say, written to where families read them."""
+    """The family's settings of a pipeline, read from its configurations after writing them to a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _write(root / "model_index.json", pipeline.config)
@@ -97,10 +97,10 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def held(model: Model, name: str, device: str, changes: Sequence[ModuleChange]) -> Any:
-    """A component that was handed in, with what is done to it: the object itself, or a clone of this call alone.
+    """A component that was handed in, with changes: the object itself, or a clone for this call alone.
 
     Raises:
-        ModelError: It is held by hooks of its own, or has LoRAs of its own besides the model's.
+        ModelError: The component has hooks of its own, or LoRAs of its own besides the model's.
     """
     digest, kind = model.component(name), family(model.family)
     assert isinstance(digest, Held)
@@ -125,7 +125,7 @@ def held(model: Model, name: str, device: str, changes: Sequence[ModuleChange]) 
 
 
 def placed(module: Any, device: str, dtype: torch.dtype | None = None) -> Any:
-    """A module on a device, with numbers of a type: itself if it is so already or moves by itself, else a clone."""
+    """A module on a device, with a dtype: itself if it has both already or moves by hooks, else a clone."""
     import torch
 
     first = next(module.parameters())
@@ -149,7 +149,7 @@ _locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictiona
 
 
 def _as_loaded(found: Any) -> Any:
-    """A scheduler or a tokenizer as families load them."""
+    """Wrap a scheduler or a tokenizer as families load them."""
     if hasattr(found, "to_json_string") and hasattr(found, "config"):
         return json.loads(found.to_json_string())
     from graphengine_nodes.families.pipelines import Tokenizer

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @node(version=1)
 def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt file of the WebUI.")]) -> Hypernetwork:
-    """Refer to a hypernetwork; its weights are read, and nothing in them is run, when something computes with them.
+    """Make a reference to a hypernetwork; its weights are read, without running code, when a node computes with them.
 
     Raises:
         ModelError: There is no such file, or it holds something else than tensors and numbers.
@@ -59,7 +59,7 @@ def apply_hypernetwork(
     hypernetwork: Hypernetwork,
     multiplier: Annotated[float, Range(-10, 10, 0.05), Doc("1.0 is the strength it was trained at.")] = 1.0,
 ) -> Model:
-    """The same model with a hypernetwork before its attention; several by several such nodes, one after the other.
+    """Add a hypernetwork before a model's attention; each further one takes another such node, in their order.
 
     Raises:
         ModelError: The model has no UNet.
@@ -71,21 +71,21 @@ def apply_hypernetwork(
 
 @node(version=1)
 def clear_hypernetworks(model: Model) -> Model:
-    """The same model without hypernetworks."""
+    """Remove all hypernetworks from a model."""
     return replace(model, hypernetworks=())
 
 
 # --- what a file may hold ---------------------------------------------------------------------------------------------
 
 TRUSTED = frozenset({"collections", "torch", "torch._utils", "torch.storage"})
-"""The modules that a pickle of tensors names. What of them may be run, torch decides when it reads the file."""
+"""The modules that a pickle of tensors may name; torch decides which of their functions run when it reads the file."""
 
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""How the files of torch before 1.6 begin."""
+"""The first bytes of files of torch before 1.6."""
 
 
 def _pickles(path: Path, file: BinaryIO) -> Iterable[IO[bytes]]:
-    """The pickles in a file of torch, to be looked at, not read; all but the last from one stream, in order."""
+    """The pickles in a file of torch, to be inspected, not loaded; all but the last from one stream, in order."""
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -98,7 +98,7 @@ def _pickles(path: Path, file: BinaryIO) -> Iterable[IO[bytes]]:
             file.seek(0)
             start = file.read(len(LEGACY))
             file.seek(0)
-            if start[:1] == b"\x80":  # what every pickle begins with that torch reads
+            if start[:1] == b"\x80":  # the first bytes of every pickle that torch reads
                 for _ in range(4 if start == LEGACY else 1):
                     yield file
                 return
@@ -108,7 +108,7 @@ def _pickles(path: Path, file: BinaryIO) -> Iterable[IO[bytes]]:
 
 
 def _refuse_code(path: Path, data: IO[bytes]) -> None:
-    """Look at one pickle, without running it, for what has no place in a file of tensors."""
+    """Inspect one pickle, without running it, for code that has no place in a file of tensors."""
     try:
         for operation, argument, _ in pickletools.genops(data):
             named = operation.name in ("GLOBAL", "INST")
@@ -122,10 +122,10 @@ def _refuse_code(path: Path, data: IO[bytes]) -> None:
 
 
 def read(path: Path) -> dict[Any, Any]:
-    """A hypernetwork's file.
+    """Read a hypernetwork's file.
 
     Raises:
-        ModelError: It is damaged, or no data.
+        ModelError: It is damaged, or holds more than data.
     """
     import torch
 
@@ -155,10 +155,10 @@ ACTIVATIONS = (
 
 
 def networks(path: Path, dtype: torch.dtype) -> dict[int, tuple[Any, Any]]:
-    """The networks of a file, for keys and for values, by the width of the context.
+    """Read the networks of a file, for keys and for values, by the width of the context.
 
     Raises:
-        ModelError: It is damaged, or of a kind that is not known.
+        ModelError: It is damaged, or its layers or activation are unknown.
     """
     found = read(path)
     try:
@@ -172,7 +172,7 @@ def networks(path: Path, dtype: torch.dtype) -> dict[int, tuple[Any, Any]]:
 
 
 def _network(tensors: Mapping[str, Any], width: int, facts: Mapping[Any, Any], dtype: torch.dtype) -> Any:
-    """One network as the file describes it; its dropout is for training and left out."""
+    """Build one network as the file describes it, without its dropout, which is for training."""
     import torch
 
     layers: list[dict[str, Any]] = _layers(tensors)
@@ -224,9 +224,9 @@ def _activation(name: str | None) -> list[Any]:
 
 
 def add_hypernetworks(unet: Any, hypernetworks: Sequence[tuple[Path, float]]) -> None:
-    """Put hypernetworks (file, multiplier), one after the other, before the attention of a UNet that nobody else uses.
+    """Put hypernetworks (file, multiplier), one after the other, before the attention of a UNet that is not shared.
 
-    They change what the projections to keys and values are given, whichever way attention is computed; LoRAs on these
+    They change the inputs of the projections to keys and values, whichever way attention is computed; LoRAs on these
     projections must be there before.
 
     Raises:
@@ -259,7 +259,7 @@ def add_hypernetworks(unet: Any, hypernetworks: Sequence[tuple[Path, float]]) ->
 
 
 def _changed(mine: Sequence[tuple[Any, float]], projection: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a projection is given, by each network in turn."""
+    """Pass a projection's input through each network in turn."""
     context, *others = given
     for network, multiplier in mine:
         context = context + network(context) * multiplier

@@ -1,8 +1,8 @@
-"""The store of weights: what a reference stands for, in memory once for each device.
+"""The store of weights: the modules that references stand for, in memory once for each device.
 
-Bytes are found by digest and loaded by whoever needs them first; others who want the same wait for that one load,
-and nobody else does. A byte budget for each device is kept by dropping what is cheapest to have again for its size
-and longest unused. LoRAs and options live on clones of a module's structure over the very same memory.
+Weights are located by digest and loaded by the first call that needs them; other calls that need the same weights wait
+for that one load. To keep a byte budget for each device, modules are dropped that are cheap to load for their size and
+long unused. LoRAs and options are applied to clones of a module's structure over the very same memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Entry:
-    """One thing in the store. `users` counts the calls that hold it and the clones made of it."""
+    """One module in the store. `users` counts the calls that hold it and the clones made of it."""
 
     device: str
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -44,7 +44,7 @@ class _Entry:
 
 
 class WeightStore:
-    """Weights in memory, by what they are.
+    """Weights in memory, by keys of their content.
 
     Args:
         budget: Bytes for each device; None for half of the machine's memory, or four fifths of a GPU's.
@@ -66,11 +66,11 @@ class WeightStore:
     def hold(
         self, key: Hashable, device: str, load: Callable[[], Any], base: Hashable = None, stays: bool = True
     ) -> Iterator[Any]:
-        """What is kept under a key, loaded if it is not there; it stays at least as long as the context.
+        """Hold the module under a key, loaded if it is missing; it stays at least as long as the context.
 
         Args:
-            base: The key of what it shares its tensors with.
-            stays: Whether it may stay longer, as far as there is room.
+            base: The key of the module with which it shares its tensors.
+            stays: Keep it cached after use, if the budget allows.
         """
         with self._lock:
             entry = self._entries.setdefault(key, _Entry(device))
@@ -112,8 +112,8 @@ class WeightStore:
             entry.value = value
 
     def _touch(self, entry: _Entry) -> None:
-        # GreedyDual-Size: the clock is the priority of what was dropped last, so what is not used any more falls
-        # behind however dear it was.
+        # GreedyDual-Size: the clock is the priority of the last dropped module, so an unused module falls behind
+        # however costly its load was.
         entry.priority = self._clock + entry.cost / (entry.size + 1)
 
     def _make_room(self, device: str) -> None:
@@ -144,12 +144,12 @@ class WeightStore:
             del self._entries[key]
 
     def clear(self, device: str | None = None) -> None:
-        """Drop everything that nobody holds at this moment, on one device or on all."""
+        """Drop all modules that no call holds at this moment, on one device or on all."""
         with self._lock:
             self._drop_free(lambda key: device in (None, self._entries[key].device))
 
     def spare(self, device: str) -> None:
-        """Give a device back what nobody holds, and what torch keeps of it for later use."""
+        """Free a device's memory: the modules that no call holds, and torch's cache."""
         import gc
 
         import torch
@@ -169,7 +169,7 @@ class WeightStore:
             return sum(entry.size for entry in self._entries.values() if entry.device == device)
 
     def free(self, device: str) -> int | None:
-        """Bytes that can be loaded for a device before others are dropped; None while nothing is held for it."""
+        """Bytes that can be loaded for a device before modules are dropped; None while nothing is held for it."""
         held = self.size(device)
         if held == 0:
             return None
@@ -193,7 +193,7 @@ class WeightStore:
     def component(self, model: Model, name: str, device: str) -> Iterator[Any]:
         """A component of a model, ready to compute on a device, with the LoRAs and options that change it.
 
-        What moves or casts its weights while it computes is leased: one call on a device has it at a time.
+        A module that moves or casts its weights while it computes is leased: it serves one call on a device at a time.
 
         Raises:
             ModelError: Its bytes are not on this machine, or damaged; a LoRA does not fit it; the machine cannot do
@@ -214,7 +214,7 @@ class WeightStore:
 
     @contextmanager
     def controlnet(self, controlnet: ControlNet, device: str, model: Model | None = None) -> Iterator[Any]:
-        """A ControlNet, ready to compute on a device; held as the model that it steers is, where that is offloaded."""
+        """A ControlNet, ready to compute on a device; offloaded as the model that it steers."""
         kind, device = family(controlnet.family), exact_device(device)
         dtype, digest = dtype_of(controlnet.precision, device), controlnet.weights
         if isinstance(digest, Held):
@@ -235,7 +235,7 @@ class WeightStore:
         changes: Sequence[ModuleChange],
         offload: str | None,
     ) -> Iterator[Any]:
-        """A module with what is done to it, leased if need be, for as long as it computes."""
+        """A module with its changes, leased if it must be, for as long as it computes."""
         home = "cpu" if offload else device
         leased = any(change.leased for change in changes)
         there = [change for change in changes if change.last and offload == "model" and not leased]
@@ -244,7 +244,7 @@ class WeightStore:
                 stack.enter_context(self._lease(device))
             here = [change for change in changes if change not in there]
             module = stack.enter_context(self._changed((*key, home), home, read, here))
-            if offload == "model" and leased:  # nobody else has it: it goes itself
+            if offload == "model" and leased:  # not shared: no clone is needed
                 stack.callback(module.to, home)
                 module.to(device)
             elif offload == "model":
@@ -260,7 +260,7 @@ class WeightStore:
     def _changed(
         self, key: tuple[Any, ...], device: str, read: Callable[[], Any], changes: Sequence[ModuleChange]
     ) -> Iterator[Any]:
-        """A module with what is done to it: over the memory of the one that is read, wherever they can share it."""
+        """A module with its changes, over the memory of the module that was read where they can share it."""
         alone = any(change.rewrites for change in changes)
         stored = [change for change in changes if change.stored or alone]
         over = [change for change in changes if change not in stored]
@@ -278,7 +278,7 @@ class WeightStore:
                 yield found
 
     def _lease(self, device: str) -> threading.RLock:
-        """What one call on a device has at a time: a single one, so that nobody waits for two."""
+        """The lock of a device's leased modules: a single lock, so that no call waits for two."""
         with self._lock:
             return self._leases.setdefault(device, threading.RLock())
 
@@ -292,27 +292,27 @@ class WeightStore:
             return sorted({entry.device for key, entry in loaded.items() if key[0] in digests})
 
     def abandon(self, model: Model) -> None:
-        """Weights of a model were written to by somebody who shares them: whoever wants them next reads them again."""
+        """Forget weights of a model that a sharer has written to: the next call reads them from disk again."""
         digests = {digest for _, digest in model.components}
         with self._lock:
             for key in [key for key in self._entries if isinstance(key, tuple) and key[0] in digests]:
                 del self._entries[key]
 
     def forget(self, model: Model) -> None:
-        """Drop the weights of a model, but for what is in use."""
+        """Drop the weights of a model, except those in use."""
         digests = {digest for _, digest in model.components}
         with self._lock:
             self._drop_free(lambda key: isinstance(key, tuple) and key[0] in digests)
 
 
 def in_main_memory(value: Any) -> Any:
-    """A model that says nothing else with its weights in main memory, a few layers at a time on the device."""
+    """Give a model without an offload option group offload: weights in main memory, a few layers on the device."""
     plain = isinstance(value, Model) and value.option("offload") is None and value.option("quantization") != "int8"
     return value.with_options(offload="group") if plain else value
 
 
 def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None) -> Any:
-    """A component from its files, on the CPU.
+    """Read a component from its files, on the CPU.
 
     Raises:
         ModelError: They are not on this machine, or have changed.
@@ -324,14 +324,14 @@ def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | 
 
 
 def done(module: Any, changes: Sequence[ModuleChange]) -> Any:
-    """A module of one's own with changes made to it."""
+    """Apply changes to a module that is not shared."""
     for change in changes:
         change.apply(module)
     return module
 
 
 def _weighty(model: Model, part: str) -> list[str]:
-    """The components of a part that have weights."""
+    """The names of the components of a part that have weights."""
     kind = family(model.family)
     return [name for name in kind.parts[part] if kind.stems[name] is not None]
 

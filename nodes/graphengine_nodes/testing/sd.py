@@ -1,6 +1,6 @@
 """Small models made on the spot, for tests of nodes: of every kind that the embedded ones are not.
 
-They need no network and a second or less; their weights are drawn from a seed, so that two calls make the same.
+They need no download and a second or less; their weights are drawn from a seed, so that two calls make the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Small Stable Diffusion XL models made on the spot, for tests of nodes.
 
-They need no network and a second or less; their weights are drawn from a seed, so that two calls make the same. Their
+They need no download and a second or less; their weights are drawn from a seed, so that two calls make the same. Their
 pictures are patterns without a meaning that every part of the model moves. LoRAs and checkpoints in one file are made
 by `testing.lora` and `testing.single_file` from their folders.
 """

@@ -1,4 +1,4 @@
-"""What other tools read in a picture."""
+"""Texts in picture files that other tools read: the WebUI's `parameters`, and EXIF comments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parameters(
     """The text of the PNG chunk `parameters`, as the WebUI of AUTOMATIC1111 writes it and galleries read it.
 
     The prompt (with `<lora:name:scale>` at its end), a line `Negative prompt:`, and a line of `Name: value`. What is
-    None is left out. Our `clip_skip` counts the layers left out, the WebUI's the layer that is read: one more.
+    None is left out. Here `clip_skip` counts the layers left out, in the WebUI the layer that is read: one more.
     """
     tags = "".join(f" <lora:{PurePath(name).stem}:{scale:g}>" for name, scale in loras)
     lines = [f"{prompt or ''}{tags}"]
@@ -49,7 +49,7 @@ def parameters(
 
 
 def _quoted(value: str) -> str:
-    """Values with commas, colons or line breaks stand in quotes, as JSON."""
+    """Quote values with commas, colons or line breaks, as JSON."""
     import json
 
     return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
@@ -63,13 +63,13 @@ def exif_with_comment(comment: str | None, note: str | None = None) -> bytes:
 
     Args:
         comment: Written as ASCII where it is, else as UTF-16: what every reader of EXIF understands.
-        note: What only its maker reads, as MakerNote in UTF-8.
+        note: A text for graphengine alone, as MakerNote in UTF-8.
     """
     import PIL.Image
     from PIL import ExifTags
 
     exif = PIL.Image.Exif()
-    exif.endian = ">"  # readers that know one byte order of UTF-16 know this one
+    exif.endian = ">"  # the byte order of UTF-16 that all readers know
     ifd = exif.get_ifd(ExifTags.IFD.Exif)
     if comment is not None:
         text = b"ASCII\0\0\0" + comment.encode() if comment.isascii() else b"UNICODE\0" + comment.encode("utf-16-be")

@@ -24,7 +24,7 @@ MOST_IN_JPEG = 65_533
 
 
 def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
-    """uint8 pictures of float [B, H, W, C] in 0..1, rounded as diffusers rounds them."""
+    """Convert float [B, H, W, C] in 0..1 to 8-bit PIL pictures, rounded as diffusers does."""
     import PIL.Image
 
     array = (pixels.detach().cpu().float().numpy() * 255).round().clip(0, 255).astype("uint8")
@@ -32,12 +32,12 @@ def to_pil(pixels: torch.Tensor) -> list[PIL.Image.Image]:
 
 
 def encoded(picture: PIL.Image.Image, format: Format, text: Mapping[str, str], quality: int = 95) -> bytes:
-    """A picture's file.
+    """Encode a picture as the bytes of a file.
 
     Args:
-        text: In PNG as text chunks. In the others as EXIF: what other tools read (`parameters`) as UserComment,
+        text: In PNG as text chunks. In other formats as EXIF: `parameters`, which other tools read, as UserComment,
             everything as JSON in the MakerNote.
-        quality: Of JPEG and WebP, 1 to 100; WebP of 100 is lossless.
+        quality: Of JPEG and WebP, 1 to 100; 100 is lossless in WebP.
     """
     from graphengine_nodes.values.picture_text import PARAMETERS, exif_with_comment
 
@@ -79,12 +79,12 @@ def save_pictures(
     """Write a file for each picture: `name.png`, or `name_0.png`, `name_1.png`, ... for several.
 
     Args:
-        path: With or without a suffix; one of a picture says its format.
-        format: Default: the suffix's, else PNG.
+        path: With or without a suffix; a suffix of a picture format decides the format.
+        format: Default: from the suffix, else PNG.
 
     Raises:
         FileError: It cannot be written (no such folder, disk full, too large for the format); no half file is left.
-        ValueError: Suffix and format are two things.
+        ValueError: The suffix is that of another format.
     """
     suffix = path.suffix if path.suffix.lower() in SUFFIXES else ""
     told = SUFFIXES.get(suffix.lower())
@@ -106,7 +106,7 @@ def save_pictures(
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically: whole or not at all.
 
     Raises:
         FileError: It cannot be written.
@@ -119,8 +119,8 @@ def write_whole(file: Path, data: bytes) -> None:
 
 
 def stretched(samples: torch.Tensor) -> torch.Tensor:
-    """A rough look at latents of which no map is known, [B, h, w, 3]: the first three channels, each picture stretched
-    to 0..1."""
+    """Make rough pictures of latents whose preview map is unknown, [B, h, w, 3]: the first three channels, each picture
+    stretched to 0..1."""
     import torch
 
     rough = torch.nan_to_num(samples[:, :3].float())

@@ -1,6 +1,6 @@
-"""References to weights: small frozen values that say which weights by digests, and what is applied to them.
+"""References to weights: small frozen values that name weights by digests, and hold what is applied to them.
 
-They are data, and the weight store finds the bytes; but for objects that Python callers hand in.
+They are data, for which the weight store finds the bytes; only loaded objects, which Python callers hand in, are not.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from graphengine import NotData, socket_type
 
 
 def digest_of(canonical: Any) -> str:
-    """A digest of JSON data."""
+    """The digest of JSON data."""
     return hashlib.blake2b(json.dumps(canonical, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class Held(str):
-    """The digest of an object that a Python caller handed in: it means something in this process only.
+    """The digest of an object that a Python caller handed in: valid in this process only.
 
-    Whoever has the digest keeps the object alive. Nothing made from it is remembered: nobody can tell when it changes.
+    The digest keeps the object alive. No result that depends on it is remembered, since its changes cannot be seen.
     """
 
     held: Any
 
     @classmethod
     def of(cls, held: Any) -> Held:
-        """A digest that nobody can guess."""
+        """Make the digest of an object: a random one."""
         digest = cls(f"object:{secrets.token_hex(16)}")
         digest.held = held
         return digest
@@ -40,7 +40,7 @@ class Held(str):
 
 
 def check_data(source: str, *digests: str) -> None:
-    """Refuse what is no data.
+    """Refuse references that are no data.
 
     Raises:
         NotData: A digest stands for an object of this process.
@@ -58,8 +58,8 @@ class LoRA:
     Attributes:
         weights: Digest of the file.
         parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
-        families: The families that it can be for; empty where its file does not say.
-        source: Where it came from, for people.
+        families: The families that it can be for; empty where its file does not tell.
+        source: Where it was loaded from, as shown to people.
     """
 
     weights: str
@@ -68,7 +68,7 @@ class LoRA:
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
+        """The digest that stands for it in keys."""
         return self.weights
 
 
@@ -78,14 +78,14 @@ class Hypernetwork:
 
     Attributes:
         weights: Digest of the file.
-        source: Where it came from, for people.
+        source: Where it was loaded from, as shown to people.
     """
 
     weights: str
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
-        """What it adds to a key."""
+        """The digest that stands for it in keys."""
         return self.weights
 
 
@@ -97,7 +97,7 @@ class ControlNet:
         family: The model family that it steers.
         weights: Digest of its files.
         precision: As a model's.
-        source: Where it came from, for people.
+        source: Where it was loaded from, as shown to people.
     """
 
     family: str
@@ -106,7 +106,7 @@ class ControlNet:
     source: str = field(default="", compare=False)
 
     def digest(self, part: str | None = None) -> str:
-        """What it adds to a key.
+        """The digest that stands for it in keys.
 
         Raises:
             NotData: It is an object of this process.
@@ -115,7 +115,7 @@ class ControlNet:
         return digest_of([self.family, self.weights, self.precision])
 
     def needs(self, part: str | None = None) -> frozenset[str]:
-        """What must be in memory to compute with it, by digest."""
+        """The digests of the weights that must be in memory to compute with it."""
         return frozenset({self.weights})
 
 
@@ -128,7 +128,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "offload": (),
     "offload_device": (),
 }
-"""How a model may be held and computed, and the parts of it whose results that can change."""
+"""The options of a model, and for each the parts of the model whose results it can change."""
 
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder",)}
@@ -137,17 +137,17 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Model:
-    """A model: which weights, and what is applied to them. Data only; it can be written to a file and sent.
+    """A reference to a model's weights, with what is applied to them. Data only; it can be written to a file and sent.
 
     Attributes:
         family: Name of the module that knows how it encodes, samples and decodes.
         components: Digest of each component (`unet`, `vae`, ...): its files' contents.
-        settings: What its own files say beside the weights: default steps, size, guidance, shape of its latents.
+        settings: From its configuration files: default steps, size and guidance, the shape of its latents.
         precision: `float32`, `float16`, `bfloat16`, or None for what suits the device.
         loras: LoRAs with their scales, in the order in which they were applied.
         hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
-        options: How it is held and computed, of `OPTIONS`; sorted, and only what differs from the default.
-        source: Where it came from, for people: a name, never a folder of somebody's machine.
+        options: Those of `OPTIONS` that differ from the default, sorted.
+        source: Where it was loaded from, as shown to people: a name, never a folder of a machine.
     """
 
     family: str
@@ -180,11 +180,11 @@ class Model:
         return dict(self.options).get(name, default)
 
     def computes_on(self, device: str) -> str:
-        """Where it computes in a run on a device: there, unless it is offloaded for another GPU."""
+        """The device that computes in a run on `device`: that one, unless the model is offloaded for another GPU."""
         return str(self.option("offload_device") or device) if device.startswith("cuda") else device
 
     def with_options(self, **options: Any) -> Model:
-        """The same model with other options; None takes one back."""
+        """The same model with other options; None removes an option."""
         merged = dict(self.options) | options
         kept = tuple(sorted((name, value) for name, value in merged.items() if value is not None))
         return replace(self, options=kept)
@@ -198,15 +198,15 @@ class Model:
         return tuple((lora, scale) for lora, scale in self.loras if part in lora.parts)
 
     def needs(self, part: str | None = None) -> frozenset[str]:
-        """What must be in memory to compute with the model, or with one part of it: digests of its weights."""
+        """The digests of the weights that must be in memory to compute with the model, or with one part of it."""
         found: frozenset[str] = _of_type(self).needs(self, part)
         return found
 
     def digest(self, part: str | None = None) -> str:
-        """What the model, or one part of it, adds to a key: everything that can change a result.
+        """The digest of the model, or of one part of it, for keys: of everything that can change a result.
 
         Parts are `text_encoder`, `denoiser` and `vae`, or several of them joined by `+`. Source, device and offload
-        are not in it. Which components a part has is known to the model's family: `families.digests` computes this.
+        do not enter it. The model's family knows the components of a part: `families.digests` computes this.
 
         Raises:
             ValueError: The family's models have no such part.

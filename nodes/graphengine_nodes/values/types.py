@@ -54,7 +54,7 @@ def _line(*parts: str) -> str:
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Image:
-    """One picture or a batch of them.
+    """A picture or a batch of pictures.
 
     Attributes:
         pixels: float32 [B, H, W, 3], RGB in 0..1, on the CPU.
@@ -82,19 +82,19 @@ class Image:
         return np.asarray(array[0] if len(array) == 1 else array, dtype=dtype)
 
     def pil(self, index: int = 0) -> PIL.Image.Image:
-        """One picture of the batch as PIL has it: 8 bits, rounded."""
+        """One picture of the batch as a PIL picture: 8 bits, rounded."""
         return self.pils()[index]
 
     def pils(self) -> list[PIL.Image.Image]:
-        """Every picture as PIL has it: 8 bits, rounded."""
+        """Every picture as a PIL picture: 8 bits, rounded."""
         from graphengine_nodes.values.pictures import to_pil
 
         return to_pil(self.pixels)
 
     def save(self, path: str | Path, text: Mapping[str, str] | None = None) -> list[Path]:
-        """Write files, `name.png` or `name_0.png`, `name_1.png`, ...; the suffix (png, jpg, webp) says the format.
+        """Write files, `name.png` or `name_0.png`, `name_1.png`, ...; the suffix (png, jpg, webp) decides the format.
 
-        Without a suffix it is PNG. `text` is what they carry.
+        Without a suffix it is PNG. `text` is written into the files.
         """
         from graphengine_nodes.values.pictures import save_pictures
 
@@ -111,7 +111,7 @@ class Image:
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Mask:
-    """Where to paint.
+    """A mask, or a batch of masks: where to paint.
 
     Attributes:
         values: float32 [B, H, W] in 0..1, on the CPU; 1 = repaint, 0 = keep.
@@ -144,7 +144,7 @@ class Posterior:
     Attributes:
         mean, logvar: float [B, C, h, w] as the VAE's encoder gives them, on the CPU.
         family: The model family whose VAE encoded it.
-        scaling: What its VAE's configuration says about the step to the denoiser's scale (`scaling_factor`, ...).
+        scaling: The entries of its VAE's configuration that convert to the denoiser's scale (`scaling_factor`, ...).
     """
 
     mean: torch.Tensor
@@ -158,12 +158,12 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RandomState:
-    """Where a `torch.Generator` stands: what a caller's generator is in a graph.
+    """The state of a `torch.Generator`: the value that stands for a caller's generator in a graph.
 
     Attributes:
         device: The kind of device that it draws on, `cpu` or `cuda`.
         state: Its `get_state()` as bytes.
-        shared: In a list, those of one number above 0 are one generator, which draws for several pictures.
+        shared: In a list, states with the same number above 0 are one generator, which draws for several pictures.
     """
 
     device: str
@@ -175,11 +175,11 @@ class RandomState:
 
     @classmethod
     def of(cls, generator: torch.Generator, shared: int = 0) -> RandomState:
-        """Where a generator stands now."""
+        """The state of a generator now."""
         return cls(generator.device.type, generator.get_state().numpy().tobytes(), shared)
 
     def generator(self) -> torch.Generator:
-        """A new generator that stands there."""
+        """Make a new generator with this state."""
         import torch
 
         generator = torch.Generator(self.device)
@@ -187,7 +187,7 @@ class RandomState:
         return generator
 
     def restore(self, generator: torch.Generator) -> None:
-        """Bring a generator there."""
+        """Set a generator to this state."""
         import torch
 
         generator.set_state(torch.frombuffer(bytearray(self.state), dtype=torch.uint8))
@@ -200,9 +200,9 @@ class Latent:
     Attributes:
         samples: float [B, C, h, w], on the CPU.
         family: The model family that they belong to.
-        scale: `denoiser` where the denoiser's scale is meant (decoding undoes it), `vae` where the VAE's is.
+        scale: The scale of the numbers: `denoiser`, which decoding converts, or `vae`.
         empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
-        random: Where the caller's generators stood after sampling, if it gave any.
+        random: The states of the caller's generators after sampling, if it gave any.
     """
 
     samples: torch.Tensor

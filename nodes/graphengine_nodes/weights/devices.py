@@ -1,4 +1,4 @@
-"""Devices of this machine: which there are, their memory, and what of it modules use."""
+"""Devices of this machine: their names, their memory, and how much of it modules use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def exact_device(device: str) -> str:
-    """A device of this machine with its number: `cuda` alone is whichever is current.
+    """A device of this machine with its number; `cuda` alone is torch's current GPU.
 
     Raises:
         ModelError: This machine has no such device.
@@ -28,7 +28,7 @@ def exact_device(device: str) -> str:
 
 
 def numbered(device: str) -> str:
-    """A device with its number, whether it is there or not."""
+    """A device with its number, whether this machine has it or not."""
     if device != "cuda":
         return device
     import torch
@@ -37,7 +37,7 @@ def numbered(device: str) -> str:
 
 
 def dtype_of(precision: str | None, device: str) -> torch.dtype:
-    """The type of numbers to compute with; without a wish single precision on a CPU, half on anything else."""
+    """The dtype to compute with; for None float32 on a CPU, float16 on any other device."""
     import torch
 
     if precision is None:
@@ -48,7 +48,7 @@ def dtype_of(precision: str | None, device: str) -> torch.dtype:
 
 
 def to_device(value: Any, device: str) -> Any:
-    """A module on a device; what is no module stays as it is."""
+    """Move a module to a device; other values stay as they are."""
     return value.to(device) if hasattr(value, "parameters") and device != "cpu" else value
 
 
@@ -62,7 +62,7 @@ def storages(value: Any) -> dict[int, int]:
 
 
 def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor, or those that one of a class of its own (a quantized one) is made of."""
+    """A tensor, or the plain tensors inside a tensor of a subclass, such as a quantized one."""
     import torch
 
     if type(tensor) in (torch.Tensor, torch.nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
@@ -72,7 +72,7 @@ def _plain(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def memory_of(device: str) -> int:
-    """Bytes that weights may take on a device: what the user says, else a part of what it has."""
+    """Bytes that weights may take on a device: the user's setting, else a part of the device's memory."""
     if given := os.environ.get("GRAPHENGINE_WEIGHTS_GB"):
         return int(float(given) * 2**30)
     if device.startswith("cuda"):

@@ -1,7 +1,7 @@
-"""What lies on disk: which files a model's components are, whether they are whole, and their digests. No torch.
+"""Weight files on disk: the files of a model's components, whether they are whole, and their digests. No torch.
 
-A component is located by its digest: in this process from the node that made the reference, and between processes
-through a small file in the user's cache folder, so that whoever is sent a reference finds the bytes.
+A component is located by its digest: the node that made the reference notes the location, in this process and, for
+others, in a small file in the user's cache folder, so that a process that is sent a reference finds the bytes.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ EMBEDDED = {
     "ControlNet": ("tiny-canny", TINY / "controlnet"),
     "LoRA": ("tiny-blueprint", TINY / "lora" / "blueprint.safetensors"),
 }
-"""Weights that are shipped with the pack: the names that load nodes take, and where they lie."""
+"""Weights that are shipped with the pack: their folders by the names that load nodes take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a component's bytes lie.
+    """The location of a component's bytes on disk.
 
     Attributes:
         path: Its folder in diffusers layout, or a file: a whole checkpoint, or a LoRA.
@@ -63,7 +63,7 @@ class Location:
 
     @property
     def folder(self) -> Path:
-        """Where its configuration lies."""
+        """The folder of its configuration."""
         return self.path if self.config is None else self.config
 
 
@@ -71,16 +71,16 @@ class Location:
 
 
 def find(source: str | Path, what: str, revision: str | None = None) -> Path:
-    """The folder or file of a source: an embedded name, a path, or a hub id.
+    """Find the folder or file of a source: an embedded name, a path, or a hub id.
 
-    In a node that a graph runs, text is a name only: the engine hands on what is a path, by its rules, as a `Path`.
+    In a node that a graph runs, a text is only a name: the engine passes paths, by its rules, as `Path`.
 
     Args:
         what: `model`, `ControlNet` or `LoRA`, for messages.
         revision: Of a hub id, which branch, tag or commit.
 
     Raises:
-        ModelError: There is no such thing, or no network to fetch it.
+        ModelError: It does not exist, or there is no connection to fetch it.
     """
     found = _found(source, what)
     if found is None:
@@ -91,7 +91,7 @@ def find(source: str | Path, what: str, revision: str | None = None) -> Path:
 
 
 def _found(source: str | Path, what: str) -> Path | None:
-    """What lies on this machine; None for a hub id."""
+    """The folder or file of a source on this machine; None for a hub id."""
     text = os.fspath(source)
     name, embedded = EMBEDDED[what]
     if text == name and not isinstance(source, Path):
@@ -114,9 +114,9 @@ SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 
 
 def _from_hub(name: str, what: str, revision: str | None) -> Path:
-    """A repository's files, from the hub's cache on this machine or from the network; looked up once a process.
+    """Get a repository's files, from the hub's cache on this machine or from the network; looked up once a process.
 
-    What lies whole in the cache is taken as it is, whatever the hub has by now.
+    A repository that is whole in the cache is taken as it is, even if the hub has a newer one.
     """
     from huggingface_hub import constants
 
@@ -153,7 +153,7 @@ def _snapshot(name: str, what: str, offline: bool, revision: str | None) -> Path
 
 
 def _whole(folder: Path, what: str) -> bool:
-    """Whether a repository in the hub's cache is there with all its files: a download may have been interrupted."""
+    """Whether a repository in the hub's cache has all its files: a download may have been interrupted."""
     try:
         for shards in folder.rglob("*.safetensors.index*.json"):
             if not all((shards.parent / part).exists() for part in set(read_json(shards)["weight_map"].values())):
@@ -167,7 +167,8 @@ def _whole(folder: Path, what: str) -> bool:
 
 
 def _whole_part(folder: Path) -> bool:
-    """A model has a config.json and weights, a tokenizer its words, a scheduler only its configuration."""
+    """Whether a component's folder is whole: a model has config.json and weights, a tokenizer its words, a scheduler
+    only its configuration."""
     names = set(os.listdir(folder)) if folder.is_dir() else set()
     weights = any(name.endswith(".safetensors") for name in names)
     if weights or "config.json" in names:
@@ -179,7 +180,7 @@ def _whole_part(folder: Path) -> bool:
 
 
 def name_of(source: str | Path) -> str:
-    """What people call a source: its name or hub id, never a folder of somebody's machine."""
+    """The name of a source for people: its name or hub id, never a folder of a machine."""
     path = Path(source)
     if _name_only(source):
         return os.fspath(source)
@@ -194,7 +195,7 @@ def _name_only(source: str | Path) -> bool:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A configuration file.
+    """Read a configuration file.
 
     Raises:
         ModelError: It is missing or no JSON object.
@@ -221,11 +222,11 @@ class WeightFiles:
 
 
 def weight_files(folder: Path, stem: str, variant: str = "") -> WeightFiles:
-    """The weights of a component folder: safetensors, whole or in shards, the plain variant before others.
+    """Find the weights of a component folder: safetensors, whole or in shards, the plain variant before others.
 
     Args:
         stem: `diffusion_pytorch_model` or, as transformers writes it, `model`.
-        variant: The one that is taken where it is there.
+        variant: The variant to prefer where it exists.
 
     Raises:
         ModelError: There are none, only pickled ones, or they are cut short.
@@ -256,7 +257,7 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> WeightFiles:
 
 
 def _parts(index: Path) -> list[str]:
-    """The files that an index of shards names; those lie beside it.
+    """The files that an index of shards names, which lie beside it.
 
     Raises:
         ModelError: It names anything else.
@@ -273,7 +274,7 @@ Header = dict[str, dict[str, Any]]
 
 
 def read_header(file: Path) -> Header:
-    """The names, types and shapes of the tensors in a safetensors file, which is checked to be whole.
+    """Read the names, types and shapes of the tensors in a safetensors file, and check that it is whole.
 
     Raises:
         ModelError: It is missing, cut short or no safetensors file.
@@ -308,11 +309,11 @@ def read_header(file: Path) -> Header:
 
 
 PREVIEW = "preview.json"
-"""How previews of a VAE's latents are made (see `previews`): it decides no result."""
+"""The file with the preview map of a VAE (see `previews`); it decides no result."""
 
 
 def component_files(location: Location, stem: str | None) -> list[Path]:
-    """The files that decide what a component is: its configuration and, where it has weights, those."""
+    """The files that decide a component: its configuration and, where it has any, its weights."""
     configs = [p for p in sorted(location.folder.iterdir()) if p.suffix in (".json", ".txt", ".model")]
     configs = [p for p in configs if ".index." not in p.name and p.name != PREVIEW]
     if stem is None:
@@ -326,10 +327,10 @@ def component_files(location: Location, stem: str | None) -> list[Path]:
 
 
 def component_digest(location: Location, stem: str | None) -> str:
-    """The digest of a component: of names and contents of its files, not of where they lie."""
+    """The digest of a component: of the names and contents of its files, not of their folder."""
     try:
         files = component_files(location, stem)
-        # A checkpoint's own name is nobody's business; the names of a folder's files say what they are.
+        # The name of a checkpoint file does not count; the names of a folder's files tell them apart.
         named = [[file.name if file.parent == location.folder else "", fingerprint(file)] for file in files]
     except (OSError, FileError) as error:
         raise ModelError(f"{location.path} cannot be read: {error}") from None
@@ -342,7 +343,7 @@ _locations: dict[str, Location] = {}
 
 
 def note(digest: str, location: Location) -> None:
-    """Remember where the bytes of a digest lie on this machine."""
+    """Note the location of a digest's bytes on this machine."""
     if _locations.get(digest) == location:
         return
     _locations[digest] = location
@@ -364,15 +365,15 @@ def note(digest: str, location: Location) -> None:
 
 @functools.cache
 def _warn(sentence: str) -> None:
-    """Once, not for each component."""
+    """Warn once, not for each component."""
     log.warning(sentence)
 
 
 def locate(digest: str, what: str) -> Location:
-    """Where the bytes of a digest lie.
+    """Find the location of a digest's bytes.
 
     Raises:
-        ModelError: Nobody loaded them on this machine, or they are gone.
+        ModelError: They were never loaded on this machine, or are gone.
     """
     location = _locations.get(digest)
     if location is None:

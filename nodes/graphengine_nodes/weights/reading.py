@@ -1,8 +1,8 @@
-"""Weights from files into modules of diffusers and transformers.
+"""Reading weights from files into modules of diffusers and transformers.
 
-Modules are built on the meta device, which is this thread's own business, and given their tensors: the libraries'
-`from_pretrained` patches torch for all threads while it builds a module, so two of them at once disturb each other.
-Tensors are copied out of the file: one that is overwritten while it is mapped would end the process.
+Modules are built on the meta device, which affects this thread alone, and then given their tensors: the libraries'
+`from_pretrained` patches torch for all threads while it builds a module, so two calls at once disturb each other.
+Tensors are copied out of the file: overwriting a file while it is mapped would end the process.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Read = Callable[[Location, Any, "torch.dtype"], Tensors]
 def load_module(
     component: str, location: Location, stem: str, kind: tuple[str, str], dtype: torch.dtype, read: Read
 ) -> Any:
-    """One component with its weights, ready to compute, on the CPU.
+    """Load one component with its weights, ready to compute, on the CPU.
 
     Args:
         stem: The name of its weight files in diffusers layout.
-        kind: Module and class that it must be of.
-        read: How it is read from a whole checkpoint.
+        kind: Module and name of the class that it must have.
+        read: Reads it from a whole checkpoint.
 
     Raises:
         ModelError: It is of a class that is not supported, or its files are damaged or incomplete.
@@ -68,7 +68,7 @@ def load_module(
 
 
 def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
-    """A module without weights, of a configuration and the file that this is from."""
+    """Build a module without weights from a configuration, which was read from `file`."""
     import torch
 
     try:
@@ -76,13 +76,13 @@ def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
             if hasattr(cls, "from_config"):
                 return cls.from_config(config).eval()
             return cls(cls.config_class.from_dict(config)).eval()
-    except Exception as error:  # what the libraries make of values that they do not expect has no common base
+    except Exception as error:  # the libraries raise errors without a common base for unexpected values
         reason = " ".join(str(error).split())
         raise ModelError(f"{file} describes no {cls.__name__} that can be built: {reason:.300}") from None
 
 
 def _check_scaling(config: Any, file: Path) -> None:
-    """Refuse what a VAE's configuration cannot say about the step to the denoiser's scale.
+    """Refuse entries of a VAE's configuration that cannot convert to the denoiser's scale.
 
     Raises:
         ModelError: `scaling_factor` is no number, or `shift_factor` neither one nor null.
@@ -95,7 +95,7 @@ def _check_scaling(config: Any, file: Path) -> None:
 
 
 def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
-    """The layers that stay in single precision where all else is in half, as the libraries have it: T5 overflows."""
+    """The layers that stay in single precision in a half-precision module, as in the libraries: T5 overflows."""
     import torch
 
     return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else frozenset()
@@ -107,10 +107,10 @@ def read_tensors(
     prefixes: tuple[str, ...] = ("",),
     full: frozenset[str] = frozenset(),
 ) -> Tensors:
-    """The tensors of a safetensors file whose names begin so; floating point ones as `dtype`.
+    """Read the tensors of a safetensors file whose names begin with `prefixes`, floating-point tensors as `dtype`.
 
     Args:
-        dtype: None for what the file has.
+        dtype: None for the dtypes in the file.
         full: Layers whose tensors are in single precision.
     """
     import torch
@@ -134,8 +134,8 @@ def read_tensors(
 
 
 def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor out of its file, at the place within a cache line that it has there: `from_pretrained` maps files into
-    memory, and the last bits of a product of matrices depend on that place."""
+    """Copy a tensor out of its file, aligned within a cache line as in the file: `from_pretrained` maps files into
+    memory, and the last bits of a matrix product depend on the alignment."""
     import torch
 
     if dtype != tensor.dtype or not tensor.numel():
@@ -146,7 +146,7 @@ def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _renamed(tensors: Tensors, module: Any) -> Tensors:
-    """Names as this version of the libraries has them."""
+    """Rename tensors to the names of the installed versions of the libraries."""
     known = module.state_dict().keys()
     if any(name in known for name in tensors) and all(name in tensors for name in known):
         return tensors
@@ -177,7 +177,7 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     import torch
 
     tied = getattr(module, "_tied_weights_keys", None)
-    if isinstance(tied, dict):  # one tensor in two places is once in the file
+    if isinstance(tied, dict):  # a tensor that two places share is in the file once
         tensors = {name: tensors[source] for name, source in tied.items() if source in tensors} | tensors
     try:
         missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
@@ -211,14 +211,14 @@ def add_loras(
     mixin: str,
     read: Callable[[str, Any, Tensors], LoraState],
 ) -> None:
-    """Put LoRAs (name, file, scale) into a module that nobody else uses, as `load_lora_weights` does.
+    """Put LoRAs (name, file, scale) into a module that is not shared, as `load_lora_weights` does.
 
     Args:
         mixin: The class of diffusers that does it for the family.
-        read: From the component, its module and the file's tensors to what that class takes.
+        read: Takes the component, its module and the file's tensors; returns the arguments of that class.
 
     Raises:
-        ModelError: One does not fit the module.
+        ModelError: A LoRA does not fit the module.
     """
     import torch
 
@@ -230,7 +230,7 @@ def add_loras(
         try:
             state, alphas = read(component, module, read_tensors(file))
             wanted = [key for key in state if key.startswith(f"{component}.") and _is_down(key)]
-            if not wanted:  # it changes others of the part's components
+            if not wanted:  # it changes other components of the part
                 continue
             options = {"adapter_name": name, "metadata": _metadata(file)}
             with torch.no_grad():
@@ -248,7 +248,7 @@ def add_loras(
 
 
 def _metadata(file: Path) -> dict[str, Any] | None:
-    """What diffusers wrote into a LoRA's file of how it was made: ranks, alphas and the like."""
+    """The metadata that diffusers wrote into a LoRA's file: ranks, alphas and the like."""
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors import safe_open
 
@@ -259,9 +259,9 @@ def _metadata(file: Path) -> dict[str, Any] | None:
 
 
 def _place(name: str, component: str, module: Any, state: Tensors) -> None:
-    """Take a LoRA's tensors as they lie in its file, see `_copied`: what loads them copies them elsewhere.
+    """Give LoRA layers their tensors aligned as in the file, see `_copied`: loading them copied them elsewhere.
 
-    diffusers itself takes them as they are, but builds the LoRA's layers while torch is patched for all threads.
+    diffusers does not copy them, but builds the LoRA's layers while torch is patched for all threads.
     """
     import torch
 
@@ -276,10 +276,10 @@ def _place(name: str, component: str, module: Any, state: Tensors) -> None:
 
 
 def _check_fit(name: str, file: Path, component: str, module: Any, wanted: Sequence[str]) -> None:
-    """Tell of what found no place; where that is the greater part, the LoRA is for another model.
+    """Warn of LoRA layers that the module lacks; where most are lacking, the LoRA is for another model.
 
     Raises:
-        ModelError: It is.
+        ModelError: It is for another model.
     """
     fitted = {_squashed(n) for n, layer in module.named_modules() if name in getattr(layer, "lora_A", ())}
     lost = len(wanted) - len(fitted)
@@ -302,7 +302,7 @@ def _check_fit(name: str, file: Path, component: str, module: Any, wanted: Seque
 
 
 def _squashed(name: str) -> str:
-    """A layer's name whichever way a LoRA writes it: `attn1.processor.to_out_lora.down`, `attn1.to_out.0`, ..."""
+    """A layer's name in one form for all LoRA formats: `attn1.processor.to_out_lora.down`, `attn1.to_out.0`, ..."""
     for part in _DOWN:
         name = name.removesuffix(part)
     return name.replace(".processor", "").replace("text_model.", "").replace("_", ".").removesuffix(".0")

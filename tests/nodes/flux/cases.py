@@ -1,4 +1,4 @@
-"""What the oracle is asked of FLUX: plain data and drawn pictures, for the graph's tests and the reference process.
+"""Cases of FLUX's oracle tests: plain data and drawn pictures, for the graph's tests and the reference process.
 
 The reference process must know nothing of graphengine, so this module imports only PIL.
 """

@@ -1,4 +1,4 @@
-"""FLUX's small models and what diffusers alone makes of them."""
+"""Fixtures of FLUX's tests: small models, and the pictures that diffusers alone makes with them."""
 
 from __future__ import annotations
 

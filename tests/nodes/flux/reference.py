@@ -1,4 +1,4 @@
-"""The oracle's other side: diffusers alone, in a process of its own.
+"""The reference process of FLUX's oracle tests: diffusers alone, without graphengine.
 
     python reference.py MODELS OUT.npz
 

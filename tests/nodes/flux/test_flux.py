@@ -1,4 +1,4 @@
-"""What FLUX takes and refuses, what its keys hold, and that it may run many times at once."""
+"""FLUX: inputs that it takes and refuses, the contents of its keys, and many runs at once."""
 
 from __future__ import annotations
 

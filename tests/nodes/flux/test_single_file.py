@@ -1,4 +1,4 @@
-"""FLUX checkpoints in one file: whole ones, and the transformer alone."""
+"""FLUX checkpoints in one file load, whole or with the transformer alone."""
 
 from __future__ import annotations
 
