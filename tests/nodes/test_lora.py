@@ -9,7 +9,7 @@ import graphengine_nodes as std
 import psutil
 import pytest
 import torch
-from graphengine_nodes.store.store import Store, store
+from graphengine_nodes.store.store import WeightStore, store
 from graphengine_nodes.testing import sd as testing
 from safetensors.torch import load_file, save_file
 
@@ -125,7 +125,7 @@ def test_what_finds_no_place_is_told_where_the_rest_fits(tmp_path: Path, caplog:
 
 
 def test_a_dropped_base_stays_while_clones_use_it() -> None:
-    small = Store(budget=1)
+    small = WeightStore(budget=1)
     plain, changed = std.load_model("tiny"), with_lora(0.8)
     with small.component(changed, "unet", "cpu") as clone:
         assert small.size() > 1  # in use, so nothing was dropped

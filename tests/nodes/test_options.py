@@ -320,7 +320,7 @@ def test_bytes_that_each_option_takes() -> None:
 
 
 @pytest.mark.parametrize("offload", [changes.sequential_offload, changes.group_offload])
-def test_weights_in_pieces_give_the_same_result(offload: Callable[[str], changes.Change]) -> None:
+def test_weights_in_pieces_give_the_same_result(offload: Callable[[str], changes.ModuleChange]) -> None:
     """The mechanism itself, from the CPU to the CPU; a run needs a GPU for it."""
     plain = std.load_model("tiny")
     with store.component(plain, "unet", "cpu") as base, torch.no_grad():
