@@ -43,52 +43,52 @@ def to_tree(value: Any, write: Write) -> Any:
     Raises:
         NotStorable: A part of it cannot be written.
     """
-    kind = type(value)
-    if kind in (int, str, bool, type(None)) or (kind is float and math.isfinite(value)):
+    cls = type(value)
+    if cls in (int, str, bool, type(None)) or (cls is float and math.isfinite(value)):
         return {"json": value}
-    if kind is float:
+    if cls is float:
         return {"float": repr(value)}
-    if kind is list or kind is tuple:
-        return {kind.__name__: [to_tree(v, write) for v in value]}
-    if kind is set or kind is frozenset:
-        return {kind.__name__: sorted((to_tree(v, write) for v in value), key=json.dumps)}
-    if kind is dict and all(type(key) is str for key in value):
+    if cls is list or cls is tuple:
+        return {cls.__name__: [to_tree(v, write) for v in value]}
+    if cls is set or cls is frozenset:
+        return {cls.__name__: sorted((to_tree(v, write) for v in value), key=json.dumps)}
+    if cls is dict and all(type(key) is str for key in value):
         return {"dict": {key: to_tree(v, write) for key, v in value.items()}}
-    if kind is dict:
+    if cls is dict:
         return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()]}
-    if kind is collections.OrderedDict:
+    if cls is collections.OrderedDict:
         return {"items": [[to_tree(k, write), to_tree(v, write)] for k, v in value.items()], "ordered": True}
     if isinstance(value, Path):
         roots = roots_of(value)
         return {"path": str(value)} | ({} if roots is None else {"roots": list(roots)})
-    if kind is bytes:
+    if cls is bytes:
         return {"raw": "bytes", "blob": _written(value, write)}
-    registered = socket_type(kind)
-    if registered is None and class_called(kind.__module__, kind.__qualname__) is not kind:
-        registered = type_of_packs(kind)
-    if registered is not None and registered.type is kind:
+    registered = socket_type(cls)
+    if registered is None and class_called(cls.__module__, cls.__qualname__) is not cls:
+        registered = type_of_packs(cls)
+    if registered is not None and registered.type is cls:
         if registered.encode is None:
-            raise NotStorable(_no_form(kind))
+            raise NotStorable(_no_form(cls))
         return {"type": registered.name, "blob": _written(registered.encode(value), write)}
-    if python_number(kind) is not kind and plain_number(value) == value:
-        return {"number": kind.__name__, "of": to_tree(plain_number(value), write)}
-    return _to_tree_of_class(value, kind, write)
+    if python_number(cls) is not cls and plain_number(value) == value:
+        return {"number": cls.__name__, "of": to_tree(plain_number(value), write)}
+    return _to_tree_of_class(value, cls, write)
 
 
-def _to_tree_of_class(value: Any, kind: type, write: Write) -> Any:
+def _to_tree_of_class(value: Any, cls: type, write: Write) -> Any:
     """Convert an instance of a pack's class, or of a class in a node's annotations."""
-    if class_called(kind.__module__, kind.__qualname__) is not kind:
-        raise NotStorable(_no_form(kind))
-    name = list(name_in_keys(kind))
-    if is_named_tuple(kind):
+    if class_called(cls.__module__, cls.__qualname__) is not cls:
+        raise NotStorable(_no_form(cls))
+    name = list(name_in_keys(cls))
+    if is_named_tuple(cls):
         return {"named": name, "tuple": [to_tree(v, write) for v in value]}
     if isinstance(value, enum.Enum):
-        if value.name in kind.__members__:  # type: ignore[attr-defined]
+        if value.name in cls.__members__:  # type: ignore[attr-defined]
             return {"member": value.name, "of": name}
         return {"combined": to_tree(value.value, write), "of": name}  # of flags
-    if dataclasses.is_dataclass(kind) and _is_made_of_fields(kind):
-        return {"fields": name, "dict": {key: to_tree(v, write) for key, v in _fields(value, kind).items()}}
-    raise NotStorable(_no_form(kind))
+    if dataclasses.is_dataclass(cls) and _is_made_of_fields(cls):
+        return {"fields": name, "dict": {key: to_tree(v, write) for key, v in _fields(value, cls).items()}}
+    raise NotStorable(_no_form(cls))
 
 
 def _written(content: bytes, write: Write) -> str:
@@ -226,10 +226,10 @@ def _instance(cls: type, fields: Mapping[str, Any]) -> Any:
 def _number(name: str, value: Any) -> Any:
     import numpy
 
-    kind = getattr(numpy, name, None)
-    if not isinstance(kind, type) or python_number(kind) is kind:
+    cls = getattr(numpy, name, None)
+    if not isinstance(cls, type) or python_number(cls) is cls:
         raise UnknownType(name)
-    return kind(value)
+    return cls(value)
 
 
 def blobs_of(tree: Mapping[str, Any]) -> Iterator[str]:

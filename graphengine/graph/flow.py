@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 @node(version=1, expand=True)
 def when(condition: bool, then: Annotated[T, Lazy()], otherwise: Annotated[T, Lazy()]) -> T:
-    """One of two inputs, by a condition; the other is not computed."""
+    """Choose one of two inputs by a condition; the other is not computed."""
     return then if condition else otherwise
 
 
@@ -36,7 +36,7 @@ def switch(
     cases: Annotated[list[T], Lazy(), Doc("Only the one that is taken is computed.")],
     names: Annotated[tuple[str, ...], Doc("The cases' names, in their order, to choose by.")] = (),
 ) -> T:
-    """One of several inputs, by number or by name; the others are not computed."""
+    """Choose one of several inputs by number or by name; the others are not computed."""
     for sentence in _wrong_switch({"choice": choice, "cases": cases, "names": names}):
         raise NoCase(sentence)
     return cases[names.index(choice) if isinstance(choice, str) else choice]
@@ -63,7 +63,7 @@ def _wrong_switch(inputs: Mapping[str, Any]) -> Iterator[str]:
 
 @node(version=1)
 def collect(items: list[T]) -> list[T]:
-    """Several values as one list."""
+    """Collect several values into a list."""
     return items
 
 

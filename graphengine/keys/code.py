@@ -195,12 +195,12 @@ class CodeWalk:
 
     def _passed_on(self, passed: Set[tuple[str, int, Any]], space: Mapping[str, Any]) -> set[str]:
         """The globals that are passed to a function of the module which changes its argument."""
-        found: set[str] = set()
+        changed: set[str] = set()
         for name, number, origins in passed:
             callee = space.get(name)
             if argument_changes(callee.fn if type(callee) is NodeDef else callee, number):
-                found |= {origin for kind, origin in origins if kind == "global"}
-        return found
+                changed |= {origin for where, origin in origins if where == "global"}
+        return changed
 
     def _changing(self, value: Any, place: str) -> Any:
         if type(value) in PLAIN:
@@ -246,38 +246,38 @@ class CodeWalk:
 
     # --- code --------------------------------------------------------------------------------------------------------
 
-    def _is_code(self, kind: type) -> bool:
-        return _is_code(kind)
+    def _is_code(self, cls: type) -> bool:
+        return _is_code(cls)
 
     def code(self, value: Any, place: str, names: Set[str] = frozenset()) -> Any:
         """The canonical form of a function, a class, a module, a node or a graph."""
-        kind = type(value)
-        if kind is NodeDef:
+        cls = type(value)
+        if cls is NodeDef:
             if value.version is not None and origin(value.fn.__module__) != "loose":
                 return ("node", value.full_name, value.version)
             return self.code(value.fn, place, names) if self._is_code(type(value.fn)) else self.used(value.fn, place)
-        if kind is types.FunctionType:
+        if cls is types.FunctionType:
             return self.function(value) if value.__closure__ or self._is_own(value.__module__) else _named(value)
-        if issubclass(kind, type):
+        if issubclass(cls, type):
             return self._class(value) if self._is_own(module_of(value)) else _named(value)
-        if kind is types.ModuleType:
+        if cls is types.ModuleType:
             return self._module(value, names)
-        if kind is types.MethodType:
+        if cls is types.MethodType:
             return ("method", self.used(value.__func__, place), self.used(value.__self__, place, names))
-        if kind is types.BuiltinFunctionType:
+        if cls is types.BuiltinFunctionType:
             owner = value.__self__
             if owner is None or type(owner) is types.ModuleType:
                 return _named(value)
             return ("method", value.__qualname__, self.used(owner, place, names))
-        if kind is property:
+        if cls is property:
             return ("property", *[f and self.used(f, place) for f in (value.fget, value.fset, value.fdel)])
-        if kind is staticmethod or kind is classmethod:
-            return (kind.__name__, self.used(value.__func__, place))
-        if kind is functools.cached_property:
+        if cls is staticmethod or cls is classmethod:
+            return (cls.__name__, self.used(value.__func__, place))
+        if cls is functools.cached_property:
             return ("cached", self.used(value.func, place))
-        if kind is _CACHED:
+        if cls is _CACHED:
             return ("wraps", self.used(value.__wrapped__, place))
-        if kind in _DESCRIPTORS:
+        if cls in _DESCRIPTORS:
             return ("descriptor", _named(value.__objclass__), value.__name__)
         return self._graph(value)
 
@@ -294,7 +294,7 @@ class CodeWalk:
     def _class(self, cls: type) -> Any:
         if (again := self._again(cls)) is not None:
             return again
-        found: list[Any] = []
+        members: list[Any] = []
         space, meta = type.__dict__["__dict__"].__get__(cls), type(cls)
         making = _MAKING | _MAKING_OF_CLASSES if issubclass(cls, type) else _MAKING
         for name, value in list(space.items()):
@@ -303,12 +303,12 @@ class CodeWalk:
             self.found.names.append((space, name, _held(value)))
             made = value.__func__ if type(value) in (classmethod, staticmethod) else value
             if name in making and type(made) is types.FunctionType:
-                found.append((name, _facts(made.__code__).form))
+                members.append((name, _facts(made.__code__).form))
             else:
-                found.append((name, self.used(value, f"{cls.__qualname__}.{name}")))
+                members.append((name, self.used(value, f"{cls.__qualname__}.{name}")))
         if self._is_own(module_of(meta)):
-            found.append(("metaclass", self._class(meta)))
-        return ("class", _named(cls), [self.code(base, base.__qualname__) for base in cls.__bases__], found)
+            members.append(("metaclass", self._class(meta)))
+        return ("class", _named(cls), [self.code(base, base.__qualname__) for base in cls.__bases__], members)
 
     def _module(self, module: types.ModuleType, names: Set[str]) -> Any:
         """The canonical form of a module, with the names that are used of it unless it is a library."""
@@ -316,11 +316,11 @@ class CodeWalk:
             return _named(module)
         if (again := self._again(module)) is not None:
             return again
-        found, space = [], vars(module)
+        uses, space = [], vars(module)
         for name in sorted(names & space.keys()):
             self.found.names.append((space, name, _held(space[name])))
-            found.append((name, self.used(space[name], f"{module.__name__.rpartition('.')[2]}.{name}", names)))
-        return ("module", module.__name__, found)
+            uses.append((name, self.used(space[name], f"{module.__name__.rpartition('.')[2]}.{name}", names)))
+        return ("module", module.__name__, uses)
 
     def _again(self, value: Any) -> Any:
         """A reference by number to an object that was met before (code may use itself); None if it is new."""
@@ -394,13 +394,13 @@ def _code_kinds() -> frozenset[int]:
     return frozenset(map(id, kinds))
 
 
-def _is_code(kind: type) -> bool:
-    return id(kind) in _code_kinds() or issubclass(kind, type) or _is_graph(kind)
+def _is_code(cls: type) -> bool:
+    return id(cls) in _code_kinds() or issubclass(cls, type) or _is_graph(cls)
 
 
-def _is_graph(kind: type) -> bool:
+def _is_graph(cls: type) -> bool:
     """Whether a class defines `__graphengine_key__`, as graphs do."""
-    return any("__graphengine_key__" in cls.__dict__ for cls in type.mro(kind)[:-1])
+    return any("__graphengine_key__" in base.__dict__ for base in type.mro(cls)[:-1])
 
 
 def _named(value: Any) -> Any:

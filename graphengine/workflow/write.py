@@ -218,9 +218,9 @@ class WorkflowWriter:
         ends = {key: inner.pop(key) for key in ("outputs", "ui") if key in inner}
         return data | inner | ({"workflows": named} if named else {}) | {"nodes": nodes} | ends
 
-    def name_of(self, kind: object) -> str | None:
+    def name_of(self, graph: object) -> str | None:
         """The name of a workflow that uses itself under `workflows` of the document; None for others."""
-        return self.named.get(id(kind))
+        return self.named.get(id(graph))
 
     def file_for(self, name: str, digest: str, suffix: str) -> str:
         """A name for a value's file that no other value of this document has."""
@@ -280,10 +280,10 @@ class _Part:
     def input(self, declared: Input) -> dict[str, Any]:
         data: dict[str, Any] = {"type": type_in_file(declared.type)}
         if not declared.required:
-            kind = self.codec(declared.default, parse_type(data["type"]))
-            if kind is not None:
-                content = self.encoded(INPUTS, declared.name, kind, declared.default)
-                data["default_file"] = self.entry(declared.name, kind, content)
+            value_type = self.codec(declared.default, parse_type(data["type"]))
+            if value_type is not None:
+                content = self.encoded(INPUTS, declared.name, value_type, declared.default)
+                data["default_file"] = self.entry(declared.name, value_type, content)
             else:
                 default = self.literal(INPUTS, declared.name, declared.default)
                 data["default"] = self.rebased(default) if "path" in data["type"] else default
@@ -372,9 +372,9 @@ class _Part:
         """The type by which a value is written to a file; None if it is written as JSON data."""
         if type(value) in _PLAIN:
             return None
-        kind = socket_type(type(value))
-        if kind is not None and kind.encode is not None and kind.decode is not None:
-            return kind
+        value_type = socket_type(type(value))
+        if value_type is not None and value_type.encode is not None and value_type.decode is not None:
+            return value_type
         try:
             return None if reads_back(value, plain(value), annotation) else PACKED
         except NoData:
@@ -383,25 +383,25 @@ class _Part:
             return None  # reported when it is written
 
     def declared_value(self, name: str, value: Any) -> None:
-        kind = self.codec(value)
-        if kind is None:
+        value_type = self.codec(value)
+        if value_type is None:
             self.values[name] = {"value": self.literal(VALUES, name, value)}
         else:
-            self.values[name] = self.entry(name, kind, self.encoded(VALUES, name, kind, value))
+            self.values[name] = self.entry(name, value_type, self.encoded(VALUES, name, value_type, value))
 
-    def encoded(self, node: str, socket: str | None, kind: SocketType[Any], value: Any) -> bytes | None:
-        assert kind.encode is not None
+    def encoded(self, node: str, socket: str | None, value_type: SocketType[Any], value: Any) -> bytes | None:
+        assert value_type.encode is not None
         try:
-            return kind.encode(value)
+            return value_type.encode(value)
         except (NotData, NotStorable) as error:
             self.problem(node, socket, str(error))
         return None
 
     def held_value(self, id: str, socket: str, value: Any, annotation: Any) -> str:
         """Write a node's literal under `values`; returns its name there, which equal literals share."""
-        kind = self.codec(value, annotation)
-        assert kind is not None
-        content = self.encoded(id, socket, kind, value)
+        value_type = self.codec(value, annotation)
+        assert value_type is not None
+        content = self.encoded(id, socket, value_type, value)
         digest = hashlib.sha256(content or b"").hexdigest()
         name = self.by_digest.get(digest)
         if name is None:
@@ -411,18 +411,18 @@ class _Part:
                 number += 1
                 name = f"{stem}_{number}"
             self.by_digest[digest] = name
-            self.values[name] = self.entry(name, kind, content)
+            self.values[name] = self.entry(name, value_type, content)
         return name
 
-    def entry(self, name: str, kind: SocketType[Any], content: bytes | None) -> Mapping[str, Any]:
+    def entry(self, name: str, value_type: SocketType[Any], content: bytes | None) -> Mapping[str, Any]:
         if content is None:  # reported as a problem already
             return {}
         digest = hashlib.sha256(content).hexdigest()
-        entry = {"type": kind.name}
+        entry = {"type": value_type.name}
         if self.writer.keep is not None:
             self.writer.keep(digest, content)
         if self.writer.write_file is not None:
-            entry["file"] = self.writer.file_for(self.prefix + name, digest, kind.suffix)
+            entry["file"] = self.writer.file_for(self.prefix + name, digest, value_type.suffix)
             self.writer.write_file(entry["file"], content)
         return entry | {"digest": digest}
 

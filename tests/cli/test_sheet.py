@@ -6,16 +6,16 @@ import io
 
 import PIL.Image
 
-from graphengine.cli.sheet import Cell, in_the_middle, sheet, told_apart
+from graphengine.cli.sheet import SheetCell, in_the_middle, sheet, told_apart
 from graphengine.values.types import View
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
 
 
-def cell(colour: tuple[int, int, int]) -> Cell:
+def cell(colour: tuple[int, int, int]) -> SheetCell:
     target = io.BytesIO()
     PIL.Image.new("RGB", (16, 16), colour).save(target, "PNG")
-    return Cell([View(png=target.getvalue())])
+    return SheetCell([View(png=target.getvalue())])
 
 
 def places(axes: dict[str, list[object]], count: int) -> list[tuple[int, int]]:
@@ -64,4 +64,4 @@ def test_a_label_is_shortened_in_the_middle() -> None:
 
 
 def test_nothing_made_is_no_sheet() -> None:
-    assert sheet([Cell(failed=True)], {"seed": [1]}) is None
+    assert sheet([SheetCell(failed=True)], {"seed": [1]}) is None
