@@ -193,6 +193,9 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "graphengine.progress.notebook": {"Cell": "graphengine.progress.notebook:NotebookBars"},
     "graphengine.results.outputs": {"Writer": "graphengine.results.outputs:OutputWriter"},
+    "graphengine.plan": dict.fromkeys(
+        ("default_paths", "holds_paths", "is_default", "literal"), "graphengine.planning.arguments"
+    ),
     "graphengine.service.here": {
         **dict.fromkeys(("queue_file", "state_folder"), "graphengine.system.folders"),
         **dict.fromkeys(("doing", "hello", "watch"), "graphengine.service.socket_client"),
@@ -203,6 +206,7 @@ NAMES: dict[str, dict[str, str]] = {
     "graphengine.system.devices": {"KINDS": "graphengine.system.devices:DEVICE_TYPES"},
     "graphengine.system.threads": {"Waiting": "graphengine.system.threads:LaneCall"},
     "graphengine.values.checksum": {"Walk": "graphengine.values.checksum:ValueWalk"},
+    "graphengine.task": dict.fromkeys(("token_of", "value_of"), "graphengine.planning.arguments"),
     "graphengine.workflow": {"load": "graphengine.api", "loads": "graphengine.api"},
     "graphengine.workflow.write": {"Writer": "graphengine.workflow.write:WorkflowWriter"},
     "graphengine.yaml12": {"dump": "graphengine.workflow.yaml12_write"},

@@ -34,9 +34,10 @@ from graphengine.graph.combine import subgraph
 from graphengine.graph.elements import Link
 from graphengine.keys.call_key import data_stands, is_of_process
 from graphengine.pack import environment
+from graphengine.planning.arguments import value_of
 from graphengine.planning.inputs import BoundInputs
 from graphengine.planning.plan import Plan
-from graphengine.planning.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of, value_of
+from graphengine.planning.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of
 from graphengine.values.checksum import twin_of
 
 _log = logging.getLogger(__name__)

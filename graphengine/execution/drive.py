@@ -14,7 +14,6 @@ from typing import Any
 
 from graphengine.cache import Entry
 from graphengine.declare.definition import NodeDef
-from graphengine.declare.sockets import Socket
 from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
 from graphengine.events import Event, Kind, Reuse
 from graphengine.execution.dispatch import Launcher
@@ -22,7 +21,8 @@ from graphengine.execution.expand import Expander
 from graphengine.execution.guard import handed_out
 from graphengine.graph.elements import Link
 from graphengine.keys.call_key import node_key, own_fingerprint
-from graphengine.planning.plan import Plan, literal
+from graphengine.planning.arguments import token_of, value_of
+from graphengine.planning.plan import Plan
 from graphengine.planning.task import (
     DONE,
     FAILED,
@@ -31,21 +31,16 @@ from graphengine.planning.task import (
     LOOKUP,
     READY,
     RUNNING,
-    Const,
-    Many,
     Port,
-    Source,
     Task,
     follow,
     is_tolerated,
     is_volatile,
     made_of,
     tasks_of,
-    token_of,
-    value_of,
 )
 from graphengine.values.canonical import NotData, canonical, digest
-from graphengine.values.checksum import sum_of, twin_of
+from graphengine.values.checksum import twin_of
 from graphengine.values.types import is_named_tuple
 
 _unique = itertools.count()
@@ -192,7 +187,7 @@ class Drive(Launcher):
             fresh.append(task)
             stack.extend(reversed(node.before))
         for task in fresh:
-            if task.key is None or task.node.lists:  # type: ignore[union-attr]
+            if task.key is None:
                 try:
                     self._expander.wire(plan, tasks, task)
                 except NodeError as error:
@@ -205,6 +200,8 @@ class Drive(Launcher):
                 for name, link in task.node.links  # type: ignore[union-attr]
                 if link.node in tasks
             ]
+            for name, items in task.node.lists:  # type: ignore[union-attr]
+                task.links.append((name, self._expander.listed(plan, tasks, items)))
         for task, reason in wrong:
             self._fail(task, reason)
         self._needed = len(tasks)
@@ -396,15 +393,15 @@ class Drive(Launcher):
             self.wake(waiters)
 
     def _key(self, task: Task, kind: NodeDef[..., Any]) -> None:
-        plan, hashed = self.plan, not kind.makes_reference
+        plan = self.plan
         tokens = task.tokens = dict(task.tokens or {})
         links = []
         for name, source in task.links:
             socket = kind.sockets[name]
             task.volatile = task.volatile or is_volatile(source)
             if socket.file is not None:
-                task.values[name], tokens[name] = self._path(socket, source, hashed)
-                if (sum := sum_of(task.values[name])) is not None:
+                task.values[name], tokens[name], sum = plan.resolver.linked(kind, name, source)
+                if sum is not None:
                     task.sums = {**(task.sums or {}), name: sum}
             else:
                 links.append((name, source))
@@ -422,16 +419,6 @@ class Drive(Launcher):
             salt = (salt, "never", next(_unique))
         plan.ask(kind)
         task.key = node_key(kind, tokens, salt)
-
-    def _path(self, socket: Socket, source: Source, hashed: bool) -> tuple[Any, Any]:
-        """A path that came through a link, or several, each resolved and checked like a literal."""
-        source = follow(source)
-        if type(source) is Many:
-            pairs = [self._path(socket, item, hashed) for item in source.items]
-            return [value for value, _ in pairs], ("list", *[token for _, token in pairs])
-        base = source.base if type(source) is Const else None
-        opaque = ("linked", token_of(source, socket.uses))
-        return literal(socket, value_of(source), base or self.plan.base, self.plan.roots, hashed, opaque)
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> bool:
         """Make a reference in place: what it is keyed by is its own digest; False if that failed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -24,7 +24,8 @@ from graphengine.graph.order import acts
 from graphengine.graph.type_inference import item_type
 from graphengine.graph.validate import too_many
 from graphengine.keys.call_key import identity
-from graphengine.planning.plan import Plan, default_paths, is_default, literal
+from graphengine.planning.arguments import default_paths, is_default, source_of, token_of, value_of
+from graphengine.planning.plan import Plan
 from graphengine.planning.task import (
     DONE,
     FAILED,
@@ -39,8 +40,6 @@ from graphengine.planning.task import (
     is_volatile,
     output,
     tasks_of,
-    token_of,
-    value_of,
 )
 from graphengine.values.canonical import digest
 from graphengine.values.checksum import sum_of
@@ -88,51 +87,33 @@ class Expander:
         return output(tasks[link.node], link.port)
 
     def wire(self, plan: Plan, tasks: dict[str, Task], task: Task) -> None:
-        """Give a task of the run's own graph its sources. Where its key is known, its literals are known too."""
-        node = task.node
-        assert node is not None
-        if task.key is None:
-            scope = {link: self.source(plan, tasks, link) for _, link in node.sources()}
-            self._wire(task, scope, plan)
-            return
-        task.links = [
-            (name, Port(tasks[link.node], link.port) if link.port else tasks[link.node])
-            for name, link in node.links
-            if link.node in tasks
-        ]
-        for name, items in node.lists:
-            task.links.append((name, Many([self._item(plan, tasks, item) for item in items])))
+        """Give a task of the run's own graph its sources, where its key is not known before the run."""
+        assert task.node is not None
+        self._wire(task, {link: self.source(plan, tasks, link) for _, link in task.node.sources()})
 
-    def _item(self, plan: Plan, tasks: dict[str, Task], item: Any) -> Source:
-        if type(item) is Link:
-            return self.source(plan, tasks, item)
-        if type(item) is list:
-            return Many([self._item(plan, tasks, i) for i in item])
-        return constant(item)
+    def listed(self, plan: Plan, tasks: dict[str, Task], items: list[Any]) -> Source:
+        """What a list with links in it brings, in the run's own graph."""
+        return source_of(items, lambda link: self.source(plan, tasks, link))
 
-    def _wire(self, task: Task, scope: dict[Link, Source], plan: Plan, base: Path | None = None) -> None:
+    def _wire(self, task: Task, scope: Mapping[Link, Source], base: Path | None = None) -> None:
         """Give any task its sources; literals become values of plain nodes and sources of expanding ones."""
         node = task.node
         assert node is not None
-        kind = node.kind
-        plain = isinstance(kind, NodeDef) and not kind.expand and not node.each
-        paths = default_paths(kind, node.args) if isinstance(kind, NodeDef) and plain and kind.files else {}
-        for name, value in (node.args | paths).items():
-            source = _sources(value, scope, base)
+        kind = None if isinstance(node.kind, GraphData | str) or node.kind.expand or node.each else node.kind
+        sources = {name: source_of(value, scope.__getitem__, base) for name, value in node.args.items()}
+        paths = default_paths(kind, node.args) if kind is not None and kind.files else {}
+        for name, source in (sources | {name: constant(path, base) for name, path in paths.items()}).items():
             if type(source) is Const and name in node.sockets:
                 if is_default(node.sockets[name], source.value):
                     continue
-                if plain and source.key is None and not source.volatile:
-                    assert isinstance(kind, NodeDef)
+                if kind is not None and source.key is None:
                     try:
-                        task.values[name], token = literal(
-                            node.sockets[name], source.value, source.base or plan.base, plan.roots,
-                            not kind.makes_reference,
-                        )
+                        task.values[name], token, sum = self.drive.plan.resolver.given(kind, name, source)
                     except BaseException as error:
-                        raise NodeError(task.id, node.type, node.literals, as_exception(error)) from error
+                        given = {name: source.value for name, source in sources.items() if type(source) is Const}
+                        raise NodeError(task.id, node.type, given, as_exception(error)) from error
                     task.tokens = {**(task.tokens or {}), name: token}
-                    if (sum := sum_of(task.values[name], given=True)) is not None:
+                    if sum is not None:
                         task.sums = {**(task.sums or {}), name: sum}
                     continue
             task.links.append((name, source))
@@ -230,7 +211,7 @@ class Expander:
                     scope[link] = output(tasks[link.node], link.port)
             if base is not None:
                 self._bases[made] = base
-            self._wire(made, scope, self.drive.plan, base)
+            self._wire(made, scope, base)
         for link in links:
             if link not in scope:
                 scope[link] = output(tasks[link.node], link.port)
@@ -280,7 +261,7 @@ class Expander:
         links = [link for value in found.values() for link in _links(value)]
         base = self._bases.get(task)
         self._instantiate(part, scope, links, task, base)
-        task.became = {name: _sources(value, scope, base) for name, value in found.items()}
+        task.became = {name: source_of(value, scope.__getitem__, base) for name, value in found.items()}
         if "" not in found:
             task.became[""] = Many(list(task.became.values()), kind.result)
         task.links = []
@@ -379,7 +360,7 @@ class Expander:
         node = task.node
         assert node is not None
         task.node = Node(node.kind, links)
-        self._wire(task, {links[name]: source for name, source in scope.items()}, self.drive.plan)
+        self._wire(task, {links[name]: source for name, source in scope.items()})
 
 
 def _is_list(socket: Socket) -> bool:
@@ -415,14 +396,6 @@ def _mark_impure(task: Task | None) -> None:
 
 _SHARED = frozenset({int, bool, float, str, type(None), bytes})
 """Values that are keyed by their content wherever they come from."""
-
-
-def _sources(value: Any, scope: dict[Link, Source], base: Path | None) -> Source:
-    if type(value) is Link:
-        return scope[value]
-    if type(value) is list and any(True for _ in _links(value)):
-        return Many([_sources(v, scope, base) for v in value])
-    return constant(value, base)
 
 
 def _links(value: Any) -> list[Link]:

@@ -6,136 +6,31 @@ link or on something that is never remembered are None here, and found as the ru
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphengine.declare.definition import NodeDef
-from graphengine.declare.sockets import File, Socket
-from graphengine.errors import GraphEngineError, NodeError, as_exception
+from graphengine.errors import NodeError, as_exception
 from graphengine.graph.data import GraphData, Node, folder_of
-from graphengine.graph.elements import INPUTS, VALUES, Link
+from graphengine.graph.elements import INPUTS, VALUES, Link, links_in
 from graphengine.keys.call_key import identity, is_current, node_key, own_fingerprint
-from graphengine.keys.files import fingerprint, resolve
-from graphengine.old_names import name_in_keys
+from graphengine.planning.arguments import (
+    Resolver,
+    default_paths,
+    holds_paths,
+    is_default,
+    keyed,
+    source_of,
+    token_of,
+    value_of,
+)
 from graphengine.planning.task import Const, constant
-from graphengine.values.canonical import PLAIN, NotData, canonical
-from graphengine.values.checksum import owned, sum_of, twin_of
-from graphengine.values.literals import coerce, value_fits
-from graphengine.values.types import holds_path, is_named_tuple
-
-
-def literal(
-    socket: Socket, value: Any, base: Path, roots: Sequence[Path] | None, hashed: bool = True, opaque: Any = None
-) -> tuple[Any, Any]:
-    """A literal as the node takes it, and what it adds to the key; paths resolved and fingerprinted.
-
-    Args:
-        opaque: Stands for what is no data beside the paths; None: that is an error.
-    """
-    rule = socket.file or (_UNDECLARED if holds_paths(value) else None)
-    if rule is not None and value is not None:
-        value = coerce(value, socket.type) if rule.missing else value
-        return _Paths(rule, base, roots, hashed, socket.uses, opaque).follow(value)
-    kind = type(value)
-    if kind is socket.type and kind in PLAIN:
-        return value, value
-    if kind is not socket.type:
-        value = coerce(value, socket.type)
-    return value, canonical(value, socket.uses)
-
-
-_UNDECLARED = File(missing=True)
-"""The rule for paths in an input whose type does not say that it takes paths."""
-
-
-def holds_paths(value: Any) -> bool:
-    """Whether a literal is a path, or holds paths in containers or in the fields of a class."""
-    kind = type(value)
-    if kind in PLAIN:
-        return False
-    if kind in (list, tuple, set, frozenset):
-        return any(map(holds_paths, value))
-    if kind is dict:
-        return any(map(holds_paths, value)) or any(map(holds_paths, value.values()))
-    return isinstance(value, Path) or (_fields(value) is not None and holds_path(kind))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Paths:
-    """How the paths in one input are resolved, and whether their content enters the key."""
-
-    rule: File
-    base: Path
-    roots: Sequence[Path] | None
-    hashed: bool
-    part: str | None
-    opaque: Any
-
-    def follow(self, value: Any) -> tuple[Any, Any]:
-        """A value with its paths resolved, and what it adds to the key.
-
-        Paths in the fields of a class are followed as this process would open them, and the object is handed on.
-        """
-        rule = self.rule
-        if isinstance(value, Path) or (type(value) is str and (rule.names or not rule.missing)):
-            path = resolve(value, rule, self.base, self.roots)
-            absent = rule.missing and isinstance(path, Path) and not path.exists()
-            if rule.write or isinstance(path, str) or not self.hashed or absent:
-                return path, ("path", str(path))
-            return path, ("file", fingerprint(path))
-        if type(value) in (list, tuple):
-            pairs = list(map(self.follow, value))
-            return type(value)(v for v, _ in pairs), ("list", *[token for _, token in pairs])
-        if type(value) in (set, frozenset):
-            pairs = list(map(self.follow, value))
-            return type(value)(v for v, _ in pairs), ("set", *sorted((token for _, token in pairs), key=repr))
-        if type(value) is dict:
-            items = [(self._key(key), self.follow(v)) for key, v in value.items()]
-            tokens = sorted(((name, token) for (_, name), (_, token) in items), key=repr)
-            return {key: v for (key, _), (v, _) in items}, ("dict", *tokens)
-        if (names := _fields(value)) is not None:
-            inside = dataclasses.replace(self, base=Path.cwd(), rule=dataclasses.replace(rule, names=False))
-            tokens = [(name, inside.follow(getattr(value, name))[1]) for name in names]
-            return value, ("fields", *name_in_keys(type(value)), *tokens)
-        try:
-            return value, canonical(value, self.part)
-        except NotData:
-            if self.opaque is None:
-                raise
-            return value, self.opaque
-
-    def _key(self, key: Any) -> tuple[Any, Any]:
-        """A key of a dictionary: a text is no path there."""
-        if not holds_paths(key):
-            return key, canonical(key)
-        return dataclasses.replace(self, rule=dataclasses.replace(self.rule, names=False, missing=True)).follow(key)
-
-
-def _fields(value: Any) -> list[str] | None:
-    """The names of the fields of an object whose type says what they hold."""
-    if isinstance(value, tuple) and is_named_tuple(type(value)):
-        return list(value._fields)  # type: ignore[attr-defined]
-    if dataclasses.is_dataclass(value) and holds_path(type(value)):
-        return [field.name for field in dataclasses.fields(value)]
-    return None
-
-
-def is_default(socket: Socket, value: Any) -> bool:
-    """Whether a null that comes through a declared input stands for the parameter's own default."""
-    return value is None and not socket.required and not value_fits(None, socket.type)
-
-
-def default_paths(kind: NodeDef[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The paths that a node takes because none was given: they are resolved like any other."""
-    defaults = {name: kind.sockets[name].default for name in kind.files if name not in given}
-    return {name: path for name, path in defaults.items() if path is not None}
-
+from graphengine.values.canonical import NotData, canonical
+from graphengine.values.checksum import twin_of
 
 _NO_LITERALS: dict[str, Any] = {}
-_NOWHERE = Path()
 
 
 class Plan:
@@ -163,8 +58,7 @@ class Plan:
         self._asked: set[NodeDef[..., Any]] = set()
         self.position = 0
         self.settings: tuple[Any, ...] = ()
-        self.base = _NOWHERE
-        self.roots: Sequence[Path] | None = None
+        self.resolver = Resolver(Path(), None)
         self.salt: Any = None
 
     def sync(self, inputs: Mapping[str, Const], base: Path, roots: Sequence[Path] | None, salt: Any) -> None:
@@ -183,7 +77,7 @@ class Plan:
         if edited or declared or settings != self.settings or len(changed) > len(self.keys):
             self._forget_all()
             changed = []
-        self.base, self.roots, self.salt, self.settings = base, roots, salt, settings
+        self.resolver, self.salt, self.settings = Resolver(base, roots), salt, settings
         for id in changed:
             self._forget(id)
         for name, const in inputs.items():
@@ -291,26 +185,24 @@ class Plan:
             literals = node.literals or node.bound or kind.files
             values, tokens, sums = self.literals(node) if literals else (_NO_LITERALS, {}, None)
             for name, link in node.links:
-                key: Any = self.keys.get(link.node)
+                key = self.keys.get(link.node)
                 if key is not None:
-                    tokens[name] = (key, link.port) if link.port else key
+                    tokens[name] = keyed(key, link.port)
+                elif link.node in self.references:
+                    tokens[name] = token_of(self.source(link), kind.sockets[name].uses)
                 elif link.node != INPUTS and link.node != VALUES:
-                    tokens[name] = self._reference_token(link, kind.sockets[name].uses)
-                    if tokens[name] is None:
-                        return None  # found during the run
+                    return None  # found during the run
             if kind.files and any(name in kind.files and link.node in self.keys for name, link in node.links):
                 return None  # so are paths that come from a node
             for name, items in node.lists:
-                if name in kind.files:
+                if name in kind.files or not all(map(self._is_known, links_in(items))):
                     return None
-                tokens[name] = self._list_token(items, kind.sockets[name].uses)
-                if tokens[name] is None:
-                    return None
+                tokens[name] = token_of(source_of(items, self.source), kind.sockets[name].uses)
         except NotData:
             return None
-        except GraphEngineError as error:
+        except BaseException as error:
             given = node.literals | {name: self.const(link).value for name, link in node.bound}
-            raise NodeError(id, node.type, given, error) from error
+            raise NodeError(id, node.type, given, as_exception(error)) from error
         self.values[id] = values
         if sums:
             self.sums[id] = sums
@@ -358,29 +250,15 @@ class Plan:
         values: dict[str, Any] = {}
         tokens: dict[str, Any] = {}
         sums: dict[str, bytes] = {}
-        sockets, hashed = kind.sockets, not kind.makes_reference
-        paths = default_paths(kind, node.args) if kind.files else {}
-        for name, value in (node.literals | paths if paths else node.literals).items():
-            values[name], tokens[name] = literal(sockets[name], owned(value)[0], self.base, self.roots, hashed)
-            if (sum := sum_of(values[name], given=True)) is not None:
-                sums[name] = sum
-        for name, link in node.bound:
-            const = self.const(link)
-            socket = sockets[name]
-            if is_default(socket, const.value):
+        arguments = node.literals | default_paths(kind, node.args) if kind.files else node.literals
+        if node.bound:
+            arguments = arguments | {name: self.const(link) for name, link in node.bound}
+        for name, argument in arguments.items():
+            if type(argument) is Const and is_default(kind.sockets[name], argument.value):
                 continue
-            if const.volatile:
-                raise NotData("a value of this process only")
-            followed = socket.file is not None or holds_paths(const.value)
-            if not followed and coerce(const.value, socket.type) is const.value:
-                # What is large is read once, however many nodes take it.
-                values[name], tokens[name], known = const.value, const.token(socket.uses), const.sum
-            else:
-                base = const.base or self.base
-                values[name], tokens[name] = literal(socket, const.value, base, self.roots, hashed)
-                known = sum_of(values[name], given=True)
-            if known is not None:
-                sums[name] = known
+            values[name], tokens[name], sum = self.resolver.given(kind, name, argument)
+            if sum is not None:
+                sums[name] = sum
         return values, tokens, sums
 
     def const(self, link: Link) -> Const:
@@ -391,33 +269,21 @@ class Plan:
             self.constants[link.port] = constant(self.graph.values[link.port])
         return self.constants[link.port]
 
-    def _reference_token(self, link: Link, part: str | None) -> Any:
-        """What a link to a reference adds to a key; None if it is none, or not known before the run."""
-        known = self.references.get(link.node)
-        if known is None:
-            return None
-        return canonical(getattr(known[0], link.port) if link.port else known[0], part)
+    def source(self, link: Link) -> Const:
+        """What a link brings whose source is known before the run: a node's value only where it is a reference."""
+        if link.node == INPUTS or link.node == VALUES:
+            return self.const(link)
+        key = self.keys.get(link.node)
+        if key is not None:
+            return Const(None, keyed(key, link.port))
+        value = self.references[link.node][0]
+        return Const(getattr(value, link.port) if link.port else value)
 
-    def _list_token(self, items: list[Any], part: str | None) -> Any:
-        """What a list with links in it adds to a key; None if one of them is not known before the run."""
-        tokens = []
-        for item in items:
-            token: Any
-            if type(item) is list:
-                token = self._list_token(item, part)
-            elif type(item) is not Link:
-                token = canonical(item, part)
-                tokens.append(token)
-                continue
-            elif item.node == INPUTS or item.node == VALUES:
-                token = self.const(item).token(part)
-            else:
-                key = self.keys[item.node]
-                token = self._reference_token(item, part) if key is None else (key, item.port) if item.port else key
-            if token is None and not (type(item) is Link and item.node in (INPUTS, VALUES)):
-                return None
-            tokens.append(token)
-        return ("list", *tokens)
+    def _is_known(self, link: Link) -> bool:
+        """Whether what a link adds to a key is known before the run."""
+        if link.node == INPUTS or link.node == VALUES:
+            return not self.const(link).volatile
+        return self.keys[link.node] is not None or link.node in self.references
 
     def _reference(self, id: str, node: Node, values: Mapping[str, Any]) -> tuple[Any, float]:
         kind = node.kind
@@ -425,10 +291,9 @@ class Plan:
         arguments = dict(values)
         for name, link in node.links:
             if link.node in self.references:
-                value = self.references[link.node][0]
-                arguments[name] = getattr(value, link.port) if link.port else value
+                arguments[name] = value_of(self.source(link))
         for name, items in node.lists:
-            arguments[name] = self._list_value(items)
+            arguments[name] = value_of(source_of(items, self.source))
         arguments = {name: twin_of(value) for name, value in arguments.items()}
         start = time.perf_counter()
         try:
@@ -436,19 +301,6 @@ class Plan:
         except BaseException as error:
             raise NodeError(id, node.type, arguments, as_exception(error)) from error
         return value, time.perf_counter() - start
-
-    def _list_value(self, items: list[Any]) -> list[Any]:
-        found = []
-        for item in items:
-            if type(item) is Link:
-                if item.node in (INPUTS, VALUES):
-                    found.append(self.const(item).value)
-                else:
-                    value = self.references[item.node][0]
-                    found.append(getattr(value, item.port) if item.port else value)
-            else:
-                found.append(self._list_value(item) if type(item) is list else item)
-        return found
 
 
 def take_plan(

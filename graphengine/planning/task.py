@@ -192,30 +192,6 @@ def tasks_of(source: Source) -> Sequence[Task]:
     return found
 
 
-def value_of(source: Source) -> Any:
-    """The value of a source whose tasks are done."""
-    if type(source) is Task:
-        return source.value
-    if type(source) is Port:
-        return source.task.value if source.task.stage == FAILED else getattr(source.task.value, source.port)
-    if type(source) is Const:
-        return source.value
-    values = [value_of(item) for item in source.items]
-    return values if source.make is None else source.make(*values)
-
-
-def token_of(source: Source, part: str | None = None) -> Any:
-    """What a source whose tasks are keyed adds to a key."""
-    if type(source) is Task:  # a reference to weights enters by its own digest
-        return source.key if source.key is not None else canonical(source.value, part)
-    if type(source) is Port:
-        key = source.task.key
-        return (key, source.port) if key is not None else canonical(value_of(source), part)
-    if type(source) is Many:
-        return ("list", *[token_of(item, part) for item in source.items])
-    return source.token(part)
-
-
 def is_volatile(source: Source) -> bool:
     """Whether a source is computed anew in each run."""
     if type(source) is Task:
