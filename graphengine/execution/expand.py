@@ -227,13 +227,15 @@ class Expander:
         self._counted(task)
         if self._is_known(task, kind):
             return True
+        task.links = [
+            (name, source) for name, source in task.links
+            if not (type(source) is Const and is_default(kind.sockets[name], source.value))
+        ]  # fmt: skip
         part = GraphBuilder(kind.name)
         scope: dict[Link, Source] = {}
         guard, arguments = self._guarded(task, kind)
         for name, source in task.links:
             socket = kind.sockets[name]
-            if is_default(socket, source.value) if type(source) is Const else False:
-                continue
             scope[Link(INPUTS, name)] = source
             part.inputs[name] = Input(name, socket.type)
             if type(source) is Many and socket.lazy and _is_list(socket):
@@ -269,11 +271,7 @@ class Expander:
 
     def _guarded(self, task: Task, kind: NodeDef[..., Any]) -> tuple[Guard | None, dict[str, Any]]:
         """What guards the inputs that a body takes as values, and these."""
-        links = [
-            (name, source) for name, source in task.links
-            if not _is_lazy(kind.sockets[name], source)
-            and not (type(source) is Const and is_default(kind.sockets[name], source.value))
-        ]  # fmt: skip
+        links = [(name, source) for name, source in task.links if not _is_lazy(kind.sockets[name], source)]
         arguments = {name: value_of(source) for name, source in links}
         for name, source in links:
             if type(source) is Const:  # as its annotation says: a member of an enum, not its value's text

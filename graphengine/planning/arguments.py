@@ -139,7 +139,7 @@ class Resolver:
             FileError: A path in it cannot be read.
         """
         value, token = self._path(kind.sockets[name], source, not kind.makes_reference)
-        return value, token, sum_of(value)
+        return value, token, sum_of(value, given=type(follow(source)) is Const)
 
     def _path(self, socket: Socket, source: Source, hashed: bool) -> tuple[Any, Any]:
         source = follow(source)

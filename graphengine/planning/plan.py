@@ -31,6 +31,7 @@ from graphengine.values.canonical import NotData, canonical
 from graphengine.values.checksum import twin_of
 
 _NO_LITERALS: dict[str, Any] = {}
+_NOWHERE = Resolver(Path(), None)
 
 
 class Plan:
@@ -58,7 +59,7 @@ class Plan:
         self._asked: set[NodeDef[..., Any]] = set()
         self.position = 0
         self.settings: tuple[Any, ...] = ()
-        self.resolver = Resolver(Path(), None)
+        self.resolver = _NOWHERE
         self.salt: Any = None
 
     def sync(self, inputs: Mapping[str, Const], base: Path, roots: Sequence[Path] | None, salt: Any) -> None:
@@ -77,7 +78,8 @@ class Plan:
         if edited or declared or settings != self.settings or len(changed) > len(self.keys):
             self._forget_all()
             changed = []
-        self.resolver, self.salt, self.settings = Resolver(base, roots), salt, settings
+        if settings != self.settings:
+            self.resolver, self.salt, self.settings = Resolver(base, roots), salt, settings
         for id in changed:
             self._forget(id)
         for name, const in inputs.items():

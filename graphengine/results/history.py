@@ -215,8 +215,7 @@ def _token(plan: Plan, node: Node, socket: str, link: Link) -> str | None:
             return None
     part = node.sockets[socket].uses if socket in node.sockets else None
     if link.node in plan.references:
-        value = plan.references[link.node][0]
-        return _hex(canonical(getattr(value, link.port) if link.port else value, part))
+        return _hex(plan.source(link).token(part))
     key = plan.keys.get(link.node)
     return None if key is None else _hex((key, link.port))
 

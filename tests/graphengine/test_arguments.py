@@ -95,6 +95,12 @@ def works(work: Work) -> str:
         return work.file.read_text()
 
 
+@node(version=1)
+def fills(work: Work) -> str:
+    work.lock.append(work.file)
+    return work.file.read_text()
+
+
 Build = Callable[[Graph, Path], Any]
 """Adds the node `n` to a graph, given a file."""
 
@@ -310,6 +316,12 @@ def test_what_is_no_data_has_no_key_either_way(kind: str, file: Path) -> None:
     for graph in (plain_graph(VOLATILE[kind], file), *(expanding(VOLATILE[kind], file, way) for way in WAYS)):
         for _ in range(2):
             assert list(reuse(graph, store)[1].values()) == ["COMPUTED"]
+
+
+def test_what_is_given_and_works_by_changing_is_not_guarded_beside_a_path(file: Path) -> None:
+    with Graph() as g:
+        fills(Work(file, [threading.Lock()]))
+    assert g.run(store=Store()) == {"fills": "content"}
 
 
 @pytest.mark.parametrize("way", WAYS)
