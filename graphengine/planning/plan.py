@@ -26,7 +26,7 @@ from graphengine.planning.arguments import (
     token_of,
     value_of,
 )
-from graphengine.planning.task import Const, constant
+from graphengine.planning.task import Const, constant, is_volatile
 from graphengine.values.canonical import NotData, canonical
 from graphengine.values.checksum import twin_of
 
@@ -199,7 +199,10 @@ class Plan:
             for name, items in node.lists:
                 if name in kind.files or not all(map(self._is_known, links_in(items))):
                     return None
-                tokens[name] = token_of(source_of(items, self.source), kind.sockets[name].uses)
+                source = source_of(items, self.source)
+                if is_volatile(source):
+                    return None
+                tokens[name] = token_of(source, kind.sockets[name].uses)
         except NotData:
             return None
         except BaseException as error:
@@ -283,9 +286,8 @@ class Plan:
 
     def _is_known(self, link: Link) -> bool:
         """Whether what a link adds to a key is known before the run."""
-        if link.node == INPUTS or link.node == VALUES:
-            return not self.const(link).volatile
-        return self.keys[link.node] is not None or link.node in self.references
+        known = link.node == INPUTS or link.node == VALUES or link.node in self.references
+        return known or self.keys[link.node] is not None
 
     def _reference(self, id: str, node: Node, values: Mapping[str, Any]) -> tuple[Any, float]:
         kind = node.kind

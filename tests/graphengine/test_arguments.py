@@ -217,11 +217,17 @@ def volatile_in_list(g: Graph, _: Path) -> None:
     g.add(takes, "n", x=[Link("a"), X])
 
 
+def volatile_literal_in_list(g: Graph, _: Path) -> None:
+    g.add(inc, "a", x=1)
+    g.add(takes, "n", x=[Link("a"), [Thing()]])
+
+
 VOLATILE: dict[str, Build] = {
     "a literal": literal(takes, x=Thing()),
     "a declared input": declared(takes, Any, Thing()),
     "a held value": held(Thing()),
     "a declared input in a list": volatile_in_list,
+    "a literal in a list": volatile_literal_in_list,
     "paths beside it": lambda g, file: g.add(works, "n", work=Work(file, threading.Lock())),
 }
 """What has no canonical form: it has a key in its run only."""
