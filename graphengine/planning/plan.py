@@ -199,10 +199,10 @@ class Plan:
             for name, items in node.lists:
                 if name in kind.files or not all(map(self._is_known, links_in(items))):
                     return None
-                source = source_of(items, self.source)
-                if is_volatile(source):
+                listed = source_of(items, self.source)
+                if is_volatile(listed):
                     return None
-                tokens[name] = token_of(source, kind.sockets[name].uses)
+                tokens[name] = token_of(listed, kind.sockets[name].uses)
         except NotData:
             return None
         except BaseException as error:
