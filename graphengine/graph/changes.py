@@ -18,8 +18,8 @@ def is_changed(graph: GraphData) -> bool:
         bool(known.pending or known.made_other or known.may_cycle)
         or graph.edition[0] != known.right
         or any(kind.check_fn is not validator for kind, validator in known.validators.items())
-        or any(problem.severity == "error" for problem in graph.problems_at_load)
-        or has_other_parts(graph)
+        or (bool(graph.problems_at_load) and any(problem.severity == "error" for problem in graph.problems_at_load))
+        or (bool(graph.parts) and has_other_parts(graph))
     )
 
 

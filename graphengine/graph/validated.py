@@ -49,6 +49,8 @@ class Validated:
     def edition(self, inputs: Mapping[str, Input], outputs: Mapping[str, Link], values: Mapping[str, Any]) -> int:
         """A number for what a graph declares: it grows when it is asked for after something of that changed."""
         known, links, types = self._declared
+        if not (inputs or outputs or values or known or links or types):
+            return self._edition  # nothing is declared, and nothing was
         if not same(known, inputs) or links != outputs or types != types_of(values):
             self._declared = dict(inputs), dict(outputs), types_of(values)
             self._edition += 1

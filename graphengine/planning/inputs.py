@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import Problem, Where, WorkflowError, nearest
@@ -17,6 +17,7 @@ from graphengine.planning.task import Const, constant
 from graphengine.values.literals import coerce
 
 
+@final
 class BoundInputs(Mapping[str, Const]):
     """The declared inputs of a graph with their values for one run: what `bind_inputs` makes, once.
 
@@ -47,6 +48,12 @@ class BoundInputs(Mapping[str, Const]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def keys(self) -> KeysView[str]:  # as those of a mapping, and faster
+        return self._values.keys()
+
+    def items(self) -> ItemsView[str, Const]:
+        return self._values.items()
+
     def are_of(self, graph: GraphData) -> bool:
         """Whether these are the inputs of a graph as it is now."""
         return graph is self.graph and graph.edition == self._edition
@@ -72,14 +79,14 @@ def bound_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path |
     Raises:
         WorkflowError: One is wrong, as in `bind_inputs`.
     """
-    if isinstance(inputs, BoundInputs) and inputs.are_of(graph):
+    if type(inputs) is BoundInputs and inputs.are_of(graph):
         return inputs
     return bind_inputs(graph, inputs, base)
 
 
 def as_given(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """Inputs as they were given, whether they were bound since or not."""
-    return inputs.given if isinstance(inputs, BoundInputs) else inputs
+    return inputs.given if type(inputs) is BoundInputs else inputs
 
 
 def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | None = None) -> BoundInputs:
@@ -92,7 +99,7 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
     Raises:
         WorkflowError: One is unknown, missing or not what it is declared as; holds all such problems.
     """
-    if isinstance(inputs, BoundInputs):
+    if type(inputs) is BoundInputs:
         base = inputs.base if base is None else base
         inputs = inputs.given
     problems = []
