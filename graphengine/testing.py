@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from graphengine.events import Event, Kind, Reuse
-from graphengine.service.workers.deaths import End, Fault
+from graphengine.service.retry import Fault
+from graphengine.service.workers.deaths import End
 from graphengine.service.workers.in_process import Inbox
 from graphengine.service.workers.process import Lost, Told
 from graphengine.service.workers.wire import Message, pack, unpack

@@ -15,23 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.cache import DiskStore, Store
 from graphengine.cache.tree import from_tree
 from graphengine.errors import Exhausted, FileError
 from graphengine.execution.runner import Runner
 from graphengine.graph.data import GraphData
+from graphengine.old_names import moved
 from graphengine.service.cleaning import clean
 from graphengine.service.doing import silence
 from graphengine.service.job_events import JobEvent, JobListener
 from graphengine.service.job_run import JobRun
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
-from graphengine.service.jobs.lease import DEATHS, SECONDS, Lease, take
+from graphengine.service.jobs.lease import SECONDS, Lease, take
 from graphengine.service.jobs.queue import ALL, LeaseLost, Queue
 from graphengine.service.jobs.submit import delete, files_of, submit
 from graphengine.service.results import Finisher, remove_written
+from graphengine.service.retry import job_runs_alone, services_lost
 from graphengine.service.shortages import Caution, lack_of
 from graphengine.service.workers.calls import Claims, Status
 from graphengine.system.threads import begin
@@ -40,8 +42,6 @@ log = logging.getLogger(__name__)
 
 CONCURRENCY = 64
 """Jobs that are run at once: what is batched across jobs must be ready at once."""
-SUSPECT = DEATHS // 2
-"""A job that was running when this many services ended is run alone: no other job pays for what it may have done."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
 
@@ -409,9 +409,9 @@ class Service:
         return True
 
     def _is_suspect(self, job: Job) -> bool:
-        if job.attempt < SUSPECT:
+        if not job_runs_alone(job.attempt):  # saves looking: there were no more services than attempts
             return False
-        return len({one.worker for one in self.queue.attempts(job.id) if one.outcome == "lost"}) >= SUSPECT
+        return job_runs_alone(services_lost((one.worker, one.outcome) for one in self.queue.attempts(job.id)))
 
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):
@@ -446,3 +446,7 @@ class Service:
                 listener(event)
             except Exception:  # one who listens badly must not stop the service
                 log.exception("a listener failed on %s of job %d", event.kind, event.job, extra={"job": event.job})
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.service")

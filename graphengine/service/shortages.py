@@ -6,17 +6,14 @@ import errno
 import os
 import traceback
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from graphengine.declare import registry
 from graphengine.errors import Exhausted, NodeError, text_of
+from graphengine.old_names import moved
 from graphengine.pack import origin, pack_of
+from graphengine.service import retry
 from graphengine.system.threads import start
-
-ALONE = 3
-"""How often a job may meet such a lack while it runs alone and the service is well before and after: then the job
-itself takes more than there is."""
-PAUSES = 0.5, 30.0
-"""Seconds in which nothing is begun after a lack was met, at first and at most."""
 
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 _PROBE = 16 << 20
@@ -86,7 +83,7 @@ class Caution:
 
     def __init__(self, most: int) -> None:
         self.most = self._now = most
-        self._pause, self._until = PAUSES[0], 0.0
+        self._pause, self._until = retry.SHORTAGE_PAUSES.first, 0.0
         self._alone: dict[int, int] = {}
 
     def limit(self, now: float) -> int:
@@ -95,18 +92,22 @@ class Caution:
 
     def met(self, running: int, now: float) -> None:
         """A lack was met while so many jobs ran."""
-        self._now = max(1, min(self._now, running) // 2)
+        self._now = retry.jobs_after_shortage(self._now, running)
         self._until = now + self._pause
-        self._pause = min(PAUSES[1], 2 * self._pause)
+        self._pause = retry.SHORTAGE_PAUSES.after(self._pause)
 
     def is_to_blame(self, job: int, running: int) -> bool:
         """Whether it is the job that takes too much: it was alone, and without it the service is well."""
         if running > 1 or not is_well():
             return False
         self._alone[job] = self._alone.get(job, 0) + 1
-        return self._alone[job] >= ALONE
+        return retry.shortage_is_of_job(self._alone[job])
 
     def ended(self, job: int) -> None:
         """A job has come to its end."""
         self._alone.pop(job, None)
-        self._now, self._pause = min(self.most, self._now + 1), PAUSES[0]
+        self._now, self._pause = min(self.most, self._now + 1), retry.SHORTAGE_PAUSES.first
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.shortages")

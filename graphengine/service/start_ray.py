@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.cache import DiskStore
+from graphengine.service.retry import RAY_START
 from graphengine.service.service import Service
 from graphengine.service.start import helpers, serving
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.ray_cluster import joined
-from graphengine.service.workers.ray_workers import PATIENCE, ray_workers
+from graphengine.service.workers.ray_workers import ray_workers
 from graphengine.system.folders import cache_folder
 
 
@@ -29,7 +30,7 @@ def ray_service(
     timeout: float | None = None,
     roots: Sequence[str | Path] | None = None,
     packs: Sequence[str] = (),
-    patience: float = PATIENCE,
+    patience: float = RAY_START,
     placement: Mapping[str, Any] | None = None,
     told: Callable[[str], None] = print,
     **options: Any,

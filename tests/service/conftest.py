@@ -14,14 +14,14 @@ import pytest
 
 from graphengine.cache import DiskStore
 from graphengine.declare import registry
-from graphengine.service.workers.calls import ATTEMPTS, KILLS
+from graphengine.service.retry import CRASHES, KILLS_PER_CRASH
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import Handle, LocalWorker
 from graphengine.testing import FakeWorker
 
 PACK = Path(__file__).parent / "pack"
 RAY = "GRAPHENGINE_TEST_RAY" in os.environ
-LOST = ATTEMPTS * KILLS if RAY else ATTEMPTS
+LOST = CRASHES * KILLS_PER_CRASH if RAY else CRASHES
 """How many workers a call that ends each is tried on: Ray does not tell a crash from a kill."""
 
 Workers = Callable[[int, "str | None"], list[Handle]]

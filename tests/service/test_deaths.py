@@ -11,8 +11,9 @@ import pytest
 
 from graphengine import Graph, NodeError, Store, run
 from graphengine.execution.dispatch import Cancellation
-from graphengine.service.workers.calls import KILLS, Claims, WorkerError
-from graphengine.service.workers.deaths import End, Fault, MemoryKills, end_of_process
+from graphengine.service.retry import KILLS_PER_CRASH, Fault
+from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.deaths import End, MemoryKills, end_of_process
 from graphengine.service.workers.pool import WorkerRunner
 
 from .conftest import RAY, local
@@ -100,12 +101,13 @@ def test_a_call_whose_processes_end_themselves_fails_after_its_attempts(runner: 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_call_outlives_more_kills_than_deaths(runner: WorkerRunner, tmp_path: Path, how: int) -> None:
     (mark := tmp_path / "mark").touch()
-    assert deadly(runner, 1, x=5, how=int(how), mark=str(mark), deaths=KILLS - 1) == 5
-    assert len(mark.read_text().splitlines()) == KILLS - 1
+    assert deadly(runner, 1, x=5, how=int(how), mark=str(mark), deaths=KILLS_PER_CRASH - 1) == 5
+    assert len(mark.read_text().splitlines()) == KILLS_PER_CRASH - 1
 
 
 def test_kills_that_nobody_owes_have_a_limit_too(runner: WorkerRunner) -> None:
-    with pytest.raises(NodeError, match=f"{KILLS} workers were lost while they computed .*: it was ended by SIGKILL"):
+    many = f"{KILLS_PER_CRASH} workers were lost while they computed"
+    with pytest.raises(NodeError, match=f"{many} .*: it was ended by SIGKILL"):
         deadly(runner, 1, x=5, how=int(signal.SIGKILL))
 
 
@@ -129,4 +131,4 @@ def test_of_a_batch_only_the_call_that_dies_alone_is_counted(runner: WorkerRunne
     assert [results[0], results[1], results[3]] == [1, 2, 4]
     assert isinstance(results[2], NodeError)
     first, *others = mark.read_text().splitlines()
-    assert (first, others) == ("4", ["1"] * (KILLS if how == signal.SIGKILL else 1))
+    assert (first, others) == ("4", ["1"] * (KILLS_PER_CRASH if how == signal.SIGKILL else 1))

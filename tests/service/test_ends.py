@@ -20,7 +20,7 @@ import pytest
 
 from graphengine import Graph, NodeError, Pack, Store, run
 from graphengine.declare import registry
-from graphengine.service import local_service, shortages
+from graphengine.service import local_service, retry, shortages
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import State
 from graphengine.service.jobs.queue import Queue
@@ -94,7 +94,7 @@ def next_start(service: Service, folder: Path, on: str, how: str) -> float:
 @pytest.mark.process
 def test_a_cancelled_node_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posts, "CALL_GRACE", 0.5)
-    monkeypatch.setattr(posts, "OTHERS", 0.3)
+    monkeypatch.setattr(retry, "OTHERS", 0.3)
     told: list[str] = []
     with served(tmp_path, told=told.append) as service:
         for on, how in (("here", "gil"), ("thread", "read"), ("device", "loop"), ("device", "gil")):
@@ -134,7 +134,7 @@ def test_what_was_computed_together_with_it_is_computed_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posts, "CALL_GRACE", 0.3)
-    monkeypatch.setattr(posts, "OTHERS", 0.3)
+    monkeypatch.setattr(retry, "OTHERS", 0.3)
     mark = tmp_path / "mark"
     with served(tmp_path) as service:
         workers: Any = service.backend
@@ -167,7 +167,7 @@ def test_a_helper_that_dies_takes_only_the_guilty_node_with_it(tmp_path: Path) -
 def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
 ) -> None:
-    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    monkeypatch.setattr(retry, "ACKNOWLEDGED", 0.5)
     told: list[str] = []
     with served(tmp_path, told=told.append) as service:
         first = service.submit(of(f"process_{on}", x=1))
@@ -187,7 +187,7 @@ def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere
 def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    monkeypatch.setattr(retry, "ACKNOWLEDGED", 0.5)
     with served(tmp_path) as service:
         first = service.submit(of("process_device", x=1))
         service.wait(first, timeout=600)
@@ -200,7 +200,7 @@ def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
 def test_another_helper_is_started_where_one_is_stopped_before_it_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts, "STARTING", 0.5)
+    monkeypatch.setattr(retry, "HELPER_START", 0.5)
     mark = tmp_path / "mark"
     (folder := tmp_path / "stopping").mkdir()
     program = "import os, pathlib, signal\nmark = pathlib.Path({!r})\nif not mark.exists():\n    mark.touch()\n"
@@ -216,7 +216,7 @@ def test_another_helper_is_started_where_one_is_stopped_before_it_is_ready(
 def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_it_does_not_take_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts, "TAKEN", 0.5)
+    monkeypatch.setattr(retry, "ACKNOWLEDGED", 0.5)
     mark, until, told = tmp_path / "mark", tmp_path / "until", list[str]()
     os.mkfifo(until)
     with served(tmp_path, told=told.append) as service:
@@ -330,7 +330,7 @@ def test_a_service_without_workers_leaves_what_hangs(tmp_path: Path, monkeypatch
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service tries again soon."""
-    monkeypatch.setattr(shortages, "PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(retry, "SHORTAGE_PAUSES", retry.Backoff(0.05, 0.1))
 
 
 def test_without_a_thread_for_a_job_it_is_put_back(
@@ -385,7 +385,7 @@ def test_a_job_that_takes_more_than_there_is_fails_in_the_end(
         with monkeypatch.context() as patch:
             patch.setattr(job_run, "request_of", lacking)
             (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
-        assert (job.state, job.attempt) == (State.FAILED, shortages.ALONE)
+        assert (job.state, job.attempt) == (State.FAILED, retry.SHORTAGES)
         assert "Too many open files" in str(job.error)
         assert service.wait(service.submit(of("process_here", x=2)), timeout=600)[0].state is State.DONE
 

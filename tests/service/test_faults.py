@@ -31,9 +31,10 @@ from graphengine.service.cleaning import clean
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Change, Job, State
-from graphengine.service.jobs.lease import DEATHS, take
+from graphengine.service.jobs.lease import take
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import files_of, submit
+from graphengine.service.retry import SERVICES
 from graphengine.service.service import Service
 from graphengine.service.workers.calls import Claims
 from graphengine.service.workers.inline import InlineRunner
@@ -246,7 +247,8 @@ class Storm:
         elif kind == "fail":
             assert (job.state, f"{x} is not to its taste" in str(job.error)) == (State.FAILED, True), job
         elif kind == "poison":
-            assert (job.state, "workers were lost" in str(job.error) or job.attempt >= DEATHS) == (State.FAILED, True)
+            assert job.state is State.FAILED
+            assert "workers were lost" in str(job.error) or job.attempt >= SERVICES
         elif kind in ("cancel", "long") and job.state is State.CANCELLED:
             assert job.result is None
         elif job.state is State.FAILED:  # killed by chance, and often

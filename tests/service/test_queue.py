@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import NewJob, State
-from graphengine.service.jobs.lease import DEATHS, Lease, holder, take
+from graphengine.service.jobs.lease import Lease, holder, take
 from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.retry import SERVICES
 
 VERSION_1 = """
 create table jobs (
@@ -208,39 +209,39 @@ def test_a_lost_job_waits_where_it_stood_until_too_many_services_have_died(queue
     assert queue.get(first).error == "w1 was killed"
     lease.claim(first, "w2")
     assert not lease.done(first, 1, None)  # what was taken for dead speaks up
-    for attempt in range(2, DEATHS):
+    for attempt in range(2, SERVICES):
         assert lease.lost(first, attempt, "killed")
         lease.claim(first, f"w{attempt + 1}")
     assert queue.get(first).state is State.RUNNING
-    assert lease.lost(first, DEATHS, "killed")
+    assert lease.lost(first, SERVICES, "killed")
     found = queue.get(first)
-    assert (found.state, found.error) == (State.FAILED, f"killed (given up after {DEATHS} services)")
-    assert [a.outcome for a in queue.attempts(first)] == ["lost"] * DEATHS
+    assert (found.state, found.error) == (State.FAILED, f"killed (given up after {SERVICES} services)")
+    assert [a.outcome for a in queue.attempts(first)] == ["lost"] * SERVICES
     assert ids(queue) == [second]
 
 
 def test_services_that_take_the_lease_from_one_another_fail_no_job(queue: Queue) -> None:
     (id,), lease = queue.submit(job()), lease_of(queue)
-    for attempt in range(1, DEATHS + 6):
+    for attempt in range(1, SERVICES + 6):
         lease.claim(id, f"service {attempt % 2}")
         assert lease.lost(id, attempt, "taken over")
     assert queue.get(id).state is State.QUEUED
-    for more in range(2, DEATHS):  # those two count once each
+    for more in range(2, SERVICES):  # those two count once each
         assert queue.get(id).state is State.QUEUED
         lease.claim(id, f"service {more}")
-        assert lease.lost(id, DEATHS + 4 + more, "killed")
+        assert lease.lost(id, SERVICES + 4 + more, "killed")
     assert queue.get(id).state is State.FAILED
 
 
 def test_being_left_to_be_begun_again_is_no_death(queue: Queue) -> None:
     (id,), lease = queue.submit(job()), lease_of(queue)
-    for attempt in range(1, DEATHS + 2):
+    for attempt in range(1, SERVICES + 2):
         lease.claim(id, "w")
         assert lease.left(id, attempt, "stopped")
     assert queue.get(id).state is State.QUEUED
     lease.claim(id, "w")
     queue.cancel(id)
-    assert lease.left(id, DEATHS + 2, "stopped")
+    assert lease.left(id, SERVICES + 2, "stopped")
     assert queue.get(id).state is State.CANCELLED
 
 

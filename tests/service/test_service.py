@@ -21,10 +21,11 @@ from graphengine.cache import DiskStore
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import NewJob, State
-from graphengine.service.jobs.lease import DEATHS, take
+from graphengine.service.jobs.lease import take
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit
-from graphengine.service.service import SUSPECT, Service
+from graphengine.service.retry import SERVICES, SUSPECT
+from graphengine.service.service import Service
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.testing import FakeWorker
@@ -445,8 +446,8 @@ def test_no_job_pays_for_one_that_ends_the_service_every_time(tmp_path: Path) ->
     queue = Queue(tmp_path / "q.sqlite")
     bad = submit(queue, of("dies_here"), {"x": 1})
     good = [submit(queue, of("nap", seconds=1.0), {"x": n}) for n in range(3)]
-    for _ in range(DEATHS + 5):
+    for _ in range(SERVICES + 5):
         subprocess.run([sys.executable, "-c", DEADLY, str(queue.file), str(PACK)], timeout=60)
         time.sleep(0.2)  # the dead one's lease
     assert [queue.get(job).state for job in (bad, *good)] == [State.FAILED, *[State.DONE] * 3]
-    assert queue.get(bad).error == f"the service that ran it ended (given up after {DEATHS} services)"
+    assert queue.get(bad).error == f"the service that ran it ended (given up after {SERVICES} services)"

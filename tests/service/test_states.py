@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import NewJob, State
-from graphengine.service.jobs.lease import DEATHS, Lease, take
+from graphengine.service.jobs.lease import Lease, take
 from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.retry import SERVICES
 
 USERS = ("", "ann", "bob")
 SECONDS = 15.0
@@ -171,8 +172,8 @@ class Machine(RuleBasedStateMachine):
             self.line.remove(id)
             assert (job.id, job.attempt, job.state, job.worker) == (id, known.attempt, State.RUNNING, worker)
 
-    @rule(service=services, number=numbers, first=st.integers(0, 20), among=st.sampled_from((2, DEATHS - 1, 100)),
-          times=st.integers(1, DEATHS + 5))  # fmt: skip
+    @rule(service=services, number=numbers, first=st.integers(0, 20), among=st.sampled_from((2, SERVICES - 1, 100)),
+          times=st.integers(1, SERVICES + 5))  # fmt: skip
     def is_lost_again_and_again(self, service: int, number: int, first: int, among: int, times: int) -> None:
         """A job loses one service after another, of so many: seldom would that happen by the other rules."""
         if self.fenced(service) is None:
@@ -226,12 +227,12 @@ class Machine(RuleBasedStateMachine):
                 known.dead.add(known.worker)
             if known.cancelling:
                 self.ended(id, State.CANCELLED)
-            elif len(known.dead) >= DEATHS:
+            elif len(known.dead) >= SERVICES:
                 self.ended(id, State.FAILED)
                 self.happened[GIVEN_UP] += 1
             else:
                 known.state = State.QUEUED
-                if known.lost > DEATHS:
+                if known.lost > SERVICES:
                     self.happened[OUTLIVED] += 1
         self.comes_into_line(*(id for id in ids if self.jobs[id].state is State.QUEUED))
 

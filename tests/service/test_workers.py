@@ -24,7 +24,7 @@ from graphengine.declare import registry
 from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
 from graphengine.execution.dispatch import Cancellation
-from graphengine.service.workers import state as posts
+from graphengine.service import retry
 from graphengine.service.workers.calls import Claims, WorkerError
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
@@ -329,7 +329,7 @@ def test_a_worker_with_other_code_than_the_service_is_not_used(changing: Path, t
 def test_a_run_ends_whose_workers_all_have_other_code(
     changing: Path, told: Sentences, monkeypatch: pytest.MonkeyPatch, exact: bool
 ) -> None:
-    monkeypatch.setattr(posts, "USELESS", 0.2)
+    monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     why = other_code(changing)
     runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
     graph, cancellation = Graph(), cancelled_after(60)
@@ -346,7 +346,7 @@ def test_a_run_ends_whose_workers_all_have_other_code(
 def test_a_run_ends_whose_workers_all_end_before_they_are_ready(
     tmp_path: Path, told: Sentences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts, "USELESS", 0.2)
+    monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     (tmp_path / "leaving.py").write_text("import os\nos._exit(7)\n")
     runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(tmp_path)))], told=told.append)
     try:
@@ -365,7 +365,7 @@ def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
     from graphengine.service.jobs.job import State
     from graphengine.service.service import Service
 
-    monkeypatch.setattr(posts, "USELESS", 0.2)
+    monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     why = other_code(changing)
     runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
     graph = Graph()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graphengine.service.retry import CRASHES
+
 
 class State(enum.StrEnum):
     """Where a job stands."""
@@ -38,7 +40,7 @@ class NewJob:
     body: Mapping[str, Any]
     user: str = ""
     priority: int = 0
-    attempts: int = 3
+    attempts: int = CRASHES
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

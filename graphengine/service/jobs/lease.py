@@ -6,17 +6,17 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from graphengine.old_names import moved
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.tables import COLUMNS, job_of
+from graphengine.service.retry import job_is_given_up, services_lost
 
 SECONDS = 15.0
 """How long a lease lasts that is not renewed."""
-DEATHS = 10
-"""A job has failed that was running when this many services ended: it may have caused that."""
 
 LONGEST = 20_000
 """Characters of an error that are kept."""
@@ -108,12 +108,11 @@ class Lease:
             found = base.execute(query, (id, attempt)).fetchone()
             if found is None:
                 return False
-            # Services are counted, not attempts: two that live may take the lease from one another again and again.
             *before, last = json.loads(found[1])
-            died = {one[0] for one in before if one[3] == "lost"}
-            deaths = len(died | {last[0]} if outcome == "lost" else died)
-            state = State.CANCELLED if found[0] else State.QUEUED if deaths < DEATHS else State.FAILED
-            error = why if state is not State.FAILED else f"{why} (given up after {deaths} services)"
+            services = services_lost([*((one[0], one[3]) for one in before), (last[0], outcome)])
+            waits = State.FAILED if job_is_given_up(services) else State.QUEUED
+            state = State.CANCELLED if found[0] else waits
+            error = why if state is not State.FAILED else f"{why} (given up after {services} services)"
             self._close(base, id, attempt, state, outcome, error)
             return True
 
@@ -190,3 +189,7 @@ def holder(queue: Queue) -> str | None:
     """Who holds a queue's lease now; None if nobody does."""
     name, until = queue.read("select holder, until from lease")[0]
     return str(name) if name is not None and queue.clock() < until else None
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.jobs.lease")

@@ -14,6 +14,7 @@ from graphengine.planning.inputs import as_given, bound_inputs
 from graphengine.service.jobs.job import NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.request import Files, Request, body_of, wants
+from graphengine.service.retry import CRASHES
 
 SHORT = 80
 """Characters of an input as lists of jobs show it."""
@@ -32,7 +33,7 @@ def new_job(
     want: Any = None,
     user: str = "",
     priority: int = 0,
-    attempts: int = 3,
+    attempts: int = CRASHES,
     exact: bool = False,
     out: str | Path | None = None,
     name: str = "job",

@@ -5,21 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, NotStorable
 from graphengine.execution.runner import Call
+from graphengine.old_names import moved
 from graphengine.pack import origin
+from graphengine.service.retry import CRASHES
 from graphengine.service.scheduling.scheduler import Item
 from graphengine.service.workers.wire import Blobs, Values
 from graphengine.values.canonical import canonical, digest
 from graphengine.values.types import socket_type
-
-ATTEMPTS = 3
-"""After this many crashes of workers that the call itself has caused, it fails."""
-KILLS = 4
-"""How many kills that nobody can be shown to owe count as one such death."""
 
 
 class WorkerError(GraphEngineError):
@@ -58,8 +55,7 @@ class Claims:
 
     Attributes:
         user, priority: Whose its calls are, and how they stand.
-        attempts: Of how many workers' deaths by its own doing one of its calls is not tried again; of `KILLS` times as
-            many where it cannot be told who killed them.
+        attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
         lost: Told which worker was lost while it computed for the job, and why.
         landed: Told of each of its calls that a worker has computed, before the call lands.
         exact: Its calls go only to workers that compute alike.
@@ -72,7 +68,7 @@ class Claims:
 
     user: str = ""
     priority: int = 0
-    attempts: int = ATTEMPTS
+    attempts: int = CRASHES
     lost: Callable[[str, str], None] = lambda worker, why: None
     landed: Callable[[Landed], None] = lambda landed: None
     exact: bool = False
@@ -153,3 +149,7 @@ def stays(definition: NodeDef[..., Any]) -> bool:
 def how_of(environment: Mapping[str, Any]) -> bytes:
     """How a worker computes, to be compared."""
     return digest(canonical(environment))
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.workers.calls")

@@ -1,26 +1,14 @@
-"""How a worker ended, and whom that is counted against: the calls that it computed, somebody unknown, or nobody."""
+"""How a worker ended, in words and as a `Fault`; the kernel's count of kills for lack of memory."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
-import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-SENT = {name for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)}
-"""Signals by which others end a process; the rest (SIGSEGV, SIGABRT, SIGBUS, ...) come of what it does itself."""
-
-
-class Fault(enum.Enum):
-    """Whom the end of a worker is counted against."""
-
-    CALL = "call"
-    """The call: its process ended itself, used up the memory, or gave no sign."""
-    UNKNOWN = "unknown"
-    """Somebody killed it: the call may have, or anybody else."""
-    NOBODY = "nobody"
-    """The service ended it, or could not start it, for no reason that lies in a call."""
+from graphengine.old_names import moved
+from graphengine.service.retry import Fault, fault_of_exit, signal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +17,7 @@ class End:
 
     Attributes:
         why: In words.
-        fault: Whom it is counted against.
+        fault: What it is counted against.
     """
 
     why: str
@@ -41,17 +29,14 @@ def end_of_process(code: int, memory_kills: int = 0) -> End:
 
     Args:
         code: Its exit code; of a signal its number, negative.
-        memory_kills: How many processes the kernel has killed for lack of memory while it computed what it did last.
+        memory_kills: How many processes the kernel has killed for lack of memory since the worker was given its calls.
     """
+    fault = fault_of_exit(code, memory_kills)
     if code >= 0:
-        return End(f"it ended with exit code {code}", Fault.CALL)
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        return End(f"it was ended by signal {-code}", Fault.CALL)
-    if name == "SIGKILL" and memory_kills > 0:
-        return End("it was ended by SIGKILL: the machine, or its container, was out of memory", Fault.CALL)
-    return End(f"it was ended by {name}", Fault.UNKNOWN if name in SENT else Fault.CALL)
+        return End(f"it ended with exit code {code}", fault)
+    name = signal_name(code) or f"signal {-code}"
+    memory = ": the machine, or its container, was out of memory" if name == "SIGKILL" and fault is Fault.CALL else ""
+    return End(f"it was ended by {name}{memory}", fault)
 
 
 class MemoryKills:
@@ -96,3 +81,7 @@ def _killed(file: Path) -> int | None:
             if name == "oom_kill":
                 return int(number)
     return None
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.workers.deaths")

@@ -17,12 +17,12 @@ from graphengine.declare.definition import NodeDef
 from graphengine.errors import Cancelled, as_exception, text_of
 from graphengine.execution.runner import Call, ThreadRunner
 from graphengine.keys.call_key import identity
+from graphengine.service import retry
+from graphengine.service.retry import Fault
 from graphengine.service.scheduling.batch_limits import Limits
 from graphengine.service.scheduling.durations import Durations
 from graphengine.service.scheduling.scheduler import OVERTAKINGS, Item, Scheduler
-from graphengine.service.workers import state as posts
 from graphengine.service.workers.calls import (
-    ATTEMPTS,
     Claims,
     Landed,
     Status,
@@ -33,10 +33,10 @@ from graphengine.service.workers.calls import (
     stays,
 )
 from graphengine.service.workers.compatibility import unfit
-from graphengine.service.workers.deaths import End, Fault
+from graphengine.service.workers.deaths import End
 from graphengine.service.workers.process import Handle
 from graphengine.service.workers.share import JobRunner
-from graphengine.service.workers.state import PAUSE, Post, Waiting
+from graphengine.service.workers.state import Post, Waiting
 from graphengine.service.workers.wire import BlobLost, Blobs, Message, Values, error_of
 from graphengine.system.threads import start
 
@@ -60,7 +60,7 @@ class WorkerRunner:
     Args:
         handles: Its workers; they are started here.
         disk: The store whose folder the workers share; None where they share none.
-        attempts: Of how many workers' deaths by its own doing a call is not tried again, see `Claims`.
+        attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
         timeout: Seconds without a sign (progress, a preview, the end) after which a worker is killed; None for never.
         bound: How often a call can be overtaken.
         batch: How many calls are joined at most.
@@ -75,7 +75,7 @@ class WorkerRunner:
         handles: Sequence[Handle],
         disk: DiskStore | None = None,
         *,
-        attempts: int = ATTEMPTS,
+        attempts: int = retry.CRASHES,
         timeout: float | None = None,
         bound: int = OVERTAKINGS,
         batch: int = 32,
@@ -174,7 +174,7 @@ class WorkerRunner:
 
     def _ask(self, post: Post) -> None:
         """Ask a worker how it computes."""
-        post.asked, post.answering = time.monotonic() + posts.TAKEN, True
+        post.asked, post.answering = retry.acknowledged_by(time.monotonic()), True
         post.handle.send({"op": "environment"}, {})
 
     def status(self) -> list[Status]:
@@ -204,7 +204,7 @@ class WorkerRunner:
     def why_useless(self) -> str | None:
         """Why no worker has been of use for a while, and none is to be expected; None if one is."""
         with self._lock:
-            if not self._useless_since or time.monotonic() - self._useless_since < posts.USELESS:
+            if not retry.lack_workers(self._useless_since, time.monotonic()):
                 return None
             why = {post.useless: post.handle.name for post in self._posts.values()}
         return "no worker can be used: " + "; ".join(f"{name}: {text}" for text, name in why.items())
@@ -303,7 +303,7 @@ class WorkerRunner:
             return False
         try:
             name = group[0].call.definition.full_name
-            due = time.monotonic() + posts.TAKEN + sum(map(len, blobs.values())) / posts.PACE
+            due = retry.acknowledged_by(time.monotonic(), sum(map(len, blobs.values())))
             for one in group:
                 one.due = due
             post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
@@ -338,7 +338,7 @@ class WorkerRunner:
                 size = post.remember(frozenset(message["held"]), message["free"])
                 self._size = max(self._size, size)
             if op == "ready" and (why := unfit(message)) is not None:
-                post.ending, post.pause, op = End(why, Fault.NOBODY), PAUSE[1], "unfit"
+                post.ending, post.pause, op = End(why, Fault.NOBODY), retry.WORKER_PAUSES.most, "unfit"
                 post.failed_to_start(why, for_good=True)
                 handle.kill()
             if op == "ready":
@@ -422,7 +422,7 @@ class WorkerRunner:
     def _lacked(self, post: Post, one: Waiting, error: Mapping[str, Any]) -> None:
         """Memory ran out: fewer at once, then another worker, then advice."""
         with self._lock:
-            if one.together > 1:
+            if retry.remedy_for_memory(one.together) is retry.Remedy.FEWER:
                 self.limits.lacked(one.item.group, post.handle.device, one.together)
             else:
                 one.item.refused.add(post.handle.name)
@@ -447,7 +447,7 @@ class WorkerRunner:
             if one is None or self._waiting.pop(one.item, None) is None:
                 return
             post.landed += 1
-            post.pause = PAUSE[0]
+            post.pause = retry.WORKER_PAUSES.first
         try:
             error = text_of(outcome) if isinstance(outcome, BaseException) else None
             one.job.landed(
@@ -474,7 +474,7 @@ class WorkerRunner:
             if self._closing.is_set():
                 return
             if on_purpose:  # nobody's death
-                post.until, post.pause = time.monotonic(), PAUSE[0]
+                post.until, post.pause = time.monotonic(), retry.WORKER_PAUSES.first
                 return  # the keeper starts it anew at once
             post.deaths += 1
             beside = self._slots > 1 and len(group) > 1  # of which it died is not known: each is tried alone
@@ -485,8 +485,8 @@ class WorkerRunner:
                 else:
                     dead.append(one)
                     del self._waiting[one.item]
-            post.until = time.monotonic() + (0.0 if group else post.pause)
-            post.pause = PAUSE[0] if group else min(PAUSE[1], 2 * post.pause)
+            seconds, post.pause = retry.restart(post.pause, computed=bool(group))
+            post.until = time.monotonic() + seconds
         names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
         sentence = f"worker {handle.name} was lost while it computed {names}: {end.why}"
         if group or sentence != post.told:  # one that cannot be of use is started again and again
@@ -521,7 +521,7 @@ class WorkerRunner:
                 self._look_after()
             except Exception:
                 log.exception("the workers could not be looked after; it is tried again")
-                self._closing.wait(PAUSE[0])
+                self._closing.wait(retry.WORKER_PAUSES.first)
 
     def _look_after(self) -> None:
         """Tell workers of cancelled calls, let those that wait go, take back what is not acknowledged, end workers that
@@ -583,7 +583,7 @@ class WorkerRunner:
             names = {one.call.definition.full_name for one in post.computing.values() if one.stopping}
             return End(f"{', '.join(sorted(names))} was cancelled and did not end", Fault.NOBODY)
         if post.is_stopped(now):
-            return End(f"it did not take up what it was sent within {posts.TAKEN:g} s", Fault.NOBODY)
+            return End(f"it did not take up what it was sent within {retry.ACKNOWLEDGED:g} s", Fault.NOBODY)
         if any(self._is_silent(one, now) for one in post.computing.values()):
             return End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
         return None
@@ -626,7 +626,7 @@ class WorkerRunner:
         )
 
     def _is_coming(self, post: Post, now: float) -> bool:
-        return (post.state == "starting" and now - post.since < posts.STARTING) or post.has_room
+        return (post.state == "starting" and retry.is_starting(post.since, now)) or post.has_room
 
     def _start(self, handle: Handle) -> None:
         try:

@@ -19,7 +19,8 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from graphengine.errors import Exhausted
-from graphengine.service.workers.deaths import End, Fault, MemoryKills, end_of_process
+from graphengine.service.retry import Fault
+from graphengine.service.workers.deaths import End, MemoryKills, end_of_process
 from graphengine.service.workers.streams import show
 from graphengine.service.workers.wire import Blobs, Message, pack, unpack
 from graphengine.system.channel import start_with_pipe

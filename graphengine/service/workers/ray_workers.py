@@ -12,17 +12,17 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from graphengine.service.workers.deaths import End, Fault
+from graphengine.old_names import moved
+from graphengine.service.retry import RAY_START, Fault
+from graphengine.service.workers.deaths import End
 from graphengine.service.workers.in_process import Inbox
 from graphengine.service.workers.process import Handle, Lost, Told
 from graphengine.service.workers.ray_cluster import NAMESPACE, RayError, first_line
 from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.version import __version__
 
-PATIENCE = 120.0
-"""Seconds until an actor must have been placed and started."""
 SPACING = 0.05
 """Seconds between steps that are told: each telling costs Ray about a millisecond on either side."""
 
@@ -93,7 +93,7 @@ class RayWorker:
         threads: int = 1,
         store: str | None = None,
         packs: tuple[str, ...] = (),
-        patience: float = PATIENCE,
+        patience: float = RAY_START,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.threads, self.num_gpus, self.patience = name, threads, num_gpus, patience
@@ -214,7 +214,7 @@ def ray_workers(
     threads: int = 1,
     store: str | None = None,
     packs: Sequence[str] = (),
-    patience: float = PATIENCE,
+    patience: float = RAY_START,
     options: Mapping[str, Any] | None = None,
 ) -> list[Handle]:
     """Workers on the cluster that this process has joined.
@@ -233,3 +233,5 @@ def ray_workers(
     return [RayWorker(f"worker-{n}", each, threads, store, tuple(packs), patience, options) for n in range(number)]
 
 
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.workers.ray_workers")

@@ -6,29 +6,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.execution.runner import Call
+from graphengine.old_names import moved
+from graphengine.service import retry
 from graphengine.service.scheduling.scheduler import Item, Worker
-from graphengine.service.workers.calls import KILLS, Claims, Status, WorkerError
-from graphengine.service.workers.deaths import End, Fault
+from graphengine.service.workers.calls import Claims, Status, WorkerError
+from graphengine.service.workers.deaths import End
 from graphengine.service.workers.process import Handle
 from graphengine.system.threads import CALL_GRACE
-
-PAUSE = 0.5, 30.0
-"""Seconds before a worker that died without computing anything is started anew, and at most."""
-OTHERS = 2.0
-"""Seconds that what others want may take to end on a worker which is to be ended; then it is computed elsewhere."""
-STARTING = 60.0
-"""Seconds that a helper may take to start before another is started for what waits."""
-USELESS = 10.0
-"""Seconds in which no worker is of use after which a run of a program, that nobody looks after, ends."""
-STARTS = 3
-"""How often in a row a worker has ended before it was ready that is of no use."""
-TAKEN = 10.0
-"""Seconds in which a worker acknowledges what it is sent, whatever it computes; after that it is taken back."""
-PACE = 10e6
-"""Bytes a second that a message to a worker goes at, or faster."""
 
 
 @dataclass(eq=False)
@@ -38,8 +25,7 @@ class Waiting:
     Attributes:
         number: Under which its worker knows it.
         together: With how many it is computed.
-        deaths: How many workers died of it, alone with it.
-        kills: How many were killed while they computed it alone; nobody knows by whom.
+        losses: The workers that were lost while they computed it alone.
         loads: How many models its worker has to load for it.
         lacked: What was said when a worker lacked memory for it.
         sign: When its worker said something of it last (`time.monotonic`), or of what it computes together with it.
@@ -55,8 +41,7 @@ class Waiting:
     job: Claims
     number: int = 0
     together: int = 1
-    deaths: int = 0
-    kills: int = 0
+    losses: retry.Losses = field(default_factory=retry.Losses)
     loads: int = 0
     lacked: str = ""
     sign: float = 0.0
@@ -75,14 +60,13 @@ class Waiting:
             beside: Its worker computed others at the same time.
         """
         if self.together == 1 and not beside:
-            self.deaths += end.fault is Fault.CALL
-            self.kills += end.fault is Fault.UNKNOWN
+            self.losses = self.losses.and_another(end.fault)
         self.item.group = None
-        return self.deaths < self.job.attempts and self.kills < KILLS * self.job.attempts
+        return self.losses.leave_another_try(self.job.attempts)
 
     def why_given_up(self, end: End) -> WorkerError:
         """What is told where too many workers were lost of it."""
-        name, count = self.call.definition.full_name, self.deaths + self.kills
+        name, count = self.call.definition.full_name, self.losses.count
         lost = f"{count} workers were lost while they" if count > 1 else "a worker was lost while it"
         return WorkerError(f"{lost} computed {name}: {end.why}")
 
@@ -135,7 +119,7 @@ class Post:
     heeding: bool = False
     since: float = 0.0
     until: float = 0.0
-    pause: float = PAUSE[0]
+    pause: float = retry.WORKER_PAUSES.first
     landed: int = 0
     deaths: int = 0
     loads: int = 0
@@ -156,12 +140,12 @@ class Post:
 
     def failed_to_start(self, why: str, for_good: bool) -> None:
         """It has ended before it was ready; `for_good` if it will not be otherwise when it is started again."""
-        self.starts, self.useless = STARTS if for_good else self.starts + 1, why
+        self.starts, self.useless = retry.STARTS if for_good else self.starts + 1, why
 
     @property
     def is_useless(self) -> bool:
         """Whether it is not ready, and nobody can expect it to be soon."""
-        return self.starts >= STARTS
+        return retry.is_unusable(self.starts)
 
     @property
     def has_room(self) -> bool:
@@ -213,7 +197,7 @@ class Post:
         else, else when that has had its time to end."""
         hung = any(one.stopping and now - one.stopping > CALL_GRACE for one in self.computing.values())
         self.leaving = (self.leaving or now) if hung else 0.0
-        return hung and (now - self.leaving > OTHERS or all(one.stopping for one in self.computing.values()))
+        return hung and (now - self.leaving > retry.OTHERS or all(one.stopping for one in self.computing.values()))
 
     def may_ever_take(self, item: Item) -> bool:
         """Whether an item may go to it, now or when it is known how it computes."""
@@ -246,3 +230,7 @@ class Post:
             tuple(one.call.definition.full_name for one in self.computing.values()),
             len(self.held), self.landed, self.deaths, self.loads, self.free,
         )  # fmt: skip
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.workers.state")
