@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.cache import Store
 from graphengine.declare import registry
@@ -18,6 +18,7 @@ from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.evaluate import Result, run
 from graphengine.graph.revalidate import check_changes
 from graphengine.planning.inputs import bind_inputs
+from graphengine.old_names import moved
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.doing import Doing
 from graphengine.service.job_events import JobEvent
@@ -28,6 +29,7 @@ from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.request import Files, Request, request_of
 from graphengine.service.logs import about_job
 from graphengine.service.results import Finisher, deliver, remove_written
+from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import lack_of
 from graphengine.service.workers.calls import Claims, Landed
 from graphengine.system.threads import RUN_GRACE, leavable
@@ -59,8 +61,7 @@ class JobHost(Protocol):
     def tell(self, event: JobEvent) -> None:
         """Tell those who listen what has happened to a job."""
 
-IN_ORDER = 5.0
-"""Seconds that a job waits at most for its user's job before it to begin."""
+
 DELIVERY = 5.0
 """Seconds that a job which is cancelled while its files are written may take to end; then it is done all the same."""
 
@@ -220,7 +221,7 @@ class JobRun:
 
     def _wait_for_turn(self) -> None:
         """Let the jobs of a user begin in their order, though each has a thread of its own."""
-        end = time.monotonic() + IN_ORDER
+        end = time.monotonic() + fairness.IN_ORDER
         while self._before is not None and not self._before.wait(0.1):
             if self._unwanted() or time.monotonic() > end:
                 return
@@ -279,3 +280,7 @@ class JobRun:
             self.under_way.set()
         if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
             self.service.tell(JobEvent(self.job.id, event.kind, event))
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.job_run")

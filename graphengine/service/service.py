@@ -34,14 +34,13 @@ from graphengine.service.jobs.queue import ALL, LeaseLost, Queue
 from graphengine.service.jobs.submit import delete, files_of, submit
 from graphengine.service.results import Finisher, remove_written
 from graphengine.service.retry import job_runs_alone, services_lost
+from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import Caution, lack_of
 from graphengine.service.workers.calls import Claims, Status
 from graphengine.system.threads import begin
 
 log = logging.getLogger(__name__)
 
-CONCURRENCY = 64
-"""Jobs that are run at once: what is batched across jobs must be ready at once."""
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
 
@@ -97,7 +96,7 @@ class Service:
         backend: Backend | Callable[[], Backend],
         disk: DiskStore | None = None,
         *,
-        concurrency: int = CONCURRENCY,
+        concurrency: int = fairness.CONCURRENCY,
         seconds: float = SECONDS,
         memory: int = 2 << 30,
         roots: Sequence[str | Path] | None = None,
@@ -119,7 +118,7 @@ class Service:
         self._listeners: list[JobListener] = []
         self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
-        self._begun: Counter[str] = Counter()
+        self._turns: dict[str, int] = {}
         self._caution = Caution(concurrency)
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping, self._looked = threading.Event(), threading.Event()
@@ -345,40 +344,32 @@ class Service:
                 run.leave("the service that ran it was stopped" if every else "it was paused before it began")
 
     def _claim(self, lease: Lease) -> None:
-        """Begin as many jobs as there is room for, those of users of whom the fewest run first."""
+        """Begin as many jobs as there is room for, in the order of `fairness`."""
         most = self._caution.limit(time.monotonic())
-        room = most - len(self._running)
-        least_room = -most  # a user of whom nothing runs has a place beyond those that all have
-        if room <= least_room or self._stopping.is_set() or any(run.alone for run in list(self._running.values())):
+        free = fairness.free_places(most, len(self._running))
+        is_alone = any(run.alone for run in list(self._running.values()))
+        if fairness.is_full(most, free) or self._stopping.is_set() or is_alone:
             return
-        waiting = self.queue.waiting(LOOK) if room > 0 else []
-        if len(waiting) == LOOK or room <= 0:  # others may wait behind the many of one user
+        waiting = self.queue.waiting(LOOK) if free > 0 else []
+        if len(waiting) == LOOK or free <= 0:  # others may wait behind the many of one user
             waiting += [job for job in self.queue.first_of_users() if all(job.id != one.id for one in waiting)]
-        with self._lock:  # who has nothing here any more is forgotten
-            here = {job.user for job in waiting}.union(self._users)
-        self._begun = Counter({user: count for user, count in self._begun.items() if user in here})
-        while waiting and room > least_room and not self._stopping.is_set():
-            top = waiting[0].priority
-            candidates: dict[str, Job] = {}
-            for job in waiting:
-                if job.priority == top and (room > 0 or not self._users[job.user]):
-                    candidates.setdefault(job.user, job)
+        with self._lock:  # users of whom nothing waits or runs are forgotten
+            users = {job.user for job in waiting}.union(self._users)
+        self._turns = {user: count for user, count in self._turns.items() if user in users}
+        while not fairness.is_full(most, free) and not self._stopping.is_set():
+            candidates = fairness.contenders(waiting, self._users, free)
             if not candidates:
                 return
-            chosen = min(candidates.values(), key=lambda job: (self._users[job.user], self._begun[job.user]))
+            chosen = fairness.next_job(candidates, self._users, self._turns)
             waiting.remove(chosen)
             alone = self._is_suspect(chosen)
             if alone and self._running:
                 return  # until they have ended
-            room = least_room if alone else room
-            job = lease.claim(chosen.id, self.name)  # type: ignore[assignment]
+            job = lease.claim(chosen.id, self.name)
             if job is None:
                 continue
-            room -= 1
-            # Who begins anew is not owed for the time when they wanted nothing.
-            least = min((self._begun[user] for user in candidates if user != job.user), default=0)
-            self._begun[job.user] = max(self._begun[job.user], least) + 1
             user = job.user
+            self._turns[user] = fairness.turns_after(self._turns, user, candidates)
             with self._lock:
                 before = next((run for run in reversed(self._running.values()) if run.job.user == user), None)
                 run = JobRun(self, lease, job, alone, before)
@@ -386,8 +377,9 @@ class Service:
                 self._users[job.user] += 1
             waited = (job.started or job.created) - job.created
             self.tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
-            if not self._begin(lease, run):
+            if not self._begin(lease, run) or alone:
                 return
+            free -= 1
 
     def _begin(self, lease: Lease, run: JobRun) -> bool:
         """Run a job on a thread of its own; where there is none, it is put back."""

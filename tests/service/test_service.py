@@ -158,7 +158,7 @@ def test_users_of_whom_nothing_waits_or_runs_are_forgotten(tmp_path: Path) -> No
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         service.wait(*[service.submit(of("double"), {"x": n}, user=f"once {n}") for n in range(10)], timeout=600)
         service.wait(service.submit(of("nap", seconds=1.0), {"x": 1}, user="last"), timeout=600)
-        assert set(service._begun) <= {"last"}
+        assert set(service._turns) <= {"last"}
 
 
 def test_poison_ends_after_its_attempts_and_the_queue_goes_on(backend: Runners, tmp_path: Path) -> None:

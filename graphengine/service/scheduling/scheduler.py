@@ -1,14 +1,13 @@
 """Which waiting call an idle worker computes next: the policy alone, without processes, clocks or files.
 
-The order is by priority, then fair between users (start-time fair queueing, Goyal et al. 1996: each call of a user is
-due after the one before it, so that many calls of one wait for the few of another). Of one user's, what takes less goes
-before what a later job wants: a picture that is sampled is decoded before others are sampled, though its worker must
-load the VAE for it. A worker may take a call whose models it holds before others, since loading a model costs as much
-as many pictures; one that would have to let go of models for a call leaves it to an idle one that has more room. How
-often a call can be overtaken so is bounded by a count: under a backlog a bound in seconds would make every call
-overdue, and the order first in, first out. Only where a user with many jobs goes before one with few it is bounded by
-what those take: once that is as much as loading the few's models here, and the many's again. Of calls that may be
-computed together a worker takes no more than its share, so that all are idle at once.
+The order is by priority, then fair between users (see `fairness`). Of one user's, what takes less goes before what a
+later job wants: a picture that is sampled is decoded before others are sampled, though its worker must load the VAE for
+it. A worker may take a call whose models it holds before others, since loading a model costs as much as many pictures;
+one that would have to let go of models for a call leaves it to an idle one that has more room. How often a call can be
+overtaken so is bounded by a count: under a backlog a bound in seconds would make every call overdue, and the order
+first in, first out. Only where a user with many jobs goes before one with few it is bounded by what those take: once
+that is as much as loading the few's models here, and the many's again. Of calls that may be computed together a worker
+takes no more than its share, so that all are idle at once.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-OVERTAKINGS = 100
-MANY = 4
-"""How many times as much must wait of a user to be one with many jobs beside one with few."""
-LOADS = 2
-"""How many loads of its models a call waits at most for users with many jobs: there, and back again."""
+from graphengine.old_names import moved
+from graphengine.service.scheduling import fairness
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +85,7 @@ class Scheduler:
         bound: How often an item can be overtaken by those that are better for a worker.
     """
 
-    def __init__(self, bound: int = OVERTAKINGS) -> None:
+    def __init__(self, bound: int = fairness.OVERTAKINGS) -> None:
         self.bound = bound
         self._waiting: list[Item] = []
         self._of_user: Counter[str] = Counter()
@@ -107,7 +104,7 @@ class Scheduler:
         for item in items:
             self._count += 1
             item.number = self._count
-            item.due = max(self._virtual, self._last_due.get(item.user, 0.0))
+            item.due = fairness.due(self._virtual, self._last_due.get(item.user))
             self._last_due[item.user] = item.due + item.cost
             self._of_user[item.user] += 1
         self._waiting = sorted([*self._waiting, *items], key=_order)
@@ -175,13 +172,13 @@ class Scheduler:
                 break
             if id(item) not in chosen:
                 item.overtaken += 1
-                if MANY * self._of_user[item.user] < self._of_user[first.user]:
+                if fairness.has_few(self._of_user[item.user], self._of_user[first.user]):
                     item.yielded += work
 
     def _has_waited(self, item: Item, worker: Worker) -> bool:
         """Whether an item can be overtaken no more at a worker."""
         missing = len(item.models - worker.models)
-        return item.overtaken >= self.bound or (missing > 0 and item.yielded >= LOADS * missing * worker.load)
+        return not fairness.may_be_overtaken(item.overtaken, self.bound, item.yielded, missing, worker.load)
 
     def _choose(self, worker: Worker, others: Sequence[Worker]) -> Item | None:
         possible = self._possible(worker)
@@ -251,4 +248,8 @@ def _share(work: float, free: Sequence[float]) -> float:
 
 
 def _order(item: Item) -> tuple[int, float, int]:
-    return -item.priority, item.due, item.number
+    return fairness.order(item.priority, item.due, item.number)
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.scheduling.scheduler")

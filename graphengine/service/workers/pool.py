@@ -21,7 +21,8 @@ from graphengine.service import retry
 from graphengine.service.retry import Fault
 from graphengine.service.scheduling.batch_limits import Limits
 from graphengine.service.scheduling.durations import Durations
-from graphengine.service.scheduling.scheduler import OVERTAKINGS, Item, Scheduler
+from graphengine.service.scheduling.fairness import OVERTAKINGS
+from graphengine.service.scheduling.scheduler import Item, Scheduler
 from graphengine.service.workers.calls import (
     Claims,
     Landed,
