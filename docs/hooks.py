@@ -195,7 +195,7 @@ def paragraphs(text: str) -> list[str]:
 def events_page() -> str:
     """What a listener of a run and a listener of a service hears."""
     from graphengine import Event, Kind, Reuse
-    from graphengine.service import JobEvent, State
+    from graphengine.service import JobEvent, JobEventKind, State
 
     lines = [
         "# Events",
@@ -220,6 +220,10 @@ def events_page() -> str:
         "",
         f"The states of a job are {', '.join(code(state.value) for state in State)}.",
         "",
+        "| kind | |",
+        "| --- | --- |",
+        *(row(code(kind.value), WHAT[f"{JobEventKind.__name__}.{kind.name}"]) for kind in JobEventKind),
+        "",
         *attributes(JobEvent),
     ]
     return "\n".join(lines)
@@ -238,8 +242,25 @@ WHAT = {
     "MEMORY": "It was still in memory.",
     "DISK": "It was in the store on disk.",
     "JOINED": "Another run was computing the same value, and this run waited for it.",
+    "JobEventKind.QUEUED": "The job was submitted and waits.",
+    "JobEventKind.RUNNING": "A service has begun the job; `attempt` counts how often that was.",
+    "JobEventKind.DONE": "The job has made what was wanted, in `files`.",
+    "JobEventKind.FAILED": "The job has failed with `error`; it is not tried again.",
+    "JobEventKind.CANCELLED": "The job has ended because somebody cancelled it.",
+    "JobEventKind.CANCELLING": "Somebody has cancelled the job while it runs; it ends within a step.",
+    "JobEventKind.LOST": "The service that ran the job has ended, or could not write the job's end; it waits again.",
+    "JobEventKind.LEFT": "The service has put the job back, with why in `error`; it waits again.",
+    "JobEventKind.WORKER_LOST": "A worker was lost while it computed for the job, which goes on; `error` says how.",
+    "JobEventKind.COMPUTED": "A worker has computed a call: `node`, `worker`, `seconds`, how long it `waited`, ...",
+    "JobEventKind.SILENT": "The job runs and has given no sign for a minute; `error` says what to do.",
+    "JobEventKind.MOVED": "The job was put elsewhere among those that wait, maybe with another `priority`.",
+    "JobEventKind.PREFERRED": "The job waits with another `priority`.",
+    "JobEventKind.DELETED": "The job was taken out of the history.",
+    "JobEventKind.PAUSED": "The jobs of `user` are not begun; of all users where `user` is empty.",
+    "JobEventKind.RESUMED": "The pause of `user` has ended.",
+    "JobEventKind.WATCHING": "The service tells what happens from now on: its first line on the socket.",
 }
-"""Events and ways of reuse in a sentence."""
+"""Events, ways of reuse and, with the name of their class, events of jobs, in a sentence each."""
 
 
 def attributes(cls: type) -> list[str]:

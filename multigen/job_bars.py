@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 
 from graphengine.progress import Bars
-from graphengine.service.job_events import JobEvent
-from graphengine.service.jobs.job import State
+from graphengine.service.job_events import JobEvent, JobEventKind
 
-GONE = frozenset({*(state for state in State if state.ended), "left", "lost"})
+GONE = frozenset({*(kind for kind in JobEventKind if kind.ended), JobEventKind.LEFT, JobEventKind.LOST})
 
 
 class JobBars:

@@ -17,7 +17,7 @@ from typing import Any
 from graphengine.cache import DiskStore
 from graphengine.execution.display import is_watched
 from graphengine.service.jobs.database import QueueError
-from graphengine.service.jobs.job import Change, Job, State
+from graphengine.service.jobs.job import Change, Job, JobEventKind, State
 from graphengine.service.jobs.lease import holder
 from graphengine.service.jobs.queue import NoJob, Queue
 from graphengine.service.service import Service
@@ -35,6 +35,7 @@ __all__ = ["ServiceThread"]
 
 log = logging.getLogger(__name__)
 
+ENDED = tuple(kind for kind in JobEventKind if kind.ended)
 FAILED = "Can't generate image due to error"
 LEFTOVER = -1
 """The priority of jobs whose process has ended: they run after new jobs."""
@@ -344,7 +345,9 @@ class ServiceThread(threading.Thread):
         order = self._orders.get(change.job)
         if order is not None:
             self._told(order, change)
-        elif change.kind in ("failed", "done") and self._service and self._service.active and self._is_lost(change.job):
+            return
+        has_ended = change.kind in (JobEventKind.FAILED, JobEventKind.DONE)
+        if has_ended and self._service and self._service.active and self._is_lost(change.job):
             lost = "job %d of an earlier process is %s; its callbacks are lost"
             log.warning(lost, change.job, change.kind, extra={"job": change.job})
 
@@ -359,15 +362,15 @@ class ServiceThread(threading.Thread):
         return str(job.facts.get("process", ""))
 
     def _told(self, order: Order, change: Change) -> None:
-        if change.kind == "running" and not order.started:
+        if change.kind == JobEventKind.RUNNING and not order.started:
             order.started = True
             self._call(order.start_callback)
-        if change.kind not in ("done", "failed", "cancelled"):
+        if change.kind not in ENDED:
             return
-        made = self._files(change.job) if change.kind == "done" else []
+        made = self._files(change.job) if change.kind == JobEventKind.DONE else []
         with self._lock:
             del self._orders[change.job]
-        if change.kind == "failed":
+        if change.kind == JobEventKind.FAILED:
             log.error("job %d failed: %s", change.job, change.facts.get("error"), extra={"job": change.job})
             order.failed = True
         for file in order.ended(change.job, made):

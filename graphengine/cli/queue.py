@@ -27,6 +27,7 @@ from graphengine.cli.common import (
     workflow_name,
 )
 from graphengine.cli.sweep import Over
+from graphengine.events import Kind
 from graphengine.system.terminal import console
 
 if TYPE_CHECKING:
@@ -383,6 +384,6 @@ def watch(
 
 
 def _event(line: dict[str, Any]) -> str:
-    step = f"{line['step']}/{line['total']}" if line["kind"] == "progress" else ""
+    step = f"{line['step']}/{line['total']}" if line["kind"] == Kind.PROGRESS else ""
     facts = (str(line[name]) for name in ("node", "error", "worker") if line.get(name))
     return " ".join(["job", str(line["job"]), line["kind"], *([step] if step else []), *facts])

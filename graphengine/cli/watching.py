@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from graphengine.events import Kind
 from graphengine.service.jobs.database import QueueError
-from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.job import Job, JobEventKind, State
 from graphengine.service.socket_client import hello, watch
 from graphengine.system.channel import listens
 from graphengine.system.terminal import console
@@ -23,8 +24,10 @@ from graphengine.system.terminal import console
 if TYPE_CHECKING:
     from graphengine.service.jobs.queue import Queue
 
-ENDED = tuple(state.value for state in State if state.ended)
-STEPS = ("progress", "preview", "node_started", "node_finished", "node_failed", "silent")
+ENDED = tuple(kind for kind in JobEventKind if kind.ended)
+STEPS = (
+    Kind.PROGRESS, Kind.PREVIEW, Kind.NODE_STARTED, Kind.NODE_FINISHED, Kind.NODE_FAILED, JobEventKind.SILENT,
+)  # fmt: skip
 """What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
 MOST_WAITING = 100_000
 """Jobs that are counted as waiting."""
@@ -114,7 +117,7 @@ class Following:
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._listening = threading.Event()
         self._over = False
-        kinds = [*(kind for kind in STEPS if previews or kind != "preview"), *ENDED]
+        kinds = [*(kind for kind in STEPS if previews or kind is not Kind.PREVIEW), *ENDED]
         threading.Thread(target=self._listen, args=(job, kinds), daemon=True).start()
         if listens(queue.file):
             self._listening.wait(PATIENCE)

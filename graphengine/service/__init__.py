@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from graphengine.lazy import exports
 
 if TYPE_CHECKING:
-    from graphengine.service.job_events import JobEvent
+    from graphengine.service.job_events import JobEvent, JobEventKind
     from graphengine.service.jobs.database import QueueError
     from graphengine.service.jobs.job import Job, NewJob, State
     from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graphengine.system.folders import queue_file
 
 _HOMES = {
-    "graphengine.service.job_events": ("JobEvent",),
+    "graphengine.service.job_events": ("JobEvent", "JobEventKind"),
     "graphengine.service.jobs.database": ("QueueError",),
     "graphengine.service.jobs.job": ("Job", "NewJob", "State"),
     "graphengine.service.jobs.queue": ("LeaseLost", "Queue", "QueueFull"),
@@ -39,8 +39,8 @@ _HOMES = {
     "graphengine.system.folders": ("queue_file",),
 }
 __all__ = [
-    "InlineRunner", "Job", "JobEvent", "LeaseLost", "LocalWorker", "NewJob", "Queue", "QueueError", "QueueFull",
-    "Service", "State", "WorkerRunner", "local_service", "queue_file",
+    "InlineRunner", "Job", "JobEvent", "JobEventKind", "LeaseLost", "LocalWorker", "NewJob", "Queue", "QueueError",
+    "QueueFull", "Service", "State", "WorkerRunner", "local_service", "queue_file",
 ]  # fmt: skip
 
 

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from graphengine.events import Event
+from graphengine.events import Event, Kind
+from graphengine.service.jobs.job import JobEventKind
+
+__all__ = ["JobEvent", "JobEventKind", "JobListener"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,15 +19,13 @@ class JobEvent:
 
     Attributes:
         job: Its number.
-        kind: A state, `queued` to `cancelled`, `lost` (its service died), `left` (to be begun again), `worker_lost`,
-            `computed` (a call by a worker, with the facts of `Landed`), or what happened in its run (`node_started`,
-            `progress`, ...).
+        kind: What happened to the job, or in its run (`node_started`, `progress`, ...).
         event: The event of its run, if it is one.
         facts: More about it.
     """
 
     job: int
-    kind: str
+    kind: JobEventKind | Kind
     event: Event | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     time: float = field(default_factory=time.time)

@@ -21,9 +21,9 @@ from graphengine.planning.inputs import bind_inputs
 from graphengine.old_names import moved
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.doing import Doing
-from graphengine.service.job_events import JobEvent
+from graphengine.service.job_events import JobEvent, JobEventKind
 from graphengine.service.jobs.database import QueueError, QueueFileError
-from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.job import Job
 from graphengine.service.jobs.lease import Lease
 from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.request import Files, Request, request_of
@@ -114,17 +114,17 @@ class JobRun:
                 kind, facts = self._outcome()
         except LeaseLost as error:
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
-            kind, facts = "lost", {}
+            kind, facts = JobEventKind.LOST, {}
         except BaseException as raised:  # its end could not be written: it is begun again when that can be
             unwritten = as_exception(raised)
             about, unforeseen = {"job": self.job.id}, not isinstance(unwritten, QueueError)
             log.error("job %d: %s", self.job.id, text_of(unwritten), extra=about, exc_info=unforeseen)
-            kind, facts = "lost", {"error": text_of(unwritten)}
+            kind, facts = JobEventKind.LOST, {"error": text_of(unwritten)}
         finally:
             self.under_way.set()
         return JobEvent(self.job.id, kind, facts=facts)
 
-    def _outcome(self) -> tuple[str, dict[str, Any]]:
+    def _outcome(self) -> tuple[JobEventKind, dict[str, Any]]:
         service, lease, job = self.service, self.lease, self.job
         try:
             told, failure = leavable(self._work, self._cancellation, name=f"job {job.id}", grace=lambda: self._grace)
@@ -136,9 +136,9 @@ class JobRun:
             why = self._left or ("the service that ran it was stopped" if service.stopping else "")
             if why and not service.queue.get(job.id).cancelling:
                 lease.left(job.id, job.attempt, why)
-                return "left", {"error": why}
+                return JobEventKind.LEFT, {"error": why}
             lease.cancelled(job.id, job.attempt)
-            return State.CANCELLED, {}
+            return JobEventKind.CANCELLED, {}
         except (QueueFileError, LeaseLost):
             raise  # no fault of the job's
         except BaseException as raised:
@@ -148,14 +148,14 @@ class JobRun:
                 why = f"the service lacked what it needs: {lack}"
                 log.warning("job %d is put back: %s", job.id, why)
                 lease.left(job.id, job.attempt, why)
-                return "left", {"error": why}
+                return JobEventKind.LEFT, {"error": why}
             if isinstance(error, GraphEngineError | OSError | MemoryError):
                 return self._failed(error, text_of(error) or "it lacked memory")
             log.exception("job %d failed", job.id)
             return self._failed(error, f"{type(error).__name__}: {text_of(error)}")
         if self._finished is not None:
             service.files.remove(self._finished)
-        return State.DONE, {"files": told["files"]}
+        return JobEventKind.DONE, {"files": told["files"]}
 
     def _work(self) -> tuple[dict[str, Any], GraphEngineError | None]:
         """Compute and deliver; what its user is told, and what failed where the rest is delivered all the same."""
@@ -181,13 +181,13 @@ class JobRun:
 
     def _failed(
         self, error: BaseException, text: str, told: Mapping[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[JobEventKind, dict[str, Any]]:
         cause = error.__cause__ if isinstance(error, NodeError) else error
         facts = {"error": type(error).__name__, "cause": type(cause).__name__, **(told or {}), **self._told()}
         if isinstance(error, NodeError):
             facts["node"] = error.node, error.type
         self.lease.failed(self.job.id, self.job.attempt, text, facts)
-        return State.FAILED, {"error": text}
+        return JobEventKind.FAILED, {"error": text}
 
     def _told(self) -> dict[str, Any]:
         """What its report tells of workers."""
@@ -262,12 +262,12 @@ class JobRun:
             self.lease.worker_lost(self.job.id, self.job.attempt, why)
         except QueueError as error:  # the job goes on, without this in its history
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
-        self.service.tell(JobEvent(self.job.id, "worker_lost", facts={"error": why}))
+        self.service.tell(JobEvent(self.job.id, JobEventKind.WORKER_LOST, facts={"error": why}))
 
     def _landed(self, call: Landed) -> None:
         facts = asdict(call)
         self._calls.append(facts)
-        self.service.tell(JobEvent(self.job.id, "computed", facts=facts))
+        self.service.tell(JobEvent(self.job.id, JobEventKind.COMPUTED, facts=facts))
 
     def _is_in_place(self, type: str) -> bool:
         """Whether the job's own thread computes a node of a type."""

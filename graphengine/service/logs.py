@@ -10,11 +10,14 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from graphengine.service.job_events import JobEvent
+from graphengine.events import Kind
+from graphengine.service.job_events import JobEvent, JobEventKind
 
 NAMES = ("job", "node", "event", "facts")
-QUIET = ("progress", "preview", "node_started")
+QUIET = (Kind.PROGRESS, Kind.PREVIEW, Kind.NODE_STARTED)
 """What happens too often for a log."""
+BAD = (JobEventKind.FAILED, JobEventKind.LOST, JobEventKind.WORKER_LOST, Kind.NODE_FAILED)
+"""What is logged as a warning."""
 
 _job: ContextVar[int | None] = ContextVar("job", default=None)
 
@@ -51,7 +54,7 @@ def log_event(event: JobEvent) -> None:
     facts = dict(event.facts) | ({} if event.event is None else event.event.as_dict())
     node = facts.pop("node", None)
     facts = {name: value for name, value in facts.items() if name not in ("kind", "run", "time")}
-    level = logging.WARNING if event.kind in ("failed", "lost", "worker_lost", "node_failed") else logging.INFO
+    level = logging.WARNING if event.kind in BAD else logging.INFO
     about = f"job {event.job}" if node is None else f"job {event.job}, node {node}"
     extra = {"job": event.job, "node": node, "event": str(event.kind), "facts": facts or None}
     log.log(level, "%s: %s", about, event.kind, extra=extra)

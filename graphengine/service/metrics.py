@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from graphengine.errors import FileError
-from graphengine.service.job_events import JobEvent
+from graphengine.events import Kind
+from graphengine.service.job_events import JobEvent, JobEventKind
 from graphengine.service.service import Service
 
 WAITS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
@@ -61,19 +62,19 @@ class Metrics(Collector):
     def _hear(self, event: JobEvent) -> None:
         facts = event.facts
         match event.kind:
-            case "running":
+            case JobEventKind.RUNNING:
                 self.job_waits.observe(max(0.0, facts["waited"]))
-            case "done" | "failed" | "cancelled":
+            case JobEventKind.DONE | JobEventKind.FAILED | JobEventKind.CANCELLED:
                 self.ended.labels(str(event.kind)).inc()
-            case "lost":
+            case JobEventKind.LOST:
                 self.lost.inc()
-            case "computed":
+            case JobEventKind.COMPUTED:
                 labels = facts["type"], facts["worker"], facts["device"]
                 self.seconds.labels(*labels).inc(facts["seconds"])
                 self.calls.labels(*labels).inc()
                 self.call_waits.observe(max(0.0, facts["waited"]))
                 self.joined.observe(facts["together"])
-            case "node_finished" if event.event is not None and event.event.reuse is not None:
+            case Kind.NODE_FINISHED if event.event is not None and event.event.reuse is not None:
                 self.values.labels(event.event.reuse.value).inc()
 
     def collect(self) -> Iterable[Metric]:

@@ -25,7 +25,7 @@ from graphengine.graph.data import GraphData
 from graphengine.old_names import moved
 from graphengine.service.cleaning import clean
 from graphengine.service.doing import silence
-from graphengine.service.job_events import JobEvent, JobListener
+from graphengine.service.job_events import JobEvent, JobEventKind, JobListener
 from graphengine.service.job_run import JobRun
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 
 LOOK = 1000
 """Waiting jobs that are looked at, to begin some of them."""
-
-ENDED = tuple(state.value for state in State if state.ended)
 
 PATIENCE = 5.0
 """Seconds that a service which is started waits for a queue's file that is locked."""
@@ -177,7 +175,7 @@ class Service:
     def submit(self, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
         """Put a job into the queue; on disk when this returns. Options are those of `submit.submit`."""
         number = submit(self.queue, graph, inputs, **options)
-        self.tell(JobEvent(number, State.QUEUED))
+        self.tell(JobEvent(number, JobEventKind.QUEUED))
         return number
 
     def wait(self, *jobs: int, timeout: float | None = None) -> list[Job]:
@@ -208,7 +206,7 @@ class Service:
         if run is not None:
             run.cancel()
         if state is State.CANCELLED:
-            self.tell(JobEvent(job, state))
+            self.tell(JobEvent(job, JobEventKind.CANCELLED))
         return state
 
     def delete(self, job: int) -> None:
@@ -293,7 +291,7 @@ class Service:
         self._lease = lease
         for job in lease.recover(self._clear):
             log.warning("job %d was left running by another service", job, extra={"job": job})
-            self.tell(JobEvent(job, "lost"))
+            self.tell(JobEvent(job, JobEventKind.LOST))
         threading.Thread(target=self._sweep, name="graphengine-sweep", daemon=True).start()
         if self._taken is not None:
             self._taken()
@@ -315,7 +313,7 @@ class Service:
         sentence = silence(run.job.id, run.doing.facts())
         if sentence is not None and not run.named:
             log.warning("%s", sentence, extra={"job": run.job.id})
-            self.tell(JobEvent(run.job.id, "silent", facts={"error": sentence}))
+            self.tell(JobEvent(run.job.id, JobEventKind.SILENT, facts={"error": sentence}))
         run.named = sentence is not None
 
     def _clear(self, job: Job) -> None:
@@ -376,7 +374,7 @@ class Service:
                 self._running[job.id] = run
                 self._users[job.user] += 1
             waited = (job.started or job.created) - job.created
-            self.tell(JobEvent(job.id, State.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
+            self.tell(JobEvent(job.id, JobEventKind.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
             if not self._begin(lease, run) or alone:
                 return
             free -= 1
@@ -396,7 +394,7 @@ class Service:
             self._caution.met(len(self._running) - 1, time.monotonic())
             self._forget(run)
             lease.left(job.id, job.attempt, str(error))
-            self.tell(JobEvent(job.id, "left", facts={"error": str(error)}))
+            self.tell(JobEvent(job.id, JobEventKind.LEFT, facts={"error": str(error)}))
             return False
         return True
 
@@ -414,7 +412,7 @@ class Service:
             ended = run.run()
         finally:
             self._forget(run)
-        if ended.kind in ENDED:
+        if isinstance(ended.kind, JobEventKind) and ended.kind.ended:
             self._caution.ended(run.job.id)
         self.tell(ended)
         self._threads.discard(threading.current_thread())  # `stop` waits until it is told

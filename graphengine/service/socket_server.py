@@ -18,6 +18,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.errors import as_exception
+from graphengine.events import Kind
+from graphengine.service.jobs.job import JobEventKind
 from graphengine.system.channel import Listener, is_closed
 from graphengine.values.types import socket_type
 
@@ -98,7 +100,7 @@ class Announcer:
 
         end = self.service.subscribe(listen)
         try:
-            _write(client, {"kind": "watching"})
+            _write(client, {"kind": JobEventKind.WATCHING})
             while not is_closed(client.request):
                 with contextlib.suppress(queue.Empty):
                     _write(client, as_dict(events.get(timeout=LOOK)))
@@ -110,7 +112,7 @@ def as_dict(event: JobEvent) -> dict[str, Any]:
     """An event as JSON data, a preview as a small PNG."""
     found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
     found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
-    if event.kind == "preview" and event.event is not None:
+    if event.kind is Kind.PREVIEW and event.event is not None:
         found["png"] = preview_png(event.event.value)
     return found
 

@@ -25,6 +25,34 @@ class State(enum.StrEnum):
         return self in (State.DONE, State.FAILED, State.CANCELLED)
 
 
+class JobEventKind(enum.StrEnum):
+    """What happens to a job, in the queue's file and for those who listen to a service. What happens in a job's run
+    is an `events.Kind`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    CANCELLING = "cancelling"
+    LOST = "lost"
+    LEFT = "left"
+    WORKER_LOST = "worker_lost"
+    COMPUTED = "computed"
+    SILENT = "silent"
+    MOVED = "moved"
+    PREFERRED = "preferred"
+    DELETED = "deleted"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    WATCHING = "watching"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing happens to the job after it."""
+        return self in (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED)
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be submitted.
@@ -96,7 +124,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that happened to a job; `number` grows with each."""
+    """Something that happened to a job; `number` grows with each.
+
+    Attributes:
+        kind: A `JobEventKind`; as text where a newer version has written it.
+    """
 
     number: int
     job: int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine.old_names import moved
 from graphengine.service.jobs.database import QueueError
-from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.job import Job, JobEventKind, State
 from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.tables import COLUMNS, job_of
 from graphengine.service.retry import job_is_given_up, services_lost
@@ -77,32 +77,33 @@ class Lease:
             if row is None:
                 return None
             job = job_of(row)
-            self.queue.tell(base, id, "running", attempt=job.attempt, worker=worker)
+            self.queue.tell(base, id, JobEventKind.RUNNING, attempt=job.attempt, worker=worker)
             return job
 
     def done(self, id: int, attempt: int, result: Any) -> bool:
         """A job's attempt made what was wanted. Whether this was news: a second report of it changes nothing."""
-        return self._end(id, attempt, State.DONE, "done", None, json.dumps(result))
+        return self._end(id, attempt, State.DONE, JobEventKind.DONE, None, json.dumps(result))
 
     def failed(self, id: int, attempt: int, error: str, facts: Any = None) -> bool:
         """A job's attempt failed by the job's own fault; it is not tried again. More about the error is its result."""
-        return self._end(id, attempt, State.FAILED, "failed", error, None if facts is None else json.dumps(facts))
+        result = None if facts is None else json.dumps(facts)
+        return self._end(id, attempt, State.FAILED, JobEventKind.FAILED, error, result)
 
     def cancelled(self, id: int, attempt: int) -> bool:
         """A job's attempt was stopped because nobody wants it any more."""
-        return self._end(id, attempt, State.CANCELLED, "cancelled", None)
+        return self._end(id, attempt, State.CANCELLED, JobEventKind.CANCELLED, None)
 
     def lost(self, id: int, attempt: int, why: str) -> bool:
         """A job's attempt ended without an outcome (its service died): it waits again where it stood, until so many
         services were lost with it that it has failed. One that is wanted to stop is cancelled."""
-        return self._again(id, attempt, "lost", why)
+        return self._again(id, attempt, JobEventKind.LOST, why)
 
     def left(self, id: int, attempt: int, why: str) -> bool:
         """A job's attempt was given up by its service, to be begun again: it waits where it stood, or is cancelled if
         it is wanted to stop. No fault of the job's, however often."""
-        return self._again(id, attempt, "left", why)
+        return self._again(id, attempt, JobEventKind.LEFT, why)
 
-    def _again(self, id: int, attempt: int, outcome: str, why: str) -> bool:
+    def _again(self, id: int, attempt: int, outcome: JobEventKind, why: str) -> bool:
         with self._fenced() as base:
             query = f"select cancelling, tries from jobs where id = ? {_RUNS}"
             found = base.execute(query, (id, attempt)).fetchone()
@@ -130,7 +131,7 @@ class Lease:
     def worker_lost(self, id: int, attempt: int, why: str) -> None:
         """A worker was lost while it computed something of a job, which goes on."""
         with self._fenced() as base:
-            self.queue.tell(base, id, "worker_lost", attempt=attempt, error=why)
+            self.queue.tell(base, id, JobEventKind.WORKER_LOST, attempt=attempt, error=why)
 
     def recover(self, clear: Callable[[Job], object] = lambda job: None) -> list[int]:
         """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs.
@@ -145,7 +146,9 @@ class Lease:
                 found.append(job.id)
         return found
 
-    def _end(self, id: int, attempt: int, state: State, outcome: str, error: str | None, result: Any = None) -> bool:
+    def _end(
+        self, id: int, attempt: int, state: State, outcome: JobEventKind, error: str | None, result: Any = None
+    ) -> bool:
         with self._fenced() as base:
             if base.execute(f"select 1 from jobs where id = ? {_RUNS}", (id, attempt)).fetchone() is None:
                 return False
@@ -153,7 +156,7 @@ class Lease:
             return True
 
     def _close(
-        self, base: sqlite3.Cursor, id: int, attempt: int, state: State, outcome: str, error: str | None,
+        self, base: sqlite3.Cursor, id: int, attempt: int, state: State, outcome: JobEventKind, error: str | None,
         result: str | None = None,
     ) -> None:  # fmt: skip
         now = self.queue.clock()
@@ -167,7 +170,7 @@ class Lease:
             (state, now if state.ended else None, error, result, now, outcome, error, id),
         )
         facts = {"attempt": attempt} | ({} if error is None else {"error": error})
-        self.queue.tell(base, id, state.value if state.ended else outcome, **facts)
+        self.queue.tell(base, id, JobEventKind(state) if state.ended else outcome, **facts)
 
 
 def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphengine.service.jobs.database import HALF, POLL, Database, QueueError
-from graphengine.service.jobs.job import Attempt, Change, Job, NewJob, State
+from graphengine.service.jobs.job import Attempt, Change, Job, JobEventKind, NewJob, State
 from graphengine.service.jobs.tables import COLUMNS, NEXT, job_of
 
 LARGEST = 32_000_000
@@ -87,7 +87,7 @@ class Queue(Database):
             for body, facts, job in rows:
                 base.execute(_INSERT, (job.user, job.priority, facts, job.attempts, now, body))
                 ids.append(int(base.lastrowid or 0))
-                self.tell(base, ids[-1], "queued")
+                self.tell(base, ids[-1], JobEventKind.QUEUED)
         return ids
 
     def _check_limits(self, base: sqlite3.Cursor, jobs: Sequence[NewJob]) -> None:
@@ -246,11 +246,11 @@ class Queue(Database):
             state = _state_of(base, id)
             if state is State.QUEUED:
                 base.execute("update jobs set state = 'cancelled', ended = ? where id = ?", (self.clock(), id))
-                self.tell(base, id, "cancelled")
+                self.tell(base, id, JobEventKind.CANCELLED)
                 return State.CANCELLED
             if state is State.RUNNING:
                 base.execute("update jobs set cancelling = 1 where id = ?", (id,))
-                self.tell(base, id, "cancelling")
+                self.tell(base, id, JobEventKind.CANCELLING)
             return state
 
     def delete(self, id: int) -> None:
@@ -265,7 +265,7 @@ class Queue(Database):
                 raise QueueError(f"job {id} is {state}; cancel it first")
             base.execute("update deleted set highest = max(highest, ?)", (id,))
             base.execute("delete from jobs where id = ?", (id,))
-            self.tell(base, id, "deleted")
+            self.tell(base, id, JobEventKind.DELETED)
 
     def move(self, id: int, before: int | None = None) -> None:
         """Put a waiting job right before another one, with its priority; without another, at the very front.
@@ -298,7 +298,7 @@ class Queue(Database):
                 base.execute(f"update jobs set place = {_PLACE} + 1 where {later}", (place,))
                 between = (left + place + 1) / 2
             base.execute("update jobs set priority = ?, place = ? where id = ?", (priority, between, id))
-            self.tell(base, id, "moved", **({} if priority == was else {"priority": priority}))
+            self.tell(base, id, JobEventKind.MOVED, **({} if priority == was else {"priority": priority}))
 
     def prefer(self, priority: int, *ids: int) -> None:
         """Give waiting jobs another priority; those that wait no more stay as they are."""
@@ -306,25 +306,25 @@ class Queue(Database):
             for id in ids:
                 query = "update jobs set priority = ? where id = ? and state = 'queued' and priority != ?"
                 if base.execute(query, (priority, id, priority)).rowcount:
-                    self.tell(base, id, "preferred", priority=priority)
+                    self.tell(base, id, JobEventKind.PREFERRED, priority=priority)
 
     def pause(self, user: str = ALL) -> None:
         """Begin no more jobs, of a user or at all; what a worker has begun goes on."""
         with self.write() as base:
             base.execute("insert or ignore into paused values (?)", (user,))
-            self.tell(base, 0, "paused", user=user)
+            self.tell(base, 0, JobEventKind.PAUSED, user=user)
 
     def resume(self, user: str = ALL) -> None:
         """Take a pause back."""
         with self.write() as base:
             base.execute("delete from paused where user = ?", (user,))
-            self.tell(base, 0, "resumed", user=user)
+            self.tell(base, 0, JobEventKind.RESUMED, user=user)
 
     def paused(self) -> list[str]:
         """Whose jobs are paused; '' stands for all."""
         return [user for (user,) in self.read("select user from paused order by user")]
 
-    def tell(self, base: sqlite3.Cursor, job: int, kind: str, **facts: Any) -> None:
+    def tell(self, base: sqlite3.Cursor, job: int, kind: JobEventKind, **facts: Any) -> None:
         """Record a change, in the transaction that makes it."""
         values = (job, kind, self.clock(), json.dumps(facts) if facts else "{}")
         base.execute("insert into changes (job, kind, time, facts) values (?, ?, ?, ?)", values)
