@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from graphengine.events import Event, Kind, Reuse
 from graphengine.service.retry import Fault
 from graphengine.service.workers.deaths import End
-from graphengine.service.workers.in_process import Inbox
-from graphengine.service.workers.process import Lost, Told
+from graphengine.service.workers.in_process import InProcessPipe
+from graphengine.service.workers.process import OnLost, OnMessage
 from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.service.workers.worker import Worker
 
@@ -81,12 +81,12 @@ class FakeWorker:
     def __init__(self, name: str, device: str = "cpu", store: str | None = None) -> None:
         self.name, self.device = name, device
         self.config: Message = {"device": device, "store": store, "packs": []}
-        self._inbox = Inbox()
+        self._inbox = InProcessPipe()
 
-    def start(self, told: Told, lost: Lost) -> None:
+    def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Start the worker, for the first time or after it was lost."""
-        inbox = self._inbox = Inbox()
-        for work, arguments in ((self._work, (inbox,)), (self._listen, (inbox, told, lost))):
+        inbox = self._inbox = InProcessPipe()
+        for work, arguments in ((self._work, (inbox,)), (self._listen, (inbox, on_message, on_lost))):
             threading.Thread(target=work, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
@@ -97,7 +97,7 @@ class FakeWorker:
         """End the connection at once, as the death of a process does."""
         self._inbox.close()
 
-    def _work(self, inbox: Inbox) -> None:
+    def _work(self, inbox: InProcessPipe) -> None:
         error: BaseException | None = None
         try:
             _ThreadWorker(inbox, self.config).run()
@@ -105,15 +105,15 @@ class FakeWorker:
             error = raised
         inbox.end(error)
 
-    def _listen(self, inbox: Inbox, told: Told, lost: Lost) -> None:
+    def _listen(self, inbox: InProcessPipe, on_message: OnMessage, on_lost: OnLost) -> None:
         end = End("it was killed")
         try:
             for group in inbox.told():
                 for data in group:
-                    told(self, *unpack(data))
+                    on_message(self, *unpack(data))
         except Exception as error:
             end = End(f"it failed: {error!r}", Fault.CALL)
-        lost(self, end)
+        on_lost(self, end)
 
 
 class _ThreadWorker(Worker):

@@ -270,7 +270,7 @@ class ServiceThread(threading.Thread):
         """Run jobs, and call back, until `stop`."""
         service = self._service = Service(
             self.queue, self._workers, DiskStore(self._store),
-            seconds=LEASE, finishers={FINISHER: finish}, taken=self._put_behind,
+            seconds=LEASE, finishers={FINISHER: finish}, on_lease=self._put_behind,
         )  # fmt: skip
         if self._bars is not None:
             service.subscribe(self._bars)

@@ -112,8 +112,8 @@ class Session:
             from graphengine.service.workers.pool import WorkerRunner
 
             gc.enable()
-            # No batches, whose results differ in their last bits: a run gives the same as on this process's threads.
-            self.runner = WorkerRunner(workers, self.store.disk, batch=1, told=_say)
+            # Joined calls differ in their last bits: here a run gives what it gives on this process's threads.
+            self.runner = WorkerRunner(workers, self.store.disk, batch=1, on_warning=_say)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
@@ -133,10 +133,10 @@ class Session:
         if isinstance(self.runner, PatientRunner):
             runner: Runner = self.runner
         else:
-            from graphengine.service.workers.calls import Claims
+            from graphengine.service.workers.calls import JobPolicy
 
             exact = options.get("exact", False)
-            runner = self.runner.of(Claims(exact=exact, cancelled=lambda: self.cancellation.cancelled))
+            runner = self.runner.of(JobPolicy(exact=exact, is_cancelled=lambda: self.cancellation.cancelled))
         return run(graph, want, inputs, store=self.store, runner=runner, cancellation=self.cancellation, **options)
 
 

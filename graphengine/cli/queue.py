@@ -355,11 +355,11 @@ def report(
     from graphengine.cli.common import load_packs
 
     load_packs(packs)
-    from graphengine.service.job_report import account
+    from graphengine.service.job_report import job_page
     from graphengine.system.staging import write_file
 
     with _queue(queue) as base:
-        write_file(out, account(base, job).encode("utf-8", "replace"))
+        write_file(out, job_page(base, job).encode("utf-8", "replace"))
     print(out)
 
 

@@ -103,7 +103,7 @@ def command(
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
         "packs": [str(folder) for folder in packs or ()], "prepare": prepare,
-        "told": lambda line: print(line, file=sys.stderr, flush=True),
+        "on_warning": lambda line: print(line, file=sys.stderr, flush=True),
     }  # fmt: skip
     if _on_ray(backend, address, device, gpus, shared):
         from graphengine.service.start_ray import ray_service

@@ -20,7 +20,7 @@ from graphengine.show.report import ReportRecorder, Seen
 from graphengine.show.report_page import page
 
 
-def account(queue: Queue, number: int) -> str:
+def job_page(queue: Queue, number: int) -> str:
     """A job's report as one HTML page that needs no network and runs no script.
 
     Raises:

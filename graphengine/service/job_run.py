@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from graphengine.cache import Store
 from graphengine.declare import registry
@@ -18,7 +18,6 @@ from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.evaluate import Result, run
 from graphengine.graph.revalidate import check_changes
 from graphengine.planning.inputs import bind_inputs
-from graphengine.old_names import moved
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.doing import Doing
 from graphengine.service.job_events import JobEvent, JobEventKind
@@ -26,12 +25,12 @@ from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import Job
 from graphengine.service.jobs.lease import Lease
 from graphengine.service.jobs.queue import LeaseLost, Queue
-from graphengine.service.jobs.request import Files, Request, request_of
+from graphengine.service.jobs.request import Files, JobRequest, request_of
 from graphengine.service.logs import about_job
 from graphengine.service.results import Finisher, deliver, remove_written
 from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import lack_of
-from graphengine.service.workers.calls import Claims, Landed
+from graphengine.service.workers.calls import CallReport, JobPolicy
 from graphengine.system.threads import RUN_GRACE, leavable
 
 log = logging.getLogger(__name__)
@@ -193,17 +192,17 @@ class JobRun:
         """What its report tells of workers."""
         return {"calls": self._calls, "lost": self._losses}
 
-    def _evaluate(self, request: Request) -> Result:
+    def _evaluate(self, request: JobRequest) -> Result:
         service, job = self.service, self.job
         self._wait_for_turn()
-        claims = Claims(
+        policy = JobPolicy(
             job.user, job.priority, job.limit, self._worker_lost, self._landed, request.exact, self._unwanted, job.id,
-            taken=self._taken, handed=self.under_way.set,
+            on_taken=self._taken, on_handed_over=self.under_way.set,
         )  # fmt: skip
         check_changes(request.graph)
         # For the run, and for the pictures that tell of it.
         request.inputs = bind_inputs(request.graph, request.inputs, request.base)
-        runner = service.backend.of(claims)
+        runner = service.backend.of(policy)
         self._in_place = getattr(runner, "in_place", self._in_place)
         return run(
             request.graph,
@@ -226,7 +225,7 @@ class JobRun:
             if self._unwanted() or time.monotonic() > end:
                 return
 
-    def _writer(self, request: Request) -> OutputWriter | None:
+    def _writer(self, request: JobRequest) -> OutputWriter | None:
         """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
         if request.out is None:
             return None
@@ -238,7 +237,7 @@ class JobRun:
 
         return OutputWriter(request.out, request.name, about)
 
-    def _deliver(self, request: Request, result: Result, name: str, writer: OutputWriter | None) -> dict[str, Any]:
+    def _deliver(self, request: JobRequest, result: Result, name: str, writer: OutputWriter | None) -> dict[str, Any]:
         remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost
         try:
             return deliver(request, result, self.service.files, name, self.service.finishers, writer)
@@ -264,7 +263,7 @@ class JobRun:
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
         self.service.tell(JobEvent(self.job.id, JobEventKind.WORKER_LOST, facts={"error": why}))
 
-    def _landed(self, call: Landed) -> None:
+    def _landed(self, call: CallReport) -> None:
         facts = asdict(call)
         self._calls.append(facts)
         self.service.tell(JobEvent(self.job.id, JobEventKind.COMPUTED, facts=facts))
@@ -280,7 +279,3 @@ class JobRun:
             self.under_way.set()
         if event.kind not in (Kind.RUN_STARTED, Kind.RUN_FINISHED, Kind.RUN_FAILED):
             self.service.tell(JobEvent(self.job.id, event.kind, event))
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.job_run")

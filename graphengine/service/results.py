@@ -9,7 +9,7 @@ from graphengine.execution.evaluate import Result
 from graphengine.results.outputs import OutputWriter, remove_marked, write_outputs
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Attempt
-from graphengine.service.jobs.request import Files, Request, result_tree
+from graphengine.service.jobs.request import Files, JobRequest, result_tree
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
 """Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
@@ -18,7 +18,7 @@ outputs nor the job's bytes."""
 
 
 def deliver(
-    request: Request,
+    request: JobRequest,
     result: Result,
     files: Files,
     name: str,

@@ -35,8 +35,8 @@ from graphengine.service.jobs.submit import delete, files_of, submit
 from graphengine.service.results import Finisher, remove_written
 from graphengine.service.retry import job_runs_alone, services_lost
 from graphengine.service.scheduling import fairness
-from graphengine.service.shortages import Caution, lack_of
-from graphengine.service.workers.calls import Claims, Status
+from graphengine.service.shortages import ConcurrencyLimit, lack_of
+from graphengine.service.workers.calls import JobPolicy, Status
 from graphengine.system.threads import begin
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ PATIENCE = 5.0
 class Backend(Protocol):
     """What computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
 
-    def of(self, job: Claims) -> Runner:
+    def of(self, job: JobPolicy) -> Runner:
         """The runner that a job's run is given; an exact job waits for it until it is known how workers compute."""
 
     def status(self) -> list[Status]:
@@ -85,7 +85,7 @@ class Service:
         roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
         batch_invariant: Every job's run is exact: each picture is, bit for bit, as if it was made alone.
         finishers: What else jobs may ask to be done with their outputs, by name.
-        taken: Called when this service begins to run the queue's jobs.
+        on_lease: Called when this service begins to run the queue's jobs.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Service:
         roots: Sequence[str | Path] | None = None,
         batch_invariant: bool = False,
         finishers: Mapping[str, Finisher] | None = None,
-        taken: Callable[[], object] | None = None,
+        on_lease: Callable[[], object] | None = None,
     ) -> None:
         self.queue = queue if isinstance(queue, Queue) else Queue(queue)
         self.files = files_of(self.queue)
-        self.concurrency, self.seconds, self._taken = concurrency, seconds, taken
+        self.concurrency, self.seconds, self._on_lease = concurrency, seconds, on_lease
         self.batch_invariant = batch_invariant
         self._made: Backend | None = None if not hasattr(backend, "of") else backend  # type: ignore[assignment]
         self._make: Callable[[], Backend] = backend  # type: ignore[assignment]
@@ -117,7 +117,7 @@ class Service:
         self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
         self._turns: dict[str, int] = {}
-        self._caution = Caution(concurrency)
+        self._caution = ConcurrencyLimit(concurrency)
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping, self._looked = threading.Event(), threading.Event()
         self._putting_back = False
@@ -293,8 +293,8 @@ class Service:
             log.warning("job %d was left running by another service", job, extra={"job": job})
             self.tell(JobEvent(job, JobEventKind.LOST))
         threading.Thread(target=self._sweep, name="graphengine-sweep", daemon=True).start()
-        if self._taken is not None:
-            self._taken()
+        if self._on_lease is not None:
+            self._on_lease()
 
     def _look_after(self, lease: Lease) -> None:
         """Jobs may be cancelled by other processes, and the end of one may not have come to the disk."""

@@ -6,11 +6,9 @@ import errno
 import os
 import traceback
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from graphengine.declare import registry
 from graphengine.errors import Exhausted, NodeError, text_of
-from graphengine.old_names import moved
 from graphengine.pack import origin, pack_of
 from graphengine.service import retry
 from graphengine.system.threads import start
@@ -74,7 +72,7 @@ def is_well() -> bool:
     return True
 
 
-class Caution:
+class ConcurrencyLimit:
     """How many jobs a service runs at once: fewer after it has met a lack of its own, and after a pause.
 
     Args:
@@ -107,7 +105,3 @@ class Caution:
         """A job has come to its end."""
         self._alone.pop(job, None)
         self._now, self._pause = min(self.most, self._now + 1), retry.SHORTAGE_PAUSES.first
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.shortages")

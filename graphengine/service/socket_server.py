@@ -54,7 +54,7 @@ class Announced(Protocol):
         """Be told of everything that happens to jobs; the function that is returned ends it."""
 
 
-class Announcer:
+class SocketServer:
     """The service's end of the socket.
 
     Args:
@@ -133,8 +133,3 @@ def preview_png(value: Any) -> str | None:
 
 def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:
     client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
-
-
-# --- the client's end -------------------------------------------------------------------------------------------------
-
-

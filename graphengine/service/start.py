@@ -14,7 +14,7 @@ from graphengine.pack import pack_of
 from graphengine.service.identity import identity
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Backend, Service
-from graphengine.service.socket_server import Announcer
+from graphengine.service.socket_server import SocketServer
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
 from graphengine.system.devices import check_device
@@ -78,7 +78,7 @@ def local_service(
     roots: Sequence[str | Path] | None = None,
     packs: Sequence[str] | None = None,
     store: Path | None = None,
-    told: Callable[[str], None] = print,
+    on_warning: Callable[[str], None] = print,
     **options: Any,
 ) -> Iterator[Service]:
     """A service that runs a queue's jobs while the context lasts.
@@ -87,13 +87,14 @@ def local_service(
         file: The queue.
         devices, workers, threads, packs: As those of `local_workers`.
         store: The folder of the disk store; by default the user's.
-        told: Called with sentences about workers.
+        on_warning: Called with sentences about workers.
         options: Those of `serving` and `Service`.
     """
     folder = store or cache_folder() / "store"
     made = local_workers(devices, workers, threads, folder, packs)
     disk = DiskStore(folder)
-    backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, told=told, helpers=helpers(folder, packs))
+    helping = helpers(folder, packs)
+    backend = WorkerRunner(made, disk, batch=batch, timeout=timeout, on_warning=on_warning, helpers=helping)
     with serving(file, backend, disk, roots, **options) as service:
         yield service
 
@@ -116,11 +117,11 @@ def serving(
 
     def announce() -> None:
         try:
-            announced.callback(Announcer(service, facts).close)
+            announced.callback(SocketServer(service, facts).close)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread for it
             log.warning("a socket beside %s cannot be made: %s; nobody can hand runs over or watch", file, error)
 
-    service = Service(Queue(file), backend, disk, roots=roots, taken=announce, **options)
+    service = Service(Queue(file), backend, disk, roots=roots, on_lease=announce, **options)
     with announced, contextlib.ExitStack() as stopping:  # a service may take over while it is about to stop
         stopping.callback(service.stop)
         prepare(service)

@@ -32,7 +32,7 @@ def ray_service(
     packs: Sequence[str] = (),
     patience: float = RAY_START,
     placement: Mapping[str, Any] | None = None,
-    told: Callable[[str], None] = print,
+    on_warning: Callable[[str], None] = print,
     **options: Any,
 ) -> Iterator[Service]:
     """A service that runs a queue's jobs on a Ray cluster while the context lasts.
@@ -43,7 +43,7 @@ def ray_service(
         workers, num_gpus, threads, packs, patience: As `ray_workers` takes them.
         shared: A folder that this machine and all nodes share, for large values; by default values go through Ray.
         placement: More for Ray: `label_selector`, `resources`, ...
-        batch, timeout, roots, told, options: As `local_service` takes them.
+        batch, timeout, roots, on_warning, options: As `local_service` takes them.
 
     Raises:
         RayError: The cluster cannot be joined.
@@ -56,6 +56,6 @@ def ray_service(
         disk = DiskStore(shared or cache_folder() / "store")
         shares = disk if shared else None
         helping = helpers(shared, packs)  # on this machine: what they compute needs no device
-        backend = WorkerRunner(made, shares, batch=batch, timeout=timeout, told=told, helpers=helping)
+        backend = WorkerRunner(made, shares, batch=batch, timeout=timeout, on_warning=on_warning, helpers=helping)
         with serving(file, backend, disk, roots, **options) as service:
             yield service

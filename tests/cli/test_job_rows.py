@@ -47,7 +47,7 @@ def text_of(table: Any) -> str:
 
 def test_a_job_reads_queued_until_a_node_begins_and_says_when_it_waits_again(tmp_path: Path, cli: Run) -> None:
     file, first, second, third = (tmp_path / name for name in ("queue.sqlite", "first", "second", "third"))
-    backend = WorkerRunner([FakeWorker("w0")], told=lambda sentence: None)
+    backend = WorkerRunner([FakeWorker("w0")], on_warning=lambda sentence: None)
     with serving(file, backend, DiskStore(tmp_path / "store")) as service:
         queue = Queue(file)
 
@@ -99,7 +99,7 @@ def test_a_job_reads_queued_until_a_node_begins_and_says_when_it_waits_again(tmp
 
 def test_ended_jobs_keep_their_line_in_the_live_table(tmp_path: Path) -> None:
     file, first, never = tmp_path / "queue.sqlite", tmp_path / "first", tmp_path / "never"
-    backend = WorkerRunner([FakeWorker("w0")], told=lambda sentence: None)
+    backend = WorkerRunner([FakeWorker("w0")], on_warning=lambda sentence: None)
     known: dict[int, Job] = {}
     with serving(file, backend, DiskStore(tmp_path / "store")) as service:
         one = service.submit(waits_for(first), {"x": 7}, name="seven")

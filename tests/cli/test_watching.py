@@ -8,7 +8,7 @@ from graphengine import DiskStore, Graph, __version__
 from graphengine.cli.watching import Following, idle
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
-from graphengine.service.socket_server import Announcer
+from graphengine.service.socket_server import SocketServer
 from graphengine.service.start import serving
 from graphengine.service.workers.inline import InlineRunner
 from tests.service.conftest import light_nodes as light_nodes
@@ -38,7 +38,7 @@ def test_a_service_that_cannot_renew_its_lease_is_there_all_the_same(tmp_path: P
     graph.add("nap", "n", x=1, seconds=0.1)
     queue = Queue(tmp_path / "queue.sqlite")
     with Service(queue, InlineRunner(), seconds=3600) as service:
-        announcer = Announcer(service, {"version": __version__})
+        announcer = SocketServer(service, {"version": __version__})
         with queue.write() as base:
             base.execute("update lease set until = 0")  # as if it could not be written since
         assert idle(queue, None) == ""

@@ -7,7 +7,7 @@ import pytest
 
 from graphengine import Graph, Link, NodeError, Store, WorkflowError, each, load, loads, node, run, save, switch, when
 from graphengine.provenance.describe import without_folders
-from graphengine.service.jobs.request import Files, Request, body_of, request_of
+from graphengine.service.jobs.request import Files, JobRequest, body_of, request_of
 from graphengine.workflow.files import dumps, to_document
 
 from .sample import CALLS, add, inc, is_positive, same, shout, upto
@@ -87,7 +87,7 @@ def test_two_files_may_use_each_other(tmp_path: Path) -> None:
 
 def test_it_goes_into_jobs_and_pictures(countdown: Graph, tmp_path: Path) -> None:
     files = Files(tmp_path / "files")
-    request = request_of(body_of(Request(countdown, {"n": 4}), files), files)
+    request = request_of(body_of(JobRequest(countdown, {"n": 4}), files), files)
     assert list(run(request.graph, inputs=request.inputs).outputs.values()) == [10]
     plain, given, _ = without_folders(countdown, {"n": 4}, tmp_path)
     assert loads(dumps(to_document(plain, embed=True)))(**given) == 10

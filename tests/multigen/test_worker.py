@@ -15,7 +15,7 @@ import torch
 from graphengine_nodes import Image
 from graphengine_nodes.nodes.prompts import LONGEST
 
-from graphengine.service.job_report import account
+from graphengine.service.job_report import job_page
 from graphengine.service.jobs.submit import files_of
 from multigen.service_jobs import finish
 from multigen.worker import ServiceThread
@@ -61,7 +61,7 @@ def test_the_queue_keeps_no_bytes_of_what_is_done(worker: ServiceThread) -> None
     folders = [files_of(worker.queue).folder / worker.queue.body(job)["files"] for job in jobs]
     assert len(folders) == 3
     wait_for(lambda: not any(folder.exists() for folder in folders))
-    page = account(worker.queue, max(jobs))  # it tells where the picture is, and what took how long
+    page = job_page(worker.queue, max(jobs))  # it tells where the picture is, and what took how long
     (file,) = worker.queue.get(max(jobs)).result["files"]
     assert f"<td>wrote</td><td>{file}</td>" in page
     assert "Workers</h2>" in page

@@ -23,7 +23,7 @@ from graphengine.events import Event, Kind
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.start_ray import ray_service
-from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.calls import JobPolicy
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.ray_cluster import RayError, joined
 from graphengine.service.workers.ray_workers import RayWorker
@@ -41,7 +41,7 @@ def test_smoke(tmp_path: Path) -> None:
     events: list[JobEvent] = []
     told: list[str] = []
     with ray_service(
-        tmp_path / "queue.sqlite", "local", workers=1, packs=[str(PACK)], told=told.append
+        tmp_path / "queue.sqlite", "local", workers=1, packs=[str(PACK)], on_warning=told.append
     ) as service:
         service.subscribe(events.append)
         graph = Graph()
@@ -59,7 +59,7 @@ def test_smoke(tmp_path: Path) -> None:
 def test_a_dead_node_is_told_its_call_computed_by_another_and_it_works_again_when_it_is_back(cluster: TwoNodes) -> None:
     told: list[str] = []
     begun: set[str] = set()
-    runner = WorkerRunner([on("one", "w1"), on("two", "w2", patience=20)], told=told.append)
+    runner = WorkerRunner([on("one", "w1"), on("two", "w2", patience=20)], on_warning=told.append)
     assert runner.wait_until_ready(60)
 
     def heard(event: Event) -> None:
@@ -70,7 +70,7 @@ def test_a_dead_node_is_told_its_call_computed_by_another_and_it_works_again_whe
         graph = Graph()
         for n in range(2):
             graph.add("nap", f"n{n}", x=n, seconds=seconds)
-        return run(graph, store=Store(), runner=runner.of(Claims()), listeners=[heard])
+        return run(graph, store=Store(), runner=runner.of(JobPolicy()), listeners=[heard])
 
     with ThreadPoolExecutor(1) as pool:  # nodes start on this thread: Ray sets a signal's handler with each
         result = pool.submit(naps, 5.0)
@@ -106,7 +106,7 @@ def test_values_go_from_node_to_node_without_a_folder(cluster: TwoNodes) -> None
     for n in range(4):
         graph.add("echo", f"a{n}", value=[n, text])
         graph.add("echo", f"b{n}", value=graph[f"a{n}"])
-    result = run(graph, store=Store(), runner=runner.of(Claims()))
+    result = run(graph, store=Store(), runner=runner.of(JobPolicy()))
     runner.close()
     assert all(result[f"b{n}"] == [n, text] for n in range(4))
     assert {made["worker"] for made in result.made.values()} == {"w0", "w1"}
@@ -125,7 +125,7 @@ def test_sleeping_nodes_use_all_workers(cluster: TwoNodes) -> None:
 
 def test_what_the_cluster_has_not_is_told(cluster: TwoNodes) -> None:
     told: list[str] = []
-    runner = WorkerRunner([RayWorker("w", 3, patience=1.0)], told=told.append)
+    runner = WorkerRunner([RayWorker("w", 3, patience=1.0)], on_warning=told.append)
     assert runner.wait_until_ready(10)
     runner.close()
     assert told == [

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphengine.service.scheduling.scheduler import Item, Scheduler, Worker
+from graphengine.service.scheduling.scheduler import Item, Scheduler, WorkerView
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Device:
     held: OrderedDict[str, None] = field(default_factory=OrderedDict)
     busy_until: float = 0.0
 
-    def view(self, now: float) -> Worker:
+    def view(self, now: float) -> WorkerView:
         """As the scheduler sees it."""
         idle = self.busy_until <= now
         room = self.room - len(self.held) if idle else 0
-        return Worker(self.name, frozenset(self.held), max(0.0, self.busy_until - now), self.load, room=room)
+        return WorkerView(self.name, frozenset(self.held), max(0.0, self.busy_until - now), self.load, room=room)
 
     def use(self, model: str) -> bool:
         """Hold a model, least recently used ones going; whether it had to be loaded."""

@@ -13,7 +13,7 @@ import pytest
 from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.execution.dispatch import Cancellation
-from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.calls import JobPolicy
 from graphengine.service.workers.pool import WorkerRunner
 
 from .conftest import Workers
@@ -33,13 +33,13 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
         graph.output("image", std.decode_latent(model, latent))
 
     def picture(seed: int) -> str:
-        result = run(graph, inputs={"seed": seed}, store=Store(), runner=runner.of(Claims()))
+        result = run(graph, inputs={"seed": seed}, store=Store(), runner=runner.of(JobPolicy()))
         return str(result.made["image"]["worker"])
 
     busy = Graph()
     busy.add("nap", "n", x=1, seconds=3600.0)
     cancellation = Cancellation()
-    options: Any = {"store": Store(), "runner": runner.of(Claims()), "cancellation": cancellation}
+    options: Any = {"store": Store(), "runner": runner.of(JobPolicy()), "cancellation": cancellation}
 
     def nap() -> None:
         with pytest.raises(Cancelled):

@@ -12,7 +12,7 @@ import pytest
 from graphengine import Graph, NodeError, Store, run
 from graphengine.execution.dispatch import Cancellation
 from graphengine.service.retry import KILLS_PER_CRASH, Fault
-from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.deaths import End, MemoryKills, end_of_process
 from graphengine.service.workers.pool import WorkerRunner
 
@@ -71,7 +71,7 @@ def test_the_kernel_s_count_is_found_where_it_stands(tmp_path: Path, groups: str
 
 @pytest.fixture
 def runner() -> Iterator[WorkerRunner]:
-    found = WorkerRunner(local(1, None), told=lambda sentence: None)
+    found = WorkerRunner(local(1, None), on_warning=lambda sentence: None)
     assert found.wait_until_ready(60)
     yield found
     found.close()
@@ -81,7 +81,7 @@ def deadly(runner: WorkerRunner, attempts: int, **inputs: object) -> int:
     """Compute the node of that name for a job of so many attempts."""
     graph = Graph()
     graph.add("pack.deadly", "n", **inputs)
-    return int(run(graph, store=Store(), runner=runner.of(Claims(attempts=attempts)))["n"])
+    return int(run(graph, store=Store(), runner=runner.of(JobPolicy(node_attempts=attempts)))["n"])
 
 
 def test_a_call_whose_processes_end_themselves_fails_after_its_attempts(runner: WorkerRunner, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_of_a_batch_only_the_call_that_dies_alone_is_counted(runner: WorkerRunne
     graph.add("pack.nap", "n", x=1, seconds=600.0)  # occupies the worker until all the others wait for it
 
     def nap() -> None:
-        run(graph, store=Store(), runner=runner.of(Claims()), cancellation=release)
+        run(graph, store=Store(), runner=runner.of(JobPolicy()), cancellation=release)
 
     blocker = threading.Thread(target=at_once, args=(nap,))
     blocker.start()

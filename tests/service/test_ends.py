@@ -28,7 +28,7 @@ from graphengine.service.jobs.submit import submit, submit_all
 from graphengine.service.service import Service
 from graphengine.service.start import helpers
 from graphengine.service.workers import state as posts
-from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
@@ -96,7 +96,7 @@ def test_a_cancelled_node_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch
     monkeypatch.setattr(posts, "CALL_GRACE", 0.5)
     monkeypatch.setattr(retry, "OTHERS", 0.3)
     told: list[str] = []
-    with served(tmp_path, told=told.append) as service:
+    with served(tmp_path, on_warning=told.append) as service:
         for on, how in (("here", "gil"), ("thread", "read"), ("device", "loop"), ("device", "gil")):
             assert next_start(service, tmp_path, on, how) < LONGEST
         assert [status.deaths for status in service.backend.status()] == [0]
@@ -169,7 +169,7 @@ def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere
 ) -> None:
     monkeypatch.setattr(retry, "ACKNOWLEDGED", 0.5)
     told: list[str] = []
-    with served(tmp_path, told=told.append) as service:
+    with served(tmp_path, on_warning=told.append) as service:
         first = service.submit(of(f"process_{on}", x=1))
         service.wait(first, timeout=600)
         stopped = service.outputs(first)["y"]
@@ -219,7 +219,7 @@ def test_a_process_whose_node_holds_the_lock_goes_on_while_others_compute_what_i
     monkeypatch.setattr(retry, "ACKNOWLEDGED", 0.5)
     mark, until, told = tmp_path / "mark", tmp_path / "until", list[str]()
     os.mkfifo(until)
-    with served(tmp_path, told=told.append) as service:
+    with served(tmp_path, on_warning=told.append) as service:
         long = service.submit(of("holds_lock", mark=str(mark), until=str(until)))
         wait_for(mark.exists)
         jobs = [service.submit(of("process_here", x=n)) for n in range(2)]
@@ -455,14 +455,14 @@ def test_an_end_that_cannot_be_written_is_no_fault_of_the_job(tmp_path: Path, mo
 
 @pytest.fixture
 def runner() -> Iterator[WorkerRunner]:
-    made = WorkerRunner([FakeWorker("w")], told=lambda line: None)
+    made = WorkerRunner([FakeWorker("w")], on_warning=lambda line: None)
     yield made
     made.close()
 
 
 def result(runner: WorkerRunner, node: str, **inputs: Any) -> Any:
     """What a node gives, or raises; it must not hang."""
-    (found,) = ended(lambda: run(of(node, **inputs), store=Store(), runner=runner.of(Claims()))["y"])
+    (found,) = ended(lambda: run(of(node, **inputs), store=Store(), runner=runner.of(JobPolicy()))["y"])
     return found
 
 
@@ -499,7 +499,7 @@ def test_a_node_ends_around_which_something_raises(
 def test_a_node_ends_whose_inputs_raise(runner: WorkerRunner, where: str, text: str) -> None:
     graph = Graph()
     graph.output("y", graph.add("stuck.takes_thorny", "n", value=graph.add("stuck.thorny_here", "v", where=where)))
-    (error,) = ended(lambda: run(graph, store=Store(), runner=runner.of(Claims())))
+    (error,) = ended(lambda: run(graph, store=Store(), runner=runner.of(JobPolicy())))
     assert isinstance(error, NodeError)
     assert (error.node, f"while it was {text}" in str(error)) == ("n", True)
     assert result(runner, "process_device", x=1) == os.getpid()
@@ -538,7 +538,7 @@ def test_an_exact_job_ends_where_no_worker_can_say_how_it_computes(
         raise ImportError("libsomething.so: cannot open shared object file")
 
     monkeypatch.setitem(definition.fn.__globals__, "__pack__", Pack("stuck", environment=environment))
-    (error,) = ended(lambda: runner.of(Claims(exact=True)))
+    (error,) = ended(lambda: runner.of(JobPolicy(exact=True)))
     assert isinstance(error, WorkerError)
     assert "libsomething.so" in str(error)
 
@@ -548,8 +548,8 @@ def test_who_listens_badly_hangs_nobody() -> None:
         raise BrokenPipeError("nobody reads this")
 
     workers = [FakeWorker("w")]
-    runner = WorkerRunner(workers, told=fails)
-    claims = Claims(lost=fails, landed=fails, attempts=3)
+    runner = WorkerRunner(workers, on_warning=fails)
+    claims = JobPolicy(on_lost=fails, on_computed=fails, node_attempts=3)
 
     def kill() -> None:
         wait_for(lambda: bool(runner.status()[0].computing))
@@ -571,7 +571,7 @@ def test_a_worker_for_which_there_is_no_thread_is_started_later(monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lacking)
-        runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(STUCK),))], told=told.append)
+        runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(STUCK),))], on_warning=told.append)
         assert result(runner, "process_device", x=1) != os.getpid()
     runner.close()
     assert told == [
@@ -591,7 +591,7 @@ def test_a_keeper_outlives_what_raises(runner: WorkerRunner, monkeypatch: pytest
 
     monkeypatch.setattr(runner, "_is_due", fails)
     assert raised.wait(60)
-    job = Claims()
+    job = JobPolicy()
     graph = of("stuck_device", how="none", mark=os.devnull)
     assert ended(lambda: run(graph, store=Store(), runner=runner.of(job))["y"]) == ["none"]
     assert runner._keeper.is_alive()
@@ -645,7 +645,7 @@ def test_jobs_of_a_user_begin_in_their_order(
             overtaken.set()
 
     monkeypatch.setattr(job_run, "request_of", late)
-    backend = InlineRunner() if inline else WorkerRunner([FakeWorker("w")], told=lambda line: None)
+    backend = InlineRunner() if inline else WorkerRunner([FakeWorker("w")], on_warning=lambda line: None)
     queue = Queue(tmp_path / "q.sqlite")
     jobs = submit_all(queue, [{"graph": of(f"process_{on}", x=n)} for n in range(4)])
     service = Service(queue, backend)

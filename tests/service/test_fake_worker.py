@@ -14,7 +14,7 @@ from graphengine.cache import DiskStore
 from graphengine.declare import registry
 from graphengine.events import Event, Kind
 from graphengine.service.service import Service
-from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.calls import JobPolicy
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.wire import Message, Values
 from graphengine.testing import FakeWorker
@@ -51,7 +51,7 @@ def test_a_killed_one_is_lost_once_is_heard_no_more_and_can_be_started_anew() ->
 def test_the_call_of_a_killed_one_is_computed_by_another() -> None:
     told: list[str] = []
     workers = [FakeWorker("a"), FakeWorker("b", device="cuda:0")]
-    runner = WorkerRunner(workers, told=told.append)
+    runner = WorkerRunner(workers, on_warning=told.append)
     assert runner.wait_until_ready(60)
 
     def kill_it(event: Event) -> None:
@@ -95,7 +95,7 @@ def test_one_that_fails_says_what_with(monkeypatch: pytest.MonkeyPatch) -> None:
     assert definition is not None
     with monkeypatch.context() as patch:
         patch.setitem(definition.fn.__globals__, "__pack__", Pack("pack", held=held))
-        runner = WorkerRunner([FakeWorker("a")], told=told.append)
+        runner = WorkerRunner([FakeWorker("a")], on_warning=told.append)
         wait_for(lambda: bool(told))
     assert told[0].endswith("computed nothing: it failed: ValueError('what is held on cpu is not known')")
     assert go(runner, "double", x=4)["n"] == 8
@@ -114,7 +114,7 @@ def test_what_was_left_to_a_worker_that_takes_another_call_is_taken_at_once() ->
         graph = Graph()
         for title, long in seconds.items():
             graph.add("pack.read", title, book=book.fn(title), seconds=long)
-        result = run(graph, store=Store(), runner=runner.of(Claims()), listeners=[done.append])
+        result = run(graph, store=Store(), runner=runner.of(JobPolicy()), listeners=[done.append])
         ended = [event.node for event in done if event.kind is Kind.NODE_FINISHED]
         return [(node, result.made[node]["worker"]) for node in ended]
 

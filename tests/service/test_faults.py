@@ -36,7 +36,7 @@ from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import files_of, submit
 from graphengine.service.retry import SERVICES
 from graphengine.service.service import Service
-from graphengine.service.workers.calls import Claims
+from graphengine.service.workers.calls import JobPolicy
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
@@ -69,7 +69,7 @@ def fill(*_):  # the file may not grow any more
     threading.Timer(0.7, lambda: queue.read("pragma max_page_count = 1000000")).start()
 full = threading.Event()
 signal.signal(signal.SIGUSR2, lambda *_: full.set())
-runner = WorkerRunner(made, disk, told=lambda sentence: None)
+runner = WorkerRunner(made, disk, on_warning=lambda sentence: None)
 service = Service(queue, runner, disk, seconds=1, concurrency=8)
 service.start()
 print("up", flush=True)
@@ -370,7 +370,8 @@ def test_a_worker_that_is_killed_in_the_middle_of_sampling(tmp_path: Path) -> No
         if event.kind == "progress" and worker.process is first and event.event is not None and event.event.step == 3:
             first.kill()
 
-    with Service(tmp_path / "q.sqlite", WorkerRunner([worker], store, told=lambda sentence: None), store) as service:
+    runner = WorkerRunner([worker], store, on_warning=lambda sentence: None)
+    with Service(tmp_path / "q.sqlite", runner, store) as service:
         first = worker.process
         assert first is not None
         service.subscribe(kill)
@@ -426,7 +427,7 @@ def test_a_disk_that_runs_full(tmp_path: Path) -> None:
 
 def test_a_worker_that_reads_nothing_holds_up_no_other(tmp_path: Path) -> None:
     made = [LocalWorker(name, threads=1, packs=(str(PACK),)) for name in ("a", "b")]
-    runner = WorkerRunner(made, timeout=2.0, told=lambda sentence: None)
+    runner = WorkerRunner(made, timeout=2.0, on_warning=lambda sentence: None)
     assert runner.wait_until_ready(600)
     assert made[0].process is not None
     stopped = made[0].process.pid
@@ -435,7 +436,7 @@ def test_a_worker_that_reads_nothing_holds_up_no_other(tmp_path: Path) -> None:
     graph.add("echo", "n", value=graph.input("value", str))
     text = "x" * 5_000_000  # more than a pipe takes
     try:
-        result = run(graph, inputs={"value": text}, store=Store(), runner=runner.of(Claims()))
+        result = run(graph, inputs={"value": text}, store=Store(), runner=runner.of(JobPolicy()))
         assert result["n"] == text
         assert made[0].process is None or made[0].process.pid != stopped  # it was ended,
         assert sum(status.deaths for status in runner.status()) == 0  # which counts against nobody

@@ -17,7 +17,7 @@ from graphengine.cache import DiskStore
 from graphengine.service.identity import identity
 from graphengine.service.service import Service
 from graphengine.service.socket_client import hello, watch
-from graphengine.service.socket_server import Announcer
+from graphengine.service.socket_server import SocketServer
 from graphengine.service.start import serving
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.system.channel import Listener, port_file, socket_file
@@ -31,7 +31,7 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     assert hello(file) is None
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
-        announcer = Announcer(service, identity([tmp_path]))
+        announcer = SocketServer(service, identity([tmp_path]))
         assert stat.S_IMODE(os.stat(socket_file(file)).st_mode) == 0o600
         service.wait(service.submit(of("double"), {"x": 1}), timeout=600)
         told = hello(file)
@@ -66,7 +66,7 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
 def test_who_watches_no_more_is_forgotten(tmp_path: Path) -> None:
     file = tmp_path / "q.sqlite"
     with Service(file, InlineRunner()) as service:
-        announcer = Announcer(service, identity())
+        announcer = SocketServer(service, identity())
         for _ in range(3):
             lines = watch(file, job=1)
             assert next(lines) == {"kind": "watching"}
@@ -85,7 +85,7 @@ def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Listener, "shutdown_request", lambda *given: (finished.append(given), shut(*given)))
     deep = b"[" * 90_000 + b"\n"
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
-        announcer = Announcer(service, identity())
+        announcer = SocketServer(service, identity())
         lines = (b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel', deep)
         for line in lines:
             with socket.socket(socket.AF_UNIX) as client:
@@ -103,7 +103,7 @@ def test_a_socket_that_a_killed_service_left_is_no_service(backend: Runners, tmp
         left.bind(str(socket_file(file)))
     assert hello(file) is None
     with Service(file, backend(1)) as service:
-        announcer = Announcer(service, identity())
+        announcer = SocketServer(service, identity())
         assert hello(file) is not None
         announcer.close()
 

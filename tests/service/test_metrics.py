@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 from graphengine import Graph
 from graphengine.cache import DiskStore
 from graphengine.service.job_events import JobEvent
-from graphengine.service.job_report import account
+from graphengine.service.job_report import job_page
 from graphengine.service.jobs.job import State
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit
@@ -124,7 +124,7 @@ def test_every_line_about_a_job_names_it(tmp_path: Path) -> None:
 
 
 def test_deaths_are_counted_while_the_service_runs(backend: Runners, tmp_path: Path) -> None:
-    backend = backend(told=lambda sentence: None)
+    backend = backend(on_warning=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", backend, DiskStore(tmp_path / "store")) as service:
         metrics = Metrics(service)
         service.wait(service.submit(of("deadly_once", mark=str(tmp_path / "mark")), {"x": 1}), timeout=600)
@@ -157,12 +157,12 @@ def test_a_job_s_report(backend: Runners, tmp_path: Path) -> None:
         number = service.submit(graph, {"x": 4711, "z": 1})
         bad = service.submit(of("fail"), {"x": 3})
         service.wait(number, bad, timeout=600)
-        page = account(service.queue, number)
+        page = job_page(service.queue, number)
         (first, second) = service.queue.get(number).result["calls"]
         assert second["waited"] > first["waited"] + 0.08  # one worker: the second waits for the first
         for text in ("w0 on cpu", f"{second['waited']:.3f} s", "4711", "attempt 1: done", "computed by"):
             assert text in page
-        assert "3 is not to its taste" in account(service.queue, bad)
+        assert "3 is not to its taste" in job_page(service.queue, bad)
 
 
 def test_jobs_that_waited_before_the_service_began_are_counted(tmp_path: Path) -> None:
@@ -181,10 +181,11 @@ def test_a_report_of_what_failed_tells_where_and_who_was_lost(backend: Runners, 
     graph.add("poison", "bad", x=1)
     graph.add("double", "after", x=graph["bad"])
     graph.output("y", graph["after"])
-    with Service(tmp_path / "q.sqlite", backend(2, told=lambda line: None), DiskStore(tmp_path / "store")) as service:
+    runner = backend(2, on_warning=lambda line: None)
+    with Service(tmp_path / "q.sqlite", runner, DiskStore(tmp_path / "store")) as service:
         job = service.submit(graph)
         assert service.wait(job, timeout=600)[0].state is State.FAILED
-        page = account(service.queue, job)
+        page = job_page(service.queue, job)
     assert page.count("<td>worker lost</td>") == LOST
     assert "not needed" not in page
     assert "not reached" in page

@@ -35,7 +35,7 @@ def serve(folder: Path, told: list[str]) -> Any:
     """A service as the command line starts it, with one worker."""
     return local_service(
         folder / "q.sqlite", devices=["cpu"], workers=1, threads=1, packs=[str(RAISING)], store=folder / "store",
-        told=told.append,
+        on_warning=told.append,
     )  # fmt: skip
 
 

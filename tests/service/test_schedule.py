@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from graphengine.service.scheduling.scheduler import Item, Scheduler, Worker
+from graphengine.service.scheduling.scheduler import Item, Scheduler, WorkerView
 
 from .simulator import Device, Job, simulate, zipf_jobs
 
@@ -13,8 +13,8 @@ def of(*models: str, **facts: object) -> Item:
     return Item(frozenset(models), **facts)  # type: ignore[arg-type]
 
 
-def holding(name: str, *models: str, **facts: float) -> Worker:
-    return Worker(name, frozenset(models), **facts)
+def holding(name: str, *models: str, **facts: float) -> WorkerView:
+    return WorkerView(name, frozenset(models), **facts)
 
 
 def test_the_order_is_by_priority_then_arrival() -> None:
@@ -39,12 +39,12 @@ def test_many_of_one_user_wait_for_the_few_of_another() -> None:
 def test_what_takes_less_goes_before_what_a_later_job_of_its_user_wants() -> None:
     def taken(bound: int = 100, **decode: object) -> Item:
         scheduler = Scheduler(bound)
-        sample = of("unet", user="ann", cost=50.0, begun=1)
+        sample = of("unet", user="ann", cost=50.0, job_order=1)
         scheduler.add(sample, of("vae", **{"user": "ann", "cost": 0.1, "begun": 0, **decode}))
         return scheduler.take(holding("w", "unet", "vae"))[0]
 
     assert taken().cost == 0.1
-    assert taken(begun=1).cost == 0.1  # another picture of the same job
+    assert taken(job_order=1).cost == 0.1  # another picture of the same job
     for other in ({"begun": 2}, {"user": "bob"}, {"cost": 60.0}, {"priority": -1}):
         assert taken(**other).cost == 50
     assert taken(bound=0).cost == 50
@@ -52,20 +52,20 @@ def test_what_takes_less_goes_before_what_a_later_job_of_its_user_wants() -> Non
 
 def test_the_earliest_job_s_goes_first_and_a_worker_loads_nothing_for_it() -> None:
     scheduler = Scheduler()
-    sample, later, earlier = of(cost=50.0, begun=3), of(cost=1.0, begun=2), of(cost=2.0, begun=1)
-    cold = of("vae", begun=0)
+    sample, later, earlier = of(cost=50.0, job_order=3), of(cost=1.0, job_order=2), of(cost=2.0, job_order=1)
+    cold = of("vae", job_order=0)
     scheduler.add(sample, later, earlier, cold)
     assert [scheduler.take(holding("w"))[0] for _ in range(4)] == [earlier, later, sample, cold]
 
 
 def test_another_part_of_a_model_that_a_worker_holds_is_loaded_for_an_earlier_job() -> None:
-    def taken(room: float = 1, kin: str = "unet", **decode: object) -> Item:
+    def taken(room: float = 1, related: str = "unet", **decode: object) -> Item:
         scheduler = Scheduler()
-        sample = of("unet", begun=1)
-        scheduler.add(sample, of("vae", **{"kin": frozenset({"vae", kin}), "begun": 0, **decode}))
-        return scheduler.take(Worker("w", frozenset({"unet"}), room=room))[0]
+        sample = of("unet", job_order=1)
+        scheduler.add(sample, of("vae", **{"kin": frozenset({"vae", related}), "begun": 0, **decode}))
+        return scheduler.take(WorkerView("w", frozenset({"unet"}), room=room))[0]
 
-    assert taken().begun == 0
+    assert taken().job_order == 0
     for other in ({"room": 0}, {"kin": "other"}, {"begun": 2}, {"cost": 60.0}):
         assert taken(**other).models == {"unet"}
 
@@ -106,7 +106,7 @@ def test_a_model_that_is_soon_free_elsewhere_is_not_loaded_again() -> None:
 
 
 def test_an_idle_worker_leaves_what_would_push_out_models_to_an_idle_one_with_more_room() -> None:
-    def taken(here: float, *others: Worker, **facts: object) -> int:
+    def taken(here: float, *others: WorkerView, **facts: object) -> int:
         scheduler = Scheduler(bound=3)
         scheduler.add(of("a", **facts))
         return len(scheduler.take(holding("here", "b", room=here), others))
@@ -233,7 +233,7 @@ def test_users_of_whom_about_as_much_waits_share_loads_as_one_user_does() -> Non
 
 
 def test_a_batch_is_no_more_than_the_worker_s_share() -> None:
-    def taken(*others: Worker) -> int:
+    def taken(*others: WorkerView) -> int:
         scheduler = Scheduler()
         scheduler.add(*[Item(frozenset({"a"}), group="g") for _ in range(12)])
         return len(scheduler.take(holding("w", "a"), others, lambda item: 32, lambda item: 0.5))
@@ -247,8 +247,8 @@ def test_a_batch_is_no_more_than_the_worker_s_share() -> None:
 
 
 def test_what_must_be_computed_in_one_way_goes_to_no_other_worker() -> None:
-    scheduler, item = Scheduler(), Item(how="one thread")
+    scheduler, item = Scheduler(), Item(environment="one thread")
     scheduler.add(item)
-    assert scheduler.take(Worker("two", how="two threads")) == []
-    assert scheduler.take(Worker("none")) == []
-    assert scheduler.take(Worker("one", how="one thread")) == [item]
+    assert scheduler.take(WorkerView("two", environment="two threads")) == []
+    assert scheduler.take(WorkerView("none")) == []
+    assert scheduler.take(WorkerView("one", environment="one thread")) == [item]

@@ -162,7 +162,7 @@ def test_users_of_whom_nothing_waits_or_runs_are_forgotten(tmp_path: Path) -> No
 
 
 def test_poison_ends_after_its_attempts_and_the_queue_goes_on(backend: Runners, tmp_path: Path) -> None:
-    made = backend(told=lambda sentence: None)
+    made = backend(on_warning=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", made, DiskStore(tmp_path / "store")) as service:
         bad = service.submit(of("poison"), {"x": 1})
         good = [service.submit(of("nap", seconds=0.1), {"x": n}) for n in range(6)]
@@ -184,7 +184,7 @@ def test_stopping_lets_running_jobs_end_and_leaves_waiting_ones(backend: Runners
 def test_a_user_of_whom_nothing_runs_has_a_place_though_another_has_filled_all(tmp_path: Path) -> None:
     graph = Graph()
     graph.output("y", graph.add("pack.until", "n", x=graph.input("x", int), file=graph.input("file", str)))
-    backend = WorkerRunner([FakeWorker(name) for name in "ab"], told=lambda sentence: None)
+    backend = WorkerRunner([FakeWorker(name) for name in "ab"], on_warning=lambda sentence: None)
     with Service(tmp_path / "q.sqlite", backend, concurrency=1) as service:
         asked = {"x": 1, "file": str(tmp_path / "never")}
         first, second = (service.submit(graph, asked | {"x": x}, user="ann") for x in range(2))

@@ -25,7 +25,7 @@ from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
 from graphengine.execution.dispatch import Cancellation
 from graphengine.service import retry
-from graphengine.service.workers.calls import Claims, WorkerError
+from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
 
@@ -74,7 +74,7 @@ def go(
     graph = Graph()
     graph.add(f"pack.{node}", "n", **inputs)
     options: dict[str, Any] = {"listeners": listeners, "cancellation": cancellation}
-    return run(graph, store=store or Store(), runner=runner.of(Claims()), **options)
+    return run(graph, store=store or Store(), runner=runner.of(JobPolicy()), **options)
 
 
 def at_progress(cancellation: Cancellation) -> Callable[[Event], None]:
@@ -160,13 +160,13 @@ def test_what_is_lost_in_the_shared_folder_is_sent_again_with_the_messages(
     workers: Workers, tmp_path: Path, told: Sentences
 ) -> None:
     """Worker and service each look into another folder: what either puts there is gone for the other."""
-    runner = WorkerRunner(workers(1, str(tmp_path / "a")), DiskStore(tmp_path / "b"), told=told.append)
+    runner = WorkerRunner(workers(1, str(tmp_path / "a")), DiskStore(tmp_path / "b"), on_warning=told.append)
     try:
         assert len(go(runner, "page", x=1, length=100_000)["n"].text) == 200_000
         graph = Graph()
         graph.add("pack.page", "p", x=2, length=50_000)
         graph.add("pack.echo", "n", value=graph["p"])
-        result = run(graph, store=Store(), runner=runner.of(Claims()))
+        result = run(graph, store=Store(), runner=runner.of(JobPolicy()))
         assert len(result["n"].text) == 100_000
         assert told == []
         assert runner.status()[0].deaths == 0
@@ -190,7 +190,7 @@ def test_branches_of_one_graph_are_spread(runners: Callable[..., WorkerRunner]) 
     runner, graph = runners(2), Graph()
     for n in range(4):
         graph.add("nap", f"n{n}", x=n, seconds=0.3)
-    result = run(graph, store=Store(), runner=runner.of(Claims()))
+    result = run(graph, store=Store(), runner=runner.of(JobPolicy()))
     assert dict(result) == {f"n{n}": n for n in range(4)}
     assert {made["worker"] for made in result.made.values()} == {"w0", "w1"}
 
@@ -313,7 +313,7 @@ def other_code(file: Path) -> str:
 
 def test_a_worker_with_other_code_than_the_service_is_not_used(changing: Path, told: Sentences) -> None:
     worker = LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))
-    runner = WorkerRunner([worker], told=told.append)
+    runner = WorkerRunner([worker], on_warning=told.append)
     try:
         assert runner.wait_until_ready(60)
         why = other_code(changing)
@@ -331,10 +331,11 @@ def test_a_run_ends_whose_workers_all_have_other_code(
 ) -> None:
     monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     why = other_code(changing)
-    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
+    worker = LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))
+    runner = WorkerRunner([worker], on_warning=told.append)
     graph, cancellation = Graph(), cancelled_after(60)
     graph.add("pack.nap", "n", x=1, seconds=0.0)
-    claims = Claims(exact=exact, cancelled=lambda: cancellation.cancelled)
+    claims = JobPolicy(exact=exact, is_cancelled=lambda: cancellation.cancelled)
     try:
         with pytest.raises(NodeError if not exact else WorkerError) as caught:
             run(graph, store=Store(), runner=runner.of(claims), cancellation=cancellation)
@@ -348,7 +349,7 @@ def test_a_run_ends_whose_workers_all_end_before_they_are_ready(
 ) -> None:
     monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     (tmp_path / "leaving.py").write_text("import os\nos._exit(7)\n")
-    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(tmp_path)))], told=told.append)
+    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(tmp_path)))], on_warning=told.append)
     try:
         with pytest.raises(NodeError, match="no worker can be used: w: it ended with exit code 7"):
             go(runner, "double", x=1, cancellation=cancelled_after(60))
@@ -367,7 +368,8 @@ def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
 
     monkeypatch.setattr(retry, "UNUSABLE", 0.2)
     why = other_code(changing)
-    runner = WorkerRunner([LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))], told=told.append)
+    worker = LocalWorker("w", threads=1, packs=(str(PACK), str(changing.parent)))
+    runner = WorkerRunner([worker], on_warning=told.append)
     graph = Graph()
     graph.add("pack.nap", "n", x=1, seconds=0.0)
     with Service(tmp_path / "q.sqlite", runner) as service:
@@ -385,7 +387,7 @@ def test_a_job_whose_workers_all_have_other_code_waits_and_is_listed_with_why(
 def test_a_worker_without_its_device_takes_no_call(tmp_path: Path) -> None:
     told: list[str] = []
     workers = [LocalWorker(device, device, threads=1, packs=(str(PACK),)) for device in ("cuda:99", "cpu")]
-    runner = WorkerRunner(workers, told=told.append)
+    runner = WorkerRunner(workers, on_warning=told.append)
     try:
         while not told:
             time.sleep(0.05)
@@ -427,7 +429,7 @@ def test_a_worker_does_not_wait_for_one_that_takes_longer_than_was_expected(
     def read(seconds: float) -> None:
         graph = Graph()
         graph.add("pack.read", "r", book=graph.add("pack.book", "b", title="a"), seconds=seconds)
-        run(graph, store=Store(), runner=runner.of(Claims()))
+        run(graph, store=Store(), runner=runner.of(JobPolicy()))
 
     runner = runners(2)
     read(0.0)  # one worker holds it now, and took no time
@@ -453,7 +455,7 @@ def test_what_is_left_of_a_job_is_done_before_a_later_job_s_long_call(runners: C
     def work(job: int) -> None:
         graph = Graph()
         graph.add("pack.double", "short", x=graph.add("pack.nap", "long", x=job, seconds=1.2))
-        run(graph, store=Store(), runner=runner.of(Claims()), listeners=[functools.partial(heard, job)])
+        run(graph, store=Store(), runner=runner.of(JobPolicy()), listeners=[functools.partial(heard, job)])
 
     threads = [threading.Thread(target=work, args=(job,)) for job in range(3)]
     for waiting, thread in enumerate(threads):
@@ -470,7 +472,7 @@ def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRun
     graph.add("nap", "n", x=1, seconds=100.0)  # occupies the worker until all the others wait for it
 
     def nap() -> Result:
-        return run(graph, store=Store(), runner=runner.of(Claims()), cancellation=release)
+        return run(graph, store=Store(), runner=runner.of(JobPolicy()), cancellation=release)
 
     blocker = threading.Thread(target=at_once, args=(nap,))
     blocker.start()
@@ -516,7 +518,7 @@ def test_a_worker_that_cannot_be_started_is_told_once_and_tried_again(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/no/such/python")
-        runner = WorkerRunner(local(1, None), told=told.append)
+        runner = WorkerRunner(local(1, None), on_warning=told.append)
         while runner.status()[0].deaths < 2:  # by the keeper, too
             time.sleep(0.02)
     try:

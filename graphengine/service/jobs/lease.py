@@ -6,9 +6,8 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graphengine.old_names import moved
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, JobEventKind, State
 from graphengine.service.jobs.queue import LeaseLost, Queue
@@ -192,7 +191,3 @@ def holder(queue: Queue) -> str | None:
     """Who holds a queue's lease now; None if nobody does."""
     name, until = queue.read("select holder, until from lease")[0]
     return str(name) if name is not None and queue.clock() < until else None
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.jobs.lease")

@@ -29,7 +29,7 @@ FORMAT = 1
 
 
 @dataclass
-class Request:
+class JobRequest:
     """What a job is to do.
 
     Attributes:
@@ -163,7 +163,7 @@ class Files:
         return self.folder / name / blob
 
 
-def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
+def body_of(request: JobRequest, files: Files, like: str = "") -> dict[str, Any]:
     """The body of a job, its bytes put into files.
 
     Args:
@@ -182,7 +182,7 @@ def body_of(request: Request, files: Files, like: str = "") -> dict[str, Any]:
         raise
 
 
-def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
+def _body(request: JobRequest, name: str, put: Callable[[str, bytes], None]) -> dict[str, Any]:
     problems, inputs = [], {}
     for key, value in as_given(request.inputs).items():
         try:
@@ -212,7 +212,7 @@ def _body(request: Request, name: str, put: Callable[[str, bytes], None]) -> dic
     }
 
 
-def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | None = None) -> Request:
+def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | None = None) -> JobRequest:
     """The request of a body.
 
     Args:
@@ -239,7 +239,7 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
 
     allowed = body["roots"] if roots is None else roots
     graph = from_document(body["workflow"], name=body["file"], base=body["folder"], roots=allowed, fetch=fetch)
-    return Request(
+    return JobRequest(
         graph,
         {key: from_tree(tree, read) for key, tree in body["inputs"].items()},
         body["want"],

@@ -13,7 +13,7 @@ from graphengine.graph.selection import wanted_links
 from graphengine.planning.inputs import as_given, bound_inputs
 from graphengine.service.jobs.job import NewJob
 from graphengine.service.jobs.queue import Queue
-from graphengine.service.jobs.request import Files, Request, body_of, wants
+from graphengine.service.jobs.request import Files, JobRequest, body_of, wants
 from graphengine.service.retry import CRASHES
 
 SHORT = 80
@@ -45,7 +45,7 @@ def new_job(
     like: NewJob | None = None,
     files: Files | None = None,
 ) -> NewJob:
-    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `request.Request` and `job.NewJob`.
+    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `request.JobRequest` and `job.NewJob`.
 
     Args:
         like: A job of the same queue: bytes that both need lie on the disk once.
@@ -64,7 +64,7 @@ def new_job(
     wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
-    request = Request(graph, given, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    request = JobRequest(graph, given, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
     request.keep_going, request.whole = keep_going, whole
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     about = {"workflow": name, "inputs": {key: in_short(value) for key, value in given.items()}}

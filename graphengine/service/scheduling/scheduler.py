@@ -16,9 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from graphengine.old_names import moved
 from graphengine.service.scheduling import fairness
 
 
@@ -28,25 +26,25 @@ class Item:
 
     Attributes:
         models: What a worker must hold in memory for it, by digest.
-        kin: Every component of the models that the call uses a part of.
+        related: Every component of the models that the call uses a part of.
         group: Items of equal groups may be computed together; None for one that may not.
         cost: What it takes in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
-        how: The environment that a worker must report; None: any.
-        begun: The position of its job in the order in which jobs began.
+        environment: The environment that a worker must report; None: any.
+        job_order: The position of its job in the order in which jobs began.
         overtaken: How often a later one was taken before it.
         yielded: What calls of users with many jobs took that were taken before it.
     """
 
     models: frozenset[str] = frozenset()
-    kin: frozenset[str] = frozenset()
+    related: frozenset[str] = frozenset()
     priority: int = 0
     user: str = ""
     group: Hashable = None
     cost: float = 1.0
     refused: set[str] = field(default_factory=set)
-    how: Hashable = None
-    begun: int = 0
+    environment: Hashable = None
+    job_order: int = 0
     overtaken: int = 0
     yielded: float = 0.0
     number: int = 0
@@ -54,14 +52,14 @@ class Item:
 
 
 @dataclass(slots=True)
-class Worker:
+class WorkerView:
     """What the scheduler knows of a worker.
 
     Attributes:
         models: What it holds, as it said last.
         free_in: Seconds until it is expected to be idle; 0 when it is, infinite where it cannot be told.
         load: Seconds that loading one model takes it, as measured.
-        how: How it computes.
+        environment: How it computes.
         room: How many models it can load now without letting go of others: none while it is not idle, any number
             where that is not known.
     """
@@ -70,12 +68,12 @@ class Worker:
     models: frozenset[str] = frozenset()
     free_in: float = 0.0
     load: float = 10.0
-    how: Hashable = None
+    environment: Hashable = None
     room: float = math.inf
 
     def may_take(self, item: Item) -> bool:
         """Whether an item may go to it."""
-        return self.name not in item.refused and item.how in (None, self.how)
+        return self.name not in item.refused and item.environment in (None, self.environment)
 
 
 class Scheduler:
@@ -124,8 +122,8 @@ class Scheduler:
 
     def take(
         self,
-        worker: Worker,
-        others: Sequence[Worker] = (),
+        worker: WorkerView,
+        others: Sequence[WorkerView] = (),
         limit: Callable[[Item], int] = lambda item: 1,
         seconds: Callable[[Item], float] = lambda item: item.cost,
     ) -> list[Item]:
@@ -175,12 +173,12 @@ class Scheduler:
                 if fairness.has_few(self._of_user[item.user], self._of_user[first.user]):
                     item.yielded += work
 
-    def _has_waited(self, item: Item, worker: Worker) -> bool:
+    def _has_waited(self, item: Item, worker: WorkerView) -> bool:
         """Whether an item can be overtaken no more at a worker."""
         missing = len(item.models - worker.models)
         return not fairness.may_be_overtaken(item.overtaken, self.bound, item.yielded, missing, worker.load)
 
-    def _choose(self, worker: Worker, others: Sequence[Worker]) -> Item | None:
+    def _choose(self, worker: WorkerView, others: Sequence[WorkerView]) -> Item | None:
         possible = self._possible(worker)
         for item in possible:
             if item.models <= worker.models:
@@ -191,7 +189,7 @@ class Scheduler:
         return None
 
     def _sooner(
-        self, first: Item, worker: Worker, others: Sequence[Worker], seconds: Callable[[Item], float]
+        self, first: Item, worker: WorkerView, others: Sequence[WorkerView], seconds: Callable[[Item], float]
     ) -> Item:
         """What takes less than the first and can go before it: of its user, of a job that is no later; what an earlier
         one wants may take as long. It may need another part of a model of which the worker holds some, if there is
@@ -200,17 +198,18 @@ class Scheduler:
             return first
 
         def may_go(item: Item) -> bool:
-            if item.user != first.user or item.priority != first.priority or item.begun > first.begun:
+            if item.user != first.user or item.priority != first.priority or item.job_order > first.job_order:
                 return False
             missing = len(item.models - worker.models)
-            known = not missing or (missing <= worker.room and not item.kin.isdisjoint(worker.models))
+            known = not missing or (missing <= worker.room and not item.related.isdisjoint(worker.models))
             if not known or (missing and self._better_elsewhere(item, worker, others)):
                 return False
-            return seconds(item) < seconds(first) or (item.begun < first.begun and seconds(item) == seconds(first))
+            is_earlier = item.job_order < first.job_order
+            return seconds(item) < seconds(first) or (is_earlier and seconds(item) == seconds(first))
 
-        return min(filter(may_go, self._possible(worker)), key=lambda item: item.begun, default=first)
+        return min(filter(may_go, self._possible(worker)), key=lambda item: item.job_order, default=first)
 
-    def _possible(self, worker: Worker) -> list[Item]:
+    def _possible(self, worker: WorkerView) -> list[Item]:
         """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""
         found: list[Item] = []
         for item in self._waiting:
@@ -223,7 +222,7 @@ class Scheduler:
                 break
         return found
 
-    def _better_elsewhere(self, item: Item, worker: Worker, others: Sequence[Worker]) -> bool:
+    def _better_elsewhere(self, item: Item, worker: WorkerView, others: Sequence[WorkerView]) -> bool:
         """Whether waiting for a worker that holds an item's models is quicker than loading them here, or loading them
         here pushes others out while an idle worker has more room for as many."""
         missing = len(item.models - worker.models)
@@ -249,7 +248,3 @@ def _share(work: float, free: Sequence[float]) -> float:
 
 def _order(item: Item) -> tuple[int, float, int]:
     return fairness.order(item.priority, item.due, item.number)
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.scheduling.scheduler")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, NotStorable
 from graphengine.execution.runner import Call
-from graphengine.old_names import moved
 from graphengine.pack import origin
 from graphengine.service.retry import CRASHES
 from graphengine.service.scheduling.scheduler import Item
@@ -24,7 +23,7 @@ class WorkerError(GraphEngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class CallReport:
     """A call that a worker has computed.
 
     Attributes:
@@ -50,7 +49,7 @@ class Landed:
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class JobPolicy:
     """What a job may claim of the workers.
 
     Attributes:
@@ -68,15 +67,15 @@ class Claims:
 
     user: str = ""
     priority: int = 0
-    attempts: int = CRASHES
-    lost: Callable[[str, str], None] = lambda worker, why: None
-    landed: Callable[[Landed], None] = lambda landed: None
+    node_attempts: int = CRASHES
+    on_lost: Callable[[str, str], None] = lambda worker, why: None
+    on_computed: Callable[[CallReport], None] = lambda landed: None
     exact: bool = False
-    cancelled: Callable[[], bool] = lambda: False
+    is_cancelled: Callable[[], bool] = lambda: False
     number: int | None = None
-    taken: Callable[[str, str], None] = lambda node, worker: None
-    handed: Callable[[], None] = lambda: None
-    begun: int = field(default_factory=itertools.count().__next__)
+    on_taken: Callable[[str, str], None] = lambda node, worker: None
+    on_handed_over: Callable[[], None] = lambda: None
+    job_order: int = field(default_factory=itertools.count().__next__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +122,30 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
     return trees
 
 
-def item_of(call: Call, job: Claims, how: bytes | None = None) -> Item:
+def item_of(call: Call, job: JobPolicy, environment: bytes | None = None) -> Item:
     """A call as the scheduler sees it; only workers that report the environment `how` may take it, None: any."""
     needs: set[str] = set()
-    kin: set[str] = set()
+    related: set[str] = set()
     for name, value in call.inputs.items():
         for one in value if isinstance(value, list) else (value,):
             kind = socket_type(type(one))
             if kind is not None and kind.needs is not None:
                 needs |= kind.needs(one, call.definition.sockets[name].uses)
-                kin |= kind.needs(one, None)
+                related |= kind.needs(one, None)
     try:
         group = call.group()
     except Exception:  # a group function that does not take these inputs: the call by itself tells what is wrong
         group = None
-    return Item(frozenset(needs), frozenset(kin), job.priority, job.user, group, how=how, begun=job.begun)
+    models, components = frozenset(needs), frozenset(related)
+    return Item(models, components, job.priority, job.user, group, environment=environment, job_order=job.job_order)
 
 
-def stays(definition: NodeDef[..., Any]) -> bool:
+def runs_in_service(definition: NodeDef[..., Any]) -> bool:
     """Whether a service computes a node that needs no device in its own process, though it has helpers: one of the
     engine's own packs, which end; or one of a script, which no other process knows."""
     return definition.module_pack.distribution == "graphengine" or origin(definition.fn.__module__) == "loose"
 
 
-def how_of(environment: Mapping[str, Any]) -> bytes:
+def environment_digest(environment: Mapping[str, Any]) -> bytes:
     """How a worker computes, to be compared."""
     return digest(canonical(environment))
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.workers.calls")

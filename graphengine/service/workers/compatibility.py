@@ -8,7 +8,7 @@ from typing import Any
 from graphengine.pack import pack_of, sources_of
 
 
-def code() -> dict[str, str]:
+def source_hashes() -> dict[str, str]:
     """By pack, the hash of the sources that this process has loaded, where it is told by its sources."""
     from graphengine.declare import registry
 
@@ -16,7 +16,7 @@ def code() -> dict[str, str]:
     return {pack.name: found for pack in packs if (found := sources_of(pack)) is not None}
 
 
-def absent(device: str) -> str | None:
+def missing_device(device: str) -> str | None:
     """Why nothing can be computed on a device; None if it can, as far as the packs know."""
     from graphengine.declare import registry
 
@@ -30,11 +30,11 @@ def absent(device: str) -> str | None:
     return f"there is no {device} here, only {', '.join(there)}"
 
 
-def unfit(ready: Mapping[str, Any]) -> str | None:
+def why_incompatible(ready: Mapping[str, Any]) -> str | None:
     """Why a worker that says so much of itself is of no use to this process; None if it is."""
     if ready["absent"] is not None:
         return str(ready["absent"])
-    mine = code()
+    mine = source_hashes()
     other = sorted(name for name, found in ready["code"].items() if mine.get(name, found) != found)
     if not other:
         return None

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from graphengine.old_names import moved
 from graphengine.service.retry import Fault, fault_of_exit, signal_name
 
 
@@ -81,7 +79,3 @@ def _killed(file: Path) -> int | None:
             if name == "oom_kill":
                 return int(number)
     return None
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.workers.deaths")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from graphengine.service.workers.wire import unpack
 
 
-class Inbox:
+class InProcessPipe:
     """The connection of a worker whose process has no pipe: orders are put into it, what the worker tells comes out."""
 
     def __init__(self) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.execution.runner import Call, Runner, ThreadRunner
-from graphengine.service.workers.calls import Claims, Status
+from graphengine.service.workers.calls import JobPolicy, Status
 
 
 class InlineRunner(ThreadRunner):
     """A runner on this process's threads, for all users and priorities alike."""
 
-    def of(self, job: Claims) -> Runner:
+    def of(self, job: JobPolicy) -> Runner:
         """The runner that a job's run is given."""
         return _Shared(self, job)
 
@@ -34,14 +34,14 @@ class _Shared:
 
     environment: Mapping[str, Any] | None = None
 
-    def __init__(self, runner: ThreadRunner, job: Claims) -> None:
+    def __init__(self, runner: ThreadRunner, job: JobPolicy) -> None:
         self.unwanted = runner.unwanted
         self._runner, self._job = runner, job
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""
         self._runner.submit(calls)
-        self._job.handed()
+        self._job.on_handed_over()
 
     def close(self) -> None:
         """The service's runner goes on."""

@@ -1,5 +1,8 @@
-"""Ready calls of many runs on workers: chosen by the scheduler, joined where they may be, tried again where a worker
-was lost or lacked memory, and each landed once."""
+"""The pool of workers that computes the ready calls of many runs.
+
+Calls are chosen by the scheduler, joined to batches, tried again where a worker was lost or lacked memory, and the
+outcome of each is handed back once.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,20 @@ from graphengine.service.scheduling.durations import Durations
 from graphengine.service.scheduling.fairness import OVERTAKINGS
 from graphengine.service.scheduling.scheduler import Item, Scheduler
 from graphengine.service.workers.calls import (
-    Claims,
-    Landed,
+    CallReport,
+    JobPolicy,
     Status,
     WorkerError,
-    how_of,
+    environment_digest,
     inputs_of,
     item_of,
-    stays,
+    runs_in_service,
 )
-from graphengine.service.workers.compatibility import unfit
+from graphengine.service.workers.compatibility import why_incompatible
 from graphengine.service.workers.deaths import End
 from graphengine.service.workers.process import Handle
 from graphengine.service.workers.share import JobRunner
-from graphengine.service.workers.state import Post, Waiting
+from graphengine.service.workers.state import PendingCall, WorkerState
 from graphengine.service.workers.wire import BlobLost, Blobs, Message, Values, error_of
 from graphengine.system.threads import start
 
@@ -46,28 +49,28 @@ log = logging.getLogger(__name__)
 TICK = 0.02
 """Seconds between looks for cancelled calls and hanging workers."""
 OVERDUE = 0.25
-"""Seconds over what was expected after which others look again at what was left to a worker."""
-ABSENCE = 1.0
-"""Seconds between two looks of the keeper after which this process was stopped or asleep, and heard nobody."""
-LULL = 0.01
-"""Seconds in which a job's next calls are submitted after one of its calls has landed."""
+"""Seconds after a worker was expected to be idle after which other workers may take the calls that were left to it."""
+SUSPENDED = 1.0
+"""Seconds between two looks of the keeper that mean that this process was stopped or asleep, and read no messages."""
+FOLLOWERS = 0.01
+"""Seconds in which a run submits the calls that follow from one whose outcome it was handed."""
 HELPED = 64
-"""Calls that need no device, and that a helper computes at once: each has a thread of its own there."""
+"""Calls without a device that a helper process computes at the same time, each on a thread of its own."""
 
 
 class WorkerRunner:
-    """The runner of a service.
+    """Computes calls on workers: the runner of a service.
 
     Args:
-        handles: Its workers; they are started here.
-        disk: The store whose folder the workers share; None where they share none.
-        attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
+        handles: The workers; the pool starts them.
+        disk: The store whose folder this process and the workers share; None where they share none.
+        node_attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
         timeout: Seconds without a sign (progress, a preview, the end) after which a worker is killed; None for never.
         bound: How often a call can be overtaken.
-        batch: How many calls are joined at most.
-        told: Called with a sentence about each worker that is lost or cannot be started.
-        helpers: Workers for what needs no device, started when there is something for them; without them that is
-            computed in this process, where a node that does not end cannot be ended.
+        batch: How many calls are computed together at most.
+        on_warning: Called with a sentence about each worker that is lost or cannot be started.
+        helpers: Workers for nodes that need no device, started when there is such a call; without helpers this
+            process computes them, and a node that does not end cannot be ended.
         slots: How many groups of calls each worker computes at once.
     """
 
@@ -76,20 +79,21 @@ class WorkerRunner:
         handles: Sequence[Handle],
         disk: DiskStore | None = None,
         *,
-        attempts: int = retry.CRASHES,
+        node_attempts: int = retry.CRASHES,
         timeout: float | None = None,
         bound: int = OVERTAKINGS,
         batch: int = 32,
-        told: Callable[[str], None] = log.warning,
+        on_warning: Callable[[str], None] = log.warning,
         helpers: Sequence[Handle] = (),
         slots: int = 1,
     ) -> None:
-        self.attempts, self.timeout, self.told = attempts, timeout, told
+        self.node_attempts, self.timeout, self.on_warning = node_attempts, timeout, on_warning
         self.values, self.limits = Values(disk), Limits(batch)
         self._scheduler = Scheduler(bound)
-        self._waiting: dict[Item, Waiting] = {}
+        self._waiting: dict[Item, PendingCall] = {}
         self._slots = slots
-        self._posts = {handle.name: Post(handle, slots, "starting" if slots == 1 else "dead") for handle in handles}
+        first = "starting" if slots == 1 else "dead"
+        self._workers = {handle.name: WorkerState(handle, slots, first) for handle in handles}
         self._numbers = itertools.count(1)
         self.durations = Durations()
         self._size = 0
@@ -97,91 +101,97 @@ class WorkerRunner:
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._looked = time.monotonic()
-        self._useless_since = 0.0  # since when no worker is of use; 0 where one is, or may be soon
+        self._unusable_since = 0.0  # since when no worker is usable; 0 where one is, or may be soon
         self._here = ThreadRunner(device_threads=1)
         self._helpers: WorkerRunner | None = None
         if helpers:
-            common: dict[str, Any] = {"attempts": attempts, "timeout": timeout, "bound": bound, "told": told}
-            self._helpers = WorkerRunner(helpers, disk, batch=1, slots=HELPED, **common)
+            self._helpers = WorkerRunner(
+                helpers, disk, node_attempts=node_attempts, timeout=timeout, bound=bound, batch=1,
+                on_warning=on_warning, slots=HELPED,
+            )  # fmt: skip
         self._keeper = start(self._keep, "graphengine-keeper")
-        for post in self._posts.values():
-            if post.state == "starting":
-                self._start(post.handle)
+        for worker in self._workers.values():
+            if worker.state == "starting":
+                self._start(worker.handle)
 
     # --- taking calls -------------------------------------------------------------------------------------------------
 
-    def submit(self, calls: Sequence[Call], job: Claims | None = None, how: bytes | None = None) -> None:
-        """Take calls of a job, for workers that compute so; those that need no device are computed by helpers, or by
-        threads of this process."""
-        job = job or Claims(attempts=self.attempts)
+    def submit(self, calls: Sequence[Call], job: JobPolicy | None = None, environment: bytes | None = None) -> None:
+        """Take calls of a job; those that need no device are computed by helpers, or by threads of this process.
+
+        Args:
+            environment: The digest that a worker must have reported to be given one; None: any worker may compute it.
+        """
+        job = job or JobPolicy(node_attempts=self.node_attempts)
         rest = [call for call in calls if call.definition.on != "device"]
         if self._helpers is not None:
-            self._helpers.take([call for call in rest if not stays(call.definition)], job)
-            rest = [call for call in rest if stays(call.definition)]
+            self._helpers.take([call for call in rest if not runs_in_service(call.definition)], job)
+            rest = [call for call in rest if runs_in_service(call.definition)]
         self._here.submit(rest)
-        self.take([call for call in calls if call.definition.on == "device"], job, how)
+        self.take([call for call in calls if call.definition.on == "device"], job, environment)
 
-    def take(self, calls: Sequence[Call], job: Claims, how: bytes | None = None) -> None:
-        """Take calls for the workers, whatever they need."""
-        waiting: list[Waiting] = []
+    def take(self, calls: Sequence[Call], job: JobPolicy, environment: bytes | None = None) -> None:
+        """Take calls for the workers of this pool, whether they need a device or not."""
+        waiting: list[PendingCall] = []
         for call in calls:
             try:
-                waiting.append(Waiting(call, item_of(call, job, how), job))
-            except BaseException as error:  # what a pack says its values need
+                waiting.append(PendingCall(call, item_of(call, job, environment), job))
+            except BaseException as error:  # of the code by which a pack says which models a value needs
                 call.landed(as_exception(error), 0.0, {})
         with self._lock:
-            for one in waiting:
-                one.item.cost = self.durations.of(one.call.definition.full_name)
-                self._waiting[one.item] = one
-            self._scheduler.add(*[one.item for one in waiting])
+            for pending in waiting:
+                pending.item.cost = self.durations.of(pending.call.definition.full_name)
+                self._waiting[pending.item] = pending
+            self._scheduler.add(*[pending.item for pending in waiting])
         self._dispatch()
 
     def in_place(self, definition: NodeDef[..., Any]) -> bool:
         """Whether a job's own thread computes a node with `on="here"`."""
-        return self._helpers is None or stays(definition)
+        return self._helpers is None or runs_in_service(definition)
 
     def unwanted(self) -> None:
-        """A run has ended before its time: the threads of this process are left to its calls that do not end soon;
-        workers are looked after by the keeper."""
+        """Be told that a run has ended early: threads of this process whose calls do not end soon are replaced; the
+        keeper does the same for workers."""
         self._here.unwanted()
 
-    def of(self, job: Claims) -> JobRunner:
-        """The runner that a job's run is given; an exact job waits for it until a worker has said how it computes.
+    def of(self, job: JobPolicy) -> JobRunner:
+        """The runner for a job's run; an exact job waits until a worker has reported its environment.
 
         Raises:
-            Cancelled: The job was, meanwhile.
+            Cancelled: The job was cancelled meanwhile.
         """
         return JobRunner(self, job, self._environment(job) if job.exact else None)
 
-    def _environment(self, job: Claims) -> Mapping[str, Any]:
-        """How most of the workers compute; they say so when they are asked, since it imports what computes."""
+    def _environment(self, job: JobPolicy) -> Mapping[str, Any]:
+        """The environment that most workers report; they are asked for it only for exact jobs, as answering imports
+        torch."""
         with self._lock:
             first, self._exact = not self._exact, True
-            asked = [post for post in self._posts.values() if first and post.state == "ready"]
-        for post in asked:
-            self._ask(post)
-        while not job.cancelled() and not self._closing.is_set():
-            if job.number is None and (why := self.why_useless()) is not None:
+            asked = [worker for worker in self._workers.values() if first and worker.state == "ready"]
+        for worker in asked:
+            self._ask(worker)
+        while not job.is_cancelled() and not self._closing.is_set():
+            if job.number is None and (why := self.why_unusable()) is not None:
                 raise WorkerError(why)
             with self._lock:
-                known = [post.environment for post in self._posts.values() if post.environment is not None]
-                failed = [post.unknown for post in self._posts.values() if post.unknown]
+                known = [worker.environment for worker in self._workers.values() if worker.environment is not None]
+                failed = [worker.environment_error for worker in self._workers.values() if worker.environment_error]
             if known:
                 return max(known, key=known.count)
-            if len(failed) == len(self._posts):
+            if len(failed) == len(self._workers):
                 raise WorkerError(f"no worker can say how it computes, which an exact job must know: {failed[0]}")
             time.sleep(TICK)
         raise Cancelled("cancelled before a worker was there")
 
-    def _ask(self, post: Post) -> None:
-        """Ask a worker how it computes."""
-        post.asked, post.answering = retry.acknowledged_by(time.monotonic()), True
-        post.handle.send({"op": "environment"}, {})
+    def _ask(self, worker: WorkerState) -> None:
+        """Ask a worker for its environment."""
+        worker.environment_due, worker.environment_asked = retry.acknowledged_by(time.monotonic()), True
+        worker.handle.send({"op": "environment"}, {})
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""
         with self._lock:
-            return [post.status() for post in self._posts.values()]
+            return [worker.status() for worker in self._workers.values()]
 
     def waiting(self) -> int:
         """How many calls wait for a worker."""
@@ -191,27 +201,27 @@ class WorkerRunner:
     def waiting_jobs(self) -> set[int | None]:
         """The jobs that wait for a worker."""
         with self._lock:
-            found = {one.job.number for one in self._waiting.values()}
+            found = {pending.job.number for pending in self._waiting.values()}
         return found if self._helpers is None else found | self._helpers.waiting_jobs()
 
     def lacking(self) -> dict[int | None, str]:
-        """The jobs that wait for a worker where none is of use, with why."""
+        """The jobs that wait although no worker is usable, with the reason."""
         found = {} if self._helpers is None else self._helpers.lacking()
-        if (why := self.why_useless()) is not None:
+        if (why := self.why_unusable()) is not None:
             with self._lock:
-                found |= dict.fromkeys((one.job.number for one in self._waiting.values()), why)
+                found |= dict.fromkeys((pending.job.number for pending in self._waiting.values()), why)
         return found
 
-    def why_useless(self) -> str | None:
-        """Why no worker has been of use for a while, and none is to be expected; None if one is."""
+    def why_unusable(self) -> str | None:
+        """Why no worker has been usable for a while and none is expected to be; None if one is."""
         with self._lock:
-            if not retry.lack_workers(self._useless_since, time.monotonic()):
+            if not retry.lack_workers(self._unusable_since, time.monotonic()):
                 return None
-            why = {post.useless: post.handle.name for post in self._posts.values()}
+            why = {worker.why_unusable: worker.handle.name for worker in self._workers.values()}
         return "no worker can be used: " + "; ".join(f"{name}: {text}" for text, name in why.items())
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Wait until every worker has started; whether all have."""
+        """Wait until every worker has started; returns whether all have."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             if all(status.state != "starting" for status in self.status()):
@@ -220,303 +230,306 @@ class WorkerRunner:
         return False
 
     def close(self) -> None:
-        """Stop the workers; what they compute is lost."""
+        """Stop the workers; the calls that they compute are lost."""
         self._closing.set()
         self._keeper.join()
         with self._lock:
             left = [*self._waiting.values()]
             self._waiting.clear()
-        for post in self._posts.values():
-            post.handle.kill()
-        for one in left:
-            one.call.landed(Cancelled("the service is stopping"), 0.0, {})
+        for worker in self._workers.values():
+            worker.handle.kill()
+        for pending in left:
+            pending.call.landed(Cancelled("the service is stopping"), 0.0, {})
         if self._helpers is not None:
             self._helpers.close()
         self._here.close()
 
-    # --- giving them to workers ---------------------------------------------------------------------------------------
+    # --- giving calls to workers --------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Give every idle worker what it should compute next."""
+        """Give every idle worker the calls that it should compute next."""
         sent = [True]
-        while sent:  # again, where nothing of what was taken could be sent
-            given: list[tuple[Post, list[Waiting]]] = []
+        while sent:  # once more where a worker took calls and none of them could be sent
+            given: list[tuple[WorkerState, list[PendingCall]]] = []
             with self._lock:
-                # Again, until none takes anything: what one has left to another, that other may have left for better.
-                while more := [(post, group) for post in self._posts.values() if (group := self._take(post))]:
+                # Until no worker takes any: a call that one has left to another, that other may leave for a better one.
+                while more := [(worker, group) for worker in self._workers.values() if (group := self._take(worker))]:
                     given += more
-            sent = [True for post, group in given if not self._send(post, group)]
+            sent = [True for worker, group in given if not self._send(worker, group)]
 
-    def _take(self, post: Post) -> list[Waiting]:
-        """What a worker begins now; nothing where it is not idle."""
-        if not post.has_room or self._closing.is_set() or not len(self._scheduler):
+    def _take(self, worker: WorkerState) -> list[PendingCall]:
+        """Choose the calls that a worker begins now; none where it is not idle."""
+        if not worker.has_room or self._closing.is_set() or not len(self._scheduler):
             return []
-        now, device = time.monotonic(), post.handle.device
-        worker, *others = [
+        now, device = time.monotonic(), worker.handle.device
+        view, *others = [
             one.view(now, self.durations.load, self._size)
-            for one in (post, *(other for other in self._posts.values() if other is not post))
+            for one in (worker, *(other for other in self._workers.values() if other is not worker))
         ]
         limit, seconds = functools.partial(self._limit, device), functools.partial(self._seconds, device)
-        items = self._scheduler.take(worker, others if self._slots == 1 else (), limit, seconds)
-        if post.computing and any(self._waiting[item].alone for item in items):
+        items = self._scheduler.take(view, others if self._slots == 1 else (), limit, seconds)
+        if worker.computing and any(self._waiting[item].alone for item in items):
             for item in items:
                 self._scheduler.put_back(item)
             return []
-        return self._begin(post, [self._waiting[item] for item in items], now) if items else []
+        return self._begin(worker, [self._waiting[item] for item in items], now) if items else []
 
     def _limit(self, device: str, item: Item) -> int:
         return self.limits.of(item.group, device)
 
     def _seconds(self, device: str, item: Item) -> float:
-        """What a call is expected to take: as others of its group, else as others of its node."""
+        """The seconds that a call is expected to take: as others of its group, else as others of its node."""
         known = self.limits.seconds(item.group, device) if item.group is not None else None
         return known if known is not None else self.durations.of(self._waiting[item].call.definition.full_name)
 
-    def _begin(self, post: Post, group: list[Waiting], now: float) -> list[Waiting]:
-        for one in group:
-            one.number, one.together, one.stopping, one.sign = next(self._numbers), len(group), 0.0, now
-            one.due = math.inf  # until it is sent
-            one.waited, one.loads = time.time() - one.submitted, len(one.item.models - post.held)
-            post.computing[one.number] = one
-            one.job.taken(one.call.context.node, post.handle.name)
-            one.call.context.begin()
-        post.since = now
-        seconds = self._seconds(post.handle.device, group[0].item)
-        post.until = now + seconds * len(group) + group[0].loads * self.durations.load
+    def _begin(self, worker: WorkerState, group: list[PendingCall], now: float) -> list[PendingCall]:
+        for pending in group:
+            pending.number, pending.together = next(self._numbers), len(group)
+            pending.cancelled_at, pending.last_sign = 0.0, now
+            pending.acknowledge_by = math.inf  # until it is sent
+            pending.waited, pending.loads = time.time() - pending.submitted, len(pending.item.models - worker.held)
+            worker.computing[pending.number] = pending
+            pending.job.on_taken(pending.call.context.node, worker.handle.name)
+            pending.call.context.begin()
+        worker.since = now
+        seconds = self._seconds(worker.handle.device, group[0].item)
+        worker.busy_until = now + seconds * len(group) + group[0].loads * self.durations.load
         return group
 
-    def _send(self, post: Post, group: list[Waiting]) -> bool:
-        """Send calls to a worker; whether there was anything to send."""
+    def _send(self, worker: WorkerState, group: list[PendingCall]) -> bool:
+        """Send calls to a worker; returns whether there was any to send."""
         blobs: Blobs = {}
         items = []
-        for one in group:
-            call, context = one.call, one.call.context
+        for pending in group:
+            call, context = pending.call, pending.call.context
             try:
-                inputs = inputs_of(call, self.values, blobs, one.share)
+                inputs = inputs_of(call, self.values, blobs, pending.may_share)
                 making = {name: dict(context.making(name, call.inputs[name])) for name in _saved(call)}
             except BaseException as error:
-                self._land(post, one.number, as_exception(error), 0.0, {})
+                self._land(worker, pending.number, as_exception(error), 0.0, {})
                 continue
             made = {k: dict(v) for k, v in context.made.items()}
             facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
-            items.append({"call": one.number, "inputs": inputs, "share": one.share, "making": making, **facts})
+            facts |= {"call": pending.number, "share": pending.may_share}
+            items.append({"inputs": inputs, "making": making, **facts})
         if not items:
             return False
         try:
             name = group[0].call.definition.full_name
             due = retry.acknowledged_by(time.monotonic(), sum(map(len, blobs.values())))
-            for one in group:
-                one.due = due
-            post.handle.send({"op": "calls", "node": name, "items": items}, blobs)
-        except BaseException as error:  # no memory for the message; a note of a node that is no data
-            for one in group:
-                self._land(post, one.number, as_exception(error), 0.0, {})
+            for pending in group:
+                pending.acknowledge_by = due
+            worker.handle.send({"op": "calls", "node": name, "items": items}, blobs)
+        except BaseException as error:  # no memory for the message; facts of a node that are no data
+            for pending in group:
+                self._land(worker, pending.number, as_exception(error), 0.0, {})
             return False
         return True
 
-    # --- what workers say ---------------------------------------------------------------------------------------------
+    # --- messages of workers ------------------------------------------------------------------------------------------
 
     def _message(self, handle: Handle, message: Message, blobs: Blobs) -> None:
-        """Called by each worker's listener. Whatever raises, no call waits for it for ever."""
-        post = self._posts[handle.name]
-        post.heeding = True
+        """Work on a worker's message, called on the thread that reads it. Whatever raises, no call waits for ever."""
+        worker = self._workers[handle.name]
+        worker.reading = True
         try:
-            self._heed(post, message, blobs)
+            self._handle(worker, message, blobs)
         except BaseException as error:
-            log.exception("worker %s has said what could not be heeded", handle.name)
+            log.exception("a message of worker %s could not be worked on", handle.name)
             if message.get("op") == "landed":
-                self._land(post, message.get("call", 0), as_exception(error), 0.0, {})
+                self._land(worker, message.get("call", 0), as_exception(error), 0.0, {})
                 self._dispatch()
         finally:
-            post.heeding = False
+            worker.reading = False
 
-    def _heed(self, post: Post, message: Message, blobs: Blobs) -> None:
-        op, handle = message["op"], post.handle
+    def _handle(self, worker: WorkerState, message: Message, blobs: Blobs) -> None:
+        op, handle = message["op"], worker.handle
         with self._lock:
-            post.heard(message.get("call", 0), time.monotonic())
-            one = post.computing.get(message.get("call", 0))
+            worker.note_sign(message.get("call", 0), time.monotonic())
+            pending = worker.computing.get(message.get("call", 0))
             if "held" in message:
-                size = post.remember(frozenset(message["held"]), message["free"])
+                size = worker.note_memory(frozenset(message["held"]), message["free"])
                 self._size = max(self._size, size)
-            if op == "ready" and (why := unfit(message)) is not None:
-                post.ending, post.pause, op = End(why, Fault.NOBODY), retry.WORKER_PAUSES.most, "unfit"
-                post.failed_to_start(why, for_good=True)
+            if op == "ready" and (why := why_incompatible(message)) is not None:
+                worker.ending, worker.pause, op = End(why, Fault.NOBODY), retry.WORKER_PAUSES.most, "unfit"
+                worker.note_failed_start(why, for_good=True)
                 handle.kill()
             if op == "ready":
-                post.state, post.starts = "ready", 0
+                worker.state, worker.failed_starts = "ready", 0
             if op == "taken":
-                post.acknowledged(message["calls"])
-            post.answering = post.answering and op != "environment"
+                worker.note_acknowledged(message["calls"])
+            worker.environment_asked = worker.environment_asked and op != "environment"
             if op == "environment" and "error" in message:
-                post.unknown = str(message["error"])
+                worker.environment_error = str(message["error"])
             elif op == "environment":
-                post.environment, post.how = message["facts"], how_of(message["facts"])
+                worker.environment, worker.environment_digest = message["facts"], environment_digest(message["facts"])
         if op == "ready":
             if self._exact:
-                self._ask(post)
+                self._ask(worker)
             self._dispatch()
         elif op == "environment":
             self._dispatch()
         elif op == "warning":
             self._say(f"worker {handle.name}: {message['text']}")
-        elif one is None:
+        elif pending is None:
             return
         elif op == "progress":
-            self._tell(one, lambda: one.call.context.progress(message["step"], message["total"]))
+            self._tell(pending, lambda: pending.call.context.progress(message["step"], message["total"]))
         elif op == "preview":
-            self._tell(one, lambda: one.call.context.preview(self.values.decode(message["tree"], blobs)))
+            self._tell(pending, lambda: pending.call.context.preview(self.values.decode(message["tree"], blobs)))
         elif op == "landed":
-            self._answer(post, one, message, blobs)
+            self._answer(worker, pending, message, blobs)
 
-    def _tell(self, one: Waiting, tell: Callable[[], None]) -> None:
+    def _tell(self, pending: PendingCall, tell: Callable[[], None]) -> None:
         try:
             tell()
         except Cancelled:
             pass  # the keeper tells the worker
-        except BaseException:  # a codec, or who listens
-            about = {"job": one.job.number, "node": one.call.context.node}
-            log.exception("a preview of %s could not be shown", one.call.definition.full_name, extra=about)
+        except BaseException:  # of a codec, or of a listener
+            about = {"job": pending.job.number, "node": pending.call.context.node}
+            log.exception("a preview of %s could not be shown", pending.call.definition.full_name, extra=about)
 
-    def _answer(self, post: Post, one: Waiting, message: Message, blobs: Blobs) -> None:
+    def _answer(self, worker: WorkerState, pending: PendingCall, message: Message, blobs: Blobs) -> None:
         error, seconds = message.get("error"), float(message["seconds"])
         size = int(message.get("facts", {}).get("batch", 1))
-        group, device = one.item.group, post.handle.device
-        if error is not None and error["memory"] and not one.call.context.cancelled:
-            self._lacked(post, one, error)
-        elif error is not None and error["type"] == BlobLost.__name__ and one.share:
-            self._send_again(post, one)
+        group, device = pending.item.group, worker.handle.device
+        if error is not None and error["memory"] and not pending.call.context.cancelled:
+            self._lacked(worker, pending, error)
+        elif error is not None and error["type"] == BlobLost.__name__ and pending.may_share:
+            self._send_again(worker, pending)
         elif error is not None:
             cancelled = error["type"] == "Cancelled"
             outcome = Cancelled(error["message"]) if cancelled else error_of(error)
-            self._land(post, one.number, outcome, seconds, {})
+            self._land(worker, pending.number, outcome, seconds, {})
         else:
             try:
                 outcome = self.values.decode(message["tree"], blobs)
             except BlobLost as lost:
-                if one.share:
-                    self._send_again(post, one)
+                if pending.may_share:
+                    self._send_again(worker, pending)
                     self._dispatch()
                     return
                 outcome = lost
-            except BaseException as damage:  # a codec that fails
+            except BaseException as damage:  # of a codec
                 outcome = as_exception(damage)
-            # What a node reads beside its inputs may be other data in a worker than in this process.
-            one.call.kept = message.get("identity") in (None, identity(one.call.definition).hex())
+            # Data that a node reads beside its inputs may differ between a worker and this process.
+            pending.call.kept = message.get("identity") in (None, identity(pending.call.definition).hex())
             with self._lock:
-                self.durations.took(one.call.definition.full_name, seconds, one.together, one.loads)
+                self.durations.took(pending.call.definition.full_name, seconds, pending.together, pending.loads)
             if group is not None:
                 self.limits.took(group, device, size, seconds)
-            self._land(post, one.number, outcome, seconds, message["facts"])
-            self._lull(post)
+            self._land(worker, pending.number, outcome, seconds, message["facts"])
+            self._wait_for_followers(worker)
         self._dispatch()
 
-    def _lull(self, post: Post) -> None:
-        """Wait a moment where the next call is long: what follows from the one that landed may be short, and first."""
+    def _wait_for_followers(self, worker: WorkerState) -> None:
+        """Wait a moment before a long call is begun: a call that follows from the one that has just ended may be short,
+        and then goes first."""
         if self._slots > 1:
             return
         with self._lock:
             first = next(iter(self._scheduler), None)
-            long = first is not None and self._seconds(post.handle.device, first) > 100 * LULL
-        if long and not post.computing:
-            time.sleep(LULL)
+            long = first is not None and self._seconds(worker.handle.device, first) > 100 * FOLLOWERS
+        if long and not worker.computing:
+            time.sleep(FOLLOWERS)
 
-    def _lacked(self, post: Post, one: Waiting, error: Mapping[str, Any]) -> None:
-        """Memory ran out: fewer at once, then another worker, then advice."""
+    def _lacked(self, worker: WorkerState, pending: PendingCall, error: Mapping[str, Any]) -> None:
+        """Try a call again for which a worker lacked memory: fewer together, then elsewhere, then fail with advice."""
         with self._lock:
-            if retry.remedy_for_memory(one.together) is retry.Remedy.FEWER:
-                self.limits.lacked(one.item.group, post.handle.device, one.together)
+            if retry.remedy_for_memory(pending.together) is retry.Remedy.FEWER:
+                self.limits.lacked(pending.item.group, worker.handle.device, pending.together)
             else:
-                one.item.refused.add(post.handle.name)
-                one.lacked = str(error["message"] or error["type"])
-            hopeless = self._is_hopeless(one)
+                pending.item.refused.add(worker.handle.name)
+                pending.memory_error = str(error["message"] or error["type"])
+            hopeless = self._is_hopeless(pending)
             if not hopeless:
-                del post.computing[one.number]
-                self._scheduler.put_back(one.item)
+                del worker.computing[pending.number]
+                self._scheduler.put_back(pending.item)
         if hopeless:
-            self._land(post, one.number, one.why_hopeless(), 0.0, {})
+            self._land(worker, pending.number, pending.why_hopeless(), 0.0, {})
 
-    def _send_again(self, post: Post, one: Waiting) -> None:
-        """Bytes of a call were lost in the store's folder: compute it once more, with all bytes in the messages."""
+    def _send_again(self, worker: WorkerState, pending: PendingCall) -> None:
+        """Try a call again whose bytes were lost in the store's folder, now with all bytes in the messages."""
         with self._lock:
-            if post.computing.pop(one.number, None) is not None:
-                one.share = False
-                self._scheduler.put_back(one.item)
+            if worker.computing.pop(pending.number, None) is not None:
+                pending.may_share = False
+                self._scheduler.put_back(pending.item)
 
-    def _land(self, post: Post, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
+    def _land(self, worker: WorkerState, number: int, outcome: Any, seconds: float, facts: Mapping[str, Any]) -> None:
         with self._lock:
-            one = post.computing.pop(number, None)
-            if one is None or self._waiting.pop(one.item, None) is None:
+            pending = worker.computing.pop(number, None)
+            if pending is None or self._waiting.pop(pending.item, None) is None:
                 return
-            post.landed += 1
-            post.pause = retry.WORKER_PAUSES.first
+            worker.landed += 1
+            worker.pause = retry.WORKER_PAUSES.first
         try:
             error = text_of(outcome) if isinstance(outcome, BaseException) else None
-            one.job.landed(
-                Landed(
-                    one.call.context.node, one.call.definition.full_name, post.handle.name, post.handle.device,
-                    one.submitted, one.waited, seconds, int(facts.get("batch", 1)), one.loads, error,
+            call, handle = pending.call, worker.handle
+            pending.job.on_computed(
+                CallReport(
+                    call.context.node, call.definition.full_name, handle.name, handle.device, pending.submitted,
+                    pending.waited, seconds, int(facts.get("batch", 1)), pending.loads, error,
                 )
             )  # fmt: skip
         finally:
-            one.call.landed(outcome, seconds, {**facts, "worker": post.handle.name})
+            pending.call.landed(outcome, seconds, {**facts, "worker": worker.handle.name})
 
     def _lost(self, handle: Handle, end: End) -> None:
-        """Called by a worker's listener at its end."""
-        post = self._posts[handle.name]
-        dead: list[Waiting] = []
+        """Work on the end of a worker, called on the thread that reads its messages."""
+        worker = self._workers[handle.name]
+        dead: list[PendingCall] = []
         with self._lock:
-            group, post.computing = list(post.computing.values()), {}
-            on_purpose = post.state == "ending" and not group
-            if post.state == "starting" and post.ending is None:
-                post.failed_to_start(end.why, for_good=False)
-            post.held, post.free, post.state, post.environment, post.how = frozenset(), None, "dead", None, None
-            post.leaving, post.asked, post.answering, post.deaf, post.unknown = 0.0, 0.0, False, False, ""
-            end, post.ending = post.ending or end, None
+            group, worker.computing = list(worker.computing.values()), {}
+            on_purpose = worker.state == "ending" and not group
+            if worker.state == "starting" and worker.ending is None:
+                worker.note_failed_start(end.why, for_good=False)
+            worker.note_end()
+            end, worker.ending = worker.ending or end, None
             if self._closing.is_set():
                 return
-            if on_purpose:  # nobody's death
-                post.until, post.pause = time.monotonic(), retry.WORKER_PAUSES.first
-                return  # the keeper starts it anew at once
-            post.deaths += 1
-            beside = self._slots > 1 and len(group) > 1  # of which it died is not known: each is tried alone
-            for one in group:
-                one.alone |= beside
-                if one.outlived(end, beside):
-                    self._scheduler.put_back(one.item)
+            if on_purpose:  # counts against nothing
+                worker.busy_until, worker.pause = time.monotonic(), retry.WORKER_PAUSES.first
+                return  # the keeper starts it again at once
+            worker.deaths += 1
+            beside = self._slots > 1 and len(group) > 1  # which call ended it is not known: each is tried alone
+            for pending in group:
+                pending.alone |= beside
+                if pending.survives(end, beside):
+                    self._scheduler.put_back(pending.item)
                 else:
-                    dead.append(one)
-                    del self._waiting[one.item]
-            seconds, post.pause = retry.restart(post.pause, computed=bool(group))
-            post.until = time.monotonic() + seconds
-        names = ", ".join(one.call.definition.full_name for one in group) or "nothing"
+                    dead.append(pending)
+                    del self._waiting[pending.item]
+            seconds, worker.pause = retry.restart(worker.pause, computed=bool(group))
+            worker.busy_until = time.monotonic() + seconds
+        names = ", ".join(pending.call.definition.full_name for pending in group) or "nothing"
         sentence = f"worker {handle.name} was lost while it computed {names}: {end.why}"
-        if group or sentence != post.told:  # one that cannot be of use is started again and again
+        if group or sentence != worker.last_warning:  # an unusable worker is started again and again
             self._say(sentence)
-        post.told = sentence
-        for one in group:
+        worker.last_warning = sentence
+        for pending in group:
             try:
-                one.job.lost(handle.name, sentence)
-            except Exception:  # it goes on without this in its history
-                log.exception("%s", sentence, extra={"job": one.job.number})
-        for one in dead:
-            one.call.landed(one.why_given_up(end), 0.0, {})
+                pending.job.on_lost(handle.name, sentence)
+            except Exception:  # the job goes on without this in its history
+                log.exception("%s", sentence, extra={"job": pending.job.number})
+        for pending in dead:
+            pending.call.landed(pending.why_given_up(end), 0.0, {})
         self._dispatch()
 
     def _say(self, sentence: str) -> None:
-        """Tell people of a worker; whether that can be heard is no concern of those who wait."""
+        """Warn users about a worker; a warning that cannot be shown stops no call."""
         try:
-            self.told(sentence)
+            self.on_warning(sentence)
         except Exception:
             log.exception("%s", sentence)
 
-    def _is_hopeless(self, one: Waiting) -> bool:
-        """Whether no worker may take it."""
-        return not any(post.may_ever_take(one.item) for post in self._posts.values())
+    def _is_hopeless(self, pending: PendingCall) -> bool:
+        """Whether no worker may take the call."""
+        return not any(worker.may_ever_take(pending.item) for worker in self._workers.values())
 
     # --- keeping watch ------------------------------------------------------------------------------------------------
 
     def _keep(self) -> None:
-        """Look after workers and calls, whatever happens: everything waits for this thread."""
+        """Look after workers and calls until the pool is closed, on the keeper's thread; no exception ends that."""
         while not self._closing.wait(TICK):
             try:
                 self._look_after()
@@ -525,118 +538,119 @@ class WorkerRunner:
                 self._closing.wait(retry.WORKER_PAUSES.first)
 
     def _look_after(self) -> None:
-        """Tell workers of cancelled calls, let those that wait go, take back what is not acknowledged, end workers that
-        hang or are held up, start lost ones anew."""
-        gone: list[Waiting] = []
+        """Cancel calls that are not wanted, take back calls that are not acknowledged, end workers that hang or are
+        blocked, start lost workers again."""
+        gone: list[PendingCall] = []
         cancels: list[tuple[Handle, int]] = []
-        ended: list[tuple[Post, End]] = []
+        ended: list[tuple[WorkerState, End]] = []
         taken_back = False
         with self._lock:
             now = time.monotonic()
             passed, self._looked = now - self._looked, now
-            useless = all(post.is_useless for post in self._posts.values())
-            self._useless_since = (self._useless_since or now) if useless else 0.0
-            why = self.why_useless()
-            for one in list(self._waiting.values()):
-                hopeless = self._is_hopeless(one) or (why is not None and one.job.number is None)
-                unwanted = one.call.context.cancelled or hopeless
-                if unwanted and self._scheduler.remove(one.item):
-                    del self._waiting[one.item]
-                    gone.append(one)
-            for post in self._posts.values():
-                for number, one in post.computing.items():
-                    if one.call.context.cancelled and not one.stopping:
-                        one.stopping = now
-                        cancels.append((post.handle, number))
-                if post.heeding or passed > ABSENCE:
-                    post.excuse(passed)
-                if post.state != "ready":
+            unusable = all(worker.is_unusable for worker in self._workers.values())
+            self._unusable_since = (self._unusable_since or now) if unusable else 0.0
+            why = self.why_unusable()
+            for pending in list(self._waiting.values()):
+                hopeless = self._is_hopeless(pending) or (why is not None and pending.job.number is None)
+                unwanted = pending.call.context.cancelled or hopeless
+                if unwanted and self._scheduler.remove(pending.item):
+                    del self._waiting[pending.item]
+                    gone.append(pending)
+            for worker in self._workers.values():
+                for number, pending in worker.computing.items():
+                    if pending.call.context.cancelled and not pending.cancelled_at:
+                        pending.cancelled_at = now
+                        cancels.append((worker.handle, number))
+                if worker.reading or passed > SUSPENDED:
+                    worker.extend_deadlines(passed)
+                if worker.state != "ready":
                     continue
-                if (end := self._hangs(post, now)) is not None:
-                    post.state, post.ending = "ending", end
-                    ended.append((post, end))
-                    gone += self._put_back(post, self._blameless(post, now))
-                elif late := post.late(now):
-                    post.deaf = taken_back = True
-                    cancels += [(post.handle, number) for number in late]
-                    gone += self._put_back(post, late)
-            starts = [post.handle for post in self._posts.values() if self._is_due(post, now)]
-            overdue = any(post.computing and now > post.until + OVERDUE for post in self._posts.values())
+                if (end := self._hangs(worker, now)) is not None:
+                    worker.state, worker.ending = "ending", end
+                    ended.append((worker, end))
+                    gone += self._put_back(worker, self._not_counted(worker, now))
+                elif late := worker.unacknowledged(now):
+                    worker.unresponsive = taken_back = True
+                    cancels += [(worker.handle, number) for number in late]
+                    gone += self._put_back(worker, late)
+            starts = [worker.handle for worker in self._workers.values() if self._is_due(worker, now)]
+            overdue = any(worker.computing and now > worker.busy_until + OVERDUE for worker in self._workers.values())
         for handle, number in cancels:
             handle.send({"op": "cancel", "call": number}, {})
-        for post, end in ended:
-            post.handle.kill()
-            if end.fault is Fault.NOBODY:  # the other is told when it has ended
-                self._say(f"worker {post.handle.name} was ended: {end.why}")
-        for one in gone:
-            cancelled = one.call.context.cancelled
-            error = one.why_hopeless() if why is None else WorkerError(why)
-            one.call.landed(Cancelled("nobody wants it any more") if cancelled else error, 0.0, {})
+        for worker, end in ended:
+            worker.handle.kill()
+            if end.fault is Fault.NOBODY:  # other ends are told when the worker has ended
+                self._say(f"worker {worker.handle.name} was ended: {end.why}")
+        for pending in gone:
+            cancelled = pending.call.context.cancelled
+            error = pending.why_hopeless() if why is None else WorkerError(why)
+            pending.call.landed(Cancelled("nobody wants it any more") if cancelled else error, 0.0, {})
         for handle in starts:
             self._start(handle)
         if overdue or ended or taken_back:
             self._dispatch()
 
-    def _hangs(self, post: Post, now: float) -> End | None:
-        """Why a worker is to be ended: a call that nobody wants does not end, it takes no call up, or one gives no
-        sign."""
-        if post.is_held_up(now):
-            names = {one.call.definition.full_name for one in post.computing.values() if one.stopping}
+    def _hangs(self, worker: WorkerState, now: float) -> End | None:
+        """Why a worker is to be ended: a cancelled call does not end, it acknowledges nothing, or a call gives no sign.
+        None if it works."""
+        if worker.is_blocked(now):
+            names = {pending.call.definition.full_name for pending in worker.computing.values() if pending.cancelled_at}
             return End(f"{', '.join(sorted(names))} was cancelled and did not end", Fault.NOBODY)
-        if post.is_stopped(now):
+        if worker.is_stopped(now):
             return End(f"it did not take up what it was sent within {retry.ACKNOWLEDGED:g} s", Fault.NOBODY)
-        if any(self._is_silent(one, now) for one in post.computing.values()):
+        if any(self._is_silent(pending, now) for pending in worker.computing.values()):
             return End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
         return None
 
-    def _is_silent(self, one: Waiting, now: float) -> bool:
-        return self.timeout is not None and not one.due and now - one.sign > self.timeout
+    def _is_silent(self, pending: PendingCall, now: float) -> bool:
+        return self.timeout is not None and not pending.acknowledge_by and now - pending.last_sign > self.timeout
 
-    def _blameless(self, post: Post, now: float) -> dict[int, Waiting]:
-        """The calls of a worker that is to be ended which its end does not count against, by number."""
-        return {n: one for n, one in post.computing.items() if one.stopping or not self._is_silent(one, now)}
+    def _not_counted(self, worker: WorkerState, now: float) -> dict[int, PendingCall]:
+        """The calls of a worker that is to be ended against which that is not counted, by number."""
+        computing = worker.computing.items()
+        return {number: one for number, one in computing if one.cancelled_at or not self._is_silent(one, now)}
 
-    def _put_back(self, post: Post, calls: Mapping[int, Waiting]) -> list[Waiting]:
-        """Take calls from a worker, to be computed elsewhere; returns those that nobody wants."""
+    def _put_back(self, worker: WorkerState, calls: Mapping[int, PendingCall]) -> list[PendingCall]:
+        """Take calls back from a worker, to be computed elsewhere; returns those that are cancelled."""
         unwanted = []
-        for number, one in calls.items():
-            del post.computing[number]
-            if one.stopping:
-                del self._waiting[one.item]
-                unwanted.append(one)
+        for number, pending in calls.items():
+            del worker.computing[number]
+            if pending.cancelled_at:
+                del self._waiting[pending.item]
+                unwanted.append(pending)
             else:
-                self._scheduler.put_back(one.item)
+                self._scheduler.put_back(pending.item)
         return unwanted
 
-    def _is_due(self, post: Post, now: float) -> bool:
-        """Whether a worker is to be started; the caller does so."""
-        if post.state != "dead" or now < post.until:
+    def _is_due(self, worker: WorkerState, now: float) -> bool:
+        """Whether a lost worker is to be started now; if so, it counts as starting."""
+        if worker.state != "dead" or now < worker.busy_until:
             return False
-        if self._slots > 1 and not self._is_needed(post):
+        if self._slots > 1 and not self._is_needed(worker):
             return False
-        post.state, post.since = "starting", now
+        worker.state, worker.since = "starting", now
         return True
 
-    def _is_needed(self, post: Post) -> bool:
-        """Whether there is something for a worker that no other will take soon: what lacked memory there goes to
-        another one."""
-        coming = [other for other in self._posts.values() if self._is_coming(other, time.monotonic())]
+    def _is_needed(self, worker: WorkerState) -> bool:
+        """Whether a call waits for a worker that no other will take soon: a call that lacked memory at one worker goes
+        to another."""
+        coming = [other for other in self._workers.values() if self._is_coming(other, time.monotonic())]
         waiting = (item for item in self._scheduler if item.refused or not coming)
         return any(
-            post.may_ever_take(item) and not any(other.may_ever_take(item) for other in coming) for item in waiting
+            worker.may_ever_take(item) and not any(other.may_ever_take(item) for other in coming) for item in waiting
         )
 
-    def _is_coming(self, post: Post, now: float) -> bool:
-        return (post.state == "starting" and retry.is_starting(post.since, now)) or post.has_room
+    def _is_coming(self, worker: WorkerState, now: float) -> bool:
+        return (worker.state == "starting" and retry.is_starting(worker.since, now)) or worker.has_room
 
     def _start(self, handle: Handle) -> None:
         try:
             handle.start(self._message, self._lost)
-        except Exception as error:  # no thread, no memory; it may be otherwise in a while
+        except Exception as error:  # no thread, no memory: it is tried again
             self._lost(handle, End(f"it cannot be started: {error}", Fault.NOBODY))
 
 
 def _saved(call: Call) -> Sequence[str]:
-    """The inputs that a node may save with their making, which is known in this process only."""
+    """The inputs that a node may save together with how they were made, which only this process knows."""
     definition = call.definition
     return list(call.inputs) if definition.output and definition.context_parameter is not None else ()

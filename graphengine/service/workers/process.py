@@ -30,21 +30,21 @@ from graphengine.system.threads import start
 LAST_WORDS = 0.5
 """Seconds in which what a process has written before it was ended is shown."""
 
-Told = Callable[["Handle", Message, Blobs], None]
-Lost = Callable[["Handle", End], None]
+OnMessage = Callable[["Handle", Message, Blobs], None]
+OnLost = Callable[["Handle", End], None]
 Orders = SimpleQueue[bytes | None]
 
 
 class Handle(Protocol):
     """A worker as the service sees it, wherever it is.
 
-    Each start calls `told` for every message and `lost` exactly once, when it has ended, however that came.
+    Each start calls `on_message` for every message and `on_lost` exactly once, when it has ended, however that came.
     """
 
     name: str
     device: str
 
-    def start(self, told: Told, lost: Lost) -> None:
+    def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
         """Start it, or start it anew after it was lost."""
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
@@ -83,11 +83,11 @@ class LocalWorker:
         self._memory: MemoryKills | None = None
         self._killed = 0
 
-    def start(self, told: Told, lost: Lost) -> None:
+    def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
         try:
             connection, pipe, self.process = self._started()
         except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
-            lost(self, End(f"it cannot be started: {error.strerror or error}", Fault.NOBODY))
+            on_lost(self, End(f"it cannot be started: {error.strerror or error}", Fault.NOBODY))
             return
         orders: Orders = SimpleQueue()
         self._orders, self._memory = orders, MemoryKills(self.process.pid)
@@ -96,13 +96,13 @@ class LocalWorker:
             self._showing = self._thread(show, self.process.stdout, self.name)
             writing = self._thread(_write, connection, orders)
             self._thread(_watch, pipe, self.process)
-            self._thread(self._listen, connection, self.process, orders, writing, told, lost)
+            self._thread(self._listen, connection, self.process, orders, writing, on_message, on_lost)
         except Exhausted as error:
             end_tree(self.process)
             self.process.wait()
             orders.put(None)
             connection.close()
-            lost(self, End(f"it cannot be started: {error}", Fault.NOBODY))
+            on_lost(self, End(f"it cannot be started: {error}", Fault.NOBODY))
 
     def _thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
         return start(functools.partial(work, *arguments), f"graphengine-{self.name}")
@@ -122,14 +122,14 @@ class LocalWorker:
         process: subprocess.Popen[bytes],
         orders: Orders,
         writing: threading.Thread,
-        told: Told,
-        lost: Lost,
+        on_message: OnMessage,
+        on_lost: OnLost,
     ) -> None:
         why = "what it said could not be heeded"
         try:
             while True:
                 message, blobs = unpack(connection.recv_bytes())
-                told(self, message, blobs)
+                on_message(self, message, blobs)
         except (EOFError, OSError):
             why = ""
         except Exception as error:  # it is no message, or too large for the memory that there is
@@ -138,7 +138,7 @@ class LocalWorker:
             end_tree(process)  # it may have closed its pipe and linger
             code = process.wait()
             orders.put(None)
-            lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
+            on_lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
         writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
         connection.close()
 

@@ -12,13 +12,12 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from graphengine.old_names import moved
 from graphengine.service.retry import RAY_START, Fault
 from graphengine.service.workers.deaths import End
-from graphengine.service.workers.in_process import Inbox
-from graphengine.service.workers.process import Handle, Lost, Told
+from graphengine.service.workers.in_process import InProcessPipe
+from graphengine.service.workers.process import Handle, OnLost, OnMessage
 from graphengine.service.workers.ray_cluster import NAMESPACE, RayError, first_line
 from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.version import __version__
@@ -40,7 +39,7 @@ class Actor:
     def __init__(self, config: Mapping[str, Any]) -> None:
         # Before torch is imported: it cannot be changed for all threads later.
         os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(config["threads"]))
-        self._config, self._inbox = config, Inbox()
+        self._config, self._inbox = config, InProcessPipe()
 
     def hello(self) -> Message:
         """Where it is, and what must be right before it is given anything."""
@@ -103,11 +102,11 @@ class RayWorker:
         self.placement: Mapping[str, Any] = options or {}
         self._actor: Any = None
 
-    def start(self, told: Told, lost: Lost) -> None:
-        arguments = (told, lost)
+    def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
+        arguments = (on_message, on_lost)
         threading.Thread(target=self._live, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
 
-    def _live(self, told: Told, lost: Lost) -> None:
+    def _live(self, on_message: OnMessage, on_lost: OnLost) -> None:
         import ray
 
         actor, where = None, "the cluster"
@@ -120,7 +119,7 @@ class RayWorker:
                 group = ray.get(item)
                 del item  # the last reference: Ray may forget the bytes
                 for data in group:
-                    told(self, *unpack(data))
+                    on_message(self, *unpack(data))
             end = End(f"it ended on {where}")
         except RayError as error:
             end = End(str(error), Fault.NOBODY)
@@ -135,7 +134,7 @@ class RayWorker:
         if actor is not None:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        lost(self, end)
+        on_lost(self, end)
 
     def _create(self) -> Any:
         import ray
@@ -231,7 +230,3 @@ def ray_workers(
     nodes = sum(node["Alive"] for node in ray.nodes())
     number = count or (int(gpus / each) if each else nodes) or 1
     return [RayWorker(f"worker-{n}", each, threads, store, tuple(packs), patience, options) for n in range(number)]
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.workers.ray_workers")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from graphengine.declare.definition import NodeDef
 from graphengine.execution.runner import Call
-from graphengine.service.workers.calls import Claims, how_of
+from graphengine.service.workers.calls import JobPolicy, environment_digest
 
 
 class Workers(Protocol):
@@ -19,7 +19,7 @@ class Workers(Protocol):
     def unwanted(self) -> None:
         """Some calls are no longer wanted."""
 
-    def submit(self, calls: Sequence[Call], job: Any = None, how: Any = None, /) -> None:
+    def submit(self, calls: Sequence[Call], job: Any = None, environment: Any = None, /) -> None:
         """Take calls of a job."""
 
 
@@ -30,9 +30,9 @@ class JobRunner:
         environment: What workers must report to take its calls; None: anything.
     """
 
-    def __init__(self, runner: Workers, job: Claims, environment: Mapping[str, Any] | None) -> None:
+    def __init__(self, runner: Workers, job: JobPolicy, environment: Mapping[str, Any] | None) -> None:
         self.runner, self.job, self.environment = runner, job, environment
-        self._how = None if environment is None else how_of(environment)
+        self._digest = None if environment is None else environment_digest(environment)
 
     def in_place(self, definition: NodeDef[..., Any]) -> bool:
         """Whether the job's own thread computes a node."""
@@ -44,8 +44,8 @@ class JobRunner:
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Take calls."""
-        self.runner.submit(calls, self.job, self._how)
-        self.job.handed()
+        self.runner.submit(calls, self.job, self._digest)
+        self.job.on_handed_over()
 
     def close(self) -> None:
         """The service's runner goes on."""

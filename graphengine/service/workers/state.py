@@ -1,4 +1,4 @@
-"""What a runner keeps of each worker, and of each call that it was given."""
+"""The state of each worker of a pool, and of each call that the pool was given."""
 
 from __future__ import annotations
 
@@ -6,104 +6,107 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphengine.execution.runner import Call
-from graphengine.old_names import moved
 from graphengine.service import retry
-from graphengine.service.scheduling.scheduler import Item, Worker
-from graphengine.service.workers.calls import Claims, Status, WorkerError
+from graphengine.service.scheduling.scheduler import Item, WorkerView
+from graphengine.service.workers.calls import JobPolicy, Status, WorkerError
 from graphengine.service.workers.deaths import End
 from graphengine.service.workers.process import Handle
 from graphengine.system.threads import CALL_GRACE
 
 
 @dataclass(eq=False)
-class Waiting:
-    """A call that was taken and has not landed.
+class PendingCall:
+    """A call that the pool was given and whose outcome is not known yet.
 
     Attributes:
-        number: Under which its worker knows it.
-        together: With how many it is computed.
+        number: The number under which its worker knows it.
+        together: How many calls are computed with it, itself counted.
         losses: The workers that were lost while they computed it alone.
         loads: How many models its worker has to load for it.
-        lacked: What was said when a worker lacked memory for it.
-        sign: When its worker said something of it last (`time.monotonic`), or of what it computes together with it.
-        due: When its worker must have acknowledged it; 0 once it has.
-        stopping: When its worker was told that it is cancelled; 0 if it was not.
-        alone: Nothing else is computed beside it: its worker was lost while it computed several.
-        share: Whether its values may go through the folder of the store; not any more when some were lost there.
-        submitted, waited: When it was taken, in seconds since the epoch, and for how long it waited.
+        memory_error: The message of a worker that lacked memory for it.
+        last_sign: When its worker said something last of it, or of a call that is computed together with it
+            (`time.monotonic`).
+        acknowledge_by: When its worker must have acknowledged it; 0 once it has.
+        cancelled_at: When its worker was told that it is cancelled; 0 if it was not.
+        alone: Nothing may be computed beside it: a worker was lost while it computed several calls.
+        may_share: Its values may go through the folder of the store; not once some were lost there.
+        submitted, waited: When the pool was given it, in seconds since the epoch, and for how long it waited.
     """
 
     call: Call
     item: Item
-    job: Claims
+    job: JobPolicy
     number: int = 0
     together: int = 1
     losses: retry.Losses = field(default_factory=retry.Losses)
     loads: int = 0
-    lacked: str = ""
-    sign: float = 0.0
-    due: float = 0.0
-    stopping: float = 0.0
+    memory_error: str = ""
+    last_sign: float = 0.0
+    acknowledge_by: float = 0.0
+    cancelled_at: float = 0.0
     alone: bool = False
-    share: bool = True
+    may_share: bool = True
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
 
-    def outlived(self, end: End, beside: bool = False) -> bool:
-        """Count the end of its worker; whether it is to be tried again, then by itself: what ends a worker should not
-        take others with it, and only what dies alone is known to have done it.
+    def survives(self, end: End, beside: bool = False) -> bool:
+        """Count the end of its worker; whether it is tried again, then by itself: a call that ends workers should not
+        take others with it, and only a worker that computes nothing else shows which call has ended it.
 
         Args:
-            beside: Its worker computed others at the same time.
+            beside: Its worker computed other calls at the same time.
         """
         if self.together == 1 and not beside:
             self.losses = self.losses.and_another(end.fault)
         self.item.group = None
-        return self.losses.leave_another_try(self.job.attempts)
+        return self.losses.leave_another_try(self.job.node_attempts)
 
     def why_given_up(self, end: End) -> WorkerError:
-        """What is told where too many workers were lost of it."""
+        """The error of a call that has lost too many workers."""
         name, count = self.call.definition.full_name, self.losses.count
         lost = f"{count} workers were lost while they" if count > 1 else "a worker was lost while it"
         return WorkerError(f"{lost} computed {name}: {end.why}")
 
     def why_hopeless(self) -> WorkerError:
-        """What is told where no worker may take it: each lacked memory, or computes otherwise than an exact job
-        needs."""
-        if not self.lacked:
+        """The error of a call that no worker may take: each lacked memory, or has another environment than an exact
+        job needs."""
+        if not self.memory_error:
             return WorkerError("no worker computes any more as those that the exact job began with; submit it again")
         return WorkerError(
-            f"{self.call.definition.full_name} needs more memory than any worker has ({self.lacked}); make smaller "
-            "pictures, fewer at once, or hold the model in less memory (offload, tiling, quantization)"
+            f"{self.call.definition.full_name} needs more memory than any worker has ({self.memory_error}); make "
+            "smaller pictures, fewer at once, or hold the model in less memory (offload, tiling, quantization)"
         )
 
 
 @dataclass(eq=False)
-class Post:
-    """A worker with what is known of it.
+class WorkerState:
+    """A worker and what the pool knows of it.
 
     Attributes:
-        slots: How many groups of calls it computes at once; one of more than one is started when it is needed.
+        slots: How many groups of calls it computes at once; a worker with several is started when it is needed.
         state: `starting`, `ready`, `ending` (it is being ended) or `dead`.
-        held, free: What it holds in memory, by digest, and the bytes that it has room for, if known.
-        computing: What it computes, by number.
-        leaving: Since when calls that nobody wants keep it from its work, and it is given no more; 0 if none do.
-        asked: When it must have acknowledged that it is asked how it computes; 0 once it has, or where it is not.
-        answering: It has been asked so, and has not answered.
-        deaf: It did not acknowledge a call, which was taken back, and is given no more until it says something.
-        heeding: Something that it said is being heeded: what it says meanwhile has to wait.
-        since: When it began, or was started last.
-        until: When it is expected to be idle; of a dead one, when it is started anew.
-        pause: Seconds until then, should it die without computing anything.
-        landed, deaths, loads: As `Status` tells them.
-        ending: How it is being ended, if it is on purpose.
-        told: What was said last of its end.
-        starts, useless: How often in a row it has ended before it was ready, and why it did last.
-        environment, how: How it computes, and that to be compared; None until it has said so.
-        unknown: Why it cannot say that.
+        held, free: The models that it holds in memory, by digest, and the bytes that it has room for, if known.
+        computing: The calls that it computes, by number.
+        blocked_since: Since when cancelled calls that do not end keep it from other work; it is given none. 0 if none
+            do.
+        environment_due: When it must have acknowledged the question for its environment; 0 once it has, or without a
+            question.
+        environment_asked: It was asked for its environment, and has not answered.
+        unresponsive: It did not acknowledge a call, which was taken back; it is given none until it says something.
+        reading: The pool is working on a message of it: later messages have to wait, and so have their deadlines.
+        since: When it began with its calls, or was started last.
+        busy_until: When it is expected to be idle; of a dead worker, when it is started again.
+        pause: Seconds before it is started again if it is lost without computing anything.
+        landed, deaths, loads: As in `Status`.
+        ending: How it is being ended, if the service ends it.
+        last_warning: The last sentence about its end.
+        failed_starts, why_unusable: How often in a row it has ended before it was ready, and why it did last.
+        environment, environment_digest: Its environment (versions, device), and a digest to compare; None until it
+            has told it.
+        environment_error: Why it cannot tell its environment.
     """
 
     handle: Handle
@@ -111,126 +114,131 @@ class Post:
     state: str = "starting"
     held: frozenset[str] = frozenset()
     free: int | None = None
-    computing: dict[int, Waiting] = field(default_factory=dict)
-    leaving: float = 0.0
-    asked: float = 0.0
-    answering: bool = False
-    deaf: bool = False
-    heeding: bool = False
+    computing: dict[int, PendingCall] = field(default_factory=dict)
+    blocked_since: float = 0.0
+    environment_due: float = 0.0
+    environment_asked: bool = False
+    unresponsive: bool = False
+    reading: bool = False
     since: float = 0.0
-    until: float = 0.0
+    busy_until: float = 0.0
     pause: float = retry.WORKER_PAUSES.first
     landed: int = 0
     deaths: int = 0
     loads: int = 0
     ending: End | None = None
-    told: str = ""
-    starts: int = 0
-    useless: str = ""
+    last_warning: str = ""
+    failed_starts: int = 0
+    why_unusable: str = ""
     environment: Mapping[str, Any] | None = None
-    how: bytes | None = None
-    unknown: str = ""
+    environment_digest: bytes | None = None
+    environment_error: str = ""
 
-    def remember(self, held: frozenset[str], free: int | None) -> int:
-        """What it holds now, as it says; returns the bytes of one model that it has loaded for it, 0 if unknown."""
+    def note_memory(self, held: frozenset[str], free: int | None) -> int:
+        """Note what it holds now; returns the bytes of one model that it has loaded since, 0 if unknown."""
         new, before = len(held - self.held), self.free
         self.loads += new
         self.held, self.free = held, free
         return 0 if not new or before is None or free is None else max(0, (before - free) // new)
 
-    def failed_to_start(self, why: str, for_good: bool) -> None:
-        """It has ended before it was ready; `for_good` if it will not be otherwise when it is started again."""
-        self.starts, self.useless = retry.STARTS if for_good else self.starts + 1, why
+    def note_failed_start(self, why: str, for_good: bool) -> None:
+        """Note that it ended before it was ready; `for_good` if another start would end in the same way."""
+        self.failed_starts, self.why_unusable = retry.STARTS if for_good else self.failed_starts + 1, why
+
+    def note_end(self) -> None:
+        """Note that it has ended: all that was known of its process is forgotten."""
+        self.held, self.free, self.state = frozenset(), None, "dead"
+        self.environment, self.environment_digest, self.environment_error = None, None, ""
+        self.environment_due, self.environment_asked = 0.0, False
+        self.blocked_since, self.unresponsive = 0.0, False
 
     @property
-    def is_useless(self) -> bool:
-        """Whether it is not ready, and nobody can expect it to be soon."""
-        return retry.is_unusable(self.starts)
+    def is_unusable(self) -> bool:
+        """Whether it is not ready, and cannot be expected to be soon."""
+        return retry.is_unusable(self.failed_starts)
 
     @property
     def has_room(self) -> bool:
-        """Whether it may begin with more."""
-        if self.state != "ready" or self.leaving or self.deaf or len(self.computing) >= self.slots:
+        """Whether it may begin with more calls."""
+        if self.state != "ready" or self.blocked_since or self.unresponsive or len(self.computing) >= self.slots:
             return False
-        return not any(one.alone for one in self.computing.values())
+        return not any(call.alone for call in self.computing.values())
 
-    def heard(self, number: int, now: float) -> None:
-        """It has said something of a call; those that are computed together give one sign for all."""
-        self.deaf = False
+    def note_sign(self, number: int, now: float) -> None:
+        """Note that it has said something of a call; calls that are computed together give one sign for all."""
+        self.unresponsive = False
         this = self.computing.get(number)
-        for one in self.computing.values() if self.slots == 1 else filter(None, [this]):
-            one.sign = now
+        for call in self.computing.values() if self.slots == 1 else filter(None, [this]):
+            call.last_sign = now
         if this is not None:
-            this.due = 0.0
+            this.acknowledge_by = 0.0
 
-    def acknowledged(self, numbers: Sequence[int]) -> None:
-        """It has received calls, or with none of them the question how it computes."""
+    def note_acknowledged(self, numbers: Sequence[int]) -> None:
+        """Note that it has received calls; without numbers, the question for its environment."""
         if not numbers:
-            self.asked = 0.0
+            self.environment_due = 0.0
         for number in numbers:
             if number in self.computing:
-                self.computing[number].due = 0.0
+                self.computing[number].acknowledge_by = 0.0
 
-    def excuse(self, seconds: float) -> None:
-        """Give it more time to acknowledge what it was sent: nobody could hear it for so long."""
-        if self.asked:
-            self.asked += seconds
-        for one in self.computing.values():
-            if one.due:
-                one.due += seconds
+    def extend_deadlines(self, seconds: float) -> None:
+        """Give it more time to acknowledge messages: for so many seconds the pool could not read what it says."""
+        if self.environment_due:
+            self.environment_due += seconds
+        for call in self.computing.values():
+            if call.acknowledge_by:
+                call.acknowledge_by += seconds
 
-    def late(self, now: float) -> dict[int, Waiting]:
+    def unacknowledged(self, now: float) -> dict[int, PendingCall]:
         """The calls that it should have acknowledged, by number: its process is stopped, or a node holds the
         interpreter's lock."""
-        return {number: one for number, one in self.computing.items() if one.due and now > one.due}
+        calls = self.computing.items()
+        return {number: call for number, call in calls if call.acknowledge_by and now > call.acknowledge_by}
 
     def is_stopped(self, now: float) -> bool:
-        """Whether it acknowledges nothing, and computes nothing that could be why and that somebody wants."""
-        if not self.late(now) and not (self.asked and now > self.asked):
+        """Whether it acknowledges nothing, and computes no call that is wanted and could be the reason."""
+        if not self.unacknowledged(now) and not (self.environment_due and now > self.environment_due):
             return False
-        if self.answering and not self.asked:  # it imports what computes
+        if self.environment_asked and not self.environment_due:  # it imports the libraries that compute
             return False
-        return all(one.due or one.stopping for one in self.computing.values())
+        return all(call.acknowledge_by or call.cancelled_at for call in self.computing.values())
 
-    def is_held_up(self, now: float) -> bool:
-        """Whether it is to be ended for calls that nobody wants and that do not end: at once where it computes nothing
-        else, else when that has had its time to end."""
-        hung = any(one.stopping and now - one.stopping > CALL_GRACE for one in self.computing.values())
-        self.leaving = (self.leaving or now) if hung else 0.0
-        return hung and (now - self.leaving > retry.OTHERS or all(one.stopping for one in self.computing.values()))
+    def is_blocked(self, now: float) -> bool:
+        """Whether it is to be ended for cancelled calls that do not end: at once where it computes nothing else, else
+        after other calls have had their time to end."""
+        calls = self.computing.values()
+        hung = any(call.cancelled_at and now - call.cancelled_at > CALL_GRACE for call in calls)
+        self.blocked_since = (self.blocked_since or now) if hung else 0.0
+        return hung and (now - self.blocked_since > retry.OTHERS or all(call.cancelled_at for call in calls))
 
     def may_ever_take(self, item: Item) -> bool:
-        """Whether an item may go to it, now or when it is known how it computes."""
-        return self.handle.name not in item.refused and (item.how is None or self.how in (None, item.how))
+        """Whether an item may go to it, now or once its environment is known."""
+        fits = item.environment is None or self.environment_digest in (None, item.environment)
+        return fits and self.handle.name not in item.refused
 
-    def left(self, now: float) -> float:
-        """Seconds until what it computes is expected to end; what is overdue may take as long again as it has already.
+    def seconds_left(self, now: float) -> float:
+        """Seconds until the calls that it computes are expected to end.
 
-        So what is left to it waits no more than twice as long as need be: loading its models elsewhere, which is
-        quicker in the end, begins after as much time as it takes (as one who does not know how often they will ski
-        rents until that has cost what skis do: Karlin et al. 1988).
+        An overdue worker is given as long again as it has taken (the ski-rental rule, Karlin et al. 1988): so calls
+        that are left to it wait at most twice as long as they would by the best choice.
         """
-        return self.until - now if now < self.until else now - self.since
+        return self.busy_until - now if now < self.busy_until else now - self.since
 
-    def view(self, now: float, load: float, size: int) -> Worker:
-        """As the scheduler sees it.
+    def view(self, now: float, load: float, size: int) -> WorkerView:
+        """The worker as the scheduler sees it.
 
         Args:
             load, size: Seconds that loading a model takes, and its bytes.
         """
         free_in, room = 0.0, math.inf if self.free is None or size == 0 else self.free / size
         if self.computing or self.state != "ready":
-            free_in, room = self.left(now) if self.computing else math.inf, 0.0
-        return Worker(self.handle.name, self.held, free_in, load, self.how, room)
+            free_in, room = self.seconds_left(now) if self.computing else math.inf, 0.0
+        return WorkerView(self.handle.name, self.held, free_in, load, self.environment_digest, room)
 
     def status(self) -> Status:
-        """As people see it."""
+        """The worker as users see it."""
         return Status(
             self.handle.name, self.handle.device, "computing" if self.computing else self.state,
-            tuple(one.call.definition.full_name for one in self.computing.values()),
+            tuple(pending.call.definition.full_name for pending in self.computing.values()),
             len(self.held), self.landed, self.deaths, self.loads, self.free,
         )  # fmt: skip
-
-
-if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.workers.state")

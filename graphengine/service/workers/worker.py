@@ -25,7 +25,7 @@ from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorab
 from graphengine.execution.guard import Guard
 from graphengine.execution.runner import Call, compute
 from graphengine.keys.call_key import identity, is_current
-from graphengine.service.workers.compatibility import absent, code
+from graphengine.service.workers.compatibility import missing_device, source_hashes
 from graphengine.service.workers.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.system.channel import pipe_from
 from graphengine.system.process_tree import end_own_tree
@@ -102,7 +102,7 @@ class Worker:
             for failure in registry.load_folder(folder):
                 self.tell({"op": "warning", "text": str(failure)})
         start(self._listen, "graphengine-listen")
-        self.tell({"op": "ready", "code": code(), "absent": self.absent(), **self._memory()})
+        self.tell({"op": "ready", "code": source_hashes(), "absent": self.missing_device(), **self._memory()})
         while (order := self._orders.get()) is not None:
             if order[0]["op"] == "environment":
                 self._tell_environment()
@@ -111,9 +111,9 @@ class Worker:
             else:
                 self._compute(*order)
 
-    def absent(self) -> str | None:
+    def missing_device(self) -> str | None:
         """Why it can compute nothing."""
-        return absent(self.device)
+        return missing_device(self.device)
 
     def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
         """Say something to the service; if it is gone, there is nobody to work for."""

@@ -199,7 +199,7 @@ def working(play: Play, begin: Callable[[], None], ack: Callable[..., None]) -> 
     os.environ.update({f"CRASH_{name}": str(value) for name, value in chosen.items()})
     os.environ["CRASH_ONLY"] = "graphengine.service.workers.worker"
     workers = [LocalWorker("w", threads=1, store=str(play.place / "store"), packs=(str(PACK),))]
-    runner = WorkerRunner(workers, DiskStore(play.place / "store"), told=lambda sentence: None)
+    runner = WorkerRunner(workers, DiskStore(play.place / "store"), on_warning=lambda sentence: None)
     with serving(play.place, backend=runner) as service:
         service.wait(*service.queue.unfinished(), timeout=PATIENCE / 2)
 
