@@ -1,4 +1,4 @@
-"""What killed processes have left: bytes of no job, bytes written by half, hidden folders beside pictures."""
+"""Removing leftovers of killed processes: bytes of no job, half-written files, hidden folders beside pictures."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from graphengine.system.staging import sweep
 
 
 def clean(queue: Queue, disk: DiskStore | None = None) -> Iterator[tuple[Path, int]]:
-    """Remove what killed submitters, services and workers have left; what a live process writes stays.
+    """Remove leftovers of killed submitters, services and workers; files that a live process writes stay.
 
     Args:
-        disk: The disk store that is cleaned as well.
+        disk: A disk store to clean as well.
 
     Yields:
-        What is removed, and its size in bytes.
+        Each path that is removed, and its size in bytes.
     """
     files = files_of(queue)
     known = queue.folders()
 
     def is_nobodys(name: str) -> bool:
-        return name not in known and not queue.has_folder(name)  # asked last while its submitter would be kept out
+        return name not in known and not queue.has_folder(name)  # asked while its submitter cannot add it
 
     for folder in sweep(files.folder, is_nobodys):
         yield folder, _size(folder)

@@ -1,4 +1,4 @@
-"""What the jobs of a service do at this moment: kept in its memory, told over its socket, never written."""
+"""The activity of running jobs: which node is computed, at which step; kept in memory, told over the socket."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphengine.events import Event, Kind
+from graphengine.old_names import moved
 
 SILENT = 60.0
-"""Seconds without a sign (a node that begins or ends, a step, a preview) after which a job that runs is named."""
+"""Seconds without a sign (a node that begins or ends, a step, a preview) after which users are warned of a job."""
 
 
 @dataclass
 class _Node:
-    """A node that is computed or waits for a worker."""
+    """A node that is computed, or waits for a worker."""
 
     type: str
     since: float
@@ -26,12 +27,12 @@ class _Node:
     total: int | None = None
 
 
-class Doing:
-    """What one job does: nodes that are computed, and those that wait for a worker.
+class JobActivity:
+    """The activity of one job: its nodes that are computed, and those that wait for a worker.
 
     Attributes:
-        begun: Whether any of its nodes was begun: until then the job is queued, for all that people see.
-        sign: When it said something last (`time.monotonic`).
+        begun: Whether any of its nodes was begun; until then users see the job as queued.
+        sign: When the last event of its run was (`time.monotonic`).
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Doing:
         self._lock = threading.Lock()
 
     def heard(self, event: Event) -> None:
-        """Something happened in its run."""
+        """Note an event of its run."""
         with self._lock:
             self.sign = time.monotonic()
             if event.kind in (Kind.NODE_FINISHED, Kind.NODE_FAILED):
@@ -50,13 +51,13 @@ class Doing:
                 begun = not _waits_for_worker(event.type)
                 self._nodes[event.node] = _Node(event.type, self.sign, begun=begun)
                 self.begun |= begun
-            elif event.kind is Kind.PROGRESS:  # also of what another job computes, and this one wants too
+            elif event.kind is Kind.PROGRESS:  # also of a value that another job computes for both
                 node = self._nodes.setdefault(event.node, _Node(event.type, self.sign))
                 node.begun = self.begun = True
                 node.step, node.total = event.step, event.total
 
     def taken(self, node: str, worker: str) -> None:
-        """A worker has begun to compute a node."""
+        """Note that a worker has begun to compute a node."""
         with self._lock:
             self.sign = time.monotonic()
             self.begun = True
@@ -65,17 +66,17 @@ class Doing:
             found.step = found.total = None
 
     def lost(self, worker: str) -> None:
-        """A worker was lost: what it computed waits for another."""
+        """Note that a worker was lost: the nodes that it computed wait for another."""
         with self._lock:
             for node in self._nodes.values():
                 if node.worker == worker:
                     node.worker, node.begun, node.step, node.total = None, False, None, None
 
     def facts(self) -> dict[str, Any]:
-        """As JSON data.
+        """The activity as JSON data.
 
         `state` is `queued` or `running`; `waits`, whether it runs and each of its nodes waits for a worker; `silent`,
-        the seconds since it said something. Of the node that was begun last: `node`, `type`, `worker` (None in the
+        the seconds since its last event. Of the node that was begun last: `node`, `type`, `worker` (None in the
         service itself), `step`, `total`, and `left`, the seconds until its last step by the pace of those before.
         """
         with self._lock:
@@ -101,7 +102,7 @@ def _left(node: _Node, now: float) -> float | None:
 
 
 def _waits_for_worker(type: str) -> bool:
-    """Whether a node of a type is first handed to a worker; the others are begun at once."""
+    """Whether nodes of a type wait for a worker first; others are begun at once."""
     from graphengine.declare import registry
 
     definition = registry.find(type)
@@ -109,14 +110,14 @@ def _waits_for_worker(type: str) -> bool:
 
 
 def words(state: str, doing: Mapping[str, Any] | None) -> str:
-    """The state of a job as people read it, with what its service says of it, if one runs it."""
+    """The state of a job in words, from its state in the queue and what its service tells of it, if one runs it."""
     if state != "running" or doing is None:
         return state
     return "running, waits for a worker" if doing["waits"] else str(doing["state"])
 
 
 def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
-    """A sentence about a job that runs and has given no sign for long, with what to do; None of any other."""
+    """A warning about a running job that has given no sign for long, with what to do; None for any other job."""
     if doing is None or doing["state"] != "running" or doing["waits"] or doing["silent"] < SILENT:
         return None
     node, worker = doing.get("node"), doing.get("worker")
@@ -126,3 +127,7 @@ def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
         f"that takes long should tell its steps; `graphengine queue cancel {number}` ends it, and `graphengine worker "
         "--timeout SECONDS` ends nodes that give no sign"
     )
+
+
+if not TYPE_CHECKING:  # a type checker tells of names that have moved
+    __getattr__ = moved("graphengine.service.doing")

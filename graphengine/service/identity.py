@@ -1,4 +1,4 @@
-"""What must be the same for a service and those who submit to it."""
+"""The identity of a service: version, packs and allowed folders, which a submitting process must share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def identity(roots: Sequence[str | Path] | None = None) -> dict[str, Any]:
-    """What must be the same on both sides for a job to mean the same: version, packs, allowed folders."""
+    """The version, packs and allowed folders of this process; a job means the same in two processes that agree."""
     from graphengine.declare import registry
     from graphengine.pack import pack_of, version_stamp
     from graphengine.version import __version__

@@ -1,4 +1,4 @@
-"""What happens to jobs, as the service tells it to whoever listens."""
+"""Events of jobs, with which a service calls its listeners."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["JobEvent", "JobEventKind", "JobListener"]
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something that happened to a job.
+    """An event of a job.
 
     Attributes:
-        job: Its number.
+        job: The job's number.
         kind: What happened to the job, or in its run (`node_started`, `progress`, ...).
-        event: The event of its run, if it is one.
-        facts: More about it.
+        event: The event of the job's run, if it is one.
+        facts: More about it, as JSON data.
     """
 
     job: int

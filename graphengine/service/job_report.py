@@ -1,4 +1,4 @@
-"""The report of a job that has ended: what it made, and who waited for what on which device."""
+"""The report of a job that has ended, as an HTML page: its values, its calls, how long they waited and computed."""
 
 from __future__ import annotations
 

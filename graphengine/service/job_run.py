@@ -1,4 +1,4 @@
-"""One try at a job, from its claim to its end, whatever that is."""
+"""One attempt at a job, from its claim to its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphengine.execution.evaluate import Result, run
 from graphengine.graph.revalidate import check_changes
 from graphengine.planning.inputs import bind_inputs
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
-from graphengine.service.doing import Doing
+from graphengine.service.doing import JobActivity
 from graphengine.service.job_events import JobEvent, JobEventKind
 from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import Job
@@ -48,31 +48,31 @@ class JobHost(Protocol):
 
     @property
     def backend(self) -> Any:
-        """What computes."""
+        """The backend that computes."""
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether the service was asked to stop."""
 
     def is_to_blame(self, job: int) -> bool:
-        """A job has met what the service lacks: whether it is the job that takes too much."""
+        """Note that a job has met a shortage of the service; returns whether the job itself takes too much."""
 
     def tell(self, event: JobEvent) -> None:
-        """Tell those who listen what has happened to a job."""
+        """Call the listeners with an event of a job."""
 
 
 DELIVERY = 5.0
-"""Seconds that a job which is cancelled while its files are written may take to end; then it is done all the same."""
+"""Seconds that a job may take to write its files after it was cancelled; if it ends in time, it counts as done."""
 
 
 class JobRun:
-    """Runs a job that was claimed.
+    """Runs a claimed job once.
 
     Args:
-        service: With whose store, files and workers; it is told what happens.
-        lease: Under which the job was claimed, and under which its end is written.
-        job: As it was claimed.
-        alone: No other may run beside it.
+        service: The service whose store, files and workers the job uses.
+        lease: The lease under which the job was claimed and its end is written.
+        job: The job as it was claimed.
+        alone: No other job may run beside it.
         before: The run of its user's job that was claimed last before it, if that has not ended.
 
     Attributes:
@@ -87,34 +87,34 @@ class JobRun:
         self._before = None if before is None else before.under_way
         self._in_place: Callable[[NodeDef[..., Any]], bool] = lambda definition: True
         self.begun = False  # whether a worker has taken a call of it
-        self.doing = Doing()
+        self.doing = JobActivity()
         self._left = ""
         self._grace = RUN_GRACE
-        self.named = False  # whether people were told that it gives no sign
-        self._finished: str | None = None  # the folder of bytes that a finisher has made use of
+        self.named = False  # whether users were warned that it gives no sign
+        self._finished: str | None = None  # the folder of bytes that go when a finisher has used them
         self._cancellation = Cancellation()
         self._calls: list[dict[str, Any]] = []
         self._losses: list[tuple[float, str]] = []
-        self._files: dict[str, str] = {}  # that it is about to write, with their marks
+        self._files: dict[str, str] = {}  # the files that it is about to write, with their marks
 
     def cancel(self) -> None:
-        """Let it end within a step."""
+        """End the run within a step; its job is cancelled."""
         self._cancellation.cancel()
 
     def leave(self, why: str) -> None:
-        """Let it end within a step, to be begun again later."""
+        """End the run within a step; its job is put back into the queue."""
         self._left = self._left or why
         self._cancellation.cancel()
 
     def run(self) -> JobEvent:
-        """Run it to its end; that is on disk, if it can be, when this returns."""
+        """Run the job to its end, which is on disk when this returns, if it can be written."""
         try:
             with about_job(self.job.id):
                 kind, facts = self._outcome()
         except LeaseLost as error:
             log.warning("job %d: %s", self.job.id, error, extra={"job": self.job.id})
             kind, facts = JobEventKind.LOST, {}
-        except BaseException as raised:  # its end could not be written: it is begun again when that can be
+        except BaseException as raised:  # its end could not be written: it is begun again once the file can be
             unwritten = as_exception(raised)
             about, unforeseen = {"job": self.job.id}, not isinstance(unwritten, QueueError)
             log.error("job %d: %s", self.job.id, text_of(unwritten), extra=about, exc_info=unforeseen)
@@ -139,7 +139,7 @@ class JobRun:
             lease.cancelled(job.id, job.attempt)
             return JobEventKind.CANCELLED, {}
         except (QueueFileError, LeaseLost):
-            raise  # no fault of the job's
+            raise  # counts against nothing
         except BaseException as raised:
             error = as_exception(raised)
             lack = lack_of(error)
@@ -157,7 +157,7 @@ class JobRun:
         return JobEventKind.DONE, {"files": told["files"]}
 
     def _work(self) -> tuple[dict[str, Any], GraphEngineError | None]:
-        """Compute and deliver; what its user is told, and what failed where the rest is delivered all the same."""
+        """Compute and deliver the outputs; returns the job's result, and the error where only some were made."""
         service = self.service
         body = service.queue.body(self.job.id)
         request = request_of(body, service.files, service.roots)
@@ -189,7 +189,7 @@ class JobRun:
         return JobEventKind.FAILED, {"error": text}
 
     def _told(self) -> dict[str, Any]:
-        """What its report tells of workers."""
+        """The part of the job's result that is about workers."""
         return {"calls": self._calls, "lost": self._losses}
 
     def _evaluate(self, request: JobRequest) -> Result:
@@ -219,14 +219,14 @@ class JobRun:
         )
 
     def _wait_for_turn(self) -> None:
-        """Let the jobs of a user begin in their order, though each has a thread of its own."""
+        """Wait until the job before it of its user has begun: each job has a thread of its own."""
         end = time.monotonic() + fairness.IN_ORDER
         while self._before is not None and not self._before.wait(0.1):
             if self._unwanted() or time.monotonic() > end:
                 return
 
     def _writer(self, request: JobRequest) -> OutputWriter | None:
-        """Of the folder that the job asks for: that it cannot be written is said before anything is computed."""
+        """The writer for the folder that the job asks for; that it cannot be written is an error before the run."""
         if request.out is None:
             return None
         check_folder(request.out, request.graph)
@@ -238,14 +238,14 @@ class JobRun:
         return OutputWriter(request.out, request.name, about)
 
     def _deliver(self, request: JobRequest, result: Result, name: str, writer: OutputWriter | None) -> dict[str, Any]:
-        remove_written(self.service.queue.attempts(self.job.id)[:-1])  # what could not be removed when they were lost
+        remove_written(self.service.queue.attempts(self.job.id)[:-1])  # not removed when they ended
         try:
             return deliver(request, result, self.service.files, name, self.service.finishers, writer)
-        except BaseException:  # a job that is not done delivers nothing
+        except BaseException:  # a job that fails delivers nothing
             remove_marked(self._files)
             raise
 
-    # --- what it hears of its run -------------------------------------------------------------------------------------
+    # --- callbacks of its run -----------------------------------------------------------------------------------------
 
     def _unwanted(self) -> bool:
         return self._cancellation.cancelled or self.service.stopping

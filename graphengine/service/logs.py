@@ -15,9 +15,9 @@ from graphengine.service.job_events import JobEvent, JobEventKind
 
 NAMES = ("job", "node", "event", "facts")
 QUIET = (Kind.PROGRESS, Kind.PREVIEW, Kind.NODE_STARTED)
-"""What happens too often for a log."""
+"""Events that are too many for a log."""
 BAD = (JobEventKind.FAILED, JobEventKind.LOST, JobEventKind.WORKER_LOST, Kind.NODE_FAILED)
-"""What is logged as a warning."""
+"""Events that are logged as warnings."""
 
 _job: ContextVar[int | None] = ContextVar("job", default=None)
 
@@ -26,7 +26,7 @@ log = logging.getLogger("graphengine.jobs")
 
 @contextmanager
 def about_job(job: int) -> Iterator[None]:
-    """What is logged on this thread meanwhile is about a job, whoever logs it."""
+    """Mark all log records of this thread as about a job while the context lasts."""
     token = _job.set(job)
     try:
         yield
@@ -35,7 +35,7 @@ def about_job(job: int) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as a line of JSON: time, level, logger, message, and what it says about job and node."""
+    """Formats a log record as a line of JSON: time, level, logger, message, and its job and node."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts: dict[str, Any] = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname}
@@ -48,7 +48,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_event(event: JobEvent) -> None:
-    """A listener that writes what happens to jobs into the log, except steps and previews."""
+    """Log an event of a job, except steps and previews; a listener for `Service.subscribe`."""
     if event.kind in QUIET:
         return
     facts = dict(event.facts) | ({} if event.event is None else event.event.as_dict())
@@ -61,17 +61,17 @@ def log_event(event: JobEvent) -> None:
 
 
 def log_to(file: Path) -> logging.Handler:
-    """Append what graphengine logs to a file, as lines of JSON.
+    """Append the log records of graphengine to a file, as lines of JSON.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch(0o600)
     handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("graphengine")
-    if not logger.hasHandlers():  # then warnings went to standard error, and still do
+    if not logger.hasHandlers():  # without this, warnings would not go to standard error any more
         shown = logging.StreamHandler()
         shown.setLevel(logging.WARNING)
         shown.addFilter(lambda record: not hasattr(record, "event"))

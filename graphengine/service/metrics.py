@@ -1,4 +1,4 @@
-"""What a service does, as numbers for Prometheus: events are counted as they come, states are read when asked for."""
+"""Metrics of a service for Prometheus: events are counted as they come, states are read when they are asked for."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics(Collector):
-    """The numbers of a service; `registry` holds them.
+    """The metrics of a service, in `registry`.
 
         metrics = Metrics(service)
         metrics.serve(9100)
 
-    Jobs by state are the queue's own counts, whoever ran them; what is called `total` counts from the service's start.
+    Jobs by state are counts of the queue, whichever service ran them; `total` counts from the service's start.
     """
 
     def __init__(self, service: Service) -> None:
@@ -49,7 +49,7 @@ class Metrics(Collector):
         service.subscribe(self._hear)
 
     def serve(self, port: int) -> None:
-        """Answer on a port of this machine's own address.
+        """Serve the metrics on a port of 127.0.0.1.
 
         Raises:
             FileError: The port is taken.
@@ -57,7 +57,7 @@ class Metrics(Collector):
         try:
             start_http_server(port, "127.0.0.1", self.registry)
         except OSError as error:
-            raise FileError(f"metrics cannot be told on port {port}: {error.strerror}; take another one") from None
+            raise FileError(f"metrics cannot be served on port {port}: {error.strerror}; take another one") from None
 
     def _hear(self, event: JobEvent) -> None:
         facts = event.facts
@@ -78,7 +78,7 @@ class Metrics(Collector):
                 self.values.labels(event.event.reuse.value).inc()
 
     def collect(self) -> Iterable[Metric]:
-        """What is so now."""
+        """The states now."""
         jobs = GaugeMetricFamily("graphengine_jobs", "Jobs in the queue's file.", labels=["state"])
         for state, count in self.service.queue.counts().items():
             jobs.add_metric([state.value], count)

@@ -1,4 +1,4 @@
-"""What a job's run leaves: files for its user, and its outputs as data."""
+"""Delivering the outputs of a job: files for its user, trees for the queue, calls of finishers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from graphengine.service.jobs.job import Attempt
 from graphengine.service.jobs.request import Files, JobRequest, result_tree
 
 Finisher = Callable[[Any, Mapping[str, Any]], list[str]]
-"""Does something with a job's outputs before it is done, given the job's data for it; returns the files it wrote. It is
-called again where a job's end could not be recorded. What it was given is its own then: the queue keeps neither the
-outputs nor the job's bytes."""
+"""A function that is called with a job's data for it and the job's outputs before the job is done; returns the files
+that it wrote. It is called again if the job's end could not be recorded. The queue then keeps neither the outputs nor
+the job's bytes."""
 
 
 def deliver(
@@ -25,20 +25,20 @@ def deliver(
     finishers: Mapping[str, Finisher],
     writer: OutputWriter | None,
 ) -> dict[str, Any]:
-    """Write what a job asks for; returns what its user is told.
+    """Write the files and call the finisher that a job asks for; returns the job's result.
 
     Args:
         name: The job's folder among the files.
-        writer: Of the folder that the job asks for, if it asks for one.
+        writer: The writer for the folder that the job asks for, if it asks for one.
 
     Raises:
-        FileError: Something cannot be written.
+        FileError: A file cannot be written.
         QueueError: There is no such finisher.
     """
     outputs = dict(result.outputs)
-    if request.want is not None:  # its names there begin with their numbers
+    if request.want is not None:  # there, names begin with the number of the output
         outputs = {request.want[int(name.partition(":")[0])]: value for name, value in outputs.items()}
-    trees = result_tree(outputs, name, files)  # first: if that fails, nobody has a picture of a job that failed
+    trees = result_tree(outputs, name, files)  # first: if that fails, no file of a failed job was written
     files.sync(name)
     written: dict[str, Any] = {}
     paths: list[str] = []
@@ -50,7 +50,7 @@ def deliver(
     if request.finish is not None:
         finisher, data = request.finish
         if finisher not in finishers:
-            raise QueueError(f"this service does not know what {finisher!r:.40} is, which the job asks for")
+            raise QueueError(f"this service has no finisher {finisher!r:.40}, which the job asks for")
         paths += finishers[finisher](data, outputs)
         outputs = {}
     return {

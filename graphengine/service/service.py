@@ -1,7 +1,7 @@
-"""The service: takes jobs from the queue, runs their graphs, gives their calls to workers, tells everything.
+"""The service: takes jobs from the queue, runs their graphs, gives their calls to workers, and reports events.
 
-One service at a time runs the jobs of a queue's file; another one stands by and takes over when the first is gone.
-What a job's run has computed lies in the disk store, so that a job that is begun again computes only the rest.
+One service at a time runs the jobs of a queue's file; others stand by and take over when it is gone. Values that a
+job's run has computed lie in the disk store, so that a job that is begun again computes only the rest.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ from graphengine.system.threads import begin
 log = logging.getLogger(__name__)
 
 LOOK = 1000
-"""Waiting jobs that are looked at, to begin some of them."""
+"""Waiting jobs that are read from the queue to choose the next ones."""
 
 PATIENCE = 5.0
-"""Seconds that a service which is started waits for a queue's file that is locked."""
+"""Seconds that `start` waits while the queue's file is locked."""
 
 
 class Backend(Protocol):
-    """What computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
+    """Computes the calls of all jobs: `WorkerRunner` on workers, `InlineRunner` in this process."""
 
     def of(self, job: JobPolicy) -> Runner:
-        """The runner that a job's run is given; an exact job waits for it until it is known how workers compute."""
+        """The runner for a job's run; an exact job waits until a worker has reported its environment."""
 
     def status(self) -> list[Status]:
-        """Its workers as they are now."""
+        """The workers as they are now."""
 
     def waiting_jobs(self) -> set[int | None]:
-        """The jobs of which calls wait for a worker."""
+        """The jobs that have calls waiting for a worker."""
 
     def lacking(self) -> dict[int | None, str]:
-        """The jobs that wait for a worker where none is of use, with why."""
+        """The jobs that wait although no worker is usable, with the reason."""
 
     def close(self) -> None:
         """Stop computing."""
@@ -77,14 +77,16 @@ class Service:
 
     Args:
         queue: The queue, or its file.
-        backend: What computes, closed with the service; or what makes it when this service begins to run jobs.
+        backend: The backend, which is closed with the service; or a function that makes it when this service begins to
+            run jobs.
         disk: The disk store, shared with the workers.
         concurrency: How many jobs are run at once; one more of each user of whom none runs, up to as many again.
-        seconds: How long the lease lasts that is not renewed: so long after its death another takes over.
+        seconds: How long the lease lasts that is not renewed: another service takes over so long after this one's
+            death.
         memory: Bytes of values kept in this process.
         roots: Folders that no job's file parameters may leave, whatever the job says; None allows what it says.
-        batch_invariant: Every job's run is exact: each picture is, bit for bit, as if it was made alone.
-        finishers: What else jobs may ask to be done with their outputs, by name.
+        batch_invariant: Every job's run is exact: each picture is the same, bit for bit, as if it was made alone.
+        finishers: Functions that jobs may ask to be called with their outputs, by name.
         on_lease: Called when this service begins to run the queue's jobs.
     """
 
@@ -133,12 +135,12 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Begin to run jobs, as soon as no other service does; returns when it is known whether one does."""
+        """Begin to run jobs, as soon as no other service does; returns when it is known whether another does."""
         self._thread.start()
         self._looked.wait(PATIENCE)
 
     def stop(self, finish: bool = True) -> None:
-        """Begin no more jobs; those that run are finished, or with `finish=False` left to be begun again."""
+        """Begin no more jobs; running jobs are finished, or with `finish=False` left to be begun again."""
         self._stopping.set()
         if not finish:
             self.let_go()
@@ -160,17 +162,17 @@ class Service:
         """Begin no more jobs, before `stop` or while it waits.
 
         Args:
-            put_back: Jobs that only wait for a worker are left to be begun again.
+            put_back: Running jobs that only wait for a worker are put back into the queue.
         """
         self._putting_back |= put_back
         self._stopping.set()
 
     def let_go(self) -> None:
-        """Stop within a step, also while `stop` waits: jobs that run are left to be begun again."""
+        """Stop within a step, also while `stop` waits: running jobs are put back into the queue."""
         self._stopping.set()
         self._cancel_all()
 
-    # --- what users do ------------------------------------------------------------------------------------------------
+    # --- for users ----------------------------------------------------------------------------------------------------
 
     def submit(self, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
         """Put a job into the queue; on disk when this returns. Options are those of `submit.submit`."""
@@ -183,11 +185,11 @@ class Service:
         return self.queue.wait(*jobs, timeout=timeout)
 
     def outputs(self, job: int) -> dict[str, Any]:
-        """What a job made, by output.
+        """The outputs of a job, by name.
 
         Raises:
-            QueueError: It is not done.
-            FileError: What it made is damaged, or gone.
+            QueueError: The job is not done.
+            FileError: Its outputs are damaged, or gone.
         """
         found = self.queue.get(job)
         if found.state is not State.DONE:
@@ -197,7 +199,7 @@ class Service:
         try:
             return {key: from_tree(tree, lambda blob: self.files.get(name, blob)) for key, tree in trees.items()}
         except OSError as error:
-            raise FileError(f"what job {job} made is gone from {self.files.folder}: {error.strerror}") from None
+            raise FileError(f"the outputs of job {job} are gone from {self.files.folder}: {error.strerror}") from None
 
     def cancel(self, job: int) -> State:
         """Cancel a job: at once if it waits, within a step if it runs."""
@@ -214,21 +216,21 @@ class Service:
         delete(self.queue, job)
 
     def doing(self) -> dict[int, dict[str, Any]]:
-        """What the jobs do that run here, by number; see `Doing.facts`. `lacks` is why no worker can compute a job that
-        waits for one."""
+        """The activity of the jobs that run here, by number, as `JobActivity.facts` has it; `lacks` is the reason for
+        which no worker can compute a job that waits for one."""
         with self._lock:
             runs = dict(self._running)
         lacking = {} if self._made is None else self._made.lacking()
         return {number: run.doing.facts() | {"lacks": lacking.get(number)} for number, run in runs.items()}
 
     def subscribe(self, listener: JobListener) -> Callable[[], None]:
-        """Be told of everything that happens to jobs that are run here; the function that is returned ends it."""
+        """Call a listener with every event of jobs that run here; returns a function that ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     @property
     def backend(self) -> Backend:
-        """What computes."""
+        """The backend, made when it is first needed."""
         with self._making:  # the first jobs ask for it at once
             if self._made is None:
                 self._made = self._make()
@@ -236,7 +238,7 @@ class Service:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether the service was asked to stop."""
         return self._stopping.is_set()
 
     @property
@@ -269,18 +271,18 @@ class Service:
                 told = ""
                 self.queue.wait_for_change(min(0.25, self.seconds / 4))
             except LeaseLost as error:
-                log.warning("%s; its jobs are let go here", error)
+                log.warning("%s; this service stops running them", error)
                 self._lease = None
                 self._cancel_all()
-            except Exception as error:  # whatever it was: jobs wait for this thread
+            except Exception as error:  # of any kind: jobs wait for this thread
                 if isinstance(error, QueueError):  # a full disk, a locked file
                     sentence = str(error)
                 elif (lack := lack_of(error)) is not None:
                     sentence = f"the service lacks what it needs: {lack}"
                 else:
                     sentence = ""
-                    log.exception("the jobs of %s could not be looked after", self.queue.file)
-                if sentence and sentence != told:  # once: it is tried again
+                    log.exception("an error in the service of %s; it goes on", self.queue.file)
+                if sentence and sentence != told:  # once: it is tried again every half second
                     log.error("%s; it is tried again until it can", told := sentence)
                 time.sleep(0.5)
 
@@ -297,10 +299,11 @@ class Service:
             self._on_lease()
 
     def _look_after(self, lease: Lease) -> None:
-        """Jobs may be cancelled by other processes, and the end of one may not have come to the disk."""
+        """Cancel jobs that other processes have cancelled, put back those whose end could not be written, and warn of
+        silent ones."""
         for job in self.queue.running():
             run = self._running.get(job.id)
-            if run is None:  # nothing, if it has ended just now
+            if run is None:  # it has ended; `left` changes nothing where that is on disk
                 self._clear(job)
                 lease.left(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
@@ -309,7 +312,7 @@ class Service:
                 self._name_silent(run)
 
     def _name_silent(self, run: JobRun) -> None:
-        """Say once of each silence that a job gives no sign."""
+        """Warn of a job that gives no sign, once each time."""
         sentence = silence(run.job.id, run.doing.facts())
         if sentence is not None and not run.named:
             log.warning("%s", sentence, extra={"job": run.job.id})
@@ -317,12 +320,12 @@ class Service:
         run.named = sentence is not None
 
     def _clear(self, job: Job) -> None:
-        """Remove what a job's last attempt has left, whose end was not recorded."""
+        """Remove the files of a job's last attempt, whose end was not recorded."""
         remove_written(self.queue.attempts(job.id)[-1:])
         self.files.tidy(self.queue.body(job.id).get("files") or "")
 
     def _sweep(self) -> None:
-        """Remove what killed submitters and services have left; on a thread, as slow folders hold up nobody."""
+        """Remove leftovers of killed submitters and services; on a thread of its own, as folders may be slow."""
         try:
             for path, _ in clean(self.queue, self.store.disk):
                 log.info("%s was left by a process that was killed; it is removed", path)
@@ -332,7 +335,7 @@ class Service:
             log.warning("what killed processes have left could not be removed: %s", error)
 
     def _leave_unbegun(self) -> None:
-        """Put jobs back that only wait for a worker, when they are paused or all are to be."""
+        """Put back jobs that only wait for a worker, if they are paused or the service stops."""
         every, paused = self._putting_back, self.queue.paused()
         if self._made is None or not (every or paused):
             return
@@ -380,7 +383,7 @@ class Service:
             free -= 1
 
     def _begin(self, lease: Lease, run: JobRun) -> bool:
-        """Run a job on a thread of its own; where there is none, it is put back."""
+        """Run a job on a thread of its own; without a thread the job is put back. Returns whether it runs."""
         job = run.job
         # No pool of concurrent.futures: those take nothing more once a script's main thread has ended.
         thread = threading.Thread(target=self._run, args=(run,), name=f"graphengine-{job.id}", daemon=True)
@@ -415,26 +418,26 @@ class Service:
         if isinstance(ended.kind, JobEventKind) and ended.kind.ended:
             self._caution.ended(run.job.id)
         self.tell(ended)
-        self._threads.discard(threading.current_thread())  # `stop` waits until it is told
+        self._threads.discard(threading.current_thread())  # `stop` waits until the listeners have been called
 
     def _forget(self, run: JobRun) -> None:
         with self._lock:
-            if self._running.get(run.job.id) is run:  # and not a later one: the lease was lost, and got again
+            if self._running.get(run.job.id) is run:  # and no later run of it: the lease was lost, and taken again
                 del self._running[run.job.id]
-            self._users -= Counter([run.job.user])  # without those of whom nothing runs
+            self._users -= Counter([run.job.user])  # drops users of whom nothing runs
 
     def is_to_blame(self, job: int) -> bool:
-        """A job has met what this service lacks: whether it is the job that takes too much."""
+        """Note that a job has met a shortage of this service; returns whether the job itself takes too much."""
         running = len(self._running)
         self._caution.met(running, time.monotonic())
         return self._caution.is_to_blame(job, running)
 
     def tell(self, event: JobEvent) -> None:
-        """Tell those who listen what has happened to a job."""
+        """Call the listeners with an event of a job."""
         for listener in list(self._listeners):
             try:
                 listener(event)
-            except Exception:  # one who listens badly must not stop the service
+            except Exception:  # of a listener: it must not stop the service
                 log.exception("a listener failed on %s of job %d", event.kind, event.job, extra={"job": event.job})
 
 

@@ -1,4 +1,4 @@
-"""What a service lacks itself (threads, descriptors, memory): no fault of the job that meets it."""
+"""Shortages of a service itself (threads, descriptors, memory), which are no fault of the job that meets one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graphengine.system.threads import start
 
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
 _PROBE = 16 << 20
-"""Bytes that a service must get to count as well."""
+"""Bytes that a service must be able to allocate to count as well."""
 
 
 def lack_of(error: BaseException) -> str | None:
-    """What this process lacks, if an exception comes of that; None if it comes of anything else.
+    """The shortage of this process from which an exception comes, in words; None if it comes of anything else.
 
-    What a pack's code raises that is asked about a value (a codec, its size, what it needs) belongs to the value, as
-    long as this process is well.
+    An exception of a pack's code that is asked about a value (a codec, its size, the models that it needs) is blamed
+    on the value as long as this process is well.
     """
     lack = _lack_of(error)
     return None if lack is not None and _is_of_value(error) and is_well() else lack
@@ -41,8 +41,8 @@ def _lack_of(error: BaseException | None) -> str | None:
 
 
 def _is_of_value(error: BaseException | None) -> bool:
-    """Whether an exception came through code of a pack that is not the engine's own and not in the call of a node: a
-    node that computes in this process shares it with those of other jobs."""
+    """Whether an exception came through a pack's code that is asked about a value: not the engine's own pack, and not
+    the function of a node, which shares this process with those of other jobs."""
     frames: list[FrameType] = []
     called: set[object] = set()
     while error is not None:
@@ -57,7 +57,7 @@ def _is_of_value(error: BaseException | None) -> bool:
 
 
 def is_well() -> bool:
-    """Whether this process gets a few descriptors, a thread and some memory now."""
+    """Whether this process can open a few descriptors, start a thread and allocate some memory now."""
     try:
         descriptors = [os.open(os.devnull, os.O_RDONLY)]
         try:
@@ -73,10 +73,10 @@ def is_well() -> bool:
 
 
 class ConcurrencyLimit:
-    """How many jobs a service runs at once: fewer after it has met a lack of its own, and after a pause.
+    """The number of jobs that a service runs at once: fewer after a shortage, and none until a pause is over.
 
     Args:
-        most: How many where it lacks nothing.
+        most: The number without a shortage.
     """
 
     def __init__(self, most: int) -> None:
@@ -89,19 +89,19 @@ class ConcurrencyLimit:
         return 0 if now < self._until else self._now
 
     def met(self, running: int, now: float) -> None:
-        """A lack was met while so many jobs ran."""
+        """Note that a shortage was met while so many jobs ran."""
         self._now = retry.jobs_after_shortage(self._now, running)
         self._until = now + self._pause
         self._pause = retry.SHORTAGE_PAUSES.after(self._pause)
 
     def is_to_blame(self, job: int, running: int) -> bool:
-        """Whether it is the job that takes too much: it was alone, and without it the service is well."""
+        """Whether a job that has met a shortage takes too much: it ran alone, and the service is well without it."""
         if running > 1 or not is_well():
             return False
         self._alone[job] = self._alone.get(job, 0) + 1
         return retry.shortage_is_of_job(self._alone[job])
 
     def ended(self, job: int) -> None:
-        """A job has come to its end."""
+        """Note that a job has come to its end."""
         self._alone.pop(job, None)
         self._now, self._pause = min(self.most, self._now + 1), retry.SHORTAGE_PAUSES.first

@@ -1,4 +1,4 @@
-"""Asking a service of this user on this machine: whether it runs, what its jobs do, what happens."""
+"""The client of a service's socket: whether a service of this user runs on this machine, what its jobs do, events."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from graphengine.system.channel import connected
 
 
 def hello(file: Path) -> dict[str, Any] | None:
-    """What runs a queue's jobs on this machine; None if nothing does. Of another version than this program, it tells
-    no more than its version: the rest may mean anything."""
+    """The identity and workers of the service that runs a queue's jobs on this machine; None if none does. Of a service
+    of another version, only the version: other fields may have another meaning."""
     from graphengine.version import __version__
 
     try:
@@ -24,19 +24,19 @@ def hello(file: Path) -> dict[str, Any] | None:
 
 
 def doing(file: Path) -> dict[int, dict[str, Any]]:
-    """What the jobs do that run on this machine, by number, as `Doing.facts` tells it; empty if nothing runs them."""
+    """The activity of the jobs that run on this machine, by number, as `JobActivity.facts` has it; maybe empty."""
     try:
         found = _answer(file, "jobs")
-    except (OSError, ValueError):  # none runs, or one of an older version, which knows no such question
+    except (OSError, ValueError):  # no service runs, or one of an older version, which does not know `jobs`
         return {}
     return {int(number): facts for number, facts in found.items()} if isinstance(found, dict) else {}
 
 
 def _answer(file: Path, op: str) -> Any:
-    """The one line with which a service answers.
+    """Send a request to a service and read its answer, a line of JSON.
 
     Raises:
-        OSError, ValueError: None runs, or it says nothing that can be read.
+        OSError, ValueError: No service runs, or its answer cannot be read.
     """
     with connected(file) as stream:
         stream.write(json.dumps({"op": op}).encode() + b"\n")
@@ -45,13 +45,13 @@ def _answer(file: Path, op: str) -> Any:
 
 
 def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """What happens to a job, or to all, until the service ends; the first is `watching`.
+    """The events of a job, or of all jobs, until the service ends; the first is `watching`.
 
     Args:
-        kinds: Those that are wanted; by default all.
+        kinds: The kinds of events that are wanted; by default all.
 
     Raises:
-        OSError: Nothing runs the queue's jobs.
+        OSError: No service runs the queue's jobs.
     """
     with connected(file, timeout=None) as stream:
         stream.write(json.dumps({"op": "watch", "job": job, "kinds": kinds}).encode() + b"\n")

@@ -1,7 +1,7 @@
-"""The service of this user on this machine: where its queue lies, and the socket on which it tells what happens.
+"""The socket of a service, on which clients of this user ask what it is, what its jobs do, and follow events.
 
-Jobs go through the queue's file; the socket, which only its owner may open, is for what is not worth a disk: whether
-a service runs, which packs it has, progress and previews. It speaks lines of JSON.
+Jobs go through the queue's file; the socket, which only its owner may open, is for facts that are not worth a disk:
+whether a service runs, which packs it has, progress and previews. Requests and answers are lines of JSON.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 LONGEST = 100_000
 """Bytes of one line that is read."""
 LOOK = 1.0
-"""Seconds without an event between looks whether who watches is still there."""
+"""Seconds without an event after which it is checked whether a watching client is still connected."""
 
 
 class Announced(Protocol):
-    """A service, as those who ask it see it."""
+    """A service, as its socket sees it."""
 
     @property
     def queue(self) -> Any:
@@ -45,21 +45,21 @@ class Announced(Protocol):
 
     @property
     def backend(self) -> Any:
-        """What computes."""
+        """The backend that computes."""
 
     def doing(self) -> dict[int, dict[str, Any]]:
-        """What its jobs are doing, by number."""
+        """The activity of its jobs, by number."""
 
     def subscribe(self, listener: Callable[[JobEvent], None], /) -> Callable[[], None]:
-        """Be told of everything that happens to jobs; the function that is returned ends it."""
+        """Call a listener with every event of jobs; returns a function that ends that."""
 
 
 class SocketServer:
     """The service's end of the socket.
 
     Args:
-        service: Whose events are told.
-        facts: Its identity.
+        service: The service whose state and events are told.
+        facts: The service's identity.
 
     Raises:
         OSError: The socket cannot be made.
@@ -76,7 +76,7 @@ class SocketServer:
         self._listener.server_close()
 
     def answer(self, client: socketserver.StreamRequestHandler) -> None:
-        """One client: its line says what it wants."""
+        """Answer one client, whose first line is a request."""
         asked = json.loads(client.rfile.readline(LONGEST))
         if not isinstance(asked, dict):
             return
@@ -95,7 +95,7 @@ class SocketServer:
 
         def listen(event: JobEvent) -> None:
             if (job is None or event.job == job) and (kinds is None or event.kind in kinds):
-                with contextlib.suppress(queue.Full):  # who does not read loses events, not the service its memory
+                with contextlib.suppress(queue.Full):  # a client that does not read loses events
                     events.put_nowait(event)
 
         end = self.service.subscribe(listen)
@@ -109,7 +109,7 @@ class SocketServer:
 
 
 def as_dict(event: JobEvent) -> dict[str, Any]:
-    """An event as JSON data, a preview as a small PNG."""
+    """An event as JSON data; a preview is a small PNG."""
     found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
     found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
     if event.kind is Kind.PREVIEW and event.event is not None:
@@ -118,13 +118,13 @@ def as_dict(event: JobEvent) -> dict[str, Any]:
 
 
 def preview_png(value: Any) -> str | None:
-    """A value as a person sees it, as a PNG in base64."""
+    """The view of a value for people, as a PNG in base64; None if it has none."""
     kind = socket_type(type(value))
     if kind is None or kind.view is None:
         return None
     try:
         views = kind.view(value)
-    except BaseException as error:  # code of a pack; who watches is told all else
+    except BaseException as error:  # of a pack's code; the client gets the event without the picture
         as_exception(error)
         return None
     first = views[0] if isinstance(views, list) else views

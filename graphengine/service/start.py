@@ -23,11 +23,11 @@ from graphengine.system.folders import cache_folder
 log = logging.getLogger(__name__)
 
 HELPERS = 4
-"""Processes for what needs no device, at most."""
+"""Helper processes for nodes that need no device, at most."""
 
 
 def devices_here() -> list[str]:
-    """The devices of this machine, as the packs tell them."""
+    """The devices of this machine that packs list."""
     asked = [pack.devices for pack in map(pack_of, registry.modules()) if pack.devices is not None]
     return list(dict.fromkeys(device for devices in asked for device in devices())) or ["cpu"]
 
@@ -39,17 +39,17 @@ def local_workers(
     store: Path | None = None,
     packs: Sequence[str] | None = None,
 ) -> list[LocalWorker]:
-    """Workers of this machine, which whoever takes them starts.
+    """Workers of this machine, not started yet: a `WorkerRunner` starts them.
 
     Args:
-        devices: Where they compute, one for each; by default every GPU, else the processor.
-        count: How many; by default as many as devices.
+        devices: Devices that they compute on, in turn; by default every GPU, else the processor.
+        count: How many workers; by default one for each device.
         threads: How many threads each computes with; None as torch chooses.
         store: The folder of the disk store that they share; None: all values go through their pipes.
         packs: Folders of nodes to load; by default those that this process has loaded.
 
     Raises:
-        WorkflowError: No device can be called so.
+        WorkflowError: A device's name is wrong.
     """
     places = [check_device(device) for device in devices or devices_here()]
     named = [(f"worker-{n}", places[n % len(places)]) for n in range(count or len(places))]
@@ -59,8 +59,8 @@ def local_workers(
 
 
 def helpers(store: Path | None = None, packs: Sequence[str] | None = None) -> list[LocalWorker]:
-    """Processes of this machine for nodes of packs that need no device: a service starts the first when there is such
-    a node, and another only where a node that does not end holds the one before it up."""
+    """Helper processes of this machine for nodes of packs that need no device, not started yet: a service starts the
+    first when there is such a node, and another only while a node that does not end blocks the one before it."""
     folder = None if store is None else str(store)
     given = tuple(map(str, registry.folders())) if packs is None else tuple(packs)
     return [LocalWorker(f"helper-{n}", "cpu", 1, folder, given, helps=True) for n in range(HELPERS)]
@@ -87,7 +87,7 @@ def local_service(
         file: The queue.
         devices, workers, threads, packs: As those of `local_workers`.
         store: The folder of the disk store; by default the user's.
-        on_warning: Called with sentences about workers.
+        on_warning: Called with a sentence about each worker that is lost or cannot be started.
         options: Those of `serving` and `Service`.
     """
     folder = store or cache_folder() / "store"
@@ -108,10 +108,10 @@ def serving(
     prepare: Callable[[Service], object] = lambda service: None,
     **options: Any,
 ) -> Iterator[Service]:
-    """A service while the context lasts, with its socket while it runs the queue's jobs.
+    """A service that runs while the context lasts, with a socket while it runs the queue's jobs.
 
     Args:
-        prepare: Called with the service before it begins: what listens from then on misses nothing.
+        prepare: Called with the service before it begins: a listener that it adds misses no event.
     """
     facts, announced = identity(roots), contextlib.ExitStack()
 
@@ -119,7 +119,8 @@ def serving(
         try:
             announced.callback(SocketServer(service, facts).close)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread for it
-            log.warning("a socket beside %s cannot be made: %s; nobody can hand runs over or watch", file, error)
+            why = "a socket beside %s cannot be made: %s; no run can be handed over, and no job watched"
+            log.warning(why, file, error)
 
     service = Service(Queue(file), backend, disk, roots=roots, on_lease=announce, **options)
     with announced, contextlib.ExitStack() as stopping:  # a service may take over while it is about to stop

@@ -42,7 +42,7 @@ def ray_service(
         address: As `joined` takes it.
         workers, num_gpus, threads, packs, patience: As `ray_workers` takes them.
         shared: A folder that this machine and all nodes share, for large values; by default values go through Ray.
-        placement: More for Ray: `label_selector`, `resources`, ...
+        placement: More options of Ray's actors: `label_selector`, `resources`, ...
         batch, timeout, roots, on_warning, options: As `local_service` takes them.
 
     Raises:

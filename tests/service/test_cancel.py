@@ -16,7 +16,7 @@ from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import State
 from graphengine.service.service import Service
 from graphengine.service.workers.pool import WorkerRunner
-from graphengine.service.workers.process import Handle, LocalWorker, Lost, Told
+from graphengine.service.workers.process import Handle, LocalWorker, OnLost, OnMessage
 from graphengine.service.workers.wire import Blobs, Message
 
 from .conftest import PACK
@@ -28,7 +28,7 @@ class Heard(LocalWorker):
 
     last = at_cancel = 0
 
-    def start(self, told: Told, lost: Lost) -> None:
+    def start(self, told: OnMessage, lost: OnLost) -> None:
         def hear(handle: Handle, message: Message, blobs: Blobs) -> None:
             self.last = message["step"] if message["op"] == "progress" else self.last
             told(handle, message, blobs)

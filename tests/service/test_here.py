@@ -160,7 +160,7 @@ def test_a_socket_that_cannot_be_made_is_told(tmp_path: Path, caplog: pytest.Log
     assert job.state == "done"
     (told,) = [record.getMessage() for record in caplog.records]
     assert "cannot be made" in told
-    assert told.endswith("nobody can hand runs over or watch")
+    assert told.endswith("no run can be handed over, and no job watched")
 
 
 def test_identity_is_data() -> None:

@@ -1,4 +1,4 @@
-"""What a job is: data only, as the queue holds it."""
+"""Jobs as data, as the queue holds them: a job, its state, its attempts, and the changes of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphengine.service.retry import CRASHES
 
 
 class State(enum.StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -21,13 +21,13 @@ class State(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether the job has ended."""
         return self in (State.DONE, State.FAILED, State.CANCELLED)
 
 
 class JobEventKind(enum.StrEnum):
-    """What happens to a job, in the queue's file and for those who listen to a service. What happens in a job's run
-    is an `events.Kind`."""
+    """The kinds of events of jobs, in the queue's file and for listeners of a service. An event of a job's run is an
+    `events.Kind`."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -59,10 +59,10 @@ class NewJob:
 
     Attributes:
         body: A graph, its inputs and its wanted outputs, as JSON data.
-        user: Whose it is; '' where there is but one.
-        priority: What is higher is run first.
-        attempts: How often each of its nodes is tried when workers die of it.
-        facts: What the scheduler wants to know without reading the body (models, sizes), as JSON data.
+        user: The user whose job it is; '' where there is only one.
+        priority: A job with a higher one is run first.
+        attempts: How often each of its nodes is tried when workers crash (not how often the job is).
+        facts: What lists of jobs show without reading the body, as JSON data.
     """
 
     body: Mapping[str, Any]
@@ -78,14 +78,14 @@ class Job:
 
     Attributes:
         id: Its number; later jobs have higher ones.
-        state: Where it stands.
+        state: Its state.
         user, priority, facts: As it was submitted.
-        attempt: How often it was begun: more than once when the service was ended meanwhile.
-        limit: How often each of its nodes is tried.
-        worker: Who runs it, or ran it last.
-        cancelling: It runs, and is wanted to stop.
+        attempt: The number of its last attempt: how often it was begun.
+        limit: How often each of its nodes is tried when workers crash (`NewJob.attempts`).
+        worker: The service that runs it, or ran it last.
+        cancelling: It runs, and was cancelled.
         created, started, ended: Seconds since the epoch; None for what has not happened.
-        result: JSON data that its run left: what it made, or of which class its error was.
+        result: JSON data of its last attempt: its outputs, or the class of its error.
         error: Why it failed, or why its last attempt was lost.
     """
 
@@ -107,10 +107,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at a job: when, by whom, and how it ended (`running` until it has).
+    """One run of a job by a service.
 
     Attributes:
-        files: What it was about to write when it ended, by path, with the marks of `outputs.marks`.
+        number: 1 for the first of the job.
+        worker: The service.
+        outcome: How it ended, a `JobEventKind`; `running` until it has.
+        files: The files that it was about to write when it ended, by path, with the marks of `outputs.marks`.
     """
 
     number: int
@@ -124,7 +127,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that happened to a job; `number` grows with each.
+    """A change of a job in the queue; `number` grows with each.
 
     Attributes:
         kind: A `JobEventKind`; as text where a newer version has written it.

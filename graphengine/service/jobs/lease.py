@@ -1,4 +1,4 @@
-"""The lease of a queue's file: who holds it runs the file's jobs. Every one of its writes is fenced by its epoch."""
+"""The lease of a queue's file, whose holder runs the file's jobs. Its epoch fences every write of its holder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from graphengine.service.jobs.tables import COLUMNS, job_of
 from graphengine.service.retry import job_is_given_up, services_lost
 
 SECONDS = 15.0
-"""How long a lease lasts that is not renewed."""
+"""Seconds that a lease lasts if it is not renewed."""
 
 LONGEST = 20_000
 """Characters of an error that are kept."""
 KEPT = 100_000
-"""Changes that can be read afterwards."""
+"""Changes that are kept in the file."""
 
 _RUNS = "and attempt = ? and state = 'running'"
 
@@ -29,7 +29,7 @@ class Lease:
     """The right to run a queue's jobs; made by `take`.
 
     Attributes:
-        epoch: Grows with each holder; what an earlier one writes is refused.
+        epoch: Grows with each holder; writes of an earlier holder are refused.
     """
 
     def __init__(self, queue: Queue, holder: str, epoch: int, seconds: float) -> None:
@@ -43,28 +43,28 @@ class Lease:
             yield base
 
     def renew(self) -> None:
-        """Hold it for longer; to be called well before its seconds are over.
+        """Renew the lease, well before its seconds are over.
 
         Raises:
-            LeaseLost: It was taken by another; so do all methods.
+            LeaseLost: Another process has taken it; all methods raise this.
         """
         with self._fenced() as base:
             base.execute("update lease set until = ?", (self.queue.clock() + self.seconds,))
             base.execute("delete from changes where number <= (select max(number) from changes) - ?", (KEPT,))
 
     def release(self) -> None:
-        """Let another have it at once."""
+        """Give the lease back, so that another process can take it at once."""
         with self._fenced() as base:
             base.execute("update lease set holder = null, until = 0, epoch = epoch + 1")
 
-    # --- what happens to jobs -----------------------------------------------------------------------------------------
+    # --- running jobs -------------------------------------------------------------------------------------------------
 
     def claim(self, id: int, worker: str) -> Job | None:
-        """Begin a job; None if it does not wait any more (it was cancelled, or begun).
+        """Begin an attempt at a job; None if the job does not wait any more (it was cancelled, or begun).
 
         Args:
-            worker: The name of the service, which no other has, nor the same one when it is started again: a job's
-                deaths are counted by it.
+            worker: The service's name, which no other has, nor the same one when it is started again: services that
+                were lost with a job are counted by it.
         """
         now = self.queue.clock()
         with self._fenced() as base:
@@ -80,26 +80,28 @@ class Lease:
             return job
 
     def done(self, id: int, attempt: int, result: Any) -> bool:
-        """A job's attempt made what was wanted. Whether this was news: a second report of it changes nothing."""
+        """Record that an attempt made the job's outputs; returns whether this was news: a second record changes
+        nothing."""
         return self._end(id, attempt, State.DONE, JobEventKind.DONE, None, json.dumps(result))
 
     def failed(self, id: int, attempt: int, error: str, facts: Any = None) -> bool:
-        """A job's attempt failed by the job's own fault; it is not tried again. More about the error is its result."""
+        """Record that an attempt failed by the job's own fault; the job is not tried again. `facts` about the error are
+        its result."""
         result = None if facts is None else json.dumps(facts)
         return self._end(id, attempt, State.FAILED, JobEventKind.FAILED, error, result)
 
     def cancelled(self, id: int, attempt: int) -> bool:
-        """A job's attempt was stopped because nobody wants it any more."""
+        """Record that an attempt was stopped because the job is cancelled."""
         return self._end(id, attempt, State.CANCELLED, JobEventKind.CANCELLED, None)
 
     def lost(self, id: int, attempt: int, why: str) -> bool:
-        """A job's attempt ended without an outcome (its service died): it waits again where it stood, until so many
-        services were lost with it that it has failed. One that is wanted to stop is cancelled."""
+        """Record that an attempt ended without an outcome, as its service died: the job waits again in its former
+        place, or has failed after too many lost services, see `retry`. A cancelled job has ended."""
         return self._again(id, attempt, JobEventKind.LOST, why)
 
     def left(self, id: int, attempt: int, why: str) -> bool:
-        """A job's attempt was given up by its service, to be begun again: it waits where it stood, or is cancelled if
-        it is wanted to stop. No fault of the job's, however often."""
+        """Record that an attempt was given up by its service: the job waits again in its former place, however often. A
+        cancelled job has ended."""
         return self._again(id, attempt, JobEventKind.LEFT, why)
 
     def _again(self, id: int, attempt: int, outcome: JobEventKind, why: str) -> bool:
@@ -117,10 +119,10 @@ class Lease:
             return True
 
     def writes(self, id: int, attempt: int, files: Mapping[str, str]) -> None:
-        """A job's attempt is about to write all these files: if its end is never recorded, the next one removes them.
+        """Record that an attempt is about to write files: if its end is never recorded, the next attempt removes them.
 
         Args:
-            files: Their marks, by path.
+            files: All of them, the marks by path.
         """
         with self._fenced() as base:
             query = f"update jobs set tries = json_set(tries, '$[{attempt - 1}][5]', json(?)) where id = ? {_RUNS}"
@@ -128,15 +130,15 @@ class Lease:
                 raise QueueError(f"attempt {attempt} of job {id} has ended already")
 
     def worker_lost(self, id: int, attempt: int, why: str) -> None:
-        """A worker was lost while it computed something of a job, which goes on."""
+        """Record that a worker was lost while it computed for a job, which goes on."""
         with self._fenced() as base:
             self.queue.tell(base, id, JobEventKind.WORKER_LOST, attempt=attempt, error=why)
 
     def recover(self, clear: Callable[[Job], object] = lambda job: None) -> list[int]:
-        """Take over what an earlier holder left running: all of it is lost; the numbers of those jobs.
+        """Record jobs as lost that an earlier holder left running; returns their numbers.
 
         Args:
-            clear: Called with each before that is recorded, so as to remove what it has left.
+            clear: Called with each job before, to remove the files of its attempt.
         """
         found = []
         for job in self.queue.running():
@@ -173,7 +175,7 @@ class Lease:
 
 
 def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
-    """The lease of a queue, if nobody holds it or its holder did not renew it in time; else None.
+    """Take the lease of a queue if no process holds it, or its holder did not renew it in time; else None.
 
     An expiry later than one lease from now means that the clock was set back; it is ignored.
     """
@@ -188,6 +190,6 @@ def take(queue: Queue, holder: str, seconds: float = SECONDS) -> Lease | None:
 
 
 def holder(queue: Queue) -> str | None:
-    """Who holds a queue's lease now; None if nobody does."""
+    """The name of the service that holds a queue's lease; None if none does."""
     name, until = queue.read("select holder, until from lease")[0]
     return str(name) if name is not None and queue.clock() < until else None

@@ -1,8 +1,8 @@
 """The durable queue of jobs: one SQLite file, without any set-up. What `submit` has returned is on disk.
 
-Any number of processes and threads may use one file. What runs jobs holds the file's lease: its epoch stands in every
-statement that claims or ends a job, so that a holder that was taken for dead (it slept, a clock jumped) changes
-nothing any more once another has taken over.
+Any number of processes and threads may use one file. The service that runs its jobs holds the file's lease, whose epoch
+is checked in every transaction that claims or ends a job: a holder that was taken for dead (it slept, a clock jumped)
+changes nothing any more once another has taken over.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLACE = "coalesce(place, id)"
 _INSERT = f"insert into jobs (id, user, priority, facts, attempts, created, body) values ({NEXT}, ?, ?, ?, ?, ?, ?)"
 _ORDER = f"priority desc, {_PLACE}, id"
 ALL = ""
-"""In `paused` and `limits`: everybody."""
+"""In `paused` and `limits`, all users."""
 
 
 class NoJob(QueueError):
@@ -33,7 +33,7 @@ class NoJob(QueueError):
 
 
 class QueueFull(QueueError):
-    """As many jobs wait as may."""
+    """As many jobs of a user wait as may."""
 
 
 class LeaseLost(QueueError):
@@ -44,15 +44,15 @@ class Queue(Database):
     """A queue in a file.
 
     Args:
-        file: Made, with its folder, if it is not there.
-        clock: Seconds since the epoch.
-        synchronous: `FULL` keeps what was acknowledged through a power cut, `NORMAL` only through the death of
-            processes, and is ten times faster.
-        patience: Seconds to wait for another process's writing.
+        file: The SQLite file; made, with its folder, if it does not exist.
+        clock: A function that returns the seconds since the epoch.
+        synchronous: With `FULL`, jobs whose numbers were returned survive a power cut; with `NORMAL` only the death of
+            processes, which is ten times faster.
+        patience: Seconds to wait while another process writes.
 
     Raises:
-        QueueFileError: It cannot be opened, or is no queue.
-        QueueError: It is of a newer version.
+        QueueFileError: The file cannot be opened, or is no queue.
+        QueueError: The file is of a newer version.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Queue(Database):
     # --- submitting ---------------------------------------------------------------------------------------------------
 
     def submit(self, *jobs: NewJob) -> list[int]:
-        """Put jobs into the queue, all of them or none; on disk when this returns.
+        """Put jobs into the queue, all of them or none; they are on disk when this returns.
 
         Returns:
-            Their numbers.
+            The jobs' numbers.
 
         Raises:
-            QueueError: A job is no JSON data or too large; its user, priority or attempts are none.
+            QueueError: A job is no JSON data or too large; its user, priority or attempts are wrong.
             QueueFileError: The file cannot be written (disk full, locked).
             QueueFull: A user's limit would be exceeded.
         """
@@ -103,7 +103,7 @@ class Queue(Database):
                 raise QueueFull(f"{name} has {count} waiting; {more} more would be over the limit of {limit}")
 
     def set_limit(self, queued: int | None, user: str = ALL) -> None:
-        """How many jobs of a user may wait at once; None for any number. Without a user: of everybody who has no
+        """Limit how many jobs of a user may wait at once; None for any number. Without a user: of each user who has no
         limit of their own."""
         if queued is not None and queued < 0:
             raise QueueError(f"a limit is 0 or more, not {queued}")
@@ -113,16 +113,16 @@ class Queue(Database):
                 base.execute("insert into limits values (?, ?)", (user, queued))
 
     def limits(self) -> dict[str, int]:
-        """How many jobs may wait at once, by user; of '' for everybody who has no limit of their own."""
+        """The limits of waiting jobs, by user; '' stands for users who have no limit of their own."""
         return dict(self.read("select user, queued from limits order by user"))
 
-    # --- looking ------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, id: int) -> Job:
-        """A job.
+        """A job by its number.
 
         Raises:
-            NoJob: There is none of that number.
+            NoJob: There is no job of that number.
         """
         found = self.read(f"select {COLUMNS} from jobs where id = ?", (id,))
         if not found:
@@ -130,21 +130,21 @@ class Queue(Database):
         return job_of(found[0])
 
     def body(self, id: int) -> Any:
-        """What a job was submitted with."""
+        """The body with which a job was submitted."""
         found = self.read("select body from jobs where id = ?", (id,))
         if not found:
             raise NoJob(f"there is no job {id}")
         return json.loads(found[0][0])
 
     def attempts(self, id: int) -> list[Attempt]:
-        """Every try at a job, first to last."""
+        """The attempts at a job, first to last."""
         found = self.read("select tries from jobs where id = ?", (id,))
         if not found:
             raise NoJob(f"there is no job {id}")
         return [Attempt(number, *facts) for number, facts in enumerate(json.loads(found[0][0]), start=1)]
 
     def waiting(self, limit: int = 1000) -> list[Job]:
-        """The next jobs in their order: by priority, then as they came or were moved; none that is paused."""
+        """The next jobs in their order, without paused ones: by priority, then as they came or were moved."""
         query = (
             f"select {COLUMNS} from jobs where state = 'queued' and user not in (select user from paused) "
             f"and not exists (select 1 from paused where user = '') order by {_ORDER} limit ?"
@@ -152,7 +152,7 @@ class Queue(Database):
         return [job_of(row) for row in self.read(query, (limit,))]
 
     def first_of_users(self) -> list[Job]:
-        """The next job of each user, of those that are the most urgent now."""
+        """The next job of each user among the jobs of the highest priority, without paused ones."""
         waits = "state = 'queued' and user not in (select user from paused)"
         query = (  # of the rows of a group, SQLite takes the others' values from the one with the minimum
             f"select {COLUMNS}, min({_PLACE}) from jobs where {waits} and not exists (select 1 from paused where "
@@ -161,7 +161,7 @@ class Queue(Database):
         return [job_of(row[:-1]) for row in self.read(query)]
 
     def running(self) -> list[Job]:
-        """The jobs that run, or were running when their process died."""
+        """The jobs that run, or were running when their service died."""
         return [job_of(row) for row in self.read(f"select {COLUMNS} from jobs where state = 'running' order by id")]
 
     def unfinished(self) -> list[int]:
@@ -169,7 +169,7 @@ class Queue(Database):
         return [id for (id,) in self.read("select id from jobs where state in ('queued', 'running') order by id")]
 
     def folders(self) -> set[str]:
-        """The folders in which jobs keep their bytes; a job that is done and was finished keeps none."""
+        """The names of the folders in which jobs keep their bytes; a job that is done and had a finisher keeps none."""
         query = (
             "select json_extract(body, '$.files') from jobs "
             "where state != 'done' or json_extract(body, '$.finish') is null"
@@ -196,7 +196,11 @@ class Queue(Database):
         before: int | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """Jobs from the newest on, a page at a time: `before` is the last number of the page before."""
+        """A page of jobs, the newest first.
+
+        Args:
+            before: The last number of the page before; None for the first page.
+        """
         wanted = list(states)
         marks = ", ".join("?" * len(wanted))
         query = f"select {COLUMNS} from jobs where state in ({marks})"
@@ -213,7 +217,7 @@ class Queue(Database):
         return {state: found.get(state, 0) for state in State}
 
     def changes(self, after: int = 0, limit: int = 1000) -> list[Change]:
-        """What happened after a change's number, oldest first."""
+        """The changes after a number, oldest first."""
         query = "select number, job, kind, time, facts from changes where number > ? order by number limit ?"
         rows = self.read(query, (after, limit))
         return [Change(number, job, kind, when, json.loads(facts)) for number, job, kind, when, facts in rows]
@@ -234,13 +238,13 @@ class Queue(Database):
                 return [self.get(id) for id in ids]
             self.wait_for_change(min(left, 1.0))
 
-    # --- what users do to jobs ----------------------------------------------------------------------------------------
+    # --- changing -----------------------------------------------------------------------------------------------------
 
     def cancel(self, id: int) -> State:
-        """Cancel a job: at once if it waits; if it runs, whoever runs it is told. One that has ended stays as it is.
+        """Cancel a job: at once if it waits; if it runs, its service ends it. A job that has ended stays as it is.
 
         Returns:
-            Its state now.
+            The job's state now.
         """
         with self.write() as base:
             state = _state_of(base, id)
@@ -257,7 +261,7 @@ class Queue(Database):
         """Take a job that has ended out of the history.
 
         Raises:
-            QueueError: It waits or runs; cancel it first.
+            QueueError: The job waits or runs; cancel it first.
         """
         with self.write() as base:
             state = _state_of(base, id)
@@ -268,9 +272,9 @@ class Queue(Database):
             self.tell(base, id, JobEventKind.DELETED)
 
     def move(self, id: int, before: int | None = None) -> None:
-        """Put a waiting job right before another one, with its priority; without another, at the very front.
+        """Put a waiting job right before another one, with that one's priority; without another, before all.
 
-        The change tells the priority, where that is another one now.
+        The change has the priority if that is changed.
         """
         with self.write() as base:
             if _state_of(base, id) is not State.QUEUED:
@@ -293,7 +297,7 @@ class Queue(Database):
             )
             left = base.execute(query, (priority, place, id)).fetchone()[0]
             between = place - 1.0 if left is None else (left + place) / 2
-            if left is not None and not left < between < place:  # no number lies between any more
+            if left is not None and not left < between < place:  # no number lies between them any more
                 later = f"state = 'queued' and {_PLACE} >= ?"
                 base.execute(f"update jobs set place = {_PLACE} + 1 where {later}", (place,))
                 between = (left + place + 1) / 2
@@ -301,7 +305,7 @@ class Queue(Database):
             self.tell(base, id, JobEventKind.MOVED, **({} if priority == was else {"priority": priority}))
 
     def prefer(self, priority: int, *ids: int) -> None:
-        """Give waiting jobs another priority; those that wait no more stay as they are."""
+        """Give waiting jobs another priority; jobs that do not wait any more stay as they are."""
         with self.write() as base:
             for id in ids:
                 query = "update jobs set priority = ? where id = ? and state = 'queued' and priority != ?"
@@ -309,19 +313,19 @@ class Queue(Database):
                     self.tell(base, id, JobEventKind.PREFERRED, priority=priority)
 
     def pause(self, user: str = ALL) -> None:
-        """Begin no more jobs, of a user or at all; what a worker has begun goes on."""
+        """Pause the jobs of a user, or all: no more are begun; those that a worker has begun go on."""
         with self.write() as base:
             base.execute("insert or ignore into paused values (?)", (user,))
             self.tell(base, 0, JobEventKind.PAUSED, user=user)
 
     def resume(self, user: str = ALL) -> None:
-        """Take a pause back."""
+        """End a pause."""
         with self.write() as base:
             base.execute("delete from paused where user = ?", (user,))
             self.tell(base, 0, JobEventKind.RESUMED, user=user)
 
     def paused(self) -> list[str]:
-        """Whose jobs are paused; '' stands for all."""
+        """The users whose jobs are paused; '' stands for all."""
         return [user for (user,) in self.read("select user from paused order by user")]
 
     def tell(self, base: sqlite3.Cursor, job: int, kind: JobEventKind, **facts: Any) -> None:
@@ -340,7 +344,7 @@ def _state_of(base: sqlite3.Cursor, id: int) -> State:
 def _check(job: NewJob) -> None:
     if not isinstance(job.user, str):
         raise QueueError(f"user is {job.user!r:.40}, but must be a text")
-    if not job.user.isprintable():  # it would reach terminals, and logs
+    if not job.user.isprintable():  # it is shown on terminals and in logs
         raise QueueError(f"user is {job.user!r:.40}, which has characters that cannot be printed")
     for name, low, high in (("priority", -(2**63), 2**63 - 1), ("attempts", 1, 1000)):
         value = getattr(job, name)

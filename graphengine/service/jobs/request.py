@@ -30,19 +30,19 @@ FORMAT = 1
 
 @dataclass
 class JobRequest:
-    """What a job is to do.
+    """A job as a graph with its inputs and options.
 
     Attributes:
-        graph, inputs: What is run; the inputs as given, until they are bound for the run.
-        want: Outputs, nodes or ports by name; None for all outputs.
-        exact: Be joined with nothing, and share values only with runs that compute in the very same way.
-        base: Where relative paths among the inputs start.
+        graph, inputs: The graph and its inputs, as given until they are bound for the run.
+        want: The wanted outputs, nodes or ports by name; None for all outputs.
+        exact: Compute no call in a batch, and share values only with runs in the very same environment.
+        base: The folder from which relative paths among the inputs start.
         out: A folder into which the outputs are written; None to write none.
         name: The beginning of the names of those files.
         roots: Folders that file parameters may not leave; None allows all.
-        keep_going: After a failure, compute all that does not depend on it.
-        whole: Where it fails, write the outputs that were made.
-        finish: What else is done with the outputs: the name of one of the service's finishers, and its data.
+        keep_going: After a failure, compute all nodes that do not depend on it.
+        whole: If the job fails, write the outputs that were made.
+        finish: The name of a finisher of the service that is called with the outputs, and its data.
     """
 
     graph: GraphData
@@ -59,10 +59,10 @@ class JobRequest:
 
 
 class Files:
-    """The folders beside a queue in which jobs keep their bytes, each its own.
+    """The folders beside a queue in which jobs keep their bytes, one for each job.
 
     Args:
-        folder: Where they lie.
+        folder: The folder that holds them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,29 +70,33 @@ class Files:
         self._coming: dict[str, Hold | None] = {}  # of jobs that are not in the queue yet
 
     def new(self) -> str:
-        """The name of a new job's folder, made when something is written; nobody's leftover until `settle`."""
+        """A name for a new job's folder, which is made when bytes are written; until `settle` no sweep removes it."""
         name = uuid.uuid4().hex
         self._coming[name] = None
         return name
 
     def settle(self, name: str) -> None:
-        """A new job is in the queue, by which its folder is known from now on."""
+        """Note that a new job is in the queue, which keeps sweeps from its folder from now on."""
         hold = self._coming.pop(name, None)
         if hold is not None:
             hold.release()
 
     def put(self, name: str, blob: str, content: bytes, like: str = "") -> None:
-        """Write bytes into a job's folder, whole or not at all; what lies in the folder `like` is linked."""
+        """Write bytes into a job's folder, whole or not at all.
+
+        Args:
+            like: The folder of another job: bytes that it has too are linked.
+        """
         file = self._file(name, blob)
         if file.exists():
             return
         try:
             self._make(name)
-            with contextlib.suppress(OSError):  # it is not there, or the disk knows no links
+            with contextlib.suppress(OSError):  # the other folder has none, or the disk knows no links
                 if like:
                     os.link(self._file(like, blob), file)
                     return
-            write_private(file, content, durable=True)  # the job that needs it will be acknowledged
+            write_private(file, content, durable=True)  # the job that needs it is acknowledged next
         except OSError as error:
             raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
 
@@ -115,10 +119,10 @@ class Files:
         self._coming[name] = make_held(make)
 
     def sync(self, name: str) -> None:
-        """Bring the names of a job's files to the disk; their bytes are there.
+        """Bring the names of a job's files to the disk; their bytes are there already.
 
         Raises:
-            FileError: The disk does not take them.
+            FileError: They cannot be written.
         """
         if (self.folder / name).is_dir():
             try:
@@ -128,13 +132,13 @@ class Files:
                 raise FileError(f"{self.folder} cannot be written: {error.strerror or error}") from None
 
     def get(self, name: str, blob: str, hash_of: Callable[[bytes], str] = blob_name) -> bytes:
-        """Bytes of a job's folder, as they were written.
+        """Read bytes from a job's folder.
 
         Args:
-            hash_of: What has given them their name.
+            hash_of: The hash by which they are named.
 
         Raises:
-            OSError: They are not there.
+            OSError: There are no such bytes.
             FileError: They are damaged.
         """
         file = self._file(name, blob)
@@ -144,13 +148,13 @@ class Files:
         return content
 
     def remove(self, name: str) -> None:
-        """Take a job's folder away."""
+        """Remove a job's folder."""
         if name:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             self.settle(name)
 
     def tidy(self, name: str) -> list[Path]:
-        """Remove what was written by half into the folder of a job that nobody computes; what that was."""
+        """Remove half-written files from the folder of a job that does not run; returns them."""
         found = list((self.folder / name).glob(".*")) if name else []
         for file in found:
             with contextlib.suppress(OSError):
@@ -164,13 +168,13 @@ class Files:
 
 
 def body_of(request: JobRequest, files: Files, like: str = "") -> dict[str, Any]:
-    """The body of a job, its bytes put into files.
+    """The body of a job as JSON data; its bytes are put into files.
 
     Args:
-        like: The folder of a job whose bytes are linked, not written again, where they are the same.
+        like: The folder of another job: bytes that it has too are linked, not written again.
 
     Raises:
-        WorkflowError: The graph cannot be written, or an input is no data; names all.
+        WorkflowError: The graph cannot be written, or an input is no data; names all problems.
     """
     name = files.new()
     try:
@@ -213,14 +217,14 @@ def _body(request: JobRequest, name: str, put: Callable[[str, bytes], None]) -> 
 
 
 def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | None = None) -> JobRequest:
-    """The request of a body.
+    """Read a job's request from its body.
 
     Args:
         roots: Folders that no file may leave, whatever the body says; None allows what it says.
 
     Raises:
-        WorkflowError: It is of a newer version, or its workflow cannot be read here.
-        FileError: Its bytes are gone, or damaged.
+        WorkflowError: The body is of a newer version, or its workflow cannot be read here.
+        FileError: The job's bytes are gone, or damaged.
     """
     if body.get("format") != FORMAT:
         raise WorkflowError(f"this job is of version {body.get('format')}, this program knows {FORMAT}; update it")
@@ -255,7 +259,7 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
 
 
 def wants(graph: GraphData, want: Any) -> list[str] | None:
-    """What is wanted, as text."""
+    """The wanted outputs, nodes or ports, as texts."""
     if want is None:
         return None
     several = want if isinstance(want, list | tuple) else [want]
@@ -263,7 +267,7 @@ def wants(graph: GraphData, want: Any) -> list[str] | None:
 
 
 def result_tree(outputs: Mapping[str, Any], name: str, files: Files) -> dict[str, Any]:
-    """Outputs as trees; one that has no codec stands as None, since it cannot leave its process."""
+    """Outputs as trees; an output without a codec is None, as it cannot leave its process."""
     found: dict[str, Any] = {}
     for key, value in outputs.items():
         try:

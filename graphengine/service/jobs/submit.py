@@ -1,4 +1,4 @@
-"""Submitting to a queue, from any process; whoever runs its jobs takes them from there."""
+"""Submitting jobs to a queue, from any process; the service that runs the queue's jobs takes them from there."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def new_job(
     like: NewJob | None = None,
     files: Files | None = None,
 ) -> NewJob:
-    """A job for a queue, checked, its bytes on disk. See `graphengine.run`, `request.JobRequest` and `job.NewJob`.
+    """Make a job for a queue: checked, its bytes on disk. See `graphengine.run`, `request.JobRequest` and `job.NewJob`.
 
     Args:
         like: A job of the same queue: bytes that both need lie on the disk once.
-        files: The queue's, see `files_of`: they hold the job's bytes, so that nobody sweeps them away, until it is
-            told by `settle` that the job is in the queue.
+        files: The queue's files, see `files_of`: they keep sweeps from the job's bytes until `settle` is called once
+            the job is in the queue.
 
     Raises:
-        WorkflowError: The graph, the inputs or what is wanted are wrong, or no data.
+        WorkflowError: The graph, the inputs or the wanted outputs are wrong, or no data.
     """
     if not isinstance(graph, GraphData):
         raise WorkflowError(f"a job is made of a Graph, not of {graph!r:.60}")
@@ -79,29 +79,29 @@ def in_short(value: Any) -> Any:
         return value
     try:
         text = str(value) if isinstance(value, str | PurePath) else repr(value)
-    except Exception:  # of a class of the user's, or a number of too many digits
+    except Exception:  # of the value's own class, or a number of too many digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
 
 
 def submit(queue: Queue, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
-    """Put a job into a queue; on disk when this returns. Options are those of `new_job`.
+    """Put a job into a queue; it is on disk when this returns. Options are those of `new_job`.
 
     Returns:
         The job's number.
 
     Raises:
         WorkflowError: The graph or the inputs are wrong, or no data; nothing was put into the queue.
-        QueueError: The queue does not take it.
+        QueueError: The queue refuses it.
     """
     return submit_all(queue, [{"graph": graph, "inputs": inputs, **options}])[0]
 
 
 def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Put several jobs into a queue, all of them or none; on disk when this returns.
+    """Put several jobs into a queue, all of them or none; they are on disk when this returns.
 
     Args:
-        wanted: The arguments of `new_job` for each; bytes that the first has as well lie on the disk once.
+        wanted: The arguments of `new_job` for each; bytes that the first job has too lie on the disk once.
 
     Returns:
         The jobs' numbers, in that order.
@@ -125,7 +125,7 @@ def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
 
 
 def delete(queue: Queue, job: int) -> None:
-    """Take a job that has ended out of the history, with its bytes."""
+    """Remove a job that has ended from the history, with its bytes."""
     name = queue.body(job)["files"]
     queue.delete(job)
     files_of(queue).remove(name)

@@ -1,1 +1,1 @@
-"""Which call a worker computes next, how many at once, and how long calls take."""
+"""Scheduling: which call a worker computes next, how many at once, how long calls take, fairness between users."""

@@ -1,4 +1,4 @@
-"""How many calls of one group a device computes together: learnt from how long they took, and from lack of memory."""
+"""Batch limits: how many calls of a group a device computes together, learnt from durations and lacks of memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 FIRST = 4
-"""Calls that are tried together before anything is known."""
+"""The batch limit of a group of which nothing is known."""
 MOST = 32
+"""The largest batch limit."""
 WORTH = 0.95
-"""A larger batch must take at most this part of the seconds per call of the smaller one."""
+"""A larger batch pays if a call of it takes at most this part of the seconds of a call of a smaller batch."""
 GROUPS = 4096
-"""Groups that are remembered: every size, model and number of steps is one."""
+"""Groups that are remembered: each size, model and number of steps is a group."""
 
 
 @dataclass
@@ -29,22 +30,22 @@ class Limits:
         self._known: dict[tuple[Hashable, str], _Known] = {}
 
     def of(self, group: Hashable, device: str) -> int:
-        """How many calls may go together now."""
+        """How many calls of a group may be computed together on a device."""
         known = self._known.get((group, device))
         return min(self.most, FIRST if known is None else min(known.limit, known.ceiling))
 
     def took(self, group: Hashable, device: str, count: int, seconds: float) -> None:
-        """So many calls together took so many seconds for each of them."""
+        """Note that each of `count` calls that were computed together took so many seconds."""
         known = self._of(group, device)
         before = known.seconds.get(count)
         known.seconds[count] = seconds if before is None else min(before, seconds)
         smaller = [size for size in known.seconds if size < count]
         if count < known.limit or (smaller and known.seconds[count] > WORTH * known.seconds[max(smaller)]):
-            return  # no larger one is worth a try
+            return  # a larger batch would not pay
         known.limit = max(known.limit, 2 * count)
 
     def seconds(self, group: Hashable, device: str) -> float | None:
-        """What a call takes when as many go together as pays; None where none has been computed."""
+        """The seconds of a call in the best batch so far; None if no call of the group was computed."""
         known = self._known.get((group, device))
         return min(known.seconds.values(), default=None) if known is not None else None
 
@@ -54,6 +55,6 @@ class Limits:
         return self._known.setdefault((group, device), _Known())
 
     def lacked(self, group: Hashable, device: str, count: int) -> None:
-        """So many calls together did not fit into the device's memory."""
+        """Note that so many calls together did not fit into the device's memory."""
         known = self._of(group, device)
         known.ceiling = known.limit = max(1, min(known.ceiling, count - 1, (count + 1) // 2))

@@ -1,4 +1,4 @@
-"""Which waiting call an idle worker computes next: the policy alone, without processes, clocks or files.
+"""The scheduler: which waiting call an idle worker computes next, as a policy without processes, clocks or files.
 
 The order is by priority, then fair between users (see `fairness`). Of one user's, what takes less goes before what a
 later job wants: a picture that is sampled is decoded before others are sampled, though its worker must load the VAE for
@@ -22,18 +22,18 @@ from graphengine.service.scheduling import fairness
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """Something that waits to be computed.
+    """A call that waits to be computed.
 
     Attributes:
-        models: What a worker must hold in memory for it, by digest.
+        models: The models that a worker must hold in memory for it, by digest.
         related: Every component of the models that the call uses a part of.
         group: Items of equal groups may be computed together; None for one that may not.
-        cost: What it takes in any unit, for fairness.
+        cost: The time that it takes, in any unit, for fairness.
         refused: Workers that it must not go to (it failed there for lack of memory).
         environment: The environment that a worker must report; None: any.
         job_order: The position of its job in the order in which jobs began.
-        overtaken: How often a later one was taken before it.
-        yielded: What calls of users with many jobs took that were taken before it.
+        overtaken: How often a later item was taken before it.
+        yielded: Seconds of the calls of users with many jobs that were taken before it.
     """
 
     models: frozenset[str] = frozenset()
@@ -53,15 +53,15 @@ class Item:
 
 @dataclass(slots=True)
 class WorkerView:
-    """What the scheduler knows of a worker.
+    """A worker as the scheduler sees it.
 
     Attributes:
-        models: What it holds, as it said last.
-        free_in: Seconds until it is expected to be idle; 0 when it is, infinite where it cannot be told.
+        models: The models that it held when it told so last.
+        free_in: Seconds until it is expected to be idle; 0 if it is, infinite if that is unknown.
         load: Seconds that loading one model takes it, as measured.
-        environment: How it computes.
-        room: How many models it can load now without letting go of others: none while it is not idle, any number
-            where that is not known.
+        environment: The digest of its environment; None if it has not reported it.
+        room: How many models it can load now without dropping others: none while it is not idle, any number if that is
+            unknown.
     """
 
     name: str
@@ -77,10 +77,10 @@ class WorkerView:
 
 
 class Scheduler:
-    """What waits, and the choice among it.
+    """The items that wait, and the choice among them.
 
     Args:
-        bound: How often an item can be overtaken by those that are better for a worker.
+        bound: How often an item can be overtaken by items that suit a worker better.
     """
 
     def __init__(self, bound: int = fairness.OVERTAKINGS) -> None:
@@ -108,12 +108,12 @@ class Scheduler:
         self._waiting = sorted([*self._waiting, *items], key=_order)
 
     def put_back(self, item: Item) -> None:
-        """Let an item wait again where it stood: its worker was lost, or lacked memory."""
+        """Let an item wait again in its former place: its worker was lost, or lacked memory."""
         self._waiting = sorted([*self._waiting, item], key=_order)
         self._of_user[item.user] += 1
 
     def remove(self, item: Item) -> bool:
-        """Let an item wait no longer; whether it did."""
+        """Remove an item; returns whether it was waiting."""
         if item not in self._waiting:
             return False
         self._waiting.remove(item)
@@ -127,13 +127,13 @@ class Scheduler:
         limit: Callable[[Item], int] = lambda item: 1,
         seconds: Callable[[Item], float] = lambda item: item.cost,
     ) -> list[Item]:
-        """What an idle worker computes next: one item, or several of one group; nothing where nothing fits it, or
-        where what waits is better left to a worker that will soon be idle.
+        """Choose what an idle worker computes next: an item, or several of one group; none where none fits the worker,
+        or all are better left to a worker that will soon be idle.
 
         Args:
             others: All other workers.
-            limit: How many items of one's group can be computed together here.
-            seconds: What an item is expected to take.
+            limit: How many items of an item's group can be computed together at the worker.
+            seconds: The seconds that an item is expected to take.
         """
         first = self._choose(worker, others)
         if first is None:
@@ -157,13 +157,13 @@ class Scheduler:
         return taken
 
     def _forget(self, item: Item) -> None:
-        """Count an item no more as waiting."""
+        """Count an item as waiting no longer."""
         self._of_user[item.user] -= 1
         if not self._of_user[item.user]:
             del self._of_user[item.user]
 
     def _let_wait(self, first: Item, taken: Sequence[Item], work: float) -> None:
-        """Count for those that stand before the first of what is taken that they were overtaken."""
+        """Count, for items that stand before the first item that is taken, that they were overtaken."""
         chosen = set(map(id, taken))
         for item in self._waiting:
             if item is first:
@@ -174,7 +174,7 @@ class Scheduler:
                     item.yielded += work
 
     def _has_waited(self, item: Item, worker: WorkerView) -> bool:
-        """Whether an item can be overtaken no more at a worker."""
+        """Whether an item may not be overtaken any more at a worker."""
         missing = len(item.models - worker.models)
         return not fairness.may_be_overtaken(item.overtaken, self.bound, item.yielded, missing, worker.load)
 
@@ -191,9 +191,11 @@ class Scheduler:
     def _sooner(
         self, first: Item, worker: WorkerView, others: Sequence[WorkerView], seconds: Callable[[Item], float]
     ) -> Item:
-        """What takes less than the first and can go before it: of its user, of a job that is no later; what an earlier
-        one wants may take as long. It may need another part of a model of which the worker holds some, if there is
-        room: that will be loaded in any case."""
+        """An item that takes less time than the first and goes before it, else the first.
+
+        It is of the same user and of a job that began no later; an item of an earlier job may take as long. It may need
+        another component of a model of which the worker holds some, if there is room: that is loaded in any case.
+        """
         if self._has_waited(first, worker):
             return first
 
@@ -210,7 +212,8 @@ class Scheduler:
         return min(filter(may_go, self._possible(worker)), key=lambda item: item.job_order, default=first)
 
     def _possible(self, worker: WorkerView) -> list[Item]:
-        """What may be taken now: up to the first that can be overtaken no more, and of the first's priority."""
+        """The items that a worker may take now: those of the highest priority, up to the first that may not be
+        overtaken any more."""
         found: list[Item] = []
         for item in self._waiting:
             if not worker.may_take(item):
@@ -236,7 +239,7 @@ class Scheduler:
 
 
 def _share(work: float, free: Sequence[float]) -> float:
-    """Seconds of some work that one worker takes if it and others, idle in so many seconds, all end at once."""
+    """A worker's share of some seconds of work, so that it and others, idle in so many seconds, all end at once."""
     level, workers = work, 1
     for later in sorted(free):
         if later >= level:

@@ -1,4 +1,4 @@
-"""What is said of calls between jobs and workers: what a job may claim, what a call needs, how it ended."""
+"""Data about calls that jobs and the pool of workers exchange: a job's policy, a call's needs, a call's report."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from graphengine.values.types import socket_type
 
 
 class WorkerError(GraphEngineError):
-    """Workers died of a call, or none has the memory for it."""
+    """A call failed at workers: too many were lost while they computed it, or none has the memory for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """A call that a worker has computed.
+    """The report of a call that a worker has computed.
 
     Attributes:
         node, type: The node's id in its run, and its full name.
-        worker, device: Who computed it, where.
+        worker, device: The worker that computed it, and that worker's device.
         submitted: When it was ready, in seconds since the epoch.
-        waited, seconds: How long it waited for a worker, and how long it took (of what was joined, its part).
-        together: How many calls were joined.
+        waited, seconds: How long it waited for a worker, and how long it took (of a batch, its part).
+        together: How many calls were computed together.
         loads: How many models its worker had to load.
-        error: What it failed with.
+        error: The message of the error with which it failed; None if it did not.
     """
 
     node: str
@@ -50,19 +50,19 @@ class CallReport:
 
 @dataclass(frozen=True, slots=True)
 class JobPolicy:
-    """What a job may claim of the workers.
+    """How the calls of a job are scheduled and tried again, and the callbacks that tell the job of them.
 
     Attributes:
-        user, priority: Whose its calls are, and how they stand.
-        attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
-        lost: Told which worker was lost while it computed for the job, and why.
-        landed: Told of each of its calls that a worker has computed, before the call lands.
-        exact: Its calls go only to workers that compute alike.
-        cancelled: Whether it is; asked while such workers are waited for.
-        number: Which job it is.
-        taken: Told when a worker takes a call of it: the node's id, and the worker.
-        handed: Told when the runner has calls of it, or when it needs none that is not computed already.
-        begun: How many have claimed anything before it.
+        user, priority: The user whose calls they are, and their priority.
+        node_attempts: After how many crashes of workers a call that has caused them fails, see `retry.Losses`.
+        on_lost: Called with a worker that was lost while it computed for the job, and the reason.
+        on_computed: Called with the report of each call that a worker has computed, before its outcome is handed back.
+        exact: Its calls go only to workers with the same environment.
+        is_cancelled: Whether the job is cancelled; asked while it waits for such workers.
+        number: The job's number.
+        on_taken: Called with a node's id and a worker when the worker takes the node's call.
+        on_handed_over: Called when the pool was given calls of the job, or none were needed.
+        job_order: The position of the job in the order in which jobs began.
     """
 
     user: str = ""
@@ -80,14 +80,14 @@ class JobPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A worker as people see it.
+    """A worker as users see it.
 
     Attributes:
         state: `starting`, `ready`, `computing` or `dead`.
         computing: The nodes that it computes.
-        held, loads: How many models it holds, and how many it has loaded.
+        held, loads: How many models it holds in memory, and how many it has loaded since it started.
         landed, deaths: How many calls it has computed, and how often it was lost.
-        free: Bytes that it can load before it lets go of any; None where that is not known, or it holds none.
+        free: Bytes that it can load before it drops a model; None if unknown, or if it holds none.
     """
 
     name: str
@@ -105,11 +105,11 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
     """A call's inputs as trees; their small blobs are added to those of the message.
 
     Args:
-        share: Whether large ones may go through the folder of the store.
+        share: Whether large blobs may go through the folder of the store.
 
     Raises:
-        NotStorable: One cannot leave this process.
-        Spoiled: One was changed in place.
+        NotStorable: An input cannot leave this process.
+        Spoiled: An input was changed in place.
     """
     trees = {}
     for name, value in call.inputs.items():
@@ -123,7 +123,11 @@ def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> d
 
 
 def item_of(call: Call, job: JobPolicy, environment: bytes | None = None) -> Item:
-    """A call as the scheduler sees it; only workers that report the environment `how` may take it, None: any."""
+    """A call as the scheduler sees it.
+
+    Args:
+        environment: The digest that a worker must have reported to compute it; None: any worker may.
+    """
     needs: set[str] = set()
     related: set[str] = set()
     for name, value in call.inputs.items():
@@ -141,11 +145,11 @@ def item_of(call: Call, job: JobPolicy, environment: bytes | None = None) -> Ite
 
 
 def runs_in_service(definition: NodeDef[..., Any]) -> bool:
-    """Whether a service computes a node that needs no device in its own process, though it has helpers: one of the
-    engine's own packs, which end; or one of a script, which no other process knows."""
+    """Whether a service computes a node that needs no device in its own process although it has helper processes: nodes
+    of the engine's own packs, which end by themselves, and nodes of a script, which no other process can import."""
     return definition.module_pack.distribution == "graphengine" or origin(definition.fn.__module__) == "loose"
 
 
 def environment_digest(environment: Mapping[str, Any]) -> bytes:
-    """How a worker computes, to be compared."""
+    """A digest of a worker's environment, to compare."""
     return digest(canonical(environment))

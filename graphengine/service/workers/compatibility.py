@@ -9,7 +9,8 @@ from graphengine.pack import pack_of, sources_of
 
 
 def source_hashes() -> dict[str, str]:
-    """By pack, the hash of the sources that this process has loaded, where it is told by its sources."""
+    """The hash of the sources that this process has loaded of each pack; packs that are known by a version are left
+    out."""
     from graphengine.declare import registry
 
     packs = dict.fromkeys(map(pack_of, registry.modules()))
@@ -31,7 +32,11 @@ def missing_device(device: str) -> str | None:
 
 
 def why_incompatible(ready: Mapping[str, Any]) -> str | None:
-    """Why a worker that says so much of itself is of no use to this process; None if it is."""
+    """Why this process cannot use a worker; None if it can.
+
+    Args:
+        ready: The message with which the worker tells that it has started.
+    """
     if ready["absent"] is not None:
         return str(ready["absent"])
     mine = source_hashes()

@@ -14,7 +14,7 @@ class End:
     """The end of a worker.
 
     Attributes:
-        why: In words.
+        why: A sentence without a subject, such as "it ended with exit code 1".
         fault: What it is counted against.
     """
 
@@ -23,7 +23,7 @@ class End:
 
 
 def end_of_process(code: int, memory_kills: int = 0) -> End:
-    """How a process ended.
+    """The end of a worker's process.
 
     Args:
         code: Its exit code; of a signal its number, negative.
@@ -51,12 +51,12 @@ class MemoryKills:
         self._file = next((file for file in _counts(pid, root) if _killed(file) is not None), None)
 
     def count(self) -> int:
-        """How many there have been; 0 where nothing counts them."""
+        """How many processes the kernel has killed; 0 where it does not count them."""
         return 0 if self._file is None else _killed(self._file) or 0
 
 
 def _counts(pid: int, root: Path) -> list[Path]:
-    """Files that may hold the count, the best first."""
+    """Files that may hold the kernel's count, the best first."""
     found: list[Path] = []
     groups = root / "sys" / "fs" / "cgroup"
     with contextlib.suppress(OSError):  # there is no such file on other systems
@@ -72,7 +72,7 @@ def _counts(pid: int, root: Path) -> list[Path]:
 
 
 def _killed(file: Path) -> int | None:
-    """The count that a file holds; None if it holds none."""
+    """The kernel's count in a file; None if there is none in it."""
     with contextlib.suppress(OSError, ValueError):
         for line in file.read_text().splitlines():
             name, _, number = line.partition(" ")

@@ -1,4 +1,4 @@
-"""Both ends of what would be a worker's pipe, inside one process."""
+"""A pipe between a service and a worker that are in one process: both of its ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphengine.service.workers.wire import unpack
 
 
 class InProcessPipe:
-    """The connection of a worker whose process has no pipe: orders are put into it, what the worker tells comes out."""
+    """The connection to a worker without a process of its own: messages to it go in, its messages come out."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -20,14 +20,14 @@ class InProcessPipe:
     # --- the worker's end ---------------------------------------------------------------------------------------------
 
     def send_bytes(self, data: bytes) -> None:
-        """The worker tells something."""
+        """Send a message to the service; the worker calls this."""
         self._told.put(data)
 
     def recv_bytes(self) -> bytes:
-        """The worker waits for an order.
+        """Wait for a message of the service; the worker calls this.
 
         Raises:
-            EOFError: The service has closed it.
+            EOFError: The service has closed the pipe.
         """
         data = self._orders.get()
         if data is None:
@@ -35,22 +35,26 @@ class InProcessPipe:
         return data
 
     def end(self, error: BaseException | None) -> None:
-        """The worker has ended; what it tells from now on is heard by nobody."""
+        """Close the worker's end: later messages of it are dropped.
+
+        Args:
+            error: What the worker failed with, if it did.
+        """
         self._told.put(error)
 
     # --- the service's end --------------------------------------------------------------------------------------------
 
     def order(self, data: bytes) -> None:
-        """The service orders something."""
+        """Send a message to the worker; the service calls this."""
         self._orders.put(data)
 
     def close(self) -> None:
-        """The service is done with the worker, and hears nothing more of it."""
+        """Close the service's end: the worker reads the end of the pipe, and its messages are dropped."""
         self._orders.put(None)
         self._told.put(None)
 
     def told(self, spacing: float = 0.0) -> Iterator[list[bytes]]:
-        """What the worker tells, until it has ended: steps and previews in groups, the rest at once.
+        """The messages of the worker until it has ended: steps and previews in groups, others at once.
 
         Args:
             spacing: Seconds between groups of steps and previews.

@@ -1,4 +1,4 @@
-"""The backend of this process: no workers, the calls of all jobs on its own threads."""
+"""The backend without workers: the calls of all jobs are computed on threads of this process."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from graphengine.service.workers.calls import JobPolicy, Status
 
 
 class InlineRunner(ThreadRunner):
-    """A runner on this process's threads, for all users and priorities alike."""
+    """Computes calls on this process's threads, without regard to users and priorities."""
 
     def of(self, job: JobPolicy) -> Runner:
-        """The runner that a job's run is given."""
+        """The runner for a job's run."""
         return _Shared(self, job)
 
     def status(self) -> list[Status]:
-        """It has no workers."""
+        """The workers: there are none."""
         return []
 
     def waiting_jobs(self) -> set[int | None]:
-        """None waits for a worker."""
+        """The jobs that wait for a worker: there are none."""
         return set()
 
     def lacking(self) -> dict[int | None, str]:
-        """None waits for a worker."""
+        """The jobs that wait although no worker is usable: there are none."""
         return {}
 
 
 class _Shared:
-    """The runner as one run sees it."""
+    """The threads of this process as one job's run sees them."""
 
     environment: Mapping[str, Any] | None = None
 
@@ -44,4 +44,4 @@ class _Shared:
         self._job.on_handed_over()
 
     def close(self) -> None:
-        """The service's runner goes on."""
+        """Do nothing: the service's runner serves other runs."""

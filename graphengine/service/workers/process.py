@@ -28,7 +28,7 @@ from graphengine.system.process_tree import end_tree, wait_for_end
 from graphengine.system.threads import start
 
 LAST_WORDS = 0.5
-"""Seconds in which what a process has written before it was ended is shown."""
+"""Seconds in which the last output of a process that was ended is shown."""
 
 OnMessage = Callable[["Handle", Message, Blobs], None]
 OnLost = Callable[["Handle", End], None]
@@ -38,24 +38,24 @@ Orders = SimpleQueue[bytes | None]
 class Handle(Protocol):
     """A worker as the service sees it, wherever it is.
 
-    Each start calls `on_message` for every message and `on_lost` exactly once, when it has ended, however that came.
+    Each start calls `on_message` with every message of the worker, and `on_lost` once when it has ended for any reason.
     """
 
     name: str
     device: str
 
     def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
-        """Start it, or start it anew after it was lost."""
+        """Start the worker, also again after it was lost."""
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
-        """Say something to it; what cannot reach it any more is lost with it."""
+        """Send a message to the worker; one that cannot reach it any more is dropped."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the worker at once."""
 
 
 class LocalWorker:
-    """A process of this machine.
+    """A worker that is a process of this machine.
 
     Args:
         name: Unique in its service.
@@ -86,7 +86,7 @@ class LocalWorker:
     def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
         try:
             connection, pipe, self.process = self._started()
-        except OSError as error:  # no process, file or memory to be had; it may be otherwise in a while
+        except OSError as error:  # no process, file or memory is to be had now: it is tried again
             on_lost(self, End(f"it cannot be started: {error.strerror or error}", Fault.NOBODY))
             return
         orders: Orders = SimpleQueue()
@@ -125,21 +125,21 @@ class LocalWorker:
         on_message: OnMessage,
         on_lost: OnLost,
     ) -> None:
-        why = "what it said could not be heeded"
+        why = "a message of it could not be worked on"
         try:
             while True:
                 message, blobs = unpack(connection.recv_bytes())
                 on_message(self, message, blobs)
         except (EOFError, OSError):
             why = ""
-        except Exception as error:  # it is no message, or too large for the memory that there is
-            why = f"what it said cannot be read: {type(error).__name__}: {error}"
-        finally:  # whatever it was, its calls wait for this
+        except Exception as error:  # it is malformed, or too large for the memory
+            why = f"a message of it cannot be read: {type(error).__name__}: {error}"
+        finally:  # in any case: its calls wait for this
             end_tree(process)  # it may have closed its pipe and linger
             code = process.wait()
             orders.put(None)
             on_lost(self, End(why, Fault.NOBODY) if why else end_of_process(code, self._memory_kills()))
-        writing.join()  # what it writes to must not be closed beneath it: the number may be another file's by then
+        writing.join()  # its descriptor must not be closed while it writes: the number may be another file's by then
         connection.close()
 
     def _memory_kills(self) -> int:
@@ -159,7 +159,7 @@ class LocalWorker:
 
 
 def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:
-    """Let the listener know when a process has ended, though what it forked may hold its side of the pipe."""
+    """Close the pipe when a process has ended, so that the listener sees it even if a forked child holds its end."""
     with pipe:
         wait_for_end(process)
         end_tree(process)
@@ -168,8 +168,8 @@ def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:
 
 
 def _write(connection: Connection, orders: Orders) -> None:
-    """Hand orders on, on a thread of its own: one that a worker does not read must not hold up whoever gave it, who
-    may be just about to end that worker."""
+    """Write messages to a worker, on a thread of its own: a message that the worker does not read must not block the
+    sender, who may be about to end that worker."""
     with contextlib.suppress(OSError):  # it is gone; the listener tells
         while (order := orders.get()) is not None:
             connection.send_bytes(order)

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster: only one that asks for a token, and with a sentence where it cannot be joined."""
+"""Joining a Ray cluster: only a cluster that asks for a token; an error says why it cannot be joined."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def joined(address: str) -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """What must be settled before Ray is imported.
+    """Set the environment variables that Ray reads when it is imported.
 
     Ray's ports listen on every address, and whoever reaches them may run code unless a token is asked for.
     """
@@ -76,10 +76,10 @@ def _prepare() -> None:
 
 
 def _reach(address: str) -> None:
-    """That a cluster answers and takes this token; Ray would try for minutes, and not say which of the two is wrong.
+    """Check that a cluster answers and takes this token; Ray would try for minutes, and not say which is wrong.
 
     Raises:
-        RayError: One of them is not so.
+        RayError: It does not answer, or refuses the token.
     """
     match = re.fullmatch(r"\[?([^][/\s]+)\]?:(\d{1,5})", address)
     if match is None:

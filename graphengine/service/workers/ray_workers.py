@@ -1,8 +1,8 @@
 """Workers on a Ray cluster: one actor each, with as many GPUs as it claims.
 
-Ray places the actors, carries bytes and tells of deaths; queue, scheduling, attempts and restarts are the service's,
-as with workers on one machine. The actors belong to the service and end with it, as a process with a pipe does; they
-are never restarted by Ray, which would not know what killed them.
+Ray places the actors, carries bytes and reports deaths; queue, scheduling, retries and restarts are the service's, as
+with workers on one machine. The actors belong to the service and end with it, as a process with a pipe does; Ray never
+restarts them, as it does not know what killed them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.version import __version__
 
 SPACING = 0.05
-"""Seconds between steps that are told: each telling costs Ray about a millisecond on either side."""
+"""Seconds between messages with steps: each message costs Ray about a millisecond at either end."""
 
 
 # --- in the cluster ---------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ class Actor:
         self._config, self._inbox = config, InProcessPipe()
 
     def hello(self) -> Message:
-        """Where it is, and what must be right before it is given anything."""
+        """Tell its node, version and token mode, which the service checks before it sends calls."""
         import ray
 
         node = ray.util.get_node_ip_address()
@@ -50,12 +50,12 @@ class Actor:
         return {"node": node, "pid": os.getpid(), "version": __version__, "auth": auth}
 
     def run(self) -> Iterator[list[bytes]]:
-        """Start the worker; yields its messages, some at a time, until it has ended."""
+        """Start the worker and yield its messages in groups until it has ended."""
         threading.Thread(target=self._work, name="graphengine-worker", daemon=True).start()
         yield from self._inbox.told(SPACING)
 
     def order(self, data: bytes) -> None:
-        """A message for the worker."""
+        """Hand a message to the worker."""
         self._inbox.order(data)
 
     def _work(self) -> None:
@@ -73,7 +73,7 @@ class Actor:
 
 
 class RayWorker:
-    """An actor of the cluster that this process has joined.
+    """A worker that is an actor of the cluster that this process has joined.
 
     Args:
         name: Unique in its service.
@@ -152,7 +152,7 @@ class RayWorker:
         return kind.options(**{**options, **self.placement}).remote(self.config)
 
     def _greet(self, actor: Any) -> Message:
-        """Wait until it is there; what it says of itself."""
+        """Wait until the actor has started; returns what it tells of itself."""
         import ray
 
         try:
@@ -169,12 +169,12 @@ class RayWorker:
         return facts
 
     def _wish(self) -> str:
-        """What it claims, in words."""
+        """The resources that it claims, in words."""
         claims = [f"{self.threads} CPU", f"{self.num_gpus:g} GPU"][: 2 if self.num_gpus else 1]
         return " and ".join(claims + [f"{name} {what}" for name, what in self.placement.items()])
 
     def send(self, message: Message, blobs: Mapping[str, bytes]) -> None:
-        with contextlib.suppress(Exception):  # it is gone; its thread tells
+        with contextlib.suppress(Exception):  # it is gone; its thread calls on_lost
             self._actor.order.options(concurrency_group="orders").remote(pack(message, blobs))
 
     def kill(self) -> None:
@@ -185,7 +185,7 @@ class RayWorker:
 
 
 def _reason(error: Exception) -> str:
-    """What became of an actor, of the lines in which Ray says so."""
+    """What became of an actor, from the lines of Ray's error."""
     from ray.exceptions import ActorUnavailableError
 
     if isinstance(error, ActorUnavailableError):  # Ray would wait for it; the messages that were under way are lost

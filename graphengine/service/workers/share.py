@@ -1,4 +1,4 @@
-"""The workers as one job's run sees them."""
+"""The runner of a single job's run, over the pool of workers that all jobs share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Workers(Protocol):
         """Whether the job's own thread computes a node."""
 
     def unwanted(self) -> None:
-        """Some calls are no longer wanted."""
+        """Be told that a run has ended early."""
 
     def submit(self, calls: Sequence[Call], job: Any = None, environment: Any = None, /) -> None:
         """Take calls of a job."""
@@ -27,7 +27,7 @@ class JobRunner:
     """A service's runner as one job's run sees it.
 
     Args:
-        environment: What workers must report to take its calls; None: anything.
+        environment: The environment that a worker must have reported to compute its calls; None: any worker may.
     """
 
     def __init__(self, runner: Workers, job: JobPolicy, environment: Mapping[str, Any] | None) -> None:
@@ -39,7 +39,7 @@ class JobRunner:
         return self.runner.in_place(definition)
 
     def unwanted(self) -> None:
-        """The job has ended before its time."""
+        """Be told that the job's run has ended early."""
         self.runner.unwanted()
 
     def submit(self, calls: Sequence[Call]) -> None:
@@ -48,4 +48,4 @@ class JobRunner:
         self.job.on_handed_over()
 
     def close(self) -> None:
-        """The service's runner goes on."""
+        """Do nothing: the service's runner serves other runs."""

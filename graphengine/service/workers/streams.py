@@ -1,5 +1,5 @@
-"""What workers write to their standard streams: shown on this process's standard error without what a terminal acts
-on, and logged."""
+"""Output of workers: lines of their standard streams are shown on this process's standard error, without control
+characters of terminals, and logged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import IO
 from graphengine.system.terminal import printable, unscreened
 
 LONGEST = 100_000
-"""Characters of a line that are held until it ends."""
+"""Characters of a line that are kept in memory until it ends."""
 
 _ENDS = re.compile(r"(?<=\n)|(?=\r(?!\n))")
-"""Where a line ends, or is drawn anew."""
+"""Places where a line ends, or is drawn again from its beginning."""
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ def show(stream: IO[bytes], name: str) -> None:
     Bars that libraries draw over themselves, by a carriage return that begins a line, are shown and not logged.
 
     Args:
-        stream: What the worker, or what it has started, writes.
-        name: The worker's, for the log.
+        stream: The output of the worker and of the processes that it has started.
+        name: The worker's name, for the log.
     """
     decoder, rest, at_start = codecs.getincrementaldecoder("utf-8")("replace"), "", True
     with stream:
@@ -43,7 +43,7 @@ def show(stream: IO[bytes], name: str) -> None:
 
 
 def _show(line: str, name: str, at_start: bool) -> bool:
-    """Show and log a line; whether another may be drawn over it, or begins after it."""
+    """Show and log a line; returns whether the next may be drawn over it, or begins on a line of its own."""
     redrawn, text = line.startswith("\r") and line != "\r\n", printable(line.strip("\r\n"))
     if not redrawn and text.strip():
         log.info("%s: %s", name, text)

@@ -1,9 +1,9 @@
-"""What service and workers say to each other: JSON, with the bytes of values beside it. Never a pickle.
+"""Messages between a service and its workers: JSON, with the bytes of values beside it. Never a pickle.
 
 A message is a JSON object and blobs. Large blobs go through the folder of a disk store where both sides share one,
-small ones with the message, and all where that folder takes nothing. What was put into the folder may be damaged, or
-gone before it is read (`cache clear`, a small budget): then `BlobLost` is raised, and all is sent once more with the
-messages.
+small ones with the message, and all where that folder takes nothing. Blobs in the folder may be damaged, or gone
+before they are read (`cache clear`, a small budget): then `BlobLost` is raised, and the call is sent once more with all
+bytes in the message.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Blobs = dict[str, bytes]
 INLINE = 64_000
 """Bytes up to which a blob goes with its message."""
 SMALL = 20
-"""A blob of more than one part of so many of the store's budget goes with its message: it would push others out before
+"""A blob larger than the store's budget divided by this goes with its message: it would push other blobs out before
 they are read."""
 
 
 class BlobLost(Exception):
-    """The bytes of a value are not, or not whole, where the other side has put them."""
+    """The bytes of a value are gone or damaged in the folder into which the other side has put them."""
 
 
 def pack(message: Message, blobs: Mapping[str, bytes]) -> bytes:
-    """A message as bytes."""
+    """Write a message and its blobs as bytes."""
     sizes = [[name, len(content)] for name, content in blobs.items()]
     header = json.dumps({"message": message, "blobs": sizes}).encode()
     return b"".join([len(header).to_bytes(4, "big"), header, *blobs.values()])
 
 
 def unpack(data: bytes) -> tuple[Message, Blobs]:
-    """The message of bytes."""
+    """Read a message and its blobs from bytes."""
     start = 4 + int.from_bytes(data[:4], "big")
     found = json.loads(data[4:start])
     blobs: Blobs = {}
@@ -52,7 +52,7 @@ def unpack(data: bytes) -> tuple[Message, Blobs]:
 
 
 class Values:
-    """Values to trees and back, on one side of a connection.
+    """Encodes values as trees and decodes them, at one end of a connection.
 
     Args:
         disk: The store whose folder both sides share; None where they share none.
@@ -78,7 +78,7 @@ class Values:
         return to_tree(value, write)
 
     def _share(self, name: str, content: bytes) -> bool:
-        """Whether the folder that both sides share has taken it."""
+        """Put a blob into the folder that both sides share; returns whether it is there."""
         if self.disk is None or not INLINE < len(content) <= self.disk.budget // SMALL:
             return False
         try:
@@ -108,23 +108,24 @@ class Values:
 
 
 def error_facts(error: BaseException) -> Message:
-    """An exception as data."""
+    """Encode an exception as JSON data."""
     error = as_exception(error)
     try:
         text = "".join(traceback.format_exception(error))
-    except BaseException:  # one that cannot say what it is
+    except BaseException:  # of its __str__ or __repr__
         text = "".join(traceback.format_tb(error.__traceback__))
     return {"type": type(error).__name__, "message": text_of(error), "memory": lacks_memory(error), "traceback": text}
 
 
 def error_of(facts: Mapping[str, Any]) -> BaseException:
-    """The exception of `error_facts`: of the same class where it is Python's or graphengine's, else a RuntimeError."""
+    """Decode the exception of `error_facts`: of the same class if that is Python's or graphengine's, else a
+    RuntimeError."""
     name, message = facts["type"], facts["message"]
     found = getattr(errors, name, None) or getattr(builtins, name, None)
     plain = isinstance(found, type) and issubclass(found, Exception)
     try:
         error = found(message) if plain else RuntimeError(f"{name}: {message}")  # type: ignore[misc]
-    except TypeError:  # one that is made of more than a message
+    except TypeError:  # its class takes more than a message
         error = RuntimeError(f"{name}: {message}")
     error.add_note(facts["traceback"])
     return error

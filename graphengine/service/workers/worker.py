@@ -41,7 +41,7 @@ ALONE = 4
 
 
 class RemoteContext(Context):
-    """The context of a call whose wanters are in another process."""
+    """The context of a call that a worker computes: it sends steps and previews to the service."""
 
     def __init__(self, worker: Worker, call: int, facts: Mapping[str, Any]) -> None:
         self._worker, self._call = worker, call
@@ -65,7 +65,7 @@ class RemoteContext(Context):
 
     def preview(self, value: Any) -> None:
         blobs: Blobs = {}
-        tree = Values(None).encode(value, blobs)  # with the message: what is looked at once is not worth the disk
+        tree = Values(None).encode(value, blobs)  # with the message: it is looked at once, which is not worth the disk
         self._worker.tell({"op": "preview", "call": self._call, "tree": tree}, blobs)
 
     def making(self, socket: str, value: Any) -> Mapping[str, str]:
@@ -76,7 +76,7 @@ class RemoteContext(Context):
 
 
 class Worker:
-    """One side of the pipe: takes calls, computes them one group after the other or many at once, tells what happens.
+    """Computes calls that come through a pipe, one group after the other or many at once, and sends back what happens.
 
     Args:
         connection: To the service.
@@ -112,11 +112,11 @@ class Worker:
                 self._compute(*order)
 
     def missing_device(self) -> str | None:
-        """Why it can compute nothing."""
+        """Why nothing can be computed on its device; None if it can."""
         return missing_device(self.device)
 
     def tell(self, message: Message, blobs: Mapping[str, bytes] | None = None) -> None:
-        """Say something to the service; if it is gone, there is nobody to work for."""
+        """Send a message to the service; if the service is gone, end this process."""
         data = pack(message, blobs or {})
         try:
             with self._lock:
@@ -125,7 +125,7 @@ class Worker:
             self.end()
 
     def end(self) -> None:
-        """There is nobody to work for any more: end the process, whatever it computes, and what its nodes forked."""
+        """End this process and those that its nodes have forked: the service is gone."""
         end_own_tree(ALONE)
 
     def _listen(self) -> None:
@@ -146,12 +146,12 @@ class Worker:
                         context.stopped = True
         except (EOFError, OSError):  # the service is gone
             self.end()
-        except BaseException:  # a worker that does not listen is of no use
-            log.exception("what the service said cannot be heeded")
+        except BaseException:  # a worker that reads no messages is of no use
+            log.exception("a message of the service could not be worked on")
             self.end()
 
     def _compute_beside(self, message: Message, blobs: Blobs) -> None:
-        """Compute calls on a thread of their own."""
+        """Compute a group of calls on a thread of its own."""
         try:
             start(functools.partial(self._compute, message, blobs), "graphengine-call")
         except Exhausted as error:
@@ -192,9 +192,9 @@ class Worker:
         self, call: int, outcome: Any, seconds: float, facts: Mapping[str, Any],
         definition: NodeDef[..., Any] | None = None,
     ) -> None:  # fmt: skip
-        """Tell the outcome of a call; where that cannot be told, why."""
+        """Send the outcome of a call; if that cannot be sent, the reason."""
         context = self._contexts.pop(call, None)
-        if context is None:  # it was told already
+        if context is None:  # it was sent already
             return
         blobs: Blobs = {}
         message: Message = {"op": "landed", "call": call, "seconds": seconds}
@@ -211,7 +211,7 @@ class Worker:
             self.tell(message, blobs)
         except NotStorable as error:
             self._failed(call, seconds, NotStorable(f"what it gave cannot leave its worker; {error}"))
-        except BaseException as error:  # a codec, a full disk, a fact that is no data, what a pack says that it holds
+        except BaseException as error:  # of a codec, a full disk, facts that are no data, a pack's `held`
             self._failed(call, seconds, as_exception(error))
 
     def _failed(self, call: int, seconds: float, error: Exception) -> None:
@@ -219,7 +219,7 @@ class Worker:
         self.tell({"op": "landed", "call": call, "seconds": seconds, "error": error_facts(error), **nothing})
 
     def _tell_environment(self) -> None:
-        """Say how this process computes; only for exact runs, since it imports what computes."""
+        """Send this process's environment; only for exact runs, as it imports torch."""
         from graphengine.declare import registry
         from graphengine.pack import environment, pack_of
 
@@ -227,13 +227,13 @@ class Worker:
         try:
             facts = environment(packs) | {"device": self.device.partition(":")[0]}
             self.tell({"op": "environment", "facts": facts})
-        except BaseException as raised:  # what computes cannot be imported
+        except BaseException as raised:  # torch or a pack's library cannot be imported
             error = as_exception(raised)
             own = "" if isinstance(error, GraphEngineError) else f"{type(error).__name__}: "
             self.tell({"op": "environment", "error": f"{own}{text_of(error)}"})
 
     def _memory(self) -> Message:
-        """What its packs hold in memory for this device, by digest, and the bytes that are free there, if known."""
+        """The models that its packs hold in memory for this device, by digest, and the bytes free there, if known."""
         from graphengine.declare import registry
         from graphengine.pack import pack_of
 
@@ -248,7 +248,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a KeyboardInterrupt here is a node's own
     connection = pipe_from(sys.argv[1])
     config, _ = unpack(connection.recv_bytes())
-    for stream in (sys.stdout, sys.stderr):  # the service shows what is written, line by line, and is to read all of it
+    for stream in (sys.stdout, sys.stderr):  # the service shows it line by line, and reads UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     with screened():
