@@ -196,12 +196,71 @@ NAMES: dict[str, dict[str, str]] = {
     "graphengine.plan": dict.fromkeys(
         ("default_paths", "holds_paths", "is_default", "literal"), "graphengine.planning.arguments"
     ),
+    "graphengine.service.account": {"account": "graphengine.service.job_report:job_page"},
+    "graphengine.service.calls": {
+        "ATTEMPTS": "graphengine.service.retry:CRASHES",
+        "Claims": "graphengine.service.workers.calls:JobPolicy",
+        "KILLS": "graphengine.service.retry:KILLS_PER_CRASH",
+        "Landed": "graphengine.service.workers.calls:CallReport",
+        "how_of": "graphengine.service.workers.calls:environment_digest",
+        "stays": "graphengine.service.workers.calls:runs_in_service",
+    },
+    "graphengine.service.deaths": {
+        "Fault": "graphengine.service.retry",
+        "SENT": "graphengine.service.retry:KILLING_SIGNALS",
+    },
+    "graphengine.service.document": {"Request": "graphengine.service.jobs.request:JobRequest"},
+    "graphengine.service.doing": {"Doing": "graphengine.service.doing:JobActivity"},
+    "graphengine.service.fitness": {
+        "absent": "graphengine.service.workers.compatibility:missing_device",
+        "code": "graphengine.service.workers.compatibility:source_hashes",
+        "unfit": "graphengine.service.workers.compatibility:why_incompatible",
+    },
     "graphengine.service.here": {
+        "Announcer": "graphengine.service.socket_server:SocketServer",
         **dict.fromkeys(("queue_file", "state_folder"), "graphengine.system.folders"),
         **dict.fromkeys(("doing", "hello", "watch"), "graphengine.service.socket_client"),
         "identity": "graphengine.service.identity",
     },
-    "graphengine.service.ray_workers": {"ray_service": "graphengine.service.start_ray"},
+    "graphengine.service.inbox": {"Inbox": "graphengine.service.workers.in_process:InProcessPipe"},
+    "graphengine.service.lease": {"DEATHS": "graphengine.service.retry:SERVICES"},
+    "graphengine.service.local": {
+        "Lost": "graphengine.service.workers.process:OnLost",
+        "Told": "graphengine.service.workers.process:OnMessage",
+    },
+    "graphengine.service.posts": {
+        "OTHERS": "graphengine.service.retry",
+        "PACE": "graphengine.service.retry",
+        "PAUSE": "graphengine.service.retry:WORKER_PAUSES",
+        "Post": "graphengine.service.workers.state:WorkerState",
+        "STARTING": "graphengine.service.retry:HELPER_START",
+        "STARTS": "graphengine.service.retry",
+        "TAKEN": "graphengine.service.retry:ACKNOWLEDGED",
+        "USELESS": "graphengine.service.retry:UNUSABLE",
+        "Waiting": "graphengine.service.workers.state:PendingCall",
+    },
+    "graphengine.service.ray_workers": {
+        "PATIENCE": "graphengine.service.retry:RAY_START",
+        "ray_service": "graphengine.service.start_ray",
+    },
+    "graphengine.service.running": {"IN_ORDER": "graphengine.service.scheduling.fairness"},
+    "graphengine.service.schedule": {
+        **dict.fromkeys(("LOADS", "MANY", "OVERTAKINGS"), "graphengine.service.scheduling.fairness"),
+        "Worker": "graphengine.service.scheduling.scheduler:WorkerView",
+    },
+    "graphengine.service.service": {
+        "CONCURRENCY": "graphengine.service.scheduling.fairness",
+        "SUSPECT": "graphengine.service.retry",
+    },
+    "graphengine.service.trouble": {
+        "ALONE": "graphengine.service.retry:SHORTAGES",
+        "Caution": "graphengine.service.shortages:ConcurrencyLimit",
+        "PAUSES": "graphengine.service.retry:SHORTAGE_PAUSES",
+    },
+    "graphengine.service.workers": {
+        "ABSENCE": "graphengine.service.workers.pool:SUSPENDED",
+        "LULL": "graphengine.service.workers.pool:FOLLOWERS",
+    },
     "graphengine.show.report": {"Recorder": "graphengine.show.report:ReportRecorder"},
     "graphengine.system.devices": {"KINDS": "graphengine.system.devices:DEVICE_TYPES"},
     "graphengine.system.threads": {"Waiting": "graphengine.system.threads:LaneCall"},
