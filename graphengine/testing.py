@@ -117,7 +117,7 @@ class FakeWorker:
 
 
 class _ThreadWorker(Worker):
-    def absent(self) -> str | None:
+    def missing_device(self) -> str | None:
         """None: its device need not exist."""
         return None
 

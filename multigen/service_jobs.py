@@ -93,7 +93,7 @@ def prepare(
     """Prepare `count` calls of a Pipe, in the order of the seeds.
 
     Raises:
-        ValueError, FileError, ModelError: As the Pipe's `setup` and `gen`.
+        ValueError, FileError, ModelError: As by the Pipe's `setup` and `gen`.
     """
     given = {name: value for name, value in setup.items() if name not in NOT_OF_SETUP}
     if setup.get("cnet") and "ctypes" not in given:

@@ -20,7 +20,7 @@ __all__ = ["PICTURES", "Catalogue", "held_as", "named_devices", "pipes_by_name",
 NEEDED = {"base": ("id", "type"), "lora": ("id",), "pipes": ("classname",)}
 """The keys that an entry of the models file must have."""
 PICTURES = ("image", "fimage", "original_image", "image_painted", "mask", "mask_image")
-"""Names under which `setup` takes pictures."""
+"""Arguments of `setup` that take pictures."""
 ROOMY = 23 * 2**30
 """Bytes of GPU memory from which FLUX stays on the GPU, in 8 bits; with less, weights are moved layer by layer."""
 
@@ -59,8 +59,8 @@ class Catalogue:
     """The contents of the two configuration files at a moment.
 
     Attributes:
-        cwd: The folder that paths are relative to.
-        config, models: The files' contents.
+        cwd: The folder from which relative paths start.
+        config, models: The contents of the files.
     """
 
     cwd: Path

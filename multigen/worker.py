@@ -333,7 +333,7 @@ class ServiceThread(threading.Thread):
                 with self._lock:
                     changes = self.queue.changes(self._seen)
                 for change in changes:
-                    self._heed(change)
+                    self._note_change(change)
                     self._seen = change.number
             except QueueError as error:  # locked for too long: the next call tries again
                 log.warning("%s", error)
@@ -341,10 +341,10 @@ class ServiceThread(threading.Thread):
             if not changes:
                 return
 
-    def _heed(self, change: Change) -> None:
+    def _note_change(self, change: Change) -> None:
         order = self._orders.get(change.job)
         if order is not None:
-            self._told(order, change)
+            self._call_order(order, change)
             return
         has_ended = change.kind in (JobEventKind.FAILED, JobEventKind.DONE)
         if has_ended and self._service and self._service.active and self._is_lost(change.job):
@@ -361,7 +361,7 @@ class ServiceThread(threading.Thread):
     def _process_of(job: Job) -> str:
         return str(job.facts.get("process", ""))
 
-    def _told(self, order: Order, change: Change) -> None:
+    def _call_order(self, order: Order, change: Change) -> None:
         if change.kind == JobEventKind.RUNNING and not order.started:
             order.started = True
             self._call(order.start_callback)

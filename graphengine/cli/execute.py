@@ -112,7 +112,7 @@ class Session:
             from graphengine.service.workers.pool import WorkerRunner
 
             gc.enable()
-            # Joined calls differ in their last bits: here a run gives what it gives on this process's threads.
+            # No batches, whose results differ in their last bits: a run gives the same as on this process's threads.
             self.runner = WorkerRunner(workers, self.store.disk, batch=1, on_warning=_say)
         self._stack = contextlib.ExitStack()
 

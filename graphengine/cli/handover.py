@@ -46,13 +46,13 @@ def hand_over(
     only_here: Sequence[str],
     keep_going: bool = False,
 ) -> bool:
-    """Let the service run a workflow and wait for it; False where this process has to do it.
+    """Let the service run a workflow and wait for it; returns False if this process has to run it.
 
     Args:
         only_here: Options of the command that a service cannot follow.
 
     Raises:
-        WorkflowError: A service was asked for, but none runs here, or it is not as this process is.
+        WorkflowError: A service was asked for, but none runs here, or its identity differs from this process's.
     """
     file = queue_file()
     why = _why_not(file, roots, only_here)
@@ -72,9 +72,9 @@ def hand_over(
 
     inputs = bind_sets(graph, sets)
     print_warnings(graph, inputs.given)
-    check_folder(out, graph)  # that it cannot be written is told now, not by the job
+    check_folder(out, graph)  # an unwritable folder is an error now, not of the job
     queue = Queue(file)
-    # Before the job is there, so that none of its steps is missed.
+    # Before the job is submitted, so that none of its steps is missed.
     following = Following(queue, previews=False, look=attending(queue, None))
     cancellation = Cancellation()
     with interruptible(cancellation):  # from here on, so that no job is left behind by a Ctrl-C just after its submit
@@ -93,7 +93,7 @@ def hand_over(
 
 
 def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> str | None:
-    """Why the service cannot do it; None if it can."""
+    """Why the service cannot run it; None if it can."""
     if not listens(file) or (facts := hello(file)) is None:
         return "no service of this user runs here; start `graphengine worker`"
     if only_here:
@@ -104,10 +104,11 @@ def _why_not(file: Path, roots: list[Path] | None, only_here: Sequence[str]) -> 
 
 
 def differs(file: Path, roots: list[Path] | None, folders: bool = True) -> str | None:
-    """In what the service that runs a queue's jobs differs from this process; None if in nothing, or none runs.
+    """How the identity of the service that runs a queue's jobs differs from this process's; None if it does not, or no
+    service runs.
 
     Args:
-        folders: Whether those that it allows matter.
+        folders: Whether the folders that it allows matter.
     """
     facts = hello(file)
     why = None if facts is None else _differs(facts, roots)
@@ -115,10 +116,10 @@ def differs(file: Path, roots: list[Path] | None, folders: bool = True) -> str |
 
 
 def check_packs(file: Path, graphs: Iterable[GraphData]) -> None:
-    """Refuse workflows for which the service that runs a queue's jobs lacks a pack; where none runs, none is refused.
+    """Refuse workflows for which the service that runs a queue's jobs lacks a pack; without a service, none is refused.
 
     Raises:
-        WorkflowError: Such a job could only fail.
+        WorkflowError: The job could only fail.
     """
     facts = hello(file) or {}
     if facts.get("version") != identity()["version"] or not isinstance(facts.get("packs"), dict):
@@ -147,7 +148,7 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
 def _follow(
     queue: Queue, following: Following, number: int, graph: GraphData, cancellation: Cancellation, json: bool, out: Path
 ) -> None:
-    """Show a job as it goes on; raise what it failed with."""
+    """Show the progress of a job until it has ended; raise its error if it failed."""
     from graphengine.cli.execute import needed
     from graphengine.cli.progress import JsonLines
     from graphengine.progress import Bars
@@ -172,7 +173,7 @@ def _follow(
 
 
 def _check(job: Job) -> None:
-    """Raise what a job failed with."""
+    """Raise the error of a job if it failed."""
     if job.state == "failed":
         raise JobFailed(job.error or "", job.result or {})
 
@@ -187,7 +188,7 @@ def _events(queue: Queue, following: Following, number: int, show: Callable[[Eve
 
 
 def _result(job: Job, out: Path) -> dict[str, Any]:
-    """What a job made, also one that failed, its files named as this process would have named them."""
+    """The result of a job, also of a failed one, with its files named as this process would have named them."""
     if job.state == "cancelled":
         raise Cancelled(f"job {job.id} was cancelled")
     if "told" not in (job.result or {}):

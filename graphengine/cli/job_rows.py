@@ -1,4 +1,4 @@
-"""How jobs look: as JSON data, as lines, and as rows of a table. Imports no torch."""
+"""Showing jobs: as JSON data, as lines, and as rows of a table. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Doing = Mapping[int, Mapping[str, Any]]
 BAR = 12
 """Characters of a progress bar."""
 SPARE = 200
-"""Jobs that are looked at beyond a page: those that read otherwise than they stand in the file."""
+"""Jobs that are read beyond a page: the service may tell another state of a job than the file."""
 
 
 def doing_now(queue: Queue, jobs: Sequence[Job]) -> Doing:
-    """What these jobs do at this moment, by number; empty where none runs, or no service answers."""
+    """The activity of these jobs, by number; empty if none runs, or no service answers."""
     return ask(queue.file) if any(job.state is State.RUNNING for job in jobs) else {}
 
 
 def state_of(job: Job, doing: Doing) -> str:
-    """Where a job stands, as people see it: `queued` until its first node has begun."""
+    """The state of a job as users see it: `queued` until its first node has begun."""
     now = doing.get(job.id)
     return str(now["state"]) if job.state is State.RUNNING and now is not None else str(job.state)
 
@@ -38,7 +38,7 @@ def state_of(job: Job, doing: Doing) -> str:
 def page(
     queue: Queue, states: Sequence[State], user: str | None, before: int | None, limit: int
 ) -> tuple[list[Job], Doing]:
-    """A page of the history, from the newest on; jobs that a service has begun, and none of their nodes, as queued."""
+    """A page of jobs, the newest first; a job counts as queued until its first node has begun."""
     either = {State.QUEUED, State.RUNNING}
     split = bool(either & {*states}) and not either <= {*states}
     jobs = queue.history({*states} | (either if split else set()), user, before, limit + SPARE * split)
@@ -47,7 +47,7 @@ def page(
 
 
 def counts(queue: Queue) -> dict[str, int]:
-    """How many jobs are in each state, as people see it."""
+    """How many jobs are in each state, as users see it."""
     found = {state.value: count for state, count in queue.counts().items()}
     running = queue.running() if found["running"] else []
     doing = doing_now(queue, running)
@@ -71,7 +71,7 @@ def facts(job: Job, doing: Doing) -> dict[str, Any]:
 
 
 def fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass, times as people read them."""
+    """The fields of a dataclass, with times as texts."""
     found = {name: getattr(value, name) for name in value.__dataclass_fields__}
     for name in ("created", "started", "ended"):
         if isinstance(found.get(name), float):
@@ -80,18 +80,18 @@ def fields(value: Any) -> dict[str, Any]:
 
 
 def made(job: Job) -> dict[str, Any]:
-    """What came out of a job: the files, and the values of outputs that are written into none."""
+    """The files that a job wrote, and the values of outputs that are written into no file."""
     if job.state is not State.DONE or not isinstance(job.result, Mapping):
         return {}
     told = job.result.get("told", {})
     values = {name: one["value"] for name, one in told.items() if "value" in one}
-    if not told:  # of a job that writes no files: what is kept of it, as `cache.tree` writes it
+    if not told:  # a job without a folder for files: its outputs as trees of `cache.tree`
         values = {name: _kept(tree) for name, tree in job.result.get("outputs", {}).items()}
     return {"files": list(job.result.get("files", ())), "values": values}
 
 
 def _kept(tree: Any) -> Any:
-    """A value that a job keeps, in short; of what is not told in a line, its type."""
+    """A value that a job keeps, as a short text; its type if it is too long for a line."""
     if not isinstance(tree, Mapping):
         return "not kept"
     if "json" in tree:
@@ -108,12 +108,12 @@ def plain(text: object) -> str:
 
 
 def given(job: Job) -> str:
-    """The inputs that a job was given, in a line."""
+    """The inputs of a job, in a line."""
     return plain("  ".join(f"{name}={value}" for name, value in job.facts.get("inputs", {}).items()))
 
 
 def outcome(job: Job, doing: Doing) -> str:
-    """What a job does now, or what became of it, in a line."""
+    """The activity of a job, or its outcome, in a line."""
     if job.error:
         return plain(str(job.error).split("\n")[0])
     if job.state is State.DONE:
@@ -126,13 +126,13 @@ def outcome(job: Job, doing: Doing) -> str:
 
 
 def _near(file: str) -> str:
-    """A file's path, from the current folder if it lies inside."""
+    """A file's path, relative to the current folder if it lies in it."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 def _going(now: Mapping[str, Any]) -> str:
-    """What a job does, with a bar: `sample [####........] 12/30, 8 s left, worker-0`."""
+    """The activity of a job, with a bar: `sample [####........] 12/30, 8 s left, worker-0`."""
     if now.get("lacks"):
         return f"waits: {now['lacks']}"
     if not now.get("node"):
@@ -152,7 +152,7 @@ def _going(now: Mapping[str, Any]) -> str:
 
 
 def table(jobs: Sequence[Job], doing: Doing, title: str | None = None) -> Table:
-    """Jobs as a table, a line each; what none of them has is no column."""
+    """Jobs as a table with a line each; columns that would be empty are left out."""
     from rich.table import Table
     from rich.text import Text
 
@@ -180,7 +180,7 @@ def table(jobs: Sequence[Job], doing: Doing, title: str | None = None) -> Table:
 
 
 def _when(moment: float) -> str:
-    """A time of today, or a day."""
+    """A time, of today as hours, else as a day."""
     then, now = time.localtime(moment), time.localtime()
     return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d", then)
 

@@ -40,7 +40,7 @@ File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not 
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
 WIDE = 1000
-"""Columns of a table that is not for a terminal: a line for each job."""
+"""Columns of a table that is not shown on a terminal, so that each job has one line."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def submit(
     from graphengine.service.jobs.submit import submit_all
 
     several: Sequence[Mapping[str, Any]] = [bind_sets(graph, set)] if not over else _over(graph, set, over)
-    check_folder(out, graph)  # that it cannot be written is told now, not when the job runs
+    check_folder(out, graph)  # an unwritable folder is an error now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
         common |= {"keep_going": keep_going, "whole": keep_going}
@@ -202,7 +202,7 @@ def clean(queue: File = None, debug: Debug = False) -> None:
 
 
 def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
-    """Do something with every job; what cannot be done with one is told, and the others are done."""
+    """Call a function with every job; print the error of a job for which it fails, and go on."""
     from graphengine.service.jobs.database import QueueError, QueueFileError
 
     code = None
@@ -376,7 +376,7 @@ def watch(
 
     with _queue(queue) as base, left_alone():
         look = attending(base, queue)
-        if json or not sys.stdout.isatty():  # a table that lives is for a terminal
+        if json or not sys.stdout.isatty():  # a live table is for a terminal
             for line in Following(base, job, previews=json, look=look).lines():
                 print(json_.dumps(line) if json else _event(line), flush=True)
         else:

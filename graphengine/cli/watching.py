@@ -1,4 +1,4 @@
-"""Following jobs: what the queue's file and the service's socket tell, as lines or as a live table."""
+"""Following jobs: events from the queue's file and the service's socket, as lines or as a live table."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ ENDED = tuple(kind for kind in JobEventKind if kind.ended)
 STEPS = (
     Kind.PROGRESS, Kind.PREVIEW, Kind.NODE_STARTED, Kind.NODE_FINISHED, Kind.NODE_FAILED, JobEventKind.SILENT,
 )  # fmt: skip
-"""What the service alone tells; the rest is in the queue's file, whoever runs its jobs."""
+"""Events that only the service's socket has; all others are in the queue's file."""
 MOST_WAITING = 100_000
-"""Jobs that are counted as waiting."""
+"""The most jobs that are counted as waiting."""
 SHOWN = 30
 """Lines of the live table: as many jobs, of which a third may have ended."""
 LOOK = 1.0
-"""Seconds between looks whether anything runs a queue's jobs."""
+"""Seconds between checks whether a service runs a queue's jobs."""
 PATIENCE = 1.0
-"""Seconds for which a service that is there is waited for: until it tells, and at a job's end for its last steps."""
+"""Seconds to wait for a service that runs: for its first line, and at a job's end for its last steps."""
 
 
 def idle(base: Queue, file: Path | None) -> str:
-    """A line about jobs that wait while nothing runs the queue's; jobs of a service that was killed count as such."""
+    """A line about jobs that wait while no service runs the queue's; jobs of a killed service count as waiting."""
     from graphengine.service.jobs.lease import holder
 
-    if holder(base) is not None:  # first: who waits asks every second
+    if holder(base) is not None:  # first: this is asked every second
         return ""
     count = len(waiting := [*base.running(), *base.waiting(MOST_WAITING)])
     if not waiting:
@@ -52,13 +52,14 @@ def idle(base: Queue, file: Path | None) -> str:
     if (told := hello(base.file)) is not None and told["active"]:
         return f"{wait}; the service that runs {them} cannot write {base.file}: is the disk full?\n"
     what = f"{wait} and nothing runs {them}"
-    if base.body(waiting[0].id).get("finish"):  # of a script, which does more with the outputs than write them
+    if base.body(waiting[0].id).get("finish"):  # of a script that has a finisher
         return f"{what}; the script that queued them does when it is started again\n"
     return f"{what}; `graphengine worker{'' if file is None else f' --queue {shlex.quote(str(file))}'}` does\n"
 
 
 def attending(base: Queue, file: Path | None) -> Callable[[], None]:
-    """To be called now and then by who waits: it says on standard error why nothing goes on, and when it does again."""
+    """A function to call now and then while waiting: it prints to standard error why no job goes on, and when one does
+    again."""
     said, looked = "", -LOOK
 
     def look() -> None:
@@ -87,10 +88,10 @@ def _paused(base: Queue) -> str:
 
 @contextlib.contextmanager
 def left_alone() -> Iterator[None]:
-    """Ctrl-C ends the looking, and nothing else.
+    """Let Ctrl-C end this command only, not the jobs.
 
     Raises:
-        typer.Exit: It came.
+        typer.Exit: Ctrl-C was pressed.
     """
     try:
         yield
@@ -100,12 +101,11 @@ def left_alone() -> Iterator[None]:
 
 
 class Following:
-    """What happens to jobs from the moment this is made: changes of the queue, and the steps and previews that a
-    service on this machine tells.
+    """Follows the events of jobs from now on: changes of the queue, and steps and previews of this machine's service.
 
     Args:
-        job: The one that matters, if it is known already.
-        previews: Whether they are wanted.
+        job: The number of the only job to follow, if it is known already.
+        previews: Whether previews are wanted.
         look: Called now and then while nothing happens.
     """
 
@@ -123,7 +123,7 @@ class Following:
             self._listening.wait(PATIENCE)
 
     def _listen(self, job: int | None, kinds: list[str]) -> None:
-        """To the service, whichever runs."""
+        """Read the socket of the service, again and again, whichever runs."""
         while True:
             with contextlib.suppress(OSError, ValueError):
                 for line in watch(self.queue.file, job, kinds):
@@ -134,13 +134,13 @@ class Following:
             time.sleep(0.5)
 
     def steps(self, timeout: float = 0.0) -> Iterator[dict[str, Any]]:
-        """What the service has told, in its order, until it has told nothing for so many seconds."""
+        """The service's events so far, in their order, until there was none for so many seconds."""
         with contextlib.suppress(Empty):
             while True:
                 yield self._told.get(timeout > 0, timeout)
 
     def lines(self, job: int | None = None) -> Iterator[dict[str, Any]]:
-        """All that happens to a job (by default the one known already) until it has ended, or to all jobs for ever."""
+        """The events of a job (by default the one known already) until it has ended, or of all jobs for ever."""
         job = self.job if job is None else job
         if self._first is not None:
             yield {"job": self._first.id, "kind": self._first.state, "time": self._first.created}
@@ -164,7 +164,7 @@ class Following:
             self.queue.wait_for_change(0.05)
 
     def _steps_of(self, job: int | None, timeout: float) -> Iterator[dict[str, Any]]:
-        """Steps that are told, until the job's end is."""
+        """The service's steps, until its event of the job's end."""
         if self._over:
             return
         for line in self.steps(timeout if self._listening.is_set() else 0.0):
@@ -177,8 +177,8 @@ class Following:
 
 
 def table(queue: Queue, job: int | None, look: Callable[[], None] = lambda: None) -> None:
-    """A live table of what waits and runs, with what each job does; those that end meanwhile keep their line. Ends
-    when the job has."""
+    """Show a live table of waiting and running jobs with their activity; jobs that end meanwhile keep their line.
+    Returns when the job has ended."""
     from rich.live import Live
 
     known: dict[int, Job] = {}
@@ -212,7 +212,7 @@ def _rows(queue: Queue, job: int | None, known: dict[int, Job]) -> Any:
     for one in ended[: -SHOWN // 3]:
         del known[one.id]
     doing = job_rows.doing_now(queue, going)
-    going.sort(key=lambda one: job_rows.state_of(one, doing) != State.RUNNING)  # what runs stands before what waits
+    going.sort(key=lambda one: job_rows.state_of(one, doing) != State.RUNNING)  # running jobs stand before waiting ones
     shown = sorted(filter(lambda one: one.state.ended, known.values()), key=lambda one: one.id)
     shown += [one for one in going if not one.state.ended][: SHOWN - len(shown)]
     title = "  ".join(f"{state} {count}" for state, count in job_rows.counts(queue).items())

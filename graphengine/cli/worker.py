@@ -118,7 +118,7 @@ def command(
         start(functools.partial(_terminate, service, at_once), "graphengine-terminate")
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         does = "running" if service.active else "standing by for another worker that runs"
-        if not service.active and holder(service.queue) is None:  # its file cannot be written
+        if not service.active and holder(service.queue) is None:  # the queue's file cannot be written
             does = "standing by until it can run"
         elif not service.active and (why := differs(file, root)) is not None:
             print(f"warning: {why}; jobs that need that will fail once this one takes over", file=sys.stderr)
@@ -136,16 +136,16 @@ def command(
 
 
 def _terminate(service: Service, at_once: threading.Event) -> None:
-    """At a SIGTERM, put back what runs, and end this process in time, whatever keeps it."""
+    """At a SIGTERM, put the running jobs back, and end this process in time, whatever it does."""
     at_once.wait()
     service.let_go()
     time.sleep(IN_TIME)
-    print("ending, though not all has ended that runs in this process", file=sys.stderr, flush=True)
+    print("ending, though nodes still run in this process", file=sys.stderr, flush=True)
     os._exit(130)
 
 
 def _let_go(service: Service, again: threading.Event) -> None:
-    """Leave the jobs that run at the second signal; the third is for nodes of this process that do not end."""
+    """Put the running jobs back at the second signal; at the third, end this process, whose nodes may not end."""
     again.wait()
     again.clear()
     service.let_go()
@@ -155,7 +155,7 @@ def _let_go(service: Service, again: threading.Event) -> None:
 
 
 def _on_ray(backend: str, address: str | None, device: list[str] | None, gpus: float | None, shared: Any) -> bool:
-    """Whether workers are on a Ray cluster; options that fit no backend together are refused."""
+    """Whether workers are on a Ray cluster; refuses options that do not fit together."""
     if backend not in ("local", "ray"):
         raise WorkflowError(f"--backend is local or ray, not {backend!r:.40}")
     if backend == "ray" and address is None:

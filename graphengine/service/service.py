@@ -199,7 +199,7 @@ class Service:
         try:
             return {key: from_tree(tree, lambda blob: self.files.get(name, blob)) for key, tree in trees.items()}
         except OSError as error:
-            raise FileError(f"the outputs of job {job} are gone from {self.files.folder}: {error.strerror}") from None
+            raise FileError(f"an output of job {job} is gone from {self.files.folder}: {error.strerror}") from None
 
     def cancel(self, job: int) -> State:
         """Cancel a job: at once if it waits, within a step if it runs."""

@@ -112,7 +112,7 @@ def as_dict(event: JobEvent) -> dict[str, Any]:
     """An event as JSON data; a preview is a small PNG."""
     found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
     found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
-    if event.kind is Kind.PREVIEW and event.event is not None:
+    if event.kind == Kind.PREVIEW and event.event is not None:
         found["png"] = preview_png(event.event.value)
     return found
 

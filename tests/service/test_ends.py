@@ -65,7 +65,7 @@ def of(node: str, **inputs: Any) -> Graph:
 def served(folder: Path, **options: Any) -> Iterator[Service]:
     """A service as the command line starts it, with one worker."""
     packs = [str(PACK), str(STUCK)]
-    common = {"workers": 1, "threads": 1, "packs": packs, "store": folder / "store", "told": lambda line: None}
+    common = {"workers": 1, "threads": 1, "packs": packs, "store": folder / "store", "on_warning": lambda line: None}
     with local_service(folder / "q.sqlite", devices=["cpu"], **{**common, **options}) as service:
         yield service
 

@@ -40,12 +40,12 @@ def test_what_takes_less_goes_before_what_a_later_job_of_its_user_wants() -> Non
     def taken(bound: int = 100, **decode: object) -> Item:
         scheduler = Scheduler(bound)
         sample = of("unet", user="ann", cost=50.0, job_order=1)
-        scheduler.add(sample, of("vae", **{"user": "ann", "cost": 0.1, "begun": 0, **decode}))
+        scheduler.add(sample, of("vae", **{"user": "ann", "cost": 0.1, "job_order": 0, **decode}))
         return scheduler.take(holding("w", "unet", "vae"))[0]
 
     assert taken().cost == 0.1
     assert taken(job_order=1).cost == 0.1  # another picture of the same job
-    for other in ({"begun": 2}, {"user": "bob"}, {"cost": 60.0}, {"priority": -1}):
+    for other in ({"job_order": 2}, {"user": "bob"}, {"cost": 60.0}, {"priority": -1}):
         assert taken(**other).cost == 50
     assert taken(bound=0).cost == 50
 
@@ -62,11 +62,11 @@ def test_another_part_of_a_model_that_a_worker_holds_is_loaded_for_an_earlier_jo
     def taken(room: float = 1, related: str = "unet", **decode: object) -> Item:
         scheduler = Scheduler()
         sample = of("unet", job_order=1)
-        scheduler.add(sample, of("vae", **{"kin": frozenset({"vae", related}), "begun": 0, **decode}))
+        scheduler.add(sample, of("vae", **{"related": frozenset({"vae", related}), "job_order": 0, **decode}))
         return scheduler.take(WorkerView("w", frozenset({"unet"}), room=room))[0]
 
     assert taken().job_order == 0
-    for other in ({"room": 0}, {"kin": "other"}, {"begun": 2}, {"cost": 60.0}):
+    for other in ({"room": 0}, {"related": "other"}, {"job_order": 2}, {"cost": 60.0}):
         assert taken(**other).models == {"unet"}
 
 

@@ -56,7 +56,7 @@ def runners(
     def make(count: int = 2, shared: bool = True, **options: Any) -> WorkerRunner:
         store = str(tmp_path / "store") if shared else None
         disk = DiskStore(store) if store else None
-        runner = WorkerRunner(workers(count, store), disk, **{"told": told.append, **options})
+        runner = WorkerRunner(workers(count, store), disk, **{"on_warning": told.append, **options})
         made.append(runner)
         assert runner.wait_until_ready(600)
         return runner
