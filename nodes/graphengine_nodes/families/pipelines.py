@@ -221,6 +221,16 @@ class Pipelines:
         return (lambda latents: latents), (lambda latents: latents)
 
 
+def _trained(model: Model) -> dict[str, Any]:
+    """What a scheduler must know of how a model was trained, where its reference says more than its configuration."""
+    found: dict[str, Any] = {}
+    if prediction := model.setting("prediction_type"):
+        found["prediction_type"] = prediction
+    if model.setting("zero_snr"):  # the first step must be the noisiest, the one without any signal
+        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return found
+
+
 # --- running a pipeline -----------------------------------------------------------------------------------------------
 
 
@@ -257,6 +267,7 @@ def sample_with(
     if options.guidance_rescale is not None:
         call["guidance_rescale"] = options.guidance_rescale
     further = further_arguments(cls, family.further(request), call)
+    config = {**config, **_trained(request.model)}
     own = schedulers.own(config, options.scheduler, request.seeds, family.schedulers, family.name)
     pack, unpack = family.layouts(cls, request)
     absent = {
@@ -268,6 +279,8 @@ def sample_with(
     pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
     # Constructors correct outdated configurations of the model's scheduler, and only of that one.
     scheduler = schedulers.make(own, options.scheduler, options.timestep_spacing, request.seeds)
+    if request.model.setting("zero_snr"):
+        schedulers.check_zero_snr(scheduler)
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)

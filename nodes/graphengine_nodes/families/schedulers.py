@@ -101,6 +101,19 @@ def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) 
     return _made(cls, own, {"timestep_spacing": spacing, **_seeds(cls, seeds)})
 
 
+def check_zero_snr(scheduler: Any) -> None:
+    """Refuse a scheduler that cannot begin at noise without any signal, for a model that was trained so.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if "rescale_betas_zero_snr" not in inspect.signature(type(scheduler).__init__).parameters:
+        raise ValueError(
+            f"the model was trained down to no signal (zero terminal SNR), where {type(scheduler).__name__} cannot "
+            "begin; take EulerDiscreteScheduler, DDIMScheduler or DPMSolverMultistepScheduler"
+        )
+
+
 def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:
     try:
         return cls.from_config(own.config, **options)

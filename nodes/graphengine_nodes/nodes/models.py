@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.families.schedulers import KARRAS
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
 from graphengine_nodes.weights import files
-from graphengine_nodes.weights.files import Location, read_json
+from graphengine_nodes.weights.files import Header, Location, read_json
 
 PRECISIONS = ("float32", "float16", "bfloat16")
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a denoiser may predict: the noise, the velocity between noise and picture, or the picture."""
+
+SAID = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+"""How `modelspec.prediction_type` says it."""
 
 EMBEDDED_NAMES = tuple(name for name, _ in files.EMBEDDED.values())
 
@@ -41,12 +49,24 @@ def load_model(
     variant: Annotated[
         str | None, Doc("Variant of a folder's weight files, such as fp16; default: the plain ones.")
     ] = None,
+    prediction_type: Annotated[
+        str | None,
+        Choices(*PREDICTIONS),
+        Doc("What the denoiser was trained to predict; default: as its files say."),
+    ] = None,
+    zero_snr: Annotated[
+        bool | None,
+        Doc("Whether the denoiser was trained with zero terminal SNR; default: as its files say."),
+    ] = None,
 ) -> Model:
     """Make a reference to a model; its weights are read when a node computes with them.
 
     A single file needs configurations and a tokenizer. They come from `config`, else from the folder named as the file
     without its suffix, else from the folder that the file is in. Components that the file lacks (a FLUX file often
     holds the denoiser alone) are read from there too.
+
+    A single file says by tensors named `v_pred` and `ztsnr`, or by `modelspec.prediction_type` in its header, that it
+    was trained to predict velocity, and down to no signal; without these the scheduler's configuration decides.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
@@ -62,14 +82,39 @@ def load_model(
                 f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
                 f"known families are {', '.join(families())}"
             )
-        return _model(kind, path, None, variant, precision, files.name_of(source))
+        trained = _training(kind, {}, {}, prediction_type, zero_snr)
+        return _model(kind, path, None, variant, precision, files.name_of(source), trained)
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
     header = files.read_header(path)
     kind = next((f for f in families().values() if f.owns_file(header)), None)
     if kind is None:
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
-    return _model(kind, _config_folder(path, config), path, None, precision, files.name_of(source))
+    trained = _training(kind, header, files.read_metadata(path), prediction_type, zero_snr)
+    return _model(kind, _config_folder(path, config), path, None, precision, files.name_of(source), trained)
+
+
+def _training(
+    kind: Family, header: Header, metadata: Mapping[str, str], prediction: str | None, zero_snr: bool | None
+) -> dict[str, Any]:
+    """Settings for how a denoiser was trained: what the caller says, else what a single file says of itself.
+
+    Raises:
+        ModelError: The file says what is not known, or the family is trained in another way.
+    """
+    said = metadata.get("modelspec.prediction_type")
+    if said is not None and said not in SAID:
+        known = ", ".join(SAID)
+        raise ModelError(f"its modelspec.prediction_type is {said!r:.60}; known are {known}: give prediction_type")
+    if marker := next((name for name in header if name.startswith("edm_")), None):
+        raise ModelError(f"it was trained with the noise levels of EDM ({marker}), which no scheduler here has")
+    prediction = prediction or ("v_prediction" if "v_pred" in header else SAID.get(said or ""))
+    zero_snr = zero_snr if zero_snr is not None else ("ztsnr" in header or None)
+    found: dict[str, Any] = {"prediction_type": prediction, "zero_snr": zero_snr}
+    found = {name: value for name, value in found.items() if value is not None}
+    if found and not set(kind.schedulers) & set(KARRAS):
+        raise ModelError(f"{' and '.join(found)} are of models that predict noise; {kind.name} models match flows")
+    return found
 
 
 def _config_folder(file: Path, config: str | Path | None) -> Path:
@@ -89,7 +134,13 @@ def _config_folder(file: Path, config: str | Path | None) -> Path:
 
 
 def _model(
-    kind: Family, folder: Path, file: Path | None, variant: str | None, precision: str | None, source: str
+    kind: Family,
+    folder: Path,
+    file: Path | None,
+    variant: str | None,
+    precision: str | None,
+    source: str,
+    trained: Mapping[str, Any],
 ) -> Model:
     """The reference; notes where each component lies."""
     try:
@@ -115,6 +166,7 @@ def _model(
     defaults = folder / "defaults.json"
     if defaults.is_file():
         settings |= read_json(defaults)
+    settings |= trained
     return Model(kind.name, tuple(components), tuple(sorted(settings.items())), precision, source=source)
 
 
@@ -167,6 +219,11 @@ def load_lora(
     """
     path = _lora_file(files.find(source, "LoRA"))
     header = files.read_header(path)
+    if dora := next((name for name in header if name.endswith(".dora_scale")), None):
+        raise ModelError(
+            f"{path} is a DoRA ({dora} scales the changed weights), which is not read: without that it would change "
+            "pictures in another way"
+        )
     if not any("lora" in name for name in header):
         raise ModelError(f"{path} is no LoRA: none of its tensors is called so")
     encoder = any(name.startswith(("text_encoder", "lora_te")) for name in header)

@@ -279,6 +279,19 @@ def read_header(file: Path) -> Header:
     Raises:
         ModelError: It is missing, cut short or no safetensors file.
     """
+    return _read_header(file)[0]
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file, such as `modelspec.prediction_type`.
+
+    Raises:
+        ModelError: It is missing, cut short or no safetensors file.
+    """
+    return _read_header(file)[1]
+
+
+def _read_header(file: Path) -> tuple[Header, dict[str, str]]:
     if file.suffix in SUFFIXES and file.suffix != ".safetensors":
         raise ModelError(
             f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
@@ -290,7 +303,7 @@ def read_header(file: Path) -> Header:
             if size < 8 or length > size - 8:
                 raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
             header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
+        metadata = dict(header.pop("__metadata__", None) or {})
         for entry in header.values():
             entry["shape"] = [int(side) for side in entry["shape"]]
         end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
@@ -302,7 +315,7 @@ def read_header(file: Path) -> Header:
         raise ModelError(f"{file} is no safetensors file (its header cannot be read); copy it again") from None
     if size < 8 + length + end:
         raise ModelError(f"{file} is cut short: {size} bytes of {8 + length + end}; copy it again")
-    return dict(header)
+    return dict(header), metadata
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------

@@ -10,13 +10,15 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, library_path
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.scaled import multiplied, scales_in
 
 if TYPE_CHECKING:
     import torch
@@ -109,6 +111,8 @@ def read_tensors(
 ) -> Tensors:
     """Read the tensors of a safetensors file whose names begin with `prefixes`, floating-point tensors as `dtype`.
 
+    Tensors with scales beside them are multiplied out.
+
     Args:
         dtype: None for the dtypes in the file.
         full: Layers whose tensors are in single precision.
@@ -124,9 +128,12 @@ def read_tensors(
     tensors = {}
     try:
         with library_path(file) as path, safe_open(path, "pt") as source:
+            scales = scales_in(source.keys(), file)
             for name in source.keys():  # noqa: SIM118 - no mapping
-                if name.startswith(prefixes):
+                if name.startswith(prefixes) and name not in scales.extra:
                     tensor = source.get_tensor(name)
+                    if (scale := scales.of.get(name)) is not None:
+                        tensor = multiplied(tensor, source.get_tensor(scale), name, file)
                     tensors[name] = _copied(tensor, kind(name, tensor))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or no safetensors file ({error}); copy it again") from None
@@ -243,6 +250,8 @@ def add_loras(
             raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
         _check_fit(name, file, component, module, wanted)
         _place(name, component, module, state)
+        if options["metadata"] is None:  # else ranks and alphas are those of peft's own configuration
+            _set_alphas(name, component, module, alphas or {})
     names = [name for name, _, _ in loras]
     peft_utils.set_weights_and_activate_adapters(module, names, [scale for _, _, scale in loras])
 
@@ -256,6 +265,30 @@ def _metadata(file: Path) -> dict[str, Any] | None:
         text = (source.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
     found: dict[str, Any] | None = json.loads(text) if text else None
     return found
+
+
+def _set_alphas(name: str, component: str, module: Any, alphas: Mapping[str, Any]) -> None:
+    """Give each layer of a LoRA the strength that its file says: alpha / rank of that layer, 1 where it has no alpha.
+
+    diffusers derives one alpha and one rank for most layers, and is wrong where layers differ (resized and
+    block-weighted files).
+
+    Args:
+        alphas: By the layers' names, as diffusers has them.
+    """
+    prefix = f"{component}."
+    of_layer = {
+        _CLIP_ATTENTION.sub(r".\1.proj", _squashed(key.removesuffix(".alpha").removeprefix(prefix))): float(alpha)
+        for key, alpha in alphas.items()
+    }
+    for layer_name, layer in module.named_modules():
+        if name in getattr(layer, "lora_A", ()):
+            rank = layer.lora_A[name].weight.shape[0]
+            layer.r[name], layer.lora_alpha[name] = rank, of_layer.get(_squashed(layer_name), rank)
+
+
+# diffusers' old names for the projections of CLIP's attention, squashed.
+_CLIP_ATTENTION = re.compile(r"(?<=self\.attn)\.to\.(q|k|v|out)$")
 
 
 def _place(name: str, component: str, module: Any, state: Tensors) -> None:
