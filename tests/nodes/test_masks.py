@@ -118,3 +118,17 @@ def test_from_a_file(tmp_path: Path) -> None:
     assert torch.allclose(values[0], torch.from_numpy(np.asarray(cases.mask()) / 255).float())
     cases.mask().point(lambda value: value * 257, "I").save(tmp_path / "deep.tiff")
     assert torch.allclose(std.load_mask(tmp_path / "deep.tiff").values, values, atol=1e-4)
+
+
+def test_strokes_on_a_transparent_layer_mean_what_they_show(tmp_path: Path) -> None:
+    layer = np.zeros((16, 16, 4), np.uint8)
+    layer[4:8, 4:8] = 255
+    layer[8:12, 4:8] = (255, 255, 255, 128)
+    layer[12:, 12:] = (0, 0, 0, 255)
+    PIL.Image.fromarray(layer).save(tmp_path / "strokes.png")
+    values = std.load_mask(tmp_path / "strokes.png").values[0].numpy()
+    wanted = np.zeros((16, 16), np.float32)
+    wanted[4:8, 4:8], wanted[8:12, 4:8] = 1, 128 / 255
+    assert np.abs(values - wanted).max() < 1e-6
+    erased = std.load_mask(tmp_path / "strokes.png", from_alpha=True).values[0].numpy()
+    assert np.array_equal(erased < 0.5, layer[..., 3] > 127)

@@ -178,3 +178,20 @@ def test_damaged_exif_is_said(tmp_path: Path) -> None:
         (tmp_path / "bad.jpg").write_bytes(whole[:place] + b"\xff\xff\x7f" + whole[place + 3 :])
         with pytest.raises(FileError):
             read(tmp_path / "bad.jpg")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_both_prompts_stand_in_the_settings_whichever_node_encoded_them(tmp_path: Path, weighted: bool) -> None:
+    model = std.load_model("tiny")
+    with Graph() as g:
+        if weighted:
+            positive, negative = std.encode_weighted(model, "a (red:1.3) circle", "blurry", clip_skip=1)
+        else:
+            positive, negative = (std.encode_prompt(model, text, 1) for text in ("a (red:1.3) circle", "blurry"))
+        latent = std.sample(model, positive, negative=negative, seed=3, steps=1, width=64, height=64)
+        std.save_image(std.decode_latent(model, latent), tmp_path / "made.png")
+    g.run()
+    with PIL.Image.open(tmp_path / "made.png") as picture:
+        text = picture.info["parameters"]
+    assert text.startswith("a (red:1.3) circle\nNegative prompt: blurry\nSteps: 1, ")
+    assert "Clip skip: 2" in text

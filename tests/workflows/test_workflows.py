@@ -125,10 +125,9 @@ def test_controlnet_runs_and_follows_the_edges() -> None:
 def test_inpainting_runs_and_paints_only_inside_the_mask() -> None:
     image = pixels(run("inpainting")["image"])[0]
     start, mask = picture("tree.png"), picture("mask.png")[..., 0] > 0.5
-    changed = np.abs(image - start).mean(-1)
-    grown = grow(mask, 12)
-    assert changed[mask].mean() > 0.1
-    assert changed[~grown].mean() < 0.03
+    assert np.abs(image - start).mean(-1)[mask].mean() > 0.1
+    outside = picture("mask.png")[..., 0] == 0
+    assert np.array_equal(image[outside], start[outside])
 
 
 def test_masked_image_to_image_runs_and_begins_with_the_paint() -> None:

@@ -34,16 +34,23 @@ def mask_from_image(
 def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = False) -> Mask:
     """Read a mask from a file: from its brightness, or from its transparency.
 
+    By brightness white is painted, and what is transparent is not: white strokes on a transparent layer mean what they
+    show. With `from_alpha` the transparent parts are painted, as where a picture was erased.
+
     Raises:
         FileError: It is no picture, or has no transparency although `from_alpha` asks for it.
     """
     import numpy as np
+    import PIL.Image
     import torch
 
     from graphengine_nodes.nodes.images import from_pil, open_picture
 
     picture = open_picture(Path(path))
     if not from_alpha:
+        if picture.has_transparency_data:
+            layer = picture.convert("RGBA")
+            picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "black"), layer)
         return mask_from_image(from_pil(picture))
     if not picture.has_transparency_data:
         raise FileError(f"{path} has no transparency; make the mask from its brightness (from_alpha: false)")

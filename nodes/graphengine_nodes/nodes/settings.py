@@ -36,9 +36,7 @@ def settings(step: Step, value: Any) -> str | None:
         found["width"], found["height"] = value.size
     seed = given.get("seed")
     found["seed"] = (seed[0] if seed else None) if isinstance(seed, list) else seed
-    positive, negative = _encoder(given.get("positive")), _encoder(given.get("negative"))
-    found["prompt"], found["clip_skip"] = positive.get("prompt"), positive.get("clip_skip")
-    found["negative_prompt"] = negative.get("prompt")
+    found |= _prompt(given.get("positive"), "prompt") | _prompt(given.get("negative"), "negative_prompt")
     return parameters(**found)
 
 
@@ -54,11 +52,24 @@ def _steps(start: Step) -> Iterator[Step]:
                     waiting.append(one)
 
 
-def _encoder(source: Any) -> dict[str, Any]:
+ENCODERS = ("std.encode_prompt", "std.encode_weighted")
+
+
+def _prompt(source: Any, name: str) -> dict[str, Any]:
+    """The text of a conditioning, as `name`; of the positive prompt the clip skip too.
+
+    Args:
+        source: The step that gives the conditioning, or a list of steps, of which the first counts.
+    """
+    source = source[0] if isinstance(source, list) and source else source
     if not isinstance(source, Step):
         return {}
-    found = next((one for one in _steps(source) if one.node == "std.encode_prompt"), None)
-    return dict(found.inputs) if found is not None else {}
+    encoder = next((step for step in _steps(source) if step.node in ENCODERS), None)
+    if encoder is None:
+        return {}
+    both = encoder.node == "std.encode_weighted"  # it encodes both prompts
+    found = {name: encoder.inputs.get(name if both else "prompt")}
+    return found | ({"clip_skip": encoder.inputs.get("clip_skip")} if name == "prompt" else {})
 
 
 def _scheduler(model: Model) -> str | None:
