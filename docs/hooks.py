@@ -89,7 +89,7 @@ def node_section(definition: Any) -> list[str]:
 
 def typed(annotation: Any) -> str:
     """A type as files and messages name it."""
-    from graphengine.values.types import type_name
+    from graphengine.values.socket_types import type_name
 
     return type_name(annotation)
 

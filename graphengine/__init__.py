@@ -31,8 +31,8 @@ if TYPE_CHECKING:
         nearest,
     )
     from graphengine.events import Event, Kind, Reuse
-    from graphengine.execution.dispatch import Cancellation
     from graphengine.execution.evaluate import Result, run
+    from graphengine.execution.launcher import Cancellation
     from graphengine.execution.runner import Call, Runner, ThreadRunner
     from graphengine.graph.data import Node
     from graphengine.graph.elements import Input, Link, Ref
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     )
     from graphengine.system.private import make_private, write_private
     from graphengine.values.canonical import NotData
-    from graphengine.values.types import SocketType, View, promise_type, register_type, socket_type
+    from graphengine.values.socket_types import SocketType, View, promise_type, register_type, socket_type
     from graphengine.warning_filters import warnings_as
     from graphengine.workflow.files import save
 
@@ -72,7 +72,7 @@ _HOMES = {
         "NotStorable", "PackError", "Problem", "Where", "WorkflowError", "nearest",
     ),
     "graphengine.events": ("Event", "Kind", "Reuse"),
-    "graphengine.execution.dispatch": ("Cancellation",),
+    "graphengine.execution.launcher": ("Cancellation",),
     "graphengine.execution.evaluate": ("Result", "run"),
     "graphengine.execution.runner": ("Call", "Runner", "ThreadRunner"),
     "graphengine.graph.data": ("Node",),
@@ -89,7 +89,7 @@ _HOMES = {
     ),
     "graphengine.system.private": ("make_private", "write_private"),
     "graphengine.values.canonical": ("NotData",),
-    "graphengine.values.types": ("SocketType", "View", "promise_type", "register_type", "socket_type"),
+    "graphengine.values.socket_types": ("SocketType", "View", "promise_type", "register_type", "socket_type"),
     "graphengine.warning_filters": ("warnings_as",),
     "graphengine.workflow.files": ("save",),
 }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from graphengine.events import Event, Kind, Reuse
 from graphengine.service.retry import Fault
 from graphengine.service.workers.deaths import End
-from graphengine.service.workers.in_process import InProcessPipe
+from graphengine.service.workers.in_process_pipe import InProcessPipe
 from graphengine.service.workers.process import OnLost, OnMessage
 from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.service.workers.worker import Worker

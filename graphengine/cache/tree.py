@@ -18,7 +18,7 @@ from graphengine.errors import NotStorable
 from graphengine.old_names import name_in_keys, place_now
 from graphengine.system.opening import rooted, roots_of
 from graphengine.values.literals import plain_number
-from graphengine.values.types import is_named_tuple, python_number, socket_type, type_called
+from graphengine.values.socket_types import is_named_tuple, python_number, socket_type, type_called
 
 Write = Callable[[str, bytes], None]
 Read = Callable[[str], bytes]

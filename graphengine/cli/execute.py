@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.cache import DiskStore, Store
 from graphengine.cli.common import print_problems
 from graphengine.declare.definition import NodeDef
-from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.launcher import Cancellation
 from graphengine.execution.runner import Call, Runner, ThreadRunner
 from graphengine.graph.combine import subgraph
 from graphengine.graph.data import GraphData

@@ -20,7 +20,7 @@ from graphengine.system.folders import queue_file
 
 if TYPE_CHECKING:
     from graphengine.cli.watching import Following
-    from graphengine.execution.dispatch import Cancellation
+    from graphengine.execution.launcher import Cancellation
     from graphengine.graph.data import GraphData
     from graphengine.service.jobs.job import Job
     from graphengine.service.jobs.queue import Queue
@@ -65,7 +65,7 @@ def hand_over(
     from graphengine.cli.execute import interruptible, print_warnings
     from graphengine.cli.values import bind_sets
     from graphengine.cli.watching import Following, attending
-    from graphengine.execution.dispatch import Cancellation
+    from graphengine.execution.launcher import Cancellation
     from graphengine.results.outputs import check_folder
     from graphengine.service.jobs.queue import Queue
     from graphengine.service.jobs.submit import submit

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.service.doing import SILENT, silence, words
+from graphengine.service.job_activity import SILENT, silence, words
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.submit import in_short
 from graphengine.service.socket_client import doing as ask

@@ -15,7 +15,7 @@ from graphengine.declare.node_groups import group_of, node_groups
 from graphengine.declare.node_help import help_of, wrapped
 from graphengine.errors import Problem, WorkflowError
 from graphengine.old_names import moved
-from graphengine.values.types import type_name
+from graphengine.values.socket_types import type_name
 
 if TYPE_CHECKING:
     from graphengine.declare.definition import NodeDef

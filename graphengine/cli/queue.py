@@ -289,7 +289,7 @@ def wait(
     """Wait until jobs have ended; 0 if all are done, else 1."""
     from graphengine.cli import job_rows
     from graphengine.cli.watching import LOOK, attending, left_alone
-    from graphengine.service.doing import words
+    from graphengine.service.job_activity import words
 
     end = None if timeout is None else time.monotonic() + timeout
     with _queue(queue) as base, left_alone():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import PIL.ImageDraw
     import PIL.ImageFont
 
-    from graphengine.values.types import View
+    from graphengine.values.socket_types import View
 
     Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph.elements import INPUTS, Input
 from graphengine.values.literals import value_fits
-from graphengine.values.types import strip
+from graphengine.values.socket_types import strip
 
 if TYPE_CHECKING:
     from graphengine.graph.data import GraphData

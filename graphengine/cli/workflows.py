@@ -21,7 +21,7 @@ from graphengine.declare.node_help import limits, wrapped
 from graphengine.errors import Problem, WorkflowError
 from graphengine.graph.type_inference import output_type
 from graphengine.system.terminal import printable
-from graphengine.values.types import type_name
+from graphengine.values.socket_types import type_name
 
 if TYPE_CHECKING:
     from graphengine.graph.data import GraphData

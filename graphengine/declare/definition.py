@@ -20,7 +20,7 @@ from graphengine.declare.context import Context
 from graphengine.declare.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
 from graphengine.errors import NodeDefinitionError
 from graphengine.values.checksum import owned, twin_of
-from graphengine.values.types import (
+from graphengine.values.socket_types import (
     declare,
     has_variables,
     holds_path,

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from graphengine.values.types import type_name
+from graphengine.values.socket_types import type_name
 
 if TYPE_CHECKING:
     from graphengine.declare.definition import NodeDef

@@ -25,7 +25,7 @@ from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, PackError, nearest, text_of
 from graphengine.pack import GROUP, SOURCES, Pack, folder_reloaded, hash_of, origin, pack_of
 from graphengine.system.opening import read_file
-from graphengine.values.types import SocketType, declared_at, socket_type
+from graphengine.values.socket_types import SocketType, declared_at, socket_type
 
 FOLDERS = "graphengine_folder_pack"
 OWN_NODES = "put it into a .py file and load that as a pack: load_pack, packs=[...], --packs or GRAPHENGINE_PACKS"

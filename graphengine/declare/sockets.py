@@ -10,7 +10,7 @@ from typing import Any
 
 from graphengine.errors import shorten
 from graphengine.values.literals import coerce, plain_number, value_fits
-from graphengine.values.types import strip, type_name, union_members
+from graphengine.values.socket_types import strip, type_name, union_members
 
 
 @dataclass(frozen=True, slots=True)

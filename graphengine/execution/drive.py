@@ -16,9 +16,9 @@ from graphengine.cache import Entry
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, NodeError, Problem, Spoiled, WorkflowError, text_of
 from graphengine.events import Event, Kind, Reuse
-from graphengine.execution.dispatch import Launcher
 from graphengine.execution.expand import Expander
 from graphengine.execution.guard import handed_out
+from graphengine.execution.launcher import Launcher
 from graphengine.graph.elements import Link
 from graphengine.keys.call_key import node_key, own_fingerprint
 from graphengine.planning.arguments import token_of, value_of
@@ -41,7 +41,7 @@ from graphengine.planning.task import (
 )
 from graphengine.values.canonical import NotData, canonical, digest
 from graphengine.values.checksum import twin_of
-from graphengine.values.types import is_named_tuple
+from graphengine.values.socket_types import is_named_tuple
 
 _unique = itertools.count()
 LARGEST_DEED = 1_000_000

@@ -16,9 +16,9 @@ from graphengine.declare.definition import NodeDef
 from graphengine.declare.registry import modules
 from graphengine.errors import GraphEngineError, Problem, Spoiled, WorkflowError, shorten
 from graphengine.events import Listener, Reuse
-from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.display import showing
 from graphengine.execution.drive import Drive
+from graphengine.execution.launcher import Cancellation
 from graphengine.execution.runner import Runner, ThreadRunner
 from graphengine.graph.data import GraphData
 from graphengine.graph.order import packs_of

@@ -44,7 +44,7 @@ from graphengine.planning.task import (
 from graphengine.values.canonical import digest
 from graphengine.values.checksum import sum_of
 from graphengine.values.literals import coerce
-from graphengine.values.types import is_named_tuple, socket_type
+from graphengine.values.socket_types import is_named_tuple, socket_type
 
 _serials = itertools.count(1)
 DEEPEST = 10_000

@@ -14,7 +14,7 @@ from graphengine.graph import type_inference as inference
 from graphengine.graph.changes import note_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import Link, Ref, bad_id
-from graphengine.graph.key import graph_key
+from graphengine.graph.graph_hash import graph_key
 from graphengine.graph.selection import link_of
 
 

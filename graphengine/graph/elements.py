@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from graphengine.declare.sockets import Choices, Range, Socket
-from graphengine.values.types import is_named_tuple, type_name
+from graphengine.values.socket_types import is_named_tuple, type_name
 
 
 @dataclass(frozen=True, slots=True)

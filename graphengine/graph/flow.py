@@ -13,7 +13,7 @@ from graphengine.graph.build import GraphBuilder
 from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS, Input, Link, Ref
 from graphengine.pack import Pack
-from graphengine.values.types import type_name
+from graphengine.values.socket_types import type_name
 
 __pack__ = Pack("flow", distribution="graphengine")
 

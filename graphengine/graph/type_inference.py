@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 from graphengine.declare.definition import NodeDef
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Link
-from graphengine.values.types import Solved, fits, strip, substitute, union_members
+from graphengine.values.socket_types import Solved, fits, strip, substitute, union_members
 
 
 def output_types(graph: GraphData, id: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from graphengine.graph.elements import INPUTS, VALUES, Input, Link, bad_id, link
 from graphengine.graph.order import acts
 from graphengine.graph.type_inference import item_type, sources_of, type_of
 from graphengine.values.literals import fits_written
-from graphengine.values.types import Solved, fits, has_variables, type_name, union_members
+from graphengine.values.socket_types import Solved, fits, has_variables, type_name, union_members
 
 
 def problems(graph: GraphData) -> list[Problem]:

@@ -22,7 +22,7 @@ from graphengine.planning.task import FAILED, Const, Many, Port, Source, Task, c
 from graphengine.values.canonical import PLAIN, NotData, canonical
 from graphengine.values.checksum import owned, sum_of
 from graphengine.values.literals import coerce, value_fits
-from graphengine.values.types import holds_path, is_named_tuple
+from graphengine.values.socket_types import holds_path, is_named_tuple
 
 # --- sources and what they are worth ----------------------------------------------------------------------------------
 

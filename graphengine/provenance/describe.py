@@ -27,7 +27,7 @@ from graphengine.keys.files import fingerprint, resolve
 from graphengine.pack import version_stamp
 from graphengine.planning.inputs import bound_inputs
 from graphengine.provenance.steps import Step, references, steps
-from graphengine.values.types import socket_type
+from graphengine.values.socket_types import socket_type
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from graphengine.planning.plan import Plan, take_plan
 from graphengine.system.opening import read_file
 from graphengine.system.private import make_private, write_private
 from graphengine.values.canonical import NotData, canonical, digest
-from graphengine.values.types import is_named_tuple, socket_type, strip, type_name, union_members
+from graphengine.values.socket_types import is_named_tuple, socket_type, strip, type_name, union_members
 
 FORMAT = 1
 

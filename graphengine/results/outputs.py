@@ -16,7 +16,7 @@ from graphengine.graph.type_inference import output_type
 from graphengine.old_names import moved
 from graphengine.provenance.describe import chunks
 from graphengine.system.staging import PREFIX, hidden_folder, make_folder, sweep, sync
-from graphengine.values.types import is_named_tuple, socket_type
+from graphengine.values.socket_types import is_named_tuple, socket_type
 
 if TYPE_CHECKING:
     from graphengine.execution.evaluate import Result

@@ -14,20 +14,20 @@ from graphengine.declare import registry
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_exception, text_of
 from graphengine.events import Event, Kind
-from graphengine.execution.dispatch import Cancellation
 from graphengine.execution.evaluate import Result, run
+from graphengine.execution.launcher import Cancellation
 from graphengine.graph.revalidate import check_changes
 from graphengine.planning.inputs import bind_inputs
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
-from graphengine.service.doing import JobActivity
+from graphengine.service.job_activity import JobActivity
 from graphengine.service.job_events import JobEvent, JobEventKind
+from graphengine.service.job_results import Finisher, deliver, remove_written
 from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import Job
 from graphengine.service.jobs.lease import Lease
 from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.request import Files, JobRequest, request_of
 from graphengine.service.logs import about_job
-from graphengine.service.results import Finisher, deliver, remove_written
 from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import lack_of
 from graphengine.service.workers.calls import CallReport, JobPolicy

@@ -24,15 +24,15 @@ from graphengine.execution.runner import Runner
 from graphengine.graph.data import GraphData
 from graphengine.old_names import moved
 from graphengine.service.cleaning import clean
-from graphengine.service.doing import silence
+from graphengine.service.job_activity import silence
 from graphengine.service.job_events import JobEvent, JobEventKind, JobListener
+from graphengine.service.job_results import Finisher, remove_written
 from graphengine.service.job_run import JobRun
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.lease import SECONDS, Lease, take
 from graphengine.service.jobs.queue import ALL, LeaseLost, Queue
 from graphengine.service.jobs.submit import delete, files_of, submit
-from graphengine.service.results import Finisher, remove_written
 from graphengine.service.retry import job_runs_alone, services_lost
 from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import ConcurrencyLimit, lack_of

@@ -21,7 +21,7 @@ from graphengine.errors import as_exception
 from graphengine.events import Kind
 from graphengine.service.jobs.job import JobEventKind
 from graphengine.system.channel import Listener, is_closed
-from graphengine.values.types import socket_type
+from graphengine.values.socket_types import socket_type
 
 if TYPE_CHECKING:
     from graphengine.service.job_events import JobEvent

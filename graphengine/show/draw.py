@@ -19,7 +19,7 @@ from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Link, has_links
 from graphengine.graph.type_inference import output_type
 from graphengine.show.layout import Layout, layout
-from graphengine.values.types import is_named_tuple, type_name
+from graphengine.values.socket_types import is_named_tuple, type_name
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 TITLE, SMALL = 13, 11

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from graphengine.events import Event, Kind, Reuse
 from graphengine.old_names import moved
-from graphengine.values.types import View, socket_type
+from graphengine.values.socket_types import View, socket_type
 
 
 class Results(Protocol):

@@ -7,7 +7,7 @@ import io
 import numpy
 
 from graphengine.errors import NotStorable
-from graphengine.values.types import SocketType, register_type
+from graphengine.values.socket_types import SocketType, register_type
 
 
 def encode(array: numpy.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from graphengine.errors import NotStorable
 from graphengine.old_names import name_in_keys
-from graphengine.values.types import socket_type
+from graphengine.values.socket_types import socket_type
 
 PLAIN = frozenset({int, str, float, bool, type(None), bytes})
 

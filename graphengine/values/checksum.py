@@ -47,7 +47,7 @@ from graphengine.values.buffers import (
     feed_tensor,
     held_by,
 )
-from graphengine.values.types import socket_type
+from graphengine.values.socket_types import socket_type
 
 NUMBERS = frozenset({int, float, bool, complex, type(None)})
 TEXTS = frozenset({str, bytes})

@@ -12,7 +12,15 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from graphengine.values.types import field_types, fits, is_protocol, python_number, socket_type, strip, union_members
+from graphengine.values.socket_types import (
+    field_types,
+    fits,
+    is_protocol,
+    python_number,
+    socket_type,
+    strip,
+    union_members,
+)
 
 _PLAIN = frozenset({int, float, str, bool, type(None)})
 

@@ -21,7 +21,7 @@ from graphengine.graph.build import GraphBuilder
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link
 from graphengine.system.opening import check_inside, read_file, rooted
-from graphengine.values.types import SocketType, parse_type, type_called
+from graphengine.values.socket_types import SocketType, parse_type, type_called
 
 FORMAT = 1
 """The format version of documents that are written."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import Range, Socket
-from graphengine.values.types import socket_type, strip, type_name, type_names, union_members
+from graphengine.values.socket_types import socket_type, strip, type_name, type_names, union_members
 from graphengine.workflow.read import FORMAT
 from graphengine.workflow.write import NoData, plain
 

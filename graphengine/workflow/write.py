@@ -23,7 +23,7 @@ from graphengine.keys.call_key import identity
 from graphengine.old_names import moved
 from graphengine.values.canonical import NotData
 from graphengine.values.literals import coerce, plain_number
-from graphengine.values.types import (
+from graphengine.values.socket_types import (
     SocketType,
     declared_as,
     parse_type,

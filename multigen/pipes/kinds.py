@@ -6,7 +6,7 @@ import enum
 import importlib
 from typing import Any
 
-from graphengine_nodes.families import schedulers
+from graphengine_nodes.families import noise_schedulers
 
 __all__ = [
     "Diffusers",
@@ -48,7 +48,7 @@ class Diffusers:
 
 def get_diffusion_scheduler_names() -> list[str]:
     """The names of the schedulers that Stable Diffusion and SDXL take."""
-    return list(schedulers.KARRAS)
+    return list(noise_schedulers.KARRAS)
 
 
 def add_scheduler(pipe: Any, scheduler: str | None = None, **config: Any) -> str:
@@ -76,9 +76,9 @@ def scheduler_class(name: str) -> Any:
     Raises:
         ValueError: There is no such scheduler.
     """
-    known = (*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW)
+    known = (*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED, *noise_schedulers.FLOW)
     if name not in known:
-        schedulers.check_name(name, known, "multigen")
+        noise_schedulers.check_name(name, known, "multigen")
     return getattr(importlib.import_module("diffusers"), name)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import graphengine_nodes as std
-from graphengine_nodes.families import schedulers
+from graphengine_nodes.families import noise_schedulers
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.nodes.models import PRECISIONS
@@ -188,8 +188,8 @@ class PipeWeights:
         """The configuration of the scheduler in use, with the name of its class."""
         kind, name = family(self.family), None if self.has_own_scheduler else scheduling[0]
         with store.component(self.reference, "scheduler", "cpu") as config:
-            own = schedulers.own(config, name, [0], kind.schedulers, kind.name)
-        found = schedulers.make(own, name, spacing_of(name or type(own).__name__, scheduling[1]), [0])
+            own = noise_schedulers.own(config, name, [0], kind.schedulers, kind.name)
+        found = noise_schedulers.make(own, name, spacing_of(name or type(own).__name__, scheduling[1]), [0])
         return {**found.config, "class_name": type(found).__name__}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
 from graphengine_nodes.families.digests import model_digest, model_needs
-from graphengine_nodes.values.pictures import png, save_pictures, to_pil, write_whole
+from graphengine_nodes.values.picture_files import png, save_pictures, to_pil, write_whole
 from graphengine_nodes.values.types import (
     Conditioning,
     Control,
@@ -77,7 +77,7 @@ def _views(pixels: torch.Tensor) -> list[View]:
 
 def _latent_pixels(samples: torch.Tensor) -> torch.Tensor:
     """Rough pictures of latents, eight times as large."""
-    from graphengine_nodes.values.pictures import stretched
+    from graphengine_nodes.values.picture_files import stretched
 
     return stretched(samples).repeat_interleave(8, 1).repeat_interleave(8, 2)
 

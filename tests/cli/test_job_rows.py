@@ -14,7 +14,7 @@ from graphengine import Graph
 from graphengine.cache import DiskStore
 from graphengine.cli import job_rows
 from graphengine.cli.watching import _rows
-from graphengine.service.doing import words
+from graphengine.service.job_activity import words
 from graphengine.service.jobs.job import Job, NewJob, State
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import SHORT, in_short, submit

@@ -7,7 +7,7 @@ import io
 import PIL.Image
 
 from graphengine.cli.sheet import SheetCell, in_the_middle, sheet, told_apart
-from graphengine.values.types import View
+from graphengine.values.socket_types import View
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
 

@@ -27,7 +27,7 @@ from graphengine import (
 from graphengine.errors import Cancelled, Exhausted
 from graphengine.events import Event, Kind
 from graphengine.execution import runner  # fmt: skip
-from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.launcher import Cancellation
 from graphengine.system import threads  # fmt: skip
 
 ON = ("here", "thread", "device")

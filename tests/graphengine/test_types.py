@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from graphengine.values.literals import coerce, value_fits
-from graphengine.values.types import (
+from graphengine.values.socket_types import (
     SocketType,
     fits,
     is_reference,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from graphengine import Choices, FileError, Graph, Input, Link, Node, Range, WorkflowError, collect, when
 from graphengine.api import load, loads
 from graphengine.graph.elements import bad_id
-from graphengine.values.types import type_called
+from graphengine.values.socket_types import type_called
 from graphengine.workflow.copies import copy_workflow
 from graphengine.workflow.files import dumps, from_document, save, to_document
 from graphengine.workflow.write import type_in_file
@@ -56,7 +56,7 @@ TYPES = ["int", "float", "str", "bool", "path", "any", "dict", "Blob", "list[Blo
 
 @st.composite
 def inputs(draw: st.DrawFn) -> dict[str, Input]:
-    from graphengine.values.types import parse_type
+    from graphengine.values.socket_types import parse_type
 
     found = {}
     for name in draw(st.lists(words.filter(bool), max_size=4, unique=True)):

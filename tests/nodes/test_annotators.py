@@ -289,7 +289,7 @@ def test_pictures_that_are_too_long(annotators: Callable[[str], Path]) -> None:
 
 
 def test_references_are_written_and_read(annotators: Callable[[str], Path]) -> None:
-    from graphengine.values.types import socket_type
+    from graphengine.values.socket_types import socket_type
 
     kind = socket_type(std.Annotator)
     assert kind is not None

@@ -14,8 +14,8 @@ import PIL.Image
 import pytest
 import torch
 from graphengine_nodes.nodes import images
+from graphengine_nodes.values.picture_files import encoded, to_pil
 from graphengine_nodes.values.picture_text import exif_with_comment, parameters
-from graphengine_nodes.values.pictures import encoded, to_pil
 
 from graphengine import FileError, Graph
 from graphengine.results.record import graph_of, locate, read

@@ -24,7 +24,7 @@ import graphengine
 from graphengine import Graph, ModelError, WorkflowError
 from graphengine.cache import Store as Memory
 from graphengine.execution.evaluate import run
-from graphengine.values.types import SocketType, socket_type
+from graphengine.values.socket_types import SocketType, socket_type
 
 from . import cases
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from graphengine_nodes.families import schedulers
+from graphengine_nodes.families import noise_schedulers
 from graphengine_nodes.weights.files import TINY, read_json
 
 from . import cases
@@ -14,13 +14,13 @@ CONFIG = read_json(TINY / "model" / "scheduler" / "scheduler_config.json")
 def test_the_names_are_those_of_diffusers() -> None:
     from diffusers.schedulers import KarrasDiffusionSchedulers
 
-    assert tuple(member.name for member in KarrasDiffusionSchedulers) == schedulers.KARRAS
-    assert list(schedulers.KARRAS) == cases.SCHEDULERS
+    assert tuple(member.name for member in KarrasDiffusionSchedulers) == noise_schedulers.KARRAS
+    assert list(noise_schedulers.KARRAS) == cases.SCHEDULERS
 
 
 def make(name: str | None = None, spacing: str | None = None, seeds: tuple[int, ...] = (1,)) -> object:
-    own = schedulers.own(CONFIG, name, seeds, schedulers.KARRAS, "stable_diffusion")
-    return schedulers.make(own, name, spacing, seeds)
+    own = noise_schedulers.own(CONFIG, name, seeds, noise_schedulers.KARRAS, "stable_diffusion")
+    return noise_schedulers.make(own, name, spacing, seeds)
 
 
 def test_each_run_has_its_own() -> None:

@@ -24,7 +24,7 @@ from graphengine.events import Reuse
 from graphengine.service.start import local_workers
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.values.canonical import NotData, canonical
-from graphengine.values.types import SocketType, parse_type, socket_type, type_name
+from graphengine.values.socket_types import SocketType, parse_type, socket_type, type_name
 
 
 def kind() -> SocketType[Any]:
@@ -258,7 +258,7 @@ def test_tensors_go_to_workers_and_come_back(tmp_path: Path) -> None:
 def test_the_promise_of_tensors_imports_no_torch() -> None:
     code = (
         "import sys, graphengine_nodes\n"
-        "from graphengine.values.types import type_names\n"
+        "from graphengine.values.socket_types import type_names\n"
         "print('tensor' in type_names(), 'torch' in sys.modules)\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -268,7 +268,7 @@ def test_the_promise_of_tensors_imports_no_torch() -> None:
 def test_the_name_in_files_is_known_before_the_first_value() -> None:
     code = (
         "import numpy, torch, graphengine_nodes\n"
-        "from graphengine.values.types import type_name\n"
+        "from graphengine.values.socket_types import type_name\n"
         "print(type_name(list[torch.Tensor]), type_name(numpy.ndarray | None))\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

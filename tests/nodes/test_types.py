@@ -20,7 +20,7 @@ from graphengine_nodes import families
 from graphengine_nodes.nodes import images
 
 from graphengine import FileError, pack
-from graphengine.values.types import SocketType, socket_type
+from graphengine.values.socket_types import SocketType, socket_type
 
 from . import cases
 

@@ -12,7 +12,7 @@ import pytest
 
 from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
-from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.launcher import Cancellation
 from graphengine.service.workers.calls import JobPolicy
 from graphengine.service.workers.pool import WorkerRunner
 

@@ -16,7 +16,7 @@ from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
-from graphengine.values.types import type_called
+from graphengine.values.socket_types import type_called
 
 from .conftest import fake
 from .test_service import of

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from graphengine import Graph, NodeError, Store, run
-from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.launcher import Cancellation
 from graphengine.service.retry import KILLS_PER_CRASH, Fault
 from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.deaths import End, MemoryKills, end_of_process

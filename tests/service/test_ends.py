@@ -27,7 +27,7 @@ from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit, submit_all
 from graphengine.service.service import Service
 from graphengine.service.start import helpers
-from graphengine.service.workers import state as posts
+from graphengine.service.workers import worker_state
 from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
@@ -93,7 +93,7 @@ def next_start(service: Service, folder: Path, on: str, how: str) -> float:
 
 @pytest.mark.process
 def test_a_cancelled_node_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posts, "CALL_GRACE", 0.5)
+    monkeypatch.setattr(worker_state, "CALL_GRACE", 0.5)
     monkeypatch.setattr(retry, "OTHERS", 0.3)
     told: list[str] = []
     with served(tmp_path, on_warning=told.append) as service:
@@ -133,7 +133,7 @@ def test_where_nodes_of_packs_are_computed(tmp_path: Path) -> None:
 def test_what_was_computed_together_with_it_is_computed_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posts, "CALL_GRACE", 0.3)
+    monkeypatch.setattr(worker_state, "CALL_GRACE", 0.3)
     monkeypatch.setattr(retry, "OTHERS", 0.3)
     mark = tmp_path / "mark"
     with served(tmp_path) as service:
@@ -273,7 +273,7 @@ def is_gone(pid: int) -> bool:
 def test_what_a_cancelled_node_has_started_in_another_session_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, how: str
 ) -> None:
-    monkeypatch.setattr(posts, "CALL_GRACE", 0.3)
+    monkeypatch.setattr(worker_state, "CALL_GRACE", 0.3)
     mark = tmp_path / "mark"
     with served(tmp_path) as service:
         job = service.submit(of(f"sessions_{on}", how=how, mark=str(mark)))
@@ -664,9 +664,9 @@ def test_a_silent_job_is_named_with_what_to_do(
     from rich.console import Console
 
     from graphengine.cli import job_rows
-    from graphengine.service import doing
+    from graphengine.service import job_activity
 
-    monkeypatch.setattr(doing, "SILENT", 0.2)
+    monkeypatch.setattr(job_activity, "SILENT", 0.2)
     monkeypatch.setattr(job_rows, "SILENT", 0.2)
     told: list[JobEvent] = []
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
@@ -675,7 +675,7 @@ def test_a_silent_job_is_named_with_what_to_do(
         waiting = service.submit(of("process_here", x=1))
         wait_for(lambda: any(event.kind == "silent" for event in told))
         facts = service.doing()
-        sentence = doing.silence(job, facts[job])
+        sentence = job_activity.silence(job, facts[job])
         assert sentence is not None
         assert f"job {job} has given no sign for 0 s while it computes n" in sentence
         assert f"`graphengine queue cancel {job}` ends it" in sentence
@@ -688,4 +688,4 @@ def test_a_silent_job_is_named_with_what_to_do(
         service.wait(job, waiting, timeout=600)
         assert [event.job for event in told if event.kind == "silent"].count(job) == 1
     assert any(f"job {job} has given no sign" in record.message for record in caplog.records)
-    assert doing.silence(job, {"state": "running", "waits": True, "silent": 99.0}) is None
+    assert job_activity.silence(job, {"state": "running", "waits": True, "silent": 99.0}) is None

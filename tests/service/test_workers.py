@@ -23,7 +23,7 @@ from graphengine.cache import DiskStore
 from graphengine.declare import registry
 from graphengine.errors import NotStorable
 from graphengine.events import Event, Kind
-from graphengine.execution.dispatch import Cancellation
+from graphengine.execution.launcher import Cancellation
 from graphengine.service import retry
 from graphengine.service.workers.calls import JobPolicy, WorkerError
 from graphengine.service.workers.pool import WorkerRunner

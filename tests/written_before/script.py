@@ -43,12 +43,12 @@ from graphengine.keys.files import confining, fingerprint
 from graphengine.pack import Pack
 from graphengine.planning.inputs import bind_inputs
 from graphengine.service.jobs.job import State
-from graphengine.values import types
+from graphengine.values import socket_types as types
 from graphengine.values.arrays import encode
 from graphengine.values.canonical import NotData, canonical, digest, token
 from graphengine.values.checksum import checksum
 from graphengine.values.literals import coerce
-from graphengine.values.types import fits, socket_type, type_name
+from graphengine.values.socket_types import fits, socket_type, type_name
 
 
 class Mode(enum.Enum):

@@ -15,7 +15,7 @@ from graphengine.service.retry import CRASHES
 from graphengine.service.scheduling.scheduler import Item
 from graphengine.service.workers.wire import Blobs, Values
 from graphengine.values.canonical import canonical, digest
-from graphengine.values.types import socket_type
+from graphengine.values.socket_types import socket_type
 
 
 class WorkerError(GraphEngineError):

@@ -38,10 +38,10 @@ from graphengine.service.workers.calls import (
 )
 from graphengine.service.workers.compatibility import why_incompatible
 from graphengine.service.workers.deaths import End
+from graphengine.service.workers.job_runner import JobRunner
 from graphengine.service.workers.process import Handle
-from graphengine.service.workers.share import JobRunner
-from graphengine.service.workers.state import PendingCall, WorkerState
 from graphengine.service.workers.wire import BlobLost, Blobs, Message, Values, error_of
+from graphengine.service.workers.worker_state import PendingCall, WorkerState
 from graphengine.system.threads import start
 
 log = logging.getLogger(__name__)

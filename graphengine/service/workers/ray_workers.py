@@ -16,7 +16,7 @@ from typing import Any
 
 from graphengine.service.retry import RAY_START, Fault
 from graphengine.service.workers.deaths import End
-from graphengine.service.workers.in_process import InProcessPipe
+from graphengine.service.workers.in_process_pipe import InProcessPipe
 from graphengine.service.workers.process import Handle, OnLost, OnMessage
 from graphengine.service.workers.ray_cluster import NAMESPACE, RayError, first_line
 from graphengine.service.workers.wire import Message, pack, unpack

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
-from graphengine_nodes.families import arguments, schedulers
+from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.values.types import Conditioning, Model
@@ -268,7 +268,7 @@ def sample_with(
         call["guidance_rescale"] = options.guidance_rescale
     further = further_arguments(cls, family.further(request), call)
     config = {**config, **_trained(request.model)}
-    own = schedulers.own(config, options.scheduler, request.seeds, family.schedulers, family.name)
+    own = noise_schedulers.own(config, options.scheduler, request.seeds, family.schedulers, family.name)
     pack, unpack = family.layouts(cls, request)
     absent = {
         name: None
@@ -278,9 +278,9 @@ def sample_with(
     }
     pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
     # Constructors correct outdated configurations of the model's scheduler, and only of that one.
-    scheduler = schedulers.make(own, options.scheduler, options.timestep_spacing, request.seeds)
+    scheduler = noise_schedulers.make(own, options.scheduler, options.timestep_spacing, request.seeds)
     if request.model.setting("zero_snr"):
-        schedulers.check_zero_snr(scheduler)
+        noise_schedulers.check_zero_snr(scheduler)
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)

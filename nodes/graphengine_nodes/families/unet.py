@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
-from graphengine_nodes.families import arguments, schedulers
+from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.values.references import Held
@@ -37,7 +37,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {"unet": ("model.diffusion_model.",), "va
 class UNetFamily(Pipelines):
     """A family whose denoiser is a UNet; see `graphengine_nodes.families.Family`."""
 
-    schedulers = (*schedulers.KARRAS, *schedulers.DISTILLED)
+    schedulers = (*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED)
     denoiser = "unet"
     guidance_scale: float
     with_vae: Sequence[str] = ("Inpaint",)

@@ -181,7 +181,7 @@ def _decode(data: bytes) -> Annotator:
 
 
 def _save(value: Annotator, path: Path, text: Any) -> list[Path]:
-    from graphengine_nodes.values.pictures import write_whole
+    from graphengine_nodes.values.picture_files import write_whole
 
     file = path.with_name(f"{path.name}.json")
     write_whole(file, _encode(value))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, FileError, NotRegular, Outside, Range, node, open_file, warnings_as
-from graphengine_nodes.values.pictures import Format, save_pictures
+from graphengine_nodes.values.picture_files import Format, save_pictures
 from graphengine_nodes.values.types import Image
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
-from graphengine_nodes.families.schedulers import KARRAS
+from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Header, Location, read_json

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from graphengine import ModelError
 from graphengine_nodes.families.family import Factors
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.values.pictures import stretched
+from graphengine_nodes.values.picture_files import stretched
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Model
 from graphengine_nodes.weights import files

@@ -91,7 +91,7 @@ def latent_weight(mask: Mask, height: int, width: int) -> torch.Tensor:
     import PIL.Image
     import torch
 
-    from graphengine_nodes.values.pictures import to_pil
+    from graphengine_nodes.values.picture_files import to_pil
 
     small = [picture.resize((width, height), PIL.Image.Resampling.LANCZOS) for picture in to_pil(mask.values)]
     weights = torch.from_numpy(np.stack([np.asarray(picture) for picture in small]).astype(np.float32))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from graphengine import INERT, Cancelled, Choices, Context, Doc, Range, Uses, node
-from graphengine_nodes.families import schedulers
+from graphengine_nodes.families import noise_schedulers
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
@@ -43,11 +43,11 @@ Rescale = Annotated[
 ]
 Scheduler = Annotated[
     str | None,
-    Choices(*schedulers.KARRAS, *schedulers.DISTILLED, *schedulers.FLOW),
+    Choices(*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED, *noise_schedulers.FLOW),
     Doc("Class name of a diffusers scheduler; default: the model's."),
 ]
 Spacing = Annotated[
-    str | None, Choices(*schedulers.SPACINGS), Doc("How timesteps are spread; default: the scheduler's own.")
+    str | None, Choices(*noise_schedulers.SPACINGS), Doc("How timesteps are spread; default: the scheduler's own.")
 ]
 Strength = Annotated[
     float | None,

@@ -26,7 +26,7 @@ from graphengine import (
     register_type,
 )
 from graphengine_nodes.nodes.images import MOST, Resampling, resize_image
-from graphengine_nodes.values.pictures import write_whole
+from graphengine_nodes.values.picture_files import write_whole
 from graphengine_nodes.values.types import Image, Latent
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location

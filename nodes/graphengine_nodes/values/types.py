@@ -87,7 +87,7 @@ class Image:
 
     def pils(self) -> list[PIL.Image.Image]:
         """Every picture as a PIL picture: 8 bits, rounded."""
-        from graphengine_nodes.values.pictures import to_pil
+        from graphengine_nodes.values.picture_files import to_pil
 
         return to_pil(self.pixels)
 
@@ -96,7 +96,7 @@ class Image:
 
         Without a suffix it is PNG. `text` is written into the files.
         """
-        from graphengine_nodes.values.pictures import save_pictures
+        from graphengine_nodes.values.picture_files import save_pictures
 
         return save_pictures(self.pixels, Path(path), text or {})
 
@@ -104,7 +104,7 @@ class Image:
         return _line("Image", tensor_line(self.pixels))
 
     def _repr_png_(self) -> bytes:
-        from graphengine_nodes.values.pictures import sheet_png
+        from graphengine_nodes.values.picture_files import sheet_png
 
         return sheet_png(self.pixels)
 
@@ -132,7 +132,7 @@ class Mask:
         return _line("Mask", tensor_line(self.values))
 
     def _repr_png_(self) -> bytes:
-        from graphengine_nodes.values.pictures import sheet_png
+        from graphengine_nodes.values.picture_files import sheet_png
 
         return sheet_png(self.values[..., None].expand(-1, -1, -1, 3))
 

@@ -19,6 +19,7 @@ from graphengine import ModelError, library_path
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.scaled import multiplied, scales_in
+from graphengine_nodes.weights.unread import without_place
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +180,7 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     """Give a module on the meta device its tensors.
 
     Raises:
-        ModelError: Some are missing or of another shape.
+        ModelError: Some are missing, of another shape, or have no place in the module.
     """
     import torch
 
@@ -187,7 +188,7 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     if isinstance(tied, dict):  # a tensor that two places share is in the file once
         tensors = {name: tensors[source] for name, source in tied.items() if source in tensors} | tensors
     try:
-        missing, _ = module.load_state_dict(tensors, strict=False, assign=True)
+        missing, extra = module.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[-1].strip()
         raise ModelError(f"{where}: the weights do not fit the configuration beside them ({reason:.200})") from None
@@ -195,6 +196,11 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
         raise ModelError(
             f"{where}: {len(missing)} tensors are missing, the first is {missing[0]}; "
             "the weights are incomplete or of another model"
+        )
+    if unread := without_place(extra):
+        raise ModelError(
+            f"{where}: {len(unread)} tensors have no place in the {type(module).__name__} that its configuration "
+            f"describes, the first is {unread[0]}; the weights are of another model, or changed in an unknown way"
         )
     for parent in module.modules():
         for name, buffer in parent._buffers.items():

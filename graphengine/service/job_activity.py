@@ -130,4 +130,4 @@ def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
 
 
 if not TYPE_CHECKING:  # a type checker tells of names that have moved
-    __getattr__ = moved("graphengine.service.doing")
+    __getattr__ = moved("graphengine.service.job_activity")
