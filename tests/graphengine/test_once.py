@@ -27,7 +27,7 @@ from graphengine.results.history import last_run
 from graphengine.results.record import read
 
 T = TypeVar("T")
-EACH = "inner/add", "outer/number", "outer/inner", "outer/add"
+EACH = "inner/add_once", "outer/number", "outer/inner", "outer/add_once"
 
 
 @node(version=1)
@@ -41,7 +41,7 @@ def text(x: int = 1) -> str:
 
 
 @node(version=1)
-def add(x: int, y: int = 0) -> int:
+def add_once(x: int, y: int = 0) -> int:
     return x + y
 
 
@@ -66,18 +66,18 @@ def keep(items: Any) -> int:
 
 
 @node(version=1)
-def write(after: int) -> int:
+def write_once(after: int) -> int:
     LENT[0].append(after)
     return after
 
 
 @node(version=1)
-def total(items: Any, after: int) -> int:
+def total_once(items: Any, after: int) -> int:
     return sum(items)
 
 
 @node(version=1)
-def same(value: T) -> T:
+def same_once(value: T) -> T:
     return value
 
 
@@ -102,21 +102,21 @@ def run(graph: Graph, **inputs: Any) -> Any:
 def chain() -> Graph:
     with Graph() as g:
         x = g.input("x", int, 1)
-        g.output("result", add(add(number(x), 2), 3))
+        g.output("result", add_once(add_once(number(x), 2), 3))
     return g
 
 
 def test_a_graph_built_by_calls_validates_each_node_once(validated: Counter[str]) -> None:
     g = chain()
     assert run(g) == {"result": 6}
-    assert validated == {"number": 1, "add": 1, "add_2": 1}
+    assert validated == {"number": 1, "add_once": 1, "add_once_2": 1}
 
 
 @pytest.mark.parametrize("validation", [Graph.problems, Graph.check, run])
 def test_what_was_validated_is_not_validated_again(validated: Counter[str], validation: Any) -> None:
     g = Graph()
     g.add(number, "one")
-    g.add(add, "sum", x=g["one"])
+    g.add(add_once, "sum", x=g["one"])
     validation(g)
     assert validated == {"one": 1, "sum": 1}
     assert list(run(g).values()) == [1]
@@ -138,9 +138,9 @@ def test_a_file_is_validated_once_with_what_is_used_in_it(validated: Counter[str
 
 def test_a_graph_used_as_a_node_is_validated_once(validated: Counter[str]) -> None:
     with Graph("inner") as inner:
-        inner.output("out", add(inner.input("x", int)))
+        inner.output("out", add_once(inner.input("x", int)))
     with Graph("outer") as outer:
-        outer.output("out", add(inner(number(3)), 4))
+        outer.output("out", add_once(inner(number(3)), 4))
     assert run(outer) == {"out": 7}
     assert run(outer) == {"out": 7}
     assert validated == dict.fromkeys(EACH, 1)
@@ -150,18 +150,18 @@ def test_a_literal_that_changed_validates_its_node_alone(validated: Counter[str]
     g = chain()
     run(g)
     validated.clear()
-    g.set("add", "y", 5)
+    g.set("add_once", "y", 5)
     assert run(g) == {"result": 9}
-    assert validated == {"add": 1}
+    assert validated == {"add_once": 1}
 
 
 def test_another_node_in_its_place_validates_what_takes_from_it(validated: Counter[str]) -> None:
     g = chain()
     run(g)
     validated.clear()
-    g.replace("number", add, x=7)
+    g.replace("number", add_once, x=7)
     assert run(g) == {"result": 12}
-    assert validated == {"number": 1, "add": 1}
+    assert validated == {"number": 1, "add_once": 1}
 
 
 def test_a_new_input_validates_what_takes_it(validated: Counter[str]) -> None:
@@ -176,7 +176,7 @@ def test_a_new_input_validates_what_takes_it(validated: Counter[str]) -> None:
 def test_a_wrong_graph_is_validated_whenever_it_is_run(validated: Counter[str]) -> None:
     g = Graph()
     g.add(text, "words")
-    g.add(add, "sum", x=g["words"])
+    g.add(add_once, "sum", x=g["words"])
     for _ in range(3):
         with pytest.raises(WorkflowError, match="sum"):
             run(g)
@@ -192,7 +192,7 @@ def generic() -> Graph:
     """A chain in which a type comes through generic nodes, at the end of which stands one that wants an int."""
     with Graph() as g:
         x = g.input("x", int, 1)
-        g.output("result", add(same(same(number(x)))))
+        g.output("result", add_once(same_once(same_once(number(x)))))
     run(g)
     return g
 
@@ -202,7 +202,7 @@ def used() -> tuple[Graph, Graph]:
     with Graph("inner") as inner:
         inner.output("out", number(inner.input("x", int, 1)))
     with Graph("outer") as outer:
-        outer.output("result", add(same(inner(2))))
+        outer.output("result", add_once(same_once(inner(2))))
     assert run(outer) == {"result": 2}
     return inner, outer
 
@@ -216,15 +216,15 @@ def test_another_type_upstream_of_generic_nodes_is_found() -> None:
 
 def test_a_node_that_is_gone_is_found() -> None:
     g = generic()
-    g.remove("same")
-    with pytest.raises(WorkflowError, match="there is no node same"):
+    g.remove("same_once")
+    with pytest.raises(WorkflowError, match="there is no node same_once"):
         run(g)
 
 
 def test_a_cycle_that_a_new_link_closes_is_found() -> None:
     g = chain()
     run(g)
-    g.set("number", "x", g["add_2"])
+    g.set("number", "x", g["add_once_2"])
     with pytest.raises(WorkflowError, match="need each other"):
         run(g)
 
@@ -232,7 +232,7 @@ def test_a_cycle_that_a_new_link_closes_is_found() -> None:
 def test_a_cycle_that_a_new_node_closes_is_found() -> None:
     g = chain()
     g.set("number", "x", Link("late"))
-    g.add(add, "late", x=g["add_2"])
+    g.add(add_once, "late", x=g["add_once_2"])
     with pytest.raises(WorkflowError, match="need each other"):
         run(g)
 
@@ -252,7 +252,7 @@ def test_an_input_declared_otherwise_is_found(declare: Any) -> None:
 def test_an_input_of_another_type_before_the_first_run_is_found() -> None:
     with Graph() as g:
         x = g.input("x", int, 1)
-        g.output("result", add(same(x)))
+        g.output("result", add_once(same_once(x)))
     g.input("x", str, "a")
     with pytest.raises(WorkflowError, match="wants int, gets str"):
         run(g)
@@ -277,8 +277,8 @@ def test_an_output_that_leads_nowhere_is_found() -> None:
 def test_a_value_of_another_type_is_found() -> None:
     g = Graph()
     g.values["seed"] = 3
-    g.add(same, "through", value=Link("values", "seed"))
-    g.add(add, "sum", x=g["through"])
+    g.add(same_once, "through", value=Link("values", "seed"))
+    g.add(add_once, "sum", x=g["through"])
     assert list(run(g).values()) == [3]
     g.values["seed"] = "a"
     with pytest.raises(WorkflowError, match="wants int, gets str"):
@@ -315,7 +315,7 @@ def test_a_validator_that_came_later_is_asked() -> None:
 def test_a_graph_used_as_a_node_that_is_wrong_now_is_found(change: Any, between: bool) -> None:
     inner, outer = used()
     with Graph("outermost") as outermost:
-        outermost.output("out", add(outer()))
+        outermost.output("out", add_once(outer()))
     assert run(outermost) == {"out": 2}
     change(inner)
     if between:  # one that found all changes does not keep others from finding them
@@ -335,11 +335,11 @@ def test_a_change_inside_that_one_user_found_is_found_by_the_other() -> None:
     with Graph("inner") as inner:
         inner.output("out", number(1))
     with Graph("any") as anything:
-        anything.output("out", same(inner()))
+        anything.output("out", same_once(inner()))
     with Graph("int") as int_only:
-        int_only.output("out", add(inner()))
+        int_only.output("out", add_once(inner()))
     with Graph("above") as above:
-        above.output("out", add(anything()))
+        above.output("out", add_once(anything()))
     assert [run(anything), run(int_only), run(above)] == [{"out": 1}] * 3
     inner.replace("number", text)
     assert run(anything) == {"out": "1"}
@@ -352,7 +352,7 @@ def test_a_part_that_changed_before_it_was_validated_is_found() -> None:
     with Graph("inner") as inner:
         inner.output("out", number(1))
     with Graph("outer") as outer:
-        outer.output("out", add(inner()))
+        outer.output("out", add_once(inner()))
     inner.replace("number", text)
     with pytest.raises(WorkflowError, match="wants int, gets str"):
         run(outer)
@@ -462,7 +462,7 @@ def test_a_run_that_begins_again_binds_anew(bound: list[GraphData]) -> None:
     LENT.clear()
     with Graph() as g:
         items = g.input("items", Any)
-        g.output("sum", total(items, write(keep(items))))
+        g.output("sum", total_once(items, write_once(keep(items))))
     inputs = planning.bind_inputs(g, {"items": [1, 2]})
     bound.clear()
     assert graphengine.run(g, inputs=inputs, store=Store())["sum"] == 3

@@ -1,4 +1,4 @@
-"""ControlNets: steering a sampler with a picture."""
+"""Control: steering a sampler with a picture."""
 
 from __future__ import annotations
 

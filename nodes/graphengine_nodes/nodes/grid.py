@@ -1,4 +1,4 @@
-"""Grids: many pictures as one, with labels."""
+"""Pictures: many as one, with labels."""
 
 from __future__ import annotations
 

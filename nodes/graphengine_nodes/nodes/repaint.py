@@ -1,4 +1,4 @@
-"""Repainting: masked image to image with checkpoints that were not trained with masks."""
+"""Sampling: masked image to image with checkpoints that were not trained with masks."""
 
 from __future__ import annotations
 
