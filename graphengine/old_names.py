@@ -220,12 +220,17 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "graphengine.service.here": {
         "Announcer": "graphengine.service.socket_server:SocketServer",
+        "LONGEST": "graphengine.service.socket_server:LONGEST_REQUEST",
+        "LOOK": "graphengine.service.socket_server:CHECK_SECONDS",
         **dict.fromkeys(("queue_file", "state_folder"), "graphengine.system.folders"),
         **dict.fromkeys(("doing", "hello", "watch"), "graphengine.service.socket_client"),
         "identity": "graphengine.service.identity",
     },
     "graphengine.service.inbox": {"Inbox": "graphengine.service.workers.in_process_pipe:InProcessPipe"},
-    "graphengine.service.lease": {"DEATHS": "graphengine.service.retry:SERVICES"},
+    "graphengine.service.lease": {
+        "DEATHS": "graphengine.service.retry:SERVICES",
+        "LONGEST": "graphengine.service.jobs.lease:LONGEST_ERROR",
+    },
     "graphengine.service.local": {
         "Lost": "graphengine.service.workers.process:OnLost",
         "Told": "graphengine.service.workers.process:OnMessage",
@@ -252,6 +257,8 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "graphengine.service.service": {
         "CONCURRENCY": "graphengine.service.scheduling.fairness",
+        "LOOK": "graphengine.service.service:JOBS_READ",
+        "PATIENCE": "graphengine.service.service:START_SECONDS",
         "SUSPECT": "graphengine.service.retry",
     },
     "graphengine.service.trouble": {

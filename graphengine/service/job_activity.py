@@ -124,8 +124,8 @@ def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
     what = f" while it computes {node}" if node else ""
     return (
         f"job {number} has given no sign for {doing['silent']:.0f} s{what}{f' on {worker}' if worker else ''}; a node "
-        f"that takes long should tell its steps; `graphengine queue cancel {number}` ends it, and `graphengine worker "
-        "--timeout SECONDS` ends nodes that give no sign"
+        f"that takes long should call `ctx.progress`; `graphengine queue cancel {number}` ends it, and `graphengine "
+        "worker --timeout SECONDS` ends nodes that give no sign"
     )
 
 

@@ -91,14 +91,14 @@ class Losses:
 
 
 class Remedy(enum.Enum):
-    """How a call is tried again for which a worker lacked memory."""
+    """Ways to retry a call after a worker ran out of memory."""
 
     FEWER = "fewer together"
     ELSEWHERE = "on another worker"
 
 
 def remedy_for_memory(together: int) -> Remedy:
-    """How calls are tried again for which a worker lacked memory when it computed so many of them together."""
+    """Choose how to retry calls after a worker ran out of memory with `together` of them at once."""
     return Remedy.FEWER if together > 1 else Remedy.ELSEWHERE
 
 
@@ -107,9 +107,9 @@ def remedy_for_memory(together: int) -> Remedy:
 ACKNOWLEDGED = 10.0
 """Seconds in which a worker acknowledges what it is sent, whatever it computes; after that it is taken back."""
 PACE = 10e6
-"""Bytes a second that a message to a worker goes at, or faster."""
+"""The slowest expected transfer of a message to a worker, in bytes a second; longer messages get more time."""
 OTHERS = 2.0
-"""Seconds that calls which somebody wants may go on at a worker that is to be ended; then they are tried elsewhere."""
+"""Seconds that a worker which is to be ended may go on with calls of other jobs; then those are computed elsewhere."""
 UNUSABLE = 10.0
 """Seconds without a usable worker after which a run of a program ends; jobs of a queue wait."""
 STARTS = 3
@@ -165,7 +165,12 @@ def is_unusable(failed_starts: int) -> bool:
 
 
 def lack_workers(since: float, now: float) -> bool:
-    """Whether a run of a program ends, as no worker has been usable since a time (0: there is one)."""
+    """Whether no worker has been usable for so long that a run of a program ends.
+
+    Args:
+        since: When the last usable worker was lost; 0 while there is one.
+        now: The time now.
+    """
     return since > 0 and now - since >= UNUSABLE
 
 
@@ -205,6 +210,8 @@ def job_runs_alone(services: int) -> bool:
 
 # --- a job, when the service lacks threads, descriptors or memory -----------------------------------------------------
 
+SERVICE_PAUSE = 0.5
+"""Seconds after which a service tries again that could not write the queue's file, or lacked what it needs."""
 SHORTAGES = 3
 """A job fails that meets a shortage this often while it runs alone and the service is well before and after: the job
 itself takes more than there is."""

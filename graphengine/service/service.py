@@ -33,7 +33,7 @@ from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.lease import SECONDS, Lease, take
 from graphengine.service.jobs.queue import ALL, LeaseLost, Queue
 from graphengine.service.jobs.submit import delete, files_of, submit
-from graphengine.service.retry import job_runs_alone, services_lost
+from graphengine.service.retry import SERVICE_PAUSE, job_runs_alone, services_lost
 from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import ConcurrencyLimit, lack_of
 from graphengine.service.workers.calls import JobPolicy, Status
@@ -41,10 +41,10 @@ from graphengine.system.threads import begin
 
 log = logging.getLogger(__name__)
 
-LOOK = 1000
+JOBS_READ = 1000
 """Waiting jobs that are read from the queue to choose the next ones."""
 
-PATIENCE = 5.0
+START_SECONDS = 5.0
 """Seconds that `start` waits while the queue's file is locked."""
 
 
@@ -137,7 +137,7 @@ class Service:
     def start(self) -> None:
         """Begin to run jobs, as soon as no other service does; returns when it is known whether another does."""
         self._thread.start()
-        self._looked.wait(PATIENCE)
+        self._looked.wait(START_SECONDS)
 
     def stop(self, finish: bool = True) -> None:
         """Begin no more jobs; running jobs are finished, or with `finish=False` left to be begun again."""
@@ -282,9 +282,9 @@ class Service:
                 else:
                     sentence = ""
                     log.exception("an error in the service of %s; it goes on", self.queue.file)
-                if sentence and sentence != told:  # once: it is tried again every half second
-                    log.error("%s; it is tried again until it can", told := sentence)
-                time.sleep(0.5)
+                if sentence and sentence != told:  # once, not at every try
+                    log.error("%s; retrying every %g s", told := sentence, SERVICE_PAUSE)
+                time.sleep(SERVICE_PAUSE)
 
     def _take_over(self) -> None:
         lease = take(self.queue, self.name, self.seconds)
@@ -351,8 +351,8 @@ class Service:
         is_alone = any(run.alone for run in list(self._running.values()))
         if fairness.is_full(most, free) or self._stopping.is_set() or is_alone:
             return
-        waiting = self.queue.waiting(LOOK) if free > 0 else []
-        if len(waiting) == LOOK or free <= 0:  # others may wait behind the many of one user
+        waiting = self.queue.waiting(JOBS_READ) if free > 0 else []
+        if len(waiting) == JOBS_READ or free <= 0:  # others may wait behind the many of one user
             waiting += [job for job in self.queue.first_of_users() if all(job.id != one.id for one in waiting)]
         with self._lock:  # users of whom nothing waits or runs are forgotten
             users = {job.user for job in waiting}.union(self._users)

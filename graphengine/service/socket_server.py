@@ -26,9 +26,9 @@ from graphengine.values.socket_types import socket_type
 if TYPE_CHECKING:
     from graphengine.service.job_events import JobEvent
 
-LONGEST = 100_000
-"""Bytes of one line that is read."""
-LOOK = 1.0
+LONGEST_REQUEST = 100_000
+"""The most bytes of a request, which is one line."""
+CHECK_SECONDS = 1.0
 """Seconds without an event after which it is checked whether a watching client is still connected."""
 
 
@@ -77,7 +77,7 @@ class SocketServer:
 
     def answer(self, client: socketserver.StreamRequestHandler) -> None:
         """Answer one client, whose first line is a request."""
-        asked = json.loads(client.rfile.readline(LONGEST))
+        asked = json.loads(client.rfile.readline(LONGEST_REQUEST))
         if not isinstance(asked, dict):
             return
         if asked.get("op") == "hello":
@@ -103,7 +103,7 @@ class SocketServer:
             _write(client, {"kind": JobEventKind.WATCHING})
             while not is_closed(client.request):
                 with contextlib.suppress(queue.Empty):
-                    _write(client, as_dict(events.get(timeout=LOOK)))
+                    _write(client, as_dict(events.get(timeout=CHECK_SECONDS)))
         finally:
             end()
 

@@ -407,7 +407,7 @@ def test_a_service_that_lacks_memory_for_its_queue_says_so_once_and_goes_on(
         (job,) = service.wait(service.submit(of("process_here", x=1)), timeout=600)
         assert job.state is State.DONE
     said = [record for record in caplog.records if record.levelname == "ERROR"]
-    sentence = "the service lacks what it needs: it lacks memory; it is tried again until it can"
+    sentence = "the service lacks what it needs: it lacks memory; retrying every 0.5 s"
     assert [(record.getMessage(), record.exc_info) for record in said] == [(sentence, None)]
 
 

@@ -150,8 +150,8 @@ def test_a_queue_that_cannot_be_written_is_told_once_and_tried_again(
         time.sleep(2)
         other.execute("rollback")
         service.wait(1, timeout=600)
-    told = [record.message for record in caplog.records if "it is tried again" in record.message]
-    assert told == [f"{tmp_path / 'q.sqlite'} cannot be written: database is locked; it is tried again until it can"]
+    told = [record.message for record in caplog.records if "retrying" in record.message]
+    assert told == [f"{tmp_path / 'q.sqlite'} cannot be written: database is locked; retrying every 0.5 s"]
 
 
 def test_users_of_whom_nothing_waits_or_runs_are_forgotten(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from graphengine.system.private import check_owner, make_file, make_private
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
-HALF = "a text or a path of the job, or its user's name, has half a surrogate pair: it is no Unicode"
+HALF = "a text or a path of the job, or its user's name, contains an invalid character (a lone surrogate)"
 _TOO_LARGE = "a number that was given is beyond 63 bits"
 
 
@@ -47,7 +47,7 @@ class Database:
         self.file = file
         self._lock = threading.RLock()
         self._changed = threading.Condition()
-        self._seen = threading.local()  # by each thread that waits: who is woken must not put others to sleep
+        self._versions_seen = threading.local()  # by thread: one that is woken must not hide a change from others
         try:
             if file.exists() and not file.is_file():
                 raise QueueFileError(f"{file} cannot be opened as a queue: it is no file")
@@ -90,8 +90,8 @@ class Database:
                 base.execute(f"pragma user_version = {VERSION}")
 
     @contextmanager
-    def _told(self, done: str) -> Iterator[None]:
-        """SQLite's errors, in the queue's words."""
+    def _converted(self, done: str) -> Iterator[None]:
+        """Convert SQLite errors to queue errors, which say what cannot be `done` with the file."""
         try:
             yield
         except sqlite3.Error as error:
@@ -108,7 +108,7 @@ class Database:
         Yields:
             What executes its statements: each ends what is left to fetch of the one before.
         """
-        with self._lock, self._told("written"):
+        with self._lock, self._converted("written"):
             base = self._base.cursor()  # one for all: each takes time, a submit has five statements
             base.execute("begin immediate")
             try:
@@ -123,11 +123,11 @@ class Database:
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query."""
-        with self._lock, self._told("read"):
+        with self._lock, self._converted("read"):
             return self._base.execute(query, values).fetchall()
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         with self._lock:
             self._base.close()
 
@@ -135,12 +135,12 @@ class Database:
         """Wait until any process has written to the file since this thread called this last; whether one has."""
         end = time.monotonic() + timeout
         with self._changed:  # this process's own writing is told at once, others' is looked for
-            while (version := self._version()) == getattr(self._seen, "version", None):
+            while (version := self._version()) == getattr(self._versions_seen, "version", None):
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
                 self._changed.wait(min(left, POLL))
-        self._seen.version = version
+        self._versions_seen.version = version
         return True
 
     def _version(self) -> int:

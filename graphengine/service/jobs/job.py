@@ -1,4 +1,4 @@
-"""Jobs as data, as the queue holds them: a job, its state, its attempts, and the changes of it."""
+"""Rows of the queue as data: a job, its state, its attempts, and the changes of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ class State(enum.StrEnum):
     """The state of a job."""
 
     QUEUED = "queued"
+    """It waits to be begun, for the first time or again."""
     RUNNING = "running"
+    """A service has begun it."""
     DONE = "done"
+    """It has ended; its outputs are stored."""
     FAILED = "failed"
+    """It has ended with an error."""
     CANCELLED = "cancelled"
+    """It was cancelled before it ended by itself."""
 
     @property
     def ended(self) -> bool:
@@ -30,22 +35,41 @@ class JobEventKind(enum.StrEnum):
     `events.Kind`."""
 
     QUEUED = "queued"
+    """The job was submitted."""
     RUNNING = "running"
+    """A service has begun the job."""
     DONE = "done"
+    """The job has ended; its outputs are stored."""
     FAILED = "failed"
+    """The job has ended with an error."""
     CANCELLED = "cancelled"
+    """The job has ended because it was cancelled."""
     CANCELLING = "cancelling"
+    """The running job was cancelled; it ends within a step."""
     LOST = "lost"
+    """The job's service died, or could not record the job's end: the job waits again, and the service counts against
+    it."""
     LEFT = "left"
+    """The service put the job back on purpose, for example because it was stopped: the job waits again, and nothing
+    counts against it."""
     WORKER_LOST = "worker_lost"
+    """A worker was lost while it computed for the job, which goes on."""
     COMPUTED = "computed"
+    """A worker has computed a call of the job."""
     SILENT = "silent"
+    """The job has given no sign for long."""
     MOVED = "moved"
+    """The waiting job was given another place in the queue."""
     PREFERRED = "preferred"
+    """The waiting job was given another priority."""
     DELETED = "deleted"
+    """The ended job was removed from the history."""
     PAUSED = "paused"
+    """The jobs of a user, or all, were paused."""
     RESUMED = "resumed"
+    """A pause was ended."""
     WATCHING = "watching"
+    """The service's first line to a client that watches: events follow from now on."""
 
     @property
     def ended(self) -> bool:

@@ -17,7 +17,7 @@ from graphengine.service.retry import job_is_given_up, services_lost
 SECONDS = 15.0
 """Seconds that a lease lasts if it is not renewed."""
 
-LONGEST = 20_000
+LONGEST_ERROR = 20_000
 """Characters of an error that are kept."""
 KEPT = 100_000
 """Changes that are kept in the file."""
@@ -163,7 +163,8 @@ class Lease:
         now = self.queue.clock()
         if error is not None:
             error = error.encode(errors="backslashreplace").decode()  # of a file's name, say
-            error = error if len(error) <= LONGEST else f"{error[:LONGEST]} … ({len(error):,} characters in all)"
+            if len(error) > LONGEST_ERROR:
+                error = f"{error[:LONGEST_ERROR]} … ({len(error):,} characters in all)"
         last = f"$[{attempt - 1}]"
         base.execute(
             "update jobs set state = ?, cancelling = 0, ended = ?, error = ?, result = ?, tries = json_set(tries, "

@@ -1,4 +1,4 @@
-"""A job as data: a graph, its inputs and its wanted outputs to JSON and back; bytes lie in a folder of the job."""
+"""The document of a job: its graph, inputs and options as JSON and back; bytes lie in a folder of the job."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class WaitingJob(Protocol):
 
     @property
     def priority(self) -> int:
-        """What is higher is run first."""
+        """Jobs with a higher one run first."""
 
 
 J = TypeVar("J", bound=WaitingJob)
@@ -89,9 +89,10 @@ def turns_after(turns: Mapping[str, int], user: str, users: Collection[str]) -> 
 OVERTAKINGS = 100
 """How often a call can be overtaken by calls whose models a worker holds."""
 MANY = 4
-"""How many times as much must wait of a user to be one with many jobs beside one with few."""
+"""A user has many calls, and another few, if more than this many times as many calls of the first wait."""
 LOADS = 2
-"""How many loads of its models a call waits at most for users with many jobs: there, and back again."""
+"""Calls of users with many jobs may overtake a call until they have taken as long as this many loads of its models: one
+to load them, one to load the others' models again."""
 
 
 def due(virtual: float, end: float | None) -> float:
@@ -114,7 +115,12 @@ def order(priority: int, due: float, number: int) -> tuple[int, float, int]:
 
 
 def has_few(waiting: int, others: int) -> bool:
-    """Whether a user of whom so many calls wait has few of them, beside one of whom so many others wait."""
+    """Whether a user has few waiting calls in comparison with another.
+
+    Args:
+        waiting: How many calls of the user wait.
+        others: How many calls of the other wait.
+    """
     return MANY * waiting < others
 
 

@@ -5,9 +5,9 @@ later job wants: a picture that is sampled is decoded before others are sampled,
 it. A worker may take a call whose models it holds before others, since loading a model costs as much as many pictures;
 one that would have to let go of models for a call leaves it to an idle one that has more room. How often a call can be
 overtaken so is bounded by a count: under a backlog a bound in seconds would make every call overdue, and the order
-first in, first out. Only where a user with many jobs goes before one with few it is bounded by what those take: once
-that is as much as loading the few's models here, and the many's again. Of calls that may be computed together a worker
-takes no more than its share, so that all are idle at once.
+first in, first out. Calls of a user with many jobs may overtake a user with few only until they have taken as long as
+two loads of that user's models. Of calls that may be computed together a worker takes no more than its share, so that
+all are idle at once.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ TICK = 0.02
 OVERDUE = 0.25
 """Seconds after a worker was expected to be idle after which other workers may take the calls that were left to it."""
 SUSPENDED = 1.0
-"""Seconds between two looks of the keeper that mean that this process was stopped or asleep, and read no messages."""
+"""A gap of this many seconds between two checks means that this process was suspended, and read no messages."""
 FOLLOWERS = 0.01
 """Seconds in which a run submits the calls that follow from one whose outcome it was handed."""
 HELPED = 64

@@ -13,8 +13,8 @@ from typing import IO
 
 from graphengine.system.terminal import printable, unscreened
 
-LONGEST = 100_000
-"""Characters of a line that are kept in memory until it ends."""
+LONGEST_LINE = 100_000
+"""The most characters of a line that are kept in memory until it ends."""
 
 _ENDS = re.compile(r"(?<=\n)|(?=\r(?!\n))")
 """Places where a line ends, or is drawn again from its beginning."""
@@ -35,7 +35,7 @@ def show(stream: IO[bytes], name: str) -> None:
     with stream:
         while data := os.read(stream.fileno(), 1 << 16):
             *lines, rest = _ENDS.split(rest + decoder.decode(data))
-            if len(rest) > LONGEST:
+            if len(rest) > LONGEST_LINE:
                 lines, rest = [*lines, rest], ""
             for line in lines:
                 at_start = _show(line, name, at_start)
