@@ -1,7 +1,6 @@
 """The command line, `graphengine`: one module for each command, imported when that command is given.
 
-Exit codes: 0 done; 1 a node failed; 2 the workflow, an input or the command itself is wrong, nothing was run;
-3 a file or a model cannot be read or written; 130 cancelled; 141 the reader of the output went away.
+What the exit codes mean stands in `EXIT_CODES` of `graphengine.cli.common`.
 """
 
 from __future__ import annotations
@@ -34,5 +33,5 @@ def _run(arguments: list[str]) -> int:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt as error:
         print(f"cancelled {error}".rstrip(), file=sys.stderr)
-        return 130
+        return 130  # CANCELLED of `common`, which may not be imported yet
     return 0

@@ -1,4 +1,4 @@
-"""The commands by name. Only the module of the one that is asked for is imported."""
+"""Choose the command's module and import only that."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from typing import Annotated
 import typer
 
 from graphengine.cli import completion
-from graphengine.cli.common import tell
+from graphengine.cli.common import EXIT_CODES, tell
 from graphengine.errors import GraphEngineError
 
-COMMANDS = (
-    "run", "validate", "workflows", "nodes", "schema", "draw", "rerun", "why", "sweep", "cache", "queue", "worker",
-)  # fmt: skip
+COMMANDS = {
+    "run": "Run a workflow and write its outputs.",
+    "validate": "Check workflow files; show each problem with its line.",
+    "workflows": "List the shipped workflows, show or copy one.",
+    "nodes": "List or search nodes, or show the help of one.",
+    "schema": "Write the JSON Schema of workflow files.",
+    "draw": "Draw a workflow: as Mermaid, DOT or SVG.",
+    "rerun": "Make a picture again; say what differs from before.",
+    "why": "Say which nodes a run would compute, and why.",
+    "sweep": "Run a workflow with every combination of values.",
+    "cache": "Show, clear or limit what is kept on disk.",
+    "queue": "Submit jobs, look at them, cancel and reorder them.",
+    "worker": "Run the jobs of this user's queue.",
+}
+"""The commands, each the name of a module, with what the list of commands says of it."""
 
-HELP = """A node-graph engine for image generation: runs workflow files, checks them and shows them.
+HELP = f"""A node-graph engine for image generation: runs workflow files, checks them and shows them.
 
-Exit codes: 0 done; 1 a node failed; 2 the workflow, an input or the command itself is wrong, nothing was run;
-3 a file or a model cannot be read or written; 130 cancelled; 141 the reader of the output went away.
+Exit codes: {"; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())}.
 """
 
 
@@ -56,9 +67,9 @@ def application(arguments: list[str], completing: bool = False) -> typer.Typer:
     for name in (named,) if named else COMMANDS:
         module = importlib.import_module(f"graphengine.cli.{name}")
         if hasattr(module, "commands"):
-            app.add_typer(module.commands, name=name)
+            app.add_typer(module.commands, name=name, short_help=COMMANDS[name])
         else:
-            app.command(name)(module.command)
+            app.command(name, short_help=COMMANDS[name])(module.command)
     return app
 
 

@@ -38,7 +38,16 @@ LONGEST_LINE = 2_000
 LONGEST_ERROR = 10_000
 """The most characters of a printed error, which may have several lines."""
 
-OK, FAILED, WRONG, NO_FILE, CANCELLED, NO_READER = 0, 1, 2, 3, 130, 141
+OK, EXIT_FAILED, WRONG, NO_FILE, CANCELLED, NO_READER = 0, 1, 2, 3, 130, 141
+EXIT_CODES = {
+    OK: "done",
+    EXIT_FAILED: "a node failed",
+    WRONG: "the workflow, an input or the command itself is wrong, nothing was run",
+    NO_FILE: "a file or a model cannot be read or written",
+    CANCELLED: "cancelled",
+    NO_READER: "the reader of the output went away",
+}
+"""What each exit code of a command means."""
 
 Packs = Annotated[
     list[Path] | None,
@@ -61,6 +70,16 @@ Workflow = Annotated[
     typer.Argument(
         metavar="FILE", help="A workflow file, or the name of a shipped workflow.", autocompletion=completion.workflows
     ),
+]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact",
+        help="Make each picture as if alone: no batching, no values from processes that compute differently.",
+    ),
+]
+QueueFile = Annotated[
+    Path | None, typer.Option("--queue", metavar="FILE", help="The queue's file; default: this user's own queue.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]
@@ -114,12 +133,12 @@ def exit_code(error: BaseException) -> int:
         case BrokenPipeError():
             return NO_READER
         case NodeError():
-            return NO_FILE if isinstance(error.__cause__, FileError | ModelError) else FAILED
+            return NO_FILE if isinstance(error.__cause__, FileError | ModelError) else EXIT_FAILED
         case FileError() | ModelError() | OSError():
             return NO_FILE
         case GraphEngineError():
             return int(getattr(error, "code", WRONG))
-    return FAILED
+    return EXIT_FAILED
 
 
 def tell(error: BaseException, debug: bool = False, as_json: bool = False) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
 import queue
@@ -15,7 +14,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from graphengine.cache import DiskStore, Store
-from graphengine.cli.common import print_problems
+from graphengine.cli.common import CANCELLED, print_problems
+from graphengine.cli.process import pause_garbage_search, resume_garbage_search
 from graphengine.declare.definition import NodeDef
 from graphengine.execution.launcher import Cancellation
 from graphengine.execution.runner import Call, Runner, ThreadRunner
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graphengine.service.workers.process import Handle
 
 
-PATIENCE = 3.0
+WARN_SECONDS = 3.0
 """Seconds after which a cancelled run that has not ended prints a message."""
 
 
@@ -50,10 +50,10 @@ class Preload:
         self.names = list(dict.fromkeys(name for pack in _device_packs(graph) for name in pack.preload))
         self._thread = threading.Thread(target=self._import, name="graphengine-preload", daemon=True)
         if self.names:
-            gc.disable()
+            pause_garbage_search()
             self._thread.start()
         else:
-            gc.enable()
+            resume_garbage_search()
 
     def _import(self) -> None:
         try:
@@ -61,8 +61,7 @@ class Preload:
                 with contextlib.suppress(Exception):  # reported by the node that needs the module
                     importlib.import_module(name)
         finally:
-            gc.freeze()  # modules stay: they need not be looked through again and again
-            gc.enable()
+            resume_garbage_search(skip_existing=True)  # modules stay
 
     def wait(self, cancellation: Cancellation) -> None:
         """Wait until everything is imported: threads that import circular modules at once may see incomplete ones."""
@@ -111,7 +110,7 @@ class Session:
         else:
             from graphengine.service.workers.pool import WorkerRunner
 
-            gc.enable()
+            resume_garbage_search()
             # No batches, whose results differ in their last bits: a run gives the same as on this process's threads.
             self.runner = WorkerRunner(workers, self.store.disk, batch=1, on_warning=_say)
         self._stack = contextlib.ExitStack()
@@ -160,7 +159,7 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
         count += 1
         if count > 1:
             os.write(2, b"cancelled\n")
-            os._exit(130)
+            os._exit(CANCELLED)
         # Cancelling takes locks that the interrupted thread may hold, so it is done on another thread.
         asked.put(number)
 
@@ -169,11 +168,11 @@ def interruptible(cancellation: Cancellation) -> Iterator[None]:
         if not number:
             return
         cancellation.cancel()
-        if not ended.wait(PATIENCE):
+        if not ended.wait(WARN_SECONDS):
             os.write(2, b"waiting for a node that cannot be interrupted; once more (Ctrl-C) ends it at once\n")
-        if number == signal.SIGTERM and not ended.wait(PATIENCE):
+        if number == signal.SIGTERM and not ended.wait(WARN_SECONDS):
             os.write(2, b"cancelled\n")
-            os._exit(130)
+            os._exit(CANCELLED)
 
     if threading.current_thread() is not threading.main_thread():
         yield

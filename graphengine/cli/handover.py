@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine.cli.common import FAILED, NO_FILE, WRONG, workflow_name
+from graphengine.cli.common import EXIT_FAILED, NO_FILE, WRONG, workflow_name
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.registry import WORKER_PACKS
 from graphengine.errors import Cancelled, GraphEngineError, WorkflowError
@@ -32,7 +32,7 @@ class JobFailed(GraphEngineError):
     def __init__(self, message: str, facts: dict[str, str]) -> None:
         super().__init__(message)
         missing = facts.get("cause") in ("FileError", "ModelError")
-        self.code = NO_FILE if missing else FAILED if facts.get("error") == "NodeError" else WRONG
+        self.code = NO_FILE if missing else EXIT_FAILED if facts.get("error") == "NodeError" else WRONG
 
 
 def hand_over(

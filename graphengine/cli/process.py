@@ -20,19 +20,34 @@ LEFT = ("graphengine-preload", "graphengine-left")
 def command_process() -> Iterator[None]:
     """Set this process up for one command, while the context lasts.
 
-    Python's search for garbage is off: until nodes compute it finds nothing, and it takes time from the imports. At the
+    Python's search for garbage is off until nodes compute: it finds nothing, and takes time from the imports. At the
     end all objects are frozen, since they end with the process. Messages of libraries about versions are silenced, and
     control characters in what is written to a terminal are shown as escapes.
     """
-    gc.disable()
+    pause_garbage_search()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     _open_streams()
     try:
         with screened():
             yield
     finally:
+        resume_garbage_search(skip_existing=True)
+
+
+def pause_garbage_search() -> None:
+    """Turn Python's search for garbage off, while modules are imported."""
+    gc.disable()
+
+
+def resume_garbage_search(skip_existing: bool = False) -> None:
+    """Turn Python's search for garbage on.
+
+    Args:
+        skip_existing: All objects that exist now stay until the process ends: they are not looked through again.
+    """
+    if skip_existing:
         gc.freeze()
-        gc.enable()
+    gc.enable()
 
 
 def end_with_threads(code: int) -> None:

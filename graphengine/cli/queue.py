@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphengine.cli.common import (
-    FAILED,
+    EXIT_FAILED,
     WRONG,
     Debug,
+    Exact,
     Json,
     KeepGoing,
     Out,
     Packs,
+    QueueFile,
     Sets,
     Workflow,
     guarded,
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, cancel and reorder them.")
 
-File = Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")]
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
 WIDE = 1000
@@ -62,16 +63,16 @@ def submit(
     set: Sets = None,
     over: Annotated[list[str] | None, Over] = None,
     out: Out = Path("out"),
-    priority: Annotated[int, typer.Option("--priority", help="What is higher is run first.")] = 0,
+    priority: Annotated[int, typer.Option("--priority", help="Jobs with a higher priority run first.")] = 0,
     user: Annotated[str, typer.Option("--user", help="Whose job it is, for fairness.")] = "",
-    exact: Annotated[bool, typer.Option("--exact", help="Join it with no other job.")] = False,
+    exact: Exact = False,
     keep_going: KeepGoing = False,
-    queue: File = None,
+    queue: QueueFile = None,
     packs: Packs = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder.
+    """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder of --out.
 
     With --over a job for every combination of values, all of them or none: workers share them, and join what they can.
     """
@@ -109,11 +110,11 @@ def list_(
     user: Annotated[str | None, typer.Option("--user", help="Only this user's.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
     before: Annotated[int | None, typer.Option("--before", metavar="JOB", help="The page before this job.")] = None,
-    queue: File = None,
+    queue: QueueFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """The newest jobs; a page at a time with --before."""
+    """List the newest jobs; a page at a time with --before."""
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.errors import WorkflowError, nearest
@@ -136,8 +137,8 @@ def list_(
 
 @commands.command("show")
 @guarded
-def show(job: Number, queue: File = None, json: Json = False, debug: Debug = False) -> None:
-    """A job with its attempts, its error, and what it made."""
+def show(job: Number, queue: QueueFile = None, json: Json = False, debug: Debug = False) -> None:
+    """Show a job with its attempts, its error and its results."""
     from graphengine.cli import job_rows
 
     with _queue(queue) as base:
@@ -161,8 +162,8 @@ def show(job: Number, queue: File = None, json: Json = False, debug: Debug = Fal
 
 @commands.command("cancel")
 @guarded
-def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | None:
-    """Cancel jobs: at once those that wait, within a step those that run."""
+def cancel(jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
+    """Cancel jobs: waiting ones at once, others within a step."""
     with _queue(queue) as base:
 
         def cancel_one(job: int) -> None:
@@ -174,8 +175,8 @@ def cancel(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | Non
 
 @commands.command("delete")
 @guarded
-def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | None:
-    """Take jobs that have ended out of the history, with what is kept of them."""
+def delete(jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
+    """Delete jobs that have ended, with their stored results. The files in their --out folders stay."""
     from graphengine.service.jobs.submit import delete as forget
 
     with _queue(queue) as base:
@@ -184,10 +185,11 @@ def delete(jobs: Numbers, queue: File = None, debug: Debug = False) -> int | Non
 
 @commands.command("clean")
 @guarded
-def clean(queue: File = None, debug: Debug = False) -> None:
-    """Remove what killed processes have left: bytes of no job, hidden folders beside pictures, half-written values.
+def clean(queue: QueueFile = None, debug: Debug = False) -> None:
+    """Remove what killed processes have left.
 
-    A service does so as well when it begins. What a live process writes stays, and so does every file of a job.
+    That is bytes of no job, hidden folders beside pictures, half-written values. A service does so as well when it
+    begins. What a live process writes stays, and so does every file of a job.
     """
     from graphengine.cache import DiskStore
     from graphengine.service.cleaning import clean as remove_leftovers
@@ -221,11 +223,14 @@ def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
 @guarded
 def move(
     job: Number,
-    before: Annotated[int | None, typer.Option("--before", metavar="JOB", help="By default the very first.")] = None,
-    queue: File = None,
+    before: Annotated[
+        int | None,
+        typer.Option("--before", metavar="JOB", help="The job to run it before; default: all waiting jobs."),
+    ] = None,
+    queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
-    """Let a waiting job be run before another one, or before all; it takes the priority of that one."""
+    """Move a waiting job before another one, or before all. It takes the priority of that one."""
     from graphengine.cli import job_rows
     from graphengine.errors import GraphEngineError
 
@@ -245,7 +250,7 @@ def move(
 @guarded
 def pause(
     user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
-    queue: File = None,
+    queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
     """Begin no more jobs until `resume`; those that run go on."""
@@ -257,10 +262,10 @@ def pause(
 @guarded
 def resume(
     user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
-    queue: File = None,
+    queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
-    """Take a pause back."""
+    """Begin waiting jobs again after `pause`."""
     with _queue(queue) as base:
         base.resume(user)
 
@@ -268,12 +273,14 @@ def resume(
 @commands.command("limit")
 @guarded
 def limit(
-    count: Annotated[int | None, typer.Argument(metavar="[JOBS]", min=0, help="By default any number.")] = None,
-    user: Annotated[str, typer.Option("--user", help="By default of everybody who has no limit of their own.")] = "",
-    queue: File = None,
+    count: Annotated[int | None, typer.Argument(metavar="[JOBS]", min=0, help="The limit; default: none.")] = None,
+    user: Annotated[
+        str, typer.Option("--user", help="The user to limit; default: all users without a limit of their own.")
+    ] = "",
+    queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
-    """How many jobs of one user may wait at once; what is over it is refused when it is submitted."""
+    """Limit how many jobs of a user may wait. Further ones are refused when they are submitted."""
     with _queue(queue) as base:
         base.set_limit(count, user)
 
@@ -281,14 +288,16 @@ def limit(
 @commands.command("wait")
 @guarded
 def wait(
-    jobs: Annotated[list[int] | None, typer.Argument(metavar="[JOB...]", help="All that wait or run if none.")] = None,
+    jobs: Annotated[
+        list[int] | None, typer.Argument(metavar="[JOB...]", help="The jobs; default: all that wait or run.")
+    ] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", min=0, help="In seconds.")] = None,
-    queue: File = None,
+    queue: QueueFile = None,
     debug: Debug = False,
 ) -> int | None:
     """Wait until jobs have ended; 0 if all are done, else 1."""
     from graphengine.cli import job_rows
-    from graphengine.cli.watching import LOOK, attending, left_alone
+    from graphengine.cli.watching import CHECK_SECONDS, attending, left_alone
     from graphengine.service.job_activity import words
 
     end = None if timeout is None else time.monotonic() + timeout
@@ -298,20 +307,20 @@ def wait(
             print("no job waits or runs; `graphengine queue list` tells of those that have ended", file=sys.stderr)
         while True:
             look()
-            left = LOOK if end is None else max(0.0, end - time.monotonic())
-            found = base.wait(*numbers, timeout=min(LOOK, left))
-            if left < LOOK or all(job.state.ended for job in found):
+            left = CHECK_SECONDS if end is None else max(0.0, end - time.monotonic())
+            found = base.wait(*numbers, timeout=min(CHECK_SECONDS, left))
+            if left < CHECK_SECONDS or all(job.state.ended for job in found):
                 break
         doing = job_rows.doing_now(base, found)
     for job in found:
         print(f"job {job.id} is {words(job.state, doing.get(job.id))}{f': {job.error}' if job.error else ''}")
-    return None if all(job.state == "done" for job in found) else FAILED
+    return None if all(job.state == "done" for job in found) else EXIT_FAILED
 
 
 @commands.command("stats")
 @guarded
-def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
-    """How many jobs are in each state, who runs them, and what its workers do."""
+def stats(queue: QueueFile = None, json: Json = False, debug: Debug = False) -> None:
+    """Count jobs by state; show the service and its workers."""
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.service.jobs.lease import holder
@@ -347,11 +356,11 @@ def stats(queue: File = None, json: Json = False, debug: Debug = False) -> None:
 def report(
     job: Number,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
-    queue: File = None,
+    queue: QueueFile = None,
     packs: Packs = None,
     debug: Debug = False,
 ) -> None:
-    """Write a page about a job that has ended: its values, and who waited for what on which device."""
+    """Write a page about a job that has ended. It shows its values, and who waited for what on which device."""
     from graphengine.cli.common import load_packs
 
     load_packs(packs)
@@ -366,12 +375,12 @@ def report(
 @commands.command("watch")
 @guarded
 def watch(
-    job: Annotated[int | None, typer.Argument(metavar="JOB", min=1, help="By default all jobs.")] = None,
-    queue: File = None,
+    job: Annotated[int | None, typer.Argument(metavar="JOB", min=1, help="The job; default: all jobs.")] = None,
+    queue: QueueFile = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """See jobs go on: a live table, or every event as a line of JSON."""
+    """Follow jobs: a live table, or events as lines of JSON."""
     from graphengine.cli.watching import Following, attending, left_alone, table
 
     with _queue(queue) as base, left_alone():

@@ -13,6 +13,7 @@ import typer
 from graphengine.cli.common import (
     Debug,
     Device,
+    Exact,
     Json,
     KeepGoing,
     NoCache,
@@ -47,22 +48,20 @@ def command(
     ] = None,
     packs: Packs = None,
     device: Device = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Use only values that were computed in the very same way.")
-    ] = False,
+    exact: Exact = False,
     root: Roots = None,
     keep_going: KeepGoing = False,
     backend: Annotated[
         Literal["auto", "inline", "local", "service"],
         typer.Option(
             "--backend",
-            help="inline: compute in this process. local: in a process of its own for each GPU. service: by this "
-            "user's `graphengine worker`. auto: by that if one runs, else inline.",
+            help="inline: compute in this process. local: in one process for each GPU. service: in this user's "
+            "`graphengine worker`. auto: the service if one runs, else inline.",
         ),
     ] = "auto",
     debug: Debug = False,
 ) -> int | None:
-    """Run a workflow and write its outputs, with how they were made inside each picture."""
+    """Run a workflow and write its outputs. Each picture holds the record of how it was made."""
     graph = load_workflow(file, packs, root)
     if backend in ("auto", "service"):
         from graphengine.cli.handover import hand_over

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from graphengine.cli.common import CANCELLED
 from graphengine.events import Kind
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, JobEventKind, State
@@ -33,9 +34,9 @@ MOST_WAITING = 100_000
 """The most jobs that are counted as waiting."""
 SHOWN = 30
 """Lines of the live table: as many jobs, of which a third may have ended."""
-LOOK = 1.0
+CHECK_SECONDS = 1.0
 """Seconds between checks whether a service runs a queue's jobs."""
-PATIENCE = 1.0
+SERVICE_SECONDS = 1.0
 """Seconds to wait for a service that runs: for its first line, and at a job's end for its last steps."""
 
 
@@ -60,11 +61,11 @@ def idle(base: Queue, file: Path | None) -> str:
 def attending(base: Queue, file: Path | None) -> Callable[[], None]:
     """A function to call now and then while waiting: it prints to standard error why no job goes on, and when one does
     again."""
-    said, looked = "", -LOOK
+    said, looked = "", -CHECK_SECONDS
 
     def look() -> None:
         nonlocal said, looked
-        if time.monotonic() - looked < LOOK:
+        if time.monotonic() - looked < CHECK_SECONDS:
             return
         looked = time.monotonic()
         why = idle(base, file) or _paused(base)
@@ -97,7 +98,7 @@ def left_alone() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print("the jobs go on", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(CANCELLED) from None
 
 
 class Following:
@@ -120,7 +121,7 @@ class Following:
         kinds = [*(kind for kind in STEPS if previews or kind is not Kind.PREVIEW), *ENDED]
         threading.Thread(target=self._listen, args=(job, kinds), daemon=True).start()
         if listens(queue.file):
-            self._listening.wait(PATIENCE)
+            self._listening.wait(SERVICE_SECONDS)
 
     def _listen(self, job: int | None, kinds: list[str]) -> None:
         """Read the socket of the service, again and again, whichever runs."""
@@ -156,7 +157,7 @@ class Following:
                         end = line
                     else:
                         yield line
-            yield from self._steps_of(job, 0.05 if end is None else PATIENCE)
+            yield from self._steps_of(job, 0.05 if end is None else SERVICE_SECONDS)
             if end is not None:
                 yield end
                 return

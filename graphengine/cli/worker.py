@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphengine.cli.common import Debug, Packs, Roots, device_option, guarded, load_packs
+from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Roots, device_option, guarded, load_packs
 from graphengine.errors import WorkflowError
 from graphengine.system.threads import start
 
@@ -27,13 +27,13 @@ IN_TIME = 8.0
 @guarded
 def command(
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=64, help="How many; by default one for each device.")
+        int | None, typer.Option("--workers", min=1, max=64, help="How many workers; default: one for each device.")
     ] = None,
     device: Annotated[
-        list[str] | None, device_option("Where they compute: cpu, cuda:0, ...; may be repeated.")
+        list[str] | None, device_option("Where the workers compute: cpu, cuda:0, ...; may be repeated.")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of each worker.")] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=256, help="Pictures made together at most.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=256, help="The most pictures made together.")] = 32,
     batch_invariant: Annotated[
         bool, typer.Option("--batch-invariant", help="Make every picture as if it was made alone, bit for bit.")
     ] = False,
@@ -54,13 +54,13 @@ def command(
     shared: Annotated[
         Path | None, typer.Option("--shared", metavar="FOLDER", help="A folder that all nodes of the cluster share.")
     ] = None,
-    queue: Annotated[Path | None, typer.Option("--queue", metavar="FILE", help="Not this user's own queue.")] = None,
+    queue: QueueFile = None,
     metrics_port: Annotated[
         int | None,
-        typer.Option("--metrics-port", min=1, max=65535, help="Tell Prometheus what happens, on 127.0.0.1."),
+        typer.Option("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics on this port of 127.0.0.1."),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option("--log", metavar="FILE", help="Append what happens to it, as lines of JSON.")
+        Path | None, typer.Option("--log", metavar="FILE", help="Append a log in JSON lines to this file.")
     ] = None,
     packs: Packs = None,
     root: Roots = None,
@@ -141,7 +141,7 @@ def _terminate(service: Service, at_once: threading.Event) -> None:
     service.let_go()
     time.sleep(IN_TIME)
     print("ending, though nodes still run in this process", file=sys.stderr, flush=True)
-    os._exit(130)
+    os._exit(CANCELLED)
 
 
 def _let_go(service: Service, again: threading.Event) -> None:
@@ -151,7 +151,7 @@ def _let_go(service: Service, again: threading.Event) -> None:
     service.let_go()
     print("leaving them; Ctrl-C again ends all at once", flush=True)
     again.wait()
-    os._exit(130)
+    os._exit(CANCELLED)
 
 
 def _on_ray(backend: str, address: str | None, device: list[str] | None, gpus: float | None, shared: Any) -> bool:
