@@ -187,3 +187,17 @@ def test_no_module_writes_private_attributes_of_what_is_not_its_own() -> None:
         if not (isinstance(part.value, ast.Name) and part.value.id in ("self", "cls"))
     }
     assert written == allowed
+
+
+def test_no_constant_means_two_things_where_graphs_are_planned_and_run() -> None:
+    """Upper-case names at the top of modules: whoever reads two of these modules needs one meaning for each."""
+    homes: dict[str, list[str]] = {}
+    for module, file in modules().items():
+        if module.startswith(("graphengine.graph.", "graphengine.planning.", "graphengine.execution.")):
+            for statement in parsed(file).body:
+                for target in _targets(statement):
+                    for part in ast.walk(target):
+                        if isinstance(part, ast.Name) and part.id.isupper() and isinstance(part.ctx, ast.Store):
+                            homes.setdefault(part.id.lstrip("_"), []).append(module)
+    assert {"INPUTS", "VALUES"} <= set(homes)  # from one assignment
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}

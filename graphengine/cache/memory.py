@@ -62,6 +62,7 @@ class Memory:
         self.lock = threading.Lock()
 
     def get(self, key: bytes) -> Entry | None:
+        """Find an entry, which counts as a use of it."""
         entry = self.entries.get(key)
         if entry is not None:
             self.touch(entry)
@@ -96,11 +97,13 @@ class Memory:
             self.floor = entry.priority
 
     def clear(self) -> None:
+        """Remove all entries."""
         with self.lock:
             self.entries.clear()
             self.used, self.floor = 0, 0.0
 
     def resize(self, budget: int) -> None:
+        """Set the budget; entries that no longer fit are evicted."""
         with self.lock:
             self.budget = budget
             if self.used > budget:

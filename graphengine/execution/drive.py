@@ -3,6 +3,8 @@
 One drive evaluates one run, on the thread that called it. Tasks move through their stages (see `task`) as what they
 wait for comes; nothing recurses and nothing waits on a thread of its own. What needs no device is computed in place,
 the rest goes to the runner, many ready calls at once.
+
+The module is long because the stages of a task, with what each may wait for, are one state machine.
 """
 
 from __future__ import annotations
@@ -23,34 +25,19 @@ from graphengine.graph.elements import Link
 from graphengine.keys.call_key import node_key, own_fingerprint
 from graphengine.planning.arguments import token_of, value_of
 from graphengine.planning.plan import Plan
-from graphengine.planning.task import (
-    DONE,
-    FAILED,
-    INPUTS,
-    KEY,
-    LOOKUP,
-    READY,
-    RUNNING,
-    Port,
-    Task,
-    follow,
-    is_tolerated,
-    is_volatile,
-    made_of,
-    tasks_of,
-)
+from graphengine.planning.task import Port, Stage, Task, follow, is_tolerated, is_volatile, made_of, tasks_of
 from graphengine.values.canonical import NotData, canonical, digest
 from graphengine.values.checksum import twin_of
 from graphengine.values.socket_types import is_named_tuple
 
 _unique = itertools.count()
-LARGEST_DEED = 1_000_000
-"""Bytes up to which the result of a node that acts is kept to the end of its run."""
+LARGEST_EFFECT = 1_000_000
+"""Bytes up to which the result of a node with a side effect is kept to the end of its run."""
 
 
 def _is_placed(task: Task) -> bool:
     """Whether a task's error stands in the place of its value."""
-    return task.stage == FAILED and is_tolerated(task)
+    return task.stage == Stage.FAILED and is_tolerated(task)
 
 
 class Drive(Launcher):
@@ -77,12 +64,12 @@ class Drive(Launcher):
         self.failures: list[GraphEngineError] = []
         self.reuse: dict[str, Reuse] = {}
         self.seconds: dict[str, float] = {}
-        self.deeds: dict[Any, list[Entry]] = {}  # what nodes that act have done: it is not done again
+        self.effects: dict[Any, list[Entry]] = {}  # results of side effects: a run that begins again takes them
         self._done: dict[Any, list[Entry]] = {}
         if before is not None:
             self.number, self.seconds, self._done = before.number, before.seconds, dict(before._done)
-            for deed, entries in before.deeds.items():
-                self._done[deed] = [*entries, *self._done.get(deed, ())]
+            for effect, entries in before.effects.items():
+                self._done[effect] = [*entries, *self._done.get(effect, ())]
         self._before = {} if before is None else before.reuse
         self._agenda: list[Task] = []
         self._wanted: list[Task] = []
@@ -123,7 +110,7 @@ class Drive(Launcher):
             if self.failures:
                 self._settle(goals)
             for goal in goals[:outputs]:
-                if goal.stage == DONE:
+                if goal.stage == Stage.DONE:
                     goal.value = handed_out(goal.links[0][1], goal.value)
             if self.failures:
                 raise self.failures[0]
@@ -166,7 +153,7 @@ class Drive(Launcher):
                 task = tasks[id] = Task(id, node, [], {})
                 reference = plan.references.get(id)
                 if reference is not None:
-                    task.entry, task.stage = Entry(reference[0], cost=reference[1]), LOOKUP
+                    task.entry, task.stage = Entry(reference[0], cost=reference[1]), Stage.LOOKUP
                     continue
             else:
                 known = merged.get(key)
@@ -175,7 +162,7 @@ class Drive(Launcher):
                     known.aliases = [*(known.aliases or ()), id]
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
-                task.key, task.stage = key, LOOKUP
+                task.key, task.stage = key, Stage.LOOKUP
                 if sums and id in sums:
                     task.sums = sums[id]
                 entry = peek(key)
@@ -213,12 +200,12 @@ class Drive(Launcher):
         """Where all keys are known and nothing more can be remembered, all of it is wanted: say so at once."""
         first: list[Task] = []
         for task in tasks:
-            task.wanted, task.stage = True, READY
+            task.wanted, task.stage = True, Stage.READY
             for _, source in task.links:
                 for before in (source,) if type(source) is Task else tasks_of(source):
                     if before.entry is not None:
                         self.finish(before, before.entry, Reuse.MEMORY)
-                    elif before.stage != DONE:
+                    elif before.stage != Stage.DONE:
                         task.pending += 1
                         if before.waiters is None:
                             before.waiters = [task]
@@ -237,7 +224,7 @@ class Drive(Launcher):
             if self.ready and not self.stopping:
                 self.submit()
                 continue
-            if all(goal.stage == DONE for goal in self._wanted) or (self.failures and not self.outstanding):
+            if all(goal.stage == Stage.DONE for goal in self._wanted) or (self.failures and not self.outstanding):
                 return
             if not self.outstanding:
                 self._stalled()
@@ -250,15 +237,15 @@ class Drive(Launcher):
     def _settle(self, goals: Sequence[Task]) -> None:
         """After a failure, give the goals their values whose values are there."""
         for goal in goals:
-            if goal.stage == DONE:
+            if goal.stage == Stage.DONE:
                 continue
             _, source = goal.links[0]
             source = follow(source)
             for task in tasks_of(source):
-                if task.stage == LOOKUP:
+                if task.stage == Stage.LOOKUP:
                     self._look_up(task)
-            if all(task.stage == DONE or _is_placed(task) for task in tasks_of(source)):
-                goal.value, goal.made, goal.stage = value_of(source), made_of(source), DONE
+            if all(task.stage == Stage.DONE or _is_placed(task) for task in tasks_of(source)):
+                goal.value, goal.made, goal.stage = value_of(source), made_of(source), Stage.DONE
 
     def _stalled(self) -> None:
         raise WorkflowError(
@@ -272,7 +259,7 @@ class Drive(Launcher):
         self._agenda.append(task)
 
     def act(self, task: Task) -> None:
-        """A node inside an expansion acts, though nobody takes anything from it."""
+        """Require a node with side effects inside an expansion, though nobody takes anything from it."""
         self._wanted.append(task)
         self._want(task)
 
@@ -286,7 +273,7 @@ class Drive(Launcher):
 
     def need_value(self, task: Task, waiter: Task) -> None:
         """Let a task wait for another's value."""
-        if task.stage == FAILED:
+        if task.stage == Stage.FAILED:
             if waiter.node is not None:
                 self._spread([waiter], task.value)
             elif not is_tolerated(task):
@@ -300,6 +287,7 @@ class Drive(Launcher):
         self._agenda.append(task)
 
     def wake(self, waiters: list[Task]) -> None:
+        """Count what these tasks waited for as come; those that wait for nothing more go on."""
         for waiter in reversed(waiters):
             waiter.pending -= 1
             if not waiter.pending:
@@ -307,32 +295,32 @@ class Drive(Launcher):
 
     def _advance(self, task: Task) -> None:
         """Move a task on as far as it can go now."""
-        if task.pending or task.stage >= RUNNING:
+        if task.pending or task.stage >= Stage.RUNNING:
             return
-        if task.stage != READY:
+        if task.stage != Stage.READY:
             self._go_on()
-            if task.stage == KEY and not self._find_key(task):
+            if task.stage == Stage.KEY and not self._find_key(task):
                 return
-            if not task.wanted or task.stage == DONE:
+            if not task.wanted or task.stage == Stage.DONE:
                 return
-            if task.stage == LOOKUP and self._look_up(task):
+            if task.stage == Stage.LOOKUP and self._look_up(task):
                 return
-            task.stage = READY
+            task.stage = Stage.READY
             for _, source in reversed(task.links):
                 for before in reversed(tasks_of(source)):
-                    if before.stage != DONE:
+                    if before.stage != Stage.DONE:
                         self.need_value(before, task)
-            if task.pending or task.stage == FAILED:
+            if task.pending or task.stage == Stage.FAILED:
                 return
         if task.node is None:
             task.value, task.made = value_of(task.links[0][1]), made_of(task.links[0][1])
-            task.stage = DONE
+            task.stage = Stage.DONE
         elif (kind := task.node.kind).on == "here" and (  # type: ignore[union-attr]
             self._in_place is None or self._in_place(kind)  # type: ignore[arg-type]
         ):
             self.compute(task, kind)  # type: ignore[arg-type]
         else:
-            task.stage = RUNNING
+            task.stage = Stage.RUNNING
             self.ready.append(task)
 
     def _find_key(self, task: Task) -> bool:
@@ -350,23 +338,23 @@ class Drive(Launcher):
             source = follow(source)
             task.links[n] = (name, source)
             for before in reversed(tasks_of(source)):
-                if before.stage == KEY:
+                if before.stage == Stage.KEY:
                     self.need_key(before, task)
-                elif before.stage != DONE and (
+                elif before.stage != Stage.DONE and (
                     before.key is None or early or (kind is not None and name in kind.files)
                 ):
                     self.need_value(before, task)
-        if task.pending or task.stage == FAILED:
+        if task.pending or task.stage == Stage.FAILED:
             return False
         if kind is None:  # a wanted output
-            task.stage = INPUTS
+            task.stage = Stage.INPUTS
             return True
         try:
             self._key(task, kind)
         except BaseException as error:
             self.fail(task, error)
             return False
-        task.stage = LOOKUP
+        task.stage = Stage.LOOKUP
         if kind.makes_reference and not self._refer(task, kind):
             return False
         self._keyed(task)
@@ -414,7 +402,7 @@ class Drive(Launcher):
             salt = (salt, own_fingerprint(kind, task.values | {n: value_of(s) for n, s in links}))
         if kind.cache == "never" or kind.output:
             if kind.output:
-                task.deed = (task.id, node_key(kind, tokens, salt))
+                task.effect = (task.id, node_key(kind, tokens, salt))
             task.volatile = True
             salt = (salt, "never", next(_unique))
         plan.ask(kind)
@@ -441,7 +429,7 @@ class Drive(Launcher):
         if entry is not None:
             self.finish(task, entry, Reuse.COMPUTED if task.key is None else Reuse.MEMORY)
             return True
-        if task.deed is not None and (done := self._done.get(task.deed)):
+        if task.effect is not None and (done := self._done.get(task.effect)):
             self.finish(task, done.pop(), Reuse.COMPUTED)
             return True
         found = None if task.volatile else self.store.find(task.key)  # type: ignore[arg-type]
@@ -454,15 +442,16 @@ class Drive(Launcher):
         return True
 
     def finish(self, task: Task, entry: Entry, reuse: Reuse) -> None:
+        """Give a task its value, tell the listeners, and wake what waits for it."""
         value, node = entry.value, task.node
         if type(value) is tuple and is_named_tuple(node.kind.result):  # type: ignore[union-attr]
             value = node.kind.result(*value)  # type: ignore[union-attr]
-        task.value, task.made, task.stage = value, entry.made, DONE
+        task.value, task.made, task.stage = value, entry.made, Stage.DONE
         task.links, task.entry = [], None
         if entry.sum is not None:
             task.sum = entry.sum
-        if task.deed is not None and entry.size < LARGEST_DEED:
-            self.deeds.setdefault(task.deed, []).append(entry)
+        if task.effect is not None and entry.size < LARGEST_EFFECT:
+            self.effects.setdefault(task.effect, []).append(entry)
         self.reuse[task.id] = reuse
         if reuse is Reuse.COMPUTED:
             self.seconds[task.id] = entry.cost
@@ -488,6 +477,7 @@ class Drive(Launcher):
                     self._agenda.append(waiter)
 
     def failed(self, task: Task, failure: GraphEngineError) -> None:
+        """Give a task, and all that depends on it, an error in place of a value."""
         self._spread([task], failure)
 
     def _spread(self, tasks: list[Task], failure: GraphEngineError) -> None:
@@ -496,9 +486,9 @@ class Drive(Launcher):
         stack = list(tasks)
         while stack:
             task = stack.pop()
-            if task.stage in (DONE, FAILED):
+            if task.stage in (Stage.DONE, Stage.FAILED):
                 continue
-            task.stage, task.value, task.links = FAILED, failure, []
+            task.stage, task.value, task.links = Stage.FAILED, failure, []
             if not is_tolerated(task):
                 if failure not in self.failures:
                     self.failures.append(failure)
@@ -513,5 +503,6 @@ class Drive(Launcher):
             task.waiters = task.key_waiters = None
 
     def retry(self, task: Task) -> None:
-        task.stage = LOOKUP
+        """Look a task up again: whoever computed its value for this run did not end."""
+        task.stage = Stage.LOOKUP
         self._agenda.append(task)

@@ -27,16 +27,14 @@ from graphengine.graph.selection import wanted_links
 from graphengine.keys.files import confining
 from graphengine.pack import environment, pack_of
 from graphengine.planning.inputs import bound_inputs
-from graphengine.planning.plan import take_plan
-from graphengine.planning.task import DONE
+from graphengine.planning.plan import forget_plans, give_back, take_plan
+from graphengine.planning.task import Stage
 from graphengine.system.devices import check_device
 from graphengine.system.threads import leavable
 from graphengine.values.canonical import canonical, digest
 
-ATTEMPTS = 4
-"""How often a run begins again because a value was found changed in place."""
-IDLE_PLANS = 4
-"""How many plans a graph keeps for later runs."""
+RUNS = 4
+"""How often a run is begun at most, where values are found changed in place."""
 
 
 @functools.cache
@@ -57,8 +55,8 @@ class Result(Mapping[str, Any]):
 
     Attributes:
         outputs: The wanted values by name.
-        made: By name, how each was made.
-        reuse: By node, how its value came.
+        made: By name, facts about the computation (device, batch, ...).
+        reuse: By node, whether its value was computed or reused.
         seconds: By node that was computed, how long it took.
         elapsed: Seconds of the whole run.
     """
@@ -141,7 +139,7 @@ def run(
     options = (store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation)
     before: Drive | None = None
     bound = bound_inputs(graph, inputs or {}, base)
-    for _ in range(ATTEMPTS):
+    for _ in range(RUNS):
         if before is not None:
             bound.bind_again()
         drive = Drive(*options, limit=limit, before=before, keep_going=keep_going)
@@ -155,7 +153,7 @@ def run(
                     leavable(work, cancellation and drive.cancellation, drive.leave, graph.name)
             except Spoiled as error:
                 spoiled, before = str(error), drive
-                graph.idle_plans.clear()  # literals in them may be what was changed
+                forget_plans(graph)  # literals in them may be what was changed
                 continue
             except GraphEngineError as error:
                 if error in drive.failures:
@@ -165,8 +163,7 @@ def run(
                 raise
         if bound is inputs:  # others have it as well
             bound.note_references(plan)
-        if len(graph.idle_plans) < IDLE_PLANS:
-            graph.idle_plans.append(plan)
+        give_back(plan)
         return _result(names, drive, time.perf_counter() - start)
     sentence = f"{spoiled}, again and again: something outside this run keeps it and writes into it"
     raise WorkflowError(Problem("changed in place", sentence, hint="let the node that makes it return a copy"))
@@ -177,7 +174,7 @@ def _title(graph: GraphData) -> str:
 
 
 def _result(names: list[str], drive: Drive, elapsed: float) -> Result:
-    wanted = {name: goal for name, goal in zip(names, drive.goals, strict=False) if goal.stage == DONE}
+    wanted = {name: goal for name, goal in zip(names, drive.goals, strict=False) if goal.stage == Stage.DONE}
     return Result(
         {name: goal.value for name, goal in wanted.items()},
         {name: goal.made for name, goal in wanted.items()},

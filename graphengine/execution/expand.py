@@ -27,13 +27,11 @@ from graphengine.keys.call_key import identity
 from graphengine.planning.arguments import default_paths, is_default, source_of, token_of, value_of
 from graphengine.planning.plan import Plan
 from graphengine.planning.task import (
-    DONE,
-    FAILED,
-    KEY,
     Const,
     Many,
     Port,
     Source,
+    Stage,
     Task,
     constant,
     follow,
@@ -159,11 +157,11 @@ class Expander:
             if names is not None and name not in names:
                 continue
             for before in tasks_of(source):
-                if before.stage == KEY:
+                if before.stage == Stage.KEY:
                     self.drive.need_key(before, task)
-                elif before.stage != DONE:
+                elif before.stage != Stage.DONE:
                     self.drive.need_value(before, task)
-        return not task.pending and task.stage != FAILED
+        return not task.pending and task.stage != Stage.FAILED
 
     # a workflow used as a node
 
@@ -347,11 +345,11 @@ class Expander:
             task.links[n] = (name, source := follow(source))
             if name in node.each and type(source) in (Task, Port):
                 for before in tasks_of(source):
-                    if before.stage == KEY:
+                    if before.stage == Stage.KEY:
                         self.drive.need_key(before, task)
-                    elif before.stage != DONE:
+                    elif before.stage != Stage.DONE:
                         self.drive.need_value(before, task)
-        return not task.pending and task.stage != FAILED
+        return not task.pending and task.stage != Stage.FAILED
 
     def _wire_sources(self, task: Task, scope: dict[str, Source]) -> None:
         links = {name: Link(INPUTS, name) for name in scope}

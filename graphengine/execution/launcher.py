@@ -37,7 +37,7 @@ from graphengine.pack import environment
 from graphengine.planning.arguments import value_of
 from graphengine.planning.inputs import BoundInputs
 from graphengine.planning.plan import Plan
-from graphengine.planning.task import DONE, RUNNING, Task, made_of, merge_made, tasks_of
+from graphengine.planning.task import Stage, Task, made_of, merge_made, tasks_of
 from graphengine.values.checksum import twin_of
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Cancellation:
         self._told: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
+        """Ask the run to stop, and call all that is to be called then."""
         self.cancelled = True
         for tell in list(self._told):
             tell()
@@ -140,7 +141,7 @@ class Launcher(ABC):
             found = self.store.renew(key, found) or self.store.reserve(key, self, task)
         if type(found) is Flight:
             return found
-        task.stage = RUNNING
+        task.stage = Stage.RUNNING
         if found is None:
             self._wants[key] = task
             self.outstanding += 1
@@ -148,7 +149,7 @@ class Launcher(ABC):
             self.finish(task, found, Reuse.MEMORY)  # type: ignore[arg-type]
         return None
 
-    # what a flight says to who wants it; called on any thread
+    # Callbacks of a flight, called on any thread.
 
     def landed(self, task: Task, outcome: Any) -> None:
         self.arrived.put((task, outcome))
@@ -316,7 +317,7 @@ class Launcher(ABC):
         type_ = task.node.type if task.node is not None else ""
         if arguments is None:
             arguments = dict(task.values) | {
-                name: value_of(s) for name, s in task.links if all(t.stage == DONE for t in tasks_of(s))
+                name: value_of(s) for name, s in task.links if all(t.stage == Stage.DONE for t in tasks_of(s))
             }
         self._failed_node = task.id
         try:

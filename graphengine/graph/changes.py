@@ -1,4 +1,4 @@
-"""Whether a graph changed since it was found right, and what becomes of that when it is validated."""
+"""Decide what of a graph must be validated again, and note it."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class GraphData:
         changes: The ids of changed nodes, in order; plans compare it with what they have seen.
         validated: What of it was validated and found right, and what has changed since.
         parts: The graphs used as nodes, by id.
-        idle_plans: Plans of earlier runs that can be used again (see `planning.plan`).
+        idle_plans: Plans of earlier runs that can be used again; only `planning.plan` touches the list.
     """
 
     def __init__(self, title: str = "", description: str = "") -> None:

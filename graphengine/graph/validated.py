@@ -1,4 +1,4 @@
-"""What of a graph was found right when it was validated, and what has changed since."""
+"""Record of which nodes of a graph were validated, and of what has changed since."""
 
 from __future__ import annotations
 

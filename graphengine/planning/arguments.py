@@ -18,7 +18,7 @@ from graphengine.declare.sockets import File, Socket
 from graphengine.graph.elements import Link, has_links
 from graphengine.keys.files import fingerprint, resolve
 from graphengine.old_names import name_in_keys
-from graphengine.planning.task import FAILED, Const, Many, Port, Source, Task, constant, follow
+from graphengine.planning.task import Const, Many, Port, Source, Stage, Task, constant, follow
 from graphengine.values.canonical import PLAIN, NotData, canonical
 from graphengine.values.checksum import owned, sum_of
 from graphengine.values.literals import coerce, value_fits
@@ -71,7 +71,7 @@ def value_of(source: Source) -> Any:
     if type(source) is Task:
         return source.value
     if type(source) is Port:
-        return source.task.value if source.task.stage == FAILED else getattr(source.task.value, source.port)
+        return source.task.value if source.task.stage == Stage.FAILED else getattr(source.task.value, source.port)
     if type(source) is Const:
         return source.value
     values = [value_of(item) for item in source.items]

@@ -32,6 +32,8 @@ from graphengine.values.checksum import twin_of
 
 _NO_LITERALS: dict[str, Any] = {}
 _NOWHERE = Resolver(Path(), None)
+MOST_IDLE = 4
+"""How many plans a graph keeps for later runs."""
 
 
 class Plan:
@@ -312,9 +314,21 @@ def take_plan(
 ) -> Plan:
     """A plan of the graph that no other run is using, brought up to date."""
     try:
-        plan: Plan = graph.idle_plans.pop()
+        plan: Plan = graph.idle_plans.pop()  # on GraphData, but only this module touches it
     except IndexError:
         plan = Plan(graph)
     allowed = None if roots is None else [Path(root).absolute() for root in roots]
     plan.sync(inputs, folder_of(graph), allowed, salt)
     return plan
+
+
+def give_back(plan: Plan) -> None:
+    """Keep a plan for later runs of its graph, up to `MOST_IDLE` of them; the caller no longer uses it."""
+    idle = plan.graph.idle_plans
+    if len(idle) < MOST_IDLE:
+        idle.append(plan)
+
+
+def forget_plans(graph: GraphData) -> None:
+    """Forget the plans kept for later runs: literals in them may have been changed in place."""
+    graph.idle_plans.clear()

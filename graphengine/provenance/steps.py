@@ -13,7 +13,7 @@ from graphengine.graph.elements import INPUTS, Link
 from graphengine.graph.order import topological
 from graphengine.graph.selection import link_of
 from graphengine.planning.inputs import bound_inputs
-from graphengine.planning.plan import take_plan
+from graphengine.planning.plan import give_back, take_plan
 from graphengine.values.literals import coerce
 
 
@@ -101,6 +101,6 @@ def references(
         plan = take_plan(graph, bound, None)
         plan.assign([link.node] if link.node in graph.nodes else [])
         bound.note_references(plan)
-        graph.idle_plans.append(plan)
+        give_back(plan)
     assert bound.references is not None
     return {id: value for id, value in bound.references[0].items() if id in needed}

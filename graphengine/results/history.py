@@ -24,7 +24,7 @@ from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
 from graphengine.keys.call_key import identified, identity
 from graphengine.planning.inputs import bound_inputs
-from graphengine.planning.plan import Plan, take_plan
+from graphengine.planning.plan import Plan, give_back, take_plan
 from graphengine.system.opening import read_file
 from graphengine.system.private import make_private, write_private
 from graphengine.values.canonical import NotData, canonical, digest
@@ -85,7 +85,7 @@ def record(
         nodes[id] = {"inputs": _inputs(plan, id)}
         if id in result.reuse:
             nodes[id] |= {"reuse": str(result.reuse[id]), "seconds": result.seconds.get(id)}
-    graph.idle_plans.append(plan)
+    give_back(plan)
     text = json.dumps({"format": FORMAT, "time": time.time(), "nodes": nodes}, default=str)
     file = record_file(graph, folder)
     with contextlib.suppress(OSError):
@@ -143,7 +143,7 @@ def why(
         state = states.get(id, "not needed")
         differs = _differs(plan, id, states, last) if state in ("runs", "later") else ()
         reasons.append(Reason(id, graph.nodes[id].type, state, differs))
-    graph.idle_plans.append(plan)
+    give_back(plan)
     return reasons
 
 
