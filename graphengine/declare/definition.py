@@ -2,6 +2,9 @@
 
 Outside a graph, calling a node calls its function. While a graph is being built, a call adds a node to that graph and
 returns a `Ref`, which type checkers see as the declared return type.
+
+The module is long because users meet one class, `NodeDef`, with all that can be said of a node; sockets, help and
+groups of nodes are modules of their own.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 An installed pack names its module in the entry-point group `graphengine.nodes`; a folder of `.py` files is a pack too.
 The standard pack is found in the same way as any other.
+
+The module is long because installed packs and folders, with their import hooks, fill one registry under one lock.
 """
 
 from __future__ import annotations

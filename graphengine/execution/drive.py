@@ -22,12 +22,11 @@ from graphengine.execution.expand import Expander
 from graphengine.execution.guard import handed_out
 from graphengine.execution.launcher import Launcher
 from graphengine.graph.elements import Link
-from graphengine.keys.call_key import node_key, own_fingerprint
-from graphengine.planning.arguments import token_of, value_of
+from graphengine.keys.call_key import node_key
+from graphengine.planning.arguments import is_computed_anew, make_reference, own_salt, token_of, value_of
 from graphengine.planning.plan import Plan
 from graphengine.planning.task import Port, Stage, Task, follow, is_tolerated, is_volatile, made_of, tasks_of
 from graphengine.values.canonical import NotData, canonical, digest
-from graphengine.values.checksum import twin_of
 from graphengine.values.socket_types import is_named_tuple
 
 _unique = itertools.count()
@@ -138,6 +137,7 @@ class Drive(Launcher):
     def _materialise(self, plan: Plan, links: Sequence[Link]) -> dict[str, Task]:
         """Tasks for the wanted nodes and what they need, no further than what is remembered already."""
         keys, nodes, values, sums, peek = plan.keys, plan.graph.nodes, plan.values, plan.sums, self.store.peek
+        lookup = Stage.LOOKUP
         tasks: dict[str, Task] = {}
         merged: dict[bytes, Task] = {}
         fresh: list[Task] = []
@@ -153,7 +153,7 @@ class Drive(Launcher):
                 task = tasks[id] = Task(id, node, [], {})
                 reference = plan.references.get(id)
                 if reference is not None:
-                    task.entry, task.stage = Entry(reference[0], cost=reference[1]), Stage.LOOKUP
+                    task.entry, task.stage = Entry(reference[0], cost=reference[1]), lookup
                     continue
             else:
                 known = merged.get(key)
@@ -162,7 +162,7 @@ class Drive(Launcher):
                     known.aliases = [*(known.aliases or ()), id]
                     continue
                 task = merged[key] = tasks[id] = Task(id, node, [], values[id])
-                task.key, task.stage = key, Stage.LOOKUP
+                task.key, task.stage = key, lookup
                 if sums and id in sums:
                     task.sums = sums[id]
                 entry = peek(key)
@@ -199,13 +199,14 @@ class Drive(Launcher):
     def _want_all(self, tasks: list[Task]) -> None:
         """Where all keys are known and nothing more can be remembered, all of it is wanted: say so at once."""
         first: list[Task] = []
+        ready, done = Stage.READY, Stage.DONE
         for task in tasks:
-            task.wanted, task.stage = True, Stage.READY
+            task.wanted, task.stage = True, ready
             for _, source in task.links:
                 for before in (source,) if type(source) is Task else tasks_of(source):
                     if before.entry is not None:
                         self.finish(before, before.entry, Reuse.MEMORY)
-                    elif before.stage != Stage.DONE:
+                    elif before.stage != done:
                         task.pending += 1
                         if before.waiters is None:
                             before.waiters = [task]
@@ -398,9 +399,9 @@ class Drive(Launcher):
         if kind.makes_reference:
             return
         salt = plan.salt
-        if kind.fingerprint_fn is not None:
-            salt = (salt, own_fingerprint(kind, task.values | {n: value_of(s) for n, s in links}))
-        if kind.cache == "never" or kind.output:
+        if kind.fingerprint_fn is not None:  # its links are done
+            salt = own_salt(kind, self.arguments(task), salt)
+        if is_computed_anew(kind):
             if kind.output:
                 task.effect = (task.id, node_key(kind, tokens, salt))
             task.volatile = True
@@ -410,10 +411,8 @@ class Drive(Launcher):
 
     def _refer(self, task: Task, kind: NodeDef[..., Any]) -> bool:
         """Make a reference in place: what it is keyed by is its own digest; False if that failed."""
-        arguments = {name: twin_of(value) for name, value in self.arguments(task).items()}
-        start = perf_counter()
         try:
-            value = kind.compute(**arguments)
+            value, seconds = make_reference(kind, self.arguments(task))
         except BaseException as error:
             self.fail(task, error)
             return False
@@ -421,7 +420,7 @@ class Drive(Launcher):
             canonical(value)
         except NotData:  # it holds an object of this process
             task.volatile, task.key = True, digest(("volatile", next(_unique)))
-        self.finish(task, Entry(value, cost=perf_counter() - start), Reuse.COMPUTED)
+        self.finish(task, Entry(value, cost=seconds), Reuse.COMPUTED)
         return True
 
     def _look_up(self, task: Task) -> bool:

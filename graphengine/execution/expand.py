@@ -2,6 +2,8 @@
 
 What an expanding task's outputs became is written into it; whoever is linked to it follows. No level of an expansion
 holds a thread or a stack frame.
+
+The module is long because the three kinds of expansion wait for keys and values, and name what they make, in one way.
 """
 
 from __future__ import annotations

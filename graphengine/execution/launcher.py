@@ -1,4 +1,8 @@
-"""Computing what a run has found ready: in place or by the runner, each key once, and told to all who want it."""
+"""Computing what a run has found ready: in place or by the runner, each key once, and told to all who want it.
+
+The module is long because a call in place and a call by the runner begin, are guarded and end in one way, and because
+`RunContext`, what a node sees of its run, is made here.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 `graph.build.GraphBuilder` extends it by checked building; `graphengine.Graph`, which users import, by running, saving
 and drawing.
+
+The module is long because of the overloads of `input`; what is done with graphs stands in modules of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Validation: finds all problems of a graph at once, before anything runs."""
+"""Validation: finds all problems of a graph at once, before anything runs.
+
+The module is long because it holds all rules, each a short function; what to validate again is decided in `changes`.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,9 @@ Code is followed through the functions and classes of the node's own pack, and o
 installed distribution. Code of another pack counts by that pack's version stamp, code of a library by its name. Data is
 hashed by its content (see `content`). Data that the code itself changes, or that has no readable content, counts as the
 one object that it is.
+
+The module is long because functions, classes, modules and the data they use lead to one another: one walk follows them
+all. Reading the data itself is cut off, in `content`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Containers, arrays, tensors and the state of objects are read as Python holds them: no method, property, `__eq__`,
 `__hash__`, `__iter__` or `__repr__` of a third party's class is called, nothing is imported and no file is opened. Data
 that cannot be read in this way (locks, files, clients, models), or is too large, is refused.
+
+The module is long because it holds one short reader for each built-in class, and the rules by which a class of a third
+party has one.
 """
 
 from __future__ import annotations

@@ -11,16 +11,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import File, Socket
 from graphengine.graph.elements import Link, has_links
+from graphengine.keys.call_key import own_fingerprint
 from graphengine.keys.files import fingerprint, resolve
 from graphengine.old_names import name_in_keys
 from graphengine.planning.task import Const, Many, Port, Source, Stage, Task, constant, follow
 from graphengine.values.canonical import PLAIN, NotData, canonical
-from graphengine.values.checksum import owned, sum_of
+from graphengine.values.checksum import owned, sum_of, twin_of
 from graphengine.values.literals import coerce, value_fits
 from graphengine.values.socket_types import holds_path, is_named_tuple
 
@@ -76,6 +78,37 @@ def value_of(source: Source) -> Any:
         return source.value
     values = [value_of(item) for item in source.items]
     return values if source.make is None else source.make(*values)
+
+
+# --- what enters a key beside the arguments ---------------------------------------------------------------------------
+
+
+def is_computed_anew(kind: NodeDef[..., Any]) -> bool:
+    """Whether a node has no key by which it is remembered: it is computed in each run."""
+    return kind.cache == "never" or kind.output
+
+
+def own_salt(kind: NodeDef[..., Any], arguments: Mapping[str, Any], salt: Any) -> Any:
+    """The salt of a node's key: that of the run, and with it what the node's `.fingerprint` says of these arguments.
+
+    Raises:
+        Exception: Whatever `.fingerprint` raises.
+    """
+    return salt if kind.fingerprint_fn is None else (salt, own_fingerprint(kind, arguments))
+
+
+def make_reference(kind: NodeDef[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, float]:
+    """Call a node that makes references, with copies of these arguments; returns the reference and the seconds it took.
+
+    It enters keys by its own digest: the node that made it has no key.
+
+    Raises:
+        Exception: Whatever the node raises.
+    """
+    copies = {name: twin_of(value) for name, value in arguments.items()}
+    start = perf_counter()
+    value = kind.compute(**copies)
+    return value, perf_counter() - start
 
 
 # --- the resolver -----------------------------------------------------------------------------------------------------

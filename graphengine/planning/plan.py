@@ -6,7 +6,6 @@ link or on something that is never remembered are None here, and found as the ru
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,22 @@ from graphengine.declare.definition import NodeDef
 from graphengine.errors import NodeError, as_exception
 from graphengine.graph.data import GraphData, Node, folder_of
 from graphengine.graph.elements import INPUTS, VALUES, Link, links_in
-from graphengine.keys.call_key import identity, is_current, node_key, own_fingerprint
+from graphengine.keys.call_key import identity, is_current, node_key
 from graphengine.planning.arguments import (
     Resolver,
     default_paths,
     holds_paths,
+    is_computed_anew,
     is_default,
     keyed,
+    make_reference,
+    own_salt,
     source_of,
     token_of,
     value_of,
 )
 from graphengine.planning.task import Const, constant, is_volatile
 from graphengine.values.canonical import NotData, canonical
-from graphengine.values.checksum import twin_of
 
 _NO_LITERALS: dict[str, Any] = {}
 _NOWHERE = Resolver(Path(), None)
@@ -129,11 +130,9 @@ class Plan:
             if node.kind.makes_reference:
                 self.references[id] = self._reference(id, node, values)
                 return canonical(self.references[id][0])
-            if node.kind.fingerprint_fn is not None:
-                tokens["*fingerprint"] = own_fingerprint(node.kind, values)
+            return tokens, own_salt(node.kind, values, self.salt)
         except Exception:
             return None  # it is told if the node is needed
-        return tokens
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -233,18 +232,13 @@ class Plan:
             except NotData:
                 pass  # it holds an object of this process, and is made anew in each run
             return None
-        if kind.cache == "never" or kind.output:
+        if is_computed_anew(kind) or (kind.fingerprint_fn is not None and node.before):
             return None
-        salt = self.salt
-        if kind.fingerprint_fn is not None:
-            if node.before:
-                return None
-            try:
-                tokens["*fingerprint"] = own_fingerprint(kind, values)
-            except BaseException as error:
-                raise NodeError(id, node.type, values, as_exception(error)) from error
-            salt = (salt, tokens["*fingerprint"])
-        self.watched[id] = tokens
+        try:
+            salt = own_salt(kind, values, self.salt)
+        except BaseException as error:
+            raise NodeError(id, node.type, values, as_exception(error)) from error
+        self.watched[id] = tokens, salt
         if kind.on != "here":
             self.tokens[id] = tokens
         return node_key(kind, tokens, salt)
@@ -300,13 +294,10 @@ class Plan:
                 arguments[name] = value_of(self.source(link))
         for name, items in node.lists:
             arguments[name] = value_of(source_of(items, self.source))
-        arguments = {name: twin_of(value) for name, value in arguments.items()}
-        start = time.perf_counter()
         try:
-            value = kind.compute(**arguments)
+            return make_reference(kind, arguments)
         except BaseException as error:
             raise NodeError(id, node.type, arguments, as_exception(error)) from error
-        return value, time.perf_counter() - start
 
 
 def take_plan(

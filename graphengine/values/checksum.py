@@ -9,6 +9,9 @@ sorts of objects are not walked for a checksum and never copied:
   `unseen`.
 
 A class says by `__getstate__` which of its state counts; results kept by `functools.cached_property` do not count.
+
+Checksums, sizes and copies stay in one module because they must agree on what belongs to a value: one walk gives all
+three.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Sockets have Python types. A source fits a target if it is the same type, a subclass, or a member of the target's union
 (a union fits if each of its members does). `int` fits `float`; nothing else is converted.
+
+The module is long because matching, naming and reading of annotations must agree on which annotations there are.
 """
 
 from __future__ import annotations

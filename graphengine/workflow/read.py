@@ -2,6 +2,9 @@
 
 A mistake that prevents reading is raised at once; all others are added to the graph's `problems_at_load`, so that
 validation reports them together with its own.
+
+The module is long because documents are recursive: graphs, nodes, sources and nested workflows are read by one reader,
+which knows where in the file it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Writing documents: converts a graph to plain data, as YAML and JSON hold it."""
+"""Writing documents: converts a graph to plain data, as YAML and JSON hold it.
+
+The module is long for the same reason as `read`, its counterpart: documents are recursive.
+"""
 
 from __future__ import annotations
 

@@ -30,10 +30,12 @@ _NULL = NULL_WORDS | {""}
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _BASE = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+"""What YAML 1.2 reads as a number: a float, or an integer in tens."""
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a surrogate pair, which no text may hold."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 # Line breaks in YAML 1.1, which libyaml would fold; in YAML 1.2 they are ordinary characters.
 _OLD_BREAKS = "\x85\u2028\u2029"
@@ -230,7 +232,7 @@ class _Yaml(_Problems):
         except ValueError:  # Python reads no numbers of more than 4,300 digits
             self.add(line, "bad number", f"the number {text:.20}… has too many digits")
             return 0
-        if _FLOAT.match(text):
+        if FLOAT.match(text):
             return float(text) if math.isfinite(float(text)) else self._not_finite(text, line)
         return text
 
@@ -325,7 +327,7 @@ class _Json(_Problems):
     """Parser of a JSON text: the json module parses it, a walk over its tokens finds lines and duplicate keys."""
 
     def read(self) -> tuple[Any, Lines]:
-        if found := _SURROGATE.search(self.text):
+        if found := SURROGATE.search(self.text):
             self.stop(self.line_at(found.start()), "bad character", "the text has half a surrogate pair")
         self._walk()
         try:
@@ -388,6 +390,6 @@ class _Json(_Problems):
             text = json.loads(token)
         except ValueError:
             return token
-        if isinstance(text, str) and _SURROGATE.search(text):
+        if isinstance(text, str) and SURROGATE.search(text):
             self.add(line, "bad character", "a text has half a surrogate pair")
         return text if isinstance(text, str) else token

@@ -9,13 +9,12 @@ from typing import Any
 import yaml
 
 from graphengine.errors import Problem, WorkflowError
-from graphengine.workflow.yaml12 import MAX_DEPTH
+from graphengine.workflow.yaml12 import FLOAT, MAX_DEPTH, SURROGATE
 
 WIDTH = 100
 """Collections that fit into this many columns may stand in one line."""
 INDENT = 2
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # Line breaks of YAML 1.1 that are none in 1.2, and what would be lost at the end of a block: escaped in double quotes.
 _ESCAPED = re.compile("[\x85\u2028\u2029]|[ \t]\n|\n[ \t]|^[ \t]")
 
@@ -45,7 +44,7 @@ def _check(data: Any, depth: int) -> None:
         for value in data.values() if isinstance(data, dict) else data:
             _check(value, depth + 1)
     elif isinstance(data, str):
-        if _SURROGATE.search(data):
+        if SURROGATE.search(data):
             raise WorkflowError(Problem("bad character", "a text has half a surrogate pair", found=ascii(data)[:60]))
     elif isinstance(data, int):
         try:
@@ -107,8 +106,7 @@ def _text(writer: Any, text: str) -> yaml.Node:
 _Writer.add_representer(str, _text)
 _Writer.add_multi_representer(str, _text)
 # What YAML 1.2 reads as a number and 1.1 does not: a text of that form needs quotes.
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_Writer.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Writer.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 _Writer.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"0o[0-7]+\Z|0[0-9]+\Z"), ["0"])
 # Words that people take for booleans, though neither version does.
 _Writer.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]\Z"), list("yYnN"))

@@ -26,12 +26,11 @@ from graphengine_nodes.values.types import (
     Model,
     Posterior,
     RandomState,
+    Tensors,
 )
 
 if TYPE_CHECKING:
     import torch
-
-Tensors = dict[str, "torch.Tensor"]
 
 
 def pack(tensors: Tensors, **facts: Any) -> bytes:

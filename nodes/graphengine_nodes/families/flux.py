@@ -19,7 +19,7 @@ from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.families.repainting import Layout
-from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
 from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-Tensors = dict[str, "torch.Tensor"]
 
 CHANNELS = 64
 """Channels of the transformer's input where it takes packed latents alone."""

@@ -21,14 +21,12 @@ from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
-from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.values.types import Conditioning, Model, Tensors
 from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header, Location
 
 if TYPE_CHECKING:
     import torch
-
-Tensors = dict[str, "torch.Tensor"]
 
 
 @dataclass

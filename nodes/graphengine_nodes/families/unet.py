@@ -15,7 +15,7 @@ from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.pipelines import COMMON, Pipelines
 from graphengine_nodes.values.references import Held
-from graphengine_nodes.values.types import Image, Latent, Model, Posterior
+from graphengine_nodes.values.types import Image, Latent, Model, Posterior, Tensors
 from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Header
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-Tensors = dict[str, "torch.Tensor"]
-
 
 UNET = COMMON | {
     "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 Prompts = Conditioning | list[Conditioning]
+Negative = Annotated[Prompts | None, Doc("Default: no negative prompt (not the same as an empty one).")]
+Controls = Annotated[
+    Control | list[Control] | None, Doc("A ControlNet with the picture that it follows, or several of them.")
+]
 Seed = int | list[int] | RandomState | list[RandomState]
 Seeds = Annotated[
     Seed,
@@ -63,9 +67,9 @@ def sample(
     model: Annotated[Model, Uses("denoiser")],
     positive: Annotated[Prompts, Doc("One prompt, or one for each picture.")],
     *,
-    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
+    negative: Negative = None,
     latent: Annotated[Posterior | Latent | None, Doc("The start of sampling; default: noise alone.")] = None,
-    control: Control | list[Control] | None = None,
+    control: Controls = None,
     seed: Seeds = 0,
     count: Count = None,
     steps: Steps = None,
@@ -184,8 +188,8 @@ def inpaint(
     image: Annotated[Image, Doc("The picture to paint over; the result has its size.")],
     mask: Annotated[Mask, Doc("1 where to paint; made hard at 0.5.")],
     *,
-    negative: Annotated[Prompts | None, Doc("Default: the absent prompt.")] = None,
-    control: Control | list[Control] | None = None,
+    negative: Negative = None,
+    control: Controls = None,
     seed: Seeds = 0,
     count: Count = None,
     steps: Steps = None,

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+Tensors = dict[str, "torch.Tensor"]
+"""Tensors by name, as files of weights hold them."""
+
+
 def tensor_line(values: torch.Tensor) -> str:
     """Shape and range of a tensor, for people."""
     shape = "[" + ", ".join(map(str, values.shape)) + "]"

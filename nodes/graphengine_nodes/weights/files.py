@@ -2,6 +2,9 @@
 
 A component is located by its digest: the node that made the reference notes the location, in this process and, for
 others, in a small file in the user's cache folder, so that a process that is sent a reference finds the bytes.
+
+The module is long because what finds a file, what reads its header and what names it by its digest agree on which files
+make up a component.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, library_path
+from graphengine_nodes.values.types import Tensors
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.scaled import multiplied, scales_in
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger(__name__)
-
-Tensors = dict[str, "torch.Tensor"]
-
 
 LoraState = tuple["Tensors", "dict[str, Any] | None"]
 """A LoRA's tensors with diffusers' names, and its alphas."""
