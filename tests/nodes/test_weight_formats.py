@@ -249,3 +249,39 @@ def test_a_flow_matching_family_has_no_prediction_type(tmp_path: Path) -> None:
     flux_model(tmp_path / "flux")
     with pytest.raises(ModelError, match="prediction_type are of models that predict noise; flux models match flows"):
         std.load_model(tmp_path / "flux", prediction_type="v_prediction")
+
+
+# --- every tensor has a place, or a reason ----------------------------------------------------------------------------
+
+UNREAD = {
+    "text_encoder": ["text_model.embeddings.position_ids", "logit_scale", "text_projection.weight",
+                     "vision_model.embeddings.class_embedding", "visual_projection.weight"],
+    "vae": ["loss.logvar", "loss.discriminator.main.0.weight"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", UNREAD)
+def test_tensors_that_published_files_hold_beside_the_weights_are_left_out(tmp_path: Path, part: str) -> None:
+    folder = with_tensors(tmp_path, part, UNREAD[part])
+    assert torch.equal(latent(std.load_model(folder)), latent(std.load_model("tiny")))
+    picture = std.Image(torch.full((1, 64, 64, 3), 0.25))
+    means = [std.encode_image(std.load_model(model), picture).mean for model in (folder, "tiny")]
+    assert torch.equal(*means)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_tensor_without_a_place_is_refused_by_name(tmp_path: Path, part: str) -> None:
+    folder = with_tensors(tmp_path, part, ["adapter.0.weight", "zebra.bias"])
+    model = std.load_model(folder)
+    picture = std.Image(torch.full((1, 64, 64, 3), 0.25))
+    with pytest.raises(ModelError, match=r"2 tensors have no place in the \w+ that .* first is adapter\.0\.weight"):
+        std.encode_image(model, picture) if part == "vae" else latent(model)
+
+
+def with_tensors(folder: Path, part: str, names: list[str]) -> Path:
+    """A copy of the embedded model, with further tensors in one part's file."""
+    shutil.copytree(TINY / "model", folder / "model")
+    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    file = folder / "model" / part / f"{stem}.safetensors"
+    save_file(load_file(file) | {name: torch.ones(2) for name in names}, file, {"format": "pt"})
+    return folder / "model"
