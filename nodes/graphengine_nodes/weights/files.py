@@ -299,6 +299,8 @@ def _read_header(file: Path) -> tuple[Header, dict[str, str]]:
         raise ModelError(
             f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
         )
+    if file.suffix == ".gguf":
+        raise ModelError(f"{file} is a GGUF file, which is not read; take safetensors in full or half precision or fp8")
     try:
         with open_file(file) as handle:
             size = os.fstat(handle.fileno()).st_size
