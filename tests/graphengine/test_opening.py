@@ -210,7 +210,8 @@ def test_no_fifo_hangs_whoever_reads_it(tmp_path: Path) -> None:
     program = """
 import os, sys
 from pathlib import Path
-from graphengine import GraphEngineError, load, registry
+from graphengine import GraphEngineError, load
+from graphengine.declare import registry
 import graphengine_nodes as std
 from graphengine_nodes.nodes import images, upscale
 from graphengine_nodes.store import hypernetworks

@@ -71,7 +71,8 @@ def test_installed_packs_are_found_and_a_failing_one_stops_nobody(tmp_path: Path
     out = ask(
         tmp_path,
         """
-        from graphengine import Graph, registry
+        from graphengine import Graph
+        from graphengine.declare import registry
         g = Graph()
         g.add("triple", "a", x=2)
         g.add("goodpack.triple", "b", x=g["a"])

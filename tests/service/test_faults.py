@@ -84,7 +84,8 @@ SUBMIT = """
 import sys
 from typing import Any
 from pathlib import Path
-from graphengine import Graph, registry
+from graphengine import Graph
+from graphengine.declare import registry
 from graphengine.declare.registry import find
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit
