@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graphengine.lazy import exports
-from graphengine.old_names import find_old_modules
+from graphengine.old_modules import find_old_modules
 from graphengine.version import __version__ as __version__
 
 if TYPE_CHECKING:

@@ -7,12 +7,8 @@ was written before it can still be read.
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 MODULES: dict[str, str] = {
@@ -365,31 +361,3 @@ def moved(old: str) -> Callable[[str], Any]:
         return value
 
     return get
-
-
-class _OldModules(MetaPathFinder, Loader):
-    """Import hook for the old names of modules; the old name of a module that moved whole is the module itself."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in MODULES else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        if spec.name in NAMES:
-            return None
-        module = importlib.import_module(MODULES[spec.name])
-        spec.loader_state = module.__spec__  # importing would give it the spec of its old name
-        return module
-
-    def exec_module(self, module: ModuleType) -> None:
-        spec = module.__spec__
-        if spec is not None and spec.name in NAMES:
-            module.__dict__["__getattr__"] = moved(spec.name)
-        elif spec is not None:
-            name, module.__spec__ = spec.name, spec.loader_state
-            warnings.warn(f"{name} is {MODULES[name]} now", DeprecationWarning, stacklevel=2)
-
-
-def find_old_modules() -> None:
-    """Install the import hook for the old names of modules; a second call does nothing."""
-    if not any(isinstance(finder, _OldModules) for finder in sys.meta_path):
-        sys.meta_path.append(_OldModules())
