@@ -1,4 +1,8 @@
-"""`ServiceThread`: a queue of generation jobs that outlives the process, on workers of this machine."""
+"""`ServiceThread`: a queue of generation jobs that outlives the process, on workers of this machine.
+
+The module is long because `ServiceThread` is one documented class with all its methods; sessions, orders, pipes and the
+configuration have modules of their own.
+"""
 
 from __future__ import annotations
 

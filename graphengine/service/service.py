@@ -2,6 +2,9 @@
 
 One service at a time runs the jobs of a queue's file; others stand by and take over when it is gone. Values that a
 job's run has computed lie in the disk store, so that a job that is begun again computes only the rest.
+
+The module is long because taking the lease, claiming jobs and ending them change one state; its policies, runs of jobs,
+sockets and results have modules of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""`BasePipe`, the base of all Pipe classes: a model, parameters, and the graph made of them, which `gen` runs."""
+"""`BasePipe`, the base of all Pipe classes: a model, parameters, and the graph made of them, which `gen` runs.
+
+The module is long because `BasePipe` has the documented methods that all Pipe classes share; arguments, drawing,
+weights and the nodes of graphs have modules of their own.
+"""
 
 from __future__ import annotations
 

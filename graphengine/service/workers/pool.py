@@ -2,6 +2,9 @@
 
 Calls are chosen by the scheduler, joined to batches, tried again where a worker was lost or lacked memory, and the
 outcome of each is handed back once.
+
+The module is long because giving a call out, its answer, its loss and the check for hanging workers all change the same
+tables of workers and calls, under one lock; what needs no lock is in `worker_state`, `calls`, `retry` and `scheduling`.
 """
 
 from __future__ import annotations
