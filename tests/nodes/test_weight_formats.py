@@ -214,6 +214,7 @@ ZERO = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         ([], {"modelspec.prediction_type": "v"}, {}, V), ([], {"modelspec.prediction_type": "epsilon"}, {}, {}),
         ([], {}, {"prediction_type": "v_prediction", "zero_snr": True}, V | ZERO),
         (["v_pred"], {}, {"prediction_type": "epsilon"}, {}),
+        ([], {"modelspec.prediction_type": "unheard of"}, {"prediction_type": "v_prediction"}, V),
     ],
 )  # fmt: skip
 def test_a_file_is_sampled_as_it_was_trained(
@@ -238,8 +239,11 @@ def test_a_scheduler_that_cannot_begin_without_signal_is_refused(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "metadata", "sentence"),
     [
-        ("edm_vpred.sigma_max", {}, r"noise levels of EDM \(edm_vpred\.sigma_max\)"),
-        ("x", {"modelspec.prediction_type": "flow"}, r"modelspec\.prediction_type is 'flow'; known are epsilon"),
+        ("edm_vpred.sigma_max", {}, r"safetensors was trained with the noise levels of EDM \(edm_vpred\.sigma_max\)"),
+        (
+            "x", {"modelspec.prediction_type": "flow"},
+            r"marked\.safetensors says modelspec\.prediction_type 'flow': give prediction_type, one of epsilon",
+        ),
     ],
 )
 def test_what_a_file_says_and_is_not_known_is_refused(
@@ -253,7 +257,7 @@ def test_what_a_file_says_and_is_not_known_is_refused(
 
 def test_a_flow_matching_family_has_no_prediction_type(tmp_path: Path) -> None:
     flux_model(tmp_path / "flux")
-    with pytest.raises(ModelError, match="prediction_type are of models that predict noise; flux models match flows"):
+    with pytest.raises(ModelError, match="is a flux model, which matches flows: leave prediction_type and zero"):
         std.load_model(tmp_path / "flux", prediction_type="v_prediction")
 
 

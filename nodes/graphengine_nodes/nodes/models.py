@@ -82,7 +82,7 @@ def load_model(
                 f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
                 f"known families are {', '.join(families())}"
             )
-        trained = _training(kind, {}, {}, prediction_type, zero_snr)
+        trained = _training(path, kind, {}, {}, prediction_type, zero_snr)
         return _model(kind, path, None, variant, precision, files.name_of(source), trained)
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
@@ -90,31 +90,45 @@ def load_model(
     kind = next((f for f in families().values() if f.owns_file(header)), None)
     if kind is None:
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
-    trained = _training(kind, header, files.read_metadata(path), prediction_type, zero_snr)
+    trained = _training(path, kind, header, files.read_metadata(path), prediction_type, zero_snr)
     return _model(kind, _config_folder(path, config), path, None, precision, files.name_of(source), trained)
 
 
 def _training(
-    kind: Family, header: Header, metadata: Mapping[str, str], prediction: str | None, zero_snr: bool | None
+    path: Path,
+    kind: Family,
+    header: Header,
+    metadata: Mapping[str, str],
+    prediction: str | None,
+    zero_snr: bool | None,
 ) -> dict[str, Any]:
     """Settings for how a denoiser was trained: what the caller says, else what a single file says of itself.
 
     Raises:
-        ModelError: The file says what is not known, or the family is trained in another way.
+        ModelError: The file says what is not known, or the caller what the family's models are not trained for.
     """
-    said = metadata.get("modelspec.prediction_type")
-    if said is not None and said not in SAID:
-        known = ", ".join(SAID)
-        raise ModelError(f"its modelspec.prediction_type is {said!r:.60}; known are {known}: give prediction_type")
+    if not set(kind.schedulers) & set(KARRAS):
+        if prediction is None and zero_snr is None:
+            return {}
+        raise ModelError(
+            f"{path} is a {kind.name} model, which matches flows: leave prediction_type and zero_snr out"
+        )
     if marker := next((name for name in header if name.startswith("edm_")), None):
-        raise ModelError(f"it was trained with the noise levels of EDM ({marker}), which no scheduler here has")
-    prediction = prediction or ("v_prediction" if "v_pred" in header else SAID.get(said or ""))
-    zero_snr = zero_snr if zero_snr is not None else ("ztsnr" in header or None)
-    found: dict[str, Any] = {"prediction_type": prediction, "zero_snr": zero_snr}
-    found = {name: value for name, value in found.items() if value is not None}
-    if found and not set(kind.schedulers) & set(KARRAS):
-        raise ModelError(f"{' and '.join(found)} are of models that predict noise; {kind.name} models match flows")
-    return found
+        raise ModelError(f"{path} was trained with the noise levels of EDM ({marker}), which no scheduler here has")
+    said = metadata.get("modelspec.prediction_type")
+    if prediction is None and "v_pred" in header:
+        prediction = "v_prediction"
+    elif prediction is None and said is not None:
+        prediction = SAID.get(said)
+        if prediction is None:
+            known = ", ".join(PREDICTIONS)
+            raise ModelError(
+                f"{path} says modelspec.prediction_type {said!r:.60}: give prediction_type, one of {known}"
+            )
+    if zero_snr is None and "ztsnr" in header:
+        zero_snr = True
+    settings = {"prediction_type": prediction, "zero_snr": zero_snr}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _config_folder(file: Path, config: str | Path | None) -> Path:
