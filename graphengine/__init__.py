@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graphengine.declare.context import INERT, Context
     from graphengine.declare.definition import NodeDef, node
     from graphengine.declare.registry import load_pack
-    from graphengine.declare.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
+    from graphengine.declare.sockets import Added, Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -66,7 +66,7 @@ _HOMES = {
     "graphengine.declare.context": ("INERT", "Context"),
     "graphengine.declare.definition": ("NodeDef", "node"),
     "graphengine.declare.registry": ("load_pack",),
-    "graphengine.declare.sockets": ("Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
+    "graphengine.declare.sockets": ("Added", "Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
     "graphengine.errors": (
         "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
         "NotStorable", "PackError", "Problem", "Where", "WorkflowError", "nearest",
@@ -95,7 +95,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "INERT", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Event", "File",
+    "INERT", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Event", "File",
     "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
     "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable", "Outside", "Pack",
     "PackError", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from graphengine.declare.building import building
 from graphengine.declare.callables import is_async, is_generator, name_of, plain_function
 from graphengine.declare.context import Context
-from graphengine.declare.sockets import Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
+from graphengine.declare.sockets import Added, Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
 from graphengine.errors import NodeDefinitionError
 from graphengine.values.checksum import owned, twin_of
 from graphengine.values.socket_types import (
@@ -45,9 +45,10 @@ V = TypeVar("V")
 
 Cache = Literal["disk", "memory", "never"]
 On = Literal["here", "thread", "device"]
-KeyTemplate = tuple[Any, tuple[str, ...], tuple[Any, ...], bool]
+KeyTemplate = tuple[Any, tuple[str, ...], tuple[Any, ...], Mapping[str, Any], bool]
 """What all keys of a node share: the hash object to copy and continue; the names of the inputs; the tokens of their
-defaults; and whether the node's values are remembered in this process only."""
+defaults; by name those of inputs that were added later; and whether the node's values are remembered in this process
+only."""
 
 
 _PYTHON_NAMES = {"null": "None", "any": "Any", "path": "Path"}
@@ -225,6 +226,8 @@ class NodeDef(Generic[P, R]):
                     extras["doc"] = item.text
                 case Uses():
                     extras["uses"] = item.part
+                case Added():
+                    extras["added"] = True
                 case File():
                     extras["file"] = item
         if "file" not in extras and holds_path(hint):
@@ -232,6 +235,8 @@ class NodeDef(Generic[P, R]):
             extras["file"] = File(names=str in members, missing=True)
         if extras.get("lazy") and not self.expand:
             raise NodeDefinitionError(f"{self.full_name}: only expanding nodes have lazy inputs ({parameter.name})")
+        if extras.get("added") and required:
+            raise NodeDefinitionError(f"{self.full_name}: an added input has a default ({parameter.name})")
         return Socket(parameter.name, strip(hint), required, None if required else parameter.default, **extras)
 
     @functools.cached_property

@@ -61,6 +61,14 @@ class Uses:
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """An input that a node got later: at its default it is no part of the key, so that older values are still found.
+
+    It must have a default, at which the node computes what it computed before.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class File:
     """A path, which the engine resolves and checks before the node gets it.
 
@@ -96,6 +104,7 @@ class Socket:
     lazy: bool = False
     uses: str | None = None
     file: File | None = None
+    added: bool = False
 
     def complaint(self, value: Any) -> tuple[str, str, str] | None:
         """Check a literal: returns (kind of problem, what is expected, what was given), or None if it is right."""

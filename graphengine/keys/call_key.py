@@ -128,9 +128,11 @@ def _constant(value: Any) -> Any:
 
 def _template(definition: NodeDef[..., Any]) -> KeyTemplate:
     known = identified(definition)
-    names = tuple(definition.sockets)
-    defaults = tuple(_default(socket, definition.own_defaults) for socket in definition.sockets.values())
-    definition.key_template = (blake2b(known.hash, digest_size=16), names, defaults, bool(known.unfollowed))
+    sockets = definition.sockets
+    found = {name: _default(socket, definition.own_defaults) for name, socket in sockets.items()}
+    added = {name: found.pop(name) for name, socket in sockets.items() if socket.added}
+    start = blake2b(known.hash, digest_size=16)
+    definition.key_template = (start, tuple(found), tuple(found.values()), added, bool(known.unfollowed))
     return definition.key_template
 
 
@@ -149,11 +151,14 @@ def node_key(definition: NodeDef[..., Any], tokens: Mapping[str, Any], salt: Any
         tokens: By input, what each argument adds to the key; an input that is missing counts as its default.
         salt: Added to the keys of exact runs: how this process computes.
     """
-    start, names, defaults, here = definition.key_template or _template(definition)
+    start, names, defaults, added, here = definition.key_template or _template(definition)
     hash = start.copy()
     if salt is not None:
         hash.update(b"salt" + digest(salt))
     text = repr([*map(tokens.get, names, defaults)])
+    if added:
+        given = {name: tokens[name] for name, default in added.items() if tokens.get(name, default) != default}
+        text += repr(given) if given else ""
     hash.update(text.encode())  # repr escapes lone surrogates, so this always encodes.
     key: bytes = hash.digest()
     return key + HERE if here or _HERE in text else key

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphengine import File, FileError, Graph, SocketType, Store, Uses, node, register_type
+from graphengine import Added, File, FileError, Graph, NodeDefinitionError, SocketType, Store, Uses, node, register_type
 from graphengine.keys import files as files_module
 from graphengine.keys.call_key import node_key
 from graphengine.keys.files import fingerprint, resolve
@@ -507,3 +507,29 @@ def test_a_large_input_is_read_once_however_many_nodes_take_it() -> None:
     result = graph.run(inputs={"scroll": Scroll("long")}, store=Store())
     assert list(result.values()) == list(range(4, 14))
     assert READ == ["long"]
+
+
+# --- inputs that are added later --------------------------------------------------------------------------------------
+
+
+@node(version=1)
+def with_added(number: int, factor: Annotated[int | None, Added()] = None) -> int:
+    """Multiply a number, as it can only lately."""
+    return number * (factor or 1)
+
+
+def test_an_added_input_is_no_part_of_the_key_at_its_default() -> None:
+    """That older keys stay is what `tests/written_before` holds, of nodes with such inputs."""
+    tokens = {"number": canonical(3)}
+    plain = node_key(with_added, tokens)
+    assert node_key(with_added, tokens | {"factor": canonical(None)}) == plain
+    keys = {node_key(with_added, tokens | {"factor": canonical(factor)}) for factor in (1, 2)}
+    assert len(keys | {plain}) == 3
+
+
+def test_an_added_input_needs_a_default() -> None:
+    def without(number: Annotated[int, Added()]) -> int:
+        return number
+
+    with pytest.raises(NodeDefinitionError, match="an added input has a default"):
+        node(without).sockets  # noqa: B018
