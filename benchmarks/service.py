@@ -32,8 +32,8 @@ from graphengine.service.jobs.submit import new_job
 from graphengine.service.service import Service
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import Handle, LocalWorker
-from tests.service import alone
-from tests.service.simulator import Device, simulate, zipf_jobs
+from tests.graphengine.service.scheduling.simulator import Device, simulate, zipf_jobs
+from tests.graphengine.service.workers import alone
 
 PACK = Path(__file__).parents[1] / "tests" / "service" / "pack"
 SUBJECTS = ("a red circle", "a blue house", "a green tree", "a yellow boat", "a purple square", "an orange triangle")
@@ -242,7 +242,8 @@ def naps(runs: int, count: int) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="ray-") as place:
         run_module = [sys.executable, "-m"]
-        command = [*run_module, "tests.service.alone", *run_module, "benchmarks.service", "naps_on_ray"]
+        alone_command = [*run_module, "tests.graphengine.service.workers.alone"]
+        command = [*alone_command, *run_module, "benchmarks.service", "naps_on_ray"]
         subprocess.run(command, env=alone.for_ray(place))
 
 

@@ -6,7 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 PAGE = ROOT / "docs" / "promises.md"
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 

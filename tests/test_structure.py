@@ -14,7 +14,8 @@ from pathlib import Path
 import networkx
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 PACKAGES = {"graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "multigen": ROOT}
 
 
@@ -204,3 +205,17 @@ def test_no_constant_means_two_things_where_graphs_are_planned_and_run() -> None
                         homes.setdefault(name.lstrip("_"), []).append(module)
     assert {"INPUTS", "VALUES"} <= set(homes)  # from one assignment
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+@pytest.mark.parametrize("package", ["graphengine", "graphengine_nodes"])
+def test_folders_of_tests_are_those_of_the_package_or_named_for_a_promise(package: str) -> None:
+    home = ROOT / {"graphengine": "graphengine", "graphengine_nodes": "nodes/graphengine_nodes"}[package]
+    mirrored = 0
+    for face in (ROOT / "tests" / package).rglob("__init__.py"):
+        place = face.parent.relative_to(ROOT / "tests" / package)
+        if (home / place).is_dir() or (home / place.with_suffix(".py")).is_file():
+            mirrored += 1
+            continue
+        title = ast.get_docstring(ast.parse(face.read_text())) or ""
+        assert title.startswith("The promise that"), f"tests/{package}/{place} is no folder of {package} and no promise"
+    assert mirrored > 5

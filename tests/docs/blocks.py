@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
 """Every page whose blocks are run, by its path in the repository."""
 RUN = {"python": "python", "sh": "sh", "bash": "sh", "yaml": "yaml", "json": "yaml"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .forking import PATIENCE, paths
+from tests.docs.forking import PATIENCE, paths
 
 
 @pytest.fixture(scope="session")

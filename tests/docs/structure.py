@@ -10,7 +10,8 @@ import re
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 PAGE = ROOT / "docs" / "structure.md"
 HOUSES = {"graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "multigen": ROOT}
 MARK = re.compile(r"<!-- modules of ([\w.]+) -->\n.*?<!-- end -->", re.DOTALL)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from .blocks import PAGES, ROOT, RUN, Block, blocks_of, users_of
-from .forking import PATIENCE, environment, order
+from tests.docs.blocks import PAGES, ROOT, RUN, Block, blocks_of, users_of
+from tests.docs.forking import PATIENCE, environment, order
 
 LANGUAGES = {*RUN.values(), "text", "css", "toml"}
 """What a block may be in: what is run, and what is only read."""

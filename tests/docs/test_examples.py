@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from nbclient import NotebookClient
 
-from .forking import PATIENCE, ROOT, environment
+from tests.docs.forking import PATIENCE, ROOT, environment
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in (EXAMPLES / "scripts").glob("*.py"))

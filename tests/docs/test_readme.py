@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from .blocks import ROOT, blocks_of
+from tests.docs.blocks import ROOT, blocks_of
 
 PAGES_OF_THE_ROOT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
 

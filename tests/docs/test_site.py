@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
 """The environment variable that makes a machine without a browser fail."""

@@ -3,10 +3,11 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, TypeVar
 
-from graphengine import Lazy, SocketType, node, register_type
+from graphengine import Lazy, SocketType, Store, node, register_type
 
 T = TypeVar("T")
 
@@ -153,6 +154,19 @@ def uncounted(number: int, seconds: float = 0.0) -> Big:
 @node(version=1)
 def uncounted_number_of(big: Big) -> int:
     return big.number
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something is seen to be so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what is waited for does not come"
+        time.sleep(0.002)
+
+
+def joined(store: Store) -> int:
+    """How many runs wait for what others compute."""
+    return sum(len(flight.joined or ()) for flight in list(store.flights.values()))
 
 
 def in_threads(count: int, work) -> list:  # type: ignore[no-untyped-def, type-arg]

@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import graphengine
 import graphengine.service
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "networkx", "PIL", "jsonschema", "rich", "typer")
 
 

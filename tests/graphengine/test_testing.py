@@ -6,8 +6,7 @@ import pytest
 
 from graphengine import Graph, Kind, NodeError, Reuse, Store
 from graphengine.testing import Recorder
-
-from .sample import add, fail, inc
+from tests.graphengine.sample import add, fail, inc
 
 
 def test_a_recorder_tells_why_each_node_did_or_did_not_run() -> None:

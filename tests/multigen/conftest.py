@@ -31,8 +31,7 @@ def _nothing_was_told() -> None:
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceThread]:
     """One that was started, of all tests that leave its configuration as it is; each has users of its own."""
     from multigen.worker import ServiceThread
-
-    from .serving import PATIENCE, prepare
+    from tests.multigen.serving import PATIENCE, prepare
 
     made = ServiceThread(prepare(tmp_path_factory.mktemp("service")))
     made.start()
@@ -46,7 +45,6 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceThread]:
 def idle(tmp_path: Path) -> ServiceThread:
     """One that was not started: what it queues stays."""
     from multigen.worker import ServiceThread
-
-    from .serving import prepare
+    from tests.multigen.serving import prepare
 
     return ServiceThread(prepare(tmp_path))

@@ -15,8 +15,7 @@ from graphengine_nodes.weights.files import TINY
 from graphengine import WorkflowError
 from graphengine.testing import Recorder
 from multigen import Cond2ImPipe, Im2ImPipe, Loader, Prompt2ImPipe
-
-from .test_pipes import PROMPT, bare, generator, picture, same
+from tests.multigen.test_pipes import PROMPT, bare, generator, picture, same
 
 CALL: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 7.5}
 LORA = TINY / "lora" / "blueprint.safetensors"

@@ -17,8 +17,7 @@ from graphengine_nodes.testing import sdxl as testing_xl
 import multigen.pipes as pipes
 from graphengine import ModelError
 from multigen import CIm2ImPipe, Cond2ImPipe, Im2ImPipe, InpaintingPipe, ModelType, Prompt2ImPipe
-
-from .test_pipes import NEGATIVE, PROMPT, generator, picture, same
+from tests.multigen.test_pipes import NEGATIVE, PROMPT, generator, picture, same
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from multigen import CIm2ImPipe, CInpaintingPipe, Cond2ImPipe, Im2ImPipe, Masked
 from multigen.pipes import InpaintingPipe, Pictures
 from multigen.pipes.base import BasePipe
 from multigen.pipes.pictures import as_image
-
-from .test_pipes import PROMPT, generator, picture
+from tests.multigen.test_pipes import PROMPT, generator, picture
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from graphengine.service.job_report import job_page
 from graphengine.service.jobs.submit import files_of
 from multigen.service_jobs import finish
 from multigen.worker import ServiceThread
-
-from .serving import PATIENCE, SMALL, Called, generate, opened, pixels, prepare, queued, wait_for
+from tests.multigen.serving import PATIENCE, SMALL, Called, generate, opened, pixels, prepare, queued, wait_for
 
 
 def test_pictures_come_in_the_order_of_the_seeds_with_all_that_is_documented(worker: ServiceThread) -> None:

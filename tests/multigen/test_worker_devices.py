@@ -15,8 +15,7 @@ from graphengine_nodes.testing.flux import flux_controlnet, flux_model
 from multigen import CIm2ImPipe, Prompt2ImPipe
 from multigen.service_pipes import Catalogue, held_as, precision_on
 from multigen.worker import ServiceThread
-
-from .serving import SMALL, generate, opened, pixels
+from tests.multigen.serving import SMALL, generate, opened, pixels
 
 PIPES = {"text": {"classname": "Prompt2ImPipe"}, "control": {"classname": "CIm2ImPipe", "needs_cnet": True}}
 GIB = 2**30

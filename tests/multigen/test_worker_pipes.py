@@ -12,8 +12,7 @@ import pytest
 
 from multigen import pipes
 from multigen.worker import ServiceThread
-
-from .serving import generate, opened, pixels, queued
+from tests.multigen.serving import generate, opened, pixels, queued
 
 RANDOM = np.random.default_rng(0)
 ORIGINAL = PIL.Image.fromarray(np.kron(RANDOM.integers(0, 255, (8, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))

@@ -15,8 +15,7 @@ import pytest
 from graphengine.errors import FileError, GraphEngineError
 from graphengine.service.jobs.submit import files_of
 from multigen.worker import ServiceThread
-
-from .serving import SMALL, opened
+from tests.multigen.serving import SMALL, opened
 
 
 def test_sessions(idle: ServiceThread) -> None:

@@ -12,8 +12,7 @@ import pytest
 from graphengine.service.jobs.lease import holder
 from graphengine.service.jobs.queue import Queue
 from multigen.worker import ServiceThread
-
-from .serving import PATIENCE, SMALL, opened, prepare, queued, read_until, start, wait_for
+from tests.multigen.serving import PATIENCE, SMALL, opened, prepare, queued, read_until, start, wait_for
 
 OVER = "lambda *_: print('over', flush=True)"
 """A callback that stops nothing."""

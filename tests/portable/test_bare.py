@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import ROOT, Done, command, environment
+from tests.graphengine.cli.conftest import ROOT, Done, command, environment
 
 BARE = Path(__file__).parent / "bare"
 

@@ -12,8 +12,9 @@ from graphengine import Graph, load
 from graphengine.workflow.files import save, shipped, to_document
 from graphengine.workflow.schema import schema
 from graphengine.workflow.yaml12 import load as parse
+from tests import ROOT
 
-FOLDER = Path(__file__).parents[2] / "workflows"
+FOLDER = ROOT / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
 NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "masked_image_to_image", "sweep", "text_to_image"]
 COMMON = {"prompt", "negative_prompt", "model", "scheduler", "steps", "guidance_scale"}

@@ -1,0 +1,50 @@
+"""Following a job: all its steps, and its end last, however short it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from graphengine import DiskStore, Graph, __version__
+from graphengine.cli.watching import Following, idle
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.socket_server import SocketServer
+from graphengine.service.start import serving
+from graphengine.service.workers.inline import InlineRunner
+from tests.graphengine.service.conftest import light_nodes as light_nodes
+
+
+def test_a_short_job_is_followed_whole(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("nap", "n", x=graph.input("x", int), seconds=0.1)
+    graph.output("y", graph["n"])
+    with serving(tmp_path / "queue.sqlite", InlineRunner(), DiskStore(tmp_path / "store")) as service:
+        queue = Queue(tmp_path / "queue.sqlite")
+        for x in range(10):
+            following = Following(queue)
+            job = service.submit(graph, {"x": x})
+            kinds = [line["kind"] for line in following.lines(job)]
+            assert kinds[0] == "queued"
+            assert kinds[-1] == "done"
+            assert kinds.count("progress") == 10
+            assert kinds.count("node_finished") == 1
+            assert [line["kind"] for line in Following(queue, job).lines()] == ["done"]
+        later = service.submit(graph, {"x": 10})
+        assert [line["kind"] for line in Following(queue, later).lines()][-1] == "done"
+
+
+def test_a_service_that_cannot_renew_its_lease_is_there_all_the_same(tmp_path: Path) -> None:
+    graph = Graph()
+    graph.add("nap", "n", x=1, seconds=0.1)
+    queue = Queue(tmp_path / "queue.sqlite")
+    with Service(queue, InlineRunner(), seconds=3600) as service:
+        announcer = SocketServer(service, {"version": __version__})
+        with queue.write() as base:
+            base.execute("update lease set until = 0")  # as if it could not be written since
+        assert idle(queue, None) == ""
+        service.drain()
+        service.submit(graph)
+        told = f"1 job waits; the service that runs it cannot write {queue.file}: is the disk full?\n"
+        assert idle(queue, None) == told
+        announcer.close()
+    assert idle(queue, None).startswith("1 job waits and nothing runs it")

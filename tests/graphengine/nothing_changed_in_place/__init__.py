@@ -1,0 +1,1 @@
+"""The promise that no node, run or caller sees what another changed in place."""

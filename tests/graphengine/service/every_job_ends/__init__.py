@@ -1,0 +1,1 @@
+"""The promise that every job ends, and says so, whatever its nodes do."""
