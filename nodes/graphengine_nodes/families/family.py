@@ -42,8 +42,9 @@ class SamplingOptions:
         steps: Denoising steps, at least 1.
         guidance_scale: How strongly the prompt is followed; 1 is off.
         guidance_rescale: Against overexposure by guidance; None for the pipeline's own.
-        scheduler: A class name of diffusers; None for the model's.
+        scheduler: A class name of diffusers, or a sampler's of other tools; None for the model's.
         timestep_spacing: How timesteps are spread; None for the scheduler's own.
+        scheduler_options: Of the scheduler's constructor, by diffusers' names; None for the model's own.
         width, height: In pixels; None where a latent or an image decides.
         strength: How much of the start is replaced, in 0..1; None for the pipeline's own.
         arguments: Further arguments of the family's pipeline, by diffusers' names; others are refused.
@@ -54,6 +55,7 @@ class SamplingOptions:
     guidance_rescale: float | None = None
     scheduler: str | None = None
     timestep_spacing: str | None = None
+    scheduler_options: Mapping[str, Any] | None = None
     width: int | None = None
     height: int | None = None
     strength: float | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine import nearest
+from graphengine_nodes.families import scheduler_options
 
 KARRAS = (
     "DDIMScheduler",
@@ -36,8 +37,12 @@ FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 SPACINGS = ("leading", "linspace", "trailing")
 
 
-def check_name(name: str, kind: Sequence[str], family: str) -> None:
+def check_name(name: str, kind: Sequence[str], family: str, suggested: Sequence[str] = ()) -> None:
     """Refuse a scheduler that the family cannot use.
+
+    Args:
+        kind: The classes that it can use.
+        suggested: Further names, to suggest one that is near.
 
     Raises:
         ValueError: There is no scheduler of that name, or the family cannot use it.
@@ -46,7 +51,7 @@ def check_name(name: str, kind: Sequence[str], family: str) -> None:
         return
     if name in (*KARRAS, *DISTILLED, *FLOW):
         raise ValueError(f"{name} is of the wrong kind for {family}; it takes one of {', '.join(kind)}")
-    near = nearest(name, kind)
+    near = nearest(name, [*kind, *suggested])
     advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(kind)}"
     raise ValueError(f"there is no scheduler {name!r}; {advice}")
 
@@ -76,7 +81,9 @@ def own(config: Mapping[str, Any], name: str | None, seeds: Sequence[int], kind:
         raise ValueError(f"the configuration of the model's {own_name} cannot be used: {reason:.200}") from None
 
 
-def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) -> Any:
+def make(
+    own: Any, name: str | None, spacing: str | None, seeds: Sequence[int], options: Mapping[str, Any] | None = None
+) -> Any:
     """The scheduler to sample with, as users write it: `X.from_config(pipe.scheduler.config)`.
 
     Args:
@@ -84,21 +91,40 @@ def make(own: Any, name: str | None, spacing: str | None, seeds: Sequence[int]) 
         name: Another class in its place, over the same configuration; None for the model's own, as it is.
         spacing: Another timestep spacing.
         seeds: The seeds of the pictures.
+        options: Of its constructor, in place of what the configuration says.
 
     Raises:
-        ValueError: It has no timestep spacing, or not this one; it cannot be made of that configuration.
+        ValueError: It has no timestep spacing, or not this one; it has no such option; it cannot be made of that
+            configuration.
     """
     import importlib
 
     cls = type(own) if name is None else getattr(importlib.import_module("diffusers.schedulers"), name)
-    if spacing is None:
-        return own if name is None else _made(cls, own, _seeds(cls, seeds))
+    changes = dict(options or {})
+    for problem in scheduler_options.problems(cls.__name__, changes):
+        raise ValueError(problem)
+    if spacing is not None:
+        _check_spacing(cls, spacing)
+        changes["timestep_spacing"] = spacing
+    if name is None and not changes:
+        return own
+    made = _made(cls, own, {**changes, **_seeds(cls, seeds)})
+    if idle := scheduler_options.without_effect(changes, made.config):
+        raise ValueError(idle)
+    return made
+
+
+def _check_spacing(cls: Any, spacing: str) -> None:
+    """Refuse a timestep spacing that there is not, or that a class does not have.
+
+    Raises:
+        ValueError: It is so.
+    """
     if spacing not in SPACINGS:
         raise ValueError(f"there is no timestep spacing {spacing!r}; known are {', '.join(SPACINGS)}")
     if "timestep_spacing" not in inspect.signature(cls.__init__).parameters:
         taken = cls.__name__
         raise ValueError(f"{taken} has no timestep spacing; leave timestep_spacing out or take another scheduler")
-    return _made(cls, own, {"timestep_spacing": spacing, **_seeds(cls, seeds)})
 
 
 def check_zero_snr(scheduler: Any) -> None:
@@ -121,6 +147,8 @@ def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"{cls.__name__} cannot be made of the model's {type(own).__name__}; take another scheduler"
         ) from None
+    except (ValueError, NotImplementedError, ImportError) as error:
+        raise ValueError(f"{cls.__name__} cannot be made so: {' '.join(str(error).split()):.200}") from None
 
 
 def _seeds(cls: Any, seeds: Sequence[int]) -> dict[str, Any]:

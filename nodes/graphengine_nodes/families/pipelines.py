@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
-from graphengine_nodes.families import arguments, noise_schedulers
+from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.values.types import Conditioning, Model, Tensors
@@ -266,7 +266,8 @@ def sample_with(
         call["guidance_rescale"] = options.guidance_rescale
     further = further_arguments(cls, family.further(request), call)
     config = {**config, **_trained(request.model)}
-    own = noise_schedulers.own(config, options.scheduler, request.seeds, family.schedulers, family.name)
+    name, of_name = sampler_names.read(options.scheduler, family.schedulers, family.name)
+    own = noise_schedulers.own(config, name, request.seeds, family.schedulers, family.name)
     pack, unpack = family.layouts(cls, request)
     absent = {
         name: None
@@ -276,7 +277,8 @@ def sample_with(
     }
     pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
     # Constructors correct outdated configurations of the model's scheduler, and only of that one.
-    scheduler = noise_schedulers.make(own, options.scheduler, options.timestep_spacing, request.seeds)
+    chosen = {**of_name, **(options.scheduler_options or {})}
+    scheduler = noise_schedulers.make(own, name, options.timestep_spacing, request.seeds, chosen)
     if request.model.setting("zero_snr"):
         noise_schedulers.check_zero_snr(scheduler)
     pipeline.scheduler = scheduler

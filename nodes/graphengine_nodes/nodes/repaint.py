@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from graphengine import INERT, Choices, Context, Doc, Uses, node
+from graphengine_nodes.families import sampler_names
 from graphengine_nodes.families.arguments import repeat, to_denoiser
 from graphengine_nodes.families.family import Repaint
 from graphengine_nodes.families.lookup import family
@@ -17,6 +18,7 @@ from graphengine_nodes.nodes.sampling import (
     Negative,
     Prompts,
     Scheduler,
+    SchedulerOptions,
     Seeds,
     Spacing,
     Steps,
@@ -55,6 +57,7 @@ def repaint(
     guidance_scale: Guidance = None,
     scheduler: Scheduler = None,
     timestep_spacing: Spacing = None,
+    scheduler_options: SchedulerOptions = None,
     strength: Strength = None,
     sample_mode: SampleMode = "sample",
     arguments: Arguments = None,
@@ -84,6 +87,9 @@ def repaint(
         return Latent(repeat(kept, len(request.seeds)), model.family, random=request.random)
     samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
+
+
+repaint.check(sampler_names.problems)
 
 
 def latent_weight(mask: Mask, height: int, width: int) -> torch.Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from graphengine import INERT, Cancelled, Choices, Context, Doc, Range, Uses, node
-from graphengine_nodes.families import noise_schedulers
+from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Range, Uses, node
+from graphengine_nodes.families import noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.scheduler_options import OWN_TIMES
 from graphengine_nodes.nodes.latents import Side, check_sides
 from graphengine_nodes.nodes.previews import preview
 from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
@@ -47,8 +48,18 @@ Rescale = Annotated[
 ]
 Scheduler = Annotated[
     str | None,
-    Choices(*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED, *noise_schedulers.FLOW),
-    Doc("Class name of a diffusers scheduler; default: the model's."),
+    Doc(
+        "Class name of a diffusers scheduler, or a sampler as the WebUI (`DPM++ 2M Karras`) or ComfyUI (`dpmpp_2m`, "
+        "`dpmpp_2m karras`) names it; default: the model's."
+    ),
+]
+SchedulerOptions = Annotated[
+    dict[str, Any] | None,
+    Added(),
+    Doc(
+        "Options of the scheduler by diffusers' names, such as `use_karras_sigmas: true`, `algorithm_type`, "
+        "`solver_order`, `shift`; and `sigmas` or `timesteps` of your own."
+    ),
 ]
 Spacing = Annotated[
     str | None, Choices(*noise_schedulers.SPACINGS), Doc("How timesteps are spread; default: the scheduler's own.")
@@ -77,6 +88,7 @@ def sample(
     guidance_rescale: Rescale = None,
     scheduler: Scheduler = None,
     timestep_spacing: Spacing = None,
+    scheduler_options: SchedulerOptions = None,
     width: Side = None,
     height: Side = None,
     strength: Strength = None,
@@ -105,6 +117,7 @@ def sample(
 @sample.check
 def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
     yield from check_sides(inputs)
+    yield from sampler_names.problems(inputs)
 
 
 @sample.group
@@ -197,6 +210,7 @@ def inpaint(
     guidance_rescale: Rescale = None,
     scheduler: Scheduler = None,
     timestep_spacing: Spacing = None,
+    scheduler_options: SchedulerOptions = None,
     strength: Strength = None,
     arguments: Arguments = None,
     ctx: Context = INERT,
@@ -218,6 +232,9 @@ def inpaint(
     request = request_of(inputs)
     samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
     return Latent(samples, model.family, random=random)
+
+
+inpaint.check(sampler_names.problems)
 
 
 # --- from sockets to a request ----------------------------------------------------------------------------------------
@@ -266,8 +283,20 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         raise ValueError(f"{len(seeds)} seeds for {pictures} pictures; give one, or one for each picture")
     if inputs.get("strength") is not None and latent is None and image is None:
         raise ValueError("strength says how much of a picture is replaced; link one to latent, or leave strength out")
-    options = SamplingOptions.of(model, {**inputs, "width": width, "height": height})
+    options = _with_own_times(SamplingOptions.of(model, {**inputs, "width": width, "height": height}))
     return SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
+
+
+def _with_own_times(options: SamplingOptions) -> SamplingOptions:
+    """The options with the sigmas or timesteps among the scheduler's as arguments of the pipeline, which they are."""
+    given = options.scheduler_options or {}
+    for problem in sampler_names.problems({"scheduler_options": given, "arguments": options.arguments}):
+        raise ValueError(problem)
+    times = {name: given[name] for name in OWN_TIMES if name in given}
+    if not times:
+        return options
+    rest = {name: value for name, value in given.items() if name not in times}
+    return replace(options, scheduler_options=rest, arguments={**options.arguments, **times})
 
 
 def _shape_of(latent: Posterior | Latent, model: Model) -> tuple[int, tuple[int, int]]:

@@ -62,6 +62,7 @@ def test_every_option_reaches_the_family(model: std.Model, text: std.Conditionin
         "guidance_rescale": 0.5,
         "scheduler": "DDIMScheduler",
         "timestep_spacing": "trailing",
+        "scheduler_options": {"clip_sample": False},
         "width": 64,
         "height": 96,
         "strength": 0.25,
@@ -263,11 +264,12 @@ def test_literals_are_checked_before_anything_runs() -> None:
     assert list(std.sample.check_fn({"width": 100, "height": 128})) == [
         "width is 100, but must be a multiple of 8 (96 or 104)"
     ]
+    complaint = "there is no scheduler 'Eulr'; did you mean Euler or Euler a?"
+    assert list(std.sample.check_fn({"scheduler": "Eulr"})) == [complaint]
     sockets = std.sample.sockets
     assert sockets["seed"].complaint(-1)
     assert sockets["seed"].complaint([1, 2**64])
     assert sockets["seed"].complaint([1, 2**64 - 1]) is None
     assert sockets["width"].complaint(0)
     assert sockets["width"].complaint(100_000)
-    assert sockets["scheduler"].complaint("Euler")
     assert sockets["scheduler"].complaint(None) is None

@@ -1,0 +1,216 @@
+"""Samplers by people's names, and options of schedulers: as diffusers' pipeline with such a scheduler, to the bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import graphengine_nodes as std
+import pytest
+import torch
+from graphengine_nodes.families import sampler_names
+from graphengine_nodes.families.sampler_names import CLASSES, SAMPLERS, SCHEDULES
+from graphengine_nodes.testing import flux as testing_flux
+from graphengine_nodes.weights.files import TINY
+
+from graphengine import Graph, GraphEngineError
+
+PROMPT = "a red circle on a blue background"
+SIZE: dict[str, Any] = {"width": 64, "height": 64, "guidance_scale": 3.5}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Iterator[Any]:
+    found = diffusers.StableDiffusionPipeline.from_pretrained(
+        TINY / "model", safety_checker=None, requires_safety_checker=False
+    )
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def theirs(pipe: Any, cls: str, options: dict[str, Any], steps: int | None = 4, **call: Any) -> torch.Tensor:
+    """What diffusers' pipeline makes with a scheduler of that class and those options."""
+    own = pipe.scheduler
+    pipe.scheduler = getattr(diffusers, cls).from_config(own.config, **options)
+    try:
+        found: torch.Tensor = pipe(
+            PROMPT,
+            **SIZE,
+            num_inference_steps=steps,
+            generator=[torch.Generator().manual_seed(5)],
+            output_type="latent",
+            **call,
+        ).images
+        return found
+    finally:
+        pipe.scheduler = own
+
+
+def ours(scheduler: str | None, options: dict[str, Any] | None = None, steps: int = 4) -> torch.Tensor:
+    model = std.load_model("tiny")
+    text = std.encode_prompt(model, PROMPT)
+    return std.sample(model, text, seed=5, steps=steps, scheduler=scheduler, scheduler_options=options, **SIZE).samples
+
+
+KARRAS = {"use_karras_sigmas": True}
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+NAMED = [
+    ("DPM++ 2M", "DPMSolverMultistepScheduler", {}),
+    ("DPM++ 2M Karras", "DPMSolverMultistepScheduler", KARRAS),
+    ("dpmpp_2m karras", "DPMSolverMultistepScheduler", KARRAS),
+    ("DPM++ 2M SDE Karras", "DPMSolverMultistepScheduler", KARRAS | SDE),
+    ("dpmpp_2m_sde_gpu exponential", "DPMSolverMultistepScheduler", SDE | SCHEDULES["Exponential"]),
+    ("DPM++ SDE Karras", "DPMSolverSinglestepScheduler", KARRAS),
+    ("Euler", "EulerDiscreteScheduler", {}),
+    ("euler beta", "EulerDiscreteScheduler", {"timestep_spacing": "linspace", "use_beta_sigmas": True}),
+    ("Euler SGM Uniform", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    ("Euler a", "EulerAncestralDiscreteScheduler", {}),
+    ("euler_ancestral", "EulerAncestralDiscreteScheduler", {}),
+    ("LMS Karras", "LMSDiscreteScheduler", KARRAS),
+    ("Heun", "HeunDiscreteScheduler", {}),
+    ("DPM2 a", "KDPM2AncestralDiscreteScheduler", {}),
+    ("dpm_2_ancestral_karras", "KDPM2AncestralDiscreteScheduler", KARRAS),
+    ("UniPC", "UniPCMultistepScheduler", {}),
+    ("DDIM", "DDIMScheduler", {}),
+    ("PLMS", "PNDMScheduler", {"skip_prk_steps": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "cls", "options"), NAMED, ids=[name for name, _, _ in NAMED])
+def test_a_name_is_a_class_with_options(pipe: Any, name: str, cls: str, options: dict[str, Any]) -> None:
+    assert torch.equal(ours(name), theirs(pipe, cls, options))
+
+
+OPTIONS = [
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 3, "solver_type": "heun"}),
+    ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True, "euler_at_final": True}),
+    ("EulerDiscreteScheduler", {"use_exponential_sigmas": True, "sigma_max": 10}),
+    ("UniPCMultistepScheduler", {"disable_corrector": [0, 1]}),
+    ("DDIMScheduler", {"rescale_betas_zero_snr": False, "timestep_spacing": "linspace"}),
+]
+
+
+@pytest.mark.parametrize(("cls", "options"), OPTIONS)
+def test_options_are_those_of_the_constructor(pipe: Any, cls: str, options: dict[str, Any]) -> None:
+    found = ours(cls, options)
+    assert torch.equal(found, theirs(pipe, cls, options))
+    assert not torch.equal(found, ours(cls)), "the options change nothing"
+
+
+def test_options_without_a_name_are_of_the_models_own(pipe: Any) -> None:
+    options = {"timestep_spacing": "trailing", "set_alpha_to_one": False}
+    assert torch.equal(ours(None, options), theirs(pipe, "DDIMScheduler", options))
+
+
+def test_a_samplers_own_sigmas_and_timesteps(pipe: Any) -> None:
+    sigmas = [14.6, 6.0, 2.0, 0.6, 0.0]
+    found = ours("Euler", {"sigmas": sigmas})
+    assert torch.equal(found, theirs(pipe, "EulerDiscreteScheduler", {}, None, sigmas=sigmas))
+    times = [900, 600, 300, 100]
+    found = ours("DPM++ 2M", {"timesteps": times, "solver_order": 1})
+    assert torch.equal(found, theirs(pipe, "DPMSolverMultistepScheduler", {"solver_order": 1}, None, timesteps=times))
+
+
+def test_inpainting_takes_them_too() -> None:
+    model = std.load_model("tiny")
+    text = std.encode_prompt(model, PROMPT)
+    image, mask = std.Image(torch.full((1, 64, 64, 3), 0.5)), std.Mask(torch.ones(1, 64, 64))
+
+    def painted(scheduler: str, options: dict[str, Any] | None = None) -> torch.Tensor:
+        given: dict[str, Any] = {"scheduler": scheduler, "scheduler_options": options}
+        return std.inpaint(model, text, image, mask, seed=5, steps=4, **given).samples
+
+    assert torch.equal(painted("DPM++ 2M Karras"), painted("DPMSolverMultistepScheduler", KARRAS))
+    assert not torch.equal(painted("DPM++ 2M Karras"), painted("DPM++ 2M"))
+
+
+def test_flow_matching_has_a_shift(tmp_path: Path) -> None:
+    folder = testing_flux.flux_model(tmp_path / "flux")
+    model = std.load_model(folder)
+    text = std.encode_prompt(model, PROMPT)
+    pipe = diffusers.FluxPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"shift": 2.5, "use_dynamic_shifting": False, "use_karras_sigmas": True}
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **options)
+    size = {"width": 64, "height": 64, "guidance_scale": 3.5}
+    length = int(model.setting("max_sequence_length"))
+    call = {**size, "num_inference_steps": 3, "max_sequence_length": length, "output_type": "latent"}
+    wanted = pipe(PROMPT, generator=[torch.Generator().manual_seed(5)], **call).images
+    found = std.sample(model, text, seed=5, steps=3, scheduler="euler", scheduler_options=options, **size).samples
+    assert torch.equal(pipe._unpack_latents(wanted, 64, 64, pipe.vae_scale_factor), found)
+    with pytest.raises(ValueError, match="shift changes nothing while use_dynamic_shifting is True; give use_dynamic"):
+        std.sample(model, text, scheduler_options={"shift": 2.5, "use_dynamic_shifting": True}, **size)
+    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler is of the wrong kind for flux"):
+        std.sample(model, text, seed=5, steps=3, scheduler="DPM++ 2M Karras", **size)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"scheduler": "DPM++ 2M Carras"}, r"there is no scheduler 'DPM\+\+ 2M Carras'; did you mean DPM\+\+ 2M Karras"),
+    ({"scheduler": "Restart"}, "there is no scheduler 'Restart'; take a class name of diffusers, or a sampler"),
+    ({"scheduler": "Euler a Karras"}, "EulerAncestralDiscreteScheduler has no option use_karras_sigmas; it has num_tr"),
+    (
+        {"scheduler": "LMS", "scheduler_options": {"algorithm_type": "x"}},
+        "LMSDiscreteScheduler has no option alg",
+    ),
+    ({"scheduler": "dpmpp_2m", "scheduler_options": {"use_karras_sigmas": 3}}, "use_karras_sigmas 3; .* takes bool"),
+    ({"scheduler": "dpmpp_2m", "scheduler_options": {"algorithm_type": "y"}}, r"takes one of \['dpmsolver', 'dpms"),
+    ({"scheduler": "dpmpp_2m", "scheduler_options": {"solver_order": 4}}, "solver_order 4; .* takes 1, 2 or 3"),
+    ({"scheduler": "dpmpp_2m", "scheduler_options": {"sigmas": [1.0]}}, "takes no sigmas of your own, but timesteps"),
+    ({"scheduler": "Euler", "scheduler_options": {"sigmas": "many"}}, "sigmas 'many'; give a list of numbers"),
+    ({"scheduler_options": {"karras": True}}, "no scheduler takes karras True"),
+    ({"scheduler": "DPMSolverSDEScheduler", "scheduler_options": {"noise_sampler_seed": 1}}, "the seed says it"),
+    ({"timestep_spacing": "leading", "scheduler_options": {"timestep_spacing": "trailing"}}, "given twice"),
+    ({"arguments": {"sigmas": [1.0]}, "scheduler_options": {"sigmas": [1.0]}}, "sigmas are given twice"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "sentence"), WRONG)
+def test_what_no_scheduler_is_or_has_is_known_before_a_run(inputs: dict[str, Any], sentence: str) -> None:
+    with Graph() as graph:
+        model = std.load_model("tiny")
+        std.sample(model, std.encode_prompt(model, PROMPT))
+    sampler = next(id for id, node in graph.nodes.items() if node.kind.name == "sample")
+    graph.nodes[sampler].literals.update(inputs)
+    with pytest.raises(GraphEngineError, match=sentence):
+        graph.check()
+
+
+def test_the_models_own_scheduler_says_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="DDIMScheduler has no option use_karras_sigmas; it has num_train"):
+        ours(None, KARRAS)
+    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler cannot be made so: Only one of"):
+        ours("DPM++ 2M Karras", {"use_beta_sigmas": True})
+
+
+def test_every_row_is_of_diffusers() -> None:
+    """Each class exists, and takes what its row and each schedule that it can have say."""
+    for sampler in SAMPLERS:
+        for cls in sampler.classes:
+            assert cls in CLASSES
+            assert hasattr(diffusers, cls)
+            name, options = sampler_names.read(sampler.names[-1], CLASSES, "any")
+            assert name == sampler.classes[0]
+            assert list(sampler_names.problems({"scheduler": name, "scheduler_options": options})) == []
+
+
+def test_a_number_that_diffusers_annotates_as_bool() -> None:
+    options = {"use_karras_sigmas": True, "sigma_max": 9.5}
+    assert list(sampler_names.problems({"scheduler": "UniPC", "scheduler_options": options})) == []
+
+
+def test_validation_needs_no_torch() -> None:
+    code = (
+        "from graphengine_nodes.families import sampler_names as s\n"
+        "import sys\n"
+        "wrong = list(s.problems({'scheduler': 'DPM++ 2M Karras', 'scheduler_options': {'x': 1}}))\n"
+        "assert len(wrong) == 1, wrong\n"
+        "assert not {'torch', 'diffusers'} & sys.modules.keys()\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
