@@ -1,0 +1,73 @@
+"""Places of tensors: where a module's tensor lies in a file whose names and shapes are another tool's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of tensors by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor of a module as a file has it.
+
+    Attributes:
+        name: The tensor in the file.
+        rows: The first and the last row but one, if the module has a part of the file's tensor; None for all.
+        change: `matrix`: a 1 x 1 convolution there, a matrix in the module. `transposed`: rows are columns there.
+            `halves swapped`: the second half of the rows comes first there.
+    """
+
+    name: str
+    rows: tuple[int, int] | None = None
+    change: Literal["", "matrix", "transposed", "halves swapped"] = ""
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that a stored tensor has in the module."""
+        if self.rows is not None:
+            return (self.rows[1] - self.rows[0], *stored[1:])
+        if self.change == "matrix":
+            return stored[:2]
+        return stored[::-1] if self.change == "transposed" else stored
+
+    def read(self, stored: torch.Tensor) -> torch.Tensor:
+        """Make the module's tensor of the stored one.
+
+        What is cut or turned is copied, as diffusers' converters do: the last bits of a matrix product depend on where
+        in a cache line a matrix begins.
+        """
+        import torch
+
+        if self.rows is not None:
+            return stored[slice(*self.rows)].clone()
+        if self.change == "matrix":
+            return stored.reshape(stored.shape[:2])
+        if self.change == "transposed":
+            return stored.T.contiguous()
+        if self.change == "halves swapped":
+            first, second = stored.chunk(2)
+            return torch.cat([second, first])
+        return stored
+
+
+Places = dict[str, Place]
+"""The places of a module's tensors, by diffusers' or transformers' names."""
+
+
+def count(names: Iterable[str], start: str) -> int:
+    """How many numbered blocks there are, counted from 0: one more than the highest number after `start` and a dot."""
+    numbered = re.compile(re.escape(start) + r"\.(\d+)(?:\.|$)")
+    return max((int(match[1]) + 1 for name in names if (match := numbered.match(name))), default=0)
+
+
+def in_thirds(names: Iterable[str], place: str, shapes: Shapes) -> Places:
+    """Places of three tensors of equal size that a file has in one piece, one below the other."""
+    third = shapes[place][0] // 3
+    return {name: Place(place, (n * third, (n + 1) * third)) for n, name in enumerate(names)}

@@ -1,0 +1,127 @@
+"""Text encoders (CLIP, OpenCLIP, T5): from their files' names to transformers', and the configuration by the shapes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from graphengine_nodes.layouts.places import Place, Places, Shapes, count, in_thirds
+
+CLIP = re.compile(
+    r"(text_model\.)?(embeddings\.(token|position)_embedding\.weight|final_layer_norm\.(weight|bias)"
+    r"|encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|layer_norm[12]|mlp\.fc[12])\.(weight|bias))"
+    r"|text_projection\.weight"
+)
+OPEN_CLIP = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+OPEN_CLIP_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
+}
+T5 = re.compile(
+    r"shared\.weight|encoder\.final_layer_norm\.weight|encoder\.block\.\d+\.layer\.(0\.layer_norm|1\.layer_norm"
+    r"|0\.SelfAttention\.([qkvo]|relative_attention_bias)|1\.DenseReluDense\.(wi|wi_0|wi_1|wo))\.weight"
+)
+
+WIDTHS = (768, 1024, 1280)
+"""Widths of the published CLIPs, whose heads have 64 numbers."""
+
+
+def clip_places(shapes: Shapes) -> Places:
+    """Places in a file with transformers' names for CLIP, of all or of older versions."""
+    named = [name for name in shapes if CLIP.fullmatch(name)]
+    return {_inside(name): Place(name) for name in named}
+
+
+def _inside(name: str) -> str:
+    plain = name.startswith(("text_model.", "text_projection."))
+    return name if plain else f"text_model.{name}"
+
+
+def open_clip_places(shapes: Shapes) -> Places:
+    """Places in a file with OpenCLIP's names: queries, keys and values in one piece, the projection transposed."""
+    found = {f"text_model.{new}": Place(old) for old, new in OPEN_CLIP.items() if old in shapes}
+    if "text_projection" in shapes:
+        found["text_projection.weight"] = Place("text_projection", change="transposed")
+    for number in range(count(shapes, "transformer.resblocks")):
+        old, new = f"transformer.resblocks.{number}", f"text_model.encoder.layers.{number}"
+        for kind in ("weight", "bias"):
+            layers = {f"{old}.{there}.{kind}": f"{new}.{here}.{kind}" for there, here in OPEN_CLIP_LAYER.items()}
+            found |= {here: Place(there) for there, here in layers.items() if there in shapes}
+            if (joined := f"{old}.attn.in_proj_{kind}") in shapes:
+                found |= in_thirds([f"{new}.self_attn.{one}_proj.{kind}" for one in "qkv"], joined, shapes)
+    return found
+
+
+def without_last_layer(found: Places) -> Places:
+    """Places without the last layer and the projection: Stable Diffusion 2.x reads OpenCLIP's last layer but one.
+
+    A file that was made of diffusers' text encoder, which lacks that layer already, lacks the projection too.
+    """
+    if "text_projection.weight" not in found:
+        return found
+    last = count(found, "text_model.encoder.layers") - 1
+    unread = ("text_projection.", f"text_model.encoder.layers.{last}.")
+    return {name: place for name, place in found.items() if not name.startswith(unread)}
+
+
+def clip_config(shapes: Shapes, open_clip: bool) -> dict[str, Any]:
+    """The configuration of a CLIP text encoder, by transformers' names.
+
+    Args:
+        open_clip: It was trained by OpenCLIP, with another activation: all published ones but the narrowest.
+    """
+    vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    projection = shapes.get("text_projection.weight", (width,))
+    found: dict[str, Any] = {
+        "architectures": ["CLIPTextModelWithProjection" if "text_projection.weight" in shapes else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": count(shapes, "text_model.encoder.layers"),
+        "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
+        "projection_dim": projection[0],
+        "hidden_act": "gelu" if open_clip else "quick_gelu",
+        # The first and the last token of a prompt are the last two of the vocabulary.
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+    }
+    return found | ({"num_attention_heads": width // 64} if width in WIDTHS else {})
+
+
+def t5_places(shapes: Shapes) -> Places:
+    """Places of T5's encoder, which has transformers' names everywhere; its embeddings may have the other name."""
+    found = {name: Place(name) for name in shapes if T5.fullmatch(name)}
+    if "shared.weight" not in found and "encoder.embed_tokens.weight" in shapes:
+        found["shared.weight"] = Place("encoder.embed_tokens.weight")
+    return found
+
+
+def t5_config(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of T5's encoder, by transformers' names; all but the tokens follows from the shapes."""
+    vocabulary, width = shapes["shared.weight"]
+    layer = "encoder.block.0.layer"
+    buckets, heads = shapes[f"{layer}.0.SelfAttention.relative_attention_bias.weight"]
+    gated = f"{layer}.1.DenseReluDense.wi_0.weight" in shapes
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": vocabulary,
+        "d_model": width,
+        "d_kv": shapes[f"{layer}.0.SelfAttention.q.weight"][0] // heads,
+        "d_ff": shapes[f"{layer}.1.DenseReluDense.wo.weight"][1],
+        "num_layers": count(shapes, "encoder.block"),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu" if gated else "relu",
+        "is_encoder_decoder": False,
+        "use_cache": False,
+    }
