@@ -53,7 +53,7 @@ def canonical(value: Any, part: str | None = None) -> Any:
         return ("path", str(value))
     registered = socket_type(cls)
     if registered is not None and registered.digest is not None:
-        return ("reference", registered.name, registered.digest(value, part))
+        return ("reference", registered.keyed_as or registered.name, registered.digest(value, part))
     if registered is not None and registered.encode is not None:
         try:
             content = registered.encode(value)

@@ -52,6 +52,8 @@ class SocketType(Generic[T]):
             that one part of it adds (`digest(model, "vae")`); `part` is None for the whole.
         needs: `needs(value, part)` returns the digests of the weights that a process must hold in memory to compute
             with a value, or with one part of it (see `Pack.held`).
+        keyed_as: For references only: the name of another type, as which values enter keys: a part of a model is keyed
+            as the model.
         suffix: The ending of the names of files that hold encoded values.
     """
 
@@ -64,6 +66,7 @@ class SocketType(Generic[T]):
     save: Callable[[T, pathlib.Path, Mapping[str, str]], list[pathlib.Path]] | None = None
     digest: Callable[[T, str | None], str] | None = None
     needs: Callable[[T, str | None], frozenset[str]] | None = None
+    keyed_as: str = ""
     suffix: str = ".safetensors"
 
 

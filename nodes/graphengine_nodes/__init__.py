@@ -31,8 +31,17 @@ from graphengine_nodes.nodes.masks import (
     pad_mask,
     resize_mask,
 )
-from graphengine_nodes.nodes.models import apply_lora, load_controlnet, load_lora, load_model, replace_vae, scale_loras
+from graphengine_nodes.nodes.models import apply_lora, load_controlnet, load_lora, load_model, scale_loras
 from graphengine_nodes.nodes.options import change_precision, offload_model, optimize_model, quantize_model, tile_vae
+from graphengine_nodes.nodes.parts import (
+    Parts,
+    join_model,
+    load_denoiser,
+    load_text_encoder,
+    load_vae,
+    replace_vae,
+    split_model,
+)
 from graphengine_nodes.nodes.preprocessors import (
     as_is,
     canny,
@@ -55,9 +64,11 @@ from graphengine_nodes.nodes.upscale import Upscaler, load_upscaler, upscale_ima
 from graphengine_nodes.store.handed_in import loaded_controlnet, loaded_model, replace_component
 from graphengine_nodes.store.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
 from graphengine_nodes.values.types import (
+    VAE,
     Conditioning,
     Control,
     ControlNet,
+    Denoiser,
     Hypernetwork,
     Image,
     Latent,
@@ -66,6 +77,7 @@ from graphengine_nodes.values.types import (
     Model,
     Posterior,
     RandomState,
+    TextEncoder,
 )
 
 # The warnings of diffusers and torch while they import torchao, where it is installed, do not concern users here.
@@ -159,6 +171,7 @@ __pack__ = Pack(
     devices=_devices,
     groups=(
         "Models",
+        "Model parts",
         "Hypernetworks",
         "Memory and speed",
         "Prompts",
@@ -174,19 +187,23 @@ __pack__ = Pack(
 )
 
 __all__ = [
+    "VAE",
     "Annotator",
     "Conditioning",
     "Control",
     "ControlNet",
+    "Denoiser",
     "Hypernetwork",
     "Image",
     "Latent",
     "LoRA",
     "Mask",
     "Model",
+    "Parts",
     "Posterior",
     "Prompts",
     "RandomState",
+    "TextEncoder",
     "Texts",
     "Upscaler",
     "annotate",
@@ -217,15 +234,19 @@ __all__ = [
     "inpaint",
     "inpaint_control",
     "invert_mask",
+    "join_model",
     "lineart",
     "load_annotator",
     "load_controlnet",
+    "load_denoiser",
     "load_hypernetwork",
     "load_image",
     "load_lora",
     "load_mask",
     "load_model",
+    "load_text_encoder",
     "load_upscaler",
+    "load_vae",
     "loaded_controlnet",
     "loaded_model",
     "mask_from_difference",
@@ -251,6 +272,7 @@ __all__ = [
     "scale_loras",
     "scribble",
     "sobel",
+    "split_model",
     "tile_vae",
     "upscale_image",
     "upscale_latent",

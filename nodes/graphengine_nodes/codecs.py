@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
 from graphengine_nodes.families.digests import model_digest, model_needs
 from graphengine_nodes.values.picture_files import png, save_pictures, to_pil, write_whole
+from graphengine_nodes.values.references import ModelPart, model_of
 from graphengine_nodes.values.types import (
+    VAE,
     Conditioning,
     Control,
     ControlNet,
+    Denoiser,
     Hypernetwork,
     Image,
     Latent,
@@ -27,6 +30,7 @@ from graphengine_nodes.values.types import (
     Posterior,
     RandomState,
     Tensors,
+    TextEncoder,
 )
 
 if TYPE_CHECKING:
@@ -129,7 +133,7 @@ def _decode_control(data: bytes) -> Control:
     return Control(ControlNet(**facts.pop("controlnet")), Image(tensors["pixels"]), **facts)
 
 
-def _encode_reference(value: Model | ControlNet | LoRA | Hypernetwork) -> bytes:
+def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> bytes:
     value.digest()  # an object of this process has no data and cannot be written
     return json.dumps(asdict(value)).encode()
 
@@ -147,7 +151,18 @@ def _lora(facts: dict[str, Any]) -> LoRA:
 
 
 def _decode_model(data: bytes) -> Model:
-    facts = json.loads(data)
+    return _model(json.loads(data))
+
+
+def _decode_part(cls: type[ModelPart]) -> Callable[[bytes], ModelPart]:
+    def decode(data: bytes) -> ModelPart:
+        facts = json.loads(data)
+        return cls(_model(facts["model"]), tuple(facts["families"]))
+
+    return decode
+
+
+def _model(facts: Mapping[str, Any]) -> Model:
     return Model(
         facts["family"],
         _pairs(facts["components"]),
@@ -160,17 +175,18 @@ def _decode_model(data: bytes) -> Model:
     )
 
 
-def _describe(value: Model | ControlNet | LoRA | Hypernetwork) -> View:
+def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> View:
     try:
         digest = f"digest {value.digest()}"
     except NotData as reason:
         digest = str(reason)
     lines = [f"{type(value).__name__} {value.source}", digest]
-    if isinstance(value, Model):
-        lines[0] += f" ({value.family}{f', {value.precision}' if value.precision else ''})"
-        lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in value.loras]
-        lines += [f"hypernetwork {one.source} at {scale:g}" for one, scale in value.hypernetworks]
-        lines += [f"{name} {option}" for name, option in value.options]
+    if isinstance(value, (Model, ModelPart)):
+        model = model_of(value)
+        lines[0] += f" ({model.family}{f', {model.precision}' if model.precision else ''})"
+        lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in model.loras]
+        lines += [f"hypernetwork {one.source} at {scale:g}" for one, scale in model.hypernetworks]
+        lines += [f"{name} {option}" for name, option in model.options]
     return View(text="\n".join(lines))
 
 
@@ -326,6 +342,22 @@ for _kind in (
     ),
 ):
     register_type(_kind)
+
+for _part in (TextEncoder, Denoiser, VAE):
+    register_type(
+        SocketType(
+            _part,
+            _part.__name__,
+            encode=_encode_reference,
+            decode=_decode_part(_part),
+            size=lambda value: 1000,
+            view=_describe,
+            save=save_with(".json", _encode_reference),
+            digest=ModelPart.digest,
+            needs=ModelPart.needs,
+            keyed_as="Model",
+        )
+    )
 
 promise_type("torch", "Tensor", "tensor", "graphengine_nodes.tensors")
 show_lists()

@@ -10,9 +10,9 @@ from graphengine_nodes.values.references import OPTIONS, SETTINGS, Model, check_
 
 def model_needs(model: Model, part: str | None = None) -> frozenset[str]:
     """Digests of the weights that must be in memory to compute with a model, or with one part of it."""
-    stems = family(model.family).stems
+    stems, held = family(model.family).stems, dict(model.components)  # of a model's part, some are not there
     names = [name for inside in _wanted(model, part).values() for name in inside if stems[name] is not None]
-    return frozenset(model.component(name) for name in names)
+    return frozenset(held[name] for name in names if name in held)
 
 
 def model_digest(model: Model, part: str | None = None) -> str:

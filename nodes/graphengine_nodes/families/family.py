@@ -193,6 +193,28 @@ class Family(Protocol):
     def owns_lora(self, header: Header) -> bool:
         """Whether a LoRA with these tensors is for the family beyond doubt."""
 
+    def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
+        """Whether a denoiser with this configuration is of one of the family's models."""
+
+    def owns_vae(self, config: Mapping[str, Any]) -> bool:
+        """Whether a VAE with this configuration may be of one of the family's models."""
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        """What a denoiser's configuration says of the settings; `width` and `height` count latents, not pixels.
+
+        Args:
+            where: Where the configuration is, for messages.
+
+        Raises:
+            ModelError: It is a denoiser of the family that cannot be used.
+        """
+
+    def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a VAE's configuration says of the settings: `factor`, `latent_channels` and, if need be, `multiple`."""
+
+    def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        """The widths of the prompts that a denoiser takes, by its configuration; by text encoders', that they give."""
+
     def settings(self, folder: Path) -> dict[str, Any]:
         """Default steps, size and guidance, and the shape of latents, from a folder's configuration files.
 

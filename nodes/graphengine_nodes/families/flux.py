@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Components, Factors, SampleRequest
-from graphengine_nodes.families.pipelines import COMMON, Pipelines
+from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
-from graphengine_nodes.weights import files, reading
+from graphengine_nodes.weights import reading
 from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 CHANNELS = 64
 """Channels of the transformer's input where it takes packed latents alone."""
+
+LENGTH = 512
+"""Tokens that T5 reads where nothing is known of the denoiser, as the pipeline has it."""
 
 
 class Flux(Pipelines):
@@ -110,27 +113,37 @@ class Flux(Pipelines):
         starts = ("transformer.", "lora_transformer_", "lora_unet_double_blocks_", "lora_unet_single_blocks_")
         return any(name.startswith(starts) for name in header)
 
-    def settings(self, folder: Path) -> dict[str, Any]:
-        transformer = files.read_json(folder / "transformer" / "config.json")
-        vae = files.read_json(folder / "vae" / "config.json")
-        channels = transformer.get("in_channels", CHANNELS)
+    def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name") == "FluxTransformer2DModel"
+
+    def owns_vae(self, config: Mapping[str, Any]) -> bool:
+        return is_kl(config) and config.get("latent_channels") == 16
+
+    def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        if "transformer" in configs:
+            found = configs["transformer"]
+            return int(found.get("joint_attention_dim", 4096)), int(found.get("pooled_projection_dim", 768))
+        return int(configs["text_encoder_2"].get("d_model", 512)), int(configs["text_encoder"].get("hidden_size", 512))
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        channels = config.get("in_channels", CHANNELS)
         if channels != CHANNELS:
             raise ModelError(
-                f"the denoiser in {folder} takes {channels} channels; only those with {CHANNELS} are known, none that "
+                f"the denoiser in {where} takes {channels} channels; only those with {CHANNELS} are known, none that "
                 "take a picture or a mask beside the latents (Fill, Canny, Depth)"
             )
-        factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-        distilled = transformer.get("guidance_embeds", False)  # dev; schnell is for few steps and short prompts
+        distilled = config.get("guidance_embeds", False)  # dev; schnell is for few steps and short prompts
         return {
             "steps": 28 if distilled else 4,
             "guidance_scale": 3.5 if distilled else 0.0,
             "max_sequence_length": 512 if distilled else 256,
-            "width": 128 * factor,
-            "height": 128 * factor,
-            "factor": factor,
-            "multiple": 2 * factor,
-            "latent_channels": vae.get("latent_channels", 16),
+            "width": 128,
+            "height": 128,
         }
+
+    def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        found = super().vae_settings({"latent_channels": 16, **config})
+        return found | {"multiple": 2 * found["factor"]}
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
@@ -189,7 +202,7 @@ class Flux(Pipelines):
             parts |= {"text_encoder_2": t5, "tokenizer": words.tokenizer, "tokenizer_2": pieces.tokenizer}
             for context in (words.lock, pieces.lock, torch.no_grad()):
                 stack.enter_context(context)
-            length = max_sequence_length or model.setting("max_sequence_length")
+            length = max_sequence_length or model.setting("max_sequence_length", LENGTH)
             pipeline = self.pipeline("", False)(**parts)
             embeds, pooled, _ = pipeline.encode_prompt(prompt or "", prompt_2, device, max_sequence_length=length)
         return Conditioning(embeds.cpu(), self.name, prompt is None, pooled.cpu())

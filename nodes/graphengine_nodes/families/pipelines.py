@@ -52,6 +52,11 @@ def _stem(module: str, cls: str) -> str | None:
     return None if "Tokenizer" in cls else "model"
 
 
+def is_kl(config: Mapping[str, Any]) -> bool:
+    """Whether a VAE's configuration is of diffusers' class for all families so far."""
+    return bool(config.get("_class_name", "AutoencoderKL") == "AutoencoderKL")
+
+
 class Pipelines:
     """Base class of families: loading and sampling, from the class attributes and methods that a family defines."""
 
@@ -75,6 +80,21 @@ class Pipelines:
     def stems(self) -> Mapping[str, str | None]:
         """See `Family`."""
         return {"scheduler": None} | {name: _stem(module, cls) for name, (module, cls) in self.classes.items()}
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """See `Family`."""
+        denoiser = files.read_json(folder / self.denoiser / "config.json")
+        vae = self.vae_settings(files.read_json(folder / "vae" / "config.json"))
+        return in_pixels(self.denoiser_settings(denoiser, folder), vae)
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        """See `Family`."""
+        raise NotImplementedError
+
+    def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family`."""
+        factor = 2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1)
+        return {"factor": factor, "latent_channels": config.get("latent_channels", 4)}
 
     def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
         """See `Family`."""
@@ -217,6 +237,12 @@ class Pipelines:
     def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
         """From latents [n, C, h, w] to the pipeline's own layout, and back."""
         return (lambda latents: latents), (lambda latents: latents)
+
+
+def in_pixels(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a model, from those of its denoiser, whose sides count latents, and of its VAE."""
+    sides = {name: int(denoiser[name]) * int(vae["factor"]) for name in ("width", "height")}
+    return {**denoiser, **sides, **vae}
 
 
 def _trained(model: Model) -> dict[str, Any]:

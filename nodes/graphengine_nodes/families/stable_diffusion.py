@@ -59,6 +59,14 @@ class StableDiffusion(UNetFamily):
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") is None
 
+    def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
+        return config.get("_class_name") == "UNet2DConditionModel" and config.get("addition_embed_type") is None
+
+    def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        if "unet" in configs:
+            return (int(configs["unet"].get("cross_attention_dim", 1280)),)
+        return (int(configs["text_encoder"].get("hidden_size", 512)),)
+
     def owns_lora(self, header: Header) -> bool:
         return context_width(header) in (768, 1024)
 

@@ -73,6 +73,15 @@ class StableDiffusionXL(UNetFamily):
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") == "text_time"
 
+    def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
+        named = config.get("_class_name") == "UNet2DConditionModel"
+        return named and config.get("addition_embed_type") == "text_time"
+
+    def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        if "unet" in configs:
+            return (int(configs["unet"].get("cross_attention_dim", 1280)),)
+        return (sum(int(configs[name].get("hidden_size", 512)) for name in ("text_encoder", "text_encoder_2")),)
+
     def owns_lora(self, header: Header) -> bool:
         second = any(name.startswith(("text_encoder_2.", "lora_te2_")) for name in header)
         return context_width(header) == 2048 or (second and context_width(header) is not None)
@@ -86,6 +95,9 @@ class StableDiffusionXL(UNetFamily):
             "force_zeros": index.get("force_zeros_for_empty_prompt", True),
             "aesthetics": index.get("requires_aesthetics_score", False),
         }
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        return super().denoiser_settings(config, where) | {"force_zeros": True, "aesthetics": False}
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 

@@ -6,17 +6,17 @@ import copy
 import importlib
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, SampleRequest
-from graphengine_nodes.families.pipelines import COMMON, Pipelines
+from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior, Tensors
-from graphengine_nodes.weights import files, reading
+from graphengine_nodes.weights import reading
 from graphengine_nodes.weights.files import Header
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ UNET = COMMON | {
     "unet": ("diffusers.models.unets.unet_2d_condition", "UNet2DConditionModel"),
     "controlnet": ("diffusers.models.controlnets.controlnet", "ControlNetModel"),
 }
+SCALES = {"stable_diffusion": 0.18215, "stable_diffusion_xl": 0.13025}
+"""The `scaling_factor` of the families' published VAEs, which have the same shape; with another, a VAE fits both."""
 PREFIXES: dict[str, tuple[str, ...]] = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.",)}
 
 
@@ -59,25 +61,25 @@ class UNetFamily(Pipelines):
 
     # --- what lies on disk --------------------------------------------------------------------------------------------
 
-    def settings(self, folder: Path) -> dict[str, Any]:
-        unet = files.read_json(folder / "unet" / "config.json")
-        vae = files.read_json(folder / "vae" / "config.json")
-        channels = unet.get("in_channels", 4)
+    def owns_vae(self, config: Mapping[str, Any]) -> bool:
+        scale = config.get("scaling_factor", SCALES["stable_diffusion"])
+        known = next((name for name, one in SCALES.items() if one == scale), self.name)
+        return is_kl(config) and config.get("latent_channels", 4) == 4 and known == self.name
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        channels = config.get("in_channels", 4)
         if channels not in (4, 9):
             raise ModelError(
-                f"the denoiser in {folder} takes {channels} channels; only those with 4 (text to image) or 9 "
+                f"the denoiser in {where} takes {channels} channels; only those with 4 (text to image) or 9 "
                 "(inpainting) are known, none that follow a picture, a depth map or a smaller picture"
             )
-        factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-        size = unet.get("sample_size") or 64  # or height and width
-        height, width = (int(side) * factor for side in (size if isinstance(size, list) else [size, size]))
+        size = config.get("sample_size") or 64  # or height and width
+        height, width = (int(side) for side in (size if isinstance(size, list) else [size, size]))
         return {
             "steps": 50,
             "guidance_scale": self.guidance_scale,
             "width": width,
             "height": height,
-            "factor": factor,
-            "latent_channels": vae.get("latent_channels", 4),
             "unet_channels": channels,
         }
 

@@ -8,12 +8,16 @@ from typing import Annotated, Any
 from graphengine import INERT, Context, Doc, Range, Uses, node
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.values.types import Image, Latent, Model, Posterior
+from graphengine_nodes.values.references import model_of
+from graphengine_nodes.values.types import VAE, Image, Latent, Model, Posterior
 
 Side = Annotated[int | None, Range(8, 8192, 8), Doc("In pixels; by default the model's own.")]
 
+STEP = 8
+"""Pixels a side of one place in an empty latent that is for any model; what every model's sides are multiples of."""
 
-def check_sides(inputs: dict[str, Any], multiple: int = 8) -> Iterator[str]:
+
+def check_sides(inputs: dict[str, Any], multiple: int = STEP) -> Iterator[str]:
     """Yield a sentence for each side that is no multiple of `multiple`, by default of what every model needs."""
     for name in ("width", "height"):
         value = inputs.get(name)
@@ -24,14 +28,26 @@ def check_sides(inputs: dict[str, Any], multiple: int = 8) -> Iterator[str]:
 
 @node(version=1)
 def empty_latent(
-    model: Annotated[Model, Uses("denoiser")],
+    model: Annotated[
+        Model | None, Uses("denoiser"), Doc("Default: a size for any model, as the sampler's needs.")
+    ] = None,
     width: Side = None,
     height: Side = None,
     count: Annotated[int, Range(1, 64, 1), Doc("Pictures to make.")] = 1,
 ) -> Latent:
-    """Make an empty latent of a size: `sample` starts from noise alone, as without a latent."""
+    """Make an empty latent of a size: `sample` starts from noise alone, as without a latent.
+
+    Raises:
+        ValueError: A side is no multiple of what the model needs; without a model, a side is missing.
+    """
     import torch
 
+    if model is None:
+        if width is None or height is None:
+            raise ValueError("an empty latent without a model needs width and height")
+        for problem in check_sides({"width": width, "height": height}):
+            raise ValueError(problem)
+        return Latent(torch.zeros(count, 0, height // STEP, width // STEP), "", empty=True)
     factor, channels = model.setting("factor"), model.setting("latent_channels")
     width, height = width or model.setting("width"), height or model.setting("height")
     for problem in check_sides({"width": width, "height": height}, sides_of(model)):
@@ -43,7 +59,7 @@ empty_latent.check(check_sides)
 
 
 @node(version=1, on="device")
-def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Context = INERT) -> Posterior:
+def encode_image(model: Annotated[Model | VAE, Uses("vae")], image: Image, ctx: Context = INERT) -> Posterior:
     """Encode pictures, one by one, for `sample(latent=...)`.
 
     No random numbers are drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed
@@ -54,11 +70,12 @@ def encode_image(model: Annotated[Model, Uses("vae")], image: Image, ctx: Contex
     """
     from graphengine_nodes.store.store import store
 
+    model = model_of(model)
     return family(model.family).encode_image(store, model, image, model.computes_on(ctx.device))
 
 
 @node(version=1, on="device")
-def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
+def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
     """Decode latents to pictures.
 
     Raises:
@@ -66,6 +83,9 @@ def decode_latent(model: Annotated[Model, Uses("vae")], latent: Latent, ctx: Con
     """
     from graphengine_nodes.store.store import store
 
-    if latent.family != model.family:
+    if isinstance(model, VAE) and latent.family in model.families:
+        model = model.of(latent.family)
+    model = model_of(model)
+    if latent.family and latent.family != model.family:
         raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
     return family(model.family).decode(store, model, latent, model.computes_on(ctx.device))

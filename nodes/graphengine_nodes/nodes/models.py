@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.family import Family
-from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
 from graphengine_nodes.weights import files
@@ -71,7 +71,36 @@ def load_model(
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
-    path = files.find(source, "model", revision)
+    found = opened(source, config, revision, variant)
+    return _model(found, variant, precision, training(found, prediction_type, zero_snr))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model's files, as a load node's source names them.
+
+    Attributes:
+        source: The name for people.
+        path: The folder or file that was named.
+        kind: The model's family.
+        folder: The folder in diffusers layout with its configurations.
+        file: The checkpoint whose weights stand in place of the folder's, if it is one.
+    """
+
+    source: str
+    path: Path
+    kind: Family
+    folder: Path
+    file: Path | None = None
+
+
+def opened(source: str | Path, config: str | Path | None, revision: str | None, variant: str | None) -> Opened:
+    """Find a model's files and its family.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or inputs contradict what it is.
+    """
+    path, name = files.find(source, "model", revision), files.name_of(source)
     if path.is_dir():
         if config is not None:
             raise ModelError(f"{path} is a folder with its own configurations; leave config out")
@@ -82,16 +111,25 @@ def load_model(
                 f"{path} holds a {index.get('_class_name', 'pipeline of no class')}; "
                 f"known families are {', '.join(families())}"
             )
-        trained = _training(path, kind, {}, {}, prediction_type, zero_snr)
-        return _model(kind, path, None, variant, precision, files.name_of(source), trained)
+        return Opened(name, path, kind, path)
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
     header = files.read_header(path)
     kind = next((f for f in families().values() if f.owns_file(header)), None)
     if kind is None:
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
-    trained = _training(path, kind, header, files.read_metadata(path), prediction_type, zero_snr)
-    return _model(kind, _config_folder(path, config), path, None, precision, files.name_of(source), trained)
+    return Opened(name, path, kind, _config_folder(path, config), path)
+
+
+def training(found: Opened, prediction: str | None, zero_snr: bool | None) -> dict[str, Any]:
+    """Settings for how a denoiser was trained: what the caller says, else what a single file says of itself.
+
+    Raises:
+        ModelError: The file says what is not known, or the caller what the family's models are not trained for.
+    """
+    file = found.file
+    header, metadata = ({}, {}) if file is None else (files.read_header(file), files.read_metadata(file))
+    return _training(found.path, found.kind, header, metadata, prediction, zero_snr)
 
 
 def _training(
@@ -147,73 +185,68 @@ def _config_folder(file: Path, config: str | Path | None) -> Path:
     )
 
 
-def _model(
-    kind: Family,
-    folder: Path,
-    file: Path | None,
-    variant: str | None,
-    precision: str | None,
-    source: str,
-    trained: Mapping[str, Any],
-) -> Model:
+def _model(found: Opened, variant: str | None, precision: str | None, trained: Mapping[str, Any]) -> Model:
     """The reference; notes where each component lies."""
-    try:
-        settings = kind.settings(folder)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder}: its configurations cannot be used ({error}); copy them again") from None
-    components, variants = [], set()
-    header = {} if file is None else files.read_header(file)
-    for name in [name for names in kind.parts.values() for name in names]:
-        if not (folder / name).is_dir():
-            raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
-        stem, starts = kind.stems[name], kind.prefixes.get(name, ())
-        location = Location(folder / name, variant=variant or "")
-        if file is not None and stem is not None and any(key.startswith(starts) for key in header):
-            location = Location(file, name, folder / name)
-        elif variant is not None and stem is not None:
-            variants.add(files.weight_files(location.path, stem, variant).variant)
-        digest = files.component_digest(location, stem)
-        files.note(digest, location)
-        components.append((name, digest))
-    if variant is not None and variant not in variants:
-        raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
-    defaults = folder / "defaults.json"
-    if defaults.is_file():
-        settings |= read_json(defaults)
+    settings = settings_of(found)
+    names = [name for names in found.kind.parts.values() for name in names]
+    components = components_in(found, names, variant)
     settings |= trained
-    return Model(kind.name, tuple(components), tuple(sorted(settings.items())), precision, source=source)
+    return Model(found.kind.name, components, tuple(sorted(settings.items())), precision, source=found.source)
 
 
-@node(version=1)
-def replace_vae(
-    model: Model,
-    source: Annotated[
-        str | Path,
-        File("weights", names=True, known=EMBEDDED_NAMES),
-        Doc("A VAE's folder, or a whole model whose VAE is taken."),
-    ],
-) -> Model:
-    """Give a model another VAE, which encodes and decodes pictures.
+def settings_of(found: Opened) -> dict[str, Any]:
+    """A model's settings, as its configurations and the defaults beside them say.
 
     Raises:
-        ModelError: There is no such VAE, or its latents have another shape than the model's.
+        ModelError: They cannot be used.
     """
-    kind = family(model.family)
-    path = files.find(source, "model")
-    folder = path / "vae" if (path / "vae").is_dir() else path
-    config = read_json(folder / "config.json")
-    shape = (2 ** (len(config.get("block_out_channels", ())) - 1), config.get("latent_channels"))
-    wanted = (model.setting("factor"), model.setting("latent_channels"))
-    if shape != wanted:
-        raise ModelError(
-            f"{folder} makes latents of {shape[1]} channels at 1/{shape[0]} of the size; {model.source} needs "
-            f"{wanted[1]} at 1/{wanted[0]}"
-        )
-    location = Location(folder)
-    digest = files.component_digest(location, kind.stems["vae"])
+    folder = found.folder
+    try:
+        settings = found.kind.settings(folder)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: its configurations cannot be used ({error}); copy them again") from None
+    defaults = folder / "defaults.json"
+    return settings | (read_json(defaults) if defaults.is_file() else {})
+
+
+def components_in(
+    found: Opened, names: Sequence[str], variant: str | None, own: Mapping[str, Location] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """The digests of a model's components by name; notes where each lies.
+
+    Args:
+        own: Where components lie that the folder does not hold.
+
+    Raises:
+        ModelError: A component is missing, cut short or a pickle; none has the variant.
+    """
+    kind, folder = found.kind, found.folder
+    components, variants = [], set()
+    header = {} if found.file is None else files.read_header(found.file)
+    for name in names:
+        stem, starts = kind.stems[name], kind.prefixes.get(name, ())
+        location = (own or {}).get(name) or Location(folder / name, variant=variant or "")
+        if not location.folder.is_dir():
+            raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
+        if found.file is not None and stem is not None and any(key.startswith(starts) for key in header):
+            location = Location(found.file, name, folder / name)
+        elif variant is not None and stem is not None:
+            variants.add(files.weight_files(location.path, stem, variant).variant)
+        components.append((name, noted(kind, name, location)))
+    if variant is not None and variant not in variants:
+        raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
+    return tuple(components)
+
+
+def noted(kind: Family, name: str, location: Location) -> str:
+    """The digest of a component; notes where it lies.
+
+    Raises:
+        ModelError: Its files are missing, cut short or pickles.
+    """
+    digest = files.component_digest(location, kind.stems[name])
     files.note(digest, location)
-    components = tuple((name, digest if name == "vae" else old) for name, old in model.components)
-    return replace(model, components=components)
+    return digest
 
 
 @node(version=1)

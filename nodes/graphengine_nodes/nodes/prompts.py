@@ -6,7 +6,8 @@ from typing import Annotated, NamedTuple
 
 from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.values.references import model_of
+from graphengine_nodes.values.types import Conditioning, Model, TextEncoder
 
 LONGEST = 100_000
 """Most characters of a prompt. Tokenizers take seconds for a megabyte, and long prompts of `encode_weighted` go through
@@ -26,7 +27,7 @@ def check_lengths(**texts: str | None) -> None:
 
 @node(version=1, on="device")
 def encode_prompt(
-    model: Annotated[Model, Uses("text_encoder")],
+    model: Annotated[Model | TextEncoder, Uses("text_encoder")],
     prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, which is not the empty one.")],
     clip_skip: Annotated[
         int,
@@ -52,6 +53,7 @@ def encode_prompt(
     from graphengine_nodes.store.store import store
 
     check_lengths(prompt=prompt, prompt_2=prompt_2)
+    model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
 
@@ -70,7 +72,7 @@ class Prompts(NamedTuple):
 
 @node(version=1, on="device")
 def encode_weighted(
-    model: Annotated[Model, Uses("text_encoder")],
+    model: Annotated[Model | TextEncoder, Uses("text_encoder")],
     prompt: Annotated[str, Multiline(), Doc("`(word)` counts more, `[word]` less, `(word:1.3)` as much as you say.")],
     negative_prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, not the empty one.")] = None,
     clip_skip: Annotated[int, Range(0, 64, 1), Doc("How many of the text encoder's last layers to leave out.")] = 0,
@@ -101,6 +103,7 @@ def encode_weighted(
     check_lengths(
         prompt=prompt, negative_prompt=negative_prompt, prompt_2=prompt_2, negative_prompt_2=negative_prompt_2
     )
+    model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
     texts, others = (prompt, negative_prompt), (prompt_2, negative_prompt_2)
     return Prompts(*kind.encode_weighted(store, model, texts, clip_skip, device, others))

@@ -12,7 +12,7 @@ from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.scheduler_options import OWN_TIMES
-from graphengine_nodes.nodes.latents import Side, check_sides
+from graphengine_nodes.nodes.latents import STEP, Side, check_sides
 from graphengine_nodes.nodes.previews import preview
 from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
 
@@ -302,7 +302,7 @@ def _with_own_times(options: SamplingOptions) -> SamplingOptions:
 def _shape_of(latent: Posterior | Latent, model: Model) -> tuple[int, tuple[int, int]]:
     """How many pictures a latent is of, and their width and height in pixels."""
     shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
-    factor = int(model.setting("factor"))
+    factor = int(model.setting("factor")) if latent.family else STEP
     return int(shape[0]), (int(shape[3]) * factor, int(shape[2]) * factor)
 
 
@@ -342,6 +342,8 @@ def _check_families(
         ValueError: A value is of another family.
     """
     for value in values:
+        if isinstance(value, Latent) and value.empty and not value.family:  # a size, for any model
+            continue
         if value is not None and value.family != model.family:
             name = type(value).__name__
             raise ValueError(f"a {name} of {value.family} does not fit {model.source}, a {model.family} model")

@@ -71,6 +71,8 @@ def upscale_latent(
     sides = [int(side) for side in latent.samples.shape[2:]]
     steps = [2 if side % 2 == 0 else 1 for side in sides]
     size = tuple(max(step, step * round(side * factor / step)) for side, step in zip(sides, steps, strict=True))
+    if not latent.family:  # a size alone
+        return replace(latent, samples=latent.samples.new_zeros(len(latent.samples), 0, *size))
     return replace(latent, samples=torch.nn.functional.interpolate(latent.samples, size, mode=mode), random=())
 
 

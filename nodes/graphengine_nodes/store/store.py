@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
@@ -21,7 +21,7 @@ from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store import handed_in
 from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, shared_clone
-from graphengine_nodes.values.references import ControlNet, Held, Model
+from graphengine_nodes.values.references import ControlNet, Held, Model, ModelPart
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 
@@ -307,6 +307,8 @@ class WeightStore:
 
 def in_main_memory(value: Any) -> Any:
     """Give a model without an offload option group offload: weights in main memory, a few layers on the device."""
+    if isinstance(value, ModelPart):
+        return replace(value, model=in_main_memory(value.model))
     plain = isinstance(value, Model) and value.option("offload") is None and value.option("quantization") != "int8"
     return value.with_options(offload="group") if plain else value
 

@@ -10,9 +10,9 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from graphengine import NotData, socket_type
+from graphengine import ModelError, NotData, socket_type
 
 
 def digest_of(canonical: Any) -> str:
@@ -214,6 +214,84 @@ class Model:
         """
         found: str = _of_type(self).digest(self, part)
         return found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ModelPart:
+    """A reference to one part of a model: it is keyed and held as that part of a whole model is.
+
+    Attributes:
+        model: A model of which only this part's components are there, with what is applied to the part.
+        families: The families whose models it fits; the first is `model.family`.
+    """
+
+    part: ClassVar[str]
+
+    model: Model
+    families: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return repr(self.model).replace("Model", type(self).__name__, 1)
+
+    @property
+    def source(self) -> str:
+        """Where it was loaded from, as shown to people."""
+        return self.model.source
+
+    def of(self, family: str) -> Model:
+        """The part as a model of a family.
+
+        Raises:
+            ModelError: It does not fit the family's models.
+        """
+        if family not in self.families:
+            what = f"the {self.part.replace('_', ' ')} of {self.source}"
+            raise ModelError(f"{what} is for {' and '.join(self.families)} models; it does not fit a {family} model")
+        return self.model if family == self.model.family else replace(self.model, family=family)
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """The digests of the weights that must be in memory to compute with it."""
+        return self.model.needs(part or self.part)
+
+    def digest(self, part: str | None = None) -> str:
+        """The digest that stands for it in keys: that of a whole model's part.
+
+        Raises:
+            NotData: There is an object of this process in it.
+        """
+        return self.model.digest(part or self.part)
+
+
+class TextEncoder(ModelPart):
+    """A reference to a model's text encoders, with their tokenizers and the LoRAs on them."""
+
+    __slots__ = ()
+    part = "text_encoder"
+
+
+class Denoiser(ModelPart):
+    """A reference to a model's denoiser, with its scheduler, the model's settings, and the LoRAs on it."""
+
+    __slots__ = ()
+    part = "denoiser"
+
+
+class VAE(ModelPart):
+    """A reference to a model's VAE, which encodes and decodes pictures."""
+
+    __slots__ = ()
+    part = "vae"
+
+
+def model_of(value: Model | ModelPart, family: str | None = None) -> Model:
+    """A model, or what there is of one in a part; of a part that fits several families, as a model of `family`.
+
+    Raises:
+        ModelError: The part does not fit the family's models.
+    """
+    if isinstance(value, Model):
+        return value
+    return value.model if family is None else value.of(family)
 
 
 def _of_type(value: Model) -> Any:

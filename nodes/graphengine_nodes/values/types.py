@@ -1,7 +1,7 @@
 """The types of the standard pack's sockets: small frozen classes that import no torch.
 
-Tensors are attributes, on the CPU between nodes. `Model`, `ControlNet`, `LoRA` and `Hypernetwork` are references to
-weights, see `references`.
+Tensors are attributes, on the CPU between nodes. `Model`, its parts, `ControlNet`, `LoRA` and `Hypernetwork` are
+references to weights, see `references`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.values.references import ControlNet, Hypernetwork, LoRA, Model
+from graphengine_nodes.values.references import VAE, ControlNet, Denoiser, Hypernetwork, LoRA, Model, TextEncoder
 
 if TYPE_CHECKING:
     import numpy
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "VAE",
     "Conditioning",
     "Control",
     "ControlNet",
+    "Denoiser",
     "Hypernetwork",
     "Image",
     "Latent",
@@ -30,6 +32,7 @@ __all__ = [
     "Model",
     "Posterior",
     "RandomState",
+    "TextEncoder",
 ]
 
 
@@ -202,8 +205,8 @@ class Latent:
     """Latents as a denoiser works on them.
 
     Attributes:
-        samples: float [B, C, h, w], on the CPU.
-        family: The model family that they belong to.
+        samples: float [B, C, h, w], on the CPU; of a size without a model [B, 0, height / 8, width / 8].
+        family: The model family that they belong to; empty for a size without a model, which fits every one.
         scale: The scale of the numbers: `denoiser`, which decoding converts, or `vae`.
         empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
         random: The states of the caller's generators after sampling, if it gave any.
