@@ -100,6 +100,8 @@ def limits(socket: Any) -> str:
     if socket.range is not None:
         low, high = socket.range.min, socket.range.max
         parts.append(f"{'' if low is None else f'{low:g}'} to {'' if high is None else f'{high:g}'}")
+    if socket.drawn:
+        parts.append("-1 or null draws one")
     if choices := socket.known_choices():
         parts.append("one of " + ", ".join(map(code, choices)))
     if socket.lazy:

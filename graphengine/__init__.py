@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graphengine.declare.context import INERT, Context
     from graphengine.declare.definition import NodeDef, node
     from graphengine.declare.registry import load_pack
-    from graphengine.declare.sockets import Added, Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
+    from graphengine.declare.sockets import Added, Choices, Doc, Drawn, File, Lazy, Multiline, Range, Socket, Uses
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -66,7 +66,9 @@ _HOMES = {
     "graphengine.declare.context": ("INERT", "Context"),
     "graphengine.declare.definition": ("NodeDef", "node"),
     "graphengine.declare.registry": ("load_pack",),
-    "graphengine.declare.sockets": ("Added", "Choices", "Doc", "File", "Lazy", "Multiline", "Range", "Socket", "Uses"),
+    "graphengine.declare.sockets": (
+        "Added", "Choices", "Doc", "Drawn", "File", "Lazy", "Multiline", "Range", "Socket", "Uses",
+    ),
     "graphengine.errors": (
         "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
         "NotStorable", "PackError", "Problem", "Where", "WorkflowError", "nearest",
@@ -95,14 +97,14 @@ _HOMES = {
 }
 
 __all__ = [
-    "INERT", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Event", "File",
-    "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline",
-    "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable", "Outside", "Pack",
-    "PackError", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step",
-    "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError", "cache_folder", "check_folder", "collect",
-    "confined", "each", "fingerprint", "library_path", "load", "load_pack", "loads", "make_private", "nearest",
-    "node", "open_file", "promise_type", "read_file", "register_type", "rooted", "roots_of", "run", "save",
-    "show_lists", "socket_type", "switch", "warnings_as", "when", "write_file", "write_private",
+    "INERT", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Drawn", "Event",
+    "File", "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError",
+    "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable",
+    "Outside", "Pack", "PackError", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket",
+    "SocketType", "Step", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError", "cache_folder",
+    "check_folder", "collect", "confined", "each", "fingerprint", "library_path", "load", "load_pack", "loads",
+    "make_private", "nearest", "node", "open_file", "promise_type", "read_file", "register_type", "rooted", "roots_of",
+    "run", "save", "show_lists", "socket_type", "switch", "warnings_as", "when", "write_file", "write_private",
 ]  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Graph(GraphBuilder):
         """
         from graphengine.execution.evaluate import run
 
-        result = run(self, want=want, inputs=inputs or {}, **options)
+        result = run(self, want=want, inputs=inputs, **options)
         if want is None:
             return dict(result)
         return list(result.values()) if isinstance(want, list | tuple) else next(iter(result.values()))

@@ -27,6 +27,7 @@ from graphengine.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from graphengine.execution.evaluate import Result
+    from graphengine.planning.inputs import BoundInputs
     from graphengine.service.workers.pool import WorkerRunner
     from graphengine.service.workers.process import Handle
 
@@ -194,6 +195,12 @@ def needed(graph: GraphData) -> int:
 
     _, links, extra = wanted_links(graph, None)
     return len(subgraph(graph, [*links, *extra]).nodes)
+
+
+def print_drawn(inputs: BoundInputs) -> None:
+    """Print the numbers that were drawn for a run, on standard error: with them it can be made again."""
+    for place, number in inputs.drawn.items():
+        print(f"{place}: {number} was drawn", file=sys.stderr)
 
 
 def print_warnings(graph: GraphData, given: Collection[str] = ()) -> None:

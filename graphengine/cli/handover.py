@@ -62,7 +62,7 @@ def hand_over(
         if listens(file) and not only_here:
             print(f"note: {why}; running in this process", file=sys.stderr)
         return False
-    from graphengine.cli.execute import interruptible, print_warnings
+    from graphengine.cli.execute import interruptible, print_drawn, print_warnings
     from graphengine.cli.values import bind_sets
     from graphengine.cli.watching import Following, attending
     from graphengine.execution.launcher import Cancellation
@@ -72,6 +72,7 @@ def hand_over(
 
     inputs = bind_sets(graph, sets)
     print_warnings(graph, inputs.given)
+    print_drawn(inputs)
     check_folder(out, graph)  # an unwritable folder is an error now, not of the job
     queue = Queue(file)
     # Before the job is submitted, so that none of its steps is missed.
@@ -88,7 +89,7 @@ def hand_over(
 
         cancellation.on_cancel(cancel)
         print(f"job {number} of the service that runs here", file=sys.stderr, flush=True)
-        _follow(queue, following, number, graph, cancellation, json, out)
+        _follow(queue, following, number, graph, cancellation, json, out, inputs.drawn)
     return True
 
 
@@ -146,7 +147,8 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
 
 
 def _follow(
-    queue: Queue, following: Following, number: int, graph: GraphData, cancellation: Cancellation, json: bool, out: Path
+    queue: Queue, following: Following, number: int, graph: GraphData, cancellation: Cancellation, json: bool,
+    out: Path, drawn: Mapping[str, Any],
 ) -> None:
     """Show the progress of a job until it has ended; raise its error if it failed."""
     from graphengine.cli.execute import needed
@@ -157,7 +159,8 @@ def _follow(
         with JsonLines(cancellation.cancel) as lines, lines.last_word():
             job = _events(queue, following, number, lines)
             result = _result(job, out)
-            lines.write({"kind": "outputs", "files": result["files"], "outputs": result["told"]})
+            told = {"files": result["files"], "outputs": result["told"], "drawn": dict(drawn)}
+            lines.write({"kind": "outputs", **told})
             _check(job)
         return
     with Bars(workflow_name(graph), needed(graph)) as bars:

@@ -140,6 +140,8 @@ def socket_facts(socket: Socket) -> dict[str, Any]:
         data["default"] = socket.default
     if socket.range is not None:
         data["range"] = [socket.range.min, socket.range.max, socket.range.step]
+    if socket.drawn:
+        data["drawn"] = True
     if socket.choices is not None:
         data["choices"] = list(socket.choices.values())
     if socket.doc:

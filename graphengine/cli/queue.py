@@ -82,7 +82,11 @@ def submit(
     from graphengine.results.outputs import check_folder
     from graphengine.service.jobs.submit import submit_all
 
-    several: Sequence[Mapping[str, Any]] = [bind_sets(graph, set)] if not over else _over(graph, set, over)
+    several: Sequence[Mapping[str, Any]]
+    if over:
+        graph, several = _over(graph, set, over)
+    else:
+        several = [bind_sets(graph, set)]
     check_folder(out, graph)  # an unwritable folder is an error now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
@@ -96,11 +100,11 @@ def submit(
         print(f"note: {why}; the job may fail there", file=sys.stderr)
 
 
-def _over(graph: GraphData, set: list[str] | None, over: list[str]) -> list[dict[str, Any]]:
+def _over(graph: GraphData, set: list[str] | None, over: list[str]) -> tuple[GraphData, list[dict[str, Any]]]:
     from graphengine.cli.sweep import combinations
 
-    fixed, _, runs = combinations(graph, set, over)
-    return [fixed | values for values in runs]
+    graph, fixed, _, runs = combinations(graph, set, over)
+    return graph, [fixed | values for values in runs]
 
 
 @commands.command("list")

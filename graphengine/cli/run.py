@@ -70,7 +70,7 @@ def command(
         not_there = [name for name, value in only_here.items() if value]
         if hand_over(graph, set, root, out, exact, json, backend, not_there, keep_going):
             return None
-    from graphengine.cli.execute import Session, print_warnings
+    from graphengine.cli.execute import Session, print_drawn, print_warnings
 
     # it begins with the heavy imports
     session = Session(graph, no_cache, _workers(device, no_cache, packs) if backend == "local" else None)
@@ -80,6 +80,7 @@ def command(
 
     inputs = bind_sets(graph, set)
     print_warnings(graph, inputs.given)
+    print_drawn(inputs)
     name = workflow_name(graph)
     check_folder(out, graph)
     writer = OutputWriter(out, name)
@@ -96,7 +97,8 @@ def command(
                 for recorder in listeners:
                     recorder.outputs = result.outputs
                 told = write_outputs(graph, inputs, result, writer, exact=exact)
-                lines.write({"kind": "outputs", "files": [str(f) for f in writer.files], "outputs": told})
+                files = [str(f) for f in writer.files]
+                lines.write({"kind": "outputs", "files": files, "outputs": told, "drawn": dict(inputs.drawn)})
         else:
             with session, made_of(session, graph, inputs, listeners=listeners, **options) as result:
                 for recorder in listeners:

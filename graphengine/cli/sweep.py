@@ -71,7 +71,7 @@ def command(
     from graphengine.progress import Bars
     from graphengine.results.outputs import OutputWriter, check_folder
 
-    fixed, axes, runs = combinations(graph, set, over)
+    graph, fixed, axes, runs = combinations(graph, set, over)
     bound = [bind_inputs(graph, fixed | values) for values in runs]
     print_warnings(graph, {**fixed, **axes})
     name = workflow_name(graph)
@@ -110,19 +110,26 @@ def command(
 
 def combinations(
     graph: GraphData, set: list[str] | None, over: list[str]
-) -> tuple[dict[str, Any], dict[str, list[Any]], list[dict[str, Any]]]:
-    """Parse `--set` and `--over`: returns the fixed inputs, the values of the others, and all combinations of these.
+) -> tuple[GraphData, dict[str, Any], dict[str, list[Any]], list[dict[str, Any]]]:
+    """Parse `--set` and `--over`: returns the graph, the fixed inputs, the values of the others, and all combinations
+    of these.
+
+    Numbers that are asked for by -1 or null are drawn once for all runs: the runs then differ in what `--over` says.
 
     Raises:
         WorkflowError: The graph is wrong; an input is given twice; there are too many runs; a value does not fit.
     """
     from graphengine.cli.values import parse_over, parse_sets
+    from graphengine.planning.draws import draw_inputs, draw_literals
 
     fixed = parse_sets(graph, set)
     axes = parse_over(graph, over)
     if both := [name for name in axes if name in fixed]:
         raise WorkflowError(Problem("usage", f"{', '.join(both)} is given both by --set and by --over"))
-    return fixed, axes, [dict(zip(axes, values, strict=True)) for values in _product(axes)]
+    graph, _ = draw_literals(graph)
+    fixed, _ = draw_inputs(graph, fixed)
+    axes = {name: [draw_inputs(graph, {name: value})[0][name] for value in values] for name, values in axes.items()}
+    return graph, fixed, axes, [dict(zip(axes, values, strict=True)) for values in _product(axes)]
 
 
 def _product(axes: dict[str, list[Any]]) -> list[tuple[Any, ...]]:

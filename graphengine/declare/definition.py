@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from graphengine.declare.building import building
 from graphengine.declare.callables import is_async, is_generator, name_of, plain_function
 from graphengine.declare.context import Context
-from graphengine.declare.sockets import Added, Choices, Doc, File, Lazy, Multiline, Range, Socket, Uses
+from graphengine.declare.sockets import Added, Choices, Doc, Drawn, File, Lazy, Multiline, Range, Socket, Uses
 from graphengine.errors import NodeDefinitionError
 from graphengine.values.checksum import owned, twin_of
 from graphengine.values.socket_types import (
@@ -218,6 +218,8 @@ class NodeDef(Generic[P, R]):
                     extras["range"] = item
                 case Choices():
                     extras["choices"] = item
+                case Drawn():
+                    extras["drawn"] = True
                 case Multiline():
                     extras["multiline"] = True
                 case Lazy():
@@ -238,6 +240,11 @@ class NodeDef(Generic[P, R]):
         if extras.get("added") and required:
             raise NodeDefinitionError(f"{self.full_name}: an added input has a default ({parameter.name})")
         return Socket(parameter.name, strip(hint), required, None if required else parameter.default, **extras)
+
+    @functools.cached_property
+    def drawn(self) -> frozenset[str]:
+        """The names of the inputs for which a number is drawn if -1 or null is given."""
+        return frozenset(name for name, socket in self.sockets.items() if socket.drawn)
 
     @functools.cached_property
     def context_parameter(self) -> str | None:

@@ -55,6 +55,8 @@ def limits(socket: Socket) -> str:
     if socket.range is not None:
         low, high = socket.range.min, socket.range.max
         parts.append(f"{_number(low)}..{_number(high)}")
+    if socket.drawn:
+        parts.append("-1 or null draws one")
     if socket.choices is not None:
         parts.append(f"one of {', '.join(map(str, socket.choices.values()))}")
     if socket.lazy:

@@ -37,6 +37,15 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """A number, such as a seed, that is drawn when -1 or null is given for it, or in a list of such numbers.
+
+    It is drawn when a run's or a job's inputs and literals are bound, before keys are made: the node gets the number,
+    and keys, records and jobs hold it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Multiline:
     """A text that editors show in a field of several lines."""
 
@@ -105,9 +114,12 @@ class Socket:
     uses: str | None = None
     file: File | None = None
     added: bool = False
+    drawn: bool = False
 
     def complaint(self, value: Any) -> tuple[str, str, str] | None:
         """Check a literal: returns (kind of problem, what is expected, what was given), or None if it is right."""
+        if self.drawn and is_undrawn(value):
+            value = _filled(value, 0 if self.range is None or self.range.min is None else int(self.range.min))
         if not value_fits(value, self.type):
             if choices := enum_choices(self.type):
                 return "not a choice", f"one of {', '.join(map(str, choices))}", repr(value)[:80]
@@ -130,6 +142,18 @@ class Socket:
         """The values that files may write for this socket, if only certain values are accepted; else empty."""
         known = enum_choices(self.type) if self.choices is None else map(written, self.choices.values())
         return [str(choice) for choice in known]
+
+
+def is_undrawn(value: Any) -> bool:
+    """Whether a value asks for a number to be drawn (see `Drawn`): -1, null, or a list with one of these."""
+    if type(value) is list:
+        return any(map(is_undrawn, value))
+    return value is None or (type(value) is int and value == -1)
+
+
+def _filled(value: Any, number: int) -> Any:
+    """A value with a number in the place of each that is to be drawn."""
+    return [_filled(item, number) for item in value] if type(value) is list else number if is_undrawn(value) else value
 
 
 def enum_choices(annotation: Any) -> list[Any]:

@@ -138,7 +138,8 @@ def run(
     names, links, extra = wanted_links(graph, want)
     options = (store or shared_store(), runner or shared_runner(), listeners, device, exact, cancellation)
     before: Drive | None = None
-    bound = bound_inputs(graph, inputs or {}, base)
+    bound = bound_inputs(graph, {} if inputs is None else inputs, base)
+    graph = bound.graph
     for _ in range(RUNS):
         if before is not None:
             bound.bind_again()

@@ -16,7 +16,7 @@ from types import EllipsisType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 from graphengine.declare.definition import NodeDef
-from graphengine.declare.sockets import Choices, Range, Socket
+from graphengine.declare.sockets import Choices, Range, Socket, is_undrawn
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link, Ref, has_links, links_in
 from graphengine.graph.validated import Validated
@@ -154,6 +154,7 @@ class GraphData:
         self._held: dict[int, tuple[Any, str]] = {}
         self.changes: list[str] = []
         self._bound: tuple[int, list[tuple[str, str, Link]]] | None = None
+        self._undrawn: tuple[int, list[tuple[str, str, Any]]] | None = None
         self.validated = Validated()
         self.parts: dict[str, GraphData] = {}
         self.idle_plans: list[Any] = []
@@ -360,6 +361,16 @@ class GraphData:
             bound = [(id, *pair) for id, node in self.nodes.items() for pair in node.bound if pair[1].node == INPUTS]
             self._bound = len(self.changes), bound
         return self._bound[1]
+
+    def undrawn(self) -> list[tuple[str, str, Any]]:
+        """Every argument that asks for a number to be drawn, if its input draws numbers: (node id, input, argument)."""
+        if self._undrawn is None or self._undrawn[0] != len(self.changes):
+            found = [
+                (id, name, value) for id, node in self.nodes.items() for name, value in node.args.items()
+                if is_undrawn(value)
+            ]  # fmt: skip
+            self._undrawn = len(self.changes), found
+        return self._undrawn[1]
 
     def with_parts(self) -> list[GraphData]:
         """This graph and all graphs that are used as nodes in it, at any depth, each once (a graph may use itself)."""

@@ -12,6 +12,7 @@ from graphengine.errors import Problem, Where, WorkflowError, nearest
 from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS
 from graphengine.graph.validate import check_problems, default_problem, given_here, literal_problem, placed, too_many
+from graphengine.planning.draws import draw_inputs, draw_literals
 from graphengine.planning.plan import Plan
 from graphengine.planning.task import Const, constant
 from graphengine.values.literals import coerce
@@ -25,11 +26,13 @@ class BoundInputs(Mapping[str, Const]):
     checked and copied again then.
 
     Attributes:
-        graph: Whose inputs these are.
-        given: Those that were given, as they were given.
+        graph: Whose inputs these are: the graph that is run. It is a copy of the one that was given if numbers were
+            drawn for literals in it (see `draws`).
+        given: Those that were given, as they were given, or as they were drawn.
         base: Where relative paths among these start; None if the graph has no inputs.
         references: By node the references to weights that the run with these inputs made, and the ids of all nodes that
             were asked for them; None before a run.
+        drawn: The numbers that were drawn, by the input (`seed`) or the place of the literal (`latent.seed`).
     """
 
     def __init__(
@@ -37,7 +40,8 @@ class BoundInputs(Mapping[str, Const]):
     ) -> None:
         self.graph, self.given, self.base = graph, given, base
         self.references: tuple[Mapping[str, Any], frozenset[str]] | None = None
-        self._values, self._edition = values, graph.edition
+        self.drawn: Mapping[str, Any] = {}
+        self._values, self._edition, self._source = values, graph.edition, graph
 
     def __getitem__(self, name: str) -> Const:
         return self._values[name]
@@ -56,7 +60,13 @@ class BoundInputs(Mapping[str, Const]):
 
     def are_of(self, graph: GraphData) -> bool:
         """Whether these are the inputs of a graph as it is now."""
-        return graph is self.graph and graph.edition == self._edition
+        if graph is self._source:
+            return graph.edition == self._edition
+        return graph is self.graph  # a copy that nobody changes
+
+    def come_from(self, source: GraphData, drawn: Mapping[str, Any]) -> None:
+        """Note the graph that was given, and what was drawn."""
+        self.drawn, self._source, self._edition = drawn, source, source.edition
 
     def bind_again(self) -> None:
         """Take the values again from what was given: those that are here were changed in place."""
@@ -93,15 +103,16 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
     """The declared inputs with their values, given or default.
 
     Args:
-        inputs: As they were given; what was bound before is bound anew.
+        inputs: As they were given; what was bound before is bound anew, with the numbers that were drawn then.
         base: Where relative paths among them start; by default the current folder.
 
     Raises:
         WorkflowError: One is unknown, missing or not what it is declared as; holds all such problems.
     """
+    known: Mapping[str, Any] = {}
     if type(inputs) is BoundInputs:
         base = inputs.base if base is None else base
-        inputs = inputs.given
+        known, inputs = inputs.drawn, inputs.given
     problems = []
     for name in inputs:
         if name not in graph.inputs:
@@ -111,6 +122,8 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
                 Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
                         nearest=near, hint=hint)
             )
+    source, (graph, numbers) = graph, draw_literals(graph, known)
+    inputs, drawn = draw_inputs(graph, inputs)
     bound: dict[str, Const] = {}
     current = Path.cwd() if graph.inputs else None
     start = current if base is None else Path(base).absolute()
@@ -137,7 +150,9 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
             problems.append(placed(graph, problem, (INPUTS, str(socket))) if is_default else problem)
     if problems:
         raise WorkflowError(problems)
-    return BoundInputs(graph, dict(inputs), start, bound)
+    found = BoundInputs(graph, inputs, start, bound)
+    found.come_from(source, drawn | numbers)
+    return found
 
 
 def _limits(graph: GraphData, bound: Mapping[str, Const]) -> list[Problem]:

@@ -97,6 +97,7 @@ def describe(
     from graphengine.workflow.files import to_document
 
     bound = bound_inputs(graph, inputs, base)
+    graph = bound.graph
     plain, given, files = without_folders(graph, bound.given, bound.base or Path.cwd())
     held: dict[str, bytes] = {}
     record: dict[str, Any] = {

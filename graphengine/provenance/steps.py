@@ -46,6 +46,7 @@ def steps(
         base: The folder at which relative paths among the inputs start; by default the current one.
     """
     bound = bound_inputs(graph, inputs, base)
+    graph = bound.graph
     values = {name: const.value for name, const in bound.items()}
     return _steps(graph, values, [link_of(graph, output)], item, references(graph, bound, output))[0]
 
@@ -95,7 +96,9 @@ def references(
 ) -> dict[str, Any]:
     """The references to weights that an output needs, by node: as the run with these bound inputs made them, else
     made now."""
-    link, bound = link_of(graph, output), bound_inputs(graph, inputs, base)
+    bound = bound_inputs(graph, inputs, base)
+    graph = bound.graph
+    link = link_of(graph, output)
     needed = subgraph(graph, [link]).nodes
     if bound.references is None or not bound.references[1].issuperset(needed):
         plan = take_plan(graph, bound, None)

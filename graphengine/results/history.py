@@ -77,8 +77,10 @@ def record(
         result: The run's result.
         folder: The cache folder.
     """
+    bound = bound_inputs(graph, inputs)
+    graph = bound.graph
     _, links, extra = wanted_links(graph, None)
-    plan = take_plan(graph, bound_inputs(graph, inputs), None if roots is None else list(roots))
+    plan = take_plan(graph, bound, None if roots is None else list(roots))
     plan.assign(link.node for link in (*links, *extra) if link.node in graph.nodes)
     nodes: dict[str, Any] = {}
     for id in plan.keys:
@@ -125,6 +127,7 @@ def why(
     """
     bound = bound_inputs(graph, inputs)
     check_changes(graph)
+    graph = bound.graph
     _, links, extra = wanted_links(graph, None)
     wanted = [link.node for link in (*links, *extra) if link.node in graph.nodes]
     plan = take_plan(graph, bound, None if roots is None else list(roots))

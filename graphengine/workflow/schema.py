@@ -200,13 +200,16 @@ def _doc(socket: Socket) -> str:
 
 def _literal(socket: Socket) -> Schema | None:
     """The schema of a literal for a socket; None if only a link is possible."""
-    found = _of(socket.type, socket.range)
+    limits = Range(-1, None if socket.range is None else socket.range.max) if socket.drawn else socket.range
+    found = _of(socket.type, limits)
     if found is None:
         return None
     if socket.choices is not None:
         choices = [value for value in map(_plain, socket.choices.values()) if value is not None]
         may_be_null = type(None) in union_members(socket.type)
         found = {"enum": [*choices, None] if may_be_null else choices}
+    if socket.drawn:
+        found = {"anyOf": [found, {"type": "null"}]}
     default = _plain(socket.default)
     if not socket.required and (default is not None or socket.default is None):
         found = {**found, "default": default}

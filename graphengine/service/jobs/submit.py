@@ -10,7 +10,7 @@ from graphengine.errors import WorkflowError
 from graphengine.graph.data import GraphData
 from graphengine.graph.revalidate import check_changes
 from graphengine.graph.selection import wanted_links
-from graphengine.planning.inputs import as_given, bound_inputs
+from graphengine.planning.inputs import bound_inputs
 from graphengine.service.jobs.job import NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.request import Files, JobRequest, body_of, wants
@@ -60,14 +60,17 @@ def new_job(
     if not isinstance(inputs or {}, Mapping):
         raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
     check_changes(graph)
-    given = as_given(bound_inputs(graph, inputs or {}))
+    bound = bound_inputs(graph, inputs if isinstance(inputs, Mapping) else {})
+    given = bound.given
     wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
-    request = JobRequest(graph, given, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    request = JobRequest(bound.graph, given, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
     request.keep_going, request.whole = keep_going, whole
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     about = {"workflow": name, "inputs": {key: in_short(value) for key, value in given.items()}}
+    if bound.drawn:
+        about["drawn"] = dict(bound.drawn)
     return NewJob(body, user, priority, attempts, about | dict(facts or {}))
 
 

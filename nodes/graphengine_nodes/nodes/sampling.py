@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Range, Uses, node
+from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Uses, node
 from graphengine_nodes.families import noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
@@ -28,6 +28,7 @@ Seed = int | list[int] | RandomState | list[RandomState]
 Seeds = Annotated[
     Seed,
     Range(0, 2**64 - 1),
+    Drawn(),
     Doc(
         "A seed for each picture; a single seed counts upwards over several pictures. A generator draws all pictures, "
         "a list of generators one picture each."
@@ -313,6 +314,11 @@ def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[
         given: How many pictures there are at least, where no count is given.
     """
     listed = seed if isinstance(seed, list) else [seed]
+    if any(one is None or (isinstance(one, int) and one == -1) for one in listed):
+        raise ValueError(
+            "a seed of -1 or null is drawn where it stands in a graph or is given to one of its inputs; this one comes "
+            "from a call outside a graph or from another node, so give a number"
+        )
     random = tuple(one for one in listed if isinstance(one, RandomState))
     if random:
         # Schedulers that draw from a seed of their own get that of the generator.

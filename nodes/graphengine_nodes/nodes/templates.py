@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from graphengine import Doc, Multiline, Range, node
+from graphengine import Doc, Drawn, Multiline, Range, node
 
-Seed = Annotated[int, Range(0, 2**64 - 1, 1), Doc("The same seed draws the same prompt.")]
+Seed = Annotated[int, Range(0, 2**64 - 1, 1), Drawn(), Doc("The same seed draws the same prompt.")]
 
 
 class Texts(NamedTuple):

@@ -400,3 +400,26 @@ def test_outputs_that_do_not_depend_on_a_failure_are_written(cli: Run, workflow:
     done = cli("run", "flow.yaml", "--keep-going", "--json", "--out", "q")
     assert [line["kind"] for line in done.lines[-2:]] == ["outputs", "error"]
     assert len(done.lines[-2]["files"]) == 1
+
+
+def test_a_seed_that_is_drawn_is_told_and_makes_the_picture_again(cli: Run, paint: Path, tmp_path: Path) -> None:
+    done = cli("run", "paint.yaml", "--set", "seed=-1", "--json")
+    seed = done.lines[-1]["drawn"]["seed"]
+    assert done.err == f"seed: {seed} was drawn\n"
+    again = cli("run", "paint.yaml", "--set", f"seed={seed}", "--json")
+    assert {line["reuse"] for line in again.lines if line["kind"] == "node_finished"} <= {"disk", "computed"}
+    assert [line["reuse"] for line in again.lines if line.get("node") == "image" and "reuse" in line] == ["disk"]
+    assert again.lines[-1]["drawn"] == {}
+    assert f"Seed: {seed}," in PIL.Image.open(tmp_path / "out/paint_image_00000.png").info["parameters"]
+    rerun = cli("rerun", "out/paint_image_00000.png", "--out", "again")
+    assert "the pixels are the same" in rerun.out, rerun.err
+
+
+def test_a_seed_in_a_file_is_drawn(cli: Run, paint: Path, tmp_path: Path) -> None:
+    text = paint.read_text().replace("seed: inputs.seed, ", "")
+    paint.write_text(text.replace("side: inputs.side}", "side: inputs.side}\n    with: {seed: -1}"))
+    assert cli("validate", "paint.yaml").code == 0
+    done = cli("run", "paint.yaml", "--json")
+    seed = done.lines[-1]["drawn"]["image.seed"]
+    assert f"Seed: {seed}," in PIL.Image.open(tmp_path / "out/paint_image_00000.png").info["parameters"]
+    assert "the pixels are the same" in cli("rerun", "out/paint_image_00000.png", "--out", "again").out

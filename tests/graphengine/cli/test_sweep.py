@@ -107,3 +107,19 @@ def test_a_sweep_of_the_embedded_model_loads_and_encodes_once(cli: Run) -> None:
     assert counts["std.encode_prompt"] == 2  # the prompt and the absent one
     assert counts["std.sample"] == counts["std.decode_latent"] == 4
     assert len(done.lines[-1]["files"]) == 4
+
+
+def test_a_seed_is_drawn_once_for_all_runs_or_once_for_each_value(cli: Run, paint: Path, tmp_path: Path) -> None:
+    def seeds(folder: str) -> list[str]:
+        files = sorted((tmp_path / folder).glob("*image*"))
+        texts = [PIL.Image.open(file).info["parameters"] for file in files]
+        return [text.split("Seed: ")[1].split(",")[0] for text in texts]
+
+    assert cli("sweep", "paint.yaml", "--set", "seed=-1", "--over", "steps=1..3", "--out", "one").code == 0
+    assert len(seeds("one")) == 3
+    assert len(set(seeds("one"))) == 1
+    over = ["--over", "seed=-1,-1,-1,-1,-1", "--over", "steps=1,2", "--out", "many"]
+    assert cli("sweep", "paint.yaml", *over).code == 0
+    found = seeds("many")
+    assert found[::2] == found[1::2]
+    assert len(set(found)) > 1

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import PIL.Image
 import PIL.PngImagePlugin
 
-from graphengine import INERT, Context, Doc, File, Pack, Range, SocketType, View, node, register_type
+from graphengine import INERT, Context, Doc, Drawn, File, Pack, Range, SocketType, View, node, register_type
 from graphengine.provenance.steps import Step
 
 
@@ -95,7 +95,7 @@ def mix(brush: Brush, prompt: str) -> str:
 def paint(
     brush: Brush,
     prompt: str,
-    seed: Annotated[int, Range(0, 1000), Doc("What the colour is drawn from.")] = 0,
+    seed: Annotated[int, Range(0, 1000), Drawn(), Doc("What the colour is drawn from.")] = 0,
     steps: Annotated[int, Range(1, 100)] = 2,
     side: Annotated[int, Range(1, 4096)] = 16,
     ctx: Context = INERT,
