@@ -19,7 +19,8 @@ from graphengine_nodes.values.types import (
     Posterior,
     RandomState,
 )
-from graphengine_nodes.weights.files import Header, Location
+from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

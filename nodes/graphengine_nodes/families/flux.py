@@ -21,7 +21,7 @@ from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
 from graphengine_nodes.weights import reading
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,8 @@ from graphengine_nodes.families.family import Components, Sampled, SampleRequest
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.values.types import Conditioning, Model, Tensors
 from graphengine_nodes.weights import files, reading
-from graphengine_nodes.weights.files import Header, Location
+from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

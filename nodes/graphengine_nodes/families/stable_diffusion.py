@@ -11,7 +11,7 @@ from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
 from graphengine_nodes.weights import files
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior, Tensors
 from graphengine_nodes.weights import reading
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch

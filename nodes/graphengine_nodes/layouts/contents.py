@@ -18,7 +18,7 @@ from typing import Any
 from graphengine import ModelError
 from graphengine_nodes.layouts import flux, texts, unet, vae
 from graphengine_nodes.layouts.places import Place, Places, Shapes
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.scaled import scales_in
 from graphengine_nodes.weights.unread import without_place
 

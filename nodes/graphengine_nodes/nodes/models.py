@@ -13,7 +13,8 @@ from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
 from graphengine_nodes.weights import files
-from graphengine_nodes.weights.files import Header, Location, read_json
+from graphengine_nodes.weights.files import Location, read_json
+from graphengine_nodes.weights.headers import Header
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 

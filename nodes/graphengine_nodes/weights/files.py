@@ -16,6 +16,7 @@ import logging
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ from graphengine import (
     confined,
     fingerprint,
     make_private,
-    open_file,
     read_file,
     rooted,
     roots_of,
     write_private,
 )
 from graphengine_nodes.values.references import digest_of
+from graphengine_nodes.weights.headers import SUFFIXES, Header, read_headers
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +112,6 @@ def _found(source: str | Path, what: str) -> Path | None:
             f"or the embedded {name}"
         )
     return None
-
-
-SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 
 
 def _from_hub(name: str, what: str, revision: str | None) -> Path:
@@ -273,16 +271,13 @@ def _parts(index: Path) -> list[str]:
     return sorted(set(names))
 
 
-Header = dict[str, dict[str, Any]]
-
-
 def read_header(file: Path) -> Header:
     """Read the names, types and shapes of the tensors in a safetensors file, and check that it is whole.
 
     Raises:
         ModelError: It is missing, cut short or no safetensors file.
     """
-    return _read_header(file)[0]
+    return read_headers(file).header
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -291,36 +286,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         ModelError: It is missing, cut short or no safetensors file.
     """
-    return _read_header(file)[1]
-
-
-def _read_header(file: Path) -> tuple[Header, dict[str, str]]:
-    if file.suffix in SUFFIXES and file.suffix != ".safetensors":
-        raise ModelError(
-            f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
-        )
-    if file.suffix == ".gguf":
-        raise ModelError(f"{file} is a GGUF file, which is not read; take safetensors in full or half precision or fp8")
-    try:
-        with open_file(file) as handle:
-            size = os.fstat(handle.fileno()).st_size
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise ModelError(f"{file} is cut short or no safetensors file; copy it again")
-            header = json.loads(handle.read(length))
-        metadata = dict(header.pop("__metadata__", None) or {})
-        for entry in header.values():
-            entry["shape"] = [int(side) for side in entry["shape"]]
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except FileNotFoundError:
-        raise ModelError(f"there is no file {file}") from None
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ModelError(f"{file} is no safetensors file (its header cannot be read); copy it again") from None
-    if size < 8 + length + end:
-        raise ModelError(f"{file} is cut short: {size} bytes of {8 + length + end}; copy it again")
-    return dict(header), metadata
+    return read_headers(file).metadata
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------
@@ -387,6 +353,11 @@ def _warn(sentence: str) -> None:
     log.warning(sentence)
 
 
+def _config(folder: str, there: Callable[[str], Path]) -> Path:
+    """The folder of a file's configurations: inside the file's roots, or one that was written into the user's cache."""
+    return Path(folder) if Path(folder).is_relative_to(cache_folder()) else there(folder)
+
+
 def locate(digest: str, what: str) -> Location:
     """Find the location of a digest's bytes.
 
@@ -398,7 +369,7 @@ def locate(digest: str, what: str) -> Location:
         try:
             facts = json.loads(read_file(cache_folder() / "weights" / digest))
             there = functools.partial(rooted, roots=facts["roots"]) if "roots" in facts else Path
-            config = there(facts["config"]) if "config" in facts else None
+            config = _config(facts["config"], there) if "config" in facts else None
             location = Location(there(facts["path"]), facts.get("component", ""), config, facts.get("variant", ""))
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from graphengine_nodes.layouts import contents, flux, texts, unet, vae
 from graphengine_nodes.layouts.places import Places
-from graphengine_nodes.weights.files import Header
+from graphengine_nodes.weights.headers import Header
 
 from graphengine import ModelError
 
