@@ -150,3 +150,42 @@ def advice(name: str) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     return "take a class name of diffusers, or a sampler of the WebUI or ComfyUI such as DPM++ 2M Karras"
+
+
+# --- names for other tools --------------------------------------------------------------------------------------------
+
+_DEFAULTS: Mapping[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+"""What diffusers' classes take where a configuration does not say it."""
+
+_BY_FLAG = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}
+
+
+def webui_names(name: str, options: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The WebUI's name of a sampler and of its noise schedule; the class's name, shortened, where it has none.
+
+    Args:
+        name: As a node takes it: a class name of diffusers, or a name of the tables.
+        options: The scheduler's options that the node was given.
+        config: The model's own configuration of a scheduler, over which the options stand.
+
+    Returns:
+        The names; the schedule's is None where it is the sampler's ordinary one.
+    """
+    sampler = None if name in CLASSES else find(name)
+    given = {**(sampler.options if sampler else {}), **options}
+    whole = {**_DEFAULTS, **config, **given}
+    schedule = next((title for flag, title in _BY_FLAG.items() if whole.get(flag)), None)
+    if schedule is None:
+        schedule = _schedule_of(name) if sampler else None
+    if schedule is None and given.get("timestep_spacing") == "trailing":
+        schedule = "SGM Uniform"
+    if sampler is None:
+        of_class = [one for one in SAMPLERS if name in one.classes]
+        sampler = next((one for one in of_class if all(whole.get(n) == v for n, v in one.options.items())), None)
+    return sampler.names[0] if sampler else name.removesuffix("Scheduler"), schedule
+
+
+def _schedule_of(name: str) -> str | None:
+    """The noise schedule that stands behind a sampler in its name."""
+    plain = _plain(name)
+    return next((title for title in SCHEDULES if plain.endswith(_plain(title)) and plain not in _SAMPLERS), None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 
 PARAMETERS = "parameters"
 """The name under which other tools look for the settings of a picture, as `Pack.parameters` gives them."""
+SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
+"""Endings of files of weights."""
 
 
 def parameters(
@@ -13,39 +16,60 @@ def parameters(
     prompt: str | None = None,
     negative_prompt: str | None = None,
     steps: int | None = None,
-    scheduler: str | None = None,
+    sampler: str | None = None,
+    schedule: str | None = None,
     guidance_scale: float | None = None,
     seed: int | None = None,
     width: int | None = None,
     height: int | None = None,
     model: str | None = None,
     model_hash: str | None = None,
+    folder_hash: str | None = None,
     strength: float | None = None,
     clip_skip: int | None = None,
     loras: tuple[tuple[str, float], ...] = (),
+    lora_hashes: Mapping[str, str] | None = None,
 ) -> str:
     """The text of the PNG chunk `parameters`, as the WebUI of AUTOMATIC1111 writes it and galleries read it.
 
     The prompt (with `<lora:name:scale>` at its end), a line `Negative prompt:`, and a line of `Name: value`. What is
-    None is left out. Here `clip_skip` counts the layers left out, in the WebUI the layer that is read: one more.
+    None is left out. Names are written without the suffix of a file.
+
+    Args:
+        sampler, schedule: As the WebUI names them: `DPM++ 2M`, `Karras`.
+        model_hash: The first 10 digits of the SHA-256 of a checkpoint file.
+        folder_hash: In its place the hash of a folder's files, which other tools do not know.
+        clip_skip: The layers left out; the WebUI counts the layer that is read: one more.
+        loras: Each with its scale.
+        lora_hashes: By name, as `lora_hash` in `settings` makes them.
     """
-    tags = "".join(f" <lora:{PurePath(name).stem}:{scale:g}>" for name, scale in loras)
+    tags = "".join(f" <lora:{short_name(name)}:{scale:g}>" for name, scale in loras)
+    hashes = ", ".join(f"{short_name(name)}: {digest}" for name, digest in (lora_hashes or {}).items())
     lines = [f"{prompt or ''}{tags}"]
     if negative_prompt:
         lines.append(f"Negative prompt: {negative_prompt}")
     facts = {
         "Steps": steps,
-        "Sampler": scheduler.removesuffix("Scheduler") if scheduler else None,
+        "Sampler": sampler,
+        "Schedule type": schedule,
         "CFG scale": f"{guidance_scale:g}" if guidance_scale is not None else None,
         "Seed": seed,
         "Size": f"{width}x{height}" if width and height else None,
         "Model hash": model_hash,
-        "Model": model,
+        "Model folder hash": folder_hash,
+        "Model": short_name(model) if model else None,
         "Denoising strength": f"{strength:g}" if strength is not None else None,
         "Clip skip": clip_skip + 1 if clip_skip else None,
+        "Lora hashes": hashes or None,
     }
     lines.append(", ".join(f"{name}: {_quoted(str(value))}" for name, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def short_name(source: str) -> str:
+    """The name of weights as other tools write it: without the suffix of a file, and without folders."""
+    name = PurePath(source)
+    return name.stem if name.suffix.lower() in SUFFIXES else source
 
 
 def _quoted(value: str) -> str:

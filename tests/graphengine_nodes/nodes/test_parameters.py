@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,10 +15,14 @@ import PIL.Image
 import pytest
 import torch
 from graphengine_nodes.nodes import images
+from graphengine_nodes.nodes.settings import settings
+from graphengine_nodes.testing.sd import single_file
 from graphengine_nodes.values.picture_files import encoded, to_pil
 from graphengine_nodes.values.picture_text import exif_with_comment, parameters
+from graphengine_nodes.weights.files import TINY
 
 from graphengine import FileError, Graph
+from graphengine.provenance.steps import steps
 from graphengine.results.record import graph_of, locate, read
 from tests.graphengine_nodes import cases
 
@@ -27,22 +32,25 @@ def test_as_the_webui_writes_it() -> None:
         prompt="a red circle",
         negative_prompt="blurry",
         steps=20,
-        scheduler="EulerAncestralDiscreteScheduler",
+        sampler="DPM++ 2M",
+        schedule="Karras",
         guidance_scale=7.5,
         seed=42,
         width=512,
         height=768,
-        model="tiny",
+        model="checkpoints/tiny.v2.safetensors",
         model_hash="0123456789",
         strength=0.75,
         clip_skip=1,
-        loras=(("styles/blueprint.safetensors", 0.5),),
+        loras=(("styles/blueprint.safetensors", 0.5), ("owner/name-1.5", 1.0)),
+        lora_hashes={"styles/blueprint.safetensors": "ba9876543210", "owner/name-1.5": "0123456789ab"},
     )
     assert text == (
-        "a red circle <lora:blueprint:0.5>\n"
+        "a red circle <lora:blueprint:0.5> <lora:owner/name-1.5:1>\n"
         "Negative prompt: blurry\n"
-        "Steps: 20, Sampler: EulerAncestralDiscrete, CFG scale: 7.5, Seed: 42, Size: 512x768, Model hash: 0123456789, "
-        "Model: tiny, Denoising strength: 0.75, Clip skip: 2"
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 42, Size: 512x768, "
+        "Model hash: 0123456789, Model: tiny.v2, Denoising strength: 0.75, Clip skip: 2, "
+        'Lora hashes: "blueprint: ba9876543210, owner/name-1.5: 0123456789ab"'
     )
 
 
@@ -194,3 +202,94 @@ def test_both_prompts_stand_in_the_settings_whichever_node_encoded_them(tmp_path
         text = picture.info["parameters"]
     assert text.startswith("a (red:1.3) circle\nNegative prompt: blurry\nSteps: 1, ")
     assert "Clip skip: 2" in text
+
+
+def written(latent: Any, model: Any, file: Path) -> str:
+    """The settings in the picture of a latent."""
+    with Graph() as g:
+        std.save_image(std.decode_latent(model, latent()), file)
+    g.run()
+    with PIL.Image.open(file) as picture:
+        return str(picture.info["parameters"])
+
+
+def test_weights_are_named_by_the_hashes_of_their_files(tmp_path: Path) -> None:
+    file = single_file(tmp_path / "my.model.safetensors")
+    plain = std.load_model(file, config=TINY / "model")
+    adapter = std.load_lora("tiny-blueprint")
+    lora_bytes = (TINY / "lora" / "blueprint.safetensors").read_bytes()
+    tensors = lora_bytes[8 + int.from_bytes(lora_bytes[:8], "little") :]
+    applied = std.apply_lora(std.load_model(file, config=TINY / "model", precision="bfloat16"), adapter, 0.5)
+    for model in (plain, applied):
+        text = written(
+            lambda m=model: std.sample(m, std.encode_prompt(m, "a circle"), steps=1, width=64, height=64), model,
+            tmp_path / "made.png",
+        )  # fmt: skip
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"Model hash: {digest[:10]}, Model: my.model" in text
+        assert "folder" not in text
+    assert text.startswith("a circle <lora:tiny-blueprint:0.5>\n")
+    assert text.endswith(f'Lora hashes: "tiny-blueprint: {hashlib.sha256(tensors).hexdigest()[:12]}"')
+
+
+def test_the_hash_of_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    texts = []
+    for name in ("tiny", "tiny-with"):
+        model = std.load_model("tiny")
+        model = model if name == "tiny" else std.apply_lora(model, std.load_lora("tiny-blueprint"))
+        texts.append(written(
+            lambda m=model: std.sample(m, std.encode_prompt(m, "a circle"), steps=1, width=64, height=64), model,
+            tmp_path / f"{name}.png",
+        ))  # fmt: skip
+    first, second = (text.split("Model folder hash: ")[1].split(",")[0] for text in texts)
+    assert first == second
+    assert len(first) == 10
+    assert "Model hash" not in texts[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "Sampler: DDIM, CFG"),
+        ({"scheduler": "DPM++ 2M Karras"}, "Sampler: DPM++ 2M, Schedule type: Karras, CFG"),
+        ({"scheduler": "dpmpp_2m_sde exponential"}, "Sampler: DPM++ 2M SDE, Schedule type: Exponential, CFG"),
+        ({"scheduler": "EulerAncestralDiscreteScheduler"}, "Sampler: Euler a, CFG"),
+        (
+            {"scheduler": "DPMSolverMultistepScheduler", "scheduler_options": {"use_karras_sigmas": True}},
+            "Sampler: DPM++ 2M, Schedule type: Karras, CFG",
+        ),
+        (
+            {"scheduler": "DPMSolverMultistepScheduler", "scheduler_options": {"algorithm_type": "sde-dpmsolver++"}},
+            "Sampler: DPM++ 2M SDE, CFG",
+        ),
+        (
+            {"scheduler": "DPMSolverMultistepScheduler", "scheduler_options": {"solver_order": 3}},
+            "Sampler: DPMSolverMultistep, CFG",
+        ),
+        ({"scheduler": "Euler", "timestep_spacing": "trailing"}, "Sampler: Euler, Schedule type: SGM Uniform, CFG"),
+        ({"scheduler": "euler simple"}, "Sampler: Euler, Schedule type: Simple, CFG"),
+    ],
+)
+def test_samplers_are_named_as_the_webui_does(given: dict[str, Any], expected: str) -> None:
+    model = std.load_model("tiny")
+    with Graph() as g:
+        latent = std.sample(model, std.encode_prompt(model, "a circle"), steps=3, **given)
+        g.output("image", std.decode_latent(model, latent))
+    text = settings(steps(g, {}, "image"), None)
+    assert text is not None
+    assert expected in text
+
+
+def test_prompts_that_are_drawn_stand_in_the_settings() -> None:
+    model = std.load_model("tiny")
+    with Graph() as g:
+        texts = std.prompt_from_template(["a", ["red", "blue"]], ["blurry"], seed=4)
+        text = std.expand_wildcards("a {green|white} house", seed=2)
+        positive, negative = std.encode_prompt(model, text), std.encode_prompt(model, texts.negative_prompt)
+        g.output("drawn", std.sample(model, positive, negative=negative))
+        g.output("template", std.sample(model, std.encode_prompt(model, texts.prompt)))
+    first, second = settings(steps(g, {}, "drawn"), None), settings(steps(g, {}, "template"), None)
+    assert first is not None
+    assert second is not None
+    assert first.startswith(std.expand_wildcards("a {green|white} house", seed=2) + "\nNegative prompt: blurry\n")
+    assert second.startswith(std.prompt_from_template(["a", ["red", "blue"]], seed=4).prompt + "\nSteps")
