@@ -31,7 +31,7 @@ from graphengine_nodes.weights.files import TINY
 
 from benchmarks.pictures import PROMPT, timed
 from benchmarks.table import alternate, machine, ratio, show
-from graphengine.execution.evaluate import shared_store
+from graphengine.execution.run import shared_store
 from multigen import CIm2ImPipe, Cond2ImPipe, Im2ImPipe, Loader, MaskedIm2ImPipe, Prompt2ImPipe
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "steps": 2}

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
         nearest,
     )
     from graphengine.events import Event, Kind, Reuse
-    from graphengine.execution.evaluate import Result, run
     from graphengine.execution.launcher import Cancellation
+    from graphengine.execution.run import Result, run
     from graphengine.execution.runner import Call, Runner, ThreadRunner
     from graphengine.graph.data import Node
     from graphengine.graph.elements import Input, Link, Ref
@@ -75,7 +75,7 @@ _HOMES = {
     ),
     "graphengine.events": ("Event", "Kind", "Reuse"),
     "graphengine.execution.launcher": ("Cancellation",),
-    "graphengine.execution.evaluate": ("Result", "run"),
+    "graphengine.execution.run": ("Result", "run"),
     "graphengine.execution.runner": ("Call", "Runner", "ThreadRunner"),
     "graphengine.graph.data": ("Node",),
     "graphengine.graph.elements": ("Input", "Link", "Ref"),

@@ -27,7 +27,7 @@ class Graph(GraphBuilder):
         graph = building()
         if graph is not None and graph is not self:
             return graph.call(self, args, kwargs)
-        from graphengine.execution.evaluate import run
+        from graphengine.execution.run import run
 
         result = run(self, inputs=self.bind(args, kwargs))
         return next(iter(result.values())) if len(result) == 1 else dict(result)
@@ -37,7 +37,7 @@ class Graph(GraphBuilder):
 
         The options are those of `graphengine.run`.
         """
-        from graphengine.execution.evaluate import run
+        from graphengine.execution.run import run
 
         result = run(self, want=want, inputs=inputs, **options)
         if want is None:

@@ -29,8 +29,8 @@ MODULES: dict[str, str] = {
     "graphengine.draw": "graphengine.show.draw",
     "graphengine.draw_layout": "graphengine.show.layout",
     "graphengine.elements": "graphengine.graph.elements",
-    "graphengine.evaluate": "graphengine.execution.evaluate",
-    "graphengine.executor": "graphengine.execution.drive",
+    "graphengine.evaluate": "graphengine.execution.run",
+    "graphengine.executor": "graphengine.execution.evaluate",
     "graphengine.expand": "graphengine.execution.expand",
     "graphengine.files": "graphengine.keys.files",
     "graphengine.flow": "graphengine.graph.flow",
@@ -161,6 +161,7 @@ NAMES: dict[str, dict[str, str]] = {
         "take_plan": "graphengine.planning.plan",
         "wanted_links": "graphengine.graph.selection",
     },
+    "graphengine.executor": {"Drive": "graphengine.execution.evaluate:Evaluation"},
     "graphengine.files": dict.fromkeys(("cache_folder", "home"), "graphengine.system.folders"),
     "graphengine.graph": {
         "Graph": "graphengine.api",

@@ -1,4 +1,4 @@
-"""Flights: keys that are being computed, each shared by all runs that want its value (single flight)."""
+"""Keys that are being computed, each shared by all runs that want its value (single flight)."""
 
 from __future__ import annotations
 

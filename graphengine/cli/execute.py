@@ -26,7 +26,7 @@ from graphengine.graph.revalidate import warnings
 from graphengine.system.folders import cache_folder
 
 if TYPE_CHECKING:
-    from graphengine.execution.evaluate import Result
+    from graphengine.execution.run import Result
     from graphengine.planning.inputs import BoundInputs
     from graphengine.service.workers.pool import WorkerRunner
     from graphengine.service.workers.process import Handle
@@ -128,7 +128,7 @@ class Session:
 
     def run(self, graph: GraphData, inputs: Mapping[str, Any], want: Any = None, **options: Any) -> Result:
         """Run a graph in this session; the options are those of `graphengine.run`."""
-        from graphengine.execution.evaluate import run
+        from graphengine.execution.run import run
 
         if isinstance(self.runner, PatientRunner):
             runner: Runner = self.runner

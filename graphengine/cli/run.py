@@ -31,7 +31,7 @@ from graphengine.errors import GraphEngineError
 
 if TYPE_CHECKING:
     from graphengine.cli.execute import Session
-    from graphengine.execution.evaluate import Result
+    from graphengine.execution.run import Result
     from graphengine.graph.data import GraphData
     from graphengine.service.workers.process import LocalWorker
 

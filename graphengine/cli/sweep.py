@@ -32,7 +32,7 @@ from graphengine.errors import Cancelled, GraphEngineError, Problem, WorkflowErr
 
 if TYPE_CHECKING:
     from graphengine.cli.sheet import SheetCell
-    from graphengine.execution.evaluate import Result
+    from graphengine.execution.run import Result
     from graphengine.graph.data import GraphData
     from graphengine.planning.inputs import BoundInputs
     from graphengine.results.outputs import OutputWriter

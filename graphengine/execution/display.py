@@ -1,4 +1,4 @@
-"""Showing runs that last: what draws them is found by an entry point, once there is something to draw.
+"""Starts the progress display of a run that lasts: the entry point `graphengine.progress` of an installed package.
 
 The engine draws nothing. When a run has lasted half a second, and standard error is a terminal or this is a notebook,
 the entry point of the group `graphengine.progress` is called, and what it returns becomes a listener of the run.

@@ -54,7 +54,7 @@ _DEPTH = re.compile(r"#(\d{1,9})")
 
 
 class Waits(Protocol):
-    """What an expansion asks of the drive: to be called again when a key or a value has come."""
+    """What an expansion asks of the evaluation: to be called again when a key or a value has come."""
 
     plan: Plan
     acting: bool
@@ -70,8 +70,8 @@ class Waits(Protocol):
 class Expander:
     """Expands tasks of one run; at most `limit` of them, so that an endless recursion ends with an error."""
 
-    def __init__(self, drive: Waits, limit: int) -> None:
-        self.drive, self.limit = drive, limit
+    def __init__(self, evaluation: Waits, limit: int) -> None:
+        self.evaluation, self.limit = evaluation, limit
         self.count = 0
         self.more = 0  # tasks that stand in the place of others, beyond these
         self._acts: dict[int, bool] = {}
@@ -108,7 +108,7 @@ class Expander:
                     continue
                 if kind is not None and source.key is None:
                     try:
-                        task.values[name], token, sum = self.drive.plan.resolver.given(kind, name, source)
+                        task.values[name], token, sum = self.evaluation.plan.resolver.given(kind, name, source)
                     except BaseException as error:
                         given = {name: source.value for name, source in sources.items() if type(source) is Const}
                         raise NodeError(task.id, node.type, given, as_exception(error)) from error
@@ -160,9 +160,9 @@ class Expander:
                 continue
             for before in tasks_of(source):
                 if before.stage == Stage.KEY:
-                    self.drive.need_key(before, task)
+                    self.evaluation.need_key(before, task)
                 elif before.stage != Stage.DONE:
-                    self.drive.need_value(before, task)
+                    self.evaluation.need_value(before, task)
         return not task.pending and task.stage != Stage.FAILED
 
     # a workflow used as a node
@@ -193,7 +193,7 @@ class Expander:
         prefix = root.rpartition("/")[0] if inside and isinstance(outer.node and outer.node.kind, NodeDef) else root
         suffix = f"#{depth + 1}" if inside else ""
         tasks: dict[str, Task] = {}
-        acting = [id for id, node in graph.nodes.items() if self.drive.acting and acts(node.kind, self._acts)]
+        acting = [id for id, node in graph.nodes.items() if self.evaluation.acting and acts(node.kind, self._acts)]
         stack = [*(link.node for link in links), *acting]
         while stack:
             id = stack.pop()
@@ -216,7 +216,7 @@ class Expander:
             if link not in scope:
                 scope[link] = output(tasks[link.node], link.port)
         for id in acting:
-            self.drive.act(Task("", None, [("", tasks[id])], {}))
+            self.evaluation.act(Task("", None, [("", tasks[id])], {}))
 
     # a node whose body builds a graph
 
@@ -276,7 +276,7 @@ class Expander:
         for name, source in links:
             if type(source) is Const:  # as its annotation says: a member of an enum, not its value's text
                 arguments[name] = coerce(arguments[name], kind.sockets[name].type)
-        guard = guard_of(links, self.drive.alone)
+        guard = guard_of(links, self.evaluation.alone)
         if guard is not None:
             guard.enter(arguments)
         return guard, arguments
@@ -348,9 +348,9 @@ class Expander:
             if name in node.each and type(source) in (Task, Port):
                 for before in tasks_of(source):
                     if before.stage == Stage.KEY:
-                        self.drive.need_key(before, task)
+                        self.evaluation.need_key(before, task)
                     elif before.stage != Stage.DONE:
-                        self.drive.need_value(before, task)
+                        self.evaluation.need_value(before, task)
         return not task.pending and task.stage != Stage.FAILED
 
     def _wire_sources(self, task: Task, scope: dict[str, Source]) -> None:

@@ -1,4 +1,4 @@
-"""Inputs of a computation that can be changed in place: as they were before it, and as they must be after it.
+"""Checks that a node left its inputs as they were: what a computation changed in place is found and named.
 
 A node that changes an input is not always the one whose check finds it: others may have held the same value. So what
 was found changed is told as `Spoiled`, the run begins again, and everything in it is then computed on copies that

@@ -1,4 +1,4 @@
-"""Computing what a run has found ready: in place or by the runner, each key once, and told to all who want it.
+"""Starts the calls of a run that are ready, in place or on the runner, each key once, and hands on their values.
 
 The module is long because a call in place and a call by the runner begin, are guarded and end in one way, and because
 `RunContext`, what a node sees of its run, is made here.
@@ -73,7 +73,7 @@ class Cancellation:
 
 
 class Launcher(ABC):
-    """The half of a run that computes. The other half, which decides what is computed, is `drive.Drive`.
+    """The half of a run that computes. The other half, which decides what is computed, is `evaluate.Evaluation`.
 
     Args:
         store, runner: Shared with all other runs.

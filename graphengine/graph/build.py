@@ -11,10 +11,10 @@ from graphengine.declare.definition import NodeDef
 from graphengine.errors import Problem, Where, WorkflowError
 from graphengine.graph import combine, validate
 from graphengine.graph import type_inference as inference
-from graphengine.graph.changes import note_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import Link, Ref, bad_id
 from graphengine.graph.graph_hash import graph_key
+from graphengine.graph.invalidate import note_right
 from graphengine.graph.selection import link_of
 
 

@@ -1,4 +1,4 @@
-"""Keys of graphs: a hash of a graph's content, by which graphs are compared."""
+"""Hashes of graphs, by whose content they are compared."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import Problem
 from graphengine.graph import validate
-from graphengine.graph.changes import forget_types, has_other_parts, is_changed, note_all_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Link
+from graphengine.graph.invalidate import forget_types, has_other_parts, is_changed, note_all_right
 
 
 def check_changes(graph: GraphData) -> None:

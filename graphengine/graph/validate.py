@@ -1,6 +1,6 @@
 """Validation: finds all problems of a graph at once, before anything runs.
 
-The module is long because it holds all rules, each a short function; what to validate again is decided in `changes`.
+The module is long because it holds all rules, each a short function; what to validate again is decided in `invalidate`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Union
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import Socket
 from graphengine.errors import Problem, Where, WorkflowError, nearest, shorten
-from graphengine.graph.changes import forget_types, note_all_right
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Input, Link, bad_id, links_in
+from graphengine.graph.invalidate import forget_types, note_all_right
 from graphengine.graph.order import acts
 from graphengine.graph.type_inference import item_type, sources_of, type_of
 from graphengine.values.literals import fits_written

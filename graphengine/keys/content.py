@@ -1,4 +1,4 @@
-"""Hashes of data that code reads besides its inputs, such as global tables.
+"""Hashes of module-level data that code reads besides its inputs, such as global tables.
 
 Containers, arrays, tensors and the state of objects are read as Python holds them: no method, property, `__eq__`,
 `__hash__`, `__iter__` or `__repr__` of a third party's class is called, nothing is imported and no file is opened. Data

@@ -1,9 +1,9 @@
-"""What an argument of a node brings to it and what it adds to the node's key: one answer, before a run and during it.
+"""Resolves arguments: the value that a node gets, and what it adds to the node's key; the same before and in a run.
 
 What is there from the start (a literal, a declared input, a held value, the path that is a parameter's default) is
 resolved by `Resolver.given`. What comes through a link adds what `token_of` says, as soon as the node before it has its
 key; a path that comes through a link is resolved by `Resolver.linked`, once its value is there. The plan does what it
-can before a run, the drive the rest during it, by the same functions: a node has one key, wherever it is found.
+can before a run, the evaluation the rest during it, by the same functions: a node has one key, wherever it is found.
 """
 
 from __future__ import annotations

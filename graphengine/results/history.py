@@ -16,7 +16,7 @@ from graphengine.cache import Store
 from graphengine.cache.store import WORTH_WRITING
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import GraphEngineError, shorten
-from graphengine.execution.evaluate import Result
+from graphengine.execution.run import Result
 from graphengine.graph.data import GraphData, Node
 from graphengine.graph.elements import INPUTS, VALUES, Link
 from graphengine.graph.order import topological

@@ -1,4 +1,4 @@
-"""Writing a run's outputs to files: whole files only, and never over existing ones."""
+"""Places a run's files: numbered names, whole or not at all, never over others; a type's `save` decides the format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphengine.system.staging import PREFIX, hidden_folder, make_folder, sweep
 from graphengine.values.socket_types import is_named_tuple, socket_type
 
 if TYPE_CHECKING:
-    from graphengine.execution.evaluate import Result
+    from graphengine.execution.run import Result
     from graphengine.graph.data import GraphData
 
 Text = Callable[[str, Any, int | None], Mapping[str, str]]

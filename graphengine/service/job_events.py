@@ -1,4 +1,4 @@
-"""Events of jobs, with which a service calls its listeners."""
+"""Calls the listeners of a service with the events of jobs (their kinds are in `jobs/job`)."""
 
 from __future__ import annotations
 

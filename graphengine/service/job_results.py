@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from graphengine.execution.evaluate import Result
+from graphengine.execution.run import Result
 from graphengine.results.outputs import OutputWriter, remove_marked, write_outputs
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Attempt

@@ -14,8 +14,8 @@ from graphengine.declare import registry
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import Cancelled, GraphEngineError, NodeError, as_exception, text_of
 from graphengine.events import Event, Kind
-from graphengine.execution.evaluate import Result, run
 from graphengine.execution.launcher import Cancellation
+from graphengine.execution.run import Result, run
 from graphengine.graph.revalidate import check_changes
 from graphengine.planning.inputs import bind_inputs
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked

@@ -1,4 +1,4 @@
-"""Pictures from pictures."""
+"""`Im2ImPipe`: image to image."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from graphengine import (
 from graphengine.cache import DiskStore, Store
 from graphengine.declare.sockets import Doc, File
 from graphengine.errors import Problem, shorten, text_of
-from graphengine.execution.evaluate import shared_store
+from graphengine.execution.run import shared_store
 from graphengine.graph.data import Node
 from graphengine.graph.elements import Link
 from graphengine.keys import files

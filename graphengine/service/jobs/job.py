@@ -1,4 +1,4 @@
-"""Rows of the queue as data: a job, its state, its attempts, and the changes of it."""
+"""Jobs as data: a row of the queue, its state, its attempts, and the kinds of events in its life."""
 
 from __future__ import annotations
 

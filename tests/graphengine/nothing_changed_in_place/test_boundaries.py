@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 
 from graphengine import INERT, Context, File, FileError, Graph, Link, NodeError, Store, WorkflowError, each, node
-from graphengine.execution.evaluate import salt_of
+from graphengine.execution.run import salt_of
 from tests.graphengine.sample import CALLS, add, inc, same, tick, total
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from graphengine import Graph, Store, each, node
 from graphengine.events import Event, Kind, Reuse
-from graphengine.execution.drive import Drive
+from graphengine.execution.evaluate import Evaluation
 from graphengine.progress.tally import Tally, clock, pace
 
 
@@ -70,14 +70,14 @@ def test_many_nodes_at_once_are_few_lines() -> None:
 
 def test_a_run_knows_of_the_items_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
     known: list[int] = []
-    drives: list[Drive] = []
-    init = Drive.__init__
+    drives: list[Evaluation] = []
+    init = Evaluation.__init__
 
-    def noted(self: Drive, *args: object, **options: int) -> None:
+    def noted(self: Evaluation, *args: object, **options: int) -> None:
         drives.append(self)
         init(self, *args, **options)
 
-    monkeypatch.setattr(Drive, "__init__", noted)
+    monkeypatch.setattr(Evaluation, "__init__", noted)
     with Graph() as g:
         first = each([1, 2, 3, 4], one_more)
         g.output("out", each(first, one_more))

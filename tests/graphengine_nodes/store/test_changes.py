@@ -195,7 +195,7 @@ def test_tiling_in_a_graph_decodes_again_and_does_nothing_else() -> None:
         return built
 
     graph(False).run()
-    from graphengine.execution.evaluate import run
+    from graphengine.execution.run import run
 
     reuse = run(graph(True)).reuse
     assert {name: found.value for name, found in reuse.items() if found.value == "computed"}.keys() <= {
@@ -354,7 +354,7 @@ class TestOnAGpu:
                 text = std.encode_prompt(model, cases.PROMPT)
                 std.decode_latent(model, std.sample(model, text, seed=1, steps=2))
             from graphengine.cache import Store as Memory
-            from graphengine.execution.evaluate import run
+            from graphengine.execution.run import run
 
             found: std.Image = run(graph, device="cuda", store=Memory())["decode_latent"]
             return found.pixels.numpy()

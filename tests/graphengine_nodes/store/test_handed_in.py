@@ -23,7 +23,7 @@ from graphengine_nodes.weights.files import TINY
 import graphengine
 from graphengine import Graph, ModelError, WorkflowError
 from graphengine.cache import Store as Memory
-from graphengine.execution.evaluate import run
+from graphengine.execution.run import run
 from graphengine.values.socket_types import SocketType, socket_type
 from tests.graphengine_nodes import cases
 

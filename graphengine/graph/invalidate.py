@@ -1,4 +1,4 @@
-"""Decide what of a graph must be validated again, and note it."""
+"""Notes which nodes of a graph must be validated again after a change."""
 
 from __future__ import annotations
 
