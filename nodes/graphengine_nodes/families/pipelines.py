@@ -21,9 +21,11 @@ from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.repainting import Blending, Layout
+from graphengine_nodes.layouts import contents
 from graphengine_nodes.values.types import Conditioning, Model, Tensors
 from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf_tensors
 from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
@@ -119,6 +121,8 @@ class Pipelines:
 
         def read(location: Location, module: Any, dtype: torch.dtype) -> Tensors:
             full = reading.in_full(module, dtype)
+            if is_gguf(location.path):
+                return _read_gguf(component, location.path, module, dtype, full)
             tensors = reading.read_tensors(location.path, dtype, self.prefixes[component], full)
             return self.convert(component, tensors, module)
 
@@ -238,6 +242,24 @@ class Pipelines:
     def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
         """From latents [n, C, h, w] to the pipeline's own layout, and back."""
         return (lambda latents: latents), (lambda latents: latents)
+
+
+def _read_gguf(component: str, file: Path, module: Any, dtype: torch.dtype, full: frozenset[str]) -> Tensors:
+    """Read a component of a GGUF file, whose matrices stay in blocks."""
+    import torch
+
+    from graphengine_nodes.weights.quantized import lay_out
+
+    found = contents.read(files.read_header(file), files.read_metadata(file), file).component(component)
+    assert found is not None
+
+    def dtype_of(name: str) -> torch.dtype:
+        return dtype if full.isdisjoint(name.split(".")) else torch.float32
+
+    stored = read_gguf_tensors(file, found.names)
+    tensors = {name: place.read(stored[place.name]) for name, place in found.places.items()}
+    tensors = {n: t.to(dtype_of(n)) if t.is_floating_point() else t for n, t in tensors.items()}
+    return lay_out(module, tensors, dtype_of)
 
 
 def in_pixels(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,7 @@ SPELLINGS = (
         ("text_encoders.t5xxl.transformer.", "text_encoder_2.", ""),
         texts.t5_places,
     ),
+    Spelling("t5", "llama.cpp", ("enc.blk.0.attn_q.weight", "enc.output_norm.weight"), ("",), texts.llama_cpp_places),
 )
 
 UNSEEN = {

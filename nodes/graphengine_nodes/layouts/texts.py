@@ -30,6 +30,24 @@ T5 = re.compile(
     r"|0\.SelfAttention\.([qkvo]|relative_attention_bias)|1\.DenseReluDense\.(wi|wi_0|wi_1|wo))\.weight"
 )
 
+LLAMA_CPP = {
+    "token_embd": "shared",
+    "enc.output_norm": "encoder.final_layer_norm",
+}
+LLAMA_CPP_BLOCK = {
+    "attn_norm": "layer.0.layer_norm",
+    "attn_q": "layer.0.SelfAttention.q",
+    "attn_k": "layer.0.SelfAttention.k",
+    "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+    "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0",
+    "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+}
+"""T5's layers in GGUF files that llama.cpp's converter wrote."""
+
 WIDTHS = (768, 1024, 1280)
 """Widths of the published CLIPs, whose heads have 64 numbers."""
 
@@ -103,6 +121,14 @@ def t5_places(shapes: Shapes) -> Places:
     if "shared.weight" not in found and "encoder.embed_tokens.weight" in shapes:
         found["shared.weight"] = Place("encoder.embed_tokens.weight")
     return found
+
+
+def llama_cpp_places(shapes: Shapes) -> Places:
+    """Places of T5's encoder in a GGUF file that llama.cpp's converter wrote."""
+    layers = dict(LLAMA_CPP)
+    for number in range(count(shapes, "enc.blk")):
+        layers |= {f"enc.blk.{number}.{old}": f"encoder.block.{number}.{new}" for old, new in LLAMA_CPP_BLOCK.items()}
+    return {f"{new}.weight": Place(f"{old}.weight") for old, new in layers.items() if f"{old}.weight" in shapes}
 
 
 def t5_config(shapes: Shapes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +11,11 @@ from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
+from graphengine_nodes.layouts import contents
 from graphengine_nodes.values.types import ControlNet, LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
+from graphengine_nodes.weights.gguf_files import is_gguf
 from graphengine_nodes.weights.headers import Header
 
 PRECISIONS = ("float32", "float16", "bfloat16")
@@ -117,8 +119,11 @@ def opened(source: str | Path, config: str | Path | None, revision: str | None, 
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
     header = files.read_header(path)
     kind = next((f for f in families().values() if f.owns_file(header)), None)
+    kind = kind or families().get(contents.family_of(header) or "")
     if kind is None:
-        raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())})")
+        said = files.read_metadata(path).get("general.architecture")
+        named = f"; its architecture is said to be {said!r:.60}" if said else ""
+        raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())}){named}")
     return Opened(name, path, kind, _config_folder(path, config), path)
 
 
@@ -224,12 +229,13 @@ def components_in(
     kind, folder = found.kind, found.folder
     components, variants = [], set()
     header = {} if found.file is None else files.read_header(found.file)
+    held = _held_in(found.file) if found.file is not None and is_gguf(found.file) else ()
     for name in names:
         stem, starts = kind.stems[name], kind.prefixes.get(name, ())
         location = (own or {}).get(name) or Location(folder / name, variant=variant or "")
         if not location.folder.is_dir():
             raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
-        if found.file is not None and stem is not None and any(key.startswith(starts) for key in header):
+        if found.file is not None and (name in held or (stem and any(key.startswith(starts) for key in header))):
             location = Location(found.file, name, folder / name)
         elif variant is not None and stem is not None:
             variants.add(files.weight_files(location.path, stem, variant).variant)
@@ -237,6 +243,10 @@ def components_in(
     if variant is not None and variant not in variants:
         raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
     return tuple(components)
+
+
+def _held_in(file: Path) -> Collection[str]:
+    return contents.read(files.read_header(file), files.read_metadata(file), file).components
 
 
 def noted(kind: Family, name: str, location: Location) -> str:

@@ -158,7 +158,18 @@ def torchao() -> Any:
         ) from None
 
 
+def _check_not_in_blocks(module: Any, kind: str) -> None:
+    """Refuse to quantize what a GGUF file has quantized.
+
+    Raises:
+        ModelError: Its weights are in blocks.
+    """
+    if any(name.endswith(".blocks") for name, _ in module.named_parameters()):
+        raise ModelError(f"a GGUF model is quantized already, {kind} cannot be put over it: leave quantize_model out")
+
+
 def _to_int8(module: Any) -> None:
+    _check_not_in_blocks(module, "int8")
     library = torchao()
     library.quantize_(module, library.Int8WeightOnlyConfig())
 
@@ -172,6 +183,7 @@ def _to_channels_last(module: Any) -> None:
 def _to_float8(module: Any) -> None:
     import torch
 
+    _check_not_in_blocks(module, "float8")
     module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
 
 

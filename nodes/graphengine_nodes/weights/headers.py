@@ -1,5 +1,5 @@
-"""Headers of safetensors files: names, types and shapes of tensors and the texts beside them, checked before any is
-read. No torch."""
+"""Headers of safetensors and GGUF files: names, types and shapes of tensors and the texts beside them, checked before
+any is read. No torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphengine import ModelError, open_file
+from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf
 
-SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+SUFFIXES = frozenset({".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin"})
 
 LONGEST = 100_000_000
 """Bytes of a header at most, as the format defines it."""
@@ -29,7 +30,7 @@ SIZES = {
 """The types of numbers that are read, and their bytes."""
 
 Header = dict[str, dict[str, Any]]
-"""By the name of a tensor its `dtype`, its `shape` and its `data_offsets`."""
+"""By the name of a tensor its `dtype`, its `shape` and, in safetensors files, its `data_offsets`."""
 
 
 class HeaderAndMetadata(NamedTuple):
@@ -45,18 +46,20 @@ class HeaderAndMetadata(NamedTuple):
 
 
 def read_headers(file: Path) -> HeaderAndMetadata:
-    """Read the header of a safetensors file, and check that the file is whole and its tensors lie beside one another.
+    """Read the header of a safetensors or GGUF file, and check that the file is whole.
 
     Raises:
         ModelError: It is missing, cut short, damaged or no safetensors file, or holds numbers of a type that is not
             read.
     """
-    if file.suffix in SUFFIXES and file.suffix != ".safetensors":
+    if file.suffix in SUFFIXES and file.suffix not in (".safetensors", ".gguf"):
         raise ModelError(
             f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
         )
-    if file.suffix == ".gguf":
-        raise ModelError(f"{file} is a GGUF file, which is not read; take safetensors in full or half precision or fp8")
+    if is_gguf(file):
+        stored, said = read_gguf(file)
+        shapes = {name: {"dtype": tensor.kind, "shape": list(tensor.shape)} for name, tensor in stored.items()}
+        return HeaderAndMetadata(shapes, {name: value for name, value in said.items() if isinstance(value, str)})
     try:
         with open_file(file) as handle:
             size = os.fstat(handle.fileno()).st_size

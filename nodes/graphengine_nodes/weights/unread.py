@@ -40,6 +40,7 @@ UNREAD = {
         "the decoder of T5: only the encoder reads prompts",
         "whole T5 models",
     ),
+    r"^dec\.(blk\.|output_norm\.)|^output\.weight$": ("the decoder of T5", "whole T5 models as GGUF"),
     r"(^|\.)(encoder\.embed_tokens|shared)\.weight$": (
         "the embeddings of T5, which stand there twice",
         "T5 as ComfyUI and older versions of transformers write it",

@@ -117,11 +117,6 @@ def test_other_small_formats_are_refused_by_name(tmp_path: Path, case: str) -> N
         latent(std.load_model(tmp_path / "other.safetensors", config=TINY / "model"))
 
 
-def test_a_gguf_file_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(ModelError, match=r"model\.gguf is a GGUF file, which is not read; take safetensors"):
-        std.load_model(tmp_path / "model.gguf")
-
 
 # --- LoRAs ------------------------------------------------------------------------------------------------------------
 
