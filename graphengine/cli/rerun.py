@@ -27,6 +27,10 @@ def command(
     search: Annotated[
         list[Path] | None, typer.Option("--search", metavar="FOLDER", help="Look here for files that it was made from.")
     ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="For pictures of other tools: give an input another value."),
+    ] = None,
     json: Json = False,
     no_cache: NoCache = False,
     packs: Packs = None,
@@ -37,13 +41,24 @@ def command(
 
     Files that it was made from are known by their content: they are looked for in the picture's folder, in the
     current one and in those given with --search.
-    """
-    from graphengine.results.record import graph_of, locate, read
 
-    record = read(picture)
+    A picture of the WebUI, which has settings but no record, is made again as far as nodes exist; what is not taken
+    over is said. Models and LoRAs are looked for by their names in the same folders.
+    """
+    from graphengine.provenance.describe import CHUNK, PARAMETERS
+    from graphengine.results.record import graph_of, locate, record_in, texts_of
+
+    texts, folders = texts_of(picture), [picture.absolute().parent, Path.cwd(), *(search or ())]
+    if CHUNK not in texts and PARAMETERS in texts:
+        load_packs(packs)
+        _from_settings(texts[PARAMETERS], picture, folders, set, out, no_cache, device, json)
+        return
+    record = record_in(texts, picture)
+    if set:
+        raise WorkflowError("a picture with its record is made again as it was; run its workflow for other values")
     _threads_as_then(record)
     load_packs(packs)
-    files, missing = locate(record["files"], [picture.absolute().parent, Path.cwd(), *(search or ())])
+    files, missing = locate(record["files"], folders)
     if missing:
         raise FileError("\n".join(f"{sentence}; name its folder with --search" for sentence in missing))
     graph, inputs = graph_of(record, files)
@@ -127,6 +142,48 @@ def _make(
         lossy = "" if picture.suffix.lower() == ".png" else "; JPEG and WebP (below quality 100) keep them only roughly"
         print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, files)}{lossy}")
     return {"kind": "rerun", "files": [str(file) for file in files], "same_pixels": same, "differs": differs}
+
+
+def _from_settings(
+    text: str,
+    picture: Path,
+    folders: list[Path],
+    sets: list[str] | None,
+    out: Path,
+    no_cache: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Make a picture from the settings that another tool has written into it, as far as a pack reads them."""
+    from graphengine.cli.execute import Session, print_drawn
+    from graphengine.cli.values import bind_sets
+    from graphengine.declare.registry import modules
+    from graphengine.pack import pack_of
+    from graphengine.results.outputs import OutputWriter, check_folder, write_outputs
+    from graphengine.results.record import find_named
+
+    reader = next((pack.from_parameters for pack in map(pack_of, modules()) if pack.from_parameters), None)
+    if reader is None:
+        raise FileError(f"{picture} does not carry how it was made, and no pack here reads other tools' settings")
+    graph, left_out = reader(text, lambda name, suffixes, fits: find_named(name, suffixes, fits, folders))
+    inputs = bind_sets(graph, sets)
+    if not as_json:
+        for sentence in left_out:
+            print(f"left out: {sentence}", file=sys.stderr)
+    print_drawn(inputs)
+    check_folder(out, graph)
+    writer = OutputWriter(out, picture.stem)
+    with Session(graph, no_cache) as session:
+        result = session.run(graph, inputs, device=device, progress=not as_json)
+    write_outputs(graph, inputs, result, writer, show=lambda line: None if as_json else print(line))
+    same = compare(picture, writer.files)
+    if as_json:
+        import json
+
+        facts = {"files": [str(file) for file in writer.files], "same_pixels": same, "left_out": left_out}
+        print(json.dumps({"kind": "rerun", **facts, "drawn": dict(inputs.drawn)}))
+    else:
+        print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, writer.files)}")
 
 
 def _file_stem(record: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from graphengine.errors import FileError, GraphEngineError
 from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS
 from graphengine.keys.files import fingerprint
-from graphengine.provenance.describe import CHUNK, EXIF, FORMAT, MAKER_NOTE, Position
+from graphengine.provenance.describe import CHUNK, EXIF, FORMAT, MAKER_NOTE, PARAMETERS, Position
 from graphengine.system.opening import entries_of, open_file
 from graphengine.warning_filters import warnings_as
 
@@ -55,6 +56,26 @@ def read(picture: Path) -> dict[str, Any]:
     Raises:
         FileError: It is no picture, or has no record that can be read.
     """
+    return record_in(texts_of(picture), picture)
+
+
+def record_in(texts: Mapping[str, str], picture: Path) -> dict[str, Any]:
+    """The record among the texts of a picture.
+
+    Raises:
+        FileError: There is none, or it is damaged.
+    """
+    if CHUNK not in texts:
+        raise FileError(f"{picture} does not carry how it was made (it has no text called {CHUNK})")
+    return parse(texts[CHUNK], str(picture))
+
+
+def texts_of(picture: Path) -> dict[str, str]:
+    """The texts in a picture that say how it was made: its record, and the settings that other tools write, by name.
+
+    Raises:
+        FileError: It is no picture, or is cut short.
+    """
     import PIL
     import PIL.Image
 
@@ -63,8 +84,9 @@ def read(picture: Path) -> dict[str, Any]:
             with warnings_as("error", PIL.Image.DecompressionBombWarning):
                 image = PIL.Image.open(file)  # reads only the header
             with image:
-                text = image.info.get(CHUNK) or _note(image).get(CHUNK)
-                if isinstance(text, str):
+                found: dict[str, Any] = _exif_texts(image) | {str(name): value for name, value in image.info.items()}
+                texts = {name: found[name] for name in (CHUNK, PARAMETERS) if isinstance(found.get(name), str)}
+                if CHUNK in texts:
                     image.load()  # refuses a truncated picture, which could not be compared with the new one
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
         raise FileError(f"{picture} would unpack to more pixels than a picture of ours can have") from None
@@ -72,20 +94,27 @@ def read(picture: Path) -> dict[str, Any]:
         raise FileError(f"{picture} is no picture") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise FileError(f"{picture} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(text, str):
-        raise FileError(f"{picture} does not carry how it was made (it has no text called {CHUNK})")
-    return parse(text, str(picture))
+    return texts
 
 
-def _note(image: PIL.Image.Image) -> dict[str, Any]:
-    """The texts of a picture without text chunks (JPEG, WebP): JSON in the MakerNote of its EXIF data."""
-    note = image.getexif().get_ifd(EXIF).get(MAKER_NOTE)
-    if not isinstance(note, bytes):
-        return {}
-    with contextlib.suppress(ValueError):
-        texts = json.loads(note)
-        return texts if isinstance(texts, dict) else {}
-    return {}
+def _exif_texts(image: PIL.Image.Image) -> dict[str, Any]:
+    """The texts of a picture without text chunks (JPEG, WebP), in its EXIF data: JSON in the MakerNote, and the
+    settings of other tools as UserComment."""
+    entries = image.getexif().get_ifd(EXIF)
+    found: dict[str, Any] = {}
+    comment, note = entries.get(USER_COMMENT), entries.get(MAKER_NOTE)
+    if isinstance(comment, bytes) and (encoding := _ENCODINGS.get(comment[:8])):
+        found[PARAMETERS] = comment[8:].decode(encoding, "replace")
+    if isinstance(note, bytes):
+        with contextlib.suppress(ValueError, RecursionError):
+            texts = json.loads(note)
+            found |= texts if isinstance(texts, dict) else {}
+    return found
+
+
+USER_COMMENT = 0x9286
+"""The EXIF tag in which other tools write the settings."""
+_ENCODINGS = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16-be"}
 
 
 def parse(text: str, name: str) -> dict[str, Any]:
@@ -246,3 +275,21 @@ def _candidates(name: str, size: Any, folders: list[Path]) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 if entry.name == name if size is None else entry.is_file() and entry.stat().st_size == size:
                     yield Path(entry.path)
+
+
+def find_named(
+    name: str, suffixes: Iterable[str], fits: Callable[[Path], bool], folders: Iterable[Path]
+) -> Path | None:
+    """The first file in some folders, with their subfolders, that has a name before one of some suffixes, and fits."""
+    known, count = frozenset(suffixes), 0
+    for folder in folders:
+        for entry in entries_of(folder, all=False):
+            count += 1
+            if count > MOST_FILES:
+                return None
+            stem, suffix = os.path.splitext(entry.name)
+            if stem == name and suffix.lower() in known:
+                with contextlib.suppress(GraphEngineError, OSError):
+                    if fits(Path(entry.path)):
+                        return Path(entry.path)
+    return None

@@ -105,6 +105,13 @@ def _parameters(step: Any, value: Any) -> str | None:
     return settings(step, value)
 
 
+def _from_parameters(text: str, find: Any) -> Any:
+    """The graph of the settings in a picture of the WebUI, and what it leaves out."""
+    from graphengine_nodes.nodes.webui import graph_of_parameters
+
+    return graph_of_parameters(text, find)
+
+
 def _devices() -> list[str]:
     """Every GPU, else the processor."""
     import torch
@@ -165,6 +172,7 @@ __pack__ = Pack(
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     ),
     parameters=_parameters,
+    from_parameters=_from_parameters,
     held=_held,
     free=_free,
     spare=_spare,

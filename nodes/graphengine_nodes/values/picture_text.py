@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
@@ -74,9 +76,36 @@ def short_name(source: str) -> str:
 
 def _quoted(value: str) -> str:
     """Quote values with commas, colons or line breaks, as JSON."""
-    import json
-
     return json.dumps(value, ensure_ascii=False) if any(c in value for c in ',:\n"') else value
+
+
+_PAIR = re.compile(r'\s*([\w][\w \-/+.()]*?):\s*("(?:\\.|[^"\\])*"|\{[^{}]*\}|[^,]*)\s*(?:,|$)')
+"""A name with its value, which may be quoted, or an object in JSON."""
+
+
+def read_parameters(text: str) -> tuple[str, str, dict[str, str]]:
+    """Read a text that `parameters`, or the WebUI, has written.
+
+    Returns:
+        The prompt, the negative prompt (empty where there is none), and the settings by name.
+    """
+    lines = text.strip().split("\n")
+    facts: dict[str, str] = {}
+    if re.match(r"\s*Steps: *\d", lines[-1]):
+        for name, value in _PAIR.findall(lines.pop()):
+            facts[name] = _unquoted(value.strip())
+    start = next((n for n, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt:")
+    return "\n".join(lines[:start]).strip(), negative.strip(), facts
+
+
+def _unquoted(value: str) -> str:
+    if value.startswith('"'):
+        try:
+            return str(json.loads(value))
+        except ValueError:
+            return value.strip('"')
+    return value
 
 
 # --- EXIF, where a JPEG or a WebP keeps texts -------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""Graphs made of the settings that the WebUI writes into its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import graphengine_nodes as std
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+from graphengine_nodes.nodes.webui import graph_of_parameters
+from graphengine_nodes.testing.sd import single_file
+from graphengine_nodes.values.picture_text import exif_with_comment, parameters, read_parameters
+from graphengine_nodes.weights.files import TINY
+
+from graphengine.results.record import find_named, texts_of
+from tests.graphengine.cli.conftest import Run, cli  # noqa: F401
+
+WEBUI = """\
+a (red:1.3) circle, on a blue background <lora:blue print:0.5>
+second line
+Negative prompt: blurry, (text)
+and more
+Steps: 4, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3.5, Seed: 965400086, Size: 64x72, \
+Model hash: {digest}, Model: my.model, Clip skip: 2, Lora hashes: "blue print: 0123456789ab", \
+Hires upscale: 2, ADetailer prompt: "a, b: \\"c\\"", Version: v1.10.1, Hashes: {{"model": "1", "lora:x": "2"}}"""
+
+
+def graph_of(text: str, folder: Path) -> Any:
+    return graph_of_parameters(text, lambda name, suffixes, fits: find_named(name, suffixes, fits, [folder]))
+
+
+def checkpoint(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = single_file(folder / "my.model.safetensors")
+    shutil.copytree(TINY / "model", file.with_suffix(""))  # configurations and tokenizer
+    shutil.copy(TINY / "lora" / "blueprint.safetensors", folder / "blue print.safetensors")
+    return file
+
+
+def picture_with(text: str, file: Path) -> Path:
+    info = PIL.PngImagePlugin.PngInfo()
+    info.add_text("parameters", text)
+    PIL.Image.new("RGB", (64, 72)).save(file, pnginfo=info)
+    return file
+
+
+def test_what_the_webui_writes_is_read() -> None:
+    prompt, negative, facts = read_parameters(WEBUI.format(digest="0123456789"))
+    assert prompt == "a (red:1.3) circle, on a blue background <lora:blue print:0.5>\nsecond line"
+    assert negative == "blurry, (text)\nand more"
+    assert facts["Sampler"] == "DPM++ 2M"
+    assert facts["Size"] == "64x72"
+    assert facts["Lora hashes"] == "blue print: 0123456789ab"
+    assert facts["ADetailer prompt"] == 'a, b: "c"'
+    assert facts["Version"] == "v1.10.1"
+    assert facts["Hashes"] == '{"model": "1", "lora:x": "2"}'
+
+
+@pytest.mark.parametrize("prompt", ["a, b: c", "two\nlines", ""])
+def test_what_is_written_here_is_read_back(prompt: str) -> None:
+    facts: dict[str, Any] = {"steps": 3, "sampler": "Euler a", "seed": 7, "model": "a: b", "width": 8, "height": 9}
+    found = read_parameters(parameters(prompt=prompt, negative_prompt="x, y", **facts))
+    assert found[:2] == (prompt, "x, y")
+    assert found[2] == {"Steps": "3", "Sampler": "Euler a", "Seed": "7", "Size": "8x9", "Model": "a: b"}
+
+
+def test_the_graph_is_that_of_the_settings(tmp_path: Path) -> None:
+    file = checkpoint(tmp_path / "models")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
+    graph, left_out = graph_of(WEBUI.format(digest=digest), tmp_path)
+    model = std.apply_lora(std.load_model(file), std.load_lora(tmp_path / "models" / "blue print.safetensors"), 0.5)
+    texts = "a (red:1.3) circle, on a blue background \nsecond line", "blurry, (text)\nand more"
+    both = std.encode_weighted(model, *texts, clip_skip=1)
+    expected = std.decode_latent(model, std.sample(
+        model, both.positive, negative=both.negative, seed=965400086, steps=4, guidance_scale=3.5,
+        scheduler="DPM++ 2M Karras", width=64, height=72,
+    ))  # fmt: skip
+    assert np.array_equal(np.asarray(graph()), np.asarray(expected))
+    assert left_out == [
+        "Hires upscale: 2 is not taken over",
+        'ADetailer prompt: a, b: "c" is not taken over',
+        "the WebUI drew its noise on a GPU, which gives other noise for the same seed",
+    ]
+
+
+def test_a_file_of_another_hash_is_not_taken(tmp_path: Path) -> None:
+    checkpoint(tmp_path)
+    graph, _ = graph_of(WEBUI.format(digest="0123456789"), tmp_path)
+    assert graph.inputs["model"].required
+    assert "my.model (hash 0123456789)" in graph.inputs["model"].help
+    assert not graph.inputs["lora_1"].required
+
+
+@pytest.mark.parametrize(
+    ("line", "scheduler", "sentence"),
+    [
+        ("Sampler: Euler a", "Euler a", None),
+        ("Sampler: DPM++ 2M Karras", "DPM++ 2M Karras", None),  # before version 1.9
+        ("Sampler: DPM++ 2M, Schedule type: Automatic", "DPM++ 2M Karras", None),
+        ("Sampler: Euler, Schedule type: Automatic", "Euler", None),
+        ("Sampler: DDIM, Schedule type: Uniform", "DDIM", None),
+        ("Sampler: Euler, Schedule type: KL Optimal", "Euler", "the schedule type KL Optimal is not known"),
+        ("Sampler: Restart", None, "the sampler Restart is not known; the model's own is taken"),
+        ("Sampler: DPMSolverMultistep", "DPMSolverMultistepScheduler", None),
+        ("Sampler: Euler, CFG scale: much", "Euler", "CFG scale much is no number"),
+        ("Sampler: Euler, Denoising strength: 0.5", "Euler", "the picture that it began with is not in the file"),
+        ("Sampler: Euler, VAE: nice", "Euler", "VAE: nice is not taken over"),
+    ],
+)
+def test_samplers_and_what_is_left_out(tmp_path: Path, line: str, scheduler: str | None, sentence: str | None) -> None:
+    graph, left_out = graph_of(f"x\nSteps: 2, {line}, Model: tiny", tmp_path)
+    assert graph.inputs["scheduler"].default == scheduler
+    assert graph.problems() == []
+    if sentence is None:
+        assert left_out == []
+    else:
+        (told,) = left_out
+        assert sentence in told
+
+
+def test_a_picture_of_the_webui_is_made_again(cli: Run, tmp_path: Path) -> None:  # noqa: F811
+    text = "a red circle <hypernet:h:1>\nNegative prompt: x\nSteps: 1, Sampler: Euler, Seed: 3, Size: 64x72"
+    picture = picture_with(f"{text}, Model: tiny", tmp_path / "webui.png")
+    done = cli("rerun", picture)
+    assert done.code == 0, done.err
+    assert "left out: <hypernet:h:1> is no LoRA and is left out\n" in done.err
+    assert "the pixels are not the same: they differ by up to" in done.out
+    made = tmp_path / done.out.split()[0]
+    settings = PIL.Image.open(made).info["parameters"]
+    assert settings.startswith("a red circle\nNegative prompt: x\nSteps: 1, Sampler: Euler, ")
+    refused = cli("rerun", made, "--set", "seed=4")  # the new one has a record
+    assert refused.code == 2
+    assert "made again as it was" in refused.err
+    other = cli("rerun", picture, "--set", "seed=-1", "--set", "prompt=a house", "--json")
+    told = json.loads(other.out.splitlines()[-1])
+    assert told["left_out"] == ["<hypernet:h:1> is no LoRA and is left out"]
+    text = PIL.Image.open(tmp_path / told["files"][0]).info["parameters"]
+    assert text.startswith("a house\n")
+    assert f"Seed: {told['drawn']['seed']}" in text
+
+
+def test_a_model_that_is_not_found_is_named(cli: Run, tmp_path: Path) -> None:  # noqa: F811
+    picture = picture_with("x\nSteps: 1, Model hash: 0123456789, Model: dream", tmp_path / "webui.png")
+    done = cli("rerun", picture)
+    assert done.code == 2
+    assert "needs the input model" in done.err
+    assert "dream (hash 0123456789), of which no file is found" in done.err
+
+
+@pytest.mark.parametrize("text", ["a circle\nSteps: 1", "ein großer Kreis ☃\nSteps: 1"])
+def test_settings_of_jpegs_are_found(tmp_path: Path, text: str) -> None:
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg", exif=exif_with_comment(text))
+    assert texts_of(tmp_path / "x.jpg") == {"parameters": text}
