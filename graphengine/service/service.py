@@ -78,6 +78,9 @@ class Service:
             service.wait(job)
             service.outputs(job)
 
+    The block ends when the running jobs have; left by an error or Ctrl-C it does not wait, and they are begun again by
+    the next service of the queue.
+
     Args:
         queue: The queue, or its file.
         backend: The backend, which is closed with the service; or a function that makes it when this service begins to
@@ -134,8 +137,8 @@ class Service:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(finish=kind is None)  # an error or Ctrl-C does not wait for jobs; they are in the queue
 
     def start(self) -> None:
         """Begin to run jobs, as soon as no other service does; returns when it is known whether another does."""

@@ -28,6 +28,7 @@ from graphengine.service.retry import SERVICES, SUSPECT
 from graphengine.service.service import Service
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
+from graphengine.service.workers.process import LocalWorker
 from graphengine.testing import FakeWorker
 from tests.graphengine.sample import until
 from tests.graphengine.service.conftest import LOST, PACK, RAY, Runners
@@ -393,6 +394,22 @@ def test_what_is_no_job_is_told_when_it_is_submitted(tmp_path: Path, given: dict
     with pytest.raises(WorkflowError, match=what):
         submit(queue, **{"graph": of("double"), "inputs": {"x": 1}, **given})
     assert sum(queue.counts().values()) == 0
+
+
+def test_who_leaves_by_an_error_waits_for_no_job(tmp_path: Path) -> None:
+    queue = Queue(tmp_path / "q.sqlite")
+    runner = WorkerRunner([LocalWorker("w", "cuda:99", threads=1, packs=(str(PACK),))], on_warning=lambda _: None)
+    jobs: list[int] = []
+
+    def leave() -> None:
+        with Service(queue, runner) as service:
+            jobs.append(service.submit(of("double"), {"x": 1}))
+            until(lambda: queue.get(jobs[0]).state is State.RUNNING)  # no worker will ever take it
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        leave()
+    assert queue.get(jobs[0]).state is State.QUEUED
 
 
 def test_stopping_waits_until_all_is_told(tmp_path: Path) -> None:
