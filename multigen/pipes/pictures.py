@@ -118,10 +118,10 @@ def _images(value: Any) -> list[Image]:
     import PIL.Image
     import PIL.ImageOps
     import torch
-    from graphengine_nodes.nodes.images import from_pil, open_picture
+    from graphengine_nodes.nodes.images import from_pil, read_image
 
     if isinstance(value, str | os.PathLike):
-        return [from_pil(open_picture(Path(value).expanduser()))]
+        return [read_image(Path(value).expanduser())]
     if isinstance(value, PIL.Image.Image):
         return [from_pil(PIL.ImageOps.exif_transpose(value))]
     if isinstance(value, list | tuple):

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from graphengine import INERT, Context, Doc, File, FileError, NotRegular, Outside, Range, node, open_file, warnings_as
+from graphengine import INERT, Context, Doc, File, Range, node
 from graphengine_nodes.values.picture_files import Format, save_pictures
+from graphengine_nodes.values.picture_reading import Deep, open_picture
 from graphengine_nodes.values.types import Image
 
 if TYPE_CHECKING:
@@ -23,43 +24,27 @@ Pixels = Annotated[int, Range(1, MOST, 1)]
 
 @node(version=1)
 def load_image(path: Annotated[str | Path, File("image")]) -> Image:
-    """Read a picture as RGB: rotated as its EXIF says, transparent parts over white, 16 bits kept.
+    """Read a picture as RGB in sRGB: rotated as its EXIF says, by its colour profile, transparent parts over white.
+
+    16 bits of grey and colour (PNG, TIFF) are kept, and floats in 0..1 (TIFF).
 
     Raises:
-        FileError: It is no picture, cut short, or so large that unpacking it would fill the memory.
+        FileError: It is no picture, cut short, or so large that unpacking it would fill the memory; its numbers are
+            such that white is not known: integers of 12 or 32 bits, signed ones, floats beyond 0..1.
     """
-    return from_pil(open_picture(Path(path)))
+    return read_image(Path(path))
 
 
-def open_picture(path: Path) -> PIL.Image.Image:
-    """Open a picture with PIL, rotated upright and read into memory.
+def read_image(path: Path) -> Image:
+    """Read a picture file; transparent parts lie over white.
 
     Raises:
-        FileError: It is no picture, cut short, or too large.
+        FileError: As `load_image`.
     """
-    import PIL.Image
-    import PIL.ImageOps
+    import torch
 
-    if path.is_dir():
-        raise FileError(f"{path} is a folder; give one of the pictures in it")
-    try:
-        with open_file(path) as file:
-            with warnings_as("error", PIL.Image.DecompressionBombWarning):
-                picture = PIL.Image.open(file)  # reads no more than the size
-            with picture:
-                picture.load()
-                return PIL.ImageOps.exif_transpose(picture)
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
-        limit = f"{PIL.Image.MAX_IMAGE_PIXELS or 0:,}"
-        raise FileError(f"{path} would unpack to more than {limit} pixels; make it smaller first") from None
-    except PIL.UnidentifiedImageError:
-        raise FileError(f"{path} is no picture that can be read; PNG, JPEG, WebP, TIFF, BMP and GIF can be") from None
-    except FileNotFoundError:
-        raise FileError(f"there is no file {path}") from None
-    except (NotRegular, Outside) as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise FileError(f"{path} is damaged or cut short ({error})") from None
+    found = open_picture(path)
+    return Image(torch.from_numpy(found.over(1.0)[None])) if isinstance(found, Deep) else from_pil(found)
 
 
 def from_pil(*pictures: PIL.Image.Image) -> Image:
@@ -78,8 +63,10 @@ def _rgb(picture: PIL.Image.Image) -> Any:
     if picture.mode.startswith("I") or picture.mode == "F":
         # 16 bits and more: PIL would cut them off at 255.
         array = np.asarray(picture).astype(np.float32)
-        array = array if picture.mode == "F" and array.max(initial=0) <= 1 else array / 65535.0
-        return np.repeat(array.clip(0, 1)[..., None], 3, axis=2)
+        most = 1 if picture.mode == "F" else 65535
+        if not (array.min(initial=0) >= 0 and array.max(initial=0) <= most):
+            raise ValueError(f"a picture of PIL's mode {picture.mode} has numbers from 0 to {most}; scale them")
+        return np.repeat((array / np.float32(most))[..., None], 3, axis=2)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = PIL.Image.new("RGBA", picture.size, "white")

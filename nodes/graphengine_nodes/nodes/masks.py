@@ -44,16 +44,23 @@ def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = Fal
     import PIL.Image
     import torch
 
-    from graphengine_nodes.nodes.images import from_pil, open_picture
+    from graphengine_nodes.nodes.images import from_pil
+    from graphengine_nodes.values.picture_reading import Deep, open_picture
 
     picture = open_picture(Path(path))
+    if isinstance(picture, Deep):
+        if not from_alpha:
+            return mask_from_image(Image(torch.from_numpy(picture.over(0.0)[None])))
+        if picture.alpha is None:
+            raise FileError(_no_alpha(path))
+        return Mask(1.0 - torch.from_numpy(picture.alpha)[None])
     if not from_alpha:
         if picture.has_transparency_data:
             layer = picture.convert("RGBA")
             picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", layer.size, "black"), layer)
         return mask_from_image(from_pil(picture))
     if not picture.has_transparency_data:
-        raise FileError(f"{path} has no transparency; make the mask from its brightness (from_alpha: false)")
+        raise FileError(_no_alpha(path))
     alpha = np.asarray(picture.convert("RGBA"))[..., 3].astype(np.float32) / 255.0
     return Mask(1.0 - torch.from_numpy(alpha)[None])
 
@@ -72,6 +79,10 @@ def mask_from_difference(
     if original.size != painted.size:
         raise ValueError(f"sizes differ: original {original.size}, painted {painted.size}; resize one of them")
     return Mask(((original.pixels - painted.pixels).abs() > threshold).any(dim=-1).float())
+
+
+def _no_alpha(path: str | Path) -> str:
+    return f"{path} has no transparency; make the mask from its brightness (from_alpha: false)"
 
 
 @node(version=1)
