@@ -31,6 +31,7 @@ from graphengine_nodes.values.types import (
     RandomState,
     Tensors,
     TextEncoder,
+    Turn,
 )
 
 if TYPE_CHECKING:
@@ -108,18 +109,49 @@ def _decode_latent(data: bytes) -> Latent:
 
 
 def _encode_conditioning(value: Conditioning) -> bytes:
-    tensors = {f"fallback.{name}": tensor for name, tensor in value.fallback.items()}
-    tensors["embeds"] = value.embeds
-    if value.pooled is not None:
-        tensors["pooled"] = value.pooled
+    tensors, facts = _conditioning_parts(value)
     # safetensors refuses two names for one piece of memory, which the absent prompt has.
-    return pack({name: tensor.clone() for name, tensor in tensors.items()}, family=value.family, absent=value.absent)
+    return pack({name: tensor.clone() for name, tensor in tensors.items()}, **facts)
+
+
+def _conditioning_parts(value: Conditioning) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a conditioning by names with points, and its facts."""
+    tensors = {f"fallback.{name}": tensor for name, tensor in value.fallback.items()}
+    tensors |= _encoded(value)
+    facts: dict[str, Any] = {"family": value.family, "absent": value.absent}
+    if value.schedule:
+        facts["schedule"] = [(turn.until, turn.until_step, turn.cycle) for turn in value.schedule]
+        for index, turn in enumerate(value.schedule):
+            tensors |= {f"schedule.{index}.{name}": tensor for name, tensor in _encoded(turn).items()}
+    for index, (weight, part) in enumerate(value.joined):
+        found, told = _conditioning_parts(part)
+        facts.setdefault("joined", []).append((weight, told))
+        tensors |= {f"joined.{index}.{name}": tensor for name, tensor in found.items()}
+    return tensors, facts
+
+
+def _encoded(value: Conditioning | Turn) -> Tensors:
+    return {"embeds": value.embeds} | ({} if value.pooled is None else {"pooled": value.pooled})
 
 
 def _decode_conditioning(data: bytes) -> Conditioning:
-    tensors, facts = unpack(data)
-    fallback = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith("fallback.")}
-    return Conditioning(tensors["embeds"], pooled=tensors.get("pooled"), fallback=fallback, **facts)
+    return _conditioning_of(*unpack(data))
+
+
+def _conditioning_of(tensors: Tensors, facts: dict[str, Any]) -> Conditioning:
+    def below(start: str) -> Tensors:
+        return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+    turns = tuple(
+        Turn(tensors[f"schedule.{index}.embeds"], tensors.get(f"schedule.{index}.pooled"), until, step, (turn, period))
+        for index, (until, step, (turn, period)) in enumerate(facts.pop("schedule", ()))
+    )
+    joined = tuple(
+        (weight, _conditioning_of(below(f"joined.{index}."), told))
+        for index, (weight, told) in enumerate(facts.pop("joined", ()))
+    )
+    given: dict[str, Any] = {"pooled": tensors.get("pooled"), "fallback": below("fallback.")}
+    return Conditioning(tensors["embeds"], schedule=turns, joined=joined, **given, **facts)
 
 
 def _encode_control(value: Control) -> bytes:
@@ -272,7 +304,7 @@ for _kind in (
         "Conditioning",
         encode=_encode_conditioning,
         decode=_decode_conditioning,
-        size=lambda value: _size(value.embeds, value.pooled, *value.fallback.values()),
+        size=lambda value: _size(*_conditioning_parts(value)[0].values()),
         view=lambda value: View(
             text=f"{'the absent prompt' if value.absent else 'a prompt'} as {value.family} encodes it, "
             f"{value.embeds.shape[1]} tokens of {value.embeds.shape[2]}"

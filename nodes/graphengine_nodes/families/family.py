@@ -154,6 +154,20 @@ class Sampled(NamedTuple):
     random: tuple[RandomState, ...] = ()
 
 
+class Words(NamedTuple):
+    """A prompt as text.
+
+    Attributes:
+        text: None is the absent prompt.
+        second: For a second text encoder; by default the text itself.
+        negative: It is a negative prompt.
+    """
+
+    text: str | None
+    second: str | None = None
+    negative: bool = False
+
+
 class Components(Protocol):
     """Opens the components of models: the store of weights, as families see it."""
 
@@ -250,18 +264,9 @@ class Family(Protocol):
         """
 
     def encode_weighted(
-        self,
-        store: Components,
-        model: Model,
-        prompts: tuple[str, str | None],
-        clip_skip: int,
-        device: str,
-        prompts_2: tuple[str | None, str | None] = (None, None),
-    ) -> tuple[Conditioning, Conditioning]:
-        """Encode a prompt and a negative one, of any length, with weights; see the node.
-
-        Args:
-            prompts_2: For a second text encoder, by default the prompts themselves.
+        self, store: Components, model: Model, prompts: Sequence[Words], clip_skip: int, device: str
+    ) -> list[Conditioning]:
+        """Encode prompts of any length with weights, to one length; see the node.
 
         Raises:
             ValueError: The family knows no weights.

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
-from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step
+from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.repainting import Blending, Layout
+from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.values.types import Conditioning, Model, Tensors
 from graphengine_nodes.weights import files, reading
@@ -145,14 +146,8 @@ class Pipelines:
         return False
 
     def encode_weighted(
-        self,
-        store: Components,
-        model: Model,
-        prompts: tuple[str, str | None],
-        clip_skip: int,
-        device: str,
-        prompts_2: tuple[str | None, str | None] = (None, None),
-    ) -> tuple[Conditioning, Conditioning]:
+        self, store: Components, model: Model, prompts: Sequence[Words], clip_skip: int, device: str
+    ) -> list[Conditioning]:
         """See `Family`."""
         raise ValueError(f"{model.source}, {self.name}, takes no weights in prompts; use encode_prompt, without them")
 
@@ -324,6 +319,11 @@ def sample_with(
         if name not in ("self", "args", "kwargs")
         and (parameter.default is parameter.empty or parameter.default is None)
     }
+    steering = None
+    if steered(request):
+        embeds = call["prompt_embeds"]
+        steering = Steering(request, lambda now: family.prompts(now, str(embeds.device), embeds.dtype))
+        components = steering.over(family.denoiser, components)
     pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
     # Constructors correct outdated configurations of the model's scheduler, and only of that one.
     chosen = {**of_name, **(options.scheduler_options or {})}
@@ -333,6 +333,8 @@ def sample_with(
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)
+    if steering is not None:
+        steering.watch(pipeline)
     blending = None
     if request.repaint is not None:
         blending = Blending(pipeline, request.repaint, call["generator"], len(request.seeds), pack, unpack)

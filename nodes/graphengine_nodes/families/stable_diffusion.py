@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.families.family import Components, Factors, SampleRequest
+from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
@@ -99,17 +99,11 @@ class StableDiffusion(UNetFamily):
         return Conditioning(embeds, self.name, prompt is None, fallback={"embeds": absent})
 
     def encode_weighted(
-        self,
-        store: Components,
-        model: Model,
-        prompts: tuple[str, str | None],
-        clip_skip: int,
-        device: str,
-        prompts_2: tuple[str | None, str | None] = (None, None),
-    ) -> tuple[Conditioning, Conditioning]:
+        self, store: Components, model: Model, prompts: Sequence[Words], clip_skip: int, device: str
+    ) -> list[Conditioning]:
         import torch
 
-        if any(text is not None for text in prompts_2):
+        if any(words.second is not None for words in prompts):
             raise ValueError(f"{model.source} has one text encoder; leave prompt_2 and negative_prompt_2 out")
         with (
             store.component(model, "tokenizer", "cpu") as tokenizer,
@@ -118,17 +112,17 @@ class StableDiffusion(UNetFamily):
             torch.no_grad(),
         ):
             read = functools.cache(lambda chunk: _read(encoder, [chunk.ids], [chunk.mask], clip_skip, device))
-            rows = chunks([text or "" for text in (*prompts, None)], tokenizer.tokenizer)
+            rows = chunks([*(words.text or "" for words in prompts), ""], tokenizer.tokenizer)
             embeds = [
                 scaled(torch.cat([read(chunk) for chunk in row], dim=1), [w for chunk in row for w in chunk.weights])
                 for row in rows
             ]
-        positive, negative, absent = (tensor.cpu() for tensor in embeds)
+        *found, absent = (tensor.cpu() for tensor in embeds)
         fallback = {"embeds": absent}
-        return (
-            Conditioning(positive, self.name, fallback=fallback),
-            Conditioning(negative, self.name, prompts[1] is None, fallback=fallback),
-        )
+        return [
+            Conditioning(tensor, self.name, words.text is None, fallback=fallback)
+            for tensor, words in zip(found, prompts, strict=True)
+        ]
 
     def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         return {"requires_safety_checker": False}

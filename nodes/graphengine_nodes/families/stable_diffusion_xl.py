@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
-from graphengine_nodes.families.family import Components, Factors, SampleRequest
+from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
@@ -130,16 +130,11 @@ class StableDiffusionXL(UNetFamily):
         return Conditioning(embeds, self.name, prompt is None, pooled, fallback)
 
     def encode_weighted(
-        self,
-        store: Components,
-        model: Model,
-        prompts: tuple[str, str | None],
-        clip_skip: int,
-        device: str,
-        prompts_2: tuple[str | None, str | None] = (None, None),
-    ) -> tuple[Conditioning, Conditioning]:
-        second = [other or text or "" for text, other in zip(prompts, prompts_2, strict=True)]
-        texts = {"": [text or "" for text in (*prompts, None)], "_2": [*second, ""]}
+        self, store: Components, model: Model, prompts: Sequence[Words], clip_skip: int, device: str
+    ) -> list[Conditioning]:
+        first = [words.text or "" for words in prompts]
+        second = [words.second or words.text or "" for words in prompts]
+        texts = {"": [*first, ""], "_2": [*second, ""]}
         length, rows = 1, {}
         for end in ("", "_2", ""):  # the first encoder twice: both need as many chunks as the longest prompt of either
             with store.component(model, f"tokenizer{end}", "cpu") as shared, shared.lock:
@@ -148,14 +143,14 @@ class StableDiffusionXL(UNetFamily):
         found: list[list[_Encoded]] = []
         for end in ("", "_2"):
             with store.component(model, f"text_encoder{end}", device) as encoder:
-                skips = (clip_skip, 0, 0)
+                skips = (*(0 if words.negative else clip_skip for words in prompts), 0)
                 found.append([_read_row(encoder, row, n, device) for row, n in zip(rows[end], skips, strict=True)])
-        positive, negative, absent = (_joined(side) for side in zip(*found, strict=True))
+        *sides, absent = (_joined(side) for side in zip(*found, strict=True))
         fallback = dict(zip(("embeds", "pooled"), absent, strict=True))
-        return (
-            Conditioning(positive[0], self.name, pooled=positive[1], fallback=fallback),
-            Conditioning(negative[0], self.name, prompts[1] is None, negative[1], fallback),
-        )
+        return [
+            Conditioning(embeds, self.name, words.text is None, pooled, fallback)
+            for (embeds, pooled), words in zip(sides, prompts, strict=True)
+        ]
 
     def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         import torch

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
+from graphengine_nodes.families import prompt_marks, prompt_schedules
+from graphengine_nodes.families.family import Words
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.references import model_of
 from graphengine_nodes.values.types import Conditioning, Model, TextEncoder
@@ -53,6 +56,7 @@ def encode_prompt(
     from graphengine_nodes.store.store import store
 
     check_lengths(prompt=prompt, prompt_2=prompt_2)
+    prompt_marks.warn(prompt, prompt_2, weights=False)
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
@@ -89,6 +93,10 @@ def encode_weighted(
     in chunks of what the encoder takes (75 tokens), none is cut off; the word BREAK begins a new chunk. The shorter of
     the two prompts is filled with empty chunks.
 
+    A prompt may change while it is sampled: `[red:green:0.5]` is red in the first half of the steps and green from
+    then on, `[green:10]` comes after 10 steps, `[red::0.3]` goes, `[a|b]` takes turns at each step. `AND` joins
+    prompts, each with a weight at its end: `a cat :1.2 AND a dog`; their guidance is added up.
+
     Stable Diffusion: a token's embedding is scaled by its weight and the mean of the whole restored; clip skip is for
     both prompts. Without weights a short prompt is that of `encode_prompt`. SDXL: a token's distance from the last
     embedding of its chunk is scaled, chunks are padded with the end token, the pooled embedding is the last chunk's;
@@ -105,5 +113,10 @@ def encode_weighted(
     )
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
-    texts, others = (prompt, negative_prompt), (prompt_2, negative_prompt_2)
-    return Prompts(*kind.encode_weighted(store, model, texts, clip_skip, device, others))
+    prompt_marks.warn(prompt, negative_prompt, prompt_2, negative_prompt_2, weights=True)
+    sides = [Words(prompt, prompt_2), Words(negative_prompt, negative_prompt_2, negative=True)]
+
+    def encode_all(texts: Sequence[Words]) -> Sequence[Conditioning]:
+        return kind.encode_weighted(store, model, texts, clip_skip, device)
+
+    return Prompts(*prompt_schedules.encode(encode_all, sides))

@@ -130,6 +130,9 @@ def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
     if lists or not data or not all(isinstance(one, int) for one in seeds):
         return object()
     assert isinstance(positive, Conditioning)
+    negative = others.get("negative")
+    if any(one is not None and (one.schedule or one.joined) for one in (positive, negative)):
+        return object()
     return tuple(positive.embeds.shape)
 
 

@@ -7,7 +7,7 @@ references to weights, see `references`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "Posterior",
     "RandomState",
     "TextEncoder",
+    "Turn",
 ]
 
 
@@ -222,6 +223,30 @@ class Latent:
         return _line("Latent", tensor_line(self.samples), self.family, "empty" if self.empty else "")
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Turn:
+    """What a prompt that changes is at some of the steps; of several turns that hold at a step the first counts.
+
+    Attributes:
+        embeds, pooled: As those of `Conditioning`.
+        until: It holds before this fraction of the steps; None is the end.
+        until_step: It holds before this step, counted from 0; None is the end.
+        cycle: Which of how many steps in turn it holds at.
+    """
+
+    embeds: torch.Tensor
+    pooled: torch.Tensor | None = None
+    until: float | None = None
+    until_step: int | None = None
+    cycle: tuple[int, int] = (0, 1)
+
+    def holds(self, step: int, steps: int) -> bool:
+        """Whether it holds at a step, counted from 0, of so many."""
+        turn, period = self.cycle
+        early = self.until is None or step < int(self.until * steps)
+        return early and (self.until_step is None or step < self.until_step) and step % period == turn
+
+
 @dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Conditioning:
     """One encoded prompt, or the absent one (which is not the empty one; each family reads it its own way).
@@ -233,6 +258,8 @@ class Conditioning:
         pooled: float [1, width] in families that have a pooled embedding.
         fallback: What the same text encoder gives for an absent prompt, by name (`embeds`, `pooled`): a sampler that
             is given no negative prompt takes it from its positive one.
+        schedule: Of a prompt that changes with the steps: what it is at which; `embeds` are those of the beginning.
+        joined: Of prompts that AND joins: all of them, each with its weight; `embeds` are those of the first.
     """
 
     embeds: torch.Tensor
@@ -240,9 +267,20 @@ class Conditioning:
     absent: bool = False
     pooled: torch.Tensor | None = None
     fallback: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    schedule: tuple[Turn, ...] = ()
+    joined: tuple[tuple[float, Conditioning], ...] = ()
 
     def __repr__(self) -> str:
-        return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "")
+        told = [f"{len(self.joined)} prompts joined"] if self.joined else []
+        told += ["changing with the steps"] if self.schedule else []
+        return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "", *told)
+
+    def at(self, step: int, steps: int) -> Conditioning:
+        """What a prompt that changes is at a step, counted from 0, of so many."""
+        if not self.schedule:
+            return self
+        turn = next(one for one in self.schedule if one.holds(step, steps))
+        return replace(self, embeds=turn.embeds, pooled=turn.pooled, schedule=())
 
     @property
     def negative(self) -> Conditioning:

@@ -1,0 +1,47 @@
+"""Marks in prompts that are not read are told of; none is read as text without a word."""
+
+from __future__ import annotations
+
+import graphengine_nodes as std
+import pytest
+from graphengine_nodes.families.prompt_marks import weighted
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a (red:1.3) circle", "(red:1.3) (encode_weighted reads it)"),
+        ("a ((red)) circle", "((red)) (encode_weighted reads it)"),
+        ("a [red:green:0.5] circle", "[red:green:0.5] (encode_weighted reads it)"),
+        ("a [red|green] circle", "[red|green] (encode_weighted reads it)"),
+        ("a cat AND a dog", "AND (encode_weighted reads it)"),
+        ("a cat BREAK a dog", "BREAK (encode_weighted reads it)"),
+        ("a cat <lora:style:0.7>", "<lora:style:0.7> (apply_lora or"),
+    ],
+)
+def test_encode_prompt_tells_of_them_once(prompt: str, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    std.encode_prompt(std.load_model("tiny"), prompt)
+    (message,) = caplog.messages
+    assert message.startswith("the prompt holds marks that are read as plain text: ")
+    assert told in message
+
+
+def test_encode_weighted_reads_all_but_those_of_models(caplog: pytest.LogCaptureFixture) -> None:
+    model = std.load_model("tiny")
+    std.encode_weighted(model, "a (red:1.3) [a|b] cat AND ((a)) [dog:2] BREAK", "[blurry]")
+    assert caplog.messages == []
+    std.encode_weighted(model, "a cat <lora:style:0.7> embedding:bad-hands", "<hypernet:x:1>")
+    (message,) = caplog.messages
+    assert all(mark in message for mark in ("<lora:style:0.7>", "embedding:bad-hands", "<hypernet:x:1>"))
+
+
+def test_plain_texts_hold_none(caplog: pytest.LogCaptureFixture) -> None:
+    for prompt in ("a red circle (and a house), 5:3, sand and BREAKFAST", "", None):
+        std.encode_prompt(std.load_model("tiny"), prompt)
+    assert caplog.messages == []
+
+
+def test_which_prompts_need_encode_weighted() -> None:
+    assert not any(map(weighted, (None, "", "a red circle", "5:3, a|b", "sand and a house")))
+    marked = ("(red)", "[red]", "(red:1.3)", "[a:b:3]", "[a|b]", "a AND b", "a BREAK b", r"\(red\)")
+    assert all(map(weighted, marked))
