@@ -157,7 +157,13 @@ def _conditioning_of(tensors: Tensors, facts: dict[str, Any]) -> Conditioning:
 def _encode_control(value: Control) -> bytes:
     value.controlnet.digest()
     facts = {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
-    return pack({"pixels": value.image.pixels}, controlnet=asdict(value.controlnet), **facts)
+    facts |= {} if value.mode is None else {"mode": value.mode}  # as before there were unions
+    return pack({"pixels": value.image.pixels}, controlnet=_controlnet_facts(value.controlnet), **facts)
+
+
+def _controlnet_facts(value: ControlNet) -> dict[str, Any]:
+    facts = asdict(value)
+    return facts if value.modes is not None else {name: fact for name, fact in facts.items() if name != "modes"}
 
 
 def _decode_control(data: bytes) -> Control:

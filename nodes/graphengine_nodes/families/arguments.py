@@ -229,6 +229,22 @@ def control_arguments(request: SampleRequest, started: str = "control_image") ->
     return found | ({"guess_mode": True} if guesses == {True} else {})
 
 
+def check_modes(request: SampleRequest) -> None:
+    """Refuse a union ControlNet without a mode, before anything is loaded.
+
+    Raises:
+        ValueError: A control has none, and further arguments do not say it.
+    """
+    if request.options.arguments.get("control_mode") is not None:
+        return
+    for control in request.control:
+        if control.controlnet.modes is not None and control.mode is None:
+            raise ValueError(
+                f"{control.controlnet.source} is a union ControlNet: give apply_controlnet the mode, 0 to "
+                f"{control.controlnet.modes - 1}, which says the kind of its control picture"
+            )
+
+
 def control_picture(control: Control, request: SampleRequest) -> torch.Tensor:
     """Repeat control pictures for each picture; resize them, where needed, as the pipelines resize a PIL picture."""
     given, count = len(control.image), len(request.seeds)

@@ -205,6 +205,9 @@ class Family(Protocol):
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         """Whether a ControlNet with this configuration steers the family's models."""
 
+    def modes_of(self, config: Mapping[str, Any]) -> int | None:
+        """How many kinds of control pictures a ControlNet with this configuration follows; None if it is no union."""
+
     def owns_lora(self, header: Header) -> bool:
         """Whether a LoRA with these tensors is for the family beyond doubt."""
 

@@ -109,6 +109,10 @@ class Flux(Pipelines):
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "FluxControlNetModel"
 
+    def modes_of(self, config: Mapping[str, Any]) -> int | None:
+        modes = config.get("num_mode")
+        return None if modes is None else int(modes)
+
     def owns_lora(self, header: Header) -> bool:
         starts = ("transformer.", "lora_transformer_", "lora_unet_double_blocks_", "lora_unet_single_blocks_")
         return any(name.startswith(starts) for name in header)
@@ -339,6 +343,8 @@ def _modes(request: SampleRequest, nets: Sequence[Any]) -> list[int | None]:
         ValueError: A mode is missing, is given to another ControlNet, or is unknown to its union ControlNet.
     """
     given = request.options.arguments.get("control_mode")
+    if given is None:
+        given = [control.mode for control in request.control]
     modes = given if isinstance(given, list) else [given] * len(nets)
     if len(modes) != len(nets):
         raise ValueError(f"control_mode has {len(modes)} kinds for {len(nets)} ControlNets; give one for each")
@@ -347,5 +353,5 @@ def _modes(request: SampleRequest, nets: Sequence[Any]) -> list[int | None]:
         if kinds is None and mode is not None:
             raise ValueError(f"{source} is no union ControlNet: leave its control_mode out, or give None in its place")
         if kinds is not None and (not isinstance(mode, int) or not 0 <= mode < kinds):
-            raise ValueError(f"{source} is a union ControlNet: give its control_mode, 0 to {kinds - 1}, in arguments")
+            raise ValueError(f"{source} is a union ControlNet: give apply_controlnet its mode, 0 to {kinds - 1}")
     return modes

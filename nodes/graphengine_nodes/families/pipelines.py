@@ -115,7 +115,12 @@ class Pipelines:
         stem = self.stems[component]
         assert stem is not None
         assert dtype is not None
-        return reading.load_module(component, location, stem, self.classes[component], dtype, self._read(component))
+        kind = self.class_of(component, location)
+        return reading.load_module(component, location, stem, kind, dtype, self._read(component))
+
+    def class_of(self, component: str, location: Location) -> tuple[str, str]:
+        """Module and class of a component at a place."""
+        return self.classes[component]
 
     def _read(self, component: str) -> reading.Read:
         """Make the function that reads a component from a whole checkpoint."""
@@ -156,8 +161,9 @@ class Pipelines:
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
         """See `Family`."""
         model, start = request.model, request.starts_from
-        cls = self.pipeline(start, bool(request.control))
+        cls = self.pipeline_for(request)
         self.check_request(request, cls)
+        arguments.check_modes(request)
         generators = request.generators()
         with ExitStack() as stack:
             denoiser = stack.enter_context(store.component(model, self.denoiser, device))
@@ -189,8 +195,19 @@ class Pipelines:
             start: What it starts from, as `SampleRequest.starts_from` says it.
             control: Whether ControlNets steer it.
         """
-        module = importlib.import_module(f"diffusers.pipelines.{self.modules[start, control]}")
-        return getattr(module, f"{self.prefix}{'ControlNet' if control else ''}{start}Pipeline")
+        return self.pipeline_in(self.modules[start, control], f"{'ControlNet' if control else ''}{start}")
+
+    def pipeline_in(self, module: str, kind: str) -> Any:
+        """The family's pipeline of a kind (`ControlNetImg2Img`), which a module of `diffusers.pipelines` has."""
+        return getattr(importlib.import_module(f"diffusers.pipelines.{module}"), f"{self.prefix}{kind}Pipeline")
+
+    def pipeline_for(self, request: SampleRequest) -> Any:
+        """The class of the pipeline that computes a request."""
+        return self.pipeline(request.starts_from, bool(request.control))
+
+    def modes_of(self, config: Mapping[str, Any]) -> int | None:
+        """See `Family`."""
+        return None
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """Refuse what a pipeline would ignore, or fail at with less clear words."""

@@ -15,10 +15,15 @@ from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
 from graphengine_nodes.values.types import Conditioning, Model
 from graphengine_nodes.weights import files
+from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
     import torch
+
+UNION = ("diffusers.models.controlnets.controlnet_union", "ControlNetUnionModel")
+UNION_NAMES = ("ControlNetUnionModel", "ControlNetModel_Union")
+"""diffusers' name of union ControlNets, and that in the configurations of the first published ones."""
 
 
 class StableDiffusionXL(UNetFamily):
@@ -48,6 +53,12 @@ class StableDiffusionXL(UNetFamily):
         ("Img2Img", True): "controlnet.pipeline_controlnet_sd_xl_img2img",
         ("Inpaint", True): "controlnet.pipeline_controlnet_inpaint_sd_xl",
     }
+    unions: Mapping[str, str] = {
+        "": "controlnet.pipeline_controlnet_union_sd_xl",
+        "Img2Img": "controlnet.pipeline_controlnet_union_sd_xl_img2img",
+        "Inpaint": "controlnet.pipeline_controlnet_union_inpaint_sd_xl",
+    }
+    """Where its pipelines with union ControlNets are."""
     with_vae = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
     guidance_scale = 5.0
     # The map in diffusers' guide to callbacks, divided by 255.
@@ -71,7 +82,15 @@ class StableDiffusionXL(UNetFamily):
         return "model.diffusion_model.input_blocks.0.0.weight" in header and bool(embedders)
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
-        return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") == "text_time"
+        named = config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") == "text_time"
+        return named or self.modes_of(config) is not None
+
+    def modes_of(self, config: Mapping[str, Any]) -> int | None:
+        return int(config.get("num_control_type", 6)) if config.get("_class_name") in UNION_NAMES else None
+
+    def class_of(self, component: str, location: Location) -> tuple[str, str]:
+        config = files.read_json(location.folder / "config.json") if component == "controlnet" else {}
+        return UNION if self.modes_of(config) is not None else super().class_of(component, location)
 
     def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
         named = config.get("_class_name") == "UNet2DConditionModel"
@@ -171,6 +190,27 @@ class StableDiffusionXL(UNetFamily):
 
     # --- pipelines ----------------------------------------------------------------------------------------------------
 
+    def pipeline_for(self, request: SampleRequest) -> Any:
+        if not _united(request):
+            return super().pipeline_for(request)
+        return self.pipeline_in(self.unions[request.starts_from], f"ControlNetUnion{request.starts_from}")
+
+    def check_request(self, request: SampleRequest, cls: Any) -> None:
+        super().check_request(request, cls)
+        kinds = {control.controlnet.modes is None: control.controlnet.source for control in request.control}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{kinds[False]} is a union ControlNet and {kinds[True]} is none; diffusers' pipelines take no mixture"
+            )
+
+    def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+        if not _united(request):
+            return super().control_arguments(request, nets)
+        found = arguments.control_arguments(request)
+        pictures = found.pop("image" if request.starts_from == "" else "control_image")
+        modes = [control.mode for control in request.control]
+        return found | {"control_image": pictures if len(nets) > 1 else [pictures], "control_mode": modes}
+
     def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         found: dict[str, Any] = {"add_watermarker": False}
         if request.starts_from:
@@ -199,6 +239,13 @@ class StableDiffusionXL(UNetFamily):
 FAMILY = StableDiffusionXL()
 
 _REFINER = "this is SDXL's refiner, which has one text encoder and no way to begin; take a base model"
+
+
+
+def _united(request: SampleRequest) -> bool:
+    """Whether union ControlNets steer."""
+    return any(control.controlnet.modes is not None for control in request.control)
+
 
 _Encoded = tuple["torch.Tensor", "torch.Tensor | None"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from graphengine import Doc, Range, node
+from graphengine import Added, Doc, Range, node
 from graphengine_nodes.values.types import Control, ControlNet, Image
 
 
@@ -18,12 +18,24 @@ def apply_controlnet(
     guess: Annotated[
         bool, Doc("Follow the picture more than the prompt; for all controls of a sampler or none.")
     ] = False,
+    mode: Annotated[
+        int | None,
+        Range(0, 63, 1),
+        Doc("Of a union ControlNet, which of its kinds of control pictures this is, as its model card counts them."),
+        Added(),
+    ] = None,
 ) -> Control:
     """Pair a ControlNet with the picture that it follows, for `sample(control=...)`.
 
+    Several pictures for one union ControlNet are several controls, each with its mode.
+
     Raises:
-        ValueError: It ends before it begins.
+        ValueError: It ends before it begins; a mode is given to what is no union ControlNet, or it has no such mode.
     """
+    if mode is not None and controlnet.modes is None:
+        raise ValueError(f"{controlnet.source} is no union ControlNet; leave mode out")
+    if mode is not None and mode >= (controlnet.modes or 0):
+        raise ValueError(f"{controlnet.source} has the modes 0 to {(controlnet.modes or 0) - 1}, and no mode {mode}")
     if start >= end:
         raise ValueError(f"control starts at {start:g} of the steps and ends at {end:g}; it must start before it ends")
-    return Control(controlnet, image, float(scale), float(start), float(end), guess)
+    return Control(controlnet, image, float(scale), float(start), float(end), guess, mode)

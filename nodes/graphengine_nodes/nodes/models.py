@@ -355,4 +355,4 @@ def load_controlnet(
     location = Location(path)
     digest = files.component_digest(location, kind.stems["controlnet"])
     files.note(digest, location)
-    return ControlNet(kind.name, digest, precision, files.name_of(source))
+    return ControlNet(kind.name, digest, precision, files.name_of(source), kind.modes_of(config))

@@ -58,7 +58,7 @@ def loaded_controlnet(module: Object) -> ControlNet:
     kind = next((f for f in families().values() if f.owns_controlnet(config)), None)
     if kind is None:
         raise ModelError(f"a {name} is no ControlNet of a known family ({', '.join(families())})")
-    return ControlNet(kind.name, Held.of(module), source=f"a loaded {name}")
+    return ControlNet(kind.name, Held.of(module), source=f"a loaded {name}", modes=kind.modes_of(config))
 
 
 @node(version=1, cache="never")

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphengine_nodes.weights.files import TINY
 
-__all__ = ["xl_controlnet", "xl_model"]
+__all__ = ["xl_controlnet", "xl_model", "xl_union_controlnet"]
 
 SIZES = (32, 48)
 """Widths of the two text encoders' embeddings: they must differ, as they do in real models."""
@@ -80,6 +80,31 @@ def xl_controlnet(folder: Path, seed: int = 0) -> Path:
     drawn(net, torch.Generator().manual_seed(seed), 0.1)
     # At the denoiser's own scale the control picture would move pixels by a millionth only.
     drawn(net.controlnet_cond_embedding, torch.Generator().manual_seed(seed), 0.3)
+    net.save_pretrained(folder)
+    return folder
+
+
+def xl_union_controlnet(folder: Path, seed: int = 0, modes: int = 6) -> Path:
+    """A union ControlNet for `xl_model`: its picture and its mode move pixels."""
+    import torch
+    from diffusers.models.controlnets.controlnet_union import ControlNetUnionModel
+
+    config = dict(_unet(4, 6).config)
+    names = ["in_channels", "block_out_channels", "down_block_types", "layers_per_block", "attention_head_dim"]
+    names += ["transformer_layers_per_block", "norm_num_groups", "cross_attention_dim", "use_linear_projection"]
+    names += ["addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"]
+    net: Any = ControlNetUnionModel(
+        **{name: config[name] for name in names},
+        conditioning_embedding_out_channels=(8, 8, 8, 16),
+        num_control_type=modes,
+        num_trans_channel=16,
+        num_trans_head=2,
+        num_proj_channel=16,
+    )
+    drawn(net, torch.Generator().manual_seed(seed), 0.1)
+    drawn(net.controlnet_cond_embedding, torch.Generator().manual_seed(seed), 0.3)
+    with torch.no_grad():
+        net.task_embedding.mul_(20)  # or the mode moves next to nothing
     net.save_pretrained(folder)
     return folder
 

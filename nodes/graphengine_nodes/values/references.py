@@ -98,12 +98,14 @@ class ControlNet:
         weights: Digest of its files.
         precision: As a model's.
         source: Where it was loaded from, as shown to people.
+        modes: Of a union ControlNet, how many kinds of control pictures it can follow; None for others.
     """
 
     family: str
     weights: str
     precision: str | None = None
     source: str = field(default="", compare=False)
+    modes: int | None = field(default=None, compare=False)
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys.

@@ -298,6 +298,7 @@ class Control:
         scale: How strongly it steers; 1.0 is full strength.
         guess: Steer only the guided half, weaker in the outer layers: the picture decides, not the prompt.
         start, end: The part of the steps in which it steers, as fractions of them.
+        mode: Of a union ControlNet, which of its kinds of control pictures this is, counted from 0.
     """
 
     controlnet: ControlNet
@@ -306,3 +307,4 @@ class Control:
     start: float = 0.0
     end: float = 1.0
     guess: bool = False
+    mode: int | None = None

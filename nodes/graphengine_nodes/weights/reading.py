@@ -34,6 +34,10 @@ Read = Callable[[Location, Any, "torch.dtype"], Tensors]
 """Reads the tensors for a module out of a whole checkpoint."""
 
 
+SAME = {"ControlNetModel_Union": "ControlNetUnionModel"}
+"""Names of classes in configurations, and those that diffusers has for them."""
+
+
 def load_module(
     component: str, location: Location, stem: str, kind: tuple[str, str], dtype: torch.dtype, read: Read
 ) -> Any:
@@ -49,7 +53,7 @@ def load_module(
     """
     module_name, class_name = kind
     found = files.read_json(location.folder / "config.json")
-    names = [found.get("_class_name"), *found.get("architectures", [])]
+    names = [SAME.get(name, name) for name in (found.get("_class_name"), *found.get("architectures", []))]
     if class_name not in names and any(names):
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
     cls = getattr(importlib.import_module(module_name), class_name)
