@@ -13,6 +13,7 @@ from graphengine import Pack
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
 from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
 from graphengine_nodes.nodes.control import apply_controlnet
+from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
 from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
 from graphengine_nodes.nodes.latents import decode_latent, empty_latent, encode_image
@@ -201,6 +202,7 @@ __all__ = [
     "Control",
     "ControlNet",
     "Denoiser",
+    "Fitted",
     "Hypernetwork",
     "Image",
     "Latent",
@@ -235,6 +237,8 @@ __all__ = [
     "encode_weighted",
     "expand_wildcards",
     "feather_mask",
+    "fit_image",
+    "fit_mask",
     "grow_mask",
     "hed",
     "image_grid",
@@ -282,6 +286,7 @@ __all__ = [
     "sobel",
     "split_model",
     "tile_vae",
+    "unfit_image",
     "upscale_image",
     "upscale_latent",
     "upscale_with_model",

@@ -18,13 +18,14 @@ FOLDER = ROOT / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
 NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "masked_image_to_image", "sweep", "text_to_image"]
 COMMON = {"prompt", "negative_prompt", "model", "scheduler", "steps", "guidance_scale"}
+FITTED = {"fit", "longest"}
 SIZED = COMMON | {"width", "height", "seed"}
 INPUTS = {
     "text_to_image": SIZED,
-    "image_to_image": COMMON | {"seed", "image", "strength"},
+    "image_to_image": COMMON | FITTED | {"seed", "image", "strength"},
     "lora": SIZED | {"lora", "lora_scale"},
-    "controlnet": SIZED | {"controlnet", "control_image", "control_scale"},
-    "inpainting": COMMON | {"seed", "image", "mask", "strength"},
+    "controlnet": SIZED | FITTED | {"controlnet", "control_image", "control_scale"},
+    "inpainting": COMMON | FITTED | {"seed", "image", "mask", "strength"},
     "masked_image_to_image": COMMON | {"seed", "image", "painted", "blur", "blur_compose", "sample_mode", "strength"},
     "sweep": COMMON | {"width", "height", "seeds"},
 }
@@ -151,6 +152,48 @@ def test_pictures_of_any_size_go_through_masked_image_to_image(tmp_path: Path) -
     assert pixels(found["image"]).shape == (1, 65, 89, 3)
     with Image.open(tmp_path / "tree.png") as whole:
         assert np.array_equal(pixels(found["image"])[0, :5], np.asarray(whole, dtype=np.float32)[:5] / 255)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> dict[str, str]:
+    """A picture and its mask whose sides fit no latents."""
+    from PIL import Image
+
+    for name in ("tree", "mask"):
+        with Image.open(FOLDER / "images" / f"{name}.png") as whole:
+            whole.crop((20, 30, 109, 107)).save(tmp_path / f"{name}.png")
+    return {"image": str(tmp_path / "tree.png"), "mask": str(tmp_path / "mask.png")}
+
+
+@pytest.mark.parametrize("fit", ["resize", "pad", "crop"])
+def test_photos_of_any_size_go_through_image_to_image(photo: dict[str, str], tmp_path: Path, fit: str) -> None:
+    from PIL import Image
+
+    start = np.asarray(Image.open(photo["image"]).convert("RGB"))
+    if fit == "resize":
+        start = np.asarray(Image.fromarray(start).resize((88, 80), Image.Resampling.LANCZOS))
+    elif fit == "pad":
+        start = np.pad(start, ((0, 3), (0, 7), (0, 0)), "edge")
+    else:
+        start = start[2:74, 0:88]
+    Image.fromarray(start).save(tmp_path / "fits.png")
+    expected = pixels(run("image_to_image", image=str(tmp_path / "fits.png"), steps=3)["image"])
+    found = pixels(run("image_to_image", image=photo["image"], fit=fit, steps=3)["image"])
+    assert np.array_equal(found, expected[:, :77, :89] if fit == "pad" else expected)
+
+
+@pytest.mark.parametrize(("fit", "longest"), [("resize", None), ("pad", None), ("crop", None), ("crop", 64)])
+def test_photos_of_any_size_go_through_inpainting(photo: dict[str, str], fit: str, longest: int | None) -> None:
+    image = pixels(run("inpainting", **photo, fit=fit, longest=longest, steps=4)["image"])[0]
+    start, mask = picture(photo["image"]), picture(photo["mask"])[..., 0]
+    assert image.shape == (77, 89, 3)
+    assert np.array_equal(image[mask == 0], start[mask == 0])
+    assert np.abs(image - start).mean(-1)[mask > 0.5].mean() > 0.1
+
+
+def test_photos_of_any_size_go_through_controlnet(photo: dict[str, str]) -> None:
+    found = run("controlnet", control_image=photo["image"], steps=2)
+    assert pixels(found["image"]).shape == pixels(found["edges"]).shape == (1, 80, 88, 3)
 
 
 def test_sweep_runs_once_for_each_seed() -> None:
