@@ -17,6 +17,7 @@ from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_i
 from graphengine_nodes.nodes.grid import image_grid
 from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
 from graphengine_nodes.nodes.latents import decode_latent, empty_latent, encode_image
+from graphengine_nodes.nodes.loras import apply_lora, load_lora, scale_loras
 from graphengine_nodes.nodes.masks import (
     blur_mask,
     combine_masks,
@@ -32,7 +33,7 @@ from graphengine_nodes.nodes.masks import (
     pad_mask,
     resize_mask,
 )
-from graphengine_nodes.nodes.models import apply_lora, load_controlnet, load_lora, load_model, scale_loras
+from graphengine_nodes.nodes.models import load_controlnet, load_model
 from graphengine_nodes.nodes.options import change_precision, offload_model, optimize_model, quantize_model, tile_vae
 from graphengine_nodes.nodes.parts import (
     Parts,
@@ -181,6 +182,7 @@ __pack__ = Pack(
     groups=(
         "Models",
         "Model parts",
+        "LoRAs",
         "Hypernetworks",
         "Memory and speed",
         "Prompts",

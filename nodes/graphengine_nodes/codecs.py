@@ -185,7 +185,8 @@ def _decode_lora(data: bytes) -> LoRA:
 
 
 def _lora(facts: dict[str, Any]) -> LoRA:
-    return LoRA(facts["weights"], tuple(facts["parts"]), tuple(facts["families"]), facts["source"])
+    partial = facts.get("partial", False)  # which older ones do not say
+    return LoRA(facts["weights"], tuple(facts["parts"]), tuple(facts["families"]), facts["source"], partial)
 
 
 def _decode_model(data: bytes) -> Model:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.values.references import OPTIONS, SETTINGS, Model, check_data, digest_of
+from graphengine_nodes.values.references import OPTIONS, SETTINGS, LoRA, Model, check_data, digest_of
 
 
 def model_needs(model: Model, part: str | None = None) -> frozenset[str]:
@@ -32,11 +33,16 @@ def model_digest(model: Model, part: str | None = None) -> str:
             # Only the sampler depends on the default number of steps.
             "settings": {n: v for n, v in model.settings if wanted.keys() & set(SETTINGS.get(n, ("denoiser",)))},
             "precision": model.precision,
-            "loras": {name: [[lora.weights, scale] for lora, scale in model.loras_of(name)] for name in wanted},
+            "loras": {name: [_of_lora(*applied) for applied in model.loras_of(name)] for name in wanted},
             "hypernetworks": [[h.weights, m] for h, m in model.hypernetworks if "denoiser" in wanted],
             "options": [[o, value] for o, value in model.options if wanted.keys() & set(OPTIONS[o])],
         }
     )
+
+
+def _of_lora(lora: LoRA, scale: float) -> list[Any]:
+    # Where changes may be left out, it is told: else the result of such a run would hide an error of another.
+    return [lora.weights, scale, "partial"] if lora.partial else [lora.weights, scale]
 
 
 def _wanted(model: Model, part: str | None) -> dict[str, Sequence[str]]:

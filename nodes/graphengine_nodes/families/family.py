@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from graphengine_nodes.values.types import (
 )
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames
 
 if TYPE_CHECKING:
     import torch
@@ -246,8 +247,24 @@ class Family(Protocol):
     def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
         """Read one component (or `controlnet`) into memory, on the CPU."""
 
-    def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
-        """Put LoRAs (name, file, scale) into a module that nobody else uses."""
+    lora_names: LoraNames
+    """The names by which LoRAs call the layers of its models."""
+
+    def add_loras(
+        self,
+        component: str,
+        module: Any,
+        loras: Sequence[tuple[str, Path, float]],
+        partial: Collection[str] = (),
+    ) -> None:
+        """Put LoRAs (name, file, scale) into a module that nobody else uses.
+
+        Args:
+            partial: The names of those whose changes without a place are left out with a warning.
+
+        Raises:
+            ModelError: A LoRA does not fit the module.
+        """
 
     def encode_prompt(
         self,

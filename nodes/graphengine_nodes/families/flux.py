@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Components, Factors, SampleRequest
+from graphengine_nodes.families.lora_places import (
+    changes_flux,
+    changes_unet,
+    clip_places,
+    flux_places,
+    own_places,
+)
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
-from graphengine_nodes.weights import reading
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +40,12 @@ CHANNELS = 64
 
 LENGTH = 512
 """Tokens that T5 reads where nothing is known of the denoiser, as the pipeline has it."""
+
+
+def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
+    if component == "transformer":
+        return flux_places(paths)
+    return clip_places(paths) if component == "text_encoder" else own_places(paths)
 
 
 class Flux(Pipelines):
@@ -60,7 +73,13 @@ class Flux(Pipelines):
         "text_encoder": ("text_encoders.clip_l.",),
         "text_encoder_2": ("text_encoders.t5xxl.",),
     }
-    lora_mixin = "FluxLoraLoaderMixin"
+    lora_names = LoraNames(
+        {"denoiser": "transformer"}
+        | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder")
+        | dict.fromkeys(("te2", "te3", "t5xxl", "text_encoder_2"), "text_encoder_2"),
+        _lora_places,
+        folds=True,
+    )
     denoiser = "transformer"
     prefix = "Flux"
     modules: Mapping[tuple[str, bool], str] = {
@@ -114,8 +133,7 @@ class Flux(Pipelines):
         return None if modes is None else int(modes)
 
     def owns_lora(self, header: Header) -> bool:
-        starts = ("transformer.", "lora_transformer_", "lora_unet_double_blocks_", "lora_unet_single_blocks_")
-        return any(name.startswith(starts) for name in header)
+        return changes_flux(header) and not changes_unet(header)
 
     def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "FluxTransformer2DModel"
@@ -169,17 +187,6 @@ class Flux(Pipelines):
                 f"the checkpoint's transformer does not fit the configuration beside it, which has no place for "
                 f"{len(foreign)} of its tensors, the first is {foreign[0]}; dev and schnell have different ones"
             )
-        return found
-
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
-        from diffusers.loaders.lora_pipeline import FluxLoraLoaderMixin as Mixin
-
-        try:
-            found: reading.LoraState = Mixin.lora_state_dict(tensors, return_alphas=True)
-        except AssertionError as error:
-            raise ValueError(f"its names are not those of a FLUX LoRA: {error}") from None
-        if not any(name.startswith(("transformer.", "text_encoder.")) for name in found[0]):
-            raise ValueError(f"none of its changes is for FLUX, the first is {min(found[0], default='missing')}")
         return found
 
     # --- prompts ------------------------------------------------------------------------------------------------------

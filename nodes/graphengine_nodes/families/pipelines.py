@@ -11,7 +11,7 @@ import functools
 import importlib
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,8 @@ from graphengine_nodes.weights import files, reading
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf_tensors
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames
+from graphengine_nodes.weights.loras import add_loras
 
 if TYPE_CHECKING:
     import torch
@@ -71,8 +73,7 @@ class Pipelines:
     classes: Mapping[str, tuple[str, str]]
     """Module and class of each component but the scheduler."""
     prefixes: Mapping[str, tuple[str, ...]] = {}
-    lora_mixin: str
-    """The class of `diffusers.loaders.lora_pipeline` that reads the family's LoRAs."""
+    lora_names: LoraNames
     denoiser: str
     """The name of the component that denoises."""
     prefix: str
@@ -138,13 +139,15 @@ class Pipelines:
         """Rename a component's tensors in a single file to diffusers' names."""
         raise ModelError(f"{self.name} has no checkpoints in one file")
 
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
-        """A LoRA file's tensors with diffusers' names, and its alphas."""
-        raise ModelError(f"{self.name} has no LoRAs")
-
-    def add_loras(self, component: str, module: Any, loras: Sequence[tuple[str, Path, float]]) -> None:
+    def add_loras(
+        self,
+        component: str,
+        module: Any,
+        loras: Sequence[tuple[str, Path, float]],
+        partial: Collection[str] = (),
+    ) -> None:
         """See `Family`."""
-        reading.add_loras(component, module, loras, self.lora_mixin, self.lora_state)
+        add_loras(component, module, loras, self.lora_names, partial)
 
     def owns_lora(self, header: Header) -> bool:
         """See `Family`."""

@@ -8,10 +8,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
+from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.families.prompt_weights import chunks, scaled
-from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, refuse_length
+from graphengine_nodes.families.unet import (
+    PREFIXES,
+    UNET,
+    UNetFamily,
+    context_width,
+    cut_off,
+    refuse_length,
+    second_encoder,
+    unet_loras,
+)
 from graphengine_nodes.values.types import Conditioning, Model
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +39,9 @@ class StableDiffusion(UNetFamily):
     }
     classes = UNET
     prefixes: Mapping[str, tuple[str, ...]] = PREFIXES | {"text_encoder": ("cond_stage_model.",)}
-    lora_mixin = "StableDiffusionLoraLoaderMixin"
+    lora_names = LoraNames(
+        {"denoiser": "unet"} | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder"), unet_loras
+    )
     prefix = "StableDiffusion"
     modules: Mapping[tuple[str, bool], str] = {
         ("", False): "stable_diffusion.pipeline_stable_diffusion",
@@ -68,7 +81,7 @@ class StableDiffusion(UNetFamily):
         return (int(configs["text_encoder"].get("hidden_size", 512)),)
 
     def owns_lora(self, header: Header) -> bool:
-        return context_width(header) in (768, 1024)
+        return changes_unet(header) and context_width(header) != 2048 and not second_encoder(header)
 
     def encode_prompt(
         self,

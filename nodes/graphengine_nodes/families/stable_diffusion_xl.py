@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
+from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
-from graphengine_nodes.families.unet import PREFIXES, UNET, UNetFamily, context_width, cut_off, own_copy, refuse_length
+from graphengine_nodes.families.unet import (
+    PREFIXES,
+    UNET,
+    UNetFamily,
+    context_width,
+    cut_off,
+    own_copy,
+    refuse_length,
+    unet_loras,
+)
 from graphengine_nodes.values.types import Conditioning, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +54,12 @@ class StableDiffusionXL(UNetFamily):
         "text_encoder": ("conditioner.embedders.0.",),
         "text_encoder_2": ("conditioner.embedders.1.",),
     }
-    lora_mixin = "StableDiffusionXLLoraLoaderMixin"
+    lora_names = LoraNames(
+        {"denoiser": "unet"}
+        | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder")
+        | dict.fromkeys(("te2", "clip_g", "text_encoder_2"), "text_encoder_2"),
+        unet_loras,
+    )
     prefix = "StableDiffusionXL"
     modules: Mapping[tuple[str, bool], str] = {
         ("", False): "stable_diffusion_xl.pipeline_stable_diffusion_xl",
@@ -102,8 +118,7 @@ class StableDiffusionXL(UNetFamily):
         return (sum(int(configs[name].get("hidden_size", 512)) for name in ("text_encoder", "text_encoder_2")),)
 
     def owns_lora(self, header: Header) -> bool:
-        second = any(name.startswith(("text_encoder_2.", "lora_te2_")) for name in header)
-        return context_width(header) == 2048 or (second and context_width(header) is not None)
+        return changes_unet(header) and context_width(header) not in (768, 1024)
 
     def settings(self, folder: Path) -> dict[str, Any]:
         file = folder / "model_index.json"

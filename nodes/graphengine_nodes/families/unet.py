@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families import arguments, noise_schedulers
 from graphengine_nodes.families.family import Components, SampleRequest
+from graphengine_nodes.families.lora_places import clip_places, unet_places
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior, Tensors
-from graphengine_nodes.weights import reading
 from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import Place
 
 if TYPE_CHECKING:
     import torch
@@ -100,14 +101,6 @@ class UNetFamily(Pipelines):
                 found = converters.convert_ldm_clip_checkpoint(tensors)
         return dict(found)
 
-    def lora_state(self, component: str, module: Any, tensors: Tensors) -> reading.LoraState:
-        mixin = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), self.lora_mixin)
-        config = module.config if component == "unet" else None
-        state, alphas = mixin.lora_state_dict(tensors, unet_config=config)
-        # Old files have names without the component: they are the UNet's.
-        starts = ("unet.", "text_encoder.", "text_encoder_2.")
-        return {n if n.startswith(starts) else f"unet.{n}": t for n, t in state.items()}, alphas
-
     # --- pictures to latents and back ---------------------------------------------------------------------------------
 
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior:
@@ -174,8 +167,18 @@ def own_copy(vae: Any) -> Any:
     return copy.deepcopy(vae)
 
 
+def second_encoder(header: Header) -> bool:
+    """Whether a LoRA with these tensors changes a second text encoder."""
+    return any(name.startswith(("text_encoder_2.", "lora_te2_", "text_encoders.clip_g.")) for name in header)
+
+
 def context_width(header: Header) -> int | None:
     """The width of the prompts that a LoRA's denoiser attends to; None where it does not say."""
-    ends = ("lora_A.weight", "down.weight")
+    ends = ("lora_A.weight", "down.weight", "hada_w1_b", "to_k.diff")
     keys = (entry for name, entry in header.items() if "attn2" in name and "to_k" in name and name.endswith(ends))
     return next((int(entry["shape"][1]) for entry in keys if len(entry["shape"]) > 1), None)
+
+
+def unet_loras(component: str, paths: Sequence[str]) -> dict[str, Place]:
+    """Where LoRAs' changes of a component belong, see `LoraNames`."""
+    return unet_places(paths) if component == "unet" else clip_places(paths)

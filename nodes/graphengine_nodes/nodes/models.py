@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from graphengine import Choices, Doc, File, ModelError, Range, fingerprint, node
+from graphengine import Choices, Doc, File, ModelError, node
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.layouts import contents
-from graphengine_nodes.values.types import ControlNet, LoRA, Model
+from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
 from graphengine_nodes.weights.gguf_files import is_gguf
@@ -258,77 +258,6 @@ def noted(kind: Family, name: str, location: Location) -> str:
     digest = files.component_digest(location, kind.stems[name])
     files.note(digest, location)
     return digest
-
-
-@node(version=1)
-def load_lora(
-    source: Annotated[
-        str | Path,
-        File("weights", names=True, known=EMBEDDED_NAMES),
-        Doc("`tiny-blueprint`, a .safetensors file, a folder with one, or a hub id."),
-    ],
-) -> LoRA:
-    """Make a reference to a LoRA, in the format of diffusers or of kohya's trainer.
-
-    From a folder `pytorch_lora_weights.safetensors` is taken, else the only .safetensors file in it.
-
-    Raises:
-        ModelError: There is no such file, it is damaged, a pickle, or no LoRA.
-    """
-    path = _lora_file(files.find(source, "LoRA"))
-    header = files.read_header(path)
-    if dora := next((name for name in header if name.endswith(".dora_scale")), None):
-        raise ModelError(
-            f"{path} is a DoRA ({dora} scales the changed weights), which is not read: without that it would change "
-            "pictures in another way"
-        )
-    if not any("lora" in name for name in header):
-        raise ModelError(f"{path} is no LoRA: none of its tensors is called so")
-    encoder = any(name.startswith(("text_encoder", "lora_te")) for name in header)
-    denoiser = any(not name.startswith(("text_encoder", "lora_te")) for name in header)
-    parts = (*(["denoiser"] if denoiser else []), *(["text_encoder"] if encoder else []))
-    digest = fingerprint(path)
-    files.note(digest, Location(path))
-    owners = tuple(kind.name for kind in families().values() if kind.owns_lora(header))
-    return LoRA(digest, parts, owners, files.name_of(source))
-
-
-def _lora_file(path: Path) -> Path:
-    """Find the LoRA's file in a folder."""
-    named = path / "pytorch_lora_weights.safetensors"
-    if not path.is_dir() or named.is_file():
-        return named if path.is_dir() else path
-    paths = sorted(path.glob("*.safetensors"))
-    if len(paths) == 1:
-        return paths[0]
-    found = f"several: {', '.join(file.name for file in paths)}" if paths else "none"
-    raise ModelError(f"{path} should hold pytorch_lora_weights.safetensors or one .safetensors file; it holds {found}")
-
-
-@node(version=1)
-def apply_lora(
-    model: Model,
-    lora: LoRA,
-    scale: Annotated[float, Range(-10, 10, 0.05), Doc("1.0 is the strength it was trained at.")] = 1.0,
-) -> Model:
-    """Add a LoRA to a model, whose own weights stay as they are; each further LoRA takes another such node.
-
-    Layers of the LoRA that the model lacks are left out with a warning, as long as most of them fit.
-
-    Raises:
-        ModelError: The LoRA is for another model family.
-    """
-    if lora.families and model.family not in lora.families:
-        raise ModelError(f"{lora.source} is a LoRA for {lora.families[0]}; {model.source} is a {model.family} model")
-    return replace(model, loras=(*model.loras, (lora, float(scale))))
-
-
-@node(version=1)
-def scale_loras(
-    model: Model, factor: Annotated[float, Range(-10, 10, 0.05), Doc("Factor for the scale of each LoRA.")]
-) -> Model:
-    """Make all LoRAs of a model stronger or weaker, as diffusers does for `scale` in `cross_attention_kwargs`."""
-    return replace(model, loras=tuple((lora, scale * factor) for lora, scale in model.loras))
 
 
 @node(version=1)

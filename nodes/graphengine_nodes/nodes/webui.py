@@ -10,7 +10,8 @@ from typing import Any
 from graphengine import Graph, fingerprint
 from graphengine_nodes.families import sampler_names
 from graphengine_nodes.nodes.latents import decode_latent
-from graphengine_nodes.nodes.models import apply_lora, load_lora, load_model
+from graphengine_nodes.nodes.loras import apply_lora, load_lora
+from graphengine_nodes.nodes.models import load_model
 from graphengine_nodes.nodes.prompts import encode_prompt, encode_weighted
 from graphengine_nodes.nodes.sampling import sample
 from graphengine_nodes.values.picture_text import SUFFIXES, read_parameters

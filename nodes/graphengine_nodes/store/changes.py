@@ -19,6 +19,7 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store.hypernetworks import add_hypernetworks
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
 from graphengine_nodes.weights import files
+from graphengine_nodes.weights.loras import lora_digest
 
 if TYPE_CHECKING:
     import torch
@@ -82,9 +83,10 @@ def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
 
         def add_loras(module: Any) -> None:
             named = [(f"lora_{i}", locate_weights(lora), scale) for i, (lora, scale) in enumerate(loras)]
-            family(model.family).add_loras(name, module, named)
+            partial = {f"lora_{i}" for i, (lora, _) in enumerate(loras) if lora.partial}
+            family(model.family).add_loras(name, module, named, partial)
 
-        yield ModuleChange(("loras", tuple((lora.weights, scale) for lora, scale in loras)), add_loras)
+        yield ModuleChange(("loras", tuple((lora.weights, scale, lora.partial) for lora, scale in loras)), add_loras)
     if part == "denoiser" and model.hypernetworks:
 
         def add_networks(module: Any) -> None:
@@ -109,7 +111,8 @@ def locate_weights(weights: LoRA | Hypernetwork) -> Any:
         ModelError: It is not on this machine, or has changed.
     """
     location = files.locate(weights.weights, weights.source)
-    if fingerprint(location.path) != weights.weights:
+    found = lora_digest(location.path) if isinstance(weights, LoRA) else fingerprint(location.path)
+    if found != weights.weights:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
     return location.path
 
@@ -184,7 +187,9 @@ def _to_float8(module: Any) -> None:
     import torch
 
     _check_not_in_blocks(module, "float8")
-    module.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=module.dtype)
+    hooks: Any = importlib.import_module("diffusers.hooks.layerwise_casting")
+    kept = (*hooks.DEFAULT_SKIP_MODULES_PATTERN, "lora_changes")  # LoRAs are small
+    module.enable_layerwise_casting(torch.float8_e4m3fn, module.dtype, skip_modules_pattern=kept)
 
 
 def _compile(module: Any) -> None:

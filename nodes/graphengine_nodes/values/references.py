@@ -53,19 +53,21 @@ def check_data(source: str, *digests: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoRA:
-    """A low-rank change of a model's weights.
+    """A change of a model's weights, layer by layer: low-rank, or of another form.
 
     Attributes:
         weights: Digest of the file.
         parts: The parts of a model that it changes (`denoiser`, `text_encoder`).
         families: The families that it can be for; empty where its file does not tell.
         source: Where it was loaded from, as shown to people.
+        partial: Where it is applied, changes that have no place in the model are left out.
     """
 
     weights: str
     parts: tuple[str, ...]
     families: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
+    partial: bool = False
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys."""

@@ -8,10 +8,7 @@ Tensors are copied out of the file: overwriting a file while it is mapped would 
 from __future__ import annotations
 
 import importlib
-import json
-import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +21,6 @@ from graphengine_nodes.weights.unread import without_place
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger(__name__)
-
-LoraState = tuple["Tensors", "dict[str, Any] | None"]
-"""A LoRA's tensors with diffusers' names, and its alphas."""
 
 Read = Callable[[Location, Any, "torch.dtype"], Tensors]
 """Reads the tensors for a module out of a whole checkpoint."""
@@ -214,149 +206,3 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     # Its parameters ask for gradients as after `from_pretrained`, though none are computed: torch multiplies batches of
     # matrices in another order for parameters that do.
     return module
-
-
-# --- LoRA -------------------------------------------------------------------------------------------------------------
-
-
-def add_loras(
-    component: str,
-    module: Any,
-    loras: Sequence[tuple[str, Path, float]],
-    mixin: str,
-    read: Callable[[str, Any, Tensors], LoraState],
-) -> None:
-    """Put LoRAs (name, file, scale) into a module that is not shared, as `load_lora_weights` does.
-
-    Args:
-        mixin: The class of diffusers that does it for the family.
-        read: Takes the component, its module and the file's tensors; returns the arguments of that class.
-
-    Raises:
-        ModelError: A LoRA does not fit the module.
-    """
-    import torch
-
-    methods = getattr(importlib.import_module("diffusers.loaders.lora_pipeline"), mixin)
-    peft_utils: Any = importlib.import_module("diffusers.utils.peft_utils")
-
-    for name, file, _ in loras:
-        files.read_header(file)
-        try:
-            state, alphas = read(component, module, read_tensors(file))
-            wanted = [key for key in state if key.startswith(f"{component}.") and _is_down(key)]
-            if not wanted:  # it changes other components of the part
-                continue
-            options = {"adapter_name": name, "metadata": _metadata(file)}
-            with torch.no_grad():
-                if component.startswith("text_encoder"):
-                    methods.load_lora_into_text_encoder(state, alphas, module, prefix=component, **options)
-                else:
-                    getattr(methods, f"load_lora_into_{component}")(state, alphas, module, **options)
-        except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-            reason = str(error).strip().split("\n")[-1].strip()
-            raise ModelError(f"{file.name} does not fit this model's {component}: {reason:.300}") from None
-        _check_fit(name, file, component, module, wanted)
-        _place(name, component, module, state)
-        if options["metadata"] is None:  # else ranks and alphas are those of peft's own configuration
-            _set_alphas(name, component, module, alphas or {})
-    names = [name for name, _, _ in loras]
-    peft_utils.set_weights_and_activate_adapters(module, names, [scale for _, _, scale in loras])
-
-
-def _metadata(file: Path) -> dict[str, Any] | None:
-    """The metadata that diffusers wrote into a LoRA's file: ranks, alphas and the like."""
-    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-    from safetensors import safe_open
-
-    with library_path(file) as path, safe_open(path, "pt") as source:
-        text = (source.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
-    found: dict[str, Any] | None = json.loads(text) if text else None
-    return found
-
-
-def _set_alphas(name: str, component: str, module: Any, alphas: Mapping[str, Any]) -> None:
-    """Give each layer of a LoRA the strength that its file says: alpha / rank of that layer, 1 where it has no alpha.
-
-    diffusers derives one alpha and one rank for most layers, and is wrong where layers differ (resized and
-    block-weighted files).
-
-    Args:
-        alphas: By the layers' names, as diffusers has them.
-    """
-    prefix = f"{component}."
-    of_layer = {
-        _CLIP_ATTENTION.sub(r".\1.proj", _squashed(key.removesuffix(".alpha").removeprefix(prefix))): float(alpha)
-        for key, alpha in alphas.items()
-    }
-    for layer_name, layer in module.named_modules():
-        if name in getattr(layer, "lora_A", ()):
-            rank = layer.lora_A[name].weight.shape[0]
-            layer.r[name], layer.lora_alpha[name] = rank, of_layer.get(_squashed(layer_name), rank)
-
-
-# diffusers' old names for the projections of CLIP's attention, squashed.
-_CLIP_ATTENTION = re.compile(r"(?<=self\.attn)\.to\.(q|k|v|out)$")
-
-
-def _place(name: str, component: str, module: Any, state: Tensors) -> None:
-    """Give LoRA layers their tensors aligned as in the file, see `_copied`: loading them copied them elsewhere.
-
-    diffusers does not copy them, but builds the LoRA's layers while torch is patched for all threads.
-    """
-    import torch
-
-    layers = {_squashed(n): layer for n, layer in module.named_modules() if name in getattr(layer, "lora_A", ())}
-    for key, tensor in state.items():
-        down = key.replace(".lora_B.", ".lora_A.").replace("up.weight", "down.weight")
-        layer = layers.get(_squashed(down.removeprefix(f"{component}.")))
-        if layer is not None:
-            weight = getattr(layer, "lora_A" if down == key else "lora_B")[name].weight
-            if weight.dtype == tensor.dtype and torch.equal(weight, tensor):
-                weight.data = tensor
-
-
-def _check_fit(name: str, file: Path, component: str, module: Any, wanted: Sequence[str]) -> None:
-    """Warn of LoRA layers that the module lacks; where most are lacking, the LoRA is for another model.
-
-    Raises:
-        ModelError: It is for another model.
-    """
-    fitted = {_squashed(n) for n, layer in module.named_modules() if name in getattr(layer, "lora_A", ())}
-    lost = len(wanted) - len(fitted)
-    if lost <= 0:
-        return
-    first = next((key for key in wanted if _squashed(key.removeprefix(f"{component}.")) not in fitted), wanted[0])
-    if lost > len(fitted):
-        raise ModelError(
-            f"{file.name} is for another model: {lost} of its {len(wanted)} changes find no place in the {component}, "
-            f"the first is {first}"
-        )
-    log.warning(
-        "%s: %d of its %d changes find no place in the %s and are left out, the first is %s",
-        file.name,
-        lost,
-        len(wanted),
-        component,
-        first,
-    )
-
-
-def _squashed(name: str) -> str:
-    """A layer's name in one form for all LoRA formats: `attn1.processor.to_out_lora.down`, `attn1.to_out.0`, ..."""
-    for part in _DOWN:
-        name = name.removesuffix(part)
-    return name.replace(".processor", "").replace("text_model.", "").replace("_", ".").removesuffix(".0")
-
-
-_DOWN = (
-    ".lora_A.weight",
-    ".lora.down.weight",
-    ".lora_down.weight",
-    "_lora.down.weight",
-    ".lora_linear_layer.down.weight",
-)
-
-
-def _is_down(key: str) -> bool:
-    return key.endswith(_DOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -85,42 +86,91 @@ def test_one_on_the_text_encoder_enters_its_digest_and_others_do_not(models: Pat
     assert words.digest() != plain.digest()
 
 
-def test_one_for_another_model_says_so(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def layer(name: str, width: int = 96) -> dict[str, torch.Tensor]:
+    """A change of a layer of `tiny`'s UNet, of nought."""
+    return {f"{name}.lora_A.weight": torch.zeros(4, width), f"{name}.lora_B.weight": torch.ones(96, 4)}
 
+
+RIGHT = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def test_one_for_another_model_says_so(tmp_path: Path) -> None:
     file = tmp_path / "foreign.safetensors"
-    name = "unet.down_blocks.7.attentions.0.transformer_blocks.0.attn1.to_q"
-    save_file({f"{name}.lora_A.weight": torch.zeros(4, 96), f"{name}.lora_B.weight": torch.zeros(96, 4)}, file)
-    with pytest.raises(ModelError, match=r"foreign\.safetensors (is for another model|does not fit)"):
-        latent(with_lora(1.0, file))
-    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-    save_file({f"{name}.lora_A.weight": torch.zeros(4, 50), f"{name}.lora_B.weight": torch.zeros(96, 4)}, file)
+    save_file(layer(RIGHT, 50), file)
     with pytest.raises(ModelError, match=r"foreign\.safetensors does not fit this model's unet"):
         latent(with_lora(1.0, file))
-    right = {f"{name}.lora_A.weight": torch.zeros(4, 96), f"{name}.lora_B.weight": torch.zeros(96, 4)}
-    wrong = {key.replace("to_q", end): t.clone() for key, t in right.items() for end in ("to_z", "to_y")}
-    save_file(right | wrong, file)
-    with pytest.raises(ModelError, match=r"for another model: 2 of its 3 changes .* the first is .*attn1\.to_[yz]"):
-        latent(with_lora(1.0, file))
-    save_file(right, file)
+    wrong = {name: t + 1 for end in ("to_z", "to_y") for name, t in layer(RIGHT.replace("to_q", end)).items()}
+    save_file(layer(RIGHT) | wrong, file)
+    with pytest.raises(ModelError, match=r"for another model: 2 of its 3 changes .* the unet, .* is .*attn1\.to_[yz]"):
+        with_lora(1.0, file)
+    save_file(layer(RIGHT), file)
     assert torch.equal(latent(with_lora(1.0, file)), latent(std.load_model("tiny")))  # nothing is left of the failures
 
 
-def test_what_finds_no_place_is_told_where_the_rest_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from graphengine_nodes.testing import sd as testing
-    from safetensors.torch import load_file, save_file
-
+def test_what_finds_no_place_is_an_error_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors = load_file(testing.lora(tmp_path / "right.safetensors", parts=("unet", "text_encoder"), kohya=True))
     expected = latent(with_lora(1.0, tmp_path / "right.safetensors"))
-    assert not caplog.records
     name = next(key for key in tensors if "attn1_to_q.lora_down" in key)
     more = {key.replace("to_q", "to_z"): t.clone() for key, t in tensors.items() if key.split(".")[0] in name}
-    save_file(tensors | more, tmp_path / "more.safetensors")
-    assert torch.equal(latent(with_lora(1.0, tmp_path / "more.safetensors")), expected)
-    found = [record.getMessage() for record in caplog.records if record.name == "graphengine_nodes.weights.reading"]
+    file = tmp_path / "more.safetensors"
+    save_file(tensors | more, file)
+    plain, lora = std.load_model("tiny"), std.load_lora(file)
+    with pytest.raises(ModelError, match=r"more\.safetensors does not fit: 1 of its \d+ .*to_z.*partial=true"):
+        std.apply_lora(plain, lora)
+    partial = std.apply_lora(plain, lora, partial=True)
+    assert partial.digest("denoiser") != std.apply_lora(plain, std.load_lora("tiny-blueprint")).digest("denoiser")
+    assert not caplog.records
+    assert torch.equal(latent(partial), expected)
+    found = [record.getMessage() for record in caplog.records]
     assert len(found) == 1
-    assert "more.safetensors: 1 of its" in found[0]
-    assert "to_z" in found[0] or "to.z" in found[0]
+    assert re.match(r"more\.safetensors: 1 of its \d+ changes find no place in the unet, .*to_z", found[0])
+    # A change of nought changes nothing, wherever it belongs.
+    save_file(tensors | {key: t * ("lora_up" not in key) for key, t in more.items()}, file)
+    assert torch.equal(latent(with_lora(1.0, file)), expected)
+
+
+def test_text_encoders_have_a_scale_of_their_own(models: Path) -> None:
+    plain, lora = std.load_model("tiny"), std.load_lora(models / "words.safetensors")
+    both = std.apply_lora(plain, lora, 0.5, text_scale=0.8)
+    assert both.digest("denoiser") == std.apply_lora(plain, lora, 0.5).digest("denoiser")
+    assert both.digest("text_encoder") == std.apply_lora(plain, lora, 0.8).digest("text_encoder")
+    assert std.apply_lora(plain, lora, 0.5, text_scale=0.5) == std.apply_lora(plain, lora, 0.5)
+    embeds = [std.encode_prompt(std.apply_lora(plain, lora, *s), cases.PROMPT).embeds for s in ((0.5, 0.8), (0.8,))]
+    assert torch.equal(*embeds)
+
+
+@pytest.mark.parametrize("part", ["lora_te2_text_model_encoder_layers_0_self_attn_q_proj", "text_encoder_3.x"])
+def test_a_part_that_the_family_lacks_is_refused(part: str, tmp_path: Path) -> None:
+    save_file(layer(RIGHT) | {name: t + 1 for name, t in layer(part).items()}, tmp_path / "more.safetensors")
+    with pytest.raises(ModelError, match=r"more\.safetensors is (a LoRA for stable_diffusion_xl|for another model)"):
+        with_lora(1.0, tmp_path / "more.safetensors")
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_a_base_with_and_without_takes_the_memory_of_one(quantization: str | None, tmp_path: Path) -> None:
+    plain = std.load_model("tiny")
+    if quantization:
+        plain = std.quantize_model(plain, quantization)
+    file = testing.lora(tmp_path / "small.safetensors", rank=1)
+    tensors = load_file(file)
+    hada = {name.split(".lora")[0] for name in tensors}
+    factors = {}
+    for name in hada:
+        down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        sides = (up, down, up.clone(), down.clone())
+        ends = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        factors |= {f"{name}.{end}": side for end, side in zip(ends, sides, strict=True)}
+        magnitude = torch.ones(up.shape[0], 1)
+        factors[f"{name}.dora_scale"] = magnitude
+    save_file(factors, tmp_path / "loha.safetensors")
+    small = WeightStore()
+    with small.component(plain, "unet", "cpu"):
+        one = small.size()
+        for source in (file, tmp_path / "loha.safetensors"):
+            changed = std.apply_lora(plain, std.load_lora(source))
+            with small.component(changed, "unet", "cpu"):
+                assert one < small.size() <= 1.05 * one
+            small.clear()
 
 
 def test_a_dropped_base_stays_while_clones_use_it() -> None:
@@ -137,5 +187,5 @@ def test_a_dropped_base_stays_while_clones_use_it() -> None:
 def test_half_a_lora(tmp_path: Path) -> None:
     whole = load_file(testing.lora(tmp_path / "whole.safetensors"))
     save_file({name: tensor for name, tensor in whole.items() if "lora_A" in name}, tmp_path / "half.safetensors")
-    with pytest.raises(ModelError, match=r"half\.safetensors does not fit this model's unet"):
-        latent(with_lora(1.0, tmp_path / "half.safetensors"))
+    with pytest.raises(ModelError, match=r"half\.safetensors is incomplete: beside .*lora_A\.weight there is no up"):
+        std.load_lora(tmp_path / "half.safetensors")

@@ -1,0 +1,124 @@
+"""LoRAs: nodes that make references to LoRAs, and apply them to models. They read headers only, and import no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from graphengine import Added, Doc, File, ModelError, Range, node
+from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.values.references import Held
+from graphengine_nodes.values.types import LoRA, Model
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.lora_names import DENOISER, lora_layers
+from graphengine_nodes.weights.loras import foreign_layers, lora_digest, place_layers, refuse_lost
+
+Strength = Range(-10, 10, 0.05)
+
+
+@node(version=1)
+def load_lora(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True, known=tuple(name for name, _ in files.EMBEDDED.values())),
+        Doc("`tiny-blueprint`, a .safetensors file, a folder with one, or a hub id."),
+    ],
+) -> LoRA:
+    """Make a reference to a LoRA of any trainer: LoRA, LoCon, DoRA, LoHa, LoKr, or full differences of layers.
+
+    From a folder `pytorch_lora_weights.safetensors` is taken, else the only .safetensors file in it. Of a file of peft,
+    `adapter_model.safetensors`, alphas are in `adapter_config.json` beside it.
+
+    Raises:
+        ModelError: There is no such file, it is damaged, incomplete, a pickle, no LoRA, or of a kind that is not read.
+    """
+    path = _lora_file(files.find(source, "LoRA"))
+    header = files.read_header(path)
+    changed = {layer.part == DENOISER for layer in lora_layers(header, path)}
+    parts = (*(["denoiser"] if True in changed else []), *(["text_encoder"] if False in changed else []))
+    digest = lora_digest(path)
+    files.note(digest, Location(path))
+    owners = tuple(kind.name for kind in families().values() if kind.owns_lora(header))
+    return LoRA(digest, parts, owners, files.name_of(source))
+
+
+def _lora_file(path: Path) -> Path:
+    """Find the LoRA's file in a folder."""
+    named = path / "pytorch_lora_weights.safetensors"
+    if not path.is_dir() or named.is_file():
+        return named if path.is_dir() else path
+    paths = sorted(path.glob("*.safetensors"))
+    if len(paths) == 1:
+        return paths[0]
+    found = f"several: {', '.join(file.name for file in paths)}" if paths else "none"
+    raise ModelError(f"{path} should hold pytorch_lora_weights.safetensors or one .safetensors file; it holds {found}")
+
+
+@node(version=1)
+def apply_lora(
+    model: Model,
+    lora: LoRA,
+    scale: Annotated[float, Strength, Doc("1.0 is the strength it was trained at.")] = 1.0,
+    text_scale: Annotated[float | None, Strength, Added(), Doc("For text encoders; default: as scale.")] = None,
+    partial: Annotated[
+        bool, Added(), Doc("Leave changes out that have no place in the model, with a warning.")
+    ] = False,
+) -> Model:
+    """Add a LoRA to a model, whose own weights stay as they are; each further LoRA takes another such node.
+
+    Each layer is changed as strongly as its file's format defines, times the scale.
+
+    Raises:
+        ModelError: The LoRA is for another model family, or changes layers that the model lacks.
+    """
+    if lora.families and model.family not in lora.families:
+        kinds = " or ".join(lora.families)
+        raise ModelError(f"{lora.source} is a LoRA for {kinds}; {model.source} is a {model.family} model")
+    lora = replace(lora, partial=partial)
+    _check_places(model, lora)
+    applied = [(lora, float(scale))]
+    if text_scale is not None and text_scale != scale:
+        scales = {"denoiser": float(scale), "text_encoder": float(text_scale)}
+        applied = [(replace(lora, parts=(part,)), scales[part]) for part in lora.parts]
+    return replace(model, loras=(*model.loras, *applied))
+
+
+def _check_places(model: Model, lora: LoRA) -> None:
+    """Refuse a LoRA with changes that have no place in a model, where headers tell it: of models in folders."""
+    kind = family(model.family)
+    names = kind.lora_names
+    try:
+        file = files.locate(lora.weights, lora.source).path
+    except ModelError:  # loaded elsewhere
+        return
+    if not lora.partial:
+        refuse_lost(file, f"{model.family} model {model.source}", foreign_layers(file, names), False)
+    for name, digest in model.components:
+        stem = kind.stems[name]
+        if stem is None or isinstance(digest, Held) or name not in names.parts.values():
+            continue
+        if paths := list(_layers_of(digest, model.source, stem)):
+            refuse_lost(file, name, place_layers(file, names, name, paths), lora.partial)
+
+
+def _layers_of(digest: str, source: str, stem: str) -> Iterator[str]:
+    """The paths of a component's layers, as its files have them; none where the files have others."""
+    try:
+        location = files.locate(digest, source)
+    except ModelError:
+        return
+    if location.config is not None or not location.path.is_dir():
+        return
+    for file in files.weight_files(location.path, stem, location.variant).files:
+        for tensor in files.read_header(file):
+            if tensor.endswith(".weight"):
+                yield tensor.removesuffix(".weight")
+
+
+@node(version=1)
+def scale_loras(model: Model, factor: Annotated[float, Strength, Doc("Factor for the scale of each LoRA.")]) -> Model:
+    """Make all LoRAs of a model stronger or weaker, as diffusers does for `scale` in `cross_attention_kwargs`."""
+    return replace(model, loras=tuple((lora, scale * factor) for lora, scale in model.loras))

@@ -1,0 +1,500 @@
+"""LoRAs put into modules: from a file of any format to changes over the module's layers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine import ModelError, fingerprint, open_file
+from graphengine_nodes.values.references import digest_of
+from graphengine_nodes.values.types import Tensors
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.headers import SIZES, Header
+from graphengine_nodes.weights.lora_names import LoraLayer, LoraNames, Place, lora_layers
+from graphengine_nodes.weights.reading import read_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+METADATA = "lora_adapter_metadata"
+"""Where diffusers writes peft's configuration in a LoRA's header, by component."""
+
+CONFIGURATION = ("adapter_model.safetensors", "adapter_config.json")
+"""The name of peft's own file, and of the file with its configuration beside it."""
+
+
+def lora_digest(file: Path) -> str:
+    """The digest of a LoRA: of its file, and of peft's configuration beside it."""
+    told = _beside(file)
+    return fingerprint(file) if told is None else digest_of([fingerprint(file), fingerprint(told)])
+
+
+def _beside(file: Path) -> Path | None:
+    """peft's configuration beside a LoRA's file."""
+    name, configuration = CONFIGURATION
+    told = file.with_name(configuration)
+    return told if file.name == name and told.is_file() else None
+
+
+# --- what a file changes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The layers of a file that belong to one component.
+
+    Attributes:
+        there: Each with the place that it has in the component.
+        lost: Those that have none.
+    """
+
+    there: list[tuple[LoraLayer, Place]] = field(default_factory=list)
+    lost: list[LoraLayer] = field(default_factory=list)
+
+
+def place_layers(
+    file: Path, names: LoraNames, component: str, paths: Sequence[str], header: Header | None = None
+) -> Placed:
+    """Find the place of each change of a LoRA's file in one component.
+
+    Changes that are nought (published files hold such) need no place.
+
+    Args:
+        paths: Of the component's layers.
+
+    Raises:
+        ModelError: It is no LoRA that is read.
+    """
+    header = files.read_header(file) if header is None else header
+    known = names.places(component, paths)
+    found = Placed()
+    for layer in lora_layers(header, file):
+        belongs = names.component(layer)
+        if belongs == component and (place := known.get(layer.name)) is not None:
+            found.there.append((layer, place))
+        elif belongs == component and not _is_nought(layer, file):
+            found.lost.append(layer)
+    return found
+
+
+def foreign_layers(file: Path, names: LoraNames) -> Placed:
+    """Find the changes of parts that no model of a family has, such as a second text encoder."""
+    layers = lora_layers(files.read_header(file), file)
+    return Placed([], [layer for layer in layers if names.component(layer) is None and not _is_nought(layer, file)])
+
+
+def refuse_lost(file: Path, what: str, placed: Placed, partial: bool) -> None:
+    """Refuse changes without a place in `what`.
+
+    Args:
+        partial: The caller wants the others alone, if there are any.
+
+    Raises:
+        ModelError: There are some; or none has a place, and the LoRA is for another model.
+    """
+    if not placed.lost or (partial and placed.there):
+        return
+    foreign = len(placed.lost) > len(placed.there)
+    says = "is for another model" if foreign else "does not fit"
+    advice = "" if foreign else "; apply_lora(partial=true) leaves these out"
+    raise ModelError(f"{file.name} {says}: {_told(placed, what)}{advice}")
+
+
+def _told(placed: Placed, what: str) -> str:
+    count, total = len(placed.lost), len(placed.lost) + len(placed.there)
+    return f"{count} of its {total} changes find no place in the {what}, the first is {placed.lost[0].first}"
+
+
+def _is_nought(layer: LoraLayer, file: Path) -> bool:
+    """Whether a change is nought because one of its factors is."""
+    factors = {"low-rank": ("up", "down"), "full": ("diff",), "bias": ("diff_b",)}.get(layer.kind, ())
+    beside = [role for role in ("diff_b", "up_bias", "dora_scale", "magnitude") if role in layer.tensors]
+    if layer.kind in ("low-rank", "full") and beside:
+        return False
+    return any(_all_nought(file, layer.tensors[role]) for role in factors)
+
+
+def _all_nought(file: Path, name: str) -> bool:
+    """Whether all numbers of a tensor in a safetensors file are nought, with either sign."""
+    entry = files.read_header(file)[name]
+    start, end = entry["data_offsets"]
+    with open_file(file) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        handle.seek(8 + length + start)
+        data = bytearray(handle.read(end - start))
+    size = SIZES[entry["dtype"]]
+    signs = set(data[size - 1 :: size])  # the last byte of each number begins with its sign
+    data[size - 1 :: size] = bytes(len(data) // size)
+    return signs <= {0, 0x80} and not any(data)
+
+
+# --- putting them in --------------------------------------------------------------------------------------------------
+
+
+def add_loras(
+    component: str,
+    module: Any,
+    loras: Iterable[tuple[str, Path, float]],
+    names: LoraNames,
+    partial: Collection[str] = (),
+) -> None:
+    """Put LoRAs (name, file, strength) into a module that is not shared; its layers are called, and stay as they are.
+
+    Args:
+        partial: The names of LoRAs whose changes without a place are left out with a warning.
+
+    Raises:
+        ModelError: A LoRA does not fit the module.
+    """
+    import torch
+
+    layers = {path: layer for path, layer in module.named_modules() if _can_change(layer)}
+    for name, file, strength in loras:
+        header = files.read_header(file)
+        placed = place_layers(file, names, component, list(layers), header)
+        refuse_lost(file, component, placed, name in partial)
+        if placed.lost:
+            log.warning("%s: %s; they are left out", file.name, _told(placed, component))
+        wanted = tuple(tensor for layer, _ in placed.there for tensor in layer.tensors.values())
+        tensors = read_tensors(file, prefixes=wanted) if wanted else {}
+        adding = _Adding(name, file, strength, component, module, layers, _configuration(file, component))
+        with torch.no_grad():
+            for layer, place in placed.there:
+                factors = {role: tensors[tensor] for role, tensor in layer.tensors.items()}
+                adding.add(layer, place, factors, names.folds and layer.folded)
+
+
+def _can_change(layer: Any) -> bool:
+    """Whether a layer is one with a weight that LoRAs may change: no embedding table."""
+    import torch
+
+    own = layer._parameters.get("weight") is not None or isinstance(layer, torch.nn.Linear)  # whose weight may be made
+    return own and not isinstance(layer, torch.nn.Embedding)
+
+
+def _configuration(file: Path, component: str) -> Mapping[str, Any]:
+    """peft's configuration of a LoRA: in the file's header for each component, or in a file beside it."""
+    if (beside := _beside(file)) is not None:
+        return files.read_json(beside)
+    text = files.read_metadata(file).get(METADATA)
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+        return {key.removeprefix(f"{component}."): v for key, v in found.items() if key.startswith(f"{component}.")}
+    except (ValueError, AttributeError):
+        raise ModelError(f"{file} is damaged: {METADATA} in its header is no JSON object; copy it again") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Adding:
+    """One LoRA being put into a module; `layers` are the module's by their paths, before any LoRA."""
+
+    name: str
+    file: Path
+    strength: float
+    component: str
+    module: Any
+    layers: Mapping[str, Any]
+    configuration: Mapping[str, Any]
+
+    def add(self, layer: LoraLayer, place: Place, factors: Tensors, folds: bool) -> None:
+        """Put one change in its place.
+
+        Args:
+            folds: Its scale is multiplied into its factors.
+        """
+        import torch
+
+        from graphengine_nodes.weights import lora_forms as forms
+
+        bases = [self.layers[path] for path in place.paths]
+        if not isinstance(bases[0], torch.nn.Linear | torch.nn.Conv2d):
+            self._add_to_norm(layer, bases[0], factors)
+            return
+        shapes = [forms.weight_shape(base) for base in bases]
+        rows = sum(shape[0] for shape in shapes)
+        whole = torch.Size((rows, *shapes[0][1:]))
+        alpha, divisor = self._alpha(layer, place, factors)
+        encoder = self.component.startswith("text_encoder")
+        if folds and layer.kind == "low-rank":
+            factors, alpha = _folded(factors, alpha / divisor, encoder), divisor
+        scale = self.strength * alpha / divisor  # in peft's order
+        factors = self._fitted(layer, factors, whole, bases[0])
+        pieces = _pieces([shape[0] for shape in shapes], place.swapped)
+        # diffusers leaves its LoRAs asking for gradients, transformers does not
+        parts = _in_parts(layer.kind, factors, bases, pieces, rows, not encoder)
+        turned, on_input = self._magnitude(factors, bases, pieces, parts, scale)
+        shift = factors.get("diff_b")
+        for path, base, piece, form, factor in zip(place.paths, bases, pieces, parts, turned, strict=True):
+            own = None if shift is None else forms.shaped(forms.picked(shift * self.strength, piece, 0), base)
+            self._over(path).lora_changes[self.name] = forms.LayerChange(form, scale, own, factor, on_input).eval()
+
+    def _over(self, path: str) -> Any:
+        """The layer with changes at a path, put there if there is none."""
+        from graphengine_nodes.weights.lora_forms import ChangedLayer
+
+        parent, _, leaf = path.rpartition(".")
+        holder = self.module.get_submodule(parent)
+        found = holder.get_submodule(leaf)
+        if not isinstance(found, ChangedLayer):
+            found = ChangedLayer(found)
+            setattr(holder, leaf, found)
+        return found
+
+    def _add_to_norm(self, layer: LoraLayer, base: Any, factors: Tensors) -> None:
+        """Change the few numbers of a norm in place: they are the clone's own."""
+        import torch
+
+        for role, of in (("diff", "weight"), ("diff_b", "bias")):
+            if (diff := factors.get(role)) is None:
+                continue
+            old = getattr(base, of, None)
+            if old is None or old.numel() != diff.numel():
+                raise self._misfit(layer, role, diff, "none" if old is None else list(old.shape))
+            new = (old.float() + diff.float().reshape(old.shape) * self.strength).to(old.dtype)
+            setattr(base, of, torch.nn.Parameter(new, requires_grad=old.requires_grad))
+        if not layer.tensors.keys() & {"diff", "diff_b"}:
+            raise ModelError(
+                f"{self.file.name} does not fit this model's {self.component}: {layer.first} is a factor of a matrix, "
+                "but that layer has none"
+            )
+
+    # --- what the format says -----------------------------------------------------------------------------------------
+
+    def _alpha(self, layer: LoraLayer, place: Place, factors: Tensors) -> tuple[float, float]:
+        """A layer's alpha, and what divides it: its rank, or for rsLoRA the root of that."""
+        rank = _rank(factors)
+        if rank is None or (layer.kind == "lokr" and {"lokr_w1", "lokr_w2"} <= factors.keys()):
+            return 1.0, 1.0
+        told = self.configuration
+        root = bool(told.get("use_rslora"))
+        if "alpha" in factors:
+            alpha = float(factors["alpha"])
+            if not math.isfinite(alpha):
+                raise ModelError(f"{self.file} is damaged: {layer.tensors['alpha']} is {alpha}; copy it again")
+        else:
+            alpha = float(_matching(told.get("alpha_pattern") or {}, place.paths[0], told.get("lora_alpha")) or rank)
+            root = root and bool(told.get("lora_alpha") or told.get("alpha_pattern"))
+        return alpha, math.sqrt(rank) if root else rank
+
+    def _fitted(self, layer: LoraLayer, factors: Tensors, shape: torch.Size, base: Any) -> dict[str, torch.Tensor]:
+        """The factors in the type of the layer's numbers, and in its shape where a matrix is a 1 x 1 convolution.
+
+        Raises:
+            ModelError: They are of another shape than the layer.
+        """
+
+        dtype = base.weight.dtype
+        found: dict[str, torch.Tensor] = {}
+        for role, tensor in factors.items():
+            plain = role in ("alpha", "dora_scale", "magnitude", "diff_b")
+            found[role] = tensor.float() if plain else tensor.to(dtype)
+        if layer.kind == "low-rank":
+            _as_layer(found, len(shape))
+        elif layer.kind == "full":
+            found["diff"] = found["diff"].reshape(shape) if found["diff"].numel() == shape.numel() else found["diff"]
+        for role, wanted in _wanted(layer.kind, found, shape).items():
+            if role in found and not _agrees(found[role].shape, wanted):
+                raise self._misfit(layer, role, factors[role], list(shape))
+        return found
+
+    def _misfit(self, layer: LoraLayer, role: str, tensor: torch.Tensor, shape: Any) -> ModelError:
+        return ModelError(
+            f"{self.file.name} does not fit this model's {self.component}: {layer.tensors[role]} is "
+            f"{list(tensor.shape)}, which makes no change of a layer of {shape}"
+        )
+
+    def _magnitude(
+        self,
+        factors: Tensors,
+        bases: Sequence[Any],
+        pieces: Sequence[tuple[tuple[int, int], ...]],
+        parts: Sequence[Any],
+        scale: float,
+    ) -> tuple[list[torch.Tensor | None], bool]:
+        """What DoRA multiplies each layer's changed weight by, for each row or column, and whether for each column.
+
+        The magnitude over the norm of the changed weight, as LyCORIS defines it: `strength * (that - 1) + 1`.
+        """
+        import torch
+
+        from graphengine_nodes.weights import lora_forms as forms
+
+        magnitude = factors.get("dora_scale", factors.get("magnitude"))
+        if magnitude is None:
+            return [None] * len(bases), False
+        on_input = "dora_scale" in factors and magnitude.shape[0] != sum(forms.weight_shape(base)[0] for base in bases)
+        norms = []
+        for base, part in zip(bases, parts, strict=True):
+            weight = forms.dense_weight(base)
+            weight = weight + part.dense(weight.shape).to(weight.device) * scale
+            rest = [axis for axis in range(weight.ndim) if axis != int(on_input)]
+            norms.append(torch.linalg.vector_norm(weight, dim=rest))
+        numbers = magnitude.flatten().to(norms[0].device)
+        sizes = [numbers] * len(bases) if on_input else [forms.picked(numbers, piece, 0) for piece in pieces]
+        if on_input:  # a column goes through all of the layers
+            norms = [torch.linalg.vector_norm(torch.stack(norms), dim=0)] * len(bases)
+        dtype = bases[0].weight.dtype
+        found: list[torch.Tensor | None] = []
+        for base, size, norm in zip(bases, sizes, norms, strict=True):
+            ratio = size / (norm + torch.finfo(norm.dtype).eps)
+            found.append(forms.shaped((self.strength * (ratio - 1) + 1).to(dtype), base))
+        return found, on_input
+
+
+def _matching(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
+    """What peft's configuration says of a layer: of the first pattern that its path ends with, else of all layers."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", path) or re.match(rf"(.*\.)?({pattern})$", f"text_model.{path}"):
+            return value
+    return default
+
+
+def _rank(factors: Tensors) -> int | None:
+    """The rank of a change; None for one that has none."""
+    for role in ("down", "hada_w1_b", "lokr_w1_b", "lokr_w2_b"):
+        if role in factors:
+            return int(factors[role].shape[0])
+    return None
+
+
+def _as_layer(factors: dict[str, torch.Tensor], axes: int) -> None:
+    """Give matrices the axes of a convolution, or take axes of 1 x 1 away, as the layer has them."""
+    for role in ("down", "up"):
+        tensor = factors[role]
+        if tensor.ndim == 2 and axes == 4:
+            factors[role] = tensor[:, :, None, None]
+        elif tensor.ndim == 4 and axes == 2 and tensor.shape[2:] == (1, 1):
+            factors[role] = tensor[:, :, 0, 0]
+
+
+def _wanted(kind: str, factors: Tensors, shape: torch.Size) -> dict[str, tuple[int | None, ...]]:
+    """The shapes that factors must have for a layer's shape; None for any length, and at most one more axis."""
+    out, columns, *kernel = shape
+    wide = 1
+    for side in kernel:
+        wide *= side
+    rank = _rank(factors)
+    if kind == "low-rank":
+        ones = (1,) * len(kernel)
+        inner = ones if "mid" in factors else tuple(kernel)
+        found: dict[str, tuple[int | None, ...]] = {"down": (rank, columns, *inner), "up": (out, rank, *ones)}
+        return found | {"mid": (rank, rank, *kernel), "up_bias": (out,), "diff_b": (out,)}
+    if kind == "loha" and "hada_t1" in factors:
+        sides: dict[str, tuple[int | None, ...]] = {f"hada_w{n}_a": (rank, out) for n in "12"}
+        sides |= {f"hada_w{n}_b": (rank, columns) for n in "12"}
+        return sides | {f"hada_t{n}": (rank, rank, *kernel) for n in "12"} | {"diff_b": (out,)}
+    if kind == "loha":
+        found = {f"hada_w{n}_a": (out, None) for n in "12"} | {"diff_b": (out,)}
+        return found | {f"hada_w{n}_b": (None, columns * wide) for n in "12"}
+    if kind == "lokr":
+        return _wanted_of_lokr(factors, out, columns, tuple(kernel), wide)
+    return {"diff": tuple(shape), "diff_b": (out,)}
+
+
+def _wanted_of_lokr(
+    factors: Tensors, out: int, columns: int, kernel: tuple[int, ...], wide: int
+) -> dict[str, tuple[int | None, ...]]:
+    first = factors.get("lokr_w1")
+    a = int(first.shape[0] if first is not None else factors["lokr_w1_a"].shape[0])
+    b = int(first.shape[1] if first is not None else factors["lokr_w1_b"].shape[-1])
+    if out % a or columns % b:
+        return {"lokr_w1" if first is not None else "lokr_w1_a": (-1,)}
+    c, d = out // a, columns // b
+    found: dict[str, tuple[int | None, ...]] = {"lokr_w1": (a, b), "diff_b": (out,)}
+    second = factors.get("lokr_w2")
+    if "lokr_t2" in factors:
+        rank = int(factors["lokr_t2"].shape[0])
+        return found | {"lokr_w2_a": (rank, c), "lokr_w2_b": (rank, d), "lokr_t2": (rank, rank, *kernel)}
+    if second is not None:
+        return found | {"lokr_w2": (c, d, *kernel) if second.ndim > 2 else (c, d * wide)}
+    return found | {"lokr_w2_a": (c, None), "lokr_w2_b": (None, d * wide)}
+
+
+def _agrees(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _pieces(rows: Sequence[int], swapped: bool) -> list[tuple[tuple[int, int], ...]]:
+    """For each layer its rows in the file's one layer, as pieces from a beginning to an end."""
+    found: list[tuple[tuple[int, int], ...]] = []
+    start = 0
+    for count in rows:
+        end = start + count
+        half = start + count // 2
+        found.append(((half, end), (start, half)) if swapped else ((start, end),))
+        start = end
+    return found
+
+
+def _folded(factors: Tensors, scale: float, in_place: bool) -> dict[str, torch.Tensor]:
+    """The factors with their scale in them, as diffusers divides it between FLUX's.
+
+    Args:
+        in_place: The tensors keep their memory, on whose alignment the last bits depend; without an alpha nothing is
+            done.
+    """
+    if in_place and "alpha" not in factors:
+        return dict(factors)
+    first, second = scale, 1.0
+    while first * 2 < second:
+        first, second = first * 2, second / 2
+    down, up = (factors["down"], first), (factors["up"], second)
+    new = [tensor.mul_(by) if in_place else tensor * by for tensor, by in (down, up)]
+    return {**factors, "down": new[0], "up": new[1]}
+
+
+def _in_parts(
+    kind: str,
+    factors: Tensors,
+    bases: Sequence[Any],
+    pieces: Sequence[tuple[tuple[int, int], ...]],
+    rows: int,
+    gradients: bool,
+) -> list[Any]:
+    """The form of the change for each layer, which takes its rows of it."""
+    from graphengine_nodes.weights import lora_forms as forms
+
+    if kind == "bias":
+        return [None] * len(bases)
+    if kind == "low-rank":
+        downs = _downs(factors, [end - start for ((start, end), *_) in pieces]) if len(bases) > 1 else None
+        found = []
+        for index, (base, piece) in enumerate(zip(bases, pieces, strict=True)):
+            mine = [role for role in ("up", "up_bias") if role in factors]
+            own: dict[str, Any] = {role: forms.picked(factors[role], piece, 0) for role in mine}
+            if downs is not None:
+                width = downs[index].shape[0]
+                own |= {"down": downs[index], "up": own["up"][:, index * width : (index + 1) * width].contiguous()}
+            found.append(forms.LowRank(base, {**factors, **own}, gradients))
+        return found
+    if kind == "full":
+        return [forms.Full(forms.picked(factors["diff"], piece, 0)) for piece in pieces]
+    whole = forms.Hadamard(factors) if kind == "loha" else forms.Kronecker(factors)
+    one = len(bases) == 1 and len(pieces[0]) == 1
+    return [whole] if one else [forms.Rows(whole, piece, rows) for piece in pieces]
+
+
+def _downs(factors: Tensors, rows: Sequence[int]) -> Sequence[torch.Tensor] | None:
+    """The part of `down` that each of several layers needs, where `up` is made of one block for each; else None."""
+    down, up = factors["down"], factors["up"]
+    if down.shape[0] % len(rows):
+        return None
+    width = down.shape[0] // len(rows)
+    start = 0
+    for index, count in enumerate(rows):
+        beside = up[start : start + count].clone()
+        beside[:, index * width : (index + 1) * width] = 0
+        if beside.any():
+            return None
+        start += count
+    return down.chunk(len(rows), dim=0)
