@@ -1,8 +1,8 @@
 """Blocks of code in Markdown pages: their language, the file that they are, and why some are not run.
 
-    ```yaml title="house.yaml"      a file of that name: a later block of the page uses it
-    ```sh                           run as it is
-    <!-- not run: needs a GPU -->   before a block: it is not run, and the reader sees why
+```yaml title="house.yaml"      a file of that name: a later block of the page uses it
+```sh                           run as it is
+<!-- not run: needs a GPU -->   before a block: it is not run, and the reader sees why
 """
 
 from __future__ import annotations

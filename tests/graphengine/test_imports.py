@@ -25,8 +25,9 @@ def test_importing_is_light() -> None:
 
 
 def test_building_checking_and_running_are_light() -> None:
-    assert loaded(
-        """
+    assert (
+        loaded(
+            """
 from graphengine import *
 import graphengine
 @node
@@ -39,7 +40,9 @@ assert g.problems() == []
 assert g.run(want=total) == 3
 assert g.copy() == g
 """
-    ) == []
+        )
+        == []
+    )
 
 
 def test_loading_a_workflow_is_light() -> None:

@@ -71,9 +71,7 @@ def test_a_module_can_be_imported_from_its_package_by_its_old_name() -> None:
 
 def test_keys_name_what_has_moved_by_its_old_home(tmp_path: Path) -> None:
     """The hash is that of code that defines such names where they were."""
-    (tmp_path / "elsewhere.py").write_text(
-        "class Graph: ...\nGraph.__module__ = 'graphengine.graph'\n"
-    )
+    (tmp_path / "elsewhere.py").write_text("class Graph: ...\nGraph.__module__ = 'graphengine.graph'\n")
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from graphengine.keys.code import _named\n"

@@ -35,9 +35,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, set[st
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_errors_are_told_where_they_are_and_nowhere_else(
-    told: dict[str, dict[int, set[str]]], file: Path
-) -> None:
+def test_errors_are_told_where_they_are_and_nowhere_else(told: dict[str, dict[int, set[str]]], file: Path) -> None:
     expected = {
         number: match[1]
         for number, line in enumerate(file.read_text().splitlines(), 1)

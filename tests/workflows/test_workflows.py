@@ -17,7 +17,7 @@ from tests import ROOT
 FOLDER = ROOT / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
 NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "masked_image_to_image", "sweep", "text_to_image"]
-COMMON = {"prompt", "negative_prompt", "model", "scheduler", "steps", "guidance_scale"}
+COMMON = {"prompt", "negative_prompt", "model", "config", "tokenizer", "scheduler", "steps", "guidance_scale"}
 FITTED = {"fit", "longest"}
 SIZED = COMMON | {"width", "height", "seed"}
 INPUTS = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.types import (
     Conditioning,
     Control,
@@ -191,8 +192,6 @@ class Family(Protocol):
     """The other parts whose weights a part's results depend on, if any."""
     stems: Mapping[str, str | None]
     """The name of each component's weight files in diffusers layout; None where it has no weights."""
-    prefixes: Mapping[str, tuple[str, ...]]
-    """The prefixes of the names of a component's tensors in a single-file checkpoint."""
 
     preview: Factors
     """The preview map of its published VAE; empty where it is not known."""
@@ -202,6 +201,23 @@ class Family(Protocol):
 
     def owns_file(self, header: Header) -> bool:
         """Whether a single-file checkpoint with these tensors is one of the family's models."""
+
+    tokenizers: Mapping[str, str]
+    """The classes of its tokenizers in transformers, by component."""
+
+    def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
+        """The configurations of a single file by path, as a folder in diffusers layout has them.
+
+        Raises:
+            ModelError: The file leaves something open that they need.
+        """
+
+    def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
+        """The folder of a tokenizer that an installed package holds; None for one that none holds.
+
+        Raises:
+            ModelError: The package is not installed.
+        """
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         """Whether a ControlNet with this configuration steers the family's models."""

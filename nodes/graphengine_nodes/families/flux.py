@@ -7,7 +7,6 @@ the denoiser's results depend on the VAE, and the start of image to image is dra
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +25,8 @@ from graphengine_nodes.families.lora_places import (
 )
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.families.repainting import Layout
-from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
+from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
@@ -66,13 +66,6 @@ class Flux(Pipelines):
         "transformer": ("diffusers.models.transformers.transformer_flux", "FluxTransformer2DModel"),
         "controlnet": ("diffusers.models.controlnets.controlnet_flux", "FluxControlNetModel"),
     }
-    inner = ("double_blocks.", "single_blocks.", "final_layer.", "img_in.", "txt_in.", "time_in.", "vector_in.")
-    prefixes: Mapping[str, tuple[str, ...]] = {
-        "transformer": ("model.diffusion_model.", *inner, "guidance_in."),
-        "vae": ("first_stage_model.", "vae."),
-        "text_encoder": ("text_encoders.clip_l.",),
-        "text_encoder_2": ("text_encoders.t5xxl.",),
-    }
     lora_names = LoraNames(
         {"denoiser": "transformer"}
         | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder")
@@ -81,6 +74,7 @@ class Flux(Pipelines):
         folds=True,
     )
     denoiser = "transformer"
+    vae_scale: Mapping[str, float] = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
     prefix = "Flux"
     modules: Mapping[tuple[str, bool], str] = {
         ("", False): "flux.pipeline_flux",
@@ -120,10 +114,13 @@ class Flux(Pipelines):
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         return str(index.get("_class_name", "")).startswith("Flux") and "text_encoder_2" in index
 
-    def owns_file(self, header: Header) -> bool:
-        # Its successors have the same blocks, but no pooled embedding.
-        names = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
-        return all(name in header or f"model.diffusion_model.{name}" in header for name in names)
+    def scheduler_config(self, held: Contents) -> dict[str, Any]:
+        transformer = held.component("transformer")
+        found: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+        if transformer is None or not transformer.config["guidance_embeds"]:
+            return found | {"shift": 1.0, "use_dynamic_shifting": False}  # schnell
+        shift = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
+        return found | shift | {"shift": 3.0, "use_dynamic_shifting": True}
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "FluxControlNetModel"
@@ -166,28 +163,6 @@ class Flux(Pipelines):
     def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         found = super().vae_settings({"latent_channels": 16, **config})
         return found | {"multiple": 2 * found["factor"]}
-
-    # --- loading ------------------------------------------------------------------------------------------------------
-
-    def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
-        converters: Any = importlib.import_module("diffusers.loaders.single_file_utils")
-        if component == "vae":
-            return dict(converters.convert_ldm_vae_checkpoint(tensors, dict(module.config)))
-        if component == "text_encoder":
-            return dict(converters.convert_ldm_clip_checkpoint(tensors, "text_encoders.clip_l.transformer."))
-        if component == "text_encoder_2":
-            return dict(converters.convert_sd3_t5_checkpoint_to_diffusers(tensors))
-        try:
-            found: Tensors = converters.convert_flux_transformer_checkpoint_to_diffusers(tensors)
-        except RuntimeError as error:
-            raise ModelError(f"the checkpoint's transformer is not of FLUX's own width ({error!s:.200})") from None
-        foreign = sorted(found.keys() - module.state_dict().keys())
-        if foreign:
-            raise ModelError(
-                f"the checkpoint's transformer does not fit the configuration beside it, which has no place for "
-                f"{len(foreign)} of its tensors, the first is {foreign[0]}; dev and schnell have different ones"
-            )
-        return found
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 

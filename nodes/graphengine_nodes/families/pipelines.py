@@ -23,11 +23,13 @@ from graphengine_nodes.families.family import Components, Sampled, SampleRequest
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
+from graphengine_nodes.layouts.contents import Component, Contents
+from graphengine_nodes.layouts.places import placed
 from graphengine_nodes.values.types import Conditioning, Model, Tensors
-from graphengine_nodes.weights import files, reading
+from graphengine_nodes.weights import files, reading, vocabulary
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf_tensors
-from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.headers import Header, read_headers
 from graphengine_nodes.weights.lora_names import LoraNames
 from graphengine_nodes.weights.loras import add_loras
 
@@ -72,7 +74,6 @@ class Pipelines:
     needs: Mapping[str, Sequence[str]] = {}
     classes: Mapping[str, tuple[str, str]]
     """Module and class of each component but the scheduler."""
-    prefixes: Mapping[str, tuple[str, ...]] = {}
     lora_names: LoraNames
     denoiser: str
     """The name of the component that denoises."""
@@ -86,11 +87,49 @@ class Pipelines:
         """See `Family`."""
         return {"scheduler": None} | {name: _stem(module, cls) for name, (module, cls) in self.classes.items()}
 
+    @functools.cached_property
+    def tokenizers(self) -> Mapping[str, str]:
+        """See `Family`."""
+        return {name: cls for name, (_, cls) in self.classes.items() if "Tokenizer" in cls}
+
     def settings(self, folder: Path) -> dict[str, Any]:
         """See `Family`."""
         denoiser = files.read_json(folder / self.denoiser / "config.json")
         vae = self.vae_settings(files.read_json(folder / "vae" / "config.json"))
         return in_pixels(self.denoiser_settings(denoiser, folder), vae)
+
+    def owns_file(self, header: Header) -> bool:
+        """See `Family`."""
+        return contents.family_of(header) == self.name
+
+    def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
+        """See `Family`."""
+        parts = {name: held.component(name) for name, stem in self.stems.items() if stem is not None}
+        found = {f"{name}/config.json": dict(part.config) for name, part in parts.items() if part is not None}
+        if "vae/config.json" in found:
+            found["vae/config.json"] = {**self.vae_scale, **found["vae/config.json"]}
+        scheduler = dict(held.said.get("scheduler") or self.scheduler_config(held))
+        found["scheduler/scheduler_config.json"] = scheduler
+        index = {name: [module.partition(".")[0], cls] for name, (module, cls) in self.classes.items()}
+        index |= {"scheduler": ["diffusers", str(scheduler.get("_class_name"))]}
+        del index["controlnet"]
+        found["model_index.json"] = {
+            "_class_name": f"{self.prefix}Pipeline",
+            **index,
+            **held.said.get("model_index", {}),
+        }
+        return found
+
+    vae_scale: Mapping[str, float]
+    """The scale of the published VAEs, which no tensor tells, as their configurations have it."""
+
+    def scheduler_config(self, held: Contents) -> dict[str, Any]:
+        """The configuration of the scheduler that the published model of a single file's kind has."""
+        raise NotImplementedError
+
+    def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
+        """See `Family`."""
+        return vocabulary.clip_tokenizer() if self.classes[component][1] == "CLIPTokenizer" else None
 
     def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         """See `Family`."""
@@ -127,17 +166,16 @@ class Pipelines:
         """Make the function that reads a component from a whole checkpoint."""
 
         def read(location: Location, module: Any, dtype: torch.dtype) -> Tensors:
+            part = contents.read(*read_headers(location.path), location.path).component(component)
+            if part is None:
+                raise ModelError(f"{location.path} holds no {component}")
             full = reading.in_full(module, dtype)
             if is_gguf(location.path):
-                return _read_gguf(component, location.path, module, dtype, full)
-            tensors = reading.read_tensors(location.path, dtype, self.prefixes[component], full)
-            return self.convert(component, tensors, module)
+                return _read_gguf(part, module, dtype, full)
+            tensors = reading.read_tensors(location.path, dtype, part.names - part.skipped, full)
+            return placed(part.places, tensors)
 
         return read
-
-    def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
-        """Rename a component's tensors in a single file to diffusers' names."""
-        raise ModelError(f"{self.name} has no checkpoints in one file")
 
     def add_loras(
         self,
@@ -259,20 +297,17 @@ class Pipelines:
         return (lambda latents: latents), (lambda latents: latents)
 
 
-def _read_gguf(component: str, file: Path, module: Any, dtype: torch.dtype, full: frozenset[str]) -> Tensors:
+def _read_gguf(part: Component, module: Any, dtype: torch.dtype, full: frozenset[str]) -> Tensors:
     """Read a component of a GGUF file, whose matrices stay in blocks."""
     import torch
 
     from graphengine_nodes.weights.quantized import lay_out
 
-    found = contents.read(files.read_header(file), files.read_metadata(file), file).component(component)
-    assert found is not None
-
     def dtype_of(name: str) -> torch.dtype:
         return dtype if full.isdisjoint(name.split(".")) else torch.float32
 
-    stored = read_gguf_tensors(file, found.names)
-    tensors = {name: place.read(stored[place.name]) for name, place in found.places.items()}
+    stored = read_gguf_tensors(part.where, part.names - part.skipped)
+    tensors = {name: place.read(stored[place.name]) for name, place in part.places.items()}
     tensors = {n: t.to(dtype_of(n)) if t.is_floating_point() else t for n, t in tensors.items()}
     return lay_out(module, tensors, dtype_of)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import (
-    PREFIXES,
+    BETAS,
+    SCALES,
     UNET,
     UNetFamily,
     context_width,
@@ -20,7 +22,9 @@ from graphengine_nodes.families.unet import (
     second_encoder,
     unet_loras,
 )
+from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.weights import vocabulary
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames
 
@@ -38,7 +42,6 @@ class StableDiffusion(UNetFamily):
         "vae": ("vae",),
     }
     classes = UNET
-    prefixes: Mapping[str, tuple[str, ...]] = PREFIXES | {"text_encoder": ("cond_stage_model.",)}
     lora_names = LoraNames(
         {"denoiser": "unet"} | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder"), unet_loras
     )
@@ -52,6 +55,7 @@ class StableDiffusion(UNetFamily):
         ("Inpaint", True): "controlnet.pipeline_controlnet_inpaint",
     }
     guidance_scale = 7.5
+    vae_scale: Mapping[str, float] = {"scaling_factor": SCALES["stable_diffusion"]}
     # As measured for 1.4 (huggingface.co's forum, "Decoding latents to RGB without upscaling").
     preview: Factors = (
         (0.149, 0.1035, 0.104),
@@ -64,10 +68,16 @@ class StableDiffusion(UNetFamily):
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         return str(index.get("_class_name", "")).startswith("StableDiffusion") and "text_encoder_2" not in index
 
-    def owns_file(self, header: Header) -> bool:
-        return "model.diffusion_model.input_blocks.0.0.weight" in header and not any(
-            name.startswith("conditioner.embedders.") for name in header
-        )
+    def scheduler_config(self, held: Contents) -> dict[str, Any]:
+        """See `Pipelines`. Of 2.x some models predict noise and others velocity, which no tensor tells."""
+        if _is_second(held):
+            return {"_class_name": "DDIMScheduler", **BETAS, "prediction_type": None}
+        if "ztsnr" in held.markers:  # PNDM cannot begin without signal
+            return {"_class_name": "DDIMScheduler", **BETAS}
+        return {"_class_name": "PNDMScheduler", **BETAS, "skip_prk_steps": True}
+
+    def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
+        return vocabulary.clip_tokenizer("!" if _is_second(held) else vocabulary.END)
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") is None
@@ -142,6 +152,12 @@ class StableDiffusion(UNetFamily):
 
 
 FAMILY = StableDiffusion()
+
+
+def _is_second(held: Contents) -> bool:
+    """Whether a file is of Stable Diffusion 2.x, whose text encoder is OpenCLIP's."""
+    unet = held.component("unet")
+    return unet is not None and unet.config["cross_attention_dim"] == 1024
 
 
 def _encode(tokenizer: Any, encoder: Any, prompt: str, clip_skip: int, device: str) -> torch.Tensor:

@@ -14,7 +14,8 @@ from graphengine_nodes.families.family import Components, Factors, SampleRequest
 from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import (
-    PREFIXES,
+    BETAS,
+    SCALES,
     UNET,
     UNetFamily,
     context_width,
@@ -23,8 +24,9 @@ from graphengine_nodes.families.unet import (
     refuse_length,
     unet_loras,
 )
+from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.types import Conditioning, Model
-from graphengine_nodes.weights import files
+from graphengine_nodes.weights import files, vocabulary
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames
@@ -50,10 +52,6 @@ class StableDiffusionXL(UNetFamily):
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
         "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
     }
-    prefixes: Mapping[str, tuple[str, ...]] = PREFIXES | {
-        "text_encoder": ("conditioner.embedders.0.",),
-        "text_encoder_2": ("conditioner.embedders.1.",),
-    }
     lora_names = LoraNames(
         {"denoiser": "unet"}
         | dict.fromkeys(("te", "te1", "clip_l", "text_encoder"), "text_encoder")
@@ -77,6 +75,7 @@ class StableDiffusionXL(UNetFamily):
     """Where its pipelines with union ControlNets are."""
     with_vae = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
     guidance_scale = 5.0
+    vae_scale: Mapping[str, float] = {"scaling_factor": SCALES["stable_diffusion_xl"]}
     # The map in diffusers' guide to callbacks, divided by 255.
     preview: Factors = (
         (0.2353, 0.2353, 0.2353),
@@ -93,9 +92,15 @@ class StableDiffusionXL(UNetFamily):
 
     def owns_file(self, header: Header) -> bool:
         embedders = {name.split(".")[2] for name in header if name.startswith("conditioner.embedders.")}
-        if embedders == {"0"}:
+        if embedders == {"0"} and any(name.startswith("conditioner.embedders.0.model.") for name in header):
             raise ModelError(_REFINER)
-        return "model.diffusion_model.input_blocks.0.0.weight" in header and bool(embedders)
+        return super().owns_file(header)
+
+    def scheduler_config(self, held: Contents) -> dict[str, Any]:
+        return {"_class_name": "EulerDiscreteScheduler", **BETAS, "timestep_spacing": "leading"}
+
+    def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
+        return vocabulary.clip_tokenizer("!" if component == "tokenizer_2" else vocabulary.END)
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         named = config.get("_class_name") == "ControlNetModel" and config.get("addition_embed_type") == "text_time"
@@ -254,7 +259,6 @@ class StableDiffusionXL(UNetFamily):
 FAMILY = StableDiffusionXL()
 
 _REFINER = "this is SDXL's refiner, which has one text encoder and no way to begin; take a base model"
-
 
 
 def _united(request: SampleRequest) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.lora_places import clip_places, unet_places
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.values.references import Held
-from graphengine_nodes.values.types import Image, Latent, Model, Posterior, Tensors
+from graphengine_nodes.values.types import Image, Latent, Model, Posterior
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import Place
 
@@ -31,7 +30,17 @@ UNET = COMMON | {
 }
 SCALES = {"stable_diffusion": 0.18215, "stable_diffusion_xl": 0.13025}
 """The `scaling_factor` of the families' published VAEs, which have the same shape; with another, a VAE fits both."""
-PREFIXES: dict[str, tuple[str, ...]] = {"unet": ("model.diffusion_model.",), "vae": ("first_stage_model.",)}
+
+BETAS: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+}
+"""The noise schedule of all published models with a UNet, and how their schedulers count."""
 
 
 class UNetFamily(Pipelines):
@@ -83,23 +92,6 @@ class UNetFamily(Pipelines):
             "height": height,
             "unet_channels": channels,
         }
-
-    # --- loading ------------------------------------------------------------------------------------------------------
-
-    def convert(self, component: str, tensors: Tensors, module: Any) -> Tensors:
-        converters: Any = importlib.import_module("diffusers.loaders.single_file_utils")
-        if component == "unet":
-            found = converters.convert_ldm_unet_checkpoint(tensors, dict(module.config))
-        elif component == "vae":
-            found = converters.convert_ldm_vae_checkpoint(tensors, dict(module.config))
-        else:
-            prefix = next(p for p in self.prefixes[component] if any(name.startswith(p) for name in tensors))
-            open_clip = f"{prefix}model."
-            if any(name.startswith(open_clip) for name in tensors):
-                found = converters.convert_open_clip_checkpoint(module, tensors, prefix=open_clip)
-            else:
-                found = converters.convert_ldm_clip_checkpoint(tensors)
-        return dict(found)
 
     # --- pictures to latents and back ---------------------------------------------------------------------------------
 

@@ -206,6 +206,10 @@ class Component:
         )
 
 
+MARKERS = frozenset({"v_pred", "ztsnr"})
+"""Names of tensors that say how a denoiser was trained, whatever is in them."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """The contents of a single file.
@@ -214,11 +218,13 @@ class Contents:
         family: The family of its denoiser or ControlNet; None where there is none, as of a VAE alone.
         components: Its components by name.
         said: The configurations in its metadata by component, among them that of the scheduler.
+        markers: Names in it that say how its denoiser was trained: `v_pred`, `ztsnr`.
     """
 
     family: str | None
     components: Mapping[str, Component]
     said: Mapping[str, Mapping[str, Any]]
+    markers: frozenset[str] = frozenset()
 
     def component(self, name: str) -> Component | None:
         """A component of a model by name; a text encoder alone in its file is any one of its kind."""
@@ -274,7 +280,7 @@ def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
             f"unknown way (it holds {', '.join(c.name or c.kind for c in components.values())})"
         )
     family = family_of(header) if families else None
-    return Contents(family, components, said)
+    return Contents(family, components, said, frozenset(header) & MARKERS)
 
 
 def _spellings(names: Iterable[str]) -> list[tuple[Spelling, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -59,6 +60,16 @@ class Place:
 
 Places = dict[str, Place]
 """The places of a module's tensors, by diffusers' or transformers' names."""
+
+
+def placed(places: Places, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make a module's tensors of a file's, which are taken out of `tensors`: no more than one is in memory twice."""
+    left = Counter(place.name for place in places.values())
+    found = {}
+    for name, place in places.items():
+        left[place.name] -= 1
+        found[name] = place.read(tensors[place.name] if left[place.name] else tensors.pop(place.name))
+    return found
 
 
 def count(names: Iterable[str], start: str) -> int:

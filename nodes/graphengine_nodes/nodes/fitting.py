@@ -57,9 +57,7 @@ def fit_image(image: Image, model: Encoder, fit: Fit = "resize", longest: Longes
 
 
 @node(version=1)
-def fit_mask(
-    mask: Mask, image: Image, model: Encoder, fit: Fit = "resize", longest: Longest = None
-) -> Mask:
+def fit_mask(mask: Mask, image: Image, model: Encoder, fit: Fit = "resize", longest: Longest = None) -> Mask:
     """Make a mask follow its picture, which `fit_image` makes fit a model's latents. Padding is not painted.
 
     Args:
@@ -80,9 +78,7 @@ def fit_mask(
 
 
 @node(version=1)
-def unfit_image(
-    image: Image, original: Image, model: Encoder, fit: Fit = "resize", longest: Longest = None
-) -> Image:
+def unfit_image(image: Image, original: Image, model: Encoder, fit: Fit = "resize", longest: Longest = None) -> Image:
     """Bring pictures that `fit_image` made fit, and a model has painted, back to the size of the original.
 
     What `crop` has cut off is the original's; padding is cut off.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +13,13 @@ from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.layouts import contents
+from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
-from graphengine_nodes.weights.gguf_files import is_gguf
-from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.headers import Header, HeaderAndMetadata, read_headers
+from graphengine_nodes.weights.vocabulary import check_size, written
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -45,7 +48,7 @@ def load_model(
     config: Annotated[
         str | Path | None,
         File("folder", names=True),
-        Doc("For a single file: the diffusers folder with its configurations and tokenizer."),
+        Doc("For a single file: a diffusers folder with configurations, tokenizers and what the file lacks."),
     ] = None,
     precision: Precision = None,
     revision: Annotated[str | None, Doc("Branch, tag or commit of a hub id; default: the main branch.")] = None,
@@ -61,21 +64,33 @@ def load_model(
         bool | None,
         Doc("Whether the denoiser was trained with zero terminal SNR; default: as its files say."),
     ] = None,
+    tokenizer: Annotated[
+        str | Path | None,
+        File("folder", names=True),
+        Doc("For a single file: a folder with its tokenizer, or a model's folder with its tokenizers."),
+    ] = None,
 ) -> Model:
     """Make a reference to a model; its weights are read when a node computes with them.
 
-    A single file needs configurations and a tokenizer. They come from `config`, else from the folder named as the file
-    without its suffix, else from the folder that the file is in. Components that the file lacks (a FLUX file often
-    holds the denoiser alone) are read from there too.
+    The configurations of a single file come from `config`, else from the folder named as the file without its suffix,
+    else from the folder that the file is in. Components that the file lacks (a FLUX file often holds the denoiser
+    alone) are read from there too. Without such a folder, configurations follow from the names and shapes in the file's
+    header; CLIP's tokenizer is that of the package `clip-anytorch`, T5's must be given by `tokenizer`.
+
+    Every tensor of a single file is accounted for before any is read: one that is known to nothing is an error.
 
     A single file says by tensors named `v_pred` and `ztsnr`, or by `modelspec.prediction_type` in its header, that it
     was trained to predict velocity, and down to no signal; without these the scheduler's configuration decides.
 
     Raises:
-        ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
+        ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles; a
+            tensor of a single file is unknown, or a component that it lacks is nowhere.
     """
-    found = opened(source, config, revision, variant)
+    found = opened(source, config, revision, variant, tokenizer)
     return _model(found, variant, precision, training(found, prediction_type, zero_snr))
+
+
+NO_HEADER = HeaderAndMetadata({}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,10 @@ class Opened:
         kind: The model's family.
         folder: The folder in diffusers layout with its configurations.
         file: The checkpoint whose weights stand in place of the folder's, if it is one.
+        headers: What the checkpoint's header says.
+        held: What the checkpoint holds.
+        derived: The folder was written by us, out of the checkpoint's header: it has no weights and no tokenizers.
+        tokenizer: The folder with tokenizers in place of others.
     """
 
     source: str
@@ -95,18 +114,31 @@ class Opened:
     kind: Family
     folder: Path
     file: Path | None = None
+    headers: HeaderAndMetadata = NO_HEADER
+    held: Contents | None = None
+    derived: bool = False
+    tokenizer: Path | None = None
 
 
-def opened(source: str | Path, config: str | Path | None, revision: str | None, variant: str | None) -> Opened:
+def opened(
+    source: str | Path,
+    config: str | Path | None,
+    revision: str | None,
+    variant: str | None,
+    tokenizer: str | Path | None = None,
+) -> Opened:
     """Find a model's files and its family.
 
     Raises:
-        ModelError: There is no such model, its family is unknown, or inputs contradict what it is.
+        ModelError: There is no such model, its family is unknown, inputs contradict what it is, or a tensor of a single
+            file is unknown.
     """
     path, name = files.find(source, "model", revision), files.name_of(source)
     if path.is_dir():
         if config is not None:
             raise ModelError(f"{path} is a folder with its own configurations; leave config out")
+        if tokenizer is not None:
+            raise ModelError(f"{path} is a folder with its own tokenizers; leave tokenizer out")
         index = read_json(path / "model_index.json")
         kind = next((f for f in families().values() if f.owns_folder(index)), None)
         if kind is None:
@@ -117,14 +149,22 @@ def opened(source: str | Path, config: str | Path | None, revision: str | None, 
         return Opened(name, path, kind, path)
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
-    header = files.read_header(path)
-    kind = next((f for f in families().values() if f.owns_file(header)), None)
-    kind = kind or families().get(contents.family_of(header) or "")
+    headers = read_headers(path)
+    kind = next((f for f in families().values() if f.owns_file(headers.header)), None)
     if kind is None:
-        said = files.read_metadata(path).get("general.architecture")
+        said = headers.metadata.get("general.architecture")
         named = f"; its architecture is said to be {said!r:.60}" if said else ""
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())}){named}")
-    return Opened(name, path, kind, _config_folder(path, config), path)
+    held = contents.read(*headers, path)
+    folder = _config_folder(path, config)
+    words = None if tokenizer is None else files.find(tokenizer, "model")
+    if words is not None and not any(_tokenizer_in(words, kind, one) for one in kind.tokenizers):
+        known = " and ".join(dict.fromkeys(kind.tokenizers.values()))
+        raise ModelError(f"{words} holds no tokenizer of a {kind.name} model ({known})")
+    if folder is not None:
+        return Opened(name, path, kind, folder, path, headers, held, tokenizer=words)
+    texts = {place: json.dumps(found, indent=1, sort_keys=True) for place, found in kind.configurations(held).items()}
+    return Opened(name, path, kind, written(digest_of(texts), texts), path, headers, held, True, words)
 
 
 def training(found: Opened, prediction: str | None, zero_snr: bool | None) -> dict[str, Any]:
@@ -133,9 +173,14 @@ def training(found: Opened, prediction: str | None, zero_snr: bool | None) -> di
     Raises:
         ModelError: The file says what is not known, or the caller what the family's models are not trained for.
     """
-    file = found.file
-    header, metadata = ({}, {}) if file is None else (files.read_header(file), files.read_metadata(file))
-    return _training(found.path, found.kind, header, metadata, prediction, zero_snr)
+    settings = _training(found.path, found.kind, *found.headers, prediction, zero_snr)
+    scheduler = found.folder / "scheduler" / "scheduler_config.json"
+    if found.derived and "prediction_type" not in settings and read_json(scheduler).get("prediction_type", "") is None:
+        raise ModelError(
+            f"{found.path} does not say what it predicts, and models of its kind differ: give prediction_type, epsilon "
+            "for Stable Diffusion 2 base and 2.1 base (512 pixels), v_prediction for 2 and 2.1 (768 pixels)"
+        )
+    return settings
 
 
 def _training(
@@ -154,9 +199,7 @@ def _training(
     if not set(kind.schedulers) & set(KARRAS):
         if prediction is None and zero_snr is None:
             return {}
-        raise ModelError(
-            f"{path} is a {kind.name} model, which matches flows: leave prediction_type and zero_snr out"
-        )
+        raise ModelError(f"{path} is a {kind.name} model, which matches flows: leave prediction_type and zero_snr out")
     if marker := next((name for name in header if name.startswith("edm_")), None):
         raise ModelError(f"{path} was trained with the noise levels of EDM ({marker}), which no scheduler here has")
     said = metadata.get("modelspec.prediction_type")
@@ -175,28 +218,24 @@ def _training(
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _config_folder(file: Path, config: str | Path | None) -> Path:
-    """Where the configurations of a single file are."""
+def _config_folder(file: Path, config: str | Path | None) -> Path | None:
+    """Where the configurations of a single file are; None if in no folder."""
     if config is not None:
         folder = files.find(config, "model")
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"{folder} has no model_index.json; config must be a model's folder in diffusers layout")
         return folder
-    for folder in (file.with_suffix(""), file.parent):
-        if (folder / "model_index.json").is_file():
-            return folder
-    raise ModelError(
-        f"{file} holds weights only; give `config`, a diffusers folder with the configurations and the tokenizer, "
-        f"or put them into {file.with_suffix('')}"
-    )
+    beside = (file.with_suffix(""), file.parent)
+    return next((folder for folder in beside if (folder / "model_index.json").is_file()), None)
 
 
 def _model(found: Opened, variant: str | None, precision: str | None, trained: Mapping[str, Any]) -> Model:
     """The reference; notes where each component lies."""
-    settings = settings_of(found)
     names = [name for names in found.kind.parts.values() for name in names]
+    if found.derived:
+        check_components(found, names)  # of what is missing there is no configuration either
+    settings = settings_of(found) | dict(trained)
     components = components_in(found, names, variant)
-    settings |= trained
     return Model(found.kind.name, components, tuple(sorted(settings.items())), precision, source=found.source)
 
 
@@ -226,27 +265,74 @@ def components_in(
     Raises:
         ModelError: A component is missing, cut short or a pickle; none has the variant.
     """
-    kind, folder = found.kind, found.folder
+    kind, own = found.kind, own or {}
+    check_components(found, [name for name in names if name not in own])
     components, variants = [], set()
-    header = {} if found.file is None else files.read_header(found.file)
-    held = _held_in(found.file) if found.file is not None and is_gguf(found.file) else ()
     for name in names:
-        stem, starts = kind.stems[name], kind.prefixes.get(name, ())
-        location = (own or {}).get(name) or Location(folder / name, variant=variant or "")
-        if not location.folder.is_dir():
-            raise ModelError(f"{folder} has no folder {name}; the model is incomplete, copy it again")
-        if found.file is not None and (name in held or (stem and any(key.startswith(starts) for key in header))):
-            location = Location(found.file, name, folder / name)
-        elif variant is not None and stem is not None:
+        stem = kind.stems[name]
+        location = own.get(name) or _place(found, name, variant)
+        if variant is not None and stem is not None and location.config is None:
             variants.add(files.weight_files(location.path, stem, variant).variant)
+        if name.startswith("tokenizer") and (found.derived or found.tokenizer is not None):
+            _check_tokenizer(found, name, location.folder)
         components.append((name, noted(kind, name, location)))
     if variant is not None and variant not in variants:
-        raise ModelError(f"{folder} has no weights of the variant {variant}; leave variant out")
+        raise ModelError(f"{found.folder} has no weights of the variant {variant}; leave variant out")
     return tuple(components)
 
 
-def _held_in(file: Path) -> Collection[str]:
-    return contents.read(files.read_header(file), files.read_metadata(file), file).components
+def check_components(found: Opened, names: Sequence[str]) -> None:
+    """Refuse a model that lacks a component, before any file is read whole.
+
+    Raises:
+        ModelError: It does.
+    """
+    for name in names:
+        location = _place(found, name, None)
+        there, stem = location.folder.is_dir(), found.kind.stems[name]
+        if found.file is None or found.held is None:
+            if not there:
+                raise ModelError(f"{found.folder} has no folder {name}; the model is incomplete, copy it again")
+        elif name.startswith("tokenizer") and not there:
+            raise ModelError(
+                f"{found.file} needs a {name}, which no package here holds: give tokenizer, a folder with it, or "
+                "config, a model's folder in diffusers layout"
+            )
+        elif stem is not None and location.config is None and not any(location.path.glob(f"{stem}*")):
+            where = "" if found.derived else f", and {found.folder} no weights of one"
+            raise ModelError(
+                f"{found.file} holds no {name}{where}: give config, a model's folder in diffusers layout that has it"
+            )
+        elif not there:
+            raise ModelError(f"{found.folder} has no folder {name}, which {found.file} needs; give another config")
+
+
+def _place(found: Opened, name: str, variant: str | None) -> Location:
+    """Where a component lies, whether or not it is there."""
+    held, folder = found.held, found.folder / name
+    if held is None or found.file is None:
+        return Location(folder, variant=variant or "")
+    if name.startswith("tokenizer"):
+        given = found.tokenizer and _tokenizer_in(found.tokenizer, found.kind, name)
+        packaged = found.kind.packaged_tokenizer(name, held) if found.derived and given is None else None
+        return Location(given or packaged or folder)
+    return Location(found.file, name, folder) if held.component(name) is not None else Location(folder)
+
+
+def _tokenizer_in(folder: Path, kind: Family, name: str) -> Path | None:
+    """The folder of a tokenizer in a given one: a model's folder, or that of one tokenizer."""
+    if (folder / name).is_dir():
+        return folder / name
+    config = folder / "tokenizer_config.json"
+    said = str(read_json(config).get("tokenizer_class", "")) if config.is_file() else ""
+    return folder if said[:2] == kind.tokenizers.get(name, "")[:2] != "" else None
+
+
+def _check_tokenizer(found: Opened, name: str, tokenizer: Path) -> None:
+    """Refuse a tokenizer of another size than the table of its text encoder."""
+    encoder = found.folder / name.replace("tokenizer", "text_encoder") / "config.json"
+    if encoder.is_file():
+        check_size(tokenizer, read_json(encoder), found.path)
 
 
 def noted(kind: Family, name: str, location: Location) -> str:

@@ -11,7 +11,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from graphengine_nodes.testing.sd import original_vae_name
+from graphengine_nodes.testing.sd import configurations_of, original_vae
 from graphengine_nodes.weights.files import TINY
 
 __all__ = ["flux_controlnet", "flux_lora", "flux_model", "flux_single_file"]
@@ -125,34 +125,95 @@ def flux_lora(
     return file
 
 
-def flux_single_file(file: Path, model: Path, whole: bool = False, width: int = 3072, prefix: str = "") -> Path:
-    """A checkpoint with the names of the original code, in half precision; diffusers reads only those of FLUX's width.
-
-    Its transformer has one double and one single block with random weights: about 1 GB at that width.
+def flux_single_file(
+    file: Path,
+    model: Path,
+    whole: bool = False,
+    width: int | None = None,
+    prefix: str = "",
+    configurations: bool = True,
+) -> Path:
+    """A folder's transformer as a checkpoint with the names of the original code; a whole one as ComfyUI writes it.
 
     Args:
-        model: A folder whose VAE and text encoders are in it too, if it is a whole one.
+        model: The folder, whose VAE and text encoders are in the file too, if it is a whole one.
+        width: A transformer of one double and one single block of this width with random weights in half precision in
+            place of the folder's. diffusers reads none but those of FLUX's own, 3072: about 1 GB.
         prefix: What the names of the transformer begin with, such as `model.diffusion_model.`.
+        configurations: The folder's configurations are in the file's metadata, since no shape tells how many heads and
+            groups small text encoders and VAEs have.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        f"{prefix}{name}": torch.randn(shape, generator=generator, dtype=torch.bfloat16)
-        for name, shape in _original_shapes(width).items()
-    }
+    if width is None:
+        transformer = _original(load_file(model / "transformer" / "diffusion_pytorch_model.safetensors"))
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shapes = _original_shapes(width).items()
+        transformer = {n: torch.randn(shape, generator=generator, dtype=torch.bfloat16) for n, shape in shapes}
+    tensors = {f"{prefix}{name}": tensor for name, tensor in transformer.items()}
     if whole:
-        vae = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
+        tensors |= {f"vae.{name}": tensor for name, tensor in original_vae(model / "vae").items()}
         clip, t5 = (load_file(model / name / "model.safetensors") for name in ("text_encoder", "text_encoder_2"))
-        for name, tensor in vae.items():  # whose attention is made of convolutions there
-            as_convolution = "attentions" in name and tensor.ndim == 2
-            tensors[f"vae.{original_vae_name(name, 4)}"] = tensor[:, :, None, None] if as_convolution else tensor
-        start = "text_encoders.clip_l.transformer.text_model."
-        tensors |= {start + name.removeprefix("text_model."): tensor for name, tensor in clip.items()}
+        start = "text_encoders.clip_l.transformer."
+        tensors |= {f"{start}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in clip.items()}
+        tensors[f"{start}text_projection.weight"] = torch.eye(WIDTH)
+        t5["encoder.embed_tokens.weight"] = t5["shared.weight"].clone()
         tensors |= {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in t5.items()}
-    save_file(tensors, file)
+        tensors |= {f"text_encoders.{name}.logit_scale": torch.tensor(4.6) for name in ("clip_l", "t5xxl")}
+    said = configurations_of(model)
+    if width is not None:
+        del said["transformer"]
+    save_file(tensors, file, {"config": json.dumps(said)} if configurations else None)
     return file
+
+
+def _original(tensors: dict[str, Any]) -> dict[str, Any]:
+    """A transformer's tensors with the original code's names: queries, keys and values in one piece."""
+    import torch
+
+    outer = {
+        "x_embedder": "img_in",
+        "context_embedder": "txt_in",
+        "proj_out": "final_layer.linear",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+    }
+    for new, old in (("timestep", "time_in"), ("guidance", "guidance_in"), ("text", "vector_in")):
+        outer |= {
+            f"time_text_embed.{new}_embedder.linear_{n}": f"{old}.{side}_layer" for n, side in ((1, "in"), (2, "out"))
+        }
+    double = {"norm1.linear": "img_mod.lin", "attn.to_out.0": "img_attn.proj", "ff.net.0.proj": "img_mlp.0"}
+    double |= {"ff.net.2": "img_mlp.2", "norm1_context.linear": "txt_mod.lin", "attn.to_add_out": "txt_attn.proj"}
+    double |= {"ff_context.net.0.proj": "txt_mlp.0", "ff_context.net.2": "txt_mlp.2"}
+    norms = {"attn.norm_q": "img_attn.norm.query_norm", "attn.norm_k": "img_attn.norm.key_norm"}
+    norms |= {"attn.norm_added_q": "txt_attn.norm.query_norm", "attn.norm_added_k": "txt_attn.norm.key_norm"}
+    single = {"norm.linear": "modulation.lin", "proj_out": "linear2"}
+    single_norms = {"attn.norm_q": "norm.query_norm", "attn.norm_k": "norm.key_norm"}
+    joined = {"attn.to_q": ("img_attn.qkv", ["attn.to_q", "attn.to_k", "attn.to_v"])}
+    joined["attn.add_q_proj"] = ("txt_attn.qkv", ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"])
+    of_single = {"attn.to_q": ("linear1", ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"])}
+    found = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if layer in outer:
+            halves = tensor.chunk(2)
+            found[f"{outer[layer]}.{kind}"] = (
+                torch.cat([halves[1], halves[0]]) if layer == "norm_out.linear" else tensor
+            )
+            continue
+        place, number, inner = layer.split(".", 2)
+        one = place == "single_transformer_blocks"
+        block = f"{'single' if one else 'double'}_blocks.{number}"
+        plain, scales, pieces = (single, single_norms, of_single) if one else (double, norms, joined)
+        if inner in plain:
+            found[f"{block}.{plain[inner]}.{kind}"] = tensor
+        elif inner in scales:
+            found[f"{block}.{scales[inner]}.scale"] = tensor
+        elif inner in pieces:
+            whole, parts = pieces[inner]
+            found[f"{block}.{whole}.{kind}"] = torch.cat([tensors[f"{place}.{number}.{part}.{kind}"] for part in parts])
+    return found
 
 
 def _original_shapes(width: int) -> dict[str, tuple[int, ...]]:

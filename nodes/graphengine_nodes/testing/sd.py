@@ -166,39 +166,82 @@ def hypernetwork(
     return file
 
 
-def single_file(file: Path, model: Path = TINY / "model", open_clip: bool = False) -> Path:
-    """A folder's weights as one checkpoint with the original code's names: of Stable Diffusion, or of SDXL.
+def single_file(file: Path, model: Path = TINY / "model", open_clip: bool = False, configurations: bool = True) -> Path:
+    """A folder's weights as one checkpoint, as published ones of Stable Diffusion or of SDXL have them: the original
+    code's names, attention of the VAE as convolutions, and what the training left beside the weights.
 
     Args:
-        open_clip: The text encoder with OpenCLIP's names, as Stable Diffusion 2.x and SDXL's second one have it.
+        open_clip: The text encoder with OpenCLIP's names, as Stable Diffusion 2.x has it: with one layer more than the
+            folder's, which nothing reads. (SDXL's second one has these names anyhow.)
+        configurations: The folder's configurations are in the file's metadata, since no shape tells how many heads and
+            groups a small model has.
     """
     import json
 
+    import torch
     from safetensors.torch import load_file, save_file
 
     rename = _unet_names(model)
-    blocks = len(json.loads((model / "vae" / "config.json").read_text())["block_out_channels"])
     unet = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
-    vae = load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(model / "text_encoder" / "model.safetensors")
     tensors = {f"model.diffusion_model.{rename(name)}": t for name, t in unet.items()}
-    tensors |= {f"first_stage_model.{original_vae_name(name, blocks)}": t for name, t in vae.items()}
+    tensors |= {f"first_stage_model.{name}": t for name, t in original_vae(model / "vae").items()}
     xl = (model / "text_encoder_2").is_dir()
     prefix = "conditioner.embedders.0." if xl else "cond_stage_model."
     if open_clip:
-        tensors |= _open_clip(f"{prefix}model.", text)
+        tensors |= _open_clip(f"{prefix}model.", text, last=True)
     else:
         names = {name.removeprefix("text_model."): t for name, t in text.items()}
+        names["embeddings.position_ids"] = torch.arange(77)[None]
         tensors |= {f"{prefix}transformer.text_model.{name}": t for name, t in names.items()}
     if xl:
         second = load_file(model / "text_encoder_2" / "model.safetensors")
         tensors |= _open_clip("conditioner.embedders.1.model.", second)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    tensors |= {"denoiser.sigmas": torch.ones(1000)} if xl else {name: torch.ones(1000) for name in SCHEDULE}
+    metadata = {"config": json.dumps(configurations_of(model))} if configurations else None
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)
     return file
 
 
-def _open_clip(prefix: str, text: dict[str, Any]) -> dict[str, Any]:
-    """A text encoder's tensors as OpenCLIP has them: queries, keys and values in one piece."""
+SCHEDULE = (
+    *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod"),
+    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
+    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
+)
+"""The noise schedule in checkpoints of Stable Diffusion 1.x and 2.x."""
+
+
+def configurations_of(model: Path) -> dict[str, Any]:
+    """The configurations of a folder by component."""
+    import json
+
+    index = json.loads((model / "model_index.json").read_text())
+    facts = {name: value for name, value in index.items() if not isinstance(value, list) and name[0] != "_"}
+    found = {file.parent.name: json.loads(file.read_text()) for file in model.glob("*/config.json")}
+    found["scheduler"] = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    return found | {"model_index": facts}
+
+
+def original_vae(folder: Path) -> dict[str, Any]:
+    """The tensors of a VAE with the original code's names, whose attention is made of 1 x 1 convolutions."""
+    import json
+
+    from safetensors.torch import load_file
+
+    blocks = len(json.loads((folder / "config.json").read_text())["block_out_channels"])
+    found = {}
+    for name, tensor in load_file(folder / "diffusion_pytorch_model.safetensors").items():
+        convolution = "attentions" in name and tensor.ndim == 2
+        found[original_vae_name(name, blocks)] = tensor[:, :, None, None] if convolution else tensor
+    return found
+
+
+def _open_clip(prefix: str, text: dict[str, Any], last: bool = False) -> dict[str, Any]:
+    """A text encoder's tensors as OpenCLIP has them: queries, keys and values in one piece.
+
+    Args:
+        last: With one layer more, and a projection, which Stable Diffusion 2.x does not read.
+    """
     import torch
 
     text = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
@@ -208,12 +251,22 @@ def _open_clip(prefix: str, text: dict[str, Any]) -> dict[str, Any]:
         "final_layer_norm.weight": "ln_final.weight",
         "final_layer_norm.bias": "ln_final.bias",
     }
-    found = {new: text[old] for old, new in outer.items()}
-    if "text_projection.weight" in text:
+    found = {new: text[old] for old, new in outer.items()} | {"logit_scale": torch.tensor(4.6)}
+    layers = sorted({int(name.split(".")[2]) for name in text if name.startswith("encoder.layers.")})
+    if last:
+        generator = torch.Generator().manual_seed(1)
+        more = {
+            name.replace("layers.0.", f"layers.{len(layers)}."): t for name, t in text.items() if "layers.0." in name
+        }
+        text |= {name: torch.randn(t.shape, generator=generator) for name, t in more.items()}
+        layers.append(len(layers))
+        width = found["positional_embedding"].shape[1]
+        found["text_projection"] = torch.randn(width, width, generator=generator)
+    elif "text_projection.weight" in text:
         found["text_projection"] = text["text_projection.weight"].T
     inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
     inner["self_attn.out_proj"] = "attn.out_proj"
-    for layer in {name.split(".")[2] for name in text if name.startswith("encoder.layers.")}:
+    for layer in layers:
         old, new = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
         for kind in ("weight", "bias"):
             found |= {f"{new}.{there}.{kind}": text[f"{old}.{here}.{kind}"] for here, there in inner.items()}

@@ -163,8 +163,8 @@ def add_loras(
         refuse_lost(file, component, placed, name in partial)
         if placed.lost:
             log.warning("%s: %s; they are left out", file.name, _told(placed, component))
-        wanted = tuple(tensor for layer, _ in placed.there for tensor in layer.tensors.values())
-        tensors = read_tensors(file, prefixes=wanted) if wanted else {}
+        wanted = {tensor for layer, _ in placed.there for tensor in layer.tensors.values()}
+        tensors = read_tensors(file, names=wanted) if wanted else {}
         adding = _Adding(name, file, strength, component, module, layers, _configuration(file, component))
         with torch.no_grad():
             for layer, place in placed.there:

@@ -83,4 +83,3 @@ def lay_out(module: Any, tensors: dict[str, Any], dtype_of: Callable[[str], torc
             numbers = multiplied_out(tensor.as_tensor(), tensor.quant_type).reshape(shape)
             found[name] = numbers.to(dtype_of(name))
     return found
-

@@ -8,7 +8,7 @@ Tensors are copied out of the file: overwriting a file while it is mapped would 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,15 +101,16 @@ def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
 def read_tensors(
     file: Path,
     dtype: torch.dtype | None = None,
-    prefixes: tuple[str, ...] = ("",),
+    names: Collection[str] | None = None,
     full: frozenset[str] = frozenset(),
 ) -> Tensors:
-    """Read the tensors of a safetensors file whose names begin with `prefixes`, floating-point tensors as `dtype`.
+    """Read the tensors of a safetensors file, floating-point tensors as `dtype`.
 
     Tensors with scales beside them are multiplied out.
 
     Args:
         dtype: None for the dtypes in the file.
+        names: The tensors to read; None for all.
         full: Layers whose tensors are in single precision.
     """
     import torch
@@ -125,7 +126,7 @@ def read_tensors(
         with library_path(file) as path, safe_open(path, "pt") as source:
             scales = scales_in(source.keys(), file)
             for name in source.keys():  # noqa: SIM118 - no mapping
-                if name.startswith(prefixes) and name not in scales.extra:
+                if (names is None or name in names) and name not in scales.extra:
                     tensor = source.get_tensor(name)
                     if (scale := scales.of.get(name)) is not None:
                         tensor = multiplied(tensor, source.get_tensor(scale), name, file)

@@ -325,9 +325,7 @@ def test_the_budget_is_kept_least_recently_used_first(tmp_path: Path) -> None:
 
 def test_bytes_that_nothing_points_to_go_with_their_values(tmp_path: Path) -> None:
     disk = DiskStore(tmp_path / "store", budget=10_000)
-    register_type(
-        SocketType(Text, "TestText", encode=lambda t: t.text.encode(), decode=lambda b: Text(b.decode()))
-    )
+    register_type(SocketType(Text, "TestText", encode=lambda t: t.text.encode(), decode=lambda b: Text(b.decode())))
     for n in range(50):
         disk.put(bytes([n]) * 16, Entry(Text(f"{n:04}" * 500)))
         assert disk.usage()[1] < 13_000

@@ -140,9 +140,7 @@ def test_why_agrees_with_what_then_happens(cli: Run, paint: Path) -> None:
     for more in (["--set", "seed=3"], ["--set", "prompt=x"], ["--set", "steps=5"], []):
         told = {r["node"] for r in json.loads(cli("why", "paint.yaml", "--json", *more).out) if r["state"] == "runs"}
         lines = cli("run", "paint.yaml", "--json", *more).lines
-        computed = {
-            line["node"] for line in lines if line["kind"] == "node_finished" and line["reuse"] == "computed"
-        }
+        computed = {line["node"] for line in lines if line["kind"] == "node_finished" and line["reuse"] == "computed"}
         assert told == computed - {"brush"}
 
 

@@ -230,9 +230,7 @@ def test_a_second_ctrl_c_of_the_worker_leaves_running_jobs_to_be_begun_again(
     assert (job["state"], job["attempts"][0]["error"]) == ("queued", "the service that ran it was stopped")
 
 
-def test_a_third_ctrl_c_ends_the_worker_whatever_it_does(
-    cli: Run, worker: Start, state: Path, tmp_path: Path
-) -> None:
+def test_a_third_ctrl_c_ends_the_worker_whatever_it_does(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "odd.py").write_text(STUCK)
     (tmp_path / "stuck.yaml").write_text("version: 1\nnodes:\n  s: {node: odd.stuck}\noutputs: {s: s}\n")
@@ -253,9 +251,7 @@ def test_a_job_for_a_pack_that_the_service_lacks_is_refused_with_the_remedy(
     (tmp_path / "lacked.py").write_text(
         "from graphengine import node\n@node(version=1)\ndef plus(x: int) -> int:\n    return x + 1\n"
     )
-    (tmp_path / "plus.yaml").write_text(
-        "version: 1\nnodes:\n  a: {node: lacked.plus, with: {x: 1}}\noutputs: {a: a}\n"
-    )
+    (tmp_path / "plus.yaml").write_text("version: 1\nnodes:\n  a: {node: lacked.plus, with: {x: 1}}\noutputs: {a: a}\n")
     submit = ("queue", "submit", "plus.yaml", "--packs", "lacked.py")
     assert cli(*submit).out == "job 1\n"  # no service runs yet: it may be started with that pack
     process = worker()
@@ -375,7 +371,7 @@ def test_a_service_of_another_version_is_told_so(
 
 
 def test_every_combination_is_a_job_or_none_is(cli: Run, worker: Start, paint: Path, tmp_path: Path) -> None:
-    found = cli("queue", "submit", paint, "--over", "prompt=[\"a\", \"b\"]", "--over", "steps=1..3", "--json")
+    found = cli("queue", "submit", paint, "--over", 'prompt=["a", "b"]', "--over", "steps=1..3", "--json")
     assert [json.loads(line)["job"] for line in found.out.splitlines()] == [1, 2, 3, 4, 5, 6]
     found = cli("queue", "submit", paint, "--over", "steps=1,2,five")
     assert found.code == 2

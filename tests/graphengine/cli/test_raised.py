@@ -88,9 +88,7 @@ def test_a_run_says_which_node_raised_what_is_no_exception(
 
 
 @pytest.mark.parametrize("where", ["size", "save"])
-def test_a_run_fails_where_a_type_raises_what_is_no_exception(
-    cli: Run, tmp_path: Path, packs: str, where: str
-) -> None:
+def test_a_run_fails_where_a_type_raises_what_is_no_exception(cli: Run, tmp_path: Path, packs: str, where: str) -> None:
     workflow(tmp_path, f"makes, with: {{where: {where}}}")
     done = cli("run", "w.yaml", "--backend", "inline", "--packs", packs)
     assert done.code == 1

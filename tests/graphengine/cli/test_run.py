@@ -78,11 +78,7 @@ def test_every_wrong_value_is_told_at_once(cli: Run, paint: Path, tmp_path: Path
 
 def test_a_wrong_workflow_is_told_with_lines_and_nothing_runs(cli: Run, workflow: Write, tmp_path: Path) -> None:
     workflow(
-        "version: 1\n"
-        "nodes:\n"
-        "  a: {node: toy.add, with: {a: one}}\n"
-        "  b: {node: toy.ad, with: {a: 1}}\n"
-        "outputs: {a: a}\n"
+        "version: 1\nnodes:\n  a: {node: toy.add, with: {a: one}}\n  b: {node: toy.ad, with: {a: 1}}\noutputs: {a: a}\n"
     )
     done = cli("run", "flow.yaml")
     assert done.code == 2

@@ -144,5 +144,3 @@ def test_the_list_of_jobs_in_a_terminal_is_clean(cli: Run, tmp_path: Path) -> No
     assert "failed" in text
     assert "LEAK" not in text
     assert not ACTED_ON.search(text), text
-
-

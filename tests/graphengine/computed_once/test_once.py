@@ -237,11 +237,14 @@ def test_a_cycle_that_a_new_node_closes_is_found() -> None:
         run(g)
 
 
-@pytest.mark.parametrize("declare", [
-    lambda g: g.input("x", str, "a"),
-    lambda g: g.inputs.__setitem__("x", Input("x", str, False, "a")),
-    lambda g: g.inputs.pop("x"),
-])
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda g: g.input("x", str, "a"),
+        lambda g: g.inputs.__setitem__("x", Input("x", str, False, "a")),
+        lambda g: g.inputs.pop("x"),
+    ],
+)
 def test_an_input_declared_otherwise_is_found(declare: Any) -> None:
     for g in (chain(), generic()):
         declare(g)
@@ -302,14 +305,17 @@ def test_a_validator_that_came_later_is_asked() -> None:
         run(g)
 
 
-@pytest.mark.parametrize("change", [
-    lambda inner: inner.replace("number", text),
-    lambda inner: inner.output("out", inner.add(text)),
-    lambda inner: inner.outputs.__setitem__("out", inner.add(text)._link),
-    lambda inner: inner.set("number", "x", "a"),
-    lambda inner: inner.input("more", int),
-    lambda inner: inner.inputs.pop("x"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda inner: inner.replace("number", text),
+        lambda inner: inner.output("out", inner.add(text)),
+        lambda inner: inner.outputs.__setitem__("out", inner.add(text)._link),
+        lambda inner: inner.set("number", "x", "a"),
+        lambda inner: inner.input("more", int),
+        lambda inner: inner.inputs.pop("x"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:the output out was")
 @pytest.mark.parametrize("between", [False, True])
 def test_a_graph_used_as_a_node_that_is_wrong_now_is_found(change: Any, between: bool) -> None:

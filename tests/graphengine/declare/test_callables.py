@@ -340,7 +340,9 @@ def test_each_refuses_what_is_no_list_in_a_graph() -> None:
     with Graph() as g:
         number = g.input("number", int, 3)
         for wrong, told in (
-            (number, r"inputs\.number, which is int"), (inc(number), "inc, which is int"), ("ab", r"'ab' \(str\)"),
+            (number, r"inputs\.number, which is int"),
+            (inc(number), "inc, which is int"),
+            ("ab", r"'ab' \(str\)"),
             ({1: 2}, r"{1: 2} \(dict\)"),
         ):
             with pytest.raises(TypeError, match=f"^each goes through lists, but argument 1 is {told}$"):

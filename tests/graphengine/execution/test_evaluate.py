@@ -911,8 +911,17 @@ def test_paths_may_not_leave_the_allowed_folders(store: Store, tmp_path: Path) -
         for path in ("ok.txt", "deep/../ok.txt", str(allowed / "ok.txt")):
             inputs = {"path": path if graph is g else allowed / path}
             assert graph.run(inputs=inputs, base=allowed, roots=[allowed], store=store) == {"r": ["x"]}
-        for path in ("../secret.txt", str(tmp_path / "secret.txt"), "link.txt", "up/secret.txt",
-                     "deep/../../secret.txt", "../in_not/a.txt", "~/x", "/etc/passwd", "../nothing.txt"):
+        for path in (
+            "../secret.txt",
+            str(tmp_path / "secret.txt"),
+            "link.txt",
+            "up/secret.txt",
+            "deep/../../secret.txt",
+            "../in_not/a.txt",
+            "~/x",
+            "/etc/passwd",
+            "../nothing.txt",
+        ):
             inputs = {"path": path if graph is g else allowed / path}
             with pytest.raises(NodeError, match=r"lies outside the allowed folders|there is no file") as caught:
                 graph.run(inputs=inputs, base=allowed, roots=[allowed], store=store)

@@ -371,15 +371,18 @@ def pack(tmp_path: Path) -> Path:
 
 
 def test_data_that_a_pack_reads_from_a_file_enters_its_keys(pack: Path, tmp_path: Path) -> None:
-    (pack / "common.py").write_text(textwrap.dedent("""
+    (pack / "common.py").write_text(
+        textwrap.dedent("""
         import json, pathlib
         STYLES = json.loads((pathlib.Path(__file__).parent / "styles.json").read_text())
         class Styles:
             def __init__(self, all): self.all = all
         OBJECT = Styles(STYLES)
         def styled(name): return STYLES[name]
-    """))
-    (pack / "nodes.py").write_text(textwrap.dedent("""
+    """)
+    )
+    (pack / "nodes.py").write_text(
+        textwrap.dedent("""
         import time
         from graphengine import node
         from . import common
@@ -395,7 +398,8 @@ def test_data_that_a_pack_reads_from_a_file_enters_its_keys(pack: Path, tmp_path
         def by_module(n: str) -> str: time.sleep(0.003); return common.STYLES[n]
         @node(version=1)
         def by_version(n: str) -> str: time.sleep(0.003); return STYLES[n]
-    """))
+    """)
+    )
     names = ("by_name", "by_object", "by_helper", "by_module", "by_version")
     told = []
     for text in ("one", "one", "two"):

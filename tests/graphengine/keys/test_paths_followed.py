@@ -265,9 +265,7 @@ def of_any_type(p: Any) -> str:
     "make", [lambda p: p, lambda p: [p], lambda p: {p}, lambda p: {p: 1}], ids=["bare", "list", "set", "keys"]
 )
 @pytest.mark.parametrize("declared", [False, True], ids=["literal", "declared input"])
-def test_a_path_in_an_input_of_any_type(
-    make: Callable[[Path], Any], declared: bool, tmp_path: Path
-) -> None:
+def test_a_path_in_an_input_of_any_type(make: Callable[[Path], Any], declared: bool, tmp_path: Path) -> None:
     store = Store()
     file = tmp_path / "data.txt"
     with Graph() as g:

@@ -63,7 +63,9 @@ SCRIPT = """
 
 
 def test_a_scripts_own_nodes_are_saved_and_loaded_in_the_same_program_and_in_the_next(tmp_path: Path) -> None:
-    code = SCRIPT + """
+    code = (
+        SCRIPT
+        + """
     if not Path("own.yaml").exists():
         with Graph() as g:
             mode = g.input("mode", Mode, Mode.FAST)
@@ -73,6 +75,7 @@ def test_a_scripts_own_nodes_are_saved_and_loaded_in_the_same_program_and_in_the
         assert load("own.yaml") == g
     print(load("own.yaml")(), load("own.yaml")(mode="SLOW")["area"])
     """
+    )
     expected = "{'y': 8, 'area': '6 FAST'} 6 SLOW"
     assert program(tmp_path, code) == expected
     assert "main.twice" in (tmp_path / "own.yaml").read_text()
@@ -279,8 +282,12 @@ class Slim:
 
 @node
 def described(
-    settings: Settings, mode: Mode = Mode.SLOW, level: Level | None = None, sides: Sides = Sides.LEFT,
-    slim: Slim | None = None, size: tuple[int, int] = (1, 1),
+    settings: Settings,
+    mode: Mode = Mode.SLOW,
+    level: Level | None = None,
+    sides: Sides = Sides.LEFT,
+    slim: Slim | None = None,
+    size: tuple[int, int] = (1, 1),
 ) -> str:
     array = None if settings.array is None else float(settings.array.sum())
     return f"{settings.size} {settings.inner} {array} {mode} {level} {sides} {slim} {size}"

@@ -302,9 +302,11 @@ def test_what_a_killed_job_computed_is_not_computed_again(
     graph.add("nap", "m", x=graph["n"], seconds=5.0)
     number = submitter.submit(graph, {"x": 5}, want="m")
     first = serve()
-    while not [  # n is in the disk store
-        file for file in (tmp_path / "store" / "keys").rglob("*") if file.is_file() and file.suffix != ".tmp"
-    ]:
+    while (
+        not [  # n is in the disk store
+            file for file in (tmp_path / "store" / "keys").rglob("*") if file.is_file() and file.suffix != ".tmp"
+        ]
+    ):
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
     serve()

@@ -209,6 +209,7 @@ def test_nodes_are_written_with_the_version_they_were_written_for_and_pinned_on_
 
 def test_types_that_files_cannot_name_are_widened() -> None:
     assert type_in_file(dict[str, int]) == "dict"
+
     class Undeclared(enum.Enum):
         FAST = "fast"
 

@@ -203,8 +203,17 @@ DEEP_ALIASES = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in r
         ("[" + "1," * 4_000_000, "x.json", "more than 500,000 values"),
     ],
     ids=[
-        "lists", "json lists", "mappings", "json mappings", "dashes", "100 MB", "laughs", "deep aliases", "one text",
-        "json text", "json items",
+        "lists",
+        "json lists",
+        "mappings",
+        "json mappings",
+        "dashes",
+        "100 MB",
+        "laughs",
+        "deep aliases",
+        "one text",
+        "json text",
+        "json items",
     ],
 )
 def test_texts_that_want_to_cost_much(text: str, name: str, message: str) -> None:

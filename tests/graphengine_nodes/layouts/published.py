@@ -22,7 +22,7 @@ def layer(name: str, *shape: int) -> Shapes:
 
 def unet(
     width: int = 320,
-    mult: Sequence[int] = (1, 2, 4, 4),
+    mult: Sequence[float] = (1, 2, 4, 4),
     depths: Sequence[int] = (1, 1, 1, 0),
     middle: int = 1,
     context: int = 768,
@@ -61,8 +61,8 @@ def unet(
 
     for level, times in enumerate(mult):
         for _ in range(layers):
-            found |= resnet(f"input_blocks.{block}.0", ch, times * width)
-            ch = times * width
+            found |= resnet(f"input_blocks.{block}.0", ch, int(times * width))
+            ch = int(times * width)
             if depths[level]:
                 found |= transformer(f"input_blocks.{block}.1", ch, depths[level])
             widths.append(ch)
@@ -76,8 +76,8 @@ def unet(
     block = 0
     for level, times in reversed(list(enumerate(mult))):
         for number in range(layers + 1):
-            found |= resnet(f"output_blocks.{block}.0", ch + widths.pop(), times * width)
-            ch = times * width
+            found |= resnet(f"output_blocks.{block}.0", ch + widths.pop(), int(times * width))
+            ch = int(times * width)
             if depths[level]:
                 found |= transformer(f"output_blocks.{block}.1", ch, depths[level])
             if level and number == layers:

@@ -267,9 +267,7 @@ def test_a_component_that_is_brought_to_a_device_gives_the_same_and_leaves_nothi
         text = torch.randn(2, 77, unet.config.cross_attention_dim)
         expected = unet(latents, 5, text).sample
     todo = changes_of(model, "unet", "cpu")
-    read = functools.partial(
-        families.family(model.family).load, "unet", files.locate(model.component("unet"), "")
-    )
+    read = functools.partial(families.family(model.family).load, "unet", files.locate(model.component("unet"), ""))
     for _ in range(2):
         visit = small._computing(("visited",), "cpu", lambda: read(torch.float32), todo, "model")
         with visit as unet, torch.no_grad():

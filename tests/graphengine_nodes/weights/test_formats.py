@@ -229,7 +229,7 @@ def test_a_scheduler_that_cannot_begin_without_signal_is_refused(tmp_path: Path)
     [
         ("edm_vpred.sigma_max", {}, r"safetensors was trained with the noise levels of EDM \(edm_vpred\.sigma_max\)"),
         (
-            "x",
+            "betas",
             {"modelspec.prediction_type": "flow"},
             r"marked\.safetensors says modelspec\.prediction_type 'flow': give prediction_type, one of epsilon",
         ),

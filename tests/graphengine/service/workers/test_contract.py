@@ -46,9 +46,7 @@ def told() -> Sentences:
 
 
 @pytest.fixture
-def runners(
-    workers: Workers, told: Sentences, tmp_path: Path
-) -> Iterator[Callable[..., WorkerRunner]]:
+def runners(workers: Workers, told: Sentences, tmp_path: Path) -> Iterator[Callable[..., WorkerRunner]]:
     """Makes runners of workers and stops them."""
     made: list[WorkerRunner] = []
 
@@ -423,7 +421,7 @@ def test_a_node_that_hangs_is_ended(runners: Callable[..., WorkerRunner]) -> Non
 
 @pytest.mark.process
 def test_a_worker_does_not_wait_for_one_that_takes_longer_than_was_expected(
-    runners: Callable[..., WorkerRunner]
+    runners: Callable[..., WorkerRunner],
 ) -> None:
     def read(seconds: float) -> None:
         graph = Graph()
@@ -487,9 +485,7 @@ def test_a_lack_of_memory_makes_batches_smaller(runners: Callable[..., WorkerRun
 
 @pytest.mark.process
 @pytest.mark.parametrize("eaten", [0, 1, 2])
-def test_a_call_that_lacks_memory_is_computed_with_less_of_it(
-    runners: Callable[..., WorkerRunner], eaten: int
-) -> None:
+def test_a_call_that_lacks_memory_is_computed_with_less_of_it(runners: Callable[..., WorkerRunner], eaten: int) -> None:
     runner = runners(1)
     found, freed, process = go(runner, "hungry", eaten=eaten)["n"]
     assert (found, freed) == (0, ["cpu"])

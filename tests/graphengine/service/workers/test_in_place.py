@@ -23,7 +23,9 @@ class Sheet:
 
 register_type(
     SocketType(
-        Sheet, "InPlaceSheet", encode=lambda sheet: sheet.numbers.tobytes(),
+        Sheet,
+        "InPlaceSheet",
+        encode=lambda sheet: sheet.numbers.tobytes(),
         decode=lambda data: Sheet(np.frombuffer(bytearray(data), np.float64)),
     )
 )

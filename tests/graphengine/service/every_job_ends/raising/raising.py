@@ -84,9 +84,7 @@ def _view(value: Raising) -> View:
 
 
 register_type(
-    SocketType(
-        Raising, "Raising", encode=_encode, decode=_decode, size=_size, needs=_needs, save=_save, view=_view
-    )
+    SocketType(Raising, "Raising", encode=_encode, decode=_decode, size=_size, needs=_needs, save=_save, view=_view)
 )
 
 
