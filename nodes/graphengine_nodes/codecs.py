@@ -253,7 +253,9 @@ def _encode_posterior(value: Posterior) -> bytes:
 
 
 def _encode_latent(value: Latent) -> bytes:
-    facts = {"family": value.family, "scale": value.scale, "empty": value.empty}
+    facts: dict[str, Any] = {"family": value.family, "scale": value.scale, "empty": value.empty}
+    if value.done < 1:
+        facts |= {"done": value.done, "drawn": value.drawn}
     return pack({"samples": value.samples}, random=[_random_facts(one) for one in value.random], **facts)
 
 

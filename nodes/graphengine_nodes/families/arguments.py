@@ -215,7 +215,7 @@ def control_arguments(request: SampleRequest, started: str = "control_image") ->
         ValueError: Some controls guess and others do not.
     """
     controls = request.control
-    plain = request.latent is None and request.image is None
+    plain = not request.starts_from
     values: dict[str, Any] = {
         "image" if plain else started: [control_picture(control, request) for control in controls],
         "controlnet_conditioning_scale": [float(control.scale) for control in controls],

@@ -50,6 +50,7 @@ class SamplingOptions:
         scheduler_options: Of the scheduler's constructor, by diffusers' names; None for the model's own.
         width, height: In pixels; None where a latent or an image decides.
         strength: How much of the start is replaced, in 0..1; None for the pipeline's own.
+        start, end: The part of the schedule to do, as fractions of it; None for the beginning and the end.
         arguments: Further arguments of the family's pipeline, by diffusers' names; others are refused.
     """
 
@@ -62,6 +63,8 @@ class SamplingOptions:
     width: int | None = None
     height: int | None = None
     strength: float | None = None
+    start: float | None = None
+    end: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -101,7 +104,9 @@ class SampleRequest:
     @property
     def starts_from(self) -> Literal["", "Img2Img", "Inpaint"]:
         """The start as diffusers' pipelines have it in their names: noise alone, a latent, or a picture with a mask."""
-        return "Inpaint" if self.mask is not None else "Img2Img" if self.latent is not None else ""
+        if self.mask is not None:
+            return "Inpaint"
+        return "Img2Img" if self.latent is not None and not self.options.start else ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -150,10 +155,12 @@ class Sampled(NamedTuple):
     Attributes:
         samples: The latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU.
         random: The states of the caller's generators afterwards; empty where seeds were given.
+        drawn: Of a run that was cut at its end, how often each picture's generator was drawn from.
     """
 
     samples: torch.Tensor
     random: tuple[RandomState, ...] = ()
+    drawn: int = 0
 
 
 class Words(NamedTuple):
@@ -186,6 +193,8 @@ class Family(Protocol):
     name: str
     schedulers: Sequence[str]
     """Names of the schedulers that it can use."""
+    latents: str
+    """The family whose latents it works on, where that is not itself; else empty."""
     parts: Mapping[str, Sequence[str]]
     """The components that each part of a model consists of: text_encoder, denoiser, vae."""
     needs: Mapping[str, Sequence[str]]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
+from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.families.steering import Steering, steered
@@ -70,6 +71,8 @@ class Pipelines:
 
     name: str
     schedulers: Sequence[str]
+    latents: str = ""
+    """The family whose latents it works on, where that is not itself."""
     parts: Mapping[str, Sequence[str]]
     needs: Mapping[str, Sequence[str]] = {}
     classes: Mapping[str, tuple[str, str]]
@@ -222,11 +225,11 @@ class Pipelines:
                 components["vae"] = self.vae_for(request, stack.enter_context(store.component(model, "vae", device)))
             if start == "Inpaint":
                 call |= arguments.inpaint_arguments(request, generators)
-            elif request.latent is not None:
+            elif start == "Img2Img":
                 cls, image = self.start(cls, request, generators, device, denoiser.dtype)
                 call |= image
             else:
-                call |= dict(zip(("width", "height"), request.size, strict=True))
+                call |= self.going_on(request)
             return sample_with(cls, components, call, request, config, self, step)
 
     def pipeline(self, start: str, control: bool) -> Any:
@@ -283,6 +286,10 @@ class Pipelines:
         assert request.latent is not None
         latents = arguments.start_latents(request.latent, generators, len(request.seeds), device, dtype)
         return cls, {"image": latents}
+
+    def going_on(self, request: SampleRequest) -> dict[str, Any]:
+        """The pipeline's arguments for starting from noise, or going on where another run has stopped."""
+        return dict(zip(("width", "height"), request.size, strict=True))
 
     def further(self, request: SampleRequest) -> Mapping[str, Any]:
         """The request's further arguments that the pipeline takes as they are."""
@@ -388,25 +395,32 @@ def sample_with(
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)
+    cut = None
+    if options.start or options.end:
+        cut = Cut(pipeline, request, call["generator"], pack)
     if steering is not None:
-        steering.watch(pipeline)
+        steering.watch(pipeline, cut)
     blending = None
     if request.repaint is not None:
         blending = Blending(pipeline, request.repaint, call["generator"], len(request.seeds), pack, unpack)
-    samples = unpack(pipeline(**call, **_watched(step, further, unpack, blending)).images)
+    samples = unpack(pipeline(**call, **_watched(step, further, unpack, blending, cut)).images)
     if not bool(torch.isfinite(samples).all()):
         name = type(scheduler).__name__
         raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")
-    return Sampled(samples.cpu(), request.ended(call["generator"]))
+    return Sampled(samples.cpu(), request.ended(call["generator"]), cut.drawn if cut and options.end else 0)
 
 
-def _watched(step: Step, further: Mapping[str, Any], unpack: Layout, blending: Blending | None) -> dict[str, Any]:
+def _watched(
+    step: Step, further: Mapping[str, Any], unpack: Layout, blending: Blending | None, cut: Cut | None
+) -> dict[str, Any]:
     """The further arguments with a callback that blends and reports after each step, then calls the caller's own."""
     theirs = further.get("callback_on_step_end")
     wanted = getattr(theirs, "tensor_inputs", None) or further.get("callback_on_step_end_tensor_inputs") or ["latents"]
 
     def report(pipe: Any, index: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         changed = {}
+        if cut is not None:
+            cut.after_step()
         if blending is not None:
             changed["latents"] = tensors["latents"] = blending.after(index, tensors["latents"])
         step(index + 1, pipe.num_timesteps, unpack(tensors["latents"]))

@@ -73,7 +73,9 @@ class StableDiffusionXL(UNetFamily):
         "Inpaint": "controlnet.pipeline_controlnet_union_inpaint_sd_xl",
     }
     """Where its pipelines with union ControlNets are."""
-    with_vae = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
+    encoders: Sequence[str] = ("", "_2")
+    """What the names of its text encoders end in."""
+    with_vae: Sequence[str] = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
     guidance_scale = 5.0
     vae_scale: Mapping[str, float] = {"scaling_factor": SCALES["stable_diffusion_xl"]}
     # The map in diffusers' guide to callbacks, divided by 255.
@@ -88,7 +90,7 @@ class StableDiffusionXL(UNetFamily):
     # --- what lies on disk --------------------------------------------------------------------------------------------
 
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
-        return str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+        return str(index.get("_class_name", "")).startswith("StableDiffusionXL") and not is_refiner(index)
 
     def owns_file(self, header: Header) -> bool:
         embedders = {name.split(".")[2] for name in header if name.startswith("conditioner.embedders.")}
@@ -128,8 +130,6 @@ class StableDiffusionXL(UNetFamily):
     def settings(self, folder: Path) -> dict[str, Any]:
         file = folder / "model_index.json"
         index = files.read_json(file) if file.is_file() else {}
-        if "text_encoder" in index and not any(index["text_encoder"]):
-            raise ModelError(f"{folder}: {_REFINER}")
         return super().settings(folder) | {
             "force_zeros": index.get("force_zeros_for_empty_prompt", True),
             "aesthetics": index.get("requires_aesthetics_score", False),
@@ -153,7 +153,10 @@ class StableDiffusionXL(UNetFamily):
         refuse_length(model, max_sequence_length)
         rows: list[_Encoded] = []
         empty: list[_Encoded] = []
-        for end, text in (("", prompt), ("_2", prompt_2 or prompt)):
+        if prompt_2 is not None and len(self.encoders) == 1:
+            raise ValueError(f"{model.source} has one text encoder; leave prompt_2 out")
+        for end in self.encoders:
+            text = prompt_2 or prompt if end else prompt
             with ExitStack() as stack:
                 tokenizer = stack.enter_context(store.component(model, f"tokenizer{end}", "cpu"))
                 encoder = stack.enter_context(store.component(model, f"text_encoder{end}", device))
@@ -175,12 +178,13 @@ class StableDiffusionXL(UNetFamily):
         second = [words.second or words.text or "" for words in prompts]
         texts = {"": [*first, ""], "_2": [*second, ""]}
         length, rows = 1, {}
-        for end in ("", "_2", ""):  # the first encoder twice: both need as many chunks as the longest prompt of either
+        # The first encoder twice: both need as many chunks as the longest prompt of either.
+        for end in (*self.encoders, self.encoders[0]):
             with store.component(model, f"tokenizer{end}", "cpu") as shared, shared.lock:
                 rows[end] = chunks(texts[end], shared.tokenizer, shared.tokenizer.eos_token_id, length)
                 length = len(rows[end][0])
         found: list[list[_Encoded]] = []
-        for end in ("", "_2"):
+        for end in self.encoders:
             with store.component(model, f"text_encoder{end}", device) as encoder:
                 skips = (*(0 if words.negative else clip_skip for words in prompts), 0)
                 found.append([_read_row(encoder, row, n, device) for row, n in zip(rows[end], skips, strict=True)])
@@ -233,7 +237,7 @@ class StableDiffusionXL(UNetFamily):
 
     def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         found: dict[str, Any] = {"add_watermarker": False}
-        if request.starts_from:
+        if request.starts_from or len(self.encoders) == 1:
             found["requires_aesthetics_score"] = request.model.setting("aesthetics")
         return found
 
@@ -258,7 +262,14 @@ class StableDiffusionXL(UNetFamily):
 
 FAMILY = StableDiffusionXL()
 
-_REFINER = "this is SDXL's refiner, which has one text encoder and no way to begin; take a base model"
+
+def is_refiner(index: Mapping[str, Any]) -> bool:
+    """Whether a model_index.json is that of a refiner, which has the second text encoder alone."""
+    named = str(index.get("_class_name", "")).startswith("StableDiffusionXL")
+    return named and "text_encoder" in index and not any(index["text_encoder"])
+
+
+_REFINER = "this is SDXL's refiner in a single file, which is not read; take its folder in diffusers layout"
 
 
 def _united(request: SampleRequest) -> bool:

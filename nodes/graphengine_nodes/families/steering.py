@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import arguments
+from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.stand_in import stand_in
 from graphengine_nodes.values.types import Conditioning
@@ -47,6 +48,7 @@ class Steering:
         if self.parts > 1 and request.control:
             raise ValueError("prompts that AND joins cannot be steered by a ControlNet; leave control or AND out")
         self._made: dict[Any, dict[str, Any]] = {}
+        self._cut: Cut | None = None
         self._pipeline: Callable[[], Any] = lambda: None
 
     def over(self, denoiser: str, components: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +61,11 @@ class Steering:
             found["controlnet"] = made if several else made[0]
         return found
 
-    def watch(self, pipeline: Any) -> None:
-        """Count the steps of a pipeline that is about to run."""
+    def watch(self, pipeline: Any, cut: Cut | None) -> None:
+        """Count the steps of a pipeline that is about to run; of a part, as in the whole schedule."""
+        if cut is not None and self.request.starts_from:
+            raise ValueError("a run from a picture whose prompt changes cannot be cut; leave end out")
+        self._cut = cut
         self._pipeline = weakref.ref(pipeline)  # the pipeline refers to this object: a circle would keep weights alive
 
     def step_of(self, calls: int) -> tuple[int, int]:
@@ -69,8 +74,9 @@ class Steering:
         Schedulers of second order call twice for a step.
         """
         pipeline = self._pipeline()
-        order = pipeline.scheduler.order
-        return calls // order, min(self.request.options.steps, math.ceil(pipeline.num_timesteps / order))
+        order, cut = pipeline.scheduler.order, self._cut
+        first, times = (cut.first, cut.whole) if cut else (0, pipeline.num_timesteps)
+        return (first + calls) // order, min(self.request.options.steps, math.ceil(times / order))
 
     def at(self, step: int, steps: int, part: int = 0) -> dict[str, Any]:
         """The pipeline's prompts at a step: of several that AND joins, one."""

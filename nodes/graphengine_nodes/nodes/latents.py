@@ -76,7 +76,7 @@ def encode_image(model: Annotated[Model | VAE, Uses("vae")], image: Image, ctx: 
 
 @node(version=1, on="device")
 def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
-    """Decode latents to pictures.
+    """Decode latents to pictures; of unfinished ones, that are sampled to an `end`, as they are: with noise.
 
     Raises:
         ValueError: The latent is empty, or of another model family.
@@ -86,6 +86,6 @@ def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ct
     if isinstance(model, VAE) and latent.family in model.families:
         model = model.of(latent.family)
     model = model_of(model)
-    if latent.family and latent.family != model.family:
+    if latent.family and latent.family not in (model.family, family(model.family).latents):
         raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
     return family(model.family).decode(store, model, latent, model.computes_on(ctx.device))

@@ -23,6 +23,7 @@ from graphengine_nodes.nodes.sampling import (
     Spacing,
     Steps,
     Strength,
+    latent_of,
     reporter,
     request_of,
 )
@@ -85,8 +86,8 @@ def repaint(
     if not bool(weight.any()):
         log.warning("there is nothing to paint in the mask; the result is the original")
         return Latent(repeat(kept, len(request.seeds)), model.family, random=request.random)
-    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
-    return Latent(samples, model.family, random=random)
+    found = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return latent_of(found.samples, request, found)
 
 
 repaint.check(sampler_names.problems)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Uses, node
-from graphengine_nodes.families import noise_schedulers, sampler_names
+from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import sides_of
-from graphengine_nodes.families.family import SampleRequest, SamplingOptions, Step
+from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.scheduler_options import OWN_TIMES
 from graphengine_nodes.nodes.latents import STEP, Side, check_sides
@@ -93,6 +93,18 @@ def sample(
     width: Side = None,
     height: Side = None,
     strength: Strength = None,
+    start: Annotated[
+        float | None,
+        Range(0, 1, 0.05),
+        Added(),
+        Doc("Go on with a latent that is done to this fraction of the schedule, as it stands, without new noise."),
+    ] = None,
+    end: Annotated[
+        float | None,
+        Range(0, 1, 0.05),
+        Added(),
+        Doc("Stop at this fraction of the schedule, as diffusers' `denoising_end`."),
+    ] = None,
     arguments: Arguments = None,
     ctx: Context = INERT,
 ) -> Latent:
@@ -101,6 +113,9 @@ def sample(
     Runs diffusers' own pipeline, with one CPU generator for each picture: the result is bit-identical to the
     pipeline's, given a list of generators with these seeds. Generators in place of seeds are left as they were; the
     result holds their states after sampling.
+
+    A run that is cut by `end`, and gone on with by `start` and the same other inputs, is the whole run to the bit, with
+    schedulers that remember no steps (DDIM, DDPM, Euler, Euler a, LCM, TCD, flow matching's Euler); others are refused.
 
     Raises:
         ValueError: Inputs that contradict each other; a scheduler that the family cannot use; an unknown argument.
@@ -111,12 +126,24 @@ def sample(
     from graphengine_nodes.store.store import store
 
     request = request_of(inputs)
-    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
-    return Latent(samples, model.family, random=random)
+    found = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return latent_of(found.samples, request, found)
+
+
+def latent_of(samples: torch.Tensor, request: SampleRequest, found: Sampled) -> Latent:
+    """The latents of a run, or of some of its pictures."""
+    done = 1.0 if request.options.end is None else request.options.end
+    return Latent(samples, _latents_of(request.model), random=found.random, done=done, drawn=found.drawn)
+
+
+def _latents_of(model: Model) -> str:
+    """The family that a model's latents are of."""
+    return family(model.family).latents or model.family
 
 
 @sample.check
 def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
+    yield from cutting.problems(inputs)
     yield from check_sides(inputs)
     yield from sampler_names.problems(inputs)
 
@@ -190,11 +217,11 @@ def _sample_many(
     for index in requests:
         ctx[index].note(**told)
     try:
-        samples = family(model.family).sample(store, request, model.computes_on(ctx[0].device), step).samples
+        found = family(model.family).sample(store, request, model.computes_on(ctx[0].device), step)
     except Cancelled:
         return [result for result in results if result is not None]
-    for index, part in zip(requests, torch.split(samples, counts), strict=True):
-        results[index] = results[index] or Latent(part.clone(), model.family)
+    for index, part in zip(requests, torch.split(found.samples, counts), strict=True):
+        results[index] = results[index] or latent_of(part.clone(), request, found)
     return [result for result in results if result is not None]
 
 
@@ -234,8 +261,8 @@ def inpaint(
     from graphengine_nodes.store.store import store
 
     request = request_of(inputs)
-    samples, random = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
-    return Latent(samples, model.family, random=random)
+    found = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
+    return latent_of(found.samples, request, found)
 
 
 inpaint.check(sampler_names.problems)
@@ -287,7 +314,11 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         raise ValueError(f"{len(seeds)} seeds for {pictures} pictures; give one, or one for each picture")
     if inputs.get("strength") is not None and latent is None and image is None:
         raise ValueError("strength says how much of a picture is replaced; link one to latent, or leave strength out")
-    options = _with_own_times(SamplingOptions.of(model, {**inputs, "width": width, "height": height}))
+    cutting.check_latent(inputs.get("latent"), inputs.get("start"))
+    for problem in cutting.problems(inputs):
+        raise ValueError(problem)
+    part = {"start": inputs.get("start") or None, "end": None if inputs.get("end") == 1 else inputs.get("end")}
+    options = _with_own_times(SamplingOptions.of(model, {**inputs, **part, "width": width, "height": height}))
     return SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
 
 
@@ -352,6 +383,8 @@ def _check_families(
     """
     for value in values:
         if isinstance(value, Latent) and value.empty and not value.family:  # a size, for any model
+            continue
+        if isinstance(value, (Posterior, Latent)) and value.family == _latents_of(model):
             continue
         if value is not None and value.family != model.family:
             name = type(value).__name__

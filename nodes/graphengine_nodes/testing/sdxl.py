@@ -12,7 +12,25 @@ from typing import Any
 
 from graphengine_nodes.weights.files import TINY
 
-__all__ = ["xl_controlnet", "xl_model", "xl_union_controlnet"]
+__all__ = ["xl_controlnet", "xl_model", "xl_refiner", "xl_union_controlnet"]
+
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (8, 8, 16, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "sample_size": 64,
+    "scaling_factor": 0.13025,
+    "mid_block_add_attention": False,
+}
+SCHEDULER: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 
 SIZES = (32, 48)
 """Widths of the two text encoders' embeddings: they must differ, as they do in real models."""
@@ -36,16 +54,7 @@ def xl_model(folder: Path, seed: int = 0, channels: int = 4, zeros: bool = True,
     words = TINY / "model" / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True)
     second = CLIPTokenizer.from_pretrained(words, local_files_only=True, pad_token="!")
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=64,
-        scaling_factor=0.13025,
-        mid_block_add_attention=False,
-    )
+    vae = AutoencoderKL(**VAE)
     model: Any = StableDiffusionXLPipeline(
         vae=drawn(vae, generator, 0.15),
         text_encoder=drawn(CLIPTextModel(_text(SIZES[0], tokenizer)), generator, 0.3),
@@ -53,18 +62,41 @@ def xl_model(folder: Path, seed: int = 0, channels: int = 4, zeros: bool = True,
         tokenizer=tokenizer,
         tokenizer_2=second,
         unet=drawn(_unet(channels, 5 if aesthetics else 6), generator, 0.1),
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            steps_offset=1,
-            timestep_spacing="leading",
-        ),
+        scheduler=EulerDiscreteScheduler(**SCHEDULER),
         force_zeros_for_empty_prompt=zeros,
         add_watermarker=False,
     )
     if aesthetics:
         model.register_to_config(requires_aesthetics_score=True)
+    model.save_pretrained(folder)
+    return folder
+
+
+def xl_refiner(folder: Path, seed: int = 1) -> Path:
+    """A refiner for `xl_model` in diffusers layout: the second text encoder alone, and an aesthetic score."""
+    import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img import (
+        StableDiffusionXLImg2ImgPipeline,
+    )
+    from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    generator = torch.Generator().manual_seed(seed)
+    words = TINY / "model" / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(words, local_files_only=True, pad_token="!")
+    model: Any = StableDiffusionXLImg2ImgPipeline(
+        vae=drawn(AutoencoderKL(**VAE), generator, 0.15),
+        text_encoder=None,  # type: ignore[arg-type] # as published
+        text_encoder_2=drawn(CLIPTextModelWithProjection(_text(SIZES[1], tokenizer)), generator, 0.3),
+        tokenizer=None,  # type: ignore[arg-type]
+        tokenizer_2=tokenizer,
+        unet=drawn(_unet(4, 5, SIZES[1]), generator, 0.1),
+        scheduler=EulerDiscreteScheduler(**SCHEDULER),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
     model.save_pretrained(folder)
     return folder
 
@@ -136,7 +168,7 @@ def _text(size: int, tokenizer: Any) -> Any:
     )
 
 
-def _unet(channels: int, numbers: int) -> Any:
+def _unet(channels: int, numbers: int, width: int = sum(SIZES)) -> Any:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -149,7 +181,7 @@ def _unet(channels: int, numbers: int) -> Any:
         transformer_layers_per_block=(1, 2),
         attention_head_dim=(2, 4),
         norm_num_groups=8,
-        cross_attention_dim=sum(SIZES),
+        cross_attention_dim=width,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,

@@ -211,6 +211,8 @@ class Latent:
         scale: The scale of the numbers: `denoiser`, which decoding converts, or `vae`.
         empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
         random: The states of the caller's generators after sampling, if it gave any.
+        done: How far it is denoised, as a fraction of its schedule; 1 is finished.
+        drawn: Of an unfinished one, how often its generator was drawn from, each time for all its numbers.
     """
 
     samples: torch.Tensor
@@ -218,9 +220,12 @@ class Latent:
     scale: str = "denoiser"
     empty: bool = False
     random: tuple[RandomState, ...] = ()
+    done: float = 1.0
+    drawn: int = 0
 
     def __repr__(self) -> str:
-        return _line("Latent", tensor_line(self.samples), self.family, "empty" if self.empty else "")
+        told = "empty" if self.empty else f"unfinished: done to {self.done:g}" if self.done < 1 else ""
+        return _line("Latent", tensor_line(self.samples), self.family, told)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

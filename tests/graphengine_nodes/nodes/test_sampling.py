@@ -72,6 +72,9 @@ def test_every_option_reaches_the_family(model: std.Model, text: std.Conditionin
     others = {"model": model, "positive": text, "seed": 0}
     plain = request_of(others | given | {"strength": None}).options
     started = request_of(others | given | {"latent": latent, "width": None, "height": None}).options
+    part = request_of(others | {"latent": latent, "start": 0.25, "end": 0.5, "scheduler": "Euler"}).options
+    assert (part.start, part.end) == (0.25, 0.5)
+    given |= {"start": None, "end": None}
     assert dataclasses.asdict(plain) | {"strength": started.strength} == given
     assert (started.width, started.height) == (8 * model.setting("factor"), 8 * model.setting("factor"))
     assert given.keys() <= std.sample.sockets.keys()
