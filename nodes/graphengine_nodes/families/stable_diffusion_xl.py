@@ -75,7 +75,7 @@ class StableDiffusionXL(UNetFamily):
     """Where its pipelines with union ControlNets are."""
     encoders: Sequence[str] = ("", "_2")
     """What the names of its text encoders end in."""
-    with_vae: Sequence[str] = ("Img2Img", "Inpaint")  # the image-to-image pipeline reads the VAE's configuration in any case
+    with_vae: Sequence[str] = ("Img2Img", "Inpaint")  # image to image reads its configuration
     guidance_scale = 5.0
     vae_scale: Mapping[str, float] = {"scaling_factor": SCALES["stable_diffusion_xl"]}
     # The map in diffusers' guide to callbacks, divided by 255.
