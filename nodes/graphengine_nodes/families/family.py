@@ -237,6 +237,11 @@ class Family(Protocol):
     def owns_lora(self, header: Header) -> bool:
         """Whether a LoRA with these tensors is for the family beyond doubt."""
 
+    classes: Mapping[str, tuple[str, str]]
+    """Module and class of each component but the scheduler."""
+    vae_scale: Mapping[str, float]
+    """The scale of its published VAEs, which no tensor tells, as their configurations have it."""
+
     def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
         """Whether a denoiser with this configuration is of one of the family's models."""
 

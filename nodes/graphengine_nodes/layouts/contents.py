@@ -230,6 +230,8 @@ class Contents:
         """A component of a model by name; a text encoder alone in its file is any one of its kind."""
         if name in self.components:
             return self.components[name]
+        if name == "controlnet":
+            return self.components.get("flux_controlnet")
         alone = self.components.get("")
         return alone.as_text_encoder(name) if alone is not None and name.startswith("text_encoder") else None
 

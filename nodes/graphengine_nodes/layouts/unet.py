@@ -34,17 +34,26 @@ TRANSFORMER = re.compile(
 PUBLISHED = (320, 384)
 """The width of the first level in all published UNets: their norms have 32 groups, and their heads follow a rule."""
 
+EMBEDDED = (64, 96, 128)
+"""The widths of the embedded model `tiny`, whose ControlNets are told by them."""
+
 DIFFUSERS = (
     r"((conv_in|conv_norm_out|conv_out|(time|add)_embedding\.linear_[12]"
     r"|(down_blocks|up_blocks|mid_block)(\.\d+)?\.(resnets\.\d+\."
     r"(norm1|conv1|time_emb_proj|norm2|conv2|conv_shortcut)|(down|up)samplers\.0\.conv"
     rf"|attentions\.\d+\.({TRANSFORMER.pattern}))"
-    r"|controlnet_(mid_block|down_blocks\.\d+|cond_embedding\.(conv_in|conv_out|blocks\.\d+)))\.(weight|bias))"
+    r"|controlnet_(mid_block|down_blocks\.\d+|cond_embedding\.(conv_in|conv_out|blocks\.\d+))"
+    r"|control_add_embedding\.linear_[12]|spatial_ch_projs|transformer_layes\.\d+\."
+    r"(attn\.out_proj|ln_[12]|mlp\.(c_fc|c_proj)))\.(weight|bias)"
+    r"|transformer_layes\.\d+\.attn\.in_proj_(weight|bias)|task_embedding)"
 )
 """diffusers' names."""
 
 CONTROLNET = "controlnet_cond_embedding.conv_in.weight"
 """A tensor that ControlNets have and UNets do not, by diffusers' names."""
+
+UNION = "task_embedding"
+"""A tensor that union ControlNets have, with a row for each kind of control picture."""
 
 
 def places(shapes: Shapes) -> Places:
@@ -176,8 +185,20 @@ def _of_controlnet(found: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
     pairs = range(0, count(shapes, f"{hint}.blocks"), 2)
     widths = [shapes[CONTROLNET][0], *(shapes[f"{hint}.blocks.{n + 1}.weight"][0] for n in pairs)]
     del found["sample_size"]
-    return found | {
+    if tuple(found["block_out_channels"]) == EMBEDDED:
+        found |= {"attention_head_dim": 4, "norm_num_groups": 16}
+    found |= {
         "_class_name": "ControlNetModel",
         "conditioning_channels": shapes[CONTROLNET][1],
         "conditioning_embedding_out_channels": widths,
+    }
+    if UNION not in shapes:
+        return found
+    modes, channels = shapes[UNION]
+    return found | {
+        "_class_name": "ControlNetUnionModel",
+        "num_control_type": modes,
+        "num_trans_channel": channels,
+        "num_trans_layer": count(shapes, "transformer_layes"),
+        "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
     }

@@ -14,6 +14,7 @@ from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.noise_schedulers import KARRAS
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.nodes.part_files import controlnet_folder, controlnet_in
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights import files
@@ -351,9 +352,14 @@ def load_controlnet(
     source: Annotated[
         str | Path,
         File("weights", names=True, known=EMBEDDED_NAMES),
-        Doc("`tiny-canny`, a folder in diffusers layout, or a hub id."),
+        Doc("`tiny-canny`, a folder in diffusers layout, a .safetensors file, or a hub id."),
     ],
     precision: Precision = None,
+    config: Annotated[
+        str | Path | None,
+        File("folder", names=True),
+        Doc("For a single file: the folder with its config.json; default: beside it, else by its header."),
+    ] = None,
 ) -> ControlNet:
     """Make a reference to a ControlNet; its weights are read when a node computes with them.
 
@@ -361,13 +367,11 @@ def load_controlnet(
         ModelError: There is no such ControlNet, or its files are incomplete, cut short or pickles.
     """
     path = files.find(source, "ControlNet")
-    if not path.is_dir():
-        raise ModelError(f"{path} is a file; a ControlNet is a folder with config.json and its weights")
-    config = read_json(path / "config.json")
-    kind = next((f for f in families().values() if f.owns_controlnet(config)), None)
-    if kind is None:
-        raise ModelError(f"{path} holds a {config.get('_class_name', 'model of no class')}, not a known ControlNet")
-    location = Location(path)
-    digest = files.component_digest(location, kind.stems["controlnet"])
-    files.note(digest, location)
-    return ControlNet(kind.name, digest, precision, files.name_of(source), kind.modes_of(config))
+    if path.is_dir():
+        if config is not None:
+            raise ModelError(f"{path} is a folder with its own configuration; leave config out")
+        kind, location, described = controlnet_folder(path)
+    else:
+        kind, location, described = controlnet_in(path, config)
+    digest = noted(kind, "controlnet", location)
+    return ControlNet(kind.name, digest, precision, files.name_of(source), kind.modes_of(described))

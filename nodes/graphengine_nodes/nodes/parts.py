@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from graphengine import Choices, Doc, File, ModelError, node
+from graphengine_nodes.families import lookup
 from graphengine_nodes.families.family import Family
-from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.pipelines import in_pixels
 from graphengine_nodes.nodes.models import (
     EMBEDDED_NAMES,
@@ -26,6 +27,7 @@ from graphengine_nodes.nodes.models import (
     settings_of,
     training,
 )
+from graphengine_nodes.nodes.part_files import encoders_in, is_alone, vae_for, vae_in
 from graphengine_nodes.values.references import OPTIONS, SETTINGS, Held, LoRA
 from graphengine_nodes.values.types import VAE, Denoiser, Model, TextEncoder
 from graphengine_nodes.weights import files
@@ -38,6 +40,11 @@ Config = Annotated[
     Doc("A model's folder in diffusers layout, for what the source lacks: configurations, tokenizers, a scheduler."),
 ]
 Revision = Annotated[str | None, Doc("Branch, tag or commit of a hub id; default: the main branch.")]
+FamilyName = Annotated[
+    str | None,
+    Choices("stable_diffusion", "stable_diffusion_xl", "flux"),
+    Doc("For files that may be of several families: which it is."),
+]
 Variant = Annotated[str | None, Doc("Variant of a folder's weight files, such as fp16; default: the plain ones.")]
 
 ALONE = 1
@@ -52,18 +59,39 @@ VAE_SETTINGS = ("factor", "latent_channels", "multiple")
 
 @node(version=1)
 def load_text_encoder(
-    source: Annotated[str | Path, Weights, Doc("A model, of which the text encoders are taken.")],
+    source: Annotated[str | Path, Weights, Doc("A model, of which the text encoders are taken; or a file with one.")],
     config: Config = None,
     precision: Precision = None,
     revision: Revision = None,
     variant: Variant = None,
+    source_2: Annotated[
+        str | Path | None, File("weights", names=True), Doc("The file with the other text encoder of SDXL or FLUX.")
+    ] = None,
+    tokenizer: Annotated[
+        str | Path | None,
+        File("folder", names=True),
+        Doc("For files: a folder with a tokenizer, or a model's folder with its tokenizers."),
+    ] = None,
+    family: FamilyName = None,
 ) -> TextEncoder:
     """Make a reference to a model's text encoders, with their tokenizers, for `encode_prompt` and `join_model`.
+
+    Files with a text encoder alone are CLIP (with transformers' or OpenCLIP's names) or T5, safetensors or GGUF. One
+    CLIP is taken for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, where `config` or `family` do not say
+    it. CLIP's tokenizer is that of a package where no folder has it; T5's must be given.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
-    found = opened(source, config, revision, variant)
+    path = files.find(source, "model", revision)
+    if is_alone(path):
+        others = [] if source_2 is None else [files.find(source_2, "model")]
+        kind, places = encoders_in([path, *others], config, tokenizer, family)
+        components = tuple((name, noted(kind, name, places[name])) for name in kind.parts["text_encoder"])
+        return TextEncoder(Model(kind.name, components, (), precision, source=files.name_of(source)), (kind.name,))
+    if source_2 is not None or family is not None:
+        raise ModelError(f"{path} is a whole model: leave source_2 and family out")
+    found = opened(source, config, revision, variant, tokenizer)
     components = components_in(found, found.kind.parts["text_encoder"], variant)
     model = Model(found.kind.name, components, _encoder_settings(_settings(found)), precision, source=found.source)
     return TextEncoder(model, (found.kind.name,))
@@ -71,7 +99,7 @@ def load_text_encoder(
 
 @node(version=1)
 def load_denoiser(
-    source: Annotated[str | Path, Weights, Doc("A denoiser's folder, or a model of which the denoiser is taken.")],
+    source: Annotated[str | Path, Weights, Doc("A denoiser's folder or file, or a model of which it is taken.")],
     config: Config = None,
     precision: Precision = None,
     revision: Revision = None,
@@ -101,20 +129,28 @@ def load_denoiser(
 
 @node(version=1)
 def load_vae(
-    source: Annotated[str | Path, Weights, Doc("A VAE's folder, or a model of which the VAE is taken.")],
+    source: Annotated[str | Path, Weights, Doc("A VAE's folder or file, or a model of which the VAE is taken.")],
     config: Config = None,
     precision: Precision = None,
     revision: Revision = None,
     variant: Variant = None,
+    family: FamilyName = None,
 ) -> VAE:
     """Make a reference to a VAE, for `encode_image`, `decode_latent` and `join_model`.
 
-    A VAE that models of several families use fits each of them.
+    A VAE that models of several families use fits each of them. A file does not tell the scale of its latents: it is
+    that of the published VAEs of its family, which `family` names where the shape fits several, or `config` says it.
 
     Raises:
         ModelError: There is no such VAE, no family has one of its shape, or its files are incomplete, cut short or
             pickles.
     """
+    path = files.find(source, "model", revision)
+    if is_alone(path):
+        kind, location, described = vae_in(path, config, family)
+        return _vae(kind, (("vae", noted(kind, "vae", location)),), described, precision, files.name_of(source))
+    if family is not None:
+        raise ModelError(f"{path} says itself what it is for: leave family out")
     found, own = _component(source, "vae", config, revision, variant)
     components = components_in(found, found.kind.parts["vae"], variant, own)
     location = own.get("vae") or Location(found.folder / "vae")
@@ -238,7 +274,7 @@ def join_model(
         settings = in_pixels(settings, dict(decoder.settings))
     _check_shape(decoder, settings, body.source)
     held = dict((*encoder.components, *body.components, *decoder.components))
-    names = [name for names in family(body.family).parts.values() for name in names]
+    names = [name for names in lookup.family(body.family).parts.values() for name in names]
     return Model(
         body.family,
         tuple((name, held[name]) for name in names if name in held),
@@ -254,24 +290,28 @@ def join_model(
 @node(version=1)
 def replace_vae(
     model: Model,
-    source: Annotated[str | Path, Weights, Doc("A VAE's folder, or a whole model whose VAE is taken.")],
+    source: Annotated[str | Path, Weights, Doc("A VAE's folder or file, or a whole model whose VAE is taken.")],
 ) -> Model:
     """Give a model another VAE, which encodes and decodes pictures; `join_model` does it with a VAE loaded before.
+
+    A file does not tell the scale of its latents: it is that of the model's own VAE.
 
     Raises:
         ModelError: There is no such VAE, it is of another family, or its latents have another shape than the model's.
     """
-    path = files.find(source, "model")
-    folder = path / "vae" if (path / "vae").is_dir() else path
-    config = read_json(folder / "config.json")
-    kind = family(model.family)
-    vae = Model(kind.name, (), _sorted(kind.vae_settings(config)), source=str(folder))
+    kind, path = lookup.family(model.family), files.find(source, "model")
+    if path.is_file():
+        _, location, config = vae_for(path, kind, _config_of(model, "vae") or {})
+    else:
+        location = Location(path / "vae" if (path / "vae").is_dir() else path)
+        config = read_json(location.path / "config.json")
+    vae = Model(kind.name, (), _sorted(kind.vae_settings(config)), source=str(location.path))
     _check_shape(vae, dict(model.settings), model.source)
-    if not kind.owns_vae(config):
+    if path.is_dir() and not kind.owns_vae(config):
         others = [other.name for other in families().values() if other.owns_vae(config)]
         whose = f"a VAE for {' and '.join(others)} models" if others else "a VAE of no known family"
-        raise ModelError(f"{folder} is {whose}; {model.source} is a {kind.name} model")
-    return model.with_component("vae", noted(kind, "vae", Location(folder)))
+        raise ModelError(f"{location.path} is {whose}; {model.source} is a {kind.name} model")
+    return model.with_component("vae", noted(kind, "vae", location))
 
 
 def _encoder_of(model: Model) -> TextEncoder:
@@ -285,13 +325,13 @@ def _denoiser_of(model: Model) -> Denoiser:
 def _vae_of(model: Model) -> VAE:
     settings = _sorted({name: value for name, value in model.settings if name in VAE_SETTINGS})
     config = _config_of(model, "vae")
-    fitting = (model.family,) if config is None else _fitting(family(model.family), config)
+    fitting = (model.family,) if config is None else _fitting(lookup.family(model.family), config)
     return VAE(_part(model, "vae", settings), fitting)
 
 
 def _part(model: Model, part: str, settings: tuple[tuple[str, Any], ...]) -> Model:
     """A model of which only one part's components are left, with what is applied to the part."""
-    names = family(model.family).parts[part]
+    names = lookup.family(model.family).parts[part]
     return replace(
         model,
         components=tuple((name, digest) for name, digest in model.components if name in names),
@@ -344,7 +384,7 @@ def _check_shape(vae: Model, settings: Mapping[str, Any], source: str) -> None:
 
 def _check_widths(denoiser: Model, encoder: Model) -> None:
     """Refuse a text encoder whose prompts the denoiser cannot take."""
-    kind = family(denoiser.family)
+    kind = lookup.family(denoiser.family)
     configs = [
         {n: _config_of(model, n) for n, _ in model.components if _has_config(kind, n)} for model in (denoiser, encoder)
     ]

@@ -136,6 +136,8 @@ def _read(header: _Header, size: int) -> tuple[dict[str, Stored], dict[str, Any]
         name = header.text()
         shape = [header.number("Q") for _ in _at_most(header.number("I"), header)][::-1]
         raw.append((name, header.number("I"), shape, header.number("Q")))
+    if len({name for name, *_ in raw}) < tensors or len(said) < entries:
+        raise ModelError(f"{file} is damaged: its header has a name twice; take another copy of it")
     align = int(said.get("general.alignment") or 32)
     first = math.ceil((min(size, LONGEST_HEADER) - header.left) / align) * align
     known = {int(kind): kind.name for kind in GGMLQuantizationType}

@@ -1,0 +1,296 @@
+"""Parts of models in files of their own: VAEs, text encoders and ControlNets, told by their headers.
+
+Their configurations come from a folder, where one is given or lies beside the file, else from the names and shapes in
+the header. What no shape tells (a VAE's scale) is that of the family's published model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from graphengine import ModelError
+from graphengine_nodes.families.family import Family
+from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.layouts import contents
+from graphengine_nodes.layouts.contents import UNSEEN, Component, Contents
+from graphengine_nodes.values.references import digest_of
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.files import Location, read_json
+from graphengine_nodes.weights.headers import read_headers
+from graphengine_nodes.weights.vocabulary import check_size, written
+
+SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast")
+"""What a VAE's configuration says of the scale of its latents: it is the denoiser's, and no tensor tells it."""
+
+
+class Part(NamedTuple):
+    """A component in a file.
+
+    Attributes:
+        kind: The family.
+        location: Where it lies, and where its configuration does.
+        config: Its configuration.
+    """
+
+    kind: Family
+    location: Location
+    config: dict[str, Any]
+
+
+def is_alone(path: Path) -> bool:
+    """Whether a path is a file without a denoiser.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return path.is_file() and contents.family_of(read_headers(path).header) is None
+
+
+def held_in(path: Path) -> Contents:
+    """What a file holds; every tensor in it is accounted for.
+
+    Raises:
+        ModelError: It cannot be read, or holds what is not known.
+    """
+    return contents.read(*read_headers(path), path)
+
+
+# --- VAEs -------------------------------------------------------------------------------------------------------------
+
+
+def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Part:
+    """A VAE in a file, of a family that is told by its configuration, its shape, or the caller.
+
+    Raises:
+        ModelError: The file holds none, it fits no family, or several whose scales differ.
+    """
+    part = _component(held_in(path), "vae", path)
+    if (folder := _described(path, config, "vae", _is_vae)) is not None:
+        described = read_json(folder / "config.json")
+        fitting = [f for f in families().values() if f.owns_vae(described)]
+        kind = _one_of(fitting, family_name or next((f.name for f in fitting), None), path)
+        return Part(kind, Location(path, "vae", folder), described)
+    described = part.config
+    fitting = [f for f in families().values() if f.owns_vae({**f.vae_scale, **described})]
+    kind = _one_of(fitting, family_name or _architecture(path), path)
+    return _written(kind, "vae", path, {**kind.vae_scale, **described})
+
+
+def vae_for(path: Path, kind: Family, own: Mapping[str, Any]) -> Part:
+    """A VAE in a file for a model that has one already, whose configuration says what the file leaves open.
+
+    Raises:
+        ModelError: The file holds none, or a model of another family.
+    """
+    held = held_in(path)
+    if held.family not in (None, kind.name):
+        raise ModelError(f"{path} is a {held.family} model, whose VAE does not fit a {kind.name} model")
+    part = _component(held, "vae", path)
+    said = {name: own[name] for name in (*UNSEEN["vae"], *SCALE) if own.get(name) is not None}
+    return _written(kind, "vae", path, replace(part, said={**said, **part.said}).config)
+
+
+def _is_vae(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name") == "AutoencoderKL"
+
+
+def _architecture(path: Path) -> str | None:
+    """The family that a file's metadata name."""
+    said = read_headers(path).metadata.get("modelspec.architecture", "")
+    starts = {"stable-diffusion-xl": "stable_diffusion_xl", "stable-diffusion-v": "stable_diffusion", "flux": "flux"}
+    return next((name for start, name in starts.items() if said.lower().startswith(start)), None)
+
+
+def _one_of(fitting: Sequence[Family], name: str | None, path: Path) -> Family:
+    """The one family of a file: the only one that it fits, or that which was named."""
+    names = [kind.name for kind in fitting]
+    if not names:
+        raise ModelError(f"{path} fits no model of a known family ({', '.join(families())})")
+    if name is None and len(names) > 1:
+        raise ModelError(f"{path} may be of {' or '.join(names)}, whose scales differ: give family, or config")
+    if name is not None and name not in names:
+        raise ModelError(f"{path} is for {' or '.join(names)} models, and not for {name} ones")
+    return family(name or names[0])
+
+
+# --- text encoders ----------------------------------------------------------------------------------------------------
+
+
+def encoders_in(
+    paths: Sequence[Path], config: str | Path | None, tokenizer: str | Path | None, family_name: str | None
+) -> tuple[Family, dict[str, Location]]:
+    """The text encoders in files without denoisers, and their tokenizers.
+
+    Raises:
+        ModelError: The files do not hold what a family's models have, or a tokenizer is nowhere.
+    """
+    folder = None if config is None else files.find(config, "model")
+    found = [(path, held, part) for path in paths for held in [held_in(path)] for part in _encoders(held, path)]
+    kind = _encoders_family([part for *_, part in found], folder, family_name, paths)
+    places: dict[str, Location] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for name, (path, held, part) in _named(kind, found).items():
+        part = part.as_text_encoder(name)
+        inside = folder and folder / name
+        if inside is not None and (inside / "config.json").is_file():
+            places[name], configs[name] = Location(path, name, inside), read_json(inside / "config.json")
+        else:
+            _, places[name], configs[name] = _written(kind, name, path, part.config)
+        words = name.replace("text_encoder", "tokenizer")
+        given = _tokenizer(kind, words, held, tokenizer, folder)
+        if given is None:
+            raise ModelError(
+                f"{path} needs a {words}, which no package here holds: give tokenizer, a folder with it, or config, a "
+                "model's folder in diffusers layout"
+            )
+        check_size(given, configs[name], path)
+        places[words] = Location(given)
+    for name in sorted(kind.parts["text_encoder"]):  # encoders before tokenizers
+        if name in places:
+            continue
+        if folder is None or not (folder / name).is_dir():
+            names = " and ".join(path.name for path in paths)
+            raise ModelError(
+                f"{names} holds no {name} of a {kind.name} model: give a file with it as source_2, or config, a "
+                "model's folder that has it"
+            )
+        places[name] = Location(folder / name)
+    return kind, places
+
+
+def _encoders(held: Contents, path: Path) -> list[Component]:
+    parts = [part for part in held.components.values() if part.kind in ("clip", "t5")]
+    if not parts:
+        names = ", ".join(part.name or part.kind for part in held.components.values())
+        raise ModelError(f"{path} holds no text encoder, but {names}")
+    return parts
+
+
+def _encoders_family(
+    parts: Sequence[Component], folder: Path | None, family_name: str | None, paths: Sequence[Path]
+) -> Family:
+    if folder is not None and (folder / "model_index.json").is_file():
+        index = read_json(folder / "model_index.json")
+        told = next((kind.name for kind in families().values() if kind.owns_folder(index)), None)
+        family_name = family_name or told
+    kinds = sorted(part.kind for part in parts)
+    by_kinds = {("clip",): "stable_diffusion", ("clip", "clip"): "stable_diffusion_xl", ("clip", "t5"): "flux"}
+    name = family_name or by_kinds.get(tuple(kinds))
+    if name is None:
+        held = " and ".join(path.name for path in paths)
+        raise ModelError(
+            f"{held} holds {' and '.join(kinds)}, with which no known family reads prompts: give the other text "
+            "encoder as source_2, or family and config"
+        )
+    return family(name)
+
+
+_Found = tuple[Path, Contents, Component]
+
+
+def _named(kind: Family, found: Sequence[_Found]) -> dict[str, _Found]:
+    """Text encoders by the name that they have in a family's models: of two CLIPs, the wider one is the second."""
+    left = list(found)
+    named: dict[str, _Found] = {one[2].name: one for one in left if one[2].name in kind.parts["text_encoder"]}
+    left = [one for one in left if one not in named.values()]
+    t5 = [one for one in left if one[2].kind == "t5"]
+    clips = sorted((one for one in left if one[2].kind == "clip"), key=lambda one: _width(one[2]))
+    free = [n for n in kind.parts["text_encoder"] if n.startswith("text_encoder") and n not in named]
+    of_t5 = [n for n in free if kind.classes[n][1].startswith("T5")]
+    of_clip = [n for n in free if n not in of_t5]
+    if len(t5) > len(of_t5) or len(clips) > len(of_clip):
+        strange = (t5[len(of_t5) :] or clips[len(of_clip) :])[0]
+        raise ModelError(f"{strange[0]} holds a {strange[2].kind}, for which a {kind.name} model has no place")
+    if len(clips) == 1 < len(of_clip) and "text_projection.weight" in clips[0][2].places:
+        of_clip = of_clip[1:]
+    return named | dict(zip(of_t5, t5, strict=False)) | dict(zip(of_clip, clips, strict=False))
+
+
+def _width(part: Component) -> int:
+    return part.shapes["text_model.embeddings.token_embedding.weight"][1]
+
+
+def _tokenizer(
+    kind: Family, name: str, held: Contents, given: str | Path | None, folder: Path | None
+) -> Path | None:
+    """The folder of a tokenizer: given, in a model's folder, or in a package."""
+    for place in ([files.find(given, "model")] if given is not None else []) + ([folder] if folder else []):
+        if (place / name).is_dir():
+            return place / name
+        if (place / "tokenizer_config.json").is_file():
+            said = str(read_json(place / "tokenizer_config.json").get("tokenizer_class", ""))
+            if said[:2] == kind.tokenizers[name][:2]:
+                return place
+    return kind.packaged_tokenizer(name, held)
+
+
+# --- ControlNets ------------------------------------------------------------------------------------------------------
+
+
+def controlnet_folder(path: Path) -> Part:
+    """A ControlNet in a folder in diffusers layout.
+
+    Raises:
+        ModelError: It is of no known family.
+    """
+    described = read_json(path / "config.json")
+    return Part(_owner(described, path), Location(path), described)
+
+
+def controlnet_in(path: Path, config: str | Path | None) -> Part:
+    """A ControlNet in a file.
+
+    Raises:
+        ModelError: The file holds none, or one of no known family.
+    """
+    part = _component(held_in(path), "controlnet", path)
+    if (folder := _described(path, config, "controlnet", _is_controlnet)) is not None:
+        described = read_json(folder / "config.json")
+        return Part(_owner(described, path), Location(path, "controlnet", folder), described)
+    return _written(_owner(part.config, path), "controlnet", path, part.config)
+
+
+def _is_controlnet(config: Mapping[str, Any]) -> bool:
+    return any(kind.owns_controlnet(config) for kind in families().values())
+
+
+def _owner(config: Mapping[str, Any], path: Path) -> Family:
+    kind = next((f for f in families().values() if f.owns_controlnet(config)), None)
+    if kind is None:
+        raise ModelError(f"{path} holds a {config.get('_class_name', 'model of no class')}, not a known ControlNet")
+    return kind
+
+
+# --- what they have in common -----------------------------------------------------------------------------------------
+
+
+def _component(held: Contents, name: str, path: Path) -> Component:
+    part = held.component(name)
+    if part is None:
+        there = ", ".join(one.name or one.kind for one in held.components.values())
+        raise ModelError(f"{path} holds no {name}, but {there}")
+    return part
+
+
+def _described(
+    path: Path, config: str | Path | None, name: str, fits: Callable[[Mapping[str, Any]], bool]
+) -> Path | None:
+    """The folder with the configuration of a file: given, of the file's name, or that which the file is in."""
+    given = [] if config is None else [files.find(config, "model")]
+    beside = given or [path.with_suffix(""), path.parent]
+    for folder in (place for one in beside for place in (one / name, one)):
+        if (folder / "config.json").is_file() and fits(read_json(folder / "config.json")):
+            return folder
+    if given:
+        raise ModelError(f"{given[0]} holds no configuration of a {name}; give another config")
+    return None
+
+
+def _written(kind: Family, name: str, path: Path, config: Mapping[str, Any]) -> Part:
+    """A component with a configuration of ours, which is kept in the user's cache folder."""
+    texts = {f"{name}/config.json": json.dumps(dict(config), indent=1, sort_keys=True)}
+    return Part(kind, Location(path, name, written(digest_of(texts), texts) / name), dict(config))
