@@ -93,10 +93,16 @@ class StableDiffusionXL(UNetFamily):
         return str(index.get("_class_name", "")).startswith("StableDiffusionXL") and not is_refiner(index)
 
     def owns_file(self, header: Header) -> bool:
-        embedders = {name.split(".")[2] for name in header if name.startswith("conditioner.embedders.")}
-        if embedders == {"0"} and any(name.startswith("conditioner.embedders.0.model.") for name in header):
+        if not super().owns_file(header):
+            return False
+        width = next((e["shape"][1] for name, e in header.items() if name.endswith(".attn2.to_k.weight")), None)
+        if "conditioner.embedders.0.model.ln_final.weight" in header or width == 1280:
             raise ModelError(_REFINER)
-        return super().owns_file(header)
+        if width == 1024:
+            raise ModelError(
+                "this is an unCLIP model of Stable Diffusion 2.1, which is prompted by pictures; take another"
+            )
+        return True
 
     def scheduler_config(self, held: Contents) -> dict[str, Any]:
         return {"_class_name": "EulerDiscreteScheduler", **BETAS, "timestep_spacing": "leading"}

@@ -33,6 +33,9 @@ CLIP = (
 )
 OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.", "")
 
+SECOND = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
+"""What stands before the names of the text encoder of Stable Diffusion 2.x: the second in SD-Turbo."""
+
 COMPONENTS = {
     "cond_stage_model.": "text_encoder",
     "conditioner.embedders.0.": "text_encoder",
@@ -238,14 +241,18 @@ class Contents:
 
 def family_of(header: Header) -> str | None:
     """The family of a file's denoiser, by its names alone; None of a file without one."""
-    found = {spelling.kind: (prefix, spelling) for spelling, prefix in _spellings(header)}
+    found = {spelling.kind for spelling, _ in _spellings(header)}
     if "transformer" in found:
         return "flux"
     if "unet" not in found:
         return None
-    prefix, _ = found["unet"]
-    sizes = (f"{prefix}label_emb.0.0.weight", f"{prefix}add_embedding.linear_1.weight")
-    return "stable_diffusion_xl" if any(name in header for name in sizes) else "stable_diffusion"
+    return "stable_diffusion_xl" if _is_xl(header) else "stable_diffusion"
+
+
+def _is_xl(names: Iterable[str]) -> bool:
+    """Whether a UNet takes sizes beside prompts, as those of SDXL do."""
+    sizes = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
+    return any(f"{prefix}{name}" in names for prefix in DENOISER for name in sizes)
 
 
 def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
@@ -299,7 +306,7 @@ def _component(
     except (LookupError, ValueError) as error:
         raise ModelError(f"{where}: its {spelling.kind} lacks {error}; the file is incomplete") from None
     every = {f"{prefix}{place.name}" for place in places.values()}
-    if prefix == "cond_stage_model.model.":
+    if prefix in SECOND and not _is_xl(shapes):
         places = texts.without_last_layer(places)
     stored = {name: place.shape(inside[place.name]) for name, place in places.items()}
     places = {name: replace(place, name=f"{prefix}{place.name}") for name, place in places.items()}

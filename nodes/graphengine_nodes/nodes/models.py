@@ -27,6 +27,9 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 """What a denoiser may predict: the noise, the velocity between noise and picture, or the picture."""
 
+ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
+"""What models predict of which `modelspec.architecture` says it."""
+
 SAID = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 """How `modelspec.prediction_type` says it."""
 
@@ -204,6 +207,7 @@ def _training(
     if marker := next((name for name in header if name.startswith("edm_")), None):
         raise ModelError(f"{path} was trained with the noise levels of EDM ({marker}), which no scheduler here has")
     said = metadata.get("modelspec.prediction_type")
+    said = said or ARCHITECTURES.get(metadata.get("modelspec.architecture", ""))
     if prediction is None and "v_pred" in header:
         prediction = "v_prediction"
     elif prediction is None and said is not None:

@@ -284,6 +284,8 @@ def files() -> Iterator[tuple[str, str | None, set[str], Shapes]]:
     yield "SD 2.1 with velocity prediction and averages", "stable_diffusion", whole, v2 | NOISE | averages(v2)
     mask: Shapes = {"cond_stage_model.model.attn_mask": (77, 77)}
     yield "SD 2.0 with its mask", "stable_diffusion", whole, v2 | NOISE | mask
+    turbo = second | prefixed("conditioner.embedders.0.model.", open_clip(1024, 24))
+    yield "SD-Turbo", "stable_diffusion", whole, turbo
     whole = whole | {"text_encoder_2"}
     yield "SDXL base", "stable_diffusion_xl", whole, xl()
     yield "SDXL of kohya's trainer (Illustrious)", "stable_diffusion_xl", whole, xl(positions=False, sigmas=False)
@@ -322,4 +324,13 @@ def files() -> Iterator[tuple[str, str | None, set[str], Shapes]]:
     yield "a VAE of the original code", None, {"vae"}, vae() | averages({}) | {"loss.logvar": ()}
     yield "FLUX.1's VAE", None, {"vae"}, vae(channels=16, quant=False)
     yield "CLIP L for ComfyUI", None, {""}, clip() | {"text_projection.weight": (768, 768), "logit_scale": ()}
+    picture: Shapes = {"vision_model.post_layernorm.weight": (1024,), "visual_projection.weight": (768, 1024)}
+    yield (
+        "CLIP L, whole",
+        None,
+        {""},
+        clip(positions=True) | picture | {"logit_scale": (), "text_projection.weight": (768, 768)},
+    )
+    decoder: Shapes = {"lm_head.weight": (32128, 4096), "decoder.block.0.layer.0.layer_norm.weight": (4096,)}
+    yield "T5 1.1, whole", None, {""}, t5() | decoder
     yield "T5 for ComfyUI", None, {""}, t5() | {"spiece_model": (791656,)}

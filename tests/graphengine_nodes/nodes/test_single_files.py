@@ -14,11 +14,11 @@ from graphengine_nodes.store.store import store
 from graphengine_nodes.testing.flux import flux_model, flux_single_file
 from graphengine_nodes.testing.sd import single_file
 from graphengine_nodes.testing.sdxl import xl_model
-from graphengine_nodes.weights import files
+from graphengine_nodes.weights import files, vocabulary
 from graphengine_nodes.weights.files import TINY
 from safetensors.torch import load_file, save_file
 
-from graphengine import ModelError
+from graphengine import ModelError, load, rooted, roots_of
 
 from ..layouts import published
 
@@ -176,6 +176,39 @@ def test_t5s_tokenizer_must_be_given(folders: dict[str, Path], tmp_path: Path) -
         std.load_model(file)
     with pytest.raises(ModelError, match=r"but the tokenizer in .*clip-tokenizer-openai has 49408"):
         std.load_model(file, tokenizer=dev / "tokenizer_2")
+
+
+def test_a_shipped_workflow_takes_a_file_alone(tmp_path: Path) -> None:
+    """With CLIP's own vocabulary: no folder of configurations, no tokenizer, no network."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    folder = shutil.copytree(TINY / "model", tmp_path / "folder", ignore=shutil.ignore_patterns("defaults.json"))
+    words = CLIPTokenizer.from_pretrained(vocabulary.clip_tokenizer(), local_files_only=True)
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    torch.manual_seed(0)
+    encoder.resize_token_embeddings(len(words), mean_resizing=False)
+    for name in ("bos", "eos", "pad"):
+        setattr(encoder.config, f"{name}_token_id", getattr(words, f"{name}_token_id"))
+    encoder.save_pretrained(folder / "text_encoder")
+    shutil.rmtree(folder / "tokenizer")
+    words.save_pretrained(folder / "tokenizer")
+    (tmp_path / "alone").mkdir()
+    file = single_file(tmp_path / "alone" / "my_model.safetensors", folder)
+    graph = load("text_to_image")
+    inputs: dict[str, Any] = {"prompt": "two green houses", "steps": 2, "seed": 3}
+    found, expected = (graph(model=str(model), **inputs).pixels for model in (file, folder))
+    assert float(expected.std()) > 0.05
+    assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_configurations_are_found_where_files_are_held_to_roots(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A file inside the roots of a run has its configurations in the user's cache, which is in no root."""
+    file = made("stable_diffusion", folders["stable_diffusion"], tmp_path / "alone.safetensors")
+    given = std.load_model(rooted(file, [tmp_path]), tokenizer=TINY / "model")
+    files._locations.clear()
+    location = files.locate(given.component("unet"), "the file")
+    assert roots_of(location.path) == (str(tmp_path),)
+    assert files.read_json(location.folder / "config.json")["cross_attention_dim"] == 128
 
 
 # --- the makers of test files -----------------------------------------------------------------------------------------
