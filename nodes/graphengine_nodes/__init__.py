@@ -13,6 +13,7 @@ from graphengine import Pack
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
 from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
 from graphengine_nodes.nodes.control import apply_controlnet
+from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
 from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
@@ -220,6 +221,7 @@ __all__ = [
     "Upscaler",
     "annotate",
     "apply_controlnet",
+    "apply_embedding",
     "apply_hypernetwork",
     "apply_lora",
     "as_is",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
 from graphengine_nodes.families.digests import model_digest, model_needs
 from graphengine_nodes.values.picture_files import png, save_pictures, to_pil, write_whole
-from graphengine_nodes.values.references import ModelPart, model_of
+from graphengine_nodes.values.references import Embedding, ModelPart, model_of
 from graphengine_nodes.values.types import (
     VAE,
     Conditioning,
@@ -173,7 +173,11 @@ def _decode_control(data: bytes) -> Control:
 
 def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> bytes:
     value.digest()  # an object of this process has no data and cannot be written
-    return json.dumps(asdict(value)).encode()
+    facts = asdict(value)
+    model = facts["model"] if isinstance(value, ModelPart) else facts
+    if not model.get("embeddings", True):  # as models were written before they had any
+        del model["embeddings"]
+    return json.dumps(facts).encode()
 
 
 def _pairs(items: Any) -> tuple[tuple[str, Any], ...]:
@@ -211,6 +215,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         tuple((Hypernetwork(**one), scale) for one, scale in facts["hypernetworks"]),
         _pairs(facts["options"]),
         facts["source"],
+        tuple((name, Embedding(**one)) for name, one in facts.get("embeddings", ())),
     )
 
 
@@ -225,6 +230,7 @@ def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> Vi
         lines[0] += f" ({model.family}{f', {model.precision}' if model.precision else ''})"
         lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in model.loras]
         lines += [f"hypernetwork {one.source} at {scale:g}" for one, scale in model.hypernetworks]
+        lines += [f"embedding {name} of {one.source}" for name, one in model.embeddings]
         lines += [f"{name} {option}" for name, option in model.options]
     return View(text="\n".join(lines))
 

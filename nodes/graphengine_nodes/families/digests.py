@@ -26,6 +26,7 @@ def model_digest(model: Model, part: str | None = None) -> str:
     wanted = _wanted(model, part)
     used = {component for inside in wanted.values() for component in inside}
     check_data(model.source, *(digest for name, digest in model.components if name in used))
+    embeddings = [[name, one.weights] for name, one in model.embeddings if "text_encoder" in wanted]
     return digest_of(
         {
             "family": model.family,
@@ -36,6 +37,7 @@ def model_digest(model: Model, part: str | None = None) -> str:
             "loras": {name: [_of_lora(*applied) for applied in model.loras_of(name)] for name in wanted},
             "hypernetworks": [[h.weights, m] for h, m in model.hypernetworks if "denoiser" in wanted],
             "options": [[o, value] for o, value in model.options if wanted.keys() & set(OPTIONS[o])],
+            **({"embeddings": embeddings} if embeddings else {}),  # models without any have their digests of before
         }
     )
 

@@ -13,7 +13,6 @@ log = logging.getLogger(__name__)
 
 _FOREIGN = (
     (re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"), "apply_lora or apply_hypernetwork applies it to the model"),
-    (re.compile(r"\bembedding:[\w./-]+"), "textual inversions are not read"),
 )
 _NUMBERED = re.compile(r"\([^()\[\]]*:\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*\)|\({2,}[^()]*\){2,}|\[{2,}[^\[\]]*\]{2,}")
 _WORDS = re.compile(r"\b(?:AND|BREAK)\b")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.lora_places import changes_unet
+from graphengine_nodes.families.prompt_embeddings import tokenizer_of
 from graphengine_nodes.families.prompt_weights import chunks, scaled
 from graphengine_nodes.families.unet import (
     BETAS,
@@ -115,9 +116,10 @@ class StableDiffusion(UNetFamily):
             torch.no_grad(),
         ):
             self.forget_changed(model, "text_encoder", encoder)
-            encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
+            words = tokenizer_of(model, tokenizer.tokenizer)
+            encode = functools.partial(_encode, words, encoder, device=device)
             # The pipelines encode an absent negative prompt as the empty one, with all layers.
-            absent: torch.Tensor = self.absent(tokenizer.tokenizer, encoder, lambda: encode("", 0).cpu())
+            absent: torch.Tensor = self.absent(words, encoder, lambda: encode("", 0).cpu())
             embeds = absent if prompt is None else encode(prompt, clip_skip).cpu()
         return Conditioning(embeds, self.name, prompt is None, fallback={"embeds": absent})
 
@@ -135,7 +137,7 @@ class StableDiffusion(UNetFamily):
             torch.no_grad(),
         ):
             read = functools.cache(lambda chunk: _read(encoder, [chunk.ids], [chunk.mask], clip_skip, device))
-            rows = chunks([*(words.text or "" for words in prompts), ""], tokenizer.tokenizer)
+            rows = chunks([*(words.text or "" for words in prompts), ""], tokenizer_of(model, tokenizer.tokenizer))
             embeds = [
                 scaled(torch.cat([read(chunk) for chunk in row], dim=1), [w for chunk in row for w in chunk.weights])
                 for row in rows

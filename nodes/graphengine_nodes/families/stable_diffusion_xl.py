@@ -12,6 +12,7 @@ from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.lora_places import changes_unet
+from graphengine_nodes.families.prompt_embeddings import tokenizer_of
 from graphengine_nodes.families.prompt_weights import Chunk, chunks, moved
 from graphengine_nodes.families.unet import (
     BETAS,
@@ -168,9 +169,10 @@ class StableDiffusionXL(UNetFamily):
                 encoder = stack.enter_context(store.component(model, f"text_encoder{end}", device))
                 stack.enter_context(tokenizer.lock)
                 self.forget_changed(model, f"text_encoder{end}", encoder)
-                encode = functools.partial(_encode, tokenizer.tokenizer, encoder, device=device)
+                words = tokenizer_of(model, tokenizer.tokenizer)
+                encode = functools.partial(_encode, words, encoder, device=device)
                 # With all layers: the pipelines leave layers out in the positive prompt alone.
-                empty.append(self.absent(tokenizer.tokenizer, encoder, functools.partial(encode, "", 0)))
+                empty.append(self.absent(words, encoder, functools.partial(encode, "", 0)))
                 rows.append(empty[-1] if text is None else encode(text, clip_skip))
         absent, absent_pooled = _joined(empty)
         embeds, pooled = _joined(rows)
@@ -187,7 +189,8 @@ class StableDiffusionXL(UNetFamily):
         # The first encoder twice: both need as many chunks as the longest prompt of either.
         for end in (*self.encoders, self.encoders[0]):
             with store.component(model, f"tokenizer{end}", "cpu") as shared, shared.lock:
-                rows[end] = chunks(texts[end], shared.tokenizer, shared.tokenizer.eos_token_id, length)
+                words = tokenizer_of(model, shared.tokenizer)
+                rows[end] = chunks(texts[end], words, words.eos_token_id, length)
                 length = len(rows[end][0])
         found: list[list[_Encoded]] = []
         for end in self.encoders:

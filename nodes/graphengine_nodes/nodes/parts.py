@@ -284,6 +284,7 @@ def join_model(
         body.hypernetworks,
         _sorted({**dict(encoder.options), **dict(decoder.options), **dict(body.options)}),
         body.source,
+        encoder.embeddings,
     )
 
 
@@ -301,7 +302,7 @@ def replace_vae(
     """
     kind, path = lookup.family(model.family), files.find(source, "model")
     if path.is_file():
-        _, location, config = vae_for(path, kind, _config_of(model, "vae") or {})
+        _, location, config = vae_for(path, kind, config_of(model, "vae") or {})
     else:
         location = Location(path / "vae" if (path / "vae").is_dir() else path)
         config = read_json(location.path / "config.json")
@@ -324,7 +325,7 @@ def _denoiser_of(model: Model) -> Denoiser:
 
 def _vae_of(model: Model) -> VAE:
     settings = _sorted({name: value for name, value in model.settings if name in VAE_SETTINGS})
-    config = _config_of(model, "vae")
+    config = config_of(model, "vae")
     fitting = (model.family,) if config is None else _fitting(lookup.family(model.family), config)
     return VAE(_part(model, "vae", settings), fitting)
 
@@ -338,6 +339,7 @@ def _part(model: Model, part: str, settings: tuple[tuple[str, Any], ...]) -> Mod
         settings=settings,
         loras=model.loras_of(part),
         hypernetworks=model.hypernetworks if part == "denoiser" else (),
+        embeddings=model.embeddings if part == "text_encoder" else (),
         options=tuple((name, value) for name, value in model.options if part in (OPTIONS[name] or (part,))),
     )
 
@@ -386,7 +388,7 @@ def _check_widths(denoiser: Model, encoder: Model) -> None:
     """Refuse a text encoder whose prompts the denoiser cannot take."""
     kind = lookup.family(denoiser.family)
     configs = [
-        {n: _config_of(model, n) for n, _ in model.components if _has_config(kind, n)} for model in (denoiser, encoder)
+        {n: config_of(model, n) for n, _ in model.components if _has_config(kind, n)} for model in (denoiser, encoder)
     ]
     known = [{n: config for n, config in one.items() if config is not None} for one in configs]
     if [len(one) for one in known] != [len(one) for one in configs]:  # objects of this process, or not on this machine
@@ -404,7 +406,7 @@ def _has_config(kind: Family, name: str) -> bool:
     return kind.stems[name] is not None
 
 
-def _config_of(model: Model, name: str) -> dict[str, Any] | None:
+def config_of(model: Model, name: str) -> dict[str, Any] | None:
     """The configuration of a component; None where it is not known on this machine."""
     digest = model.component(name)
     if isinstance(digest, Held):

@@ -9,6 +9,7 @@ from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families import prompt_marks, prompt_schedules
 from graphengine_nodes.families.family import Words
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.prompt_embeddings import spelled
 from graphengine_nodes.values.references import model_of
 from graphengine_nodes.values.types import Conditioning, Model, TextEncoder
 
@@ -47,11 +48,12 @@ def encode_prompt(
 ) -> Conditioning:
     """Encode a prompt into conditioning.
 
-    Text beyond the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning.
+    Text beyond the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning. `embedding:name`
+    stands for the vectors of an embedding that `apply_embedding` gave to the model.
 
     Raises:
-        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or one of a fixed length; a text
-            is longer than 100,000 characters.
+        ValueError: The prompt names an embedding that the model does not have; `clip_skip` leaves no layer; the family
+            has no second text encoder, or one of a fixed length; a text is longer than 100,000 characters.
     """
     from graphengine_nodes.store.store import store
 
@@ -59,6 +61,7 @@ def encode_prompt(
     prompt_marks.warn(prompt, prompt_2, weights=False)
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
+    prompt, prompt_2 = spelled(model, prompt), spelled(model, prompt_2)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
 
 
@@ -103,8 +106,7 @@ def encode_weighted(
     clip skip is for the positive prompt alone.
 
     Raises:
-        ValueError: `clip_skip` leaves no layer; the family has no second text encoder, or knows no weights; a text is
-            longer than 100,000 characters.
+        ValueError: As `encode_prompt`; the family knows no weights.
     """
     from graphengine_nodes.store.store import store
 
@@ -114,7 +116,10 @@ def encode_weighted(
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
     prompt_marks.warn(prompt, negative_prompt, prompt_2, negative_prompt_2, weights=True)
-    sides = [Words(prompt, prompt_2), Words(negative_prompt, negative_prompt_2, negative=True)]
+    sides = [
+        Words(spelled(model, prompt), spelled(model, prompt_2)),
+        Words(spelled(model, negative_prompt), spelled(model, negative_prompt_2), negative=True),
+    ]
 
     def encode_all(texts: Sequence[Words]) -> Sequence[Conditioning]:
         return kind.encode_weighted(store, model, texts, clip_skip, device)

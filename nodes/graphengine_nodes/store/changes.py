@@ -1,4 +1,4 @@
-"""Changes to a component's module before it computes: LoRAs, hypernetworks, and the options of a model.
+"""Changes to a component's module before it computes: LoRAs, embeddings, hypernetworks, and the options of a model.
 
 Each is a `ModuleChange`, applied by the weight store to a module whose parameters are its own. An option is what
 diffusers itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after.
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, fingerprint
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.prompt_embeddings import NAMES, add_vectors, read_vectors
 from graphengine_nodes.store.hypernetworks import add_hypernetworks
+from graphengine_nodes.values.references import Embedding
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.loras import lora_digest
@@ -79,6 +81,13 @@ def _options_before(model: Model, part: str) -> Iterator[ModuleChange]:
 
 
 def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
+    if part == "text_encoder" and name in NAMES.get(model.family, ()) and model.embeddings:
+
+        def add_embeddings(module: Any) -> None:
+            found = [read_vectors(locate_weights(one), model.family, name) for _, one in model.embeddings]
+            add_vectors(module, found)
+
+        yield ModuleChange(("embeddings", tuple(one.weights for _, one in model.embeddings)), add_embeddings)
     if loras := model.loras_of(part):
 
         def add_loras(module: Any) -> None:
@@ -104,8 +113,8 @@ def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChang
         yield ModuleChange("compile", _compile, last=True)
 
 
-def locate_weights(weights: LoRA | Hypernetwork) -> Any:
-    """Find the file of a LoRA or a hypernetwork, unchanged since it was loaded.
+def locate_weights(weights: LoRA | Hypernetwork | Embedding) -> Any:
+    """Find the file of a LoRA, a hypernetwork or an embedding, unchanged since it was loaded.
 
     Raises:
         ModelError: It is not on this machine, or has changed.

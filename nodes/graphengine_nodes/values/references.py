@@ -92,6 +92,21 @@ class Hypernetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """A textual inversion: vectors in the place of words.
+
+    Attributes:
+        weights: Digest of the file.
+        vectors: How many there are, each in the place of a token.
+        source: Where it was loaded from, as shown to people.
+    """
+
+    weights: str
+    vectors: int
+    source: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ControlNet:
     """A ControlNet's weights.
 
@@ -152,6 +167,7 @@ class Model:
         hypernetworks: Hypernetworks with their multipliers, in the order in which they were applied.
         options: Those of `OPTIONS` that differ from the default, sorted.
         source: Where it was loaded from, as shown to people: a name, never a folder of a machine.
+        embeddings: Textual inversions by the names that prompts give them, in the order in which they were applied.
     """
 
     family: str
@@ -162,12 +178,14 @@ class Model:
     hypernetworks: tuple[tuple[Hypernetwork, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     source: str = field(default="", compare=False)
+    embeddings: tuple[tuple[str, Embedding], ...] = ()
 
     def __repr__(self) -> str:
         parts = [f"<Model {self.family}" + (f" from {self.source}" if self.source else "")]
         parts += [self.precision] if self.precision else []
         for name, applied in (("LoRA", self.loras), ("hypernetwork", self.hypernetworks)):
             parts += [f"{name} {part.source or part.weights[:12]} x {scale:g}" for part, scale in applied]
+        parts += [f"embedding {name}" for name, _ in self.embeddings]
         parts += [f"{name}={value}" for name, value in self.options]
         return ", ".join(parts) + ">"
 
