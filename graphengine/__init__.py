@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from graphengine.graph.elements import Input, Link, Ref
     from graphengine.graph.flow import collect, each, switch, when
     from graphengine.keys.files import confined, fingerprint
-    from graphengine.pack import Pack
+    from graphengine.pack import Pack, PictureSettings
     from graphengine.provenance.steps import Step
     from graphengine.show.notebook import show_lists
     from graphengine.system.folders import cache_folder
@@ -81,7 +81,7 @@ _HOMES = {
     "graphengine.graph.elements": ("Input", "Link", "Ref"),
     "graphengine.graph.flow": ("collect", "each", "switch", "when"),
     "graphengine.keys.files": ("confined", "fingerprint"),
-    "graphengine.pack": ("Pack",),
+    "graphengine.pack": ("Pack", "PictureSettings"),
     "graphengine.provenance.steps": ("Step",),
     "graphengine.show.notebook": ("show_lists",),
     "graphengine.system.folders": ("cache_folder",),
@@ -100,11 +100,12 @@ __all__ = [
     "INERT", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Drawn", "Event",
     "File", "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError",
     "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable",
-    "Outside", "Pack", "PackError", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket",
-    "SocketType", "Step", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError", "cache_folder",
-    "check_folder", "collect", "confined", "each", "fingerprint", "library_path", "load", "load_pack", "loads",
-    "make_private", "nearest", "node", "open_file", "promise_type", "read_file", "register_type", "rooted", "roots_of",
-    "run", "save", "show_lists", "socket_type", "switch", "warnings_as", "when", "write_file", "write_private",
+    "Outside", "Pack", "PackError", "PictureSettings", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted",
+    "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",
+    "cache_folder", "check_folder", "collect", "confined", "each", "fingerprint", "library_path", "load", "load_pack",
+    "loads", "make_private", "nearest", "node", "open_file", "promise_type", "read_file", "register_type", "rooted",
+    "roots_of", "run", "save", "show_lists", "socket_type", "switch", "warnings_as", "when", "write_file",
+    "write_private",
 ]  # fmt: skip
 
 

@@ -25,6 +25,24 @@ SOURCES = "__graphengine_sources__"
 
 
 @dataclass(frozen=True)
+class PictureSettings:
+    """The text `parameters` of pictures, as `Pack(parameters=...)` takes it: written for other tools, and read.
+
+    Args:
+        write: As `Pack.parameters`.
+        read: `read(text, find)` makes a graph of a text that another tool has written, and returns it with a sentence
+            for each setting that it cannot take over. `find(name, suffixes, fits)` looks for a file by its name
+            without the suffix, for which `fits(path)` holds; it gives None if there is none.
+    """
+
+    write: Callable[[Any, Any], str | None]
+    read: Callable[[str, Callable[..., Path | None]], tuple[Any, list[str]]]
+
+    def __call__(self, step: Any, value: Any) -> str | None:
+        return self.write(step, value)
+
+
+@dataclass(frozen=True)
 class Pack:
     """A pack's description of itself, assigned to `__pack__` in its top module; only `name` is required.
 
@@ -38,10 +56,7 @@ class Pack:
             them while it still reads and checks the workflow.
         parameters: `parameters(step, value)` returns the text of the PNG chunk `parameters`, in which other tools
             read a picture's settings, or None. `step` says where the value comes from
-            (`graphengine.provenance.steps.Step`).
-        from_parameters: `from_parameters(text, find)` makes a graph of such a text that another tool has written, and
-            returns it with a sentence for each setting that it cannot take over. `find(name, suffixes, fits)` looks
-            for a file by its name without the suffix, for which `fits(path)` holds; it gives None if there is none.
+            (`graphengine.provenance.steps.Step`). `PictureSettings` reads such texts as well.
         held: `held(device)` returns the digests of the weights that this process holds in the device's memory: the
             scheduler prefers calls that need these. See `SocketType.needs`.
         free: `free(device)` returns how many bytes more this process can hold there before it has to drop weights;
@@ -60,7 +75,6 @@ class Pack:
     environment: Callable[[], Mapping[str, Any]] | None = None
     preload: tuple[str, ...] = ()
     parameters: Callable[[Any, Any], str | None] | None = None
-    from_parameters: Callable[[str, Callable[..., Path | None]], tuple[Any, list[str]]] | None = None
     held: Callable[[str], frozenset[str]] | None = None
     free: Callable[[str], int | None] | None = None
     spare: Callable[[str, Mapping[str, Any]], Iterator[Mapping[str, Any]]] | None = None

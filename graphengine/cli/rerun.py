@@ -158,11 +158,12 @@ def _from_settings(
     from graphengine.cli.execute import Session, print_drawn
     from graphengine.cli.values import bind_sets
     from graphengine.declare.registry import modules
-    from graphengine.pack import pack_of
+    from graphengine.pack import PictureSettings, pack_of
     from graphengine.results.outputs import OutputWriter, check_folder, write_outputs
     from graphengine.results.record import find_named
 
-    reader = next((pack.from_parameters for pack in map(pack_of, modules()) if pack.from_parameters), None)
+    told = [pack_of(module).parameters for module in modules()]
+    reader = next((one.read for one in told if isinstance(one, PictureSettings)), None)
     if reader is None:
         raise FileError(f"{picture} does not carry how it was made, and no pack here reads other tools' settings")
     graph, left_out = reader(text, lambda name, suffixes, fits: find_named(name, suffixes, fits, folders))

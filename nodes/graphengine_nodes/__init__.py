@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from graphengine import Pack
+from graphengine import Pack, PictureSettings
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
 from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
 from graphengine_nodes.nodes.control import apply_controlnet
@@ -174,8 +174,7 @@ __pack__ = Pack(
         "transformers.models.clip.modeling_clip",
         "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
     ),
-    parameters=_parameters,
-    from_parameters=_from_parameters,
+    parameters=PictureSettings(_parameters, _from_parameters),
     held=_held,
     free=_free,
     spare=_spare,
