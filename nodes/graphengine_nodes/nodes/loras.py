@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Annotated
 
 from graphengine import Added, Doc, File, ModelError, Range, node
 from graphengine_nodes.families.lookup import families, family
+from graphengine_nodes.layouts import contents
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.headers import read_headers
 from graphengine_nodes.weights.lora_names import DENOISER, lora_layers
-from graphengine_nodes.weights.loras import foreign_layers, lora_digest, place_layers, refuse_lost
+from graphengine_nodes.weights.loras import Placed, lora_digest, place_layers, refuse_lost
 
 Strength = Range(-10, 10, 0.05)
 
@@ -87,35 +90,49 @@ def apply_lora(
 
 
 def _check_places(model: Model, lora: LoRA) -> None:
-    """Refuse a LoRA with changes that have no place in a model, where headers tell it: of models in folders."""
+    """Refuse a LoRA with changes that have no place in a model, as the headers of the files tell it."""
     kind = family(model.family)
-    names = kind.lora_names
-    try:
-        file = files.locate(lora.weights, lora.source).path
-    except ModelError:  # loaded elsewhere
-        return
-    if not lora.partial:
-        refuse_lost(file, f"{model.family} model {model.source}", foreign_layers(file, names), False)
     for name, digest in model.components:
-        stem = kind.stems[name]
-        if stem is None or isinstance(digest, Held) or name not in names.parts.values():
+        if name not in kind.lora_names.parts.values() or isinstance(digest, Held):
             continue
-        if paths := list(_layers_of(digest, model.source, stem)):
-            refuse_lost(file, name, place_layers(file, names, name, paths), lora.partial)
+        try:
+            placed = _placed(model.family, name, digest, lora.weights)
+            refuse_lost(files.locate(lora.weights, lora.source).path, name, placed, lora.partial)
+        except _NotHere:
+            continue
 
 
-def _layers_of(digest: str, source: str, stem: str) -> Iterator[str]:
-    """The paths of a component's layers, as its files have them; none where the files have others."""
+class _NotHere(Exception):
+    """Files are on another machine, where they will be looked at."""
+
+
+@functools.lru_cache(maxsize=256)
+def _placed(family_name: str, component: str, digest: str, lora: str) -> Placed:
+    """The places of a LoRA's changes in a component, which digests decide.
+
+    Raises:
+        _NotHere: The files are not on this machine.
+    """
+    kind = family(family_name)
     try:
-        location = files.locate(digest, source)
+        file, location = files.locate(lora, "").path, files.locate(digest, "")
     except ModelError:
-        return
-    if location.config is not None or not location.path.is_dir():
-        return
-    for file in files.weight_files(location.path, stem, location.variant).files:
-        for tensor in files.read_header(file):
-            if tensor.endswith(".weight"):
-                yield tensor.removesuffix(".weight")
+        raise _NotHere from None
+    stem = kind.stems[component]
+    assert stem is not None
+    paths = list(_layers_in(location, stem))
+    return place_layers(file, kind.lora_names, component, paths)
+
+
+def _layers_in(location: Location, stem: str) -> Iterator[str]:
+    """The paths of a component's layers, as the headers of its files tell them."""
+    if location.path.is_dir():
+        headers = [files.read_header(file) for file in files.weight_files(location.path, stem, location.variant).files]
+        names = [name for header in headers for name in header]
+    else:
+        part = contents.read(*read_headers(location.path), location.path).component(location.component)
+        names = [] if part is None else list(part.places)
+    yield from (name.removesuffix(".weight") for name in names if name.endswith(".weight"))
 
 
 @node(version=1)

@@ -1,7 +1,7 @@
 """Changes to a component's module before it computes: LoRAs, embeddings, hypernetworks, and the options of a model.
 
 Each is a `ModuleChange`, applied by the weight store to a module whose parameters are its own. An option is what
-diffusers itself does to a pipeline's module: int8 and the layout before LoRAs, casting, offload and compilation after.
+diffusers itself does to a pipeline's module: int8, casting and the layout before LoRAs, offload and compilation after.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def _options_before(model: Model, part: str) -> Iterator[ModuleChange]:
             yield ModuleChange("int8", _to_int8, stored=True)
         if model.option("channels_last"):
             yield ModuleChange("channels last", _to_channels_last, stored=True)
+        if model.option("quantization") == "float8":
+            yield ModuleChange("float8", _to_float8, stored=True)
     if part == "vae":
         if model.option("tiling"):
             yield ModuleChange("tiling", lambda module: module.enable_tiling())
@@ -105,8 +107,6 @@ def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
 
 
 def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChange]:
-    if part == "denoiser" and model.option("quantization") == "float8":
-        yield ModuleChange("float8", _to_float8, rewrites=True, leased=True)
     if model.option("offload") in OFFLOADERS:
         yield OFFLOADERS[model.option("offload")](device)
     if part == "denoiser" and model.option("compile"):
@@ -195,10 +195,10 @@ def _to_channels_last(module: Any) -> None:
 def _to_float8(module: Any) -> None:
     import torch
 
+    from graphengine_nodes.weights.cast_layers import cast_layers
+
     _check_not_in_blocks(module, "float8")
-    hooks: Any = importlib.import_module("diffusers.hooks.layerwise_casting")
-    kept = (*hooks.DEFAULT_SKIP_MODULES_PATTERN, "lora_changes")  # LoRAs are small
-    module.enable_layerwise_casting(torch.float8_e4m3fn, module.dtype, skip_modules_pattern=kept)
+    cast_layers(module, torch.float8_e4m3fn)
 
 
 def _compile(module: Any) -> None:

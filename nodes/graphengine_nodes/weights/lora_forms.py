@@ -219,7 +219,7 @@ class LayerChange(torch.nn.Module):
             moved = x * self.factor
             result = result + (base(moved) - plain) + self.form(moved, base) * self.scale
         else:
-            own = plain if base.bias is None else plain - shaped(base.bias, base)
+            own = plain if base.bias is None else plain - shaped(base.bias.to(plain.dtype), base)
             result = result + (self.factor - 1) * own + self.factor * (self.form(x, base) * self.scale)
         return result if self.shift is None else result + self.shift
 

@@ -125,14 +125,13 @@ def lora_layers(header: Header, file: Path) -> list[LoraLayer]:
 
 def _parsed(name: str, file: Path) -> tuple[str, str, str, bool]:
     """The part, layer and factor of a tensor, and whether it is of a spelling in `FOLDED`."""
-    for kind, pattern in REFUSED.items():
-        if re.search(pattern, name):
-            raise ModelError(
-                f"{file} is {kind} ({name}), which is not read; LoRA, LoCon, DoRA, LoHa, LoKr and full differences are"
-            )
     match, role = next(((m, r) for pattern, r in FACTORS if (m := re.fullmatch(pattern, name))), (None, ""))
     if match is None:
-        raise ModelError(f"{file} is no LoRA of a known kind: nothing is known about {name}")
+        kind = next((kind for kind, pattern in REFUSED.items() if re.search(pattern, name)), None)
+        if kind is None:
+            raise ModelError(f"{file} is no LoRA of a known kind: nothing is known about {name}")
+        read = "LoRA, LoCon, DoRA, LoHa, LoKr and full differences are"
+        raise ModelError(f"{file} is {kind} ({name}), which is not read; {read}")
     named = match.groupdict()
     role = role or str(named["role"])
     layer, part = str(named["layer"]), ""

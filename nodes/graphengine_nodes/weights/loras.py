@@ -75,20 +75,19 @@ def place_layers(
     """
     header = files.read_header(file) if header is None else header
     known = names.places(component, paths)
+    layers = lora_layers(header, file)
+    # What belongs to no component of the family is told with the first one.
+    first = next((belongs for layer in layers if (belongs := names.component(layer)) is not None), "text_encoder")
     found = Placed()
-    for layer in lora_layers(header, file):
-        belongs = names.component(layer)
-        if belongs == component and (place := known.get(layer.name)) is not None:
+    for layer in layers:
+        if (names.component(layer) or first) != component:
+            continue
+        place = known.get(layer.name) if names.component(layer) is not None else None
+        if place is not None:
             found.there.append((layer, place))
-        elif belongs == component and not _is_nought(layer, file):
+        elif not _is_nought(layer, file):
             found.lost.append(layer)
     return found
-
-
-def foreign_layers(file: Path, names: LoraNames) -> Placed:
-    """Find the changes of parts that no model of a family has, such as a second text encoder."""
-    layers = lora_layers(files.read_header(file), file)
-    return Placed([], [layer for layer in layers if names.component(layer) is None and not _is_nought(layer, file)])
 
 
 def refuse_lost(file: Path, what: str, placed: Placed, partial: bool) -> None:
@@ -292,8 +291,9 @@ class _Adding:
         Raises:
             ModelError: They are of another shape than the layer.
         """
+        from graphengine_nodes.weights.cast_layers import computing_dtype
 
-        dtype = base.weight.dtype
+        dtype = computing_dtype(base)
         found: dict[str, torch.Tensor] = {}
         for role, tensor in factors.items():
             plain = role in ("alpha", "dora_scale", "magnitude", "diff_b")
@@ -328,6 +328,7 @@ class _Adding:
         import torch
 
         from graphengine_nodes.weights import lora_forms as forms
+        from graphengine_nodes.weights.cast_layers import computing_dtype
 
         magnitude = factors.get("dora_scale", factors.get("magnitude"))
         if magnitude is None:
@@ -343,7 +344,7 @@ class _Adding:
         sizes = [numbers] * len(bases) if on_input else [forms.picked(numbers, piece, 0) for piece in pieces]
         if on_input:  # a column goes through all of the layers
             norms = [torch.linalg.vector_norm(torch.stack(norms), dim=0)] * len(bases)
-        dtype = bases[0].weight.dtype
+        dtype = computing_dtype(bases[0])
         found: list[torch.Tensor | None] = []
         for base, size, norm in zip(bases, sizes, norms, strict=True):
             ratio = size / (norm + torch.finfo(norm.dtype).eps)

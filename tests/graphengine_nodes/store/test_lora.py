@@ -12,6 +12,7 @@ import pytest
 import torch
 from graphengine_nodes.store.store import WeightStore, store
 from graphengine_nodes.testing import sd as testing
+from graphengine_nodes.weights.files import TINY
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
@@ -139,14 +140,33 @@ def test_text_encoders_have_a_scale_of_their_own(models: Path) -> None:
     assert torch.equal(*embeds)
 
 
-@pytest.mark.parametrize("part", ["lora_te2_text_model_encoder_layers_0_self_attn_q_proj", "text_encoder_3.x"])
-def test_a_part_that_the_family_lacks_is_refused(part: str, tmp_path: Path) -> None:
-    save_file(layer(RIGHT) | {name: t + 1 for name, t in layer(part).items()}, tmp_path / "more.safetensors")
-    with pytest.raises(ModelError, match=r"more\.safetensors is (a LoRA for stable_diffusion_xl|for another model)"):
-        with_lora(1.0, tmp_path / "more.safetensors")
+FOREIGN = {
+    "SDXL's second text encoder": "lora_te2_text_model_encoder_layers_0_self_attn_q_proj",
+    "FLUX's T5": "lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+    "Stable Diffusion 3": "transformer.transformer_blocks.0.attn.to_q",
+    "FLUX, kohya": "lora_unet_double_blocks_0_img_attn_qkv",
+    "FLUX, ComfyUI": "diffusion_model.single_blocks.0.linear1",
+    "Wan": "diffusion_model.blocks.0.self_attn.q",
+    "Z-Image": "diffusion_model.layers.0.attention.qkv",
+}
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("beside", [False, True])
+def test_layers_of_other_families_are_refused_before_anything_is_loaded(
+    name: str, beside: bool, tmp_path: Path, models: Path
+) -> None:
+    foreign = {key: t + 1 for key, t in layer(FOREIGN[name]).items()}
+    save_file(foreign | (layer(RIGHT) if beside else {}), tmp_path / "foreign.safetensors")
+    single = testing.single_file(tmp_path / "single.safetensors")
+    lora, loads = std.load_lora(tmp_path / "foreign.safetensors"), dict(store.loads)
+    for model in (std.load_model("tiny"), std.load_model(single, config=TINY / "model")):
+        with pytest.raises(ModelError, match=r"foreign\.safetensors (is a LoRA for|is for another model|does not fit)"):
+            std.apply_lora(model, lora)
+    assert store.loads == loads
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "float8"])
 def test_a_base_with_and_without_takes_the_memory_of_one(quantization: str | None, tmp_path: Path) -> None:
     plain = std.load_model("tiny")
     if quantization:

@@ -273,4 +273,4 @@ def test_a_component_that_is_brought_to_a_device_gives_the_same_and_leaves_nothi
         with visit as unet, torch.no_grad():
             assert torch.equal(unet(latents, 5, text).sample, expected)
             during = small.size()
-    assert small.size() == during if change is std.quantize_model else small.size() < during
+    assert small.size() < during

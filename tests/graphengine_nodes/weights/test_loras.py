@@ -222,6 +222,7 @@ def chosen(module: Any, *ends: str, count: int = 4) -> dict[str, torch.Tensor]:
         ("stable_diffusion", "unet", (*ATTENTION, "ff.net.2.weight"), underscored("lora_unet_")),
         ("stable_diffusion", "text_encoder", ("q_proj.weight", "fc1.weight"), underscored("lora_te_text_model_")),
         ("stable_diffusion_xl", "unet", ATTENTION, dotted("unet.")),
+        ("flux", "text_encoder", ("q_proj.weight", "fc1.weight"), underscored("lora_te1_text_model_")),
         ("stable_diffusion_xl", "text_encoder_2", ("q_proj.weight", "fc2.weight"), underscored("lora_te2_text_model_")),
         ("flux", "transformer", ("attn.to_q.weight", "ff.net.2.weight", "proj_out.weight"), dotted("transformer.")),
         ("flux", "text_encoder_2", ("SelfAttention.q.weight", "wo.weight"), underscored("lora_te3_")),
@@ -478,21 +479,27 @@ def test_several_follow_one_another(load: Any, tmp_path: Path) -> None:
         assert torch.allclose(module.get_submodule(path)(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["int8", "float8"])
 @pytest.mark.parametrize("form", ["plain", "dora", "loha", "lokr", "full"])
-def test_layers_that_are_quantized(form: str, load: Any, tmp_path: Path) -> None:
+def test_layers_that_are_quantized(form: str, kind: str, load: Any, tmp_path: Path) -> None:
     from graphengine_nodes.store.changes import torchao
+    from graphengine_nodes.weights.cast_layers import cast_layers
 
     module = load("stable_diffusion", "unet")
-    library = torchao()
-    library.quantize_(module, library.Int8WeightOnlyConfig())
-    weights = {path: module.get_submodule(path).weight.dequantize() for path in chosen(module, *ATTENTION)}
+    if kind == "int8":
+        torchao().quantize_(module, torchao().Int8WeightOnlyConfig())
+    else:
+        cast_layers(module, torch.float8_e4m3fn)
+        assert module.dtype == torch.float32
+    layers = {path: module.get_submodule(path) for path in chosen(module, *ATTENTION)}
+    weights = {path: (w.weight.dequantize() if kind == "int8" else w.weight.float()) for path, w in layers.items()}
     made = {path: LINEAR[form](weight) for path, weight in weights.items()}
     file = write(tmp_path / "a.safetensors", {f"unet.{path}": tensors for path, (tensors, _) in made.items()})
     family("stable_diffusion").add_loras("unet", module, [("one", file, 1.0)])
     with torch.no_grad():
         for path, weight in weights.items():
             layer, x = module.get_submodule(path), torch.randn(2, 3, weight.shape[1])
-            bias = 0 if layer.bias is None else layer.bias
+            bias = 0 if layer.bias is None else layer.bias.float()
             expected = torch.nn.functional.linear(x, weight + made[path][1]) + bias
             assert torch.allclose(layer(x), expected, rtol=1e-3, atol=1e-3)
 
