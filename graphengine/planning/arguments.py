@@ -89,12 +89,14 @@ def is_computed_anew(kind: NodeDef[..., Any]) -> bool:
 
 
 def own_salt(kind: NodeDef[..., Any], arguments: Mapping[str, Any], salt: Any) -> Any:
-    """The salt of a node's key: that of the run, and with it what the node's `.fingerprint` says of these arguments.
+    """The salt of a node's key: that of the run, and with it what the node's `.fingerprint` says of these arguments. If
+    that is None, the key is that of a node without one.
 
     Raises:
         Exception: Whatever `.fingerprint` raises.
     """
-    return salt if kind.fingerprint_fn is None else (salt, own_fingerprint(kind, arguments))
+    mark = None if kind.fingerprint_fn is None else own_fingerprint(kind, arguments)
+    return salt if mark is None else (salt, mark)
 
 
 def make_reference(kind: NodeDef[..., Any], arguments: Mapping[str, Any]) -> tuple[Any, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from graphengine import INERT, Context, Doc, File, Range, node
 from graphengine_nodes.values.picture_files import Format, save_pictures
-from graphengine_nodes.values.picture_reading import Deep, open_picture
+from graphengine_nodes.values.picture_reading import Deep, has_own_colours, open_picture
 from graphengine_nodes.values.types import Image
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ def load_image(path: Annotated[str | Path, File("image")]) -> Image:
             such that white is not known: integers of 12 or 32 bits, signed ones, floats beyond 0..1.
     """
     return read_image(Path(path))
+
+
+@load_image.fingerprint
+def _colours(path: str | Path) -> str | None:
+    """What keys of pictures have beside the file: pictures whose colours were not read before have other keys."""
+    return "colours are read" if has_own_colours(Path(path)) else None
 
 
 def read_image(path: Path) -> Image:

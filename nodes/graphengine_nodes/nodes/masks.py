@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from graphengine import Doc, File, FileError, Range, node
 from graphengine_nodes.nodes.images import Pixels, Resampling, cut, padded
+from graphengine_nodes.values.picture_reading import Deep, has_own_colours, open_picture
 from graphengine_nodes.values.types import Image, Mask
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = Fal
     import torch
 
     from graphengine_nodes.nodes.images import from_pil
-    from graphengine_nodes.values.picture_reading import Deep, open_picture
 
     picture = open_picture(Path(path))
     if isinstance(picture, Deep):
@@ -79,6 +79,12 @@ def mask_from_difference(
     if original.size != painted.size:
         raise ValueError(f"sizes differ: original {original.size}, painted {painted.size}; resize one of them")
     return Mask(((original.pixels - painted.pixels).abs() > threshold).any(dim=-1).float())
+
+
+@load_mask.fingerprint
+def _colours(path: str | Path, from_alpha: bool = False) -> str | None:
+    """What keys have beside the file, as those of `load_image`."""
+    return "colours are read" if has_own_colours(Path(path)) else None
 
 
 def _no_alpha(path: str | Path) -> str:

@@ -12,6 +12,7 @@ from graphengine_nodes.values.picture_colours import deep_to_srgb, to_srgb
 if TYPE_CHECKING:
     import numpy
     import PIL.Image
+    import PIL.ImageFile
 
     Array = numpy.ndarray[Any, Any]
 
@@ -59,7 +60,7 @@ def open_picture(path: Path) -> PIL.Image.Image | Deep:
             with warnings_as("error", PIL.Image.DecompressionBombWarning):
                 picture = PIL.Image.open(file)  # reads no more than the size
             with picture:
-                deep = any("16" in str(tile[3]) for tile in picture.tile) and picture.mode in ("RGB", "RGBA", "LA")
+                deep = _is_deep(picture)
                 if not deep and not picture.mode.startswith("I"):
                     picture.load()
                     return to_srgb(PIL.ImageOps.exif_transpose(picture), str(path))
@@ -83,6 +84,29 @@ def open_picture(path: Path) -> PIL.Image.Image | Deep:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise FileError(str(error)) from None  # a sentence of ours
         raise FileError(f"{path} is damaged or cut short ({error})") from None
+
+
+def has_own_colours(path: Path) -> bool:
+    """Whether a picture has a colour profile, more than 8 bits of colour, or is a TIFF of more: before, such
+    pictures were read as if they had not. False for what cannot be read, which `open_picture` refuses."""
+    import PIL.Image
+
+    try:
+        with open_file(path) as file:
+            start = file.read(4)
+            file.seek(0)
+            if start in _TIFF:
+                tags = _tiff_tags(file.read(), path)
+                return tags is None or tags.is_deep or tags.profile is not None
+            with warnings_as("error", PIL.Image.DecompressionBombWarning), PIL.Image.open(file) as picture:
+                return "icc_profile" in picture.info or _is_deep(picture)
+    except Exception:  # of any kind, in a file from anywhere
+        return False
+
+
+def _is_deep(picture: PIL.ImageFile.ImageFile) -> bool:
+    """Whether a picture that is opened, not loaded, has colours of 16 bits, which PIL would cut off."""
+    return picture.mode in ("RGB", "RGBA", "LA") and any("16" in str(tile[3]) for tile in picture.tile)
 
 
 def too_large(path: Path) -> str:

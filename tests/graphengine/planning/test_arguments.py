@@ -13,7 +13,7 @@ import pytest
 
 from graphengine import File, Graph, Link, NodeError, SocketType, Store, Uses, each, node, register_type, when
 from graphengine.errors import shorten
-from graphengine.planning.arguments import Resolver
+from graphengine.planning.arguments import Resolver, own_salt
 from graphengine.planning.inputs import bind_inputs
 from graphengine.planning.plan import take_plan
 from graphengine.testing import Recorder
@@ -373,3 +373,18 @@ def test_a_path_through_a_link_goes_through_it_too(file: Path, monkeypatch: pyte
     plain_graph(linked_path, file).run(store=Store())
     expanding(linked_path, file, in_workflow).run(store=Store())
     assert names == ["file", "file"]
+
+
+@node(version=1)
+def marked(x: int) -> int:
+    return x
+
+
+@marked.fingerprint
+def _mark_of_odd(x: int) -> str | None:
+    return "odd" if x % 2 else None
+
+
+def test_a_fingerprint_of_none_leaves_the_key_as_it_is_without_one() -> None:
+    assert own_salt(marked, {"x": 2}, "salt") == own_salt(takes, {"x": 2}, "salt") == "salt"
+    assert own_salt(marked, {"x": 3}, "salt") == ("salt", "odd")

@@ -257,3 +257,21 @@ def test_profiles_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureF
     tables = profile(b"RGB ", b"Lab ", {b"A2B0": b"mft1"})
     with pytest.raises(FileError, match="more than 8 bits and a colour profile that is not of curves"):
         pixels(saved(tiff(DEEP, profile=tables), tmp_path / "deep.tif"))
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_only_pictures_that_were_read_otherwise_before_have_other_keys(tmp_path: Path) -> None:
+    """Values of them that a cache holds from before are not found; those of all others are."""
+    plain, wide, broken = (tmp_path / f"{name}.png" for name in ("plain", "wide", "broken"))
+    cases.picture().save(plain)
+    cases.picture().save(wide, icc_profile=WIDE)
+    cv2.imwrite(str(tmp_path / "deep.png"), DEEP)
+    saved(tiff(DEEP), tmp_path / "deep.tif")
+    cases.picture().save(tmp_path / "plain.tif")
+    broken.write_bytes(b"none")
+    for load in (std.load_image, std.load_mask):
+        mark: Any = load.fingerprint_fn
+        assert [mark(file) for file in (plain, tmp_path / "plain.tif", broken, tmp_path / "none.png")] == [None] * 4
+        assert None not in [mark(file) for file in (wide, tmp_path / "deep.png", tmp_path / "deep.tif")]
