@@ -189,6 +189,16 @@ def test_configurations_are_those_of_the_published_folders(what: str, name: str,
         assert shapes.get(key, shapes.get(key.removeprefix("text_model."))) == shape, key
 
 
+@pytest.mark.parametrize(
+    ("depths", "middle"), [((0, 1, 2), 2), ((1, 2, 4, 0), 4), ((2, 0, 3, 0), 5), ((0, 2, 4), 4)], ids=str
+)
+def test_unets_of_other_depths_are_built_as_their_files_have_them(depths: tuple[int, ...], middle: int) -> None:
+    shapes = published.unet(mult=(1, 2, 3, 4)[: len(depths)], depths=depths, middle=middle, layers=3)
+    component = read(shapes).components["unet"]
+    found = {name: tuple(tensor.shape) for name, tensor in built(component.config).state_dict().items()}
+    assert found == dict(component.shapes)
+
+
 MODULES = {
     "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition",
     "FluxTransformer2DModel": "diffusers.models.transformers.transformer_flux",

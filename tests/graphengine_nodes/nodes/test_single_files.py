@@ -10,12 +10,15 @@ from typing import Any
 import graphengine_nodes as std
 import pytest
 import torch
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.layouts import contents
 from graphengine_nodes.store.store import store
 from graphengine_nodes.testing.flux import flux_model, flux_single_file
 from graphengine_nodes.testing.sd import single_file
 from graphengine_nodes.testing.sdxl import xl_model
 from graphengine_nodes.weights import files, vocabulary
 from graphengine_nodes.weights.files import TINY
+from graphengine_nodes.weights.headers import Header
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError, load, rooted, roots_of
@@ -165,6 +168,22 @@ def test_a_tokenizer_of_another_size_is_refused(folders: dict[str, Path], tmp_pa
         std.load_model(file, tokenizer=tmp_path)
     with pytest.raises(ModelError, match="is a folder with its own tokenizers; leave tokenizer out"):
         std.load_model(TINY / "model", tokenizer=TINY / "model")
+
+
+def test_what_fills_prompts_up_is_what_the_encoders_were_trained_with(tmp_path: Path) -> None:
+    """The end token for OpenAI's, `!` for OpenCLIP's, as the published folders say it."""
+    whole = {what: shapes for what, _, _, shapes in published.files()}
+    found = {}
+    for what in ("SD 1.5 pruned, EMA only", "SD 2.1 base", "SDXL base", "FLUX.1 dev"):
+        header: Header = {name: {"dtype": "F16", "shape": list(shape)} for name, shape in whole[what].items()}
+        held = contents.read(header, {}, tmp_path)
+        kind = family(held.family or "")
+        folders = {name: kind.packaged_tokenizer(name, held) for name in kind.tokenizers}
+        found[what] = [
+            f and json.loads((f / "tokenizer_config.json").read_text())["pad_token"] for f in folders.values()
+        ]
+    end = "<|endoftext|>"
+    assert list(found.values()) == [[end], ["!"], [end, "!"], [end, None]]
 
 
 def test_t5s_tokenizer_must_be_given(folders: dict[str, Path], tmp_path: Path) -> None:
