@@ -274,8 +274,12 @@ class Family(Protocol):
             ModelError: It is a model of the family that cannot be used.
         """
 
-    def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
-        """Read one component (or `controlnet`) into memory, on the CPU."""
+    def load(self, component: str, location: Location, dtype: torch.dtype | None, small: bool = False) -> Any:
+        """Read one component (or `controlnet`) into memory, on the CPU.
+
+        Args:
+            small: Keep matrices that the files have in fp8 or int8 with scales as they are.
+        """
 
     lora_names: LoraNames
     """The names by which LoRAs call the layers of its models."""

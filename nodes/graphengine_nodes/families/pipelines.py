@@ -143,7 +143,7 @@ class Pipelines:
         factor = 2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1)
         return {"factor": factor, "latent_channels": config.get("latent_channels", 4)}
 
-    def load(self, component: str, location: Location, dtype: torch.dtype | None) -> Any:
+    def load(self, component: str, location: Location, dtype: torch.dtype | None, small: bool = False) -> Any:
         """See `Family`."""
         if component == "scheduler":
             return files.read_json(location.folder / "scheduler_config.json")
@@ -159,7 +159,7 @@ class Pipelines:
         assert stem is not None
         assert dtype is not None
         kind = self.class_of(component, location)
-        return reading.load_module(component, location, stem, kind, dtype, self._read(component))
+        return reading.load_module(component, location, stem, kind, dtype, self._read(component), small)
 
     def class_of(self, component: str, location: Location) -> tuple[str, str]:
         """Module and class of a component at a place."""
@@ -168,15 +168,16 @@ class Pipelines:
     def _read(self, component: str) -> reading.Read:
         """Make the function that reads a component from a whole checkpoint."""
 
-        def read(location: Location, module: Any, dtype: torch.dtype) -> Tensors:
+        def read(location: Location, module: Any, dtype: torch.dtype, small: bool) -> Tensors:
             part = contents.read(*read_headers(location.path), location.path).component(component)
             if part is None:
                 raise ModelError(f"{location.path} holds no {component}")
             full = reading.in_full(module, dtype)
             if is_gguf(location.path):
                 return _read_gguf(part, module, dtype, full)
-            tensors = reading.read_tensors(location.path, dtype, part.names - part.skipped, full)
-            return placed(part.places, tensors)
+            tensors = reading.read_tensors(location.path, dtype, part.names - part.skipped, full, small)
+            found = placed(part.places, tensors)
+            return reading.laid_out(module, found, dtype, full) if small else found
 
         return read
 
@@ -308,15 +309,13 @@ def _read_gguf(part: Component, module: Any, dtype: torch.dtype, full: frozenset
     """Read a component of a GGUF file, whose matrices stay in blocks."""
     import torch
 
-    from graphengine_nodes.weights.quantized import lay_out
-
     def dtype_of(name: str) -> torch.dtype:
         return dtype if full.isdisjoint(name.split(".")) else torch.float32
 
     stored = read_gguf_tensors(part.where, part.names - part.skipped)
     tensors = {name: place.read(stored[place.name]) for name, place in part.places.items()}
     tensors = {n: t.to(dtype_of(n)) if t.is_floating_point() else t for n, t in tensors.items()}
-    return lay_out(module, tensors, dtype_of)
+    return reading.laid_out(module, tensors, dtype, full)
 
 
 def in_pixels(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,9 +37,10 @@ def quantize_model(
 ) -> Model:
     """Store the weights of a model's denoiser in 8 bits: half the memory of float16, a quarter of float32.
 
-    float8 is diffusers' layerwise casting (e4m3); norms, and other layers that the model's class names, stay as they
-    are. Such weights serve one call at a time, and each set of LoRAs has a copy. int8 is torchao's weight-only
-    quantization of linear layers; all sets of LoRAs share its weights.
+    float8 computes what diffusers' layerwise casting does (e4m3); norms, and other layers that the model's class names,
+    stay as they are. Files that are in fp8 or int8 with scales already keep their own numbers and scales instead:
+    pictures are those of the file. int8 is torchao's weight-only quantization of linear layers. All sets of LoRAs share
+    such weights.
 
     Raises:
         ModelError: When something computes: int8 without torchao.

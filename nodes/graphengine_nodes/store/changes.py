@@ -18,7 +18,7 @@ from graphengine import ModelError, fingerprint
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.prompt_embeddings import NAMES, add_vectors, read_vectors
 from graphengine_nodes.store.hypernetworks import add_hypernetworks
-from graphengine_nodes.values.references import Embedding
+from graphengine_nodes.values.references import Embedding, Held
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.loras import lora_digest
@@ -64,16 +64,30 @@ def changes_of(model: Model, name: str, device: str) -> list[ModuleChange]:
         return []
     check_options(model)
     part = next(part for part, names in kind.parts.items() if name in names)
-    return [*_options_before(model, part), *_additions(model, name, part), *_options_after(model, part, device)]
+    before = _options_before(model, part, keeps_scales(model, name))
+    return [*before, *_additions(model, name, part), *_options_after(model, part, device)]
 
 
-def _options_before(model: Model, part: str) -> Iterator[ModuleChange]:
+def keeps_scales(model: Model, name: str) -> bool:
+    """Whether a component's matrices stay in the numbers of its files: float8 is asked for, and they have scales.
+
+    Casting would round them once more, without their scales.
+    """
+    kind, digest = family(model.family), model.component(name)
+    stem = kind.stems[name]
+    asked = model.option("quantization") == "float8" and name in kind.parts["denoiser"]
+    if not asked or stem is None or isinstance(digest, Held):
+        return False
+    return files.has_scales(files.locate(digest, f"{model.source}'s {name}"), stem)
+
+
+def _options_before(model: Model, part: str, scaled: bool) -> Iterator[ModuleChange]:
     if part == "denoiser":
         if model.option("quantization") == "int8":
             yield ModuleChange("int8", _to_int8, stored=True)
         if model.option("channels_last"):
             yield ModuleChange("channels last", _to_channels_last, stored=True)
-        if model.option("quantization") == "float8":
+        if model.option("quantization") == "float8" and not scaled:
             yield ModuleChange("float8", _to_float8, stored=True)
     if part == "vae":
         if model.option("tiling"):

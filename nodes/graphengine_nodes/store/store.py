@@ -20,7 +20,7 @@ from graphengine import ModelError
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store import handed_in
-from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, shared_clone
+from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, keeps_scales, shared_clone
 from graphengine_nodes.values.references import ControlNet, Held, Model, ModelPart
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
@@ -208,8 +208,10 @@ class WeightStore:
             return
         dtype = dtype_of(model.precision, device) if weighty else None
         offload = model.option("offload") if weighty else None
-        read = functools.partial(_read, kind, name, digest, f"{model.source}'s {name}", dtype)
-        with self._computing((digest, str(dtype)), device, read, changes, offload) as module:
+        small = keeps_scales(model, name)
+        read = functools.partial(_read, kind, name, digest, f"{model.source}'s {name}", dtype, small)
+        key = (digest, str(dtype), *(["small"] if small else []))
+        with self._computing(key, device, read, changes, offload) as module:
             yield module
 
     @contextmanager
@@ -313,7 +315,9 @@ def in_main_memory(value: Any) -> Any:
     return value.with_options(offload="group") if plain else value
 
 
-def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None) -> Any:
+def _read(
+    kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None, small: bool = False
+) -> Any:
     """Read a component from its files, on the CPU.
 
     Raises:
@@ -322,7 +326,7 @@ def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | 
     location = files.locate(digest, what)
     if files.component_digest(location, kind.stems[name]) != digest:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
-    return kind.load(name, location, dtype)
+    return kind.load(name, location, dtype, small)
 
 
 def done(module: Any, changes: Sequence[ModuleChange]) -> Any:

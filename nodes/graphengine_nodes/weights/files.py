@@ -36,6 +36,7 @@ from graphengine import (
 )
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights.headers import SUFFIXES, Header, read_headers
+from graphengine_nodes.weights.scaled import scales_in
 
 log = logging.getLogger(__name__)
 
@@ -308,6 +309,17 @@ def component_files(location: Location, stem: str | None) -> list[Path]:
         else list(weight_files(location.path, stem, location.variant).files)
     )
     return configs + files
+
+
+def has_scales(location: Location, stem: str) -> bool:
+    """Whether a component's weights are in fp8 or int8 with scales beside them.
+
+    Raises:
+        ModelError: They are damaged.
+    """
+    alone = location.config is not None
+    paths = [location.path] if alone else weight_files(location.path, stem, location.variant).files
+    return any(scales_in(read_header(path), path).of for path in paths)
 
 
 def component_digest(location: Location, stem: str | None) -> str:

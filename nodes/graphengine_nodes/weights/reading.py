@@ -16,13 +16,13 @@ from graphengine import ModelError, library_path
 from graphengine_nodes.values.types import Tensors
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
-from graphengine_nodes.weights.scaled import multiplied, scales_in
+from graphengine_nodes.weights.scaled import check_scale, multiplied, scales_in
 from graphengine_nodes.weights.unread import without_place
 
 if TYPE_CHECKING:
     import torch
 
-Read = Callable[[Location, Any, "torch.dtype"], Tensors]
+Read = Callable[[Location, Any, "torch.dtype", bool], Tensors]
 """Reads the tensors for a module out of a whole checkpoint."""
 
 
@@ -31,7 +31,13 @@ SAME = {"ControlNetModel_Union": "ControlNetUnionModel"}
 
 
 def load_module(
-    component: str, location: Location, stem: str, kind: tuple[str, str], dtype: torch.dtype, read: Read
+    component: str,
+    location: Location,
+    stem: str,
+    kind: tuple[str, str],
+    dtype: torch.dtype,
+    read: Read,
+    small: bool = False,
 ) -> Any:
     """Load one component with its weights, ready to compute, on the CPU.
 
@@ -39,6 +45,7 @@ def load_module(
         stem: The name of its weight files in diffusers layout.
         kind: Module and name of the class that it must have.
         read: Reads it from a whole checkpoint.
+        small: Keep matrices with scales as small as in the files, and multiply them out while they compute.
 
     Raises:
         ModelError: It is of a class that is not supported, or its files are damaged or incomplete.
@@ -54,14 +61,24 @@ def load_module(
         _check_scaling(module.config, location.folder / "config.json")
     if location.config is not None:
         try:
-            tensors = read(location, module, dtype)
+            tensors = read(location, module, dtype, small)
         except (KeyError, IndexError) as error:
             raise ModelError(f"{location.path}: its {component} cannot be read ({error} is missing)") from None
         return fill(module, _renamed(tensors, module), location.path)
     paths = files.weight_files(location.path, stem, location.variant).files
     full = in_full(module, dtype)
-    tensors = {name: t for path in paths for name, t in read_tensors(path, dtype, full=full).items()}
-    return fill(module, _renamed(tensors, module), location.path)
+    tensors = {name: t for path in paths for name, t in read_tensors(path, dtype, None, full, small).items()}
+    tensors = _renamed(tensors, module)
+    return fill(module, laid_out(module, tensors, dtype, full) if small else tensors, location.path)
+
+
+def laid_out(module: Any, tensors: Tensors, dtype: torch.dtype, full: frozenset[str]) -> Tensors:
+    """The tensors for a module on the meta device, which gets layers for those that stay small; see `lay_out`."""
+    import torch
+
+    from graphengine_nodes.weights.quantized import lay_out
+
+    return lay_out(module, tensors, lambda name: dtype if full.isdisjoint(name.split(".")) else torch.float32)
 
 
 def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
@@ -103,6 +120,7 @@ def read_tensors(
     dtype: torch.dtype | None = None,
     names: Collection[str] | None = None,
     full: frozenset[str] = frozenset(),
+    small: bool = False,
 ) -> Tensors:
     """Read the tensors of a safetensors file, floating-point tensors as `dtype`.
 
@@ -112,9 +130,12 @@ def read_tensors(
         dtype: None for the dtypes in the file.
         names: The tensors to read; None for all.
         full: Layers whose tensors are in single precision.
+        small: Matrices with scales stay small, each row with its scale, for `laid_out`.
     """
     import torch
     from safetensors import SafetensorError, safe_open
+
+    from graphengine_nodes.weights.quantized import SMALL, with_scales
 
     def kind(name: str, tensor: torch.Tensor) -> torch.dtype:
         if dtype is None or not tensor.is_floating_point():
@@ -128,8 +149,11 @@ def read_tensors(
             for name in source.keys():  # noqa: SIM118 - no mapping
                 if (names is None or name in names) and name not in scales.extra:
                     tensor = source.get_tensor(name)
-                    if (scale := scales.of.get(name)) is not None:
-                        tensor = multiplied(tensor, source.get_tensor(scale), name, file)
+                    if (place := scales.of.get(name)) is not None:
+                        scale = source.get_tensor(place)
+                        check_scale(tensor, scale, name, file)
+                        packed = small and tensor.ndim == 2 and tensor.dtype in SMALL
+                        tensor = (with_scales if packed else multiplied)(tensor, scale)
                     tensors[name] = _copied(tensor, kind(name, tensor))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or no safetensors file ({error}); copy it again") from None

@@ -68,22 +68,27 @@ def scales_in(names: Iterable[str], file: Path) -> Scales:
     return Scales(scales, frozenset(beside | set(scales.values())))
 
 
-def multiplied(weight: torch.Tensor, scale: torch.Tensor, name: str, file: Path) -> torch.Tensor:
+def multiplied(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """A weight in single precision: the stored numbers times their scale.
 
     Args:
         weight: [out, ...] in fp8 or int8.
         scale: One number, or one for each row: [out] or [out, 1].
-
-    Raises:
-        ModelError: The scale has another shape.
     """
     if scale.numel() == 1:
         return weight.float() * scale.float().reshape(())
+    return weight.float() * scale.float().reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def check_scale(weight: torch.Tensor, scale: torch.Tensor, name: str, file: Path) -> None:
+    """Refuse a scale that is neither one number nor one for each row of a weight.
+
+    Raises:
+        ModelError: It has another shape.
+    """
     rows = weight.shape[0] if weight.ndim else 0
-    if scale.numel() == rows and scale.shape[0] == rows:
-        return weight.float() * scale.float().reshape(rows, *[1] * (weight.ndim - 1))
-    raise ModelError(
-        f"{file}: the scale of {name} has the shape {list(scale.shape)}; it must be one number, or one for each of the "
-        f"{rows} rows"
-    )
+    if scale.numel() != 1 and not (scale.numel() == rows and scale.shape[0] == rows):
+        raise ModelError(
+            f"{file}: the scale of {name} has the shape {list(scale.shape)}; it must be one number, or one for each of "
+            f"the {rows} rows"
+        )

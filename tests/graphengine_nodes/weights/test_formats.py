@@ -12,7 +12,9 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.testing.flux import flux_model
+from graphengine_nodes.store.store import WeightStore
+from graphengine_nodes.testing.flux import flux_lora, flux_model, flux_single_file
+from graphengine_nodes.testing.sd import lora as lora_of
 from graphengine_nodes.testing.sd import single_file
 from graphengine_nodes.weights.files import TINY, Location
 from graphengine_nodes.weights.lora_forms import ChangedLayer
@@ -96,6 +98,54 @@ def test_scaled_weights_of_a_transformer_and_of_t5_are_multiplied_out(tmp_path: 
             save_file(quantized(load_file(file), "scale_weight", False, FP8)[n], file, {"format": "pt"})
     one, other = (latent(std.load_model(tmp_path / str(n)), width=64, height=64) for n in range(2))
     assert difference(one, other) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "dtype"),
+    [("folder", True, FP8), ("file", False, FP8), ("flux folder", True, torch.int8), ("flux file", True, FP8)],
+)
+def test_scaled_weights_stay_small_where_float8_is_asked_for(
+    tmp_path: Path, layout: str, rows: bool, dtype: torch.dtype
+) -> None:
+    source = flux_model(tmp_path / "source") if "flux" in layout else TINY / "model"
+    part = "transformer" if "flux" in layout else "unet"
+    models = []
+    for n, name in enumerate(("small", "plain")):
+        if "folder" in layout:
+            shutil.copytree(source, tmp_path / name)
+            file = tmp_path / name / part / "diffusion_pytorch_model.safetensors"
+            save_file(quantized(load_file(file), "weight_scale", rows, dtype)[n], file, {"format": "pt"})
+            models.append(std.load_model(tmp_path / name))
+            continue
+        file = tmp_path / f"{name}.safetensors"
+        whole = flux_single_file(file, source) if "flux" in layout else single_file(file)
+        save_file(quantized(load_file(whole), "weight_scale", rows, dtype)[n], file)
+        models.append(std.load_model(file, config=source))
+    small, plain = models
+    asked = std.quantize_model(small, "float8")
+    got, wanted = (latent(model, width=64, height=64) for model in (asked, plain))
+    assert difference(got, wanted) < 1e-5
+    weights = WeightStore()
+    with weights.component(plain, part, "cpu") as module:
+        matrices = {name for name, one in module.named_modules() if type(one) is torch.nn.Linear}
+        full = weights.size()
+        many = sum(module.get_submodule(name).weight.nbytes for name in matrices)
+    weights.clear()
+    with weights.component(asked, part, "cpu") as module:
+        one = weights.size()
+        assert one < full - 0.6 * many  # a quarter, and a scale for each row of these narrow matrices
+        lora = _lora(tmp_path / "lora.safetensors", source, part)
+        with weights.component(std.apply_lora(asked, lora, 0.5), part, "cpu") as changed:
+            own = sum(p.nbytes for p in changed.parameters()) - sum(p.nbytes for p in module.parameters())
+            assert weights.size() - own <= 1.05 * one
+        assert torch.equal(latent(asked, width=64, height=64), got)
+    with_lora = (latent(std.apply_lora(model, lora, 0.5), width=64, height=64) for model in (asked, plain))
+    assert difference(*with_lora) < 1e-5
+
+
+def _lora(file: Path, source: Path, part: str) -> std.LoRA:
+    made = flux_lora(file, seed=1) if part == "transformer" else lora_of(file, seed=1, model=source)
+    return std.load_lora(made)
 
 
 REFUSED: dict[str, tuple[Callable[[Tensors, str], Tensors], str]] = {
