@@ -65,7 +65,7 @@ def test_nodes_lists_them_and_shows_the_help_of_one(cli: Run) -> None:
     assert "std.sample" in done.out
     done = cli("nodes", "paint")
     assert done.out.startswith("toy.paint@1\n\nPaint a picture.\n\nIts colour comes from")
-    assert "0..1000; What the colour is drawn from." in done.out
+    assert "0..1000; -1 or null draws one; What the colour is drawn from." in done.out
     assert "  Card" in done.out
     told = json.loads(cli("nodes", "toy.paint", "--json").out)
     assert [i["name"] for i in told["inputs"]] == ["brush", "prompt", "seed", "steps", "side"]
