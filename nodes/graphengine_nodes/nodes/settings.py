@@ -62,14 +62,27 @@ def _steps(start: Step) -> Iterator[Step]:
 
 def _of_weights(model: Model) -> dict[str, Any]:
     """Names and hashes of the weights: those of the files, whatever is applied to them."""
-    loras = [(lora, scale) for lora, scale, *_ in model.loras]
-    hashes = {lora.source: lora_hash(lora) for lora, _ in loras}
+    hashes = {lora.source: lora_hash(lora) for lora, _ in model.loras}
     return {
         "model": model.source,
         **_hash(model),
-        "loras": tuple((lora.source, scale) for lora, scale in loras),
+        "loras": tuple(_scales(model)),
         "lora_hashes": {name: digest for name, digest in hashes.items() if digest},
     }
+
+
+def _scales(model: Model) -> Iterator[tuple[str, float, float]]:
+    """The LoRAs with their scales for the denoiser and for the text encoders: one that is applied to them with two
+    strengths stands twice in the model, for one part each."""
+    waiting = list(model.loras)
+    while waiting:
+        lora, scale = waiting.pop(0)
+        other = next((one for one in waiting[:1] if one[0].weights == lora.weights), None)
+        if other is None or set(other[0].parts) & set(lora.parts):
+            yield lora.source, scale, scale
+        else:
+            waiting.remove(other)
+            yield lora.source, *((scale, other[1]) if "denoiser" in lora.parts else (other[1], scale))
 
 
 def _hash(model: Model) -> dict[str, str]:

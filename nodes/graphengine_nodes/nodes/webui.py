@@ -9,6 +9,7 @@ from typing import Any
 
 from graphengine import Graph, fingerprint
 from graphengine_nodes.families import sampler_names
+from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.latents import decode_latent
 from graphengine_nodes.nodes.loras import apply_lora, load_lora
 from graphengine_nodes.nodes.models import load_model
@@ -29,7 +30,7 @@ AUTOMATIC = {
 _TAG = re.compile(r"<(\w+):([^>:]+)((?::[^>:]*)*)>")
 _TAKEN = {
     "Steps", "Sampler", "Schedule type", "CFG scale", "Distilled CFG Scale", "Seed", "Size", "Model", "Model hash",
-    "Model folder hash", "Clip skip", "Lora hashes",
+    "Model folder hash", "Clip skip", "Lora hashes", "TI hashes",
 }  # fmt: skip
 _TELLS_NOTHING = {"Version", "Hashes", "VAE hash", "Module 1", "Module 2", "Module 3"}
 """Settings that change no picture, or repeat others."""
@@ -69,13 +70,16 @@ def graph_of_parameters(text: str, find: Find) -> tuple[Graph, list[str]]:
         The graph, and a sentence for each thing that could not be taken over.
     """
     read = _Reading(text, find)
-    loras = _tags(read)
+    loras, embeddings = _tags(read), _embeddings(read)
     graph = Graph("WebUI")
     with graph:
         model: Any = load_model(_input(graph, "model", str, _model(read)))
-        for n, (name, path, scale) in enumerate(loras, 1):
+        for n, (name, path, scale, text_scale) in enumerate(loras, 1):
             source = _input(graph, f"lora_{n}", str, path or f"the picture was made with the LoRA {name}")
-            model = apply_lora(model, load_lora(source), graph.input(f"lora_{n}_scale", float, scale))
+            model = apply_lora(model, load_lora(source), graph.input(f"lora_{n}_scale", float, scale), text_scale)
+        for n, (name, path) in enumerate(embeddings, 1):
+            source = _input(graph, f"embedding_{n}", str, path or f"the picture was made with the embedding {name}")
+            model = apply_embedding(model, name, source)
         prompt = graph.input("prompt", str, read.prompt)
         negative = graph.input("negative_prompt", str, read.negative)
         seed = graph.input("seed", int, read.number("Seed") or 0)
@@ -133,24 +137,44 @@ def _model(read: _Reading) -> Path | str:
     return found or f"the picture was made with the model {told}, of which no file is found"
 
 
-def _tags(read: _Reading) -> list[tuple[str, Path | str | None, float]]:
-    """Take the tags `<lora:name:scale>` out of the prompts; the LoRAs with their files, those of the first prompt only,
-    as in the WebUI."""
-    found: list[tuple[str, Path | str | None, float]] = []
+def _tags(read: _Reading) -> list[tuple[str, Path | str | None, float, float | None]]:
+    """Take the tags `<lora:name:scale>` and `<lora:name:text scale:scale>` out of the prompt.
+
+    Returns:
+        Each LoRA's name, file, scale, and scale for text encoders where that differs. The WebUI reads none in the
+        negative prompt.
+    """
+    found: list[tuple[str, Path | str | None, float, float | None]] = []
 
     def take(match: re.Match[str]) -> str:
         kind, name, rest = match[1], match[2], [part for part in match[3].split(":") if part]
         scales = [_scale(part) for part in rest]
         if kind not in ("lora", "lyco"):
             read.left_out.append(f"{match[0]:.80} is no LoRA and is left out")
-        elif None in scales or len(set(scales)) > 1:
-            read.left_out.append(f"{match[0]:.80} has more than one strength and is left out")
+        elif None in scales or len(scales) > 2:
+            read.left_out.append(f"{match[0]:.80} has other settings than strengths and is left out")
         else:
             path = name if name in _EMBEDDED else read.find(name, SUFFIXES, lambda file: True)
-            found.append((name, path, scales[0] if scales and scales[0] is not None else 1.0))
+            text, scale = (scales or [1.0])[0] or 0.0, (scales or [1.0])[-1] or 0.0
+            found.append((name, path, scale, text if text != scale else None))
         return ""
 
     read.prompt = _TAG.sub(take, read.prompt).strip()
+    return found
+
+
+def _embeddings(read: _Reading) -> list[tuple[str, Path | None]]:
+    """The embeddings of both prompts with their files; the prompts name them as `embedding:name` afterwards, where the
+    WebUI has the name alone."""
+    found: list[tuple[str, Path | None]] = []
+    for part in filter(None, read.facts.get("TI hashes", "").split(",")):
+        name = part.partition(":")[0].strip()
+        if not re.fullmatch(r"[\w.-]+", name):
+            read.left_out.append(f"the embedding {name:.60}, whose name no prompt can hold here, is left out")
+            continue
+        word = re.compile(rf"(?<![\w.:-]){re.escape(name)}(?![\w-])", re.IGNORECASE)
+        read.prompt, read.negative = (word.sub(f"embedding:{name}", text) for text in (read.prompt, read.negative))
+        found.append((name, read.find(name, SUFFIXES, lambda file: True)))
     return found
 
 

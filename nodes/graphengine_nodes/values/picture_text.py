@@ -29,7 +29,7 @@ def parameters(
     folder_hash: str | None = None,
     strength: float | None = None,
     clip_skip: int | None = None,
-    loras: tuple[tuple[str, float], ...] = (),
+    loras: tuple[tuple[str, float, float], ...] = (),
     lora_hashes: Mapping[str, str] | None = None,
 ) -> str:
     """The text of the PNG chunk `parameters`, as the WebUI of AUTOMATIC1111 writes it and galleries read it.
@@ -42,10 +42,14 @@ def parameters(
         model_hash: The first 10 digits of the SHA-256 of a checkpoint file.
         folder_hash: In its place the hash of a folder's files, which other tools do not know.
         clip_skip: The layers left out; the WebUI counts the layer that is read: one more.
-        loras: Each with its scale.
+        loras: Each with its scales for the denoiser and for the text encoders, which the WebUI writes first where they
+            differ.
         lora_hashes: By name, as `lora_hash` in `settings` makes them.
     """
-    tags = "".join(f" <lora:{short_name(name)}:{scale:g}>" for name, scale in loras)
+    tags = "".join(
+        f" <lora:{short_name(name)}:{text:g}>" if text == scale else f" <lora:{short_name(name)}:{text:g}:{scale:g}>"
+        for name, scale, text in loras
+    )
     hashes = ", ".join(f"{short_name(name)}: {digest}" for name, digest in (lora_hashes or {}).items())
     lines = [f"{prompt or ''}{tags}"]
     if negative_prompt:

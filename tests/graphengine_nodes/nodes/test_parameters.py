@@ -16,7 +16,7 @@ import pytest
 import torch
 from graphengine_nodes.nodes import images
 from graphengine_nodes.nodes.settings import settings
-from graphengine_nodes.testing.sd import single_file
+from graphengine_nodes.testing.sd import lora, single_file
 from graphengine_nodes.values.picture_files import encoded, to_pil
 from graphengine_nodes.values.picture_text import exif_with_comment, parameters
 from graphengine_nodes.weights.files import TINY
@@ -42,11 +42,11 @@ def test_as_the_webui_writes_it() -> None:
         model_hash="0123456789",
         strength=0.75,
         clip_skip=1,
-        loras=(("styles/blueprint.safetensors", 0.5), ("owner/name-1.5", 1.0)),
+        loras=(("styles/blueprint.safetensors", 0.5, 0.5), ("owner/name-1.5", 1.0, 0.25)),
         lora_hashes={"styles/blueprint.safetensors": "ba9876543210", "owner/name-1.5": "0123456789ab"},
     )
     assert text == (
-        "a red circle <lora:blueprint:0.5> <lora:owner/name-1.5:1>\n"
+        "a red circle <lora:blueprint:0.5> <lora:owner/name-1.5:0.25:1>\n"
         "Negative prompt: blurry\n"
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 42, Size: 512x768, "
         "Model hash: 0123456789, Model: tiny.v2, Denoising strength: 0.75, Clip skip: 2, "
@@ -293,3 +293,16 @@ def test_prompts_that_are_drawn_stand_in_the_settings() -> None:
     assert second is not None
     assert first.startswith(std.expand_wildcards("a {green|white} house", seed=2) + "\nNegative prompt: blurry\n")
     assert second.startswith(std.prompt_from_template(["a", ["red", "blue"]], seed=4).prompt + "\nSteps")
+
+
+def test_a_lora_with_two_strengths_is_one(tmp_path: Path) -> None:
+    file = lora(tmp_path / "both.safetensors", parts=("unet", "text_encoder"))
+    base, both = std.load_model("tiny"), std.load_lora(file)
+    assert set(both.parts) == {"denoiser", "text_encoder"}
+    model = std.apply_lora(std.apply_lora(base, both, 0.5, text_scale=0.25), std.load_lora("tiny-blueprint"), 0.75)
+    with Graph() as g:
+        g.output("latent", std.sample(model, std.encode_prompt(model, "a circle")))
+    text = settings(steps(g, {}, "latent"), None)
+    assert text is not None
+    assert text.startswith("a circle <lora:both:0.25:0.5> <lora:tiny-blueprint:0.75>\n")
+    assert "both: " in text.split("Lora hashes: ")[1]

@@ -13,10 +13,12 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
+import torch
 from graphengine_nodes.nodes.webui import graph_of_parameters
 from graphengine_nodes.testing.sd import single_file
 from graphengine_nodes.values.picture_text import exif_with_comment, parameters, read_parameters
 from graphengine_nodes.weights.files import TINY
+from safetensors.torch import save_file
 
 from graphengine.results.record import find_named, texts_of
 from tests.graphengine.cli.conftest import Run, cli  # noqa: F401
@@ -87,6 +89,33 @@ def test_the_graph_is_that_of_the_settings(tmp_path: Path) -> None:
         'ADetailer prompt: a, b: "c" is not taken over',
         "the WebUI drew its noise on a GPU, which gives other noise for the same seed",
     ]
+
+
+def test_strengths_of_loras(tmp_path: Path) -> None:
+    ends = ("", ":0.5", ":0.25:0.5", ":1:lbw=OUT")
+    tags = " ".join(f"<lora:tiny-blueprint{end}>" for end in ends)
+    graph, left_out = graph_of(f"a house {tags}\nSteps: 1, Model: tiny", tmp_path)
+    assert [graph.inputs[f"lora_{n}_scale"].default for n in (1, 2, 3)] == [1.0, 0.5, 0.5]
+    applied = [node.args.get("text_scale") for node in graph.nodes.values() if node.type == "std.apply_lora"]
+    assert applied == [None, None, 0.25]
+    assert left_out == ["<lora:tiny-blueprint:1:lbw=OUT> has other settings than strengths and is left out"]
+    assert graph.inputs["prompt"].default == "a house"
+
+
+def test_embeddings_are_named_as_prompts_name_them_here(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.ones(2, 128)}, tmp_path / "Easy-Neg.safetensors")
+    negative, hashes = "Negative prompt: (easy-neg:1.2), easy-negative", 'TI hashes: "Easy-Neg: 01, gone: 02"'
+    text = f"a house\n{negative}\nSteps: 1, Model: tiny, {hashes}"
+    graph, left_out = graph_of(text, tmp_path)
+    assert left_out == []
+    assert graph.inputs["negative_prompt"].default == "(embedding:Easy-Neg:1.2), easy-negative"
+    assert graph.inputs["embedding_2"].required
+    assert graph.inputs["embedding_2"].help == "the picture was made with the embedding gone"
+    model = std.apply_embedding(std.load_model("tiny"), "Easy-Neg", tmp_path / "Easy-Neg.safetensors")
+    expected = std.encode_weighted(model, "a house", graph.inputs["negative_prompt"].default).negative.embeds
+    given = {"embedding_2": str(tmp_path / "Easy-Neg.safetensors")}
+    (encoder,) = [id for id, node in graph.nodes.items() if node.type == "std.encode_weighted"]
+    assert torch.equal(graph.run(want=encoder, inputs=given).negative.embeds, expected)
 
 
 def test_a_file_of_another_hash_is_not_taken(tmp_path: Path) -> None:
