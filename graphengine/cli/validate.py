@@ -24,7 +24,10 @@ def command(
     packs: Packs = None,
     debug: Debug = False,
 ) -> int:
-    """Check workflow files and show every problem with its line. Warnings are shown and change no exit code."""
+    """Check workflow files and show every problem with its line. Warnings are shown and change no exit code.
+
+    Of models and their like that lie on this machine, configurations and headers are checked; no weights are loaded.
+    """
     load_packs(packs)
     problems_by_file = {file: problems_of(file) for file in files}
     wrong = {file for file, problems in problems_by_file.items() if any(p.severity == "error" for p in problems)}
@@ -46,9 +49,11 @@ def problems_of(file: str) -> list[Problem]:
     """List all problems of a workflow file, also of one that cannot be read."""
     from graphengine.api import load
     from graphengine.graph.missing_files import missing_files
+    from graphengine.planning.reference_problems import reference_problems
 
     try:
         graph = load(file)
-        return [*graph.problems(), *missing_files(graph)]
+        problems = [*graph.problems(), *missing_files(graph)]
+        return problems if any(p.severity == "error" for p in problems) else [*problems, *reference_problems(graph)]
     except WorkflowError as error:
         return error.problems

@@ -1,0 +1,63 @@
+"""Problems of nodes that make references to weights, found by making them: what does not fit is told before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from graphengine.declare.definition import NodeDef
+from graphengine.declare.sockets import File
+from graphengine.errors import FileError, NodeError, Problem, Where, WorkflowError, text_of
+from graphengine.graph.data import GraphData, folder_of
+from graphengine.graph.order import topological
+from graphengine.graph.validate import placed
+from graphengine.planning.inputs import BoundInputs, bind_inputs
+from graphengine.planning.plan import give_back, take_plan
+
+
+def reference_problems(graph: GraphData) -> list[Problem]:
+    """List the problems of a graph's references with its declared inputs at their defaults.
+
+    Configurations, headers and checksums of files on this machine are read, no weights are loaded. What may have to be
+    fetched from a network is not looked at, nor what is made of it; of missing files `missing_files` tells.
+
+    Args:
+        graph: A graph without errors.
+    """
+    try:
+        bound = bind_inputs(graph, {})
+    except WorkflowError:  # an input without a default
+        return []
+    problems, left = [], set[str]()
+    plan = take_plan(graph, bound, None)
+    for id in topological(graph):
+        node = graph.nodes[id]
+        if any(source in left for source in node.before):
+            left.add(id)
+        elif not isinstance(node.kind, NodeDef) or not node.kind.makes_reference or node.each:
+            continue
+        elif _is_remote(graph, id, bound):
+            left.add(id)
+        else:
+            try:
+                plan.assign([id])
+            except NodeError as error:
+                left.add(id)
+                if not isinstance(error.__cause__, FileError):
+                    problem = Problem("wrong weights", text_of(error.__cause__ or error), Where(node=error.node))
+                    problems.append(placed(graph, problem, ("nodes", id)))
+    give_back(plan)
+    return problems
+
+
+def _is_remote(graph: GraphData, id: str, bound: BoundInputs) -> bool:
+    """Whether a node names what is no file on this machine."""
+    node = graph.nodes[id]
+    assert isinstance(node.kind, NodeDef)
+    given = node.literals | {name: bound[link.port].value for name, link in node.bound if link.port in bound}
+    return any(_is_name(given.get(name), rule, folder_of(graph)) for name, rule in node.kind.files.items())
+
+
+def _is_name(value: Any, rule: File, base: Path) -> bool:
+    named = rule.names and isinstance(value, str) and value not in rule.known
+    return named and not (base / Path(value).expanduser()).exists()
