@@ -225,7 +225,7 @@ class _Adding:
         alpha, divisor = self._alpha(layer, place, factors)
         encoder = self.component.startswith("text_encoder")
         if folds and layer.kind == "low-rank":
-            factors, alpha = _folded(factors, alpha / divisor, encoder), divisor
+            factors, alpha = _folded(factors, alpha, divisor, encoder, len(bases) > 1), divisor
         scale = self.strength * alpha / divisor  # in peft's order
         factors = self._fitted(layer, factors, whole, bases[0])
         pieces = _pieces([shape[0] for shape in shapes], place.swapped)
@@ -271,19 +271,23 @@ class _Adding:
 
     def _alpha(self, layer: LoraLayer, place: Place, factors: Tensors) -> tuple[float, float]:
         """A layer's alpha, and what divides it: its rank, or for rsLoRA the root of that."""
-        rank = _rank(factors)
-        if rank is None or (layer.kind == "lokr" and {"lokr_w1", "lokr_w2"} <= factors.keys()):
+        told, rank = self.configuration, _rank(factors)
+        whole = layer.kind == "lokr" and {"lokr_w1", "lokr_w2"} <= factors.keys()
+        if whole and told.get("r"):
+            rank = int(told["r"])  # which peft divides by in any case
+        elif rank is None or whole:
             return 1.0, 1.0
-        told = self.configuration
         root = bool(told.get("use_rslora"))
         if "alpha" in factors:
-            alpha = float(factors["alpha"])
+            alpha = float(factors["alpha"]) if factors["alpha"].numel() == 1 else math.nan
             if not math.isfinite(alpha):
-                raise ModelError(f"{self.file} is damaged: {layer.tensors['alpha']} is {alpha}; copy it again")
-        else:
-            alpha = float(_matching(told.get("alpha_pattern") or {}, place.paths[0], told.get("lora_alpha")) or rank)
-            root = root and bool(told.get("lora_alpha") or told.get("alpha_pattern"))
-        return alpha, math.sqrt(rank) if root else rank
+                raise ModelError(f"{self.file} is damaged: {layer.tensors['alpha']} is no number; copy it again")
+            return alpha, math.sqrt(rank) if root else rank
+        default = told.get("lora_alpha", told.get("alpha"))
+        alpha = _matching(told.get("alpha_pattern") or {}, place.paths[0], default)
+        if alpha is None:
+            return rank, rank  # multiplied and divided as peft does it
+        return float(alpha), math.sqrt(rank) if root else rank
 
     def _fitted(self, layer: LoraLayer, factors: Tensors, shape: torch.Size, base: Any) -> dict[str, torch.Tensor]:
         """The factors in the type of the layer's numbers, and in its shape where a matrix is a 1 x 1 convolution.
@@ -437,16 +441,20 @@ def _pieces(rows: Sequence[int], swapped: bool) -> list[tuple[tuple[int, int], .
     return found
 
 
-def _folded(factors: Tensors, scale: float, in_place: bool) -> dict[str, torch.Tensor]:
+def _folded(factors: Tensors, alpha: float, divisor: float, in_place: bool, fused: bool) -> dict[str, torch.Tensor]:
     """The factors with their scale in them, as diffusers divides it between FLUX's.
 
     Args:
         in_place: The tensors keep their memory, on whose alignment the last bits depend; without an alpha nothing is
             done.
+        fused: The scale is rounded to the type of numbers in which the file keeps the alpha.
     """
     if in_place and "alpha" not in factors:
         return dict(factors)
-    first, second = scale, 1.0
+    first: Any = alpha / divisor
+    if fused and "alpha" in factors:
+        first = factors["alpha"].reshape(()) / divisor
+    second: Any = 1.0
     while first * 2 < second:
         first, second = first * 2, second / 2
     down, up = (factors["down"], first), (factors["up"], second)

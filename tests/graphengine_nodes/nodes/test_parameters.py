@@ -232,6 +232,17 @@ def test_weights_are_named_by_the_hashes_of_their_files(tmp_path: Path) -> None:
     assert text.endswith(f'Lora hashes: "tiny-blueprint: {hashlib.sha256(tensors).hexdigest()[:12]}"')
 
 
+def test_a_lora_with_two_strengths_is_one_tag_as_the_webui_writes_it(tmp_path: Path) -> None:
+    file = lora(tmp_path / "both.safetensors", parts=("unet", "text_encoder"))
+    model = std.apply_lora(std.load_model("tiny"), std.load_lora(file), 0.5, text_scale=0.8)
+    model = std.apply_lora(model, std.load_lora("tiny-blueprint"), 0.3)
+    text = written(
+        lambda: std.sample(model, std.encode_prompt(model, "a circle"), steps=1, width=64, height=64), model,
+        tmp_path / "made.png",
+    )  # fmt: skip
+    assert text.startswith("a circle <lora:both:0.8:0.5> <lora:tiny-blueprint:0.3>\n")
+
+
 def test_the_hash_of_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
     texts = []
     for name in ("tiny", "tiny-with"):

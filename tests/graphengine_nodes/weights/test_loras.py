@@ -409,6 +409,29 @@ def test_configuration_of_peft_in_the_header(root: bool, load: Any, tmp_path: Pa
     check(module, "stable_diffusion", "unet", file, changes)
 
 
+def test_alphas_of_peft_for_other_formats(load: Any, tmp_path: Path) -> None:
+    """peft divides LoKr's alpha by the rank that its configuration tells, also where both matrices are whole."""
+    module = load("stable_diffusion", "unet")
+    layers, changes = {}, {}
+    for path, weight in chosen(module, *ATTENTION).items():
+        (tensors, change), rank = (lokr(weight), 8) if path.endswith("to_q") else (loha(weight), 3)
+        tensors.pop("alpha")
+        layers[f"base_model.model.{path}"] = tensors
+        changes[path] = change * 6 / rank if rank == 8 else change * 3 / 2 * 6 / rank
+    file = write(tmp_path / "adapter_model.safetensors", layers)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 8, "alpha": 6}))
+    check(module, "stable_diffusion", "unet", file, changes)
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(float("nan")), torch.ones(2)])
+def test_an_alpha_that_is_no_number_is_refused(alpha: torch.Tensor, load: Any, tmp_path: Path) -> None:
+    module = load("stable_diffusion", "unet")
+    [(path, weight)] = chosen(module, "to_q.weight", count=1).items()
+    file = write(tmp_path / "a.safetensors", {f"unet.{path}": {**plain(weight)[0], "alpha": alpha}})
+    with pytest.raises(ModelError, match=r"a\.safetensors is damaged: unet\..*alpha is no number"):
+        family("stable_diffusion").add_loras("unet", module, [("one", file, 1.0)])
+
+
 def test_configuration_of_peft_beside_the_file(load: Any, tmp_path: Path) -> None:
     import graphengine_nodes as std
 
@@ -502,6 +525,63 @@ def test_layers_that_are_quantized(form: str, kind: str, load: Any, tmp_path: Pa
             bias = 0 if layer.bias is None else layer.bias.float()
             expected = torch.nn.functional.linear(x, weight + made[path][1]) + bias
             assert torch.allclose(layer(x), expected, rtol=1e-3, atol=1e-3)
+
+
+# --- the bits of diffusers --------------------------------------------------------------------------------------------
+
+
+def diffusers_latents(folder: Path, file: Path, dtype: torch.dtype) -> torch.Tensor:
+    """The latents of diffusers' own pipeline with a LoRA at strength 0.7."""
+    import diffusers
+
+    pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(file, adapter_name="one")
+    pipe.set_adapters(["one"], [0.7])
+    call = {"num_inference_steps": 1, "width": 64, "height": 64, "guidance_scale": 3.5, "output_type": "latent"}
+    found: torch.Tensor = pipe("a red circle", generator=torch.Generator().manual_seed(1), **call).images
+    if folder.name == "flux":
+        found = pipe._unpack_latents(found, 64, 64, pipe.vae_scale_factor)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling", "precision", "kept"),
+    [
+        ("stable_diffusion", "kohya with convolutions", "float32", torch.float16),
+        ("stable_diffusion_xl", "original names", "bfloat16", torch.float32),
+        ("flux", "kohya", "float32", torch.bfloat16),
+        ("flux", "diffusers", "bfloat16", torch.float32),
+    ],
+)
+def test_plain_ones_are_those_of_diffusers_bit_for_bit(
+    name: str, spelling: str, precision: str, kept: torch.dtype, load: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    import graphengine_nodes as std
+    from graphengine_nodes.testing.sd import _unet_names
+
+    if name == "flux":
+        module = load(name, "transformer")
+        weights = chosen(module, "attn.to_q.weight", "ff.net.2.weight", count=9)
+        layers = {f"transformer.{path}": peft(plain(weight)[0]) for path, weight in weights.items()}
+        if spelling == "kohya":
+            # diffusers reads those of FLUX's own width alone, and of the outer ones no alpha.
+            names = [name for name in FUSED if "_blocks." in name and not name.endswith("linear1")]
+            wide = {n: torch.cat([module.get_submodule(p).weight.detach() for p in FUSED[n]]) for n in names}
+            layers = {underscored("lora_unet_")(n): plain(weight, rank=3)[0] for n, weight in wide.items()}
+    else:
+        ends = (*ATTENTION, "conv1.weight", "ff.net.2.weight")
+        original = _unet_names(folders[name]) if spelling == "original names" else (lambda path: path)
+        layers = {
+            underscored("lora_unet_")(original(f"{path}.weight").removesuffix(".weight")): plain(weight, rank=3)[0]
+            for path, weight in chosen(load(name, "unet"), *ends, count=99).items()
+        }
+    file = write(tmp_path / "a.safetensors", {n: {e: t.to(kept) for e, t in ts.items()} for n, ts in layers.items()})
+    expected = diffusers_latents(folders[name], file, getattr(torch, precision))
+    model = std.apply_lora(std.load_model(folders[name], precision=precision), std.load_lora(file), 0.7)
+    text = std.encode_prompt(model, "a red circle")
+    found = std.sample(model, text, seed=1, steps=1, width=64, height=64, guidance_scale=3.5).samples
+    assert torch.equal(found, expected)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
