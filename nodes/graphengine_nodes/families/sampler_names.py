@@ -35,7 +35,7 @@ _SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 SAMPLERS = (
     Sampler(("DPM++ 2M", "dpmpp_2m"), _MULTISTEP, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     Sampler(("DPM++ 2M SDE", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu"), _MULTISTEP, _SDE),
-    Sampler(("DPM++ SDE", "dpmpp_sde", "dpmpp_sde_gpu"), ("DPMSolverSinglestepScheduler",)),
+    Sampler(("DPM++ SDE", "dpmpp_sde", "dpmpp_sde_gpu"), ("DPMSolverSDEScheduler",)),
     Sampler(("DPM2", "dpm_2"), ("KDPM2DiscreteScheduler",)),
     Sampler(("DPM2 a", "dpm_2_ancestral"), ("KDPM2AncestralDiscreteScheduler",)),
     Sampler(("Euler", "euler"), ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")),

@@ -64,7 +64,7 @@ NAMED = [
     ("dpmpp_2m karras", "DPMSolverMultistepScheduler", KARRAS),
     ("DPM++ 2M SDE Karras", "DPMSolverMultistepScheduler", KARRAS | SDE),
     ("dpmpp_2m_sde_gpu exponential", "DPMSolverMultistepScheduler", SDE | SCHEDULES["Exponential"]),
-    ("DPM++ SDE Karras", "DPMSolverSinglestepScheduler", KARRAS),
+    ("DPM++ SDE Karras", "DPMSolverSDEScheduler", KARRAS | {"noise_sampler_seed": 5}),  # its noise is of the seed
     ("Euler", "EulerDiscreteScheduler", {}),
     ("euler beta", "EulerDiscreteScheduler", {"timestep_spacing": "linspace", "use_beta_sigmas": True}),
     ("Euler SGM Uniform", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
