@@ -59,7 +59,7 @@ from graphengine_nodes.nodes.preprocessors import (
     scribble,
     sobel,
 )
-from graphengine_nodes.nodes.prompts import Prompts, encode_prompt, encode_weighted
+from graphengine_nodes.nodes.prompts import Prompts, encode_prompt, encode_prompts, encode_weighted
 from graphengine_nodes.nodes.repaint import repaint
 from graphengine_nodes.nodes.sampling import inpaint, sample
 from graphengine_nodes.nodes.templates import Texts, expand_wildcards, prompt_from_template
@@ -237,6 +237,7 @@ __all__ = [
     "empty_latent",
     "encode_image",
     "encode_prompt",
+    "encode_prompts",
     "encode_weighted",
     "expand_wildcards",
     "feather_mask",

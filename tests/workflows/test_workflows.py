@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import graphengine_nodes as std
 import jsonschema
 import numpy as np
 import pytest
@@ -95,6 +96,21 @@ def test_text_to_image_takes_its_inputs() -> None:
         scheduler="EulerDiscreteScheduler", guidance_scale=2.0, width=64, height=96,
     )  # fmt: skip
     assert pixels(found["image"]).shape == (1, 96, 64, 3)
+
+
+def test_text_to_image_takes_weights_in_prompts() -> None:
+    """Without any it is the picture of `encode_prompt`, and so of diffusers' pipeline."""
+    options: dict[str, Any] = {"steps": 3, "width": 64, "height": 64}
+    plain, weighted, less = (
+        pixels(run("text_to_image", prompt=prompt, **options)["image"])
+        for prompt in ("a red circle", "a (red:1.3) circle", "a (red:1.0) circle")
+    )
+    model = std.load_model("tiny")
+    texts = {"negative": std.encode_prompt(model, None), "seed": 0, **options}
+    latent = std.sample(model, std.encode_prompt(model, "a red circle"), **texts)
+    assert np.array_equal(plain, pixels(std.decode_latent(model, latent)))
+    assert np.array_equal(plain, less)
+    assert not np.array_equal(plain, weighted)
 
 
 def test_image_to_image_runs() -> None:

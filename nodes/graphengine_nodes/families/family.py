@@ -193,6 +193,8 @@ class Family(Protocol):
     name: str
     schedulers: Sequence[str]
     """Names of the schedulers that it can use."""
+    reads_marks: bool
+    """Whether its prompts may hold weights and what else `encode_weighted` reads."""
     latents: str
     """The family whose latents it works on, where that is not itself; else empty."""
     parts: Mapping[str, Sequence[str]]

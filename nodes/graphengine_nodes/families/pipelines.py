@@ -71,6 +71,8 @@ class Pipelines:
 
     name: str
     schedulers: Sequence[str]
+    reads_marks: bool = False
+    """Whether its prompts may hold weights and what else `encode_weighted` reads."""
     latents: str = ""
     """The family whose latents it works on, where that is not itself."""
     parts: Mapping[str, Sequence[str]]

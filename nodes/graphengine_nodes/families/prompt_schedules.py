@@ -19,6 +19,8 @@ from typing import NamedTuple
 from graphengine_nodes.families.family import Words
 from graphengine_nodes.values.types import Conditioning, Turn
 
+DEEPEST = 50
+"""Most brackets inside one another; a prompt with more is one text, in which they are weights."""
 MOST_TEXTS = 256
 """Most texts that one prompt takes: each goes through the text encoder."""
 
@@ -54,8 +56,8 @@ class _Slot(NamedTuple):
 
 
 _AND = re.compile(r"\bAND\b")
-_ENDS_IN_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\Z")
-_NUMBER = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*\Z")
+_ENDS_IN_WEIGHT = re.compile(r"(?<!\s)\s*:\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))\s*\Z")
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*\Z")
 _SIGNS = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\\Z", re.DOTALL)
 
 
@@ -161,13 +163,16 @@ def _parts_of(text: _Text) -> Iterator[_Switch | _Cycle]:
 @functools.lru_cache(maxsize=256)
 def _read(prompt: str) -> _Text:
     """Take a prompt apart; brackets that are no schedule stay in its texts, as weights."""
-    return _merged(_sequence(_SIGNS.findall(prompt)))
+    signs = _SIGNS.findall(prompt)
+    depths = itertools.accumulate((sign == "[") - (sign == "]") for sign in signs)
+    return (prompt,) if max(depths, default=0) > DEEPEST else _merged(_sequence(signs))
 
 
 def _sequence(signs: Sequence[str]) -> Iterator[str | _Switch | _Cycle]:
+    closing = _closing(signs)
     at = 0
     while at < len(signs):
-        end = _closing(signs, at) if signs[at] == "[" else None
+        end = closing.get(at)
         if end is None:
             yield signs[at]
             at += 1
@@ -176,14 +181,16 @@ def _sequence(signs: Sequence[str]) -> Iterator[str | _Switch | _Cycle]:
             at = end + 1
 
 
-def _closing(signs: Sequence[str], opening: int) -> int | None:
-    """The place of the bracket that closes one; None if none does."""
-    depth = 0
-    for at in range(opening, len(signs)):
-        depth += (signs[at] == "[") - (signs[at] == "]")
-        if depth == 0:
-            return at
-    return None
+def _closing(signs: Sequence[str]) -> dict[int, int]:
+    """For the place of each opening bracket that of its partner, where it has one."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    for at, sign in enumerate(signs):
+        if sign == "[":
+            opened.append(at)
+        elif sign == "]" and opened:
+            found[opened.pop()] = at
+    return found
 
 
 def _bracket(inside: Sequence[str]) -> Iterator[str | _Switch | _Cycle]:

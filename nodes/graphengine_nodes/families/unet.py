@@ -48,6 +48,7 @@ class UNetFamily(Pipelines):
 
     schedulers = (*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED)
     denoiser = "unet"
+    reads_marks = True
     guidance_scale: float
     with_vae: Sequence[str] = ("Inpaint",)
     """The starts with which its pipelines need the VAE."""

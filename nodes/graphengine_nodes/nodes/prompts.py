@@ -58,9 +58,10 @@ def encode_prompt(
     from graphengine_nodes.store.store import store
 
     check_lengths(prompt=prompt, prompt_2=prompt_2)
-    prompt_marks.warn(prompt, prompt_2, weights=False)
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
+    advice = "encode_weighted reads it" if kind.reads_marks else f"{model.family} models read none"
+    prompt_marks.warn(prompt, prompt_2, unread=advice)
     prompt, prompt_2 = spelled(model, prompt), spelled(model, prompt_2)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
 
@@ -115,7 +116,7 @@ def encode_weighted(
     )
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
-    prompt_marks.warn(prompt, negative_prompt, prompt_2, negative_prompt_2, weights=True)
+    prompt_marks.warn(prompt, negative_prompt, prompt_2, negative_prompt_2)
     sides = [
         Words(spelled(model, prompt), spelled(model, prompt_2)),
         Words(spelled(model, negative_prompt), spelled(model, negative_prompt_2), negative=True),
@@ -125,3 +126,24 @@ def encode_weighted(
         return kind.encode_weighted(store, model, texts, clip_skip, device)
 
     return Prompts(*prompt_schedules.encode(encode_all, sides))
+
+
+@node(version=1, on="device")
+def encode_prompts(
+    model: Annotated[Model | TextEncoder, Uses("text_encoder")],
+    prompt: Annotated[str, Multiline(), Doc("What the picture should show, with or without weights.")],
+    negative_prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, not the empty one.")] = None,
+    ctx: Context = INERT,
+) -> Prompts:
+    """Encode a prompt and a negative one: as `encode_weighted` where either holds marks, else as `encode_prompt`.
+
+    Marks are weights, `[word]`, what changes with the steps, AND and BREAK. Families that know none of them (FLUX) get
+    the texts as they are, with a warning.
+
+    Raises:
+        ValueError: A text is longer than 100,000 characters.
+    """
+    texts = (prompt, negative_prompt)
+    if family(model_of(model).family).reads_marks and any(map(prompt_marks.marked, texts)):
+        return encode_weighted.fn(model, prompt, negative_prompt, ctx=ctx)
+    return Prompts(*(encode_prompt.fn(model, text, ctx=ctx) for text in texts))

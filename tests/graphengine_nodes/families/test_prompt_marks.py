@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import graphengine_nodes as std
 import pytest
-from graphengine_nodes.families.prompt_marks import weighted
+from graphengine_nodes.families.prompt_marks import marked
+from graphengine_nodes.families.prompt_weights import parse
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_plain_texts_hold_none(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_which_prompts_need_encode_weighted() -> None:
-    assert not any(map(weighted, (None, "", "a red circle", "5:3, a|b", "sand and a house")))
-    marked = ("(red)", "[red]", "(red:1.3)", "[a:b:3]", "[a|b]", "a AND b", "a BREAK b", r"\(red\)")
-    assert all(map(weighted, marked))
+    assert not any(map(marked, (None, "", "a red circle", "5:3, a|b", "1) sand and a house]:1.3)")))
+    with_marks = ("(red)", "[red]", "(red:1.3)", "[a:b:3]", "[a|b]", "a AND b", "a BREAK b", r"\(red\)", r"red\)")
+    assert all(map(marked, with_marks))
+    assert parse("1) sand and a house]:1.3)") == [[("1) sand and a house]:1.3)", 1.0)]]

@@ -11,7 +11,8 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.families.family import Words
-from graphengine_nodes.families.prompt_schedules import encode, joined
+from graphengine_nodes.families.prompt_marks import marked, warn
+from graphengine_nodes.families.prompt_schedules import changes, encode, joined
 from graphengine_nodes.testing import sdxl as testing_xl
 from graphengine_nodes.values.types import Conditioning
 from graphengine_nodes.weights.files import TINY
@@ -68,6 +69,17 @@ def test_the_order_of_fractions_and_steps_is_that_of_the_run() -> None:
 def test_a_prompt_that_takes_too_many_texts() -> None:
     with pytest.raises(ValueError, match="takes more than 256 texts; let less of it change"):
         texts("".join(f"[a:b:0.{number}]" for number in range(1, 10)) + "[a|b|c|d|e|f|g][h|i|j|k]", 4)
+
+
+@pytest.mark.parametrize("signs", ["[", "]", "(", "((", "[[a]", "[a:", "|", ":1", " ", "<lora:"])
+def test_long_nonsense_is_text_and_is_read_at_once(signs: str) -> None:
+    """What took time by the square of the length would not end here."""
+    prompt = (signs * 100_000)[:100_000]
+    assert texts(prompt, 1) == [prompt]
+    assert not changes(prompt)
+    marked(prompt)
+    warn(prompt, unread="none")
+    assert joined(f"a AND {prompt}")[0] == (1.0, "a")
 
 
 def test_and_with_weights() -> None:
