@@ -94,8 +94,15 @@ class PlaceTokenizer:
         return getattr(self._tokenizer, name)
 
     def __call__(
-        self, text: str, *, padding: Any = False, max_length: int | None = None, truncation: bool = False,
-        add_special_tokens: bool = True, return_tensors: str | None = None, verbose: bool = True,
+        self,
+        text: str,
+        *,
+        padding: Any = False,
+        max_length: int | None = None,
+        truncation: bool = False,
+        add_special_tokens: bool = True,
+        return_tensors: str | None = None,
+        verbose: bool = True,
     ) -> Tokens:
         """Tokenize a text as the tokenizer does: truncated at the right, padded with its own token."""
         ids: list[int] = []

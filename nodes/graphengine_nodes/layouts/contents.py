@@ -249,6 +249,11 @@ def family_of(header: Header) -> str | None:
     return "stable_diffusion_xl" if _is_xl(header) else "stable_diffusion"
 
 
+def kinds_in(header: Header) -> list[str]:
+    """The kinds of a file's components (see `Spelling`), by its names alone."""
+    return list(dict.fromkeys(spelling.kind for spelling, _ in _spellings(header)))
+
+
 def _is_xl(names: Iterable[str]) -> bool:
     """Whether a UNet takes sizes beside prompts, as those of SDXL do."""
     sizes = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")

@@ -154,10 +154,15 @@ def opened(
     if variant is not None:
         raise ModelError(f"{path} is a file and has no variants; leave variant out")
     headers = read_headers(path)
-    kind = next((f for f in families().values() if f.owns_file(headers.header)), None)
+    try:
+        kind = next((f for f in families().values() if f.owns_file(headers.header)), None)
+    except ModelError as error:  # a family knows it, and that it cannot be used
+        raise ModelError(f"{path}: {error}") from None
     if kind is None:
         said = headers.metadata.get("general.architecture")
         named = f"; its architecture is said to be {said!r:.60}" if said else ""
+        alone = contents.kinds_in(headers.header)
+        named += f"; it holds a {' and a '.join(alone)} without a denoiser" if alone else ""
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())}){named}")
     held = contents.read(*headers, path)
     folder = _config_folder(path, config)

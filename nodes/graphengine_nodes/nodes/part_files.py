@@ -214,9 +214,7 @@ def _width(part: Component) -> int:
     return part.shapes["text_model.embeddings.token_embedding.weight"][1]
 
 
-def _tokenizer(
-    kind: Family, name: str, held: Contents, given: str | Path | None, folder: Path | None
-) -> Path | None:
+def _tokenizer(kind: Family, name: str, held: Contents, given: str | Path | None, folder: Path | None) -> Path | None:
     """The folder of a tokenizer: given, in a model's folder, or in a package."""
     for place in ([files.find(given, "model")] if given is not None else []) + ([folder] if folder else []):
         if (place / name).is_dir():

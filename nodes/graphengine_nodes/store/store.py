@@ -315,9 +315,7 @@ def in_main_memory(value: Any) -> Any:
     return value.with_options(offload="group") if plain else value
 
 
-def _read(
-    kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None, small: bool = False
-) -> Any:
+def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | None, small: bool = False) -> Any:
     """Read a component from its files, on the CPU.
 
     Raises:

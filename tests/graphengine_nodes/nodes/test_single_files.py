@@ -132,6 +132,25 @@ def test_what_is_unknown_in_a_file_is_refused_before_anything_is_read(tmp_path: 
         std.load_model(tmp_path / "nf4.safetensors", config=TINY / "model")
 
 
+def test_what_is_no_model_is_said_to_be_what_it_is(tmp_path: Path) -> None:
+    tensors = {name: torch.zeros(shape).half() for name, shape in published.vae(width=8, layers=1).items()}
+    save_file(tensors, tmp_path / "vae.safetensors")
+    with pytest.raises(
+        ModelError, match=r"vae\.safetensors is no checkpoint of a known family .*; it holds a vae without"
+    ):
+        std.load_model(tmp_path / "vae.safetensors")
+    attention = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    sizes = {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(8, 8)}
+    outer = {f"model.diffusion_model.{name}.weight": torch.zeros(8, 4, 3, 3) for name in ("input_blocks.0.0", "out.2")}
+    for width, sentence in (
+        (1280, "this is SDXL's refiner"),
+        (1024, "this is an unCLIP model of Stable Diffusion 2.1"),
+    ):
+        save_file({**sizes, **outer, attention: torch.zeros(8, width)}, tmp_path / "other.safetensors")
+        with pytest.raises(ModelError, match=rf"other\.safetensors: {sentence}"):
+            std.load_model(tmp_path / "other.safetensors")
+
+
 def test_stable_diffusion_2_must_say_what_it_predicts(tmp_path: Path) -> None:
     """The shapes of the models that predict noise and of those that predict velocity are the same."""
     shapes = published.prefixed("model.diffusion_model.", published.unet(context=1024, linear=True, width=32, layers=1))
