@@ -75,7 +75,7 @@ class UNetFamily(Pipelines):
     def owns_vae(self, config: Mapping[str, Any]) -> bool:
         scale = config.get("scaling_factor", SCALES["stable_diffusion"])
         known = next((name for name, one in SCALES.items() if one == scale), self.name)
-        return is_kl(config) and config.get("latent_channels", 4) == 4 and known == self.name
+        return is_kl(config) and config.get("latent_channels", 4) == 4 and known in (self.name, self.latents)
 
     def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         channels = config.get("in_channels", 4)

@@ -71,11 +71,11 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
     part = _component(held_in(path), "vae", path)
     if (folder := _described(path, config, "vae", _is_vae)) is not None:
         described = read_json(folder / "config.json")
-        fitting = [f for f in families().values() if f.owns_vae(described)]
+        fitting = [f for f in families().values() if not f.latents and f.owns_vae(described)]
         kind = _one_of(fitting, family_name or next((f.name for f in fitting), None), path)
         return Part(kind, Location(path, "vae", folder), described)
     described = part.config
-    fitting = [f for f in families().values() if f.owns_vae({**f.vae_scale, **described})]
+    fitting = [f for f in families().values() if not f.latents and f.owns_vae({**f.vae_scale, **described})]
     kind = _one_of(fitting, family_name or _architecture(path), path)
     return _written(kind, "vae", path, {**kind.vae_scale, **described})
 

@@ -268,7 +268,7 @@ class ModelPart:
         """
         if family not in self.families:
             what = f"the {self.part.replace('_', ' ')} of {self.source}"
-            raise ModelError(f"{what} is for {' and '.join(self.families)} models; it does not fit a {family} model")
+            raise ModelError(f"{what} is for {', '.join(self.families)} models; it does not fit a {family} model")
         return self.model if family == self.model.family else replace(self.model, family=family)
 
     def needs(self, part: str | None = None) -> frozenset[str]:
