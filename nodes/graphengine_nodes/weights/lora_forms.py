@@ -14,6 +14,13 @@ import torch
 from torch.nn import functional
 
 
+class Layer:
+    """The layer that is changed, as forms are given it: accelerate's hooks move modules among a module's arguments."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+
 class LowRank(torch.nn.Module):
     """up(down(x)) with `down` [r, in, ...] and `up` [out, r, ...]; for convolutions also up(mid(down(x))) (Tucker)."""
 
@@ -38,7 +45,7 @@ class LowRank(torch.nn.Module):
         """The type of numbers that it computes with."""
         return self.down.weight.dtype
 
-    def forward(self, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Compute what it adds at scale 1."""
         inner = self.down(x) if self.mid is None else self.mid(self.down(x))
         found: torch.Tensor = self.up(inner)
@@ -73,9 +80,10 @@ class Hadamard(torch.nn.Module):
         """The type of numbers that it computes with."""
         return self.w1_a.dtype
 
-    def forward(self, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Compute what it adds at scale 1."""
-        return applied(x, self.dense(weight_shape(base)).to(x.dtype), base)
+        change = self.dense(torch.Size((-1, *weight_shape(layer.module)[1:])))
+        return applied(x, change.to(x.dtype), layer.module)
 
     def dense(self, shape: torch.Size) -> torch.Tensor:
         """Compute the change of the weight."""
@@ -110,10 +118,10 @@ class Kronecker(torch.nn.Module):
         first = self.w1.float() if self.w1 is not None else product(self.w1_a, self.w1_b)
         return first, self.w2.float() if self.w2 is not None else product(self.w2_a, self.w2_b, self.t2)
 
-    def forward(self, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Compute what it adds at scale 1."""
-        if isinstance(base, torch.nn.Conv2d):
-            return applied(x, self.dense(weight_shape(base)).to(x.dtype), base)
+        if isinstance(layer.module, torch.nn.Conv2d):
+            return applied(x, self.dense(weight_shape(layer.module)).to(x.dtype), layer.module)
         first, second = (side.to(x.dtype) for side in self.sides())
         rows = functional.linear(x.reshape(*x.shape[:-1], first.shape[1], second.shape[1]), second)  # [..., b, c]
         return torch.einsum("ab,...bc->...ac", first, rows).flatten(-2)
@@ -137,9 +145,9 @@ class Full(torch.nn.Module):
         """The type of numbers that it computes with."""
         return self.diff.dtype
 
-    def forward(self, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Compute what it adds at scale 1."""
-        return applied(x, self.diff, base)
+        return applied(x, self.diff, layer.module)
 
     def dense(self, shape: torch.Size) -> torch.Tensor:
         """Compute the change of the weight."""
@@ -164,12 +172,9 @@ class Rows(torch.nn.Module):
         found: torch.dtype = self.whole.dtype
         return found
 
-    def forward(self, x: torch.Tensor, base: torch.nn.Module) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Compute what it adds at scale 1."""
-        shape = torch.Size((self.rows, *weight_shape(base)[1:]))
-        if isinstance(self.whole, Kronecker):
-            return picked(self.whole(x, base), self.pieces, -1)
-        return applied(x, picked(self.whole.dense(shape), self.pieces, 0).to(x.dtype), base)
+        return picked(self.whole(x, layer), self.pieces, -1)
 
     def dense(self, shape: torch.Size) -> torch.Tensor:
         """Compute the change of the weight."""
@@ -188,7 +193,8 @@ class LayerChange(torch.nn.Module):
     Args:
         form: The change of the weight, if there is one.
         scale: The LoRA's strength times what its format makes of alpha and rank.
-        shift: Added to the output, shaped for it: the change of the bias times the strength.
+        shift: Added to the output, shaped for it: the change of the bias times the strength; with a factor of rows also
+            what takes the factor from the bias again.
         factor: For DoRA, what multiplies rows or columns of the changed weight, shaped for output or input.
         on_input: `factor` multiplies columns.
     """
@@ -209,18 +215,17 @@ class LayerChange(torch.nn.Module):
         self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("factor", factor, persistent=False)
 
-    def forward(self, x: torch.Tensor, result: torch.Tensor, plain: torch.Tensor, base: Any) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, result: torch.Tensor, plain: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Add the change to `result`; `plain` is the output of the layer without any change."""
         if self.form is not None and self.form.dtype.itemsize > 1:  # smaller ones are cast up while they compute
             x = x.to(self.form.dtype)
         if self.factor is None:
-            result = result if self.form is None else result + self.form(x, base) * self.scale
+            result = result if self.form is None else result + self.form(x, layer) * self.scale
         elif self.on_input:
             moved = x * self.factor
-            result = result + (base(moved) - plain) + self.form(moved, base) * self.scale
+            result = result + (layer.module(moved) - plain) + self.form(moved, layer) * self.scale
         else:
-            own = plain if base.bias is None else plain - shaped(base.bias.to(plain.dtype), base)
-            result = result + (self.factor - 1) * own + self.factor * (self.form(x, base) * self.scale)
+            result = result + (self.factor - 1) * plain + self.factor * (self.form(x, layer) * self.scale)
         return result if self.shift is None else result + self.shift
 
     def dense(self, base: Any) -> torch.Tensor:
@@ -255,9 +260,9 @@ class ChangedLayer(torch.nn.Module):
     def forward(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         """Compute the layer's output with all changes."""
         plain: torch.Tensor = self.base_layer(x, *args, **options)
-        result = plain
+        result, layer = plain, Layer(self.base_layer)
         for change in self.lora_changes.values():
-            result = change(x, result, plain, self.base_layer)
+            result = change(x, result, plain, layer)
         return result.to(plain.dtype)
 
     def get_delta_weight(self, name: str) -> torch.Tensor:

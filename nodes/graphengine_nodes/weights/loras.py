@@ -214,6 +214,7 @@ class _Adding:
         import torch
 
         from graphengine_nodes.weights import lora_forms as forms
+        from graphengine_nodes.weights.cast_layers import computing_dtype
 
         bases = [self.layers[path] for path in place.paths]
         if not isinstance(bases[0], torch.nn.Linear | torch.nn.Conv2d):
@@ -235,6 +236,10 @@ class _Adding:
         shift = factors.get("diff_b")
         for path, base, piece, form, factor in zip(place.paths, bases, pieces, parts, turned, strict=True):
             own = None if shift is None else forms.shaped(forms.picked(shift * self.strength, piece, 0), base)
+            if factor is not None and not on_input and base.bias is not None:  # which is no part of the weight
+                kept = (1 - factor.float()) * forms.shaped(base.bias.detach().float(), base)
+                own = kept if own is None else own + kept
+            own = None if own is None else own.to(computing_dtype(base))
             self._over(path).lora_changes[self.name] = forms.LayerChange(form, scale, own, factor, on_input).eval()
 
     def _over(self, path: str) -> Any:

@@ -490,6 +490,31 @@ def test_biases_and_norms(load: Any, tmp_path: Path) -> None:
     assert torch.allclose(module.get_submodule(norm).bias, original.get_submodule(norm).bias + shifts[norm] * 0.5)
 
 
+@pytest.mark.parametrize("offload", ["sequential", "group"])
+@pytest.mark.parametrize("form", ["plain", "loha", "lokr of factors", "full", "dora", "dora of columns"])
+def test_weights_that_come_in_pieces(form: str, offload: str, load: Any, tmp_path: Path) -> None:
+    """Offload, from the CPU to the CPU; the layers of the original code of FLUX are parts of one."""
+    from graphengine_nodes.store.changes import OFFLOADERS
+
+    module = load("flux", "transformer")
+    layers, _ = fused(module, LINEAR[form], underscored("lora_unet_"))
+    layers |= {"lora_unet_txt_in": {"diff_b": random(*module.context_embedder.bias.shape)}}
+    family("flux").add_loras("transformer", module, [("one", write(tmp_path / "a.safetensors", layers), 0.7)])
+    call = {
+        "hidden_states": torch.randn(1, 4, 64),
+        "encoder_hidden_states": torch.randn(1, 3, 32),
+        "pooled_projections": torch.randn(1, 32),
+        "timestep": torch.ones(1),
+        "guidance": torch.ones(1),
+        "img_ids": torch.zeros(4, 3),
+        "txt_ids": torch.zeros(3, 3),
+    }
+    with torch.no_grad():
+        expected = module(**call).sample
+        OFFLOADERS[offload]("cpu").apply(module)
+        assert torch.equal(module(**call).sample, expected)
+
+
 def test_several_follow_one_another(load: Any, tmp_path: Path) -> None:
     module = load("stable_diffusion", "unet")
     [(path, weight)] = chosen(module, "to_q.weight", count=1).items()
