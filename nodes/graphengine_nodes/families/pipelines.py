@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
-from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
+from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options
 from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.repainting import Blending, Layout
@@ -487,6 +487,8 @@ def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, An
             continue
         near = nearest(name, names) if name in given else []
         advice = f"; did you mean {' or '.join(near)}?" if near else ": leave it out"
+        if name in given and scheduler_options.is_known(name):
+            advice = "; give it in scheduler_options"
         raise ValueError(f"{cls.__name__} takes no {name}{advice}")
     for name in given:
         if name in taken or name in NAMED_BY_SOCKETS:

@@ -63,6 +63,12 @@ def problems(scheduler: str, options: Mapping[str, Any]) -> Iterator[str]:
             yield f"scheduler_options has {name} {value!r:.40}; {scheduler} takes {_said(known[name])}"
 
 
+def is_known(name: str) -> bool:
+    """Whether the schedulers with the most options have one of that name."""
+    most = ("DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
+    return name not in REFUSED and any(name in _parameters(scheduler, "__init__") for scheduler in most)
+
+
 def without_effect(options: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     """A sentence for the first option that changes nothing in a scheduler's whole configuration; None if all do."""
     for name, (other, needed) in NEEDED.items():

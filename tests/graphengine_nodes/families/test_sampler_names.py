@@ -188,6 +188,13 @@ def test_the_models_own_scheduler_says_what_it_lacks() -> None:
         ours("DPM++ 2M Karras", {"use_beta_sigmas": True})
 
 
+def test_an_option_among_the_pipelines_arguments_is_told_where_it_goes() -> None:
+    model = std.load_model("tiny")
+    text = std.encode_prompt(model, PROMPT)
+    with pytest.raises(ValueError, match="takes no use_karras_sigmas; give it in scheduler_options"):
+        std.sample(model, text, arguments=KARRAS)
+
+
 def test_every_row_is_of_diffusers() -> None:
     """Each class exists, and takes what its row and each schedule that it can have say."""
     for sampler in SAMPLERS:
