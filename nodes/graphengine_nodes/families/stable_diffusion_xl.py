@@ -97,8 +97,6 @@ class StableDiffusionXL(UNetFamily):
         if not super().owns_file(header):
             return False
         width = next((e["shape"][1] for name, e in header.items() if name.endswith(".attn2.to_k.weight")), None)
-        if "conditioner.embedders.0.model.ln_final.weight" in header or width == 1280:
-            raise ModelError(_REFINER)
         if width == 1024:
             raise ModelError(
                 "this is an unCLIP model of Stable Diffusion 2.1, which is prompted by pictures; take another"
@@ -276,9 +274,6 @@ def is_refiner(index: Mapping[str, Any]) -> bool:
     """Whether a model_index.json is that of a refiner, which has the second text encoder alone."""
     named = str(index.get("_class_name", "")).startswith("StableDiffusionXL")
     return named and "text_encoder" in index and not any(index["text_encoder"])
-
-
-_REFINER = "this is SDXL's refiner in a single file, which is not read; take its folder in diffusers layout"
 
 
 def _united(request: SampleRequest) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from graphengine import ModelError
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.stable_diffusion_xl import StableDiffusionXL, is_refiner
+from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.headers import Header
 
 
@@ -33,8 +34,11 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
     def owns_folder(self, index: Mapping[str, Any]) -> bool:
         return is_refiner(index)
 
-    def owns_file(self, header: Header) -> bool:
-        return False
+    def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
+        found = super().configurations(held)
+        own = {"text_encoder": [None, None], "tokenizer": [None, None]}
+        facts = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+        return found | {"model_index.json": {**own, **facts, **found["model_index.json"]}}
 
     def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
         return False

@@ -34,7 +34,11 @@ CLIP = (
 OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.", "")
 
 SECOND = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
-"""What stands before the names of the text encoder of Stable Diffusion 2.x: the second in SD-Turbo."""
+"""What stands before the names of Stable Diffusion 2.x's text encoder: the second in SD-Turbo, and before those of
+SDXL's second one in the refiner."""
+
+REFINED = 1280
+"""The width of the prompts that SDXL's refiner takes: those of the second text encoder alone."""
 
 COMPONENTS = {
     "cond_stage_model.": "text_encoder",
@@ -246,7 +250,11 @@ def family_of(header: Header) -> str | None:
         return "flux"
     if "unet" not in found:
         return None
-    return "stable_diffusion_xl" if _is_xl(header) else "stable_diffusion"
+    if not _is_xl(header):
+        return "stable_diffusion"
+    width = next((entry["shape"][1] for name, entry in header.items() if name.endswith(".attn2.to_k.weight")), None)
+    alone = f"{SECOND[1]}ln_final.weight" in header or width == REFINED
+    return "stable_diffusion_xl_refiner" if alone else "stable_diffusion_xl"
 
 
 def kinds_in(header: Header) -> list[str]:
@@ -317,6 +325,8 @@ def _component(
     places = {name: replace(place, name=f"{prefix}{place.name}") for name, place in places.items()}
     kind = spelling.kind
     name = kind if kind not in ("clip", "t5") else next((c for p, c in COMPONENTS.items() if prefix.startswith(p)), "")
+    if prefix == SECOND[1] and _is_xl(shapes):
+        name = "text_encoder_2"
     skipped = frozenset(every - {place.name for place in places.values()})
     component = Component(kind, name, prefix, spelling.name, places, stored, said.get(name, {}), skipped, where)
     return component.as_text_encoder(name)

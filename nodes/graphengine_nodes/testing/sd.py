@@ -183,20 +183,21 @@ def single_file(file: Path, model: Path = TINY / "model", open_clip: bool = Fals
 
     rename = _unet_names(model)
     unet = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
-    text = load_file(model / "text_encoder" / "model.safetensors")
     tensors = {f"model.diffusion_model.{rename(name)}": t for name, t in unet.items()}
     tensors |= {f"first_stage_model.{name}": t for name, t in original_vae(model / "vae").items()}
     xl = (model / "text_encoder_2").is_dir()
     prefix = "conditioner.embedders.0." if xl else "cond_stage_model."
+    refiner = not (model / "text_encoder").is_dir()
+    text = {} if refiner else load_file(model / "text_encoder" / "model.safetensors")
     if open_clip:
         tensors |= _open_clip(f"{prefix}model.", text, last=True)
-    else:
+    elif not refiner:
         names = {name.removeprefix("text_model."): t for name, t in text.items()}
         names["embeddings.position_ids"] = torch.arange(77)[None]
         tensors |= {f"{prefix}transformer.text_model.{name}": t for name, t in names.items()}
     if xl:
         second = load_file(model / "text_encoder_2" / "model.safetensors")
-        tensors |= _open_clip("conditioner.embedders.1.model.", second)
+        tensors |= _open_clip(f"conditioner.embedders.{0 if refiner else 1}.model.", second)
     tensors |= {"denoiser.sigmas": torch.ones(1000)} if xl else {name: torch.ones(1000) for name in SCHEDULE}
     metadata = {"config": json.dumps(configurations_of(model))} if configurations else None
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file, metadata)

@@ -286,28 +286,6 @@ def test_what_a_single_file_lacks_comes_from_the_folder(models: Path, tmp_path: 
     assert given.component("unet") != std.load_model(models / "xl").component("unet")
 
 
-def test_a_refiner(models: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(models / "xl", tmp_path / "refiner", ignore=shutil.ignore_patterns("text_encoder", "tokenizer"))
-    index = json.loads((tmp_path / "refiner" / "model_index.json").read_text())
-    index |= {
-        "_class_name": "StableDiffusionXLImg2ImgPipeline",
-        "text_encoder": [None, None],
-        "tokenizer": [None, None],
-    }
-    (tmp_path / "refiner" / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match=r"refiner: this is SDXL's refiner, .* take a base model"):
-        std.load_model(tmp_path / "refiner")
-    tensors = load_file(testing.single_file(tmp_path / "whole.safetensors", models / "xl"))
-    renamed = {
-        name.replace("embedders.1", "embedders.0"): t for name, t in tensors.items() if "embedders.0" not in name
-    }
-    save_file(renamed, tmp_path / "refiner.safetensors")
-    with pytest.raises(ModelError, match="this is SDXL's refiner"):
-        std.load_model(tmp_path / "refiner.safetensors", config=models / "xl")
-
-
 def test_a_variant(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -309,7 +309,7 @@ def files() -> Iterator[tuple[str, str | None, set[str], Shapes]]:
     yield "Playground 2.5", "stable_diffusion_xl", whole, xl() | {"edm_mean": (4,), "edm_std": (4,)}
     refiner = prefixed("model.diffusion_model.", REFINER) | prefixed("first_stage_model.", vae())
     refiner |= prefixed("conditioner.embedders.0.model.", open_clip(1280, 32)) | {"denoiser.sigmas": (1000,)}
-    yield "SDXL refiner", "stable_diffusion_xl", {"unet", "vae", "text_encoder"}, refiner
+    yield "SDXL refiner", "stable_diffusion_xl_refiner", {"unet", "vae", "text_encoder_2"}, refiner
     yield "FLUX.1 dev", "flux", {"transformer"}, flux(True)
     yield "FLUX.1 schnell", "flux", {"transformer"}, flux(False)
     yield "FLUX.1 dev of ComfyUI, alone", "flux", {"transformer"}, prefixed("model.diffusion_model.", flux(True))

@@ -15,7 +15,7 @@ from graphengine_nodes.layouts import contents
 from graphengine_nodes.store.store import store
 from graphengine_nodes.testing.flux import flux_model, flux_single_file
 from graphengine_nodes.testing.sd import single_file
-from graphengine_nodes.testing.sdxl import xl_model
+from graphengine_nodes.testing.sdxl import xl_model, xl_refiner
 from graphengine_nodes.weights import files, vocabulary
 from graphengine_nodes.weights.files import TINY
 from graphengine_nodes.weights.headers import Header
@@ -142,13 +142,25 @@ def test_what_is_no_model_is_said_to_be_what_it_is(tmp_path: Path) -> None:
     attention = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     sizes = {"model.diffusion_model.label_emb.0.0.weight": torch.zeros(8, 8)}
     outer = {f"model.diffusion_model.{name}.weight": torch.zeros(8, 4, 3, 3) for name in ("input_blocks.0.0", "out.2")}
-    for width, sentence in (
-        (1280, "this is SDXL's refiner"),
-        (1024, "this is an unCLIP model of Stable Diffusion 2.1"),
-    ):
-        save_file({**sizes, **outer, attention: torch.zeros(8, width)}, tmp_path / "other.safetensors")
-        with pytest.raises(ModelError, match=rf"other\.safetensors: {sentence}"):
-            std.load_model(tmp_path / "other.safetensors")
+    save_file({**sizes, **outer, attention: torch.zeros(8, 1024)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"other\.safetensors: this is an unCLIP model of Stable Diffusion 2\.1"):
+        std.load_model(tmp_path / "other.safetensors")
+
+
+def test_a_refiner_in_one_file_is_that_of_its_folder(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = xl_refiner(tmp_path / "refiner")
+    (tmp_path / "alone").mkdir()
+    file = single_file(tmp_path / "alone" / "refiner.safetensors", folder)
+    expected, given = std.load_model(folder), std.load_model(file, tokenizer=folder)
+    assert given.family == expected.family == "stable_diffusion_xl_refiner"
+    assert given.settings == expected.settings
+    base = std.load_model(folders["stable_diffusion_xl"])
+    begun = std.sample(base, std.encode_prompt(base, "a house"), end=0.5, steps=4, seed=5)
+    ends = [
+        std.sample(one, std.encode_prompt(one, "a house"), latent=begun, start=0.5, steps=4, seed=5).samples
+        for one in (expected, given)
+    ]
+    assert torch.allclose(*ends, atol=1e-3)
 
 
 def test_stable_diffusion_2_must_say_what_it_predicts(tmp_path: Path) -> None:
