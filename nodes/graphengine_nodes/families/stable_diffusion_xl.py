@@ -271,9 +271,13 @@ FAMILY = StableDiffusionXL()
 
 
 def is_refiner(index: Mapping[str, Any]) -> bool:
-    """Whether a model_index.json is that of a refiner, which has the second text encoder alone."""
+    """Whether a model_index.json is that of a refiner, which has the second text encoder alone.
+
+    Args:
+        index: Of a pipeline that is loaded, its components stand in the place of their classes.
+    """
     named = str(index.get("_class_name", "")).startswith("StableDiffusionXL")
-    return named and "text_encoder" in index and not any(index["text_encoder"])
+    return named and "text_encoder" in index and index["text_encoder"] in (None, [None, None])
 
 
 def _united(request: SampleRequest) -> bool:
