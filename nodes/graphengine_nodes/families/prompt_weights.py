@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ROUND, SQUARE = 1.1, 1 / 1.1
 
+DEEPEST = 4000
+"""Most brackets inside one another: each is gone through again for all texts in it."""
+
 _SIGNS = re.compile(
     r"""
       \\(?P<escaped>[()\[\]\\])
@@ -42,6 +45,9 @@ def parse(prompt: str) -> list[list[Piece]]:
     `(text)` is 1.1 times, `[text]` 1/1.1 times and `(text:1.3)` 1.3 times as heavy, and so on inside one another;
     `\(`, `\)`, `\[`, `\]` and `\\` are these signs themselves. A bracket that is not closed reaches to the end; a
     closing bracket without a partner is plain text.
+
+    Raises:
+        ValueError: More than `DEEPEST` brackets stand inside one another.
     """
     texts: list[str | None] = []  # None is a BREAK
     weights: list[float] = []
@@ -54,6 +60,8 @@ def parse(prompt: str) -> list[list[Piece]]:
     for sign in _SIGNS.finditer(prompt):
         if bracket := sign["open"]:
             opened[bracket].append(len(texts))
+            if len(opened[bracket]) > DEEPEST:
+                raise ValueError(f"the prompt has more than {DEEPEST:,} brackets inside one another; make it simpler")
         elif sign["weight"] and opened["("]:
             close("(", float(sign["weight"]))
         elif sign["close"] == ")" and opened["("]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families import prompt_marks, prompt_schedules
@@ -126,6 +126,14 @@ def encode_weighted(
         return kind.encode_weighted(store, model, texts, clip_skip, device)
 
     return Prompts(*prompt_schedules.encode(encode_all, sides))
+
+
+@encode_weighted.fingerprint
+def _steps(**inputs: Any) -> str | None:
+    """What keys have beside the texts: prompts that change with the steps, which once were read as weights, or AND."""
+    texts = [text for text in inputs.values() if isinstance(text, str)]
+    read = any(prompt_schedules.changes(text) or len(prompt_schedules.joined(text)) > 1 for text in texts)
+    return "schedules are read" if read else None
 
 
 @node(version=1, on="device")

@@ -267,3 +267,13 @@ def test_they_are_read_as_they_were_written(xl: Path) -> None:
             assert torch.equal(now.embeds, then.embeds)
             assert torch.equal(now.pooled, then.pooled)
             assert torch.equal(now.negative.embeds, then.negative.embeds)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "apart"), [("a (red:1.3) circle", False), ("a [red:green:0.5] circle", True), ("a cat AND a dog", True)]
+)
+def test_values_from_before_schedules_were_read_are_not_found(prompt: str, apart: bool) -> None:
+    fingerprint = std.encode_weighted.fingerprint_fn
+    assert fingerprint is not None
+    assert (fingerprint(model=None, prompt=prompt) is not None) == apart
+    assert (fingerprint(model=None, prompt="a", negative_prompt=prompt, clip_skip=1) is not None) == apart

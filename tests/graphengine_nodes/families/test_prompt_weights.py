@@ -76,6 +76,11 @@ def test_break_begins_a_new_part() -> None:
     ]
 
 
+def test_brackets_without_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than 4,000 brackets inside one another; make it simpler"):
+        parse("[a:" * 30_000)
+
+
 # --- Stable Diffusion -------------------------------------------------------------------------------------------------
 
 

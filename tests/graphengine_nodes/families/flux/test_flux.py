@@ -152,9 +152,9 @@ def test_controls_that_it_does_not_have_are_refused(models: Path, dev: std.Model
     text, start = prompt(dev), std.encode_image(dev, images.from_pil(cases.picture()))
     with pytest.raises(ValueError, match="no guess mode"):
         std.sample(dev, text, control=control(models, guess=True))
-    with pytest.raises(ValueError, match="union ControlNet: give apply_controlnet the mode, 0 to 2"):
+    with pytest.raises(ValueError, match="union ControlNet: give apply_controlnet the mode, 0 to 2, which says"):
         std.sample(dev, text, control=control(models, "union"))
-    with pytest.raises(ValueError, match="union ControlNet: give apply_controlnet the mode, 0 to 2"):
+    with pytest.raises(ValueError, match="union ControlNet: give apply_controlnet its mode, 0 to 2"):
         std.sample(dev, text, control=control(models, "union"), arguments={"control_mode": 3})
     with pytest.raises(ValueError, match="is no union ControlNet"):
         std.sample(dev, text, control=control(models), arguments={"control_mode": 1})
