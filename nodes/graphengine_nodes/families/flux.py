@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 CHANNELS = 64
 """Channels of the transformer's input where it takes packed latents alone."""
 
+SD3_SCALE = 1.5305
+"""The `scaling_factor` of SD 3's VAE."""
+
 LENGTH = 512
 """Tokens that T5 reads where nothing is known of the denoiser, as the pipeline has it."""
 
@@ -136,7 +139,8 @@ class Flux(Pipelines):
         return config.get("_class_name") == "FluxTransformer2DModel"
 
     def owns_vae(self, config: Mapping[str, Any]) -> bool:
-        return is_kl(config) and config.get("latent_channels") == 16
+        """See `Family`. SD 3's VAE has the same shape, and other latents."""
+        return is_kl(config) and config.get("latent_channels") == 16 and config.get("scaling_factor") != SD3_SCALE
 
     def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
         if "transformer" in configs:

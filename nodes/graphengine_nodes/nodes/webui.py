@@ -82,7 +82,7 @@ def graph_of_parameters(text: str, find: Find) -> tuple[Graph, list[str]]:
             model = apply_embedding(model, name, source)
         prompt = graph.input("prompt", str, read.prompt)
         negative = graph.input("negative_prompt", str, read.negative)
-        seed = graph.input("seed", int, read.number("Seed") or 0)
+        seed = graph.input("seed", int, _seed(read))
         guidance, distilled = read.number("CFG scale", float), read.number("Distilled CFG Scale", float)
         if distilled is None:
             skip = graph.input("clip_skip", int, max(0, (read.number("Clip skip") or 1) - 1))
@@ -105,6 +105,14 @@ def graph_of_parameters(text: str, find: Find) -> tuple[Graph, list[str]]:
         graph.output("image", decode_latent(model, latent))
     _tell_the_rest(read)
     return graph, read.left_out
+
+
+def _seed(read: _Reading) -> int:
+    """The seed; where the text has none, that is said."""
+    seed: int | None = read.number("Seed")
+    if seed is None:
+        read.left_out.append("the seed is not in the settings: 0 is taken, which makes another picture")
+    return seed or 0
 
 
 def _input(graph: Graph, name: str, kind: type, value: str | Path) -> Any:

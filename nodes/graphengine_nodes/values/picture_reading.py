@@ -60,7 +60,7 @@ def open_picture(path: Path) -> PIL.Image.Image | Deep:
             with warnings_as("error", PIL.Image.DecompressionBombWarning):
                 picture = PIL.Image.open(file)  # reads no more than the size
             with picture:
-                deep = _is_deep(picture)
+                deep = _is_deep(picture, path)
                 if not deep and not picture.mode.startswith("I"):
                     picture.load()
                     return to_srgb(PIL.ImageOps.exif_transpose(picture), str(path))
@@ -99,13 +99,22 @@ def has_own_colours(path: Path) -> bool:
                 tags = _tiff_tags(file.read(), path)
                 return tags is None or tags.is_deep or tags.profile is not None
             with warnings_as("error", PIL.Image.DecompressionBombWarning), PIL.Image.open(file) as picture:
-                return "icc_profile" in picture.info or _is_deep(picture)
+                return "icc_profile" in picture.info or _is_deep(picture, path)
     except Exception:  # of any kind, in a file from anywhere
         return False
 
 
-def _is_deep(picture: PIL.ImageFile.ImageFile) -> bool:
-    """Whether a picture that is opened, not loaded, has colours of 16 bits, which PIL would cut off."""
+def _is_deep(picture: PIL.ImageFile.ImageFile, path: Path) -> bool:
+    """Whether a picture that is opened, not loaded, has colours of 16 bits, which PIL would cut off.
+
+    Raises:
+        ValueError: It is a PPM with another white than 255 or 65535.
+    """
+    if picture.format == "PPM" and picture.mode == "RGB":
+        white = next((n for tile in picture.tile for n in tile[3] if isinstance(n, int)), 255)
+        if white > 255 and white != 65535:
+            raise ValueError(f"{path} has a white of {white}; save it with 8 or 16 bits")
+        return white > 255
     return picture.mode in ("RGB", "RGBA", "LA") and any("16" in str(tile[3]) for tile in picture.tile)
 
 

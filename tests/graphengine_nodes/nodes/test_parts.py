@@ -216,6 +216,11 @@ def test_parts_of_other_families_are_refused(folder: Path, tmp_path: Path) -> No
         ModelError, match=r"vae is a VAE for stable_diffusion_xl.* models; tiny is a stable_diffusion model"
     ):
         std.replace_vae(std.load_model("tiny"), folder / "xl" / "vae")
+    sd3 = changed(tmp_path / "sd3", folder / "dev", "vae", scaling_factor=1.5305, shift_factor=0.0609)
+    with pytest.raises(ModelError, match="holds a AutoencoderKL, which is no vae of a known family"):
+        std.load_vae(sd3 / "vae")
+    with pytest.raises(ModelError, match="vae"):
+        std.replace_vae(std.load_model(folder / "dev"), sd3 / "vae")
     other = changed(tmp_path / "wan", folder / "tiny", "vae", _class_name="AutoencoderKLWan")
     with pytest.raises(ModelError, match="holds a AutoencoderKLWan, which is no vae of a known family"):
         std.load_vae(other / "vae")

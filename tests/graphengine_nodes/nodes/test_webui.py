@@ -94,7 +94,7 @@ def test_the_graph_is_that_of_the_settings(tmp_path: Path) -> None:
 def test_strengths_of_loras(tmp_path: Path) -> None:
     ends = ("", ":0.5", ":0.25:0.5", ":1:lbw=OUT")
     tags = " ".join(f"<lora:tiny-blueprint{end}>" for end in ends)
-    graph, left_out = graph_of(f"a house {tags}\nSteps: 1, Model: tiny", tmp_path)
+    graph, left_out = graph_of(f"a house {tags}\nSteps: 1, Seed: 1, Model: tiny", tmp_path)
     assert [graph.inputs[f"lora_{n}_scale"].default for n in (1, 2, 3)] == [1.0, 0.5, 0.5]
     applied = [node.args.get("text_scale") for node in graph.nodes.values() if node.type == "std.apply_lora"]
     assert applied == [None, None, 0.25]
@@ -105,7 +105,7 @@ def test_strengths_of_loras(tmp_path: Path) -> None:
 def test_embeddings_are_named_as_prompts_name_them_here(tmp_path: Path) -> None:
     save_file({"emb_params": torch.ones(2, 128)}, tmp_path / "Easy-Neg.safetensors")
     negative, hashes = "Negative prompt: (easy-neg:1.2), easy-negative", 'TI hashes: "Easy-Neg: 01, gone: 02"'
-    text = f"a house\n{negative}\nSteps: 1, Model: tiny, {hashes}"
+    text = f"a house\n{negative}\nSteps: 1, Seed: 1, Model: tiny, {hashes}"
     graph, left_out = graph_of(text, tmp_path)
     assert left_out == []
     assert graph.inputs["negative_prompt"].default == "(embedding:Easy-Neg:1.2), easy-negative"
@@ -143,7 +143,7 @@ def test_a_file_of_another_hash_is_not_taken(tmp_path: Path) -> None:
     ],
 )
 def test_samplers_and_what_is_left_out(tmp_path: Path, line: str, scheduler: str | None, sentence: str | None) -> None:
-    graph, left_out = graph_of(f"x\nSteps: 2, {line}, Model: tiny", tmp_path)
+    graph, left_out = graph_of(f"x\nSteps: 2, Seed: 1, {line}, Model: tiny", tmp_path)
     assert graph.inputs["scheduler"].default == scheduler
     assert graph.problems() == []
     if sentence is None:
@@ -151,6 +151,12 @@ def test_samplers_and_what_is_left_out(tmp_path: Path, line: str, scheduler: str
     else:
         (told,) = left_out
         assert sentence in told
+
+
+def test_a_seed_that_is_not_there_is_said(tmp_path: Path) -> None:
+    graph, left_out = graph_of("x\nSteps: 2, Model: tiny", tmp_path)
+    assert graph.inputs["seed"].default == 0
+    assert left_out == ["the seed is not in the settings: 0 is taken, which makes another picture"]
 
 
 def test_a_picture_of_the_webui_is_made_again(cli: Run, tmp_path: Path) -> None:  # noqa: F811

@@ -81,6 +81,17 @@ def test_sixteen_bits_of_colour_are_kept(tmp_path: Path, suffix: str) -> None:
     assert np.allclose(mask, 32767 / 65535)
 
 
+def test_ppms_have_16_bits_or_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "deep.ppm"
+    cv2.imwrite(str(file), DEEP[..., ::-1])
+    assert np.array_equal(pixels(file), DEEP / np.float32(65535))
+    file.write_bytes(b"P6 2 2 1023\n" + np.full((2, 2, 3), 1023, ">u2").tobytes())
+    with pytest.raises(FileError, match=r"deep\.ppm has a white of 1023; save it with 8 or 16 bits"):
+        pixels(file)
+    file.write_bytes(b"P6 2 2 255\n" + bytes(12))
+    assert not pixels(file).any()
+
+
 @pytest.mark.parametrize("order", "<>")
 def test_tiffs_of_integers_keep_their_range(tmp_path: Path, order: str) -> None:
     file, grey = tmp_path / "deep.tif", DEEP[..., 0] / np.float32(65535)
