@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from graphengine.cli import completion
-from graphengine.cli.common import OK, WRONG, Debug, Json, Packs, guarded, load_packs, print_problems
+from graphengine.cli.common import OK, WRONG, Debug, Json, Packs, Sets, guarded, load_packs, print_problems
 from graphengine.errors import Problem, WorkflowError
 
 
@@ -20,6 +20,7 @@ def command(
             metavar="FILE...", help="Workflow files, or names of shipped ones.", autocompletion=completion.workflows
         ),
     ],
+    set: Sets = None,
     json: Json = False,
     packs: Packs = None,
     debug: Debug = False,
@@ -27,9 +28,10 @@ def command(
     """Check workflow files and show every problem with its line. Warnings are shown and change no exit code.
 
     Of models and their like that lie on this machine, configurations and headers are checked; no weights are loaded.
+    With --set they are those of the given inputs.
     """
     load_packs(packs)
-    problems_by_file = {file: problems_of(file) for file in files}
+    problems_by_file = {file: problems_of(file, set) for file in files}
     wrong = {file for file, problems in problems_by_file.items() if any(p.severity == "error" for p in problems)}
     if json:
         data = [
@@ -45,15 +47,19 @@ def command(
     return WRONG if wrong else OK
 
 
-def problems_of(file: str) -> list[Problem]:
-    """List all problems of a workflow file, also of one that cannot be read."""
+def problems_of(file: str, sets: list[str] | None = None) -> list[Problem]:
+    """List all problems of a workflow file, also of one that cannot be read, and of inputs given for it."""
     from graphengine.api import load
+    from graphengine.cli.values import bind_sets
     from graphengine.graph.missing_files import missing_files
     from graphengine.planning.reference_problems import reference_problems
 
     try:
         graph = load(file)
-        problems = [*graph.problems(), *missing_files(graph)]
-        return problems if any(p.severity == "error" for p in problems) else [*problems, *reference_problems(graph)]
+        problems = graph.problems()
+        wrong = any(p.severity == "error" for p in problems)
+        bound = bind_sets(graph, sets) if sets and not wrong else None
+        problems += missing_files(graph, () if bound is None else bound.given)
+        return problems if wrong else [*problems, *reference_problems(graph, bound)]
     except WorkflowError as error:
         return error.problems

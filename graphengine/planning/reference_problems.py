@@ -15,19 +15,21 @@ from graphengine.planning.inputs import BoundInputs, bind_inputs
 from graphengine.planning.plan import give_back, take_plan
 
 
-def reference_problems(graph: GraphData) -> list[Problem]:
-    """List the problems of a graph's references with its declared inputs at their defaults.
+def reference_problems(graph: GraphData, bound: BoundInputs | None = None) -> list[Problem]:
+    """List the problems of a graph's references.
 
     Configurations, headers and checksums of files on this machine are read, no weights are loaded. What may have to be
     fetched from a network is not looked at, nor what is made of it; of missing files `missing_files` tells.
 
     Args:
         graph: A graph without errors.
+        bound: Its inputs; by default all at their defaults, and where one has none there are no problems to find.
     """
     try:
-        bound = bind_inputs(graph, {})
-    except WorkflowError:  # an input without a default
+        bound = bind_inputs(graph, {}) if bound is None else bound
+    except WorkflowError:
         return []
+    graph = bound.graph
     problems, left = [], set[str]()
     plan = take_plan(graph, bound, None)
     for id in topological(graph):

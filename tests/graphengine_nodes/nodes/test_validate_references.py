@@ -62,3 +62,20 @@ def test_what_does_not_fit_is_told_with_its_line(folder: Path) -> None:
 
 def test_what_may_lie_in_a_network_is_not_looked_at(folder: Path) -> None:
     assert problems(folder, "tiny-copy", "stabilityai/stable-diffusion-xl-base-1.0") == []
+
+
+def test_inputs_that_are_given_are_checked_too(folder: Path) -> None:
+    file = folder / "lora.yaml"
+    file.write_text(
+        "version: 1\n"
+        "inputs: {model: {type: str, default: tiny}, words: {type: str}}\n"
+        "nodes:\n"
+        "  model: {node: load_model, from: {source: inputs.model}}\n"
+        "  words: {node: load_text_encoder, from: {source: inputs.words}}\n"
+        "  joined: {node: join_model, from: {denoiser: model, text_encoder: words, vae: model}}\n"
+        "outputs: {joined: joined}\n"
+    )
+    assert problems_of(str(file), [f"words={folder / 'tiny-copy'}"]) == []
+    (told,) = problems_of(str(file), [f"words={folder / 'xl'}"])
+    assert "the text encoder of xl is for stable_diffusion_xl models" in told.what
+    assert problems_of(str(file)) == []  # of an input without a value nothing is known
