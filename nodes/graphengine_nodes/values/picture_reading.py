@@ -111,7 +111,7 @@ def _is_deep(picture: PIL.ImageFile.ImageFile, path: Path) -> bool:
         ValueError: It is a PPM with another white than 255 or 65535.
     """
     if picture.format == "PPM" and picture.mode == "RGB":
-        white = next((n for tile in picture.tile for n in tile[3] if isinstance(n, int)), 255)
+        white = next((n for tile in picture.tile for n in tile[3] or () if isinstance(n, int)), 255)
         if white > 255 and white != 65535:
             raise ValueError(f"{path} has a white of {white}; save it with 8 or 16 bits")
         return white > 255
