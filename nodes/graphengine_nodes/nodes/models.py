@@ -19,19 +19,18 @@ from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
-from graphengine_nodes.weights.headers import Header, HeaderAndMetadata, read_headers
+from graphengine_nodes.weights.headers import HeaderAndMetadata, read_headers
+from graphengine_nodes.weights.training import (
+    PREDICTIONS,
+    check_noise,
+    configured,
+    old_words,
+    prediction_in,
+    zero_snr_in,
+)
 from graphengine_nodes.weights.vocabulary import check_size, written
 
 PRECISIONS = ("float32", "float16", "bfloat16")
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What a denoiser may predict: the noise, the velocity between noise and picture, or the picture."""
-
-ARCHITECTURES = {"stable-diffusion-v2-512": "epsilon", "stable-diffusion-v2-768-v": "v_prediction"}
-"""What models predict of which `modelspec.architecture` says it."""
-
-SAID = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-"""How `modelspec.prediction_type` says it."""
 
 EMBEDDED_NAMES = tuple(name for name, _ in files.EMBEDDED.values())
 
@@ -83,15 +82,16 @@ def load_model(
 
     Every tensor of a single file is accounted for before any is read: one that is known to nothing is an error.
 
-    A single file says by tensors named `v_pred` and `ztsnr`, or by `modelspec.prediction_type` in its header, that it
-    was trained to predict velocity, and down to no signal; without these the scheduler's configuration decides.
+    A denoiser's file says by tensors named `v_pred` and `ztsnr`, by the end of `alphas_cumprod`, or in its header by
+    `modelspec.prediction_type` or kohya's `ss_v_parameterization` and `ss_zero_terminal_snr`, that it was trained to
+    predict velocity, and down to no signal; without these the scheduler's configuration decides.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles; a
             tensor of a single file is unknown, or a component that it lacks is nowhere.
     """
     found = opened(source, config, revision, variant, tokenizer)
-    return _model(found, variant, precision, training(found, prediction_type, zero_snr))
+    return _model(found, variant, precision, training(found, prediction_type, zero_snr, variant))
 
 
 NO_HEADER = HeaderAndMetadata({}, {})
@@ -176,56 +176,59 @@ def opened(
     return Opened(name, path, kind, written(digest_of(texts), texts), path, headers, held, True, words)
 
 
-def training(found: Opened, prediction: str | None, zero_snr: bool | None) -> dict[str, Any]:
-    """Settings for how a denoiser was trained: what the caller says, else what a single file says of itself.
+def training(
+    found: Opened,
+    prediction: str | None,
+    zero_snr: bool | None,
+    variant: str | None,
+    own: Mapping[str, Location] | None = None,
+) -> dict[str, Any]:
+    """Settings for how a denoiser was trained: what the caller says, else what its files say of themselves.
+
+    Args:
+        own: Where components lie that the folder does not hold.
 
     Raises:
-        ModelError: The file says what is not known, or the caller what the family's models are not trained for.
+        ModelError: The files say what is not known, or contradict themselves; or the caller says what the family's
+            models are not trained for.
     """
-    settings = _training(found.path, found.kind, *found.headers, prediction, zero_snr)
+    if not set(found.kind.schedulers) & set(KARRAS):
+        if prediction is None and zero_snr is None:
+            return {}
+        raise ModelError(
+            f"{found.path} is a {found.kind.name} model, which matches flows: leave prediction_type and zero_snr out"
+        )
+    file, headers = _denoiser(found, variant, own or {})
+    check_noise(headers.header, file)
+    settings = {
+        "prediction_type": prediction or prediction_in(headers, file),
+        "zero_snr": zero_snr_in(headers, file) if zero_snr is None else zero_snr,
+    }
     scheduler = found.folder / "scheduler" / "scheduler_config.json"
-    if found.derived and "prediction_type" not in settings and read_json(scheduler).get("prediction_type", "") is None:
+    plain = configured(read_json(scheduler)) if scheduler.is_file() else {}
+    if found.derived and settings["prediction_type"] is None and plain.get("prediction_type", "") is None:
         raise ModelError(
             f"{found.path} does not say what it predicts, and models of its kind differ: give prediction_type, epsilon "
             "for Stable Diffusion 2 base and 2.1 base (512 pixels), v_prediction for 2 and 2.1 (768 pixels)"
         )
-    return settings
+    given = {n for n, value in (("prediction_type", prediction), ("zero_snr", zero_snr)) if value is not None}
+    kept = given | (old_words(headers) if found.file is not None else set())
+    return {n: value for n, value in settings.items() if value is not None and (n in kept or value != plain.get(n))}
 
 
-def _training(
-    path: Path,
-    kind: Family,
-    header: Header,
-    metadata: Mapping[str, str],
-    prediction: str | None,
-    zero_snr: bool | None,
-) -> dict[str, Any]:
-    """Settings for how a denoiser was trained: what the caller says, else what a single file says of itself.
-
-    Raises:
-        ModelError: The file says what is not known, or the caller what the family's models are not trained for.
-    """
-    if not set(kind.schedulers) & set(KARRAS):
-        if prediction is None and zero_snr is None:
-            return {}
-        raise ModelError(f"{path} is a {kind.name} model, which matches flows: leave prediction_type and zero_snr out")
-    if marker := next((name for name in header if name.startswith("edm_")), None):
-        raise ModelError(f"{path} was trained with the noise levels of EDM ({marker}), which no scheduler here has")
-    said = metadata.get("modelspec.prediction_type")
-    said = said or ARCHITECTURES.get(metadata.get("modelspec.architecture", ""))
-    if prediction is None and "v_pred" in header:
-        prediction = "v_prediction"
-    elif prediction is None and said is not None:
-        prediction = SAID.get(said)
-        if prediction is None:
-            known = ", ".join(PREDICTIONS)
-            raise ModelError(
-                f"{path} says modelspec.prediction_type {said!r:.60}: give prediction_type, one of {known}"
-            )
-    if zero_snr is None and "ztsnr" in header:
-        zero_snr = True
-    settings = {"prediction_type": prediction, "zero_snr": zero_snr}
-    return {name: value for name, value in settings.items() if value is not None}
+def _denoiser(found: Opened, variant: str | None, own: Mapping[str, Location]) -> tuple[Path, HeaderAndMetadata]:
+    """The file with a model's denoiser, the first of several; the tensors of all, and the texts of the first."""
+    if found.file is not None:
+        return found.file, found.headers
+    name = next(name for name in found.kind.parts["denoiser"] if found.kind.stems[name] is not None)
+    location, stem = own.get(name) or _place(found, name, variant), found.kind.stems[name]
+    if stem is None or not location.path.is_dir():  # which is told where its parts are looked for
+        return location.path, NO_HEADER
+    paths = files.weight_files(location.path, stem, location.variant).files
+    headers = [read_headers(path) for path in paths]
+    return paths[0], HeaderAndMetadata(
+        {name: entry for one in headers for name, entry in one.header.items()}, headers[0].metadata
+    )
 
 
 def _config_folder(file: Path, config: str | Path | None) -> Path | None:

@@ -18,7 +18,6 @@ from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.pipelines import in_pixels
 from graphengine_nodes.nodes.models import (
     EMBEDDED_NAMES,
-    PREDICTIONS,
     Opened,
     Precision,
     components_in,
@@ -32,6 +31,7 @@ from graphengine_nodes.values.references import OPTIONS, SETTINGS, Held, LoRA
 from graphengine_nodes.values.types import VAE, Denoiser, Model, TextEncoder
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
+from graphengine_nodes.weights.training import PREDICTIONS
 
 Weights = File("weights", names=True, known=EMBEDDED_NAMES)
 Config = Annotated[
@@ -121,7 +121,7 @@ def load_denoiser(
     """
     found, own = _component(source, "denoiser", config, revision, variant)
     components = components_in(found, found.kind.parts["denoiser"], variant, own)
-    settings = _settings(found, own) | training(found, prediction_type, zero_snr)
+    settings = _settings(found, own) | training(found, prediction_type, zero_snr, variant, own)
     return Denoiser(
         Model(found.kind.name, components, _sorted(settings), precision, source=found.source), (found.kind.name,)
     )

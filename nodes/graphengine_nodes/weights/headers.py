@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +90,49 @@ def read_headers(file: Path) -> HeaderAndMetadata:
         raise ModelError(f"{file} is no safetensors file: its header cannot be read") from None
     _check_places(header, 8 + length, size, file)
     return HeaderAndMetadata(header, metadata)
+
+
+FORMATS = {"F64": "<d", "F32": "<f", "F16": "<e"}
+"""The types of numbers that are read here, as the module `struct` calls them."""
+
+
+def read_number(file: Path, header: Header, name: str, at: int = 0) -> float | None:
+    """Read one number of a tensor in a safetensors file, whose header is given; None of a type that is not read here.
+
+    Args:
+        at: Its place; -1 for the last.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    format, count = FORMATS.get(header[name]["dtype"], ""), math.prod(header[name]["shape"])
+    if header[name]["dtype"] == "BF16":
+        format = "<f"
+    if not format or "data_offsets" not in header[name] or not -count <= at < count:
+        return None
+    size = SIZES[header[name]["dtype"]]
+    stored = read_bytes(file, header, [name])[name][(at % count) * size :][:size]
+    number: float = struct.unpack(format, stored.rjust(struct.calcsize(format), b"\0"))[0]
+    return number
+
+
+def read_bytes(file: Path, header: Header, names: Iterable[str]) -> dict[str, bytes]:
+    """Read the bytes of a few small tensors in a safetensors file, whose header is given.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    found = {}
+    try:
+        with open_file(file) as handle:
+            before = 8 + int.from_bytes(handle.read(8), "little")
+            for name in names:
+                start, end = header[name]["data_offsets"]
+                handle.seek(before + start)
+                found[name] = handle.read(end - start)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}") from None
+    return found
 
 
 class _Twice(Exception):

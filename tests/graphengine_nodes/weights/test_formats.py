@@ -253,6 +253,10 @@ ZERO = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         ([], {}, {"prediction_type": "v_prediction", "zero_snr": True}, V | ZERO),
         (["v_pred"], {}, {"prediction_type": "epsilon"}, {}),
         ([], {"modelspec.prediction_type": "unheard of"}, {"prediction_type": "v_prediction"}, V),
+        ([], {"modelspec.prediction_type": "V "}, {}, V),
+        ([], {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "1"}, {}, V | ZERO),
+        ([], {"ss_v_parameterization": "False", "ss_zero_terminal_snr": "False"}, {}, {}),
+        (["alphas_cumprod"], {}, {}, ZERO),
     ],
 )  # fmt: skip
 def test_a_file_is_sampled_as_it_was_trained(
@@ -260,7 +264,10 @@ def test_a_file_is_sampled_as_it_was_trained(
     inputs: dict[str, Any], changes: dict[str, Any],
 ) -> None:  # fmt: skip
     tensors = load_file(single_file(tmp_path / "plain.safetensors"))
-    save_file(tensors | {name: torch.tensor([]) for name in names}, tmp_path / "marked.safetensors", metadata)
+    markers = {name: torch.tensor([]) for name in names}
+    if "alphas_cumprod" in names:
+        markers["alphas_cumprod"] = torch.linspace(0.999, 0.0, 1000)
+    save_file(tensors | markers, tmp_path / "marked.safetensors", metadata)
     marked = std.load_model(tmp_path / "marked.safetensors", config=trained(), **inputs)
     wanted = std.load_model(tmp_path / "plain.safetensors", config=trained(**changes))
     assert torch.equal(latent(marked, scheduler=EULER), latent(wanted, scheduler=EULER))
@@ -292,6 +299,77 @@ def test_what_a_file_says_and_is_not_known_is_refused(
     save_file(tensors | {name: torch.tensor([1.0])}, tmp_path / "marked.safetensors", metadata)
     with pytest.raises(ModelError, match=sentence):
         std.load_model(tmp_path / "marked.safetensors", config=TINY / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "sentence"),
+    [
+        ("v_pred", {"modelspec.prediction_type": "epsilon"}, r"v_pred says v_pred.*, modelspec\.prediction_type says"),
+        ("betas", {"modelspec.prediction_type": "v", "ss_v_parameterization": "False"}, "ss_v_parameterization says"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    tmp_path: Path, name: str, metadata: dict[str, str], sentence: str
+) -> None:
+    file = tmp_path / "marked.safetensors"
+    save_file(load_file(single_file(tmp_path / "plain.safetensors")) | {name: torch.tensor([1.0])}, file, metadata)
+    with pytest.raises(ModelError, match=rf"contradicts itself on what it predicts .*{sentence}.*: give prediction"):
+        std.load_model(file, config=TINY / "model")
+    model = std.load_model(file, config=TINY / "model", prediction_type="epsilon")
+    assert model.setting("prediction_type") == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("load", "names", "metadata", "changes"),
+    [
+        ("shards", ["v_pred", "ztsnr"], {}, V | ZERO), ("model", [], {"ss_v_parameterization": "True"}, V),
+        ("denoiser", [], {"modelspec.prediction_type": "v_prediction"}, V), ("unet", ["v_pred"], {}, V),
+        ("shards", [], {"modelspec.prediction_type": "epsilon"}, {}),
+    ],
+)  # fmt: skip
+def test_a_folder_is_sampled_as_its_denoisers_files_say(
+    trained: Callable[..., Path], load: str, names: list[str], metadata: dict[str, str], changes: dict[str, Any]
+) -> None:
+    wanted = latent(std.load_model(trained(**changes)), scheduler=EULER)
+    folder = trained()
+    mark(folder, names, metadata, shards=load == "shards")
+    model = std.load_model(folder)
+    if load in ("denoiser", "unet"):
+        model = std.join_model(std.load_denoiser(folder / "unet" if load == "unet" else folder), model, model)
+    assert torch.equal(latent(model, scheduler=EULER), wanted)
+    assert bool(changes) == bool({name for name, _ in model.settings} & {"prediction_type", "zero_snr"})
+
+
+def test_a_folder_that_says_what_its_scheduler_says_keeps_its_settings(trained: Callable[..., Path]) -> None:
+    folder = trained(**V, **ZERO)
+    before = std.load_model(folder)
+    mark(folder, ["v_pred", "ztsnr"], {})
+    assert std.load_model(folder).settings == before.settings
+
+
+def test_a_folder_whose_denoiser_was_trained_otherwise_is_refused(trained: Callable[..., Path]) -> None:
+    folder = trained()
+    mark(folder, ["edm_mean", "edm_std"], {}, shards=True)
+    for load, source in ((std.load_model, folder), (std.load_denoiser, folder / "unet")):
+        with pytest.raises(ModelError, match=r"was trained with the noise levels of EDM \(edm_mean\)"):
+            load(source)
+
+
+def mark(folder: Path, names: list[str], metadata: dict[str, str], shards: bool = False) -> None:
+    """Write markers into the files of a folder's UNet; into the second of two, and the texts into the first."""
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights, markers = load_file(file), {name: torch.zeros(1) for name in names}
+    if not shards:
+        save_file(weights | markers, file, metadata)
+        return
+    file.unlink()
+    (one, *first), places = sorted(weights), {}
+    for number, part in enumerate(({n: weights[n] for n in first}, {one: weights[one], **markers}), 1):
+        name = f"diffusion_pytorch_model-0000{number}-of-00002.safetensors"
+        save_file(part, file.with_name(name), metadata if number == 1 else {})
+        places |= dict.fromkeys(part, name)
+    index = file.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": places}))
 
 
 def test_a_flow_matching_family_has_no_prediction_type(tmp_path: Path) -> None:
