@@ -112,6 +112,7 @@ def changes_unet(names: Iterable[str]) -> bool:
 
 FLUX_OUTER = {
     "img_in": ("x_embedder",),
+    "img_in.proj": ("x_embedder",),  # in OneTrainer's files, as OMI defines it
     "txt_in": ("context_embedder",),
     "time_in.in_layer": ("time_text_embed.timestep_embedder.linear_1",),
     "time_in.out_layer": ("time_text_embed.timestep_embedder.linear_2",),
@@ -169,6 +170,8 @@ def flux_places(paths: Sequence[str]) -> dict[str, Place]:
             for name, there in FLUX_SINGLE.items()
         }
     known = set(paths)
+    for name, there in [(name, there) for name, there in names.items() if len(there) > 1]:
+        names |= {f"{name}.{index}": (path,) for index, path in enumerate(there)}  # OneTrainer's, as OMI defines it
     found = {squashed(name): Place(there) for name, there in names.items() if known.issuperset(there)}
     if "norm_out.linear" in known:
         found["final_layer_adaLN_modulation_1"] = Place(("norm_out.linear",), swapped=True)

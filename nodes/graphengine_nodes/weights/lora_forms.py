@@ -154,6 +154,30 @@ class Full(torch.nn.Module):
         return self.diff.float().reshape(shape)
 
 
+class Sum(torch.nn.Module):
+    """A form times a factor, and a whole difference of the same weight beside it."""
+
+    def __init__(self, form: Any, factor: float, rest: Full) -> None:
+        super().__init__()
+        self.form, self.factor, self.rest = form, factor, rest
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of numbers that it computes with."""
+        found: torch.dtype = self.form.dtype
+        return found
+
+    def forward(self, x: torch.Tensor, layer: Layer) -> torch.Tensor:
+        """Compute what it adds at scale 1."""
+        found: torch.Tensor = self.form(x, layer) * self.factor + self.rest(x, layer)
+        return found
+
+    def dense(self, shape: torch.Size) -> torch.Tensor:
+        """Compute the change of the weight."""
+        found: torch.Tensor = self.form.dense(shape) * self.factor + self.rest.dense(shape)
+        return found
+
+
 class Rows(torch.nn.Module):
     """Some rows of another form, for layers that are one in the file and several in the model.
 

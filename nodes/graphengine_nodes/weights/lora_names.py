@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from graphengine import ModelError
@@ -30,11 +31,10 @@ PREFIXES: Sequence[tuple[str, str]] = (
     ("lora_te1_", "te1"),
     ("lora_te2_", "te2"),
     ("lora_te3_", "te3"),
-    ("text_encoders.clip_l.transformer.", "clip_l"),
-    ("text_encoders.clip_g.transformer.", "clip_g"),
-    ("text_encoders.t5xxl.transformer.", "t5xxl"),
+    ("text_encoders.", ""),
     ("clip_l.", "clip_l"),
     ("clip_g.", "clip_g"),
+    ("t5xxl.", "t5xxl"),
     ("t5.", "t5xxl"),
     ("text_encoder.", "text_encoder"),
     ("text_encoder_2.", "text_encoder_2"),
@@ -60,6 +60,28 @@ FACTORS: Sequence[tuple[str, str]] = (
 
 ROLES = {"A": "down", "B": "up"}
 
+FORMS: Mapping[str, Sequence[str]] = {
+    "low-rank": ("down up", "down up mid", "down up up_bias", "down up mid up_bias"),
+    "loha": (
+        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
+        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2",
+    ),
+    "lokr": (
+        "lokr_w1 lokr_w2",
+        "lokr_w1 lokr_w2_a lokr_w2_b",
+        "lokr_w1 lokr_w2_a lokr_w2_b lokr_t2",
+        "lokr_w1_a lokr_w1_b lokr_w2",
+        "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b",
+        "lokr_w1_a lokr_w1_b lokr_w2_a lokr_w2_b lokr_t2",
+    ),
+    "full": ("diff",),
+}
+"""The forms of a weight's change, and the sets of factors that each may have. A full difference may be beside another
+form, `alpha` and one of `MAGNITUDES` beside any form, and `diff_b` alone or beside any."""
+
+MAGNITUDES = ("dora_scale", "magnitude")
+"""DoRA's factor: of LyCORIS and of peft."""
+
 REFUSED = {
     "an OFT or BOFT": r"\.(oft_blocks|oft_diag|oft_[RrSs]|boft_[RrSs])(\.|$)",
     "a GLoRA": r"\.(a1|a2|b1|b2|bm1|bm2|glora_\w+)(\.weight)?$",
@@ -68,6 +90,7 @@ REFUSED = {
     "a LoRA with changes of an embedding table": r"\.lora_embedding_[AB](\.|$)",
     "a LoRA with embeddings in it": r"^bundle_emb\.",
     "a LoRA that makes layers larger": r"\.reshape_weight$",
+    "a LoRA with whole weights in place of the model's": r"\.set_weight$",
     "a control LoRA": r"^lora_controlnet$",
     "a ControlNet-LLLite": r"^lllite_",
 }
@@ -96,14 +119,18 @@ class LoraLayer:
         return next((name for role, name in self.tensors.items() if role != "alpha"), "") or self.tensors["alpha"]
 
     @property
+    def kinds(self) -> list[str]:
+        """The forms in which it changes the weight, of `FORMS` and in its order."""
+        return [kind for kind in FORMS if self.of(kind)]
+
+    @property
     def kind(self) -> str:
-        """`low-rank`, `loha`, `lokr`, `full` or `bias`."""
-        if "down" in self.tensors or "up" in self.tensors:
-            return "low-rank"
-        for start, kind in (("hada_", "loha"), ("lokr_", "lokr")):
-            if any(role.startswith(start) for role in self.tensors):
-                return kind
-        return "full" if "diff" in self.tensors else "bias"
+        """The first of its forms, or `bias` where the weight stays; `full` may be there beside another."""
+        return next(iter(self.kinds), "bias")
+
+    def of(self, kind: str) -> list[str]:
+        """Its factors that are of a form, in the order in which `FORMS` names them."""
+        return [role for role in dict.fromkeys(" ".join(FORMS[kind]).split()) if role in self.tensors]
 
 
 def lora_layers(header: Header, file: Path) -> list[LoraLayer]:
@@ -122,7 +149,8 @@ def lora_layers(header: Header, file: Path) -> list[LoraLayer]:
     if not found:
         raise ModelError(f"{file} is no LoRA: it holds no tensors")
     for change in found.values():
-        _check_whole(change, file)
+        _check_forms(change, file)
+        _check_shapes(change, header, file)
     return list(found.values())
 
 
@@ -147,25 +175,52 @@ def _parsed(name: str, file: Path) -> tuple[str, str, str, bool]:
     return part, layer, ROLES.get(role, role), name.startswith(FOLDED)
 
 
-WHOLE: Mapping[str, Sequence[Sequence[str]]] = {
-    "low-rank": [("down",), ("up",)],
-    "loha": [("hada_w1_a",), ("hada_w1_b",), ("hada_w2_a",), ("hada_w2_b",)],
-    "lokr": [("lokr_w1", "lokr_w1_a"), ("lokr_w1", "lokr_w1_b"), ("lokr_w2", "lokr_w2_a"), ("lokr_w2", "lokr_w2_b")],
-    "full": [("diff",)],
-    "bias": [("diff_b",)],
-}
-"""The factors that each kind needs: one of each group."""
+def _check_forms(change: LoraLayer, file: Path) -> None:
+    """Refuse factors that are not the whole of one form, or that nothing would use."""
+    for kind in change.kinds:
+        mine, sets = change.of(kind), [set(roles.split()) for roles in FORMS[kind]]
+        for pair in combinations(mine, 2):
+            if not any(roles.issuperset(pair) for roles in sets):
+                raise _twice(change, file, *pair)
+        whole = min((roles for roles in sets if roles.issuperset(mine)), key=len)
+        if missing := sorted(whole.difference(mine)):
+            raise _incomplete(change.first, missing[0].replace("_", " "), file)
+    one = [kind for kind in change.kinds if kind != "full"]
+    if len(one) > 1:
+        raise _twice(change, file, change.of(one[0])[0], change.of(one[1])[0])
+    if set(MAGNITUDES) <= change.tensors.keys():
+        raise _twice(change, file, *MAGNITUDES)
+    factors = {role for kind in change.kinds for role in change.of(kind)}
+    beside = {"diff_b", "alpha", *MAGNITUDES} if factors else {"diff_b"}
+    if unused := sorted(change.tensors.keys() - factors - beside):
+        raise _incomplete(change.tensors[unused[0]], "change of the weight", file)
 
 
-def _check_whole(change: LoraLayer, file: Path) -> None:
-    roles = set(change.tensors)
-    missing = [group for group in WHOLE[change.kind] if roles.isdisjoint(group)]
-    if ("hada_t1" in roles) != ("hada_t2" in roles):
-        missing.append(("hada_t1", "hada_t2"))
-    if missing:
-        raise ModelError(
-            f"{file} is incomplete: beside {change.first} there is no {missing[0][0].replace('_', ' ')}; copy it again"
-        )
+def _check_shapes(change: LoraLayer, header: Header, file: Path) -> None:
+    """Refuse factors that are no matrices or hold no numbers, which is a rank of 0."""
+    factors = {role for kind in change.kinds for role in change.of(kind)} - {"up_bias", "diff"}
+    for role, name in change.tensors.items():
+        shape = header[name]["shape"]
+        if 0 in shape or (role in factors and len(shape) < 2):
+            raise ModelError(
+                f"{file} is damaged: {name} is {list(shape)}, which is no factor of a change; copy it again"
+            )
+
+
+def _incomplete(name: str, missing: str, file: Path) -> ModelError:
+    return ModelError(f"{file} is incomplete: beside {name} there is no {missing}; copy it again")
+
+
+def _twice(change: LoraLayer, file: Path, first: str, second: str) -> ModelError:
+    ways = [f"{change.tensors[role]} ({_called(role)})" for role in (first, second)]
+    return ModelError(
+        f"{file} changes one layer in two ways, by {ways[0]} and by {ways[1]}; give each a file of its own"
+    )
+
+
+def _called(role: str) -> str:
+    """The form that a factor is of."""
+    return next((kind for kind, sets in FORMS.items() if role in " ".join(sets).split()), "DoRA")
 
 
 # --- where changes belong ---------------------------------------------------------------------------------------------

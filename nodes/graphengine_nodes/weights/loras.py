@@ -16,7 +16,7 @@ from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import Tensors
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.headers import SIZES, Header
-from graphengine_nodes.weights.lora_names import LoraLayer, LoraNames, Place, lora_layers
+from graphengine_nodes.weights.lora_names import MAGNITUDES, LoraLayer, LoraNames, Place, lora_layers
 from graphengine_nodes.weights.reading import read_tensors
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _told(placed: Placed, what: str) -> str:
 def _is_nought(layer: LoraLayer, file: Path) -> bool:
     """Whether a change is nought because one of its factors is."""
     factors = {"low-rank": ("up", "down"), "full": ("diff",), "bias": ("diff_b",)}.get(layer.kind, ())
-    beside = [role for role in ("diff_b", "up_bias", "dora_scale", "magnitude") if role in layer.tensors]
-    if layer.kind in ("low-rank", "full") and beside:
+    if layer.tensors.keys() - {*factors, "mid", "alpha"}:
         return False
     return any(_all_nought(file, layer.tensors[role]) for role in factors)
 
@@ -232,7 +231,11 @@ class _Adding:
         pieces = _pieces([shape[0] for shape in shapes], place.swapped)
         # diffusers leaves its LoRAs asking for gradients, transformers does not
         parts = _in_parts(layer.kind, factors, bases, pieces, rows, not encoder)
-        turned, on_input = self._magnitude(factors, bases, pieces, parts, scale)
+        if len(layer.kinds) > 1:
+            beside = _in_parts("full", factors, bases, pieces, rows, not encoder)
+            parts = [forms.Sum(form, alpha / divisor, full) for form, full in zip(parts, beside, strict=True)]
+            scale = self.strength
+        turned, on_input = self._magnitude(factors, whole, bases, pieces, parts, scale)
         shift = factors.get("diff_b")
         for path, base, piece, form, factor in zip(place.paths, bases, pieces, parts, turned, strict=True):
             own = None if shift is None else forms.shaped(forms.picked(shift * self.strength, piece, 0), base)
@@ -258,7 +261,13 @@ class _Adding:
         """Change the few numbers of a norm in place: they are the clone's own."""
         import torch
 
-        for role, of in (("diff", "weight"), ("diff_b", "bias")):
+        changed = {"diff": "weight", "diff_b": "bias"}
+        if others := sorted(factors.keys() - changed.keys() - {"alpha"}):
+            raise ModelError(
+                f"{self.file.name} does not fit this model's {self.component}: {layer.tensors[others[0]]} changes a "
+                "matrix, but that layer has none"
+            )
+        for role, of in changed.items():
             if (diff := factors.get(role)) is None:
                 continue
             old = getattr(base, of, None)
@@ -266,11 +275,6 @@ class _Adding:
                 raise self._misfit(layer, role, diff, "none" if old is None else list(old.shape))
             new = (old.float() + diff.float().reshape(old.shape) * self.strength).to(old.dtype)
             setattr(base, of, torch.nn.Parameter(new, requires_grad=old.requires_grad))
-        if not layer.tensors.keys() & {"diff", "diff_b"}:
-            raise ModelError(
-                f"{self.file.name} does not fit this model's {self.component}: {layer.first} is a factor of a matrix, "
-                "but that layer has none"
-            )
 
     # --- what the format says -----------------------------------------------------------------------------------------
 
@@ -309,10 +313,13 @@ class _Adding:
             found[role] = tensor.float() if plain else tensor.to(dtype)
         if layer.kind == "low-rank":
             _as_layer(found, len(shape))
-        elif layer.kind == "full":
-            found["diff"] = found["diff"].reshape(shape) if found["diff"].numel() == shape.numel() else found["diff"]
+        if "diff" in found and found["diff"].numel() == shape.numel():
+            found["diff"] = found["diff"].reshape(shape)
         for role, wanted in _wanted(layer.kind, found, shape).items():
-            if role in found and not _agrees(found[role].shape, wanted):
+            if role in found and tuple(found[role].shape) != wanted:
+                raise self._misfit(layer, role, factors[role], list(shape))
+        for role in MAGNITUDES:
+            if role in found and _axis(role, found[role].shape, shape) is None:
                 raise self._misfit(layer, role, factors[role], list(shape))
         return found
 
@@ -325,6 +332,7 @@ class _Adding:
     def _magnitude(
         self,
         factors: Tensors,
+        whole: torch.Size,
         bases: Sequence[Any],
         pieces: Sequence[tuple[tuple[int, int], ...]],
         parts: Sequence[Any],
@@ -332,17 +340,18 @@ class _Adding:
     ) -> tuple[list[torch.Tensor | None], bool]:
         """What DoRA multiplies each layer's changed weight by, for each row or column, and whether for each column.
 
-        The magnitude over the norm of the changed weight, as LyCORIS defines it: `strength * (that - 1) + 1`.
+        That is `strength * (magnitude / norm - 1) + 1`, the norm being that of the weight changed at this strength.
         """
         import torch
 
         from graphengine_nodes.weights import lora_forms as forms
         from graphengine_nodes.weights.cast_layers import computing_dtype
 
-        magnitude = factors.get("dora_scale", factors.get("magnitude"))
-        if magnitude is None:
+        role = next((role for role in MAGNITUDES if role in factors), None)
+        if role is None:
             return [None] * len(bases), False
-        on_input = "dora_scale" in factors and magnitude.shape[0] != sum(forms.weight_shape(base)[0] for base in bases)
+        magnitude = factors[role]
+        on_input = _axis(role, magnitude.shape, whole) == 1
         norms = []
         for base, part in zip(bases, parts, strict=True):
             weight = forms.dense_weight(base)
@@ -387,51 +396,58 @@ def _as_layer(factors: dict[str, torch.Tensor], axes: int) -> None:
             factors[role] = tensor[:, :, 0, 0]
 
 
-def _wanted(kind: str, factors: Tensors, shape: torch.Size) -> dict[str, tuple[int | None, ...]]:
-    """The shapes that factors must have for a layer's shape; None for any length, and at most one more axis."""
+def _wanted(kind: str, factors: Tensors, shape: torch.Size) -> dict[str, tuple[int, ...]]:
+    """The shapes that factors must have for a layer's shape."""
     out, columns, *kernel = shape
-    wide = 1
-    for side in kernel:
-        wide *= side
-    rank = _rank(factors)
+    found: dict[str, tuple[int, ...]] = {"diff": tuple(shape), "diff_b": (out,)}
     if kind == "low-rank":
-        ones = (1,) * len(kernel)
+        rank, ones = factors["down"].shape[0], (1,) * len(kernel)
         inner = ones if "mid" in factors else tuple(kernel)
-        found: dict[str, tuple[int | None, ...]] = {"down": (rank, columns, *inner), "up": (out, rank, *ones)}
-        return found | {"mid": (rank, rank, *kernel), "up_bias": (out,), "diff_b": (out,)}
-    if kind == "loha" and "hada_t1" in factors:
-        sides: dict[str, tuple[int | None, ...]] = {f"hada_w{n}_a": (rank, out) for n in "12"}
-        sides |= {f"hada_w{n}_b": (rank, columns) for n in "12"}
-        return sides | {f"hada_t{n}": (rank, rank, *kernel) for n in "12"} | {"diff_b": (out,)}
+        found |= {"down": (rank, columns, *inner), "up": (out, rank, *ones), "up_bias": (out,)}
+        return found | {"mid": _core(rank, kernel)}
     if kind == "loha":
-        found = {f"hada_w{n}_a": (out, None) for n in "12"} | {"diff_b": (out,)}
-        return found | {f"hada_w{n}_b": (None, columns * wide) for n in "12"}
-    if kind == "lokr":
-        return _wanted_of_lokr(factors, out, columns, tuple(kernel), wide)
-    return {"diff": tuple(shape), "diff_b": (out,)}
+        for side in ("hada_w1", "hada_w2"):
+            rank, core = factors[f"{side}_b"].shape[0], side.replace("w", "t")
+            if core in factors:
+                found |= {f"{side}_a": (rank, out), f"{side}_b": (rank, columns), core: _core(rank, kernel)}
+            else:
+                found |= {f"{side}_a": (out, rank), f"{side}_b": (rank, columns * math.prod(kernel))}
+        return found
+    return found | (_wanted_of_lokr(factors, out, columns, kernel) if kind == "lokr" else {})
 
 
-def _wanted_of_lokr(
-    factors: Tensors, out: int, columns: int, kernel: tuple[int, ...], wide: int
-) -> dict[str, tuple[int | None, ...]]:
-    first = factors.get("lokr_w1")
-    a = int(first.shape[0] if first is not None else factors["lokr_w1_a"].shape[0])
-    b = int(first.shape[1] if first is not None else factors["lokr_w1_b"].shape[-1])
+def _wanted_of_lokr(factors: Tensors, out: int, columns: int, kernel: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    first, second = factors.get("lokr_w1"), factors.get("lokr_w2")
+    a = (factors["lokr_w1_a"] if first is None else first).shape[0]
+    b = (factors["lokr_w1_b"] if first is None else first).shape[1]
     if out % a or columns % b:
-        return {"lokr_w1" if first is not None else "lokr_w1_a": (-1,)}
-    c, d = out // a, columns // b
-    found: dict[str, tuple[int | None, ...]] = {"lokr_w1": (a, b), "diff_b": (out,)}
-    second = factors.get("lokr_w2")
-    if "lokr_t2" in factors:
-        rank = int(factors["lokr_t2"].shape[0])
-        return found | {"lokr_w2_a": (rank, c), "lokr_w2_b": (rank, d), "lokr_t2": (rank, rank, *kernel)}
+        return {"lokr_w1_a" if first is None else "lokr_w1": (-1,)}
+    c, d, wide = out // a, columns // b, math.prod(kernel)
+    found: dict[str, tuple[int, ...]] = {"lokr_w1": (a, b)}
+    if first is None:
+        rank = factors["lokr_w1_b"].shape[0]
+        found |= {"lokr_w1_a": (a, rank), "lokr_w1_b": (rank, b)}
     if second is not None:
         return found | {"lokr_w2": (c, d, *kernel) if second.ndim > 2 else (c, d * wide)}
-    return found | {"lokr_w2_a": (c, None), "lokr_w2_b": (None, d * wide)}
+    rank = factors["lokr_w2_b"].shape[0]
+    if "lokr_t2" in factors:
+        return found | {"lokr_w2_a": (rank, c), "lokr_w2_b": (rank, d), "lokr_t2": _core(rank, kernel)}
+    return found | {"lokr_w2_a": (c, rank), "lokr_w2_b": (rank, d * wide)}
 
 
-def _agrees(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+def _core(rank: int, kernel: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a core, which convolutions alone have."""
+    return (rank, rank, *kernel) if kernel else (-1,)
+
+
+def _axis(role: str, shape: Sequence[int], whole: Sequence[int]) -> int | None:
+    """The axis of a weight along which a magnitude has a number for each place; None if along none."""
+    if role == "magnitude":  # peft's are of rows: [out], for convolutions [1, out, 1, 1]
+        return _axis("", shape[1:] if len(shape) > 1 else shape, whole[:1])
+    for axis, count in enumerate(whole[:2]):
+        if len(shape) > axis and all(side == (count if a == axis else 1) for a, side in enumerate(shape)):
+            return axis
+    return None
 
 
 def _pieces(rows: Sequence[int], swapped: bool) -> list[tuple[tuple[int, int], ...]]:

@@ -135,6 +135,12 @@ def full(weight: torch.Tensor) -> Made:
     return {"diff": change}, change
 
 
+def beside_full(weight: torch.Tensor, inner: Callable[[torch.Tensor], Made] = plain) -> Made:
+    """Another form and a whole difference of the same layer: both are added."""
+    (tensors, change), (more, difference) = inner(weight), full(weight)
+    return tensors | more, change + difference
+
+
 def dora(weight: torch.Tensor, inner: Callable[[torch.Tensor], Made] = plain, on_input: bool = False) -> Made:
     """DoRA over another form: the changed weight's rows (or columns) get the magnitude as their norm."""
     tensors, change = inner(weight)
@@ -152,7 +158,10 @@ LINEAR: dict[str, Callable[[torch.Tensor], Made]] = {
     "lokr": lokr,
     "lokr of factors": lokr_factors,
     "full": full,
+    "plain beside full": beside_full,
+    "lokr beside full": lambda weight: beside_full(weight, lokr_factors),
     "dora": dora,
+    "dora of plain beside full": lambda weight: dora(weight, beside_full),
     "dora of columns": lambda weight: dora(weight, on_input=True),
     "loha with dora": lambda weight: dora(weight, loha),
     "lokr with dora of columns": lambda weight: dora(weight, lokr_factors, on_input=True),
@@ -268,6 +277,37 @@ def test_spellings_of_a_unet(spelled: Callable[[str], str], load: Any, tmp_path:
     check(module, "stable_diffusion", "unet", file, {path: change for path, (_, change) in made.items()})
 
 
+@pytest.mark.parametrize(
+    ("name", "component", "spelled"),
+    [
+        *(
+            (name, component, dotted(start + prefix + "transformer." * inner))
+            for name, component, prefix in (
+                ("stable_diffusion", "text_encoder", "clip_l."),
+                ("stable_diffusion_xl", "text_encoder", "clip_l."),
+                ("stable_diffusion_xl", "text_encoder_2", "clip_g."),
+                ("flux", "text_encoder", "clip_l."),
+                ("flux", "text_encoder_2", "t5."),
+                ("flux", "text_encoder_2", "t5xxl."),
+            )
+            for start, inner in (("", False), ("", True), ("text_encoders.", True))
+        ),
+        ("stable_diffusion", "text_encoder", dotted("text_encoder.")),
+        ("stable_diffusion_xl", "text_encoder_2", dotted("text_encoder_2.")),
+        ("flux", "text_encoder_2", dotted("text_encoder_2.")),
+    ],
+)
+def test_spellings_of_text_encoders(
+    name: str, component: str, spelled: Callable[[str], str], load: Any, tmp_path: Path
+) -> None:
+    """Of diffusers, of OneTrainer (as OMI defines it) and of ComfyUI."""
+    module = load(name, component)
+    ends = ("q_proj.weight", "fc1.weight", "SelfAttention.q.weight", "wo.weight")
+    made = {path: plain(weight) for path, weight in chosen(module, *ends).items()}
+    file = write(tmp_path / "a.safetensors", {spelled(path): peft(tensors) for path, (tensors, _) in made.items()})
+    check(module, name, component, file, {path: change for path, (_, change) in made.items()})
+
+
 def test_attention_processors_of_old_diffusers(load: Any, tmp_path: Path) -> None:
     module = load("stable_diffusion", "unet")
     tensors, changes = {}, {}
@@ -346,6 +386,17 @@ def test_spellings_of_the_original_code_of_flux(spelled: Callable[[str], str], l
     layers, changes = fused(module, lambda weight: plain(weight, rank=3, alpha=2.0), spelled)
     file = write(tmp_path / "a.safetensors", {name: peft(tensors) for name, tensors in layers.items()})
     check(module, "flux", "transformer", file, changes)
+
+
+def test_parts_of_fused_layers_with_a_name_each(load: Any, tmp_path: Path) -> None:
+    """OneTrainer's names, as OMI defines them."""
+    module = load("flux", "transformer")
+    parted = {f"{name}.{n}": p for name, paths in FUSED.items() for n, p in enumerate(paths) if len(paths) > 1}
+    parted["img_in.proj"] = "x_embedder"
+    made = {name: plain(module.get_submodule(path).weight.detach()) for name, path in parted.items()}
+    layers = {f"transformer.{name}": tensors for name, (tensors, _) in made.items()}
+    changes = {parted[name]: change for name, (_, change) in made.items()}
+    check(module, "flux", "transformer", write(tmp_path / "a.safetensors", layers), changes)
 
 
 def test_factors_of_blocks_are_parted(load: Any, tmp_path: Path) -> None:
@@ -456,7 +507,7 @@ def test_magnitudes_of_peft_are_of_rows(load: Any, tmp_path: Path) -> None:
     check(module, "stable_diffusion", "unet", write(tmp_path / "a.safetensors", layers), changes)
 
 
-def test_strength_of_dora_is_that_of_lycoris(load: Any, tmp_path: Path) -> None:
+def test_strength_of_dora(load: Any, tmp_path: Path) -> None:
     module = load("stable_diffusion", "unet")
     [(path, weight)] = chosen(module, "to_q.weight", count=1).items()
     tensors, _ = dora(weight)
@@ -616,6 +667,7 @@ REFUSED: dict[str, dict[str, tuple[int, ...]]] = {
     "is a GLoRA": {"a1.weight": (4, 8), "a2.weight": (8, 4), "b1.weight": (4, 8), "b2.weight": (8, 4)},
     "is an IA3": {"weight": (8,), "on_input": ()},
     "is a LoRA with changes of an embedding table": {"lora_embedding_A": (4, 8), "lora_embedding_B": (8, 4)},
+    "is a LoRA with whole weights in place of the model's": {"set_weight": (8, 8)},
     "nothing is known about lora_unet_mid_block_x.weight": {"weight": (8, 8)},
     "is incomplete: beside lora_unet_mid_block_x.lora_down.weight there is no up": {"lora_down.weight": (4, 8)},
     "is incomplete: beside .* there is no lokr w1": {"lokr_w1_a": (4, 8), "lokr_w2": (4, 8)},
@@ -634,7 +686,111 @@ def test_kinds_that_are_not_read_are_refused_by_name(sentence: str, tmp_path: Pa
         std.load_lora(file)
 
 
-@pytest.mark.parametrize("form", ["plain", "loha", "lokr", "lokr of factors", "full", "dora"])
+L = "lora_unet_mid_block_x"
+Shapes = dict[str, tuple[int, ...]]
+LORA: Shapes = {"lora_down.weight": (4, 8), "lora_up.weight": (8, 4)}
+LOHA: Shapes = {"hada_w1_a": (8, 4), "hada_w1_b": (4, 8), "hada_w2_a": (8, 4), "hada_w2_b": (4, 8)}
+LOKR: Shapes = {"lokr_w1": (4, 4), "lokr_w2": (2, 2)}
+
+UNUSED: dict[str, Shapes] = {
+    rf"in two ways, by {L}\.lora_down\.weight \(low-rank\) and by {L}\.hada_w1_a \(loha\)": LORA | LOHA,
+    rf"in two ways, by {L}\.lora_down\.weight \(low-rank\) and by {L}\.lokr_w1 \(lokr\)": LORA | LOKR,
+    rf"in two ways, by {L}\.hada_w1_a \(loha\) and by {L}\.lokr_w1 \(lokr\)": LOHA | LOKR | {"diff": (8, 8)},
+    rf"in two ways, by {L}\.lokr_w1 \(lokr\) and by {L}\.lokr_w1_b \(lokr\)": LOKR | {"lokr_w1_b": (4, 4)},
+    rf"in two ways, by {L}\.lokr_w2 \(lokr\) and by {L}\.lokr_t2 \(lokr\)": LOKR | {"lokr_t2": (4, 4, 3, 3)},
+    rf"in two ways, by {L}\.dora_scale \(DoRA\) and by {L}\.lora_magnitude_vector \(DoRA\)": LORA
+    | {"dora_scale": (8, 1), "lora_magnitude_vector": (8,)},
+    rf"beside {L}\.dora_scale there is no change of the weight": {"diff_b": (8,), "dora_scale": (8, 1)},
+    rf"beside {L}\.alpha there is no change of the weight": {"diff_b": (8,), "alpha": ()},
+    "beside .* there is no hada t2": LOHA | {"hada_t1": (4, 4, 3, 3)},
+    rf"{L}\.lora_down\.weight is \[0, 8\]": {"lora_down.weight": (0, 8), "lora_up.weight": (8, 0)},
+    rf"{L}\.lokr_w1 is \[4\]": {"lokr_w1": (4,), "lokr_w2": (2, 2)},
+}
+
+
+@pytest.mark.parametrize("sentence", UNUSED)
+def test_factors_that_nothing_would_use_are_refused(sentence: str, tmp_path: Path) -> None:
+    import graphengine_nodes as std
+
+    shapes = UNUSED[sentence]
+    file = write(tmp_path / "a.safetensors", {L: {end: torch.zeros(shape) for end, shape in shapes.items()}})
+    with pytest.raises(ModelError, match=sentence):
+        std.load_lora(file)
+
+
+def test_factors_of_matrices_are_refused_on_norms(load: Any, tmp_path: Path) -> None:
+    module = load("stable_diffusion", "unet")
+    file = write(tmp_path / "a.safetensors", {
+        "lora_unet_down_blocks_0_resnets_0_norm1": {"w_norm": torch.ones(64), "dora_scale": torch.ones(64)}
+    })  # fmt: skip
+    with pytest.raises(ModelError, match=r"norm1\.dora_scale changes a matrix, but that layer has none"):
+        family("stable_diffusion").add_loras("unet", module, [("one", file, 1.0)])
+
+
+MAGNITUDES: dict[str, Callable[[int, int], tuple[int, ...]]] = {
+    "one": lambda out, columns: (1,),
+    "two rows": lambda out, columns: (2, columns),
+    "columns and more": lambda out, columns: (1, columns + 3),
+    "rows and fewer": lambda out, columns: (out - 1, 1),
+    "a matrix": lambda out, columns: (out, columns),
+    "rows and more": lambda out, columns: (out + 3,),
+}
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+@pytest.mark.parametrize(
+    ("name", "component", "layer", "paths"),
+    [
+        (
+            "stable_diffusion",
+            "unet",
+            "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q",
+            ["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"],
+        ),
+        ("flux", "transformer", "lora_unet_double_blocks_0_img_attn_qkv", FUSED["double_blocks.0.img_attn.qkv"]),
+    ],
+)
+def test_magnitudes_of_another_length_are_refused(
+    name: str, component: str, layer: str, paths: list[str], magnitude: str, load: Any, tmp_path: Path
+) -> None:
+    module = load(name, component)
+    weight = torch.cat([module.get_submodule(path).weight.detach() for path in paths])
+    tensors = plain(weight)[0] | {"dora_scale": torch.ones(MAGNITUDES[magnitude](*weight.shape))}
+    file = write(tmp_path / "a.safetensors", {layer: tensors})
+    with pytest.raises(ModelError, match=rf"does not fit this model's {component}: {layer}\.dora_scale is \["):
+        family(name).add_loras(component, module, [("one", file, 1.0)])
+
+
+UNFIT: dict[str, Callable[[torch.Tensor], dict[str, torch.Tensor]]] = {
+    "hada_w2_a": lambda weight: loha(weight)[0] | {"hada_w2_a": random(len(weight), 5)},
+    "lokr_w1_a": lambda weight: lokr_factors(weight)[0] | {"lokr_w1_a": random(4, 5)},
+    "lokr_w2_a": lambda weight: lokr_factors(weight)[0] | {"lokr_w2_a": random(len(weight) // 4, 5)},
+    "lora_mid.weight": lambda weight: plain(weight)[0] | {"lora_mid.weight": torch.eye(4)},
+    "hada_t1": lambda weight: {
+        **{f"hada_w{n}_a": random(3, len(weight)) for n in "12"},
+        **{f"hada_w{n}_b": random(3, weight.shape[1]) for n in "12"},
+        **{f"hada_t{n}": random(3, 3) for n in "12"},
+    },
+    "lokr_t2": lambda weight: {
+        "lokr_w1": random(4, 2),
+        "lokr_w2_a": random(3, len(weight) // 4),
+        "lokr_w2_b": random(3, weight.shape[1] // 2),
+        "lokr_t2": random(3, 3),
+    },
+}
+
+
+@pytest.mark.parametrize("role", UNFIT)
+def test_factors_that_do_not_fit_one_another_are_refused(role: str, load: Any, tmp_path: Path) -> None:
+    """Ranks that differ, and cores of layers that are no convolutions."""
+    module = load("stable_diffusion", "unet")
+    [(path, weight)] = chosen(module, "to_q.weight", count=1).items()
+    file = write(tmp_path / "a.safetensors", {f"unet.{path}": UNFIT[role](weight)})
+    with pytest.raises(ModelError, match=rf"does not fit this model's unet: unet\..*\.{role} is \["):
+        family("stable_diffusion").add_loras("unet", module, [("one", file, 1.0)])
+
+
+@pytest.mark.parametrize("form", ["plain", "loha", "lokr", "lokr of factors", "full", "plain beside full", "dora"])
 def test_factors_of_another_width_are_refused(form: str, load: Any, tmp_path: Path) -> None:
     module = load("stable_diffusion", "unet")
     path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
