@@ -18,8 +18,8 @@ from typing import Any
 from graphengine import ModelError
 from graphengine_nodes.layouts import flux, texts, unet, vae
 from graphengine_nodes.layouts.places import Place, Places, Shapes
-from graphengine_nodes.weights.headers import Header
-from graphengine_nodes.weights.scaled import scales_in
+from graphengine_nodes.weights.headers import Header, HeaderAndMetadata
+from graphengine_nodes.weights.scaled import check_small, scales_in
 from graphengine_nodes.weights.unread import without_place
 
 DENOISER = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.", "")
@@ -282,6 +282,7 @@ def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
             that is not read.
     """
     scales = scales_in(header, where)
+    check_small(HeaderAndMetadata(header, dict(metadata)), where)
     said = _said(metadata, where)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name not in scales.extra}
     components: dict[str, Component] = {}

@@ -36,7 +36,7 @@ from graphengine import (
 )
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights.headers import SUFFIXES, Header, read_headers
-from graphengine_nodes.weights.scaled import scales_in
+from graphengine_nodes.weights.scaled import check_small, scales_in
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +254,7 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> WeightFiles:
         found, key=lambda w: (w.variant != (variant or None), bool(w.variant), w.variant != "fp16", w.variant or "")
     )
     for file in best.files:
-        read_header(file)
+        check_small(read_headers(file), file)
     return best
 
 

@@ -145,10 +145,16 @@ def read_tensors(
     tensors = {}
     try:
         with library_path(file) as path, safe_open(path, "pt") as source:
-            scales = scales_in(source.keys(), file)
+            known = set(source.keys())
+            scales = scales_in(known, file)
             for name in source.keys():  # noqa: SIM118 - no mapping
                 if (names is None or name in names) and name not in scales.extra:
                     tensor = source.get_tensor(name)
+                    if (twin := _twin(name)) in known and not _same(tensor, source.get_tensor(twin)):
+                        raise ModelError(
+                            f"{file}: {twin} and {name} differ, which are one table of embeddings in T5; the file is "
+                            "of another model, or changed in an unknown way"
+                        )
                     if (place := scales.of.get(name)) is not None:
                         scale = source.get_tensor(place)
                         check_scale(tensor, scale, name, file)
@@ -158,6 +164,20 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or no safetensors file ({error}); copy it again") from None
     return tensors
+
+
+def _twin(name: str) -> str:
+    """The other name of T5's embeddings, which stand in some files twice; empty for other tensors."""
+    start, found, end = name.rpartition("shared.weight")
+    return f"{start}encoder.embed_tokens.weight" if found and not end and start[-1:] in ("", ".") else ""
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    import torch
+
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return one.shape == other.shape and torch.equal(one.float(), other.float())
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
 def _copied(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

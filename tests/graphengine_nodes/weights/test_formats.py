@@ -167,6 +167,71 @@ def test_other_small_formats_are_refused_by_name(tmp_path: Path, case: str) -> N
     with pytest.raises((ModelError, NodeError), match=sentence):
         latent(std.load_model(tmp_path / "other.safetensors", config=TINY / "model"))
 
+# What is told by the header and by descriptions of layers, before anything is read.
+def described(**told: Any) -> torch.Tensor:
+    return torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+
+
+def scaled(weight: torch.Tensor, dtype: torch.dtype = FP8) -> Tensors:
+    return {"weight": (weight / weight.abs().max()).to(dtype), "weight_scale": weight.abs().max()}
+
+
+FORMS: dict[str, tuple[Callable[[torch.Tensor], Tensors], str]] = {
+    "int8 without": (lambda w: {"weight": w.to(torch.int8)}, r"holds whole numbers \(I8\) with no scale beside it"),
+    "int64": (lambda w: {"weight": w.to(torch.int64)}, r"weight holds whole numbers \(I64\) with no scale"),
+    "uint8": (lambda w: scaled(w, torch.uint8), r"weight holds whole numbers \(U8\) with a scale beside it, as"),
+    "marker": (lambda w: {"weight": w.to(FP8), "MARKER": torch.zeros(2).to(FP8)}, r"marked as scaled \(.*lacks its sc"),
+    "no scale": (
+        lambda w: {"weight": w.to(FP8), "comfy_quant": described(format="float8_e4m3fn")}, r"weight lacks its scale",
+    ),
+    "rotated": (
+        lambda w: scaled(w, torch.int8) | {"comfy_quant": described(format="int8_tensorwise", convrot=True)},
+        r"a form that is not read: .* has format int8_tensorwise, convrot True; float8_e4m3fn, float8_e5m2, int8",
+    ),
+    "groups": (
+        lambda w: scaled(w) | {"comfy_quant": described(format="float8_e4m3fn_blockwise")}, r"float8_e4m3fn_blockwise;",
+    ),
+    "torn": (lambda w: scaled(w) | {"comfy_quant": torch.zeros(3, dtype=torch.uint8)}, r"comfy_quant, which says how"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMS)
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_small_numbers_in_another_form_are_refused_when_they_are_loaded(
+    tmp_path: Path, case: str, layout: str
+) -> None:
+    more, sentence = FORMS[case]
+    folder = shutil.copytree(TINY / "model", tmp_path / "model")
+    whole = single_file(tmp_path / "whole.safetensors")
+    source = whole if layout == "file" else folder
+    file = whole if layout == "file" else folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    weight = next(n for n in tensors if n.endswith("attn1.to_q.weight"))
+    start = "model.diffusion_model." if layout == "file" else ""
+    made = more(tensors.pop(weight)).items()
+    tensors |= {f"{start}scaled_fp8" if n == "MARKER" else weight.removesuffix("weight") + n: t for n, t in made}
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=sentence):
+        std.load_model(source, config=TINY / "model" if layout == "file" else None)
+
+
+@pytest.mark.parametrize("where", ["tensors", "metadata"])
+def test_layers_that_are_described_as_scaled_are_read(tmp_path: Path, where: str) -> None:
+    tensors = load_file(single_file(tmp_path / "given.safetensors"))
+    name = next(n for n in tensors if n.endswith("attn1.to_q.weight")).removesuffix(".weight")
+    told = {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}
+    small = {f"{name}.{n}": t for n, t in scaled(tensors[f"{name}.weight"]).items()}
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": {name: told}})}
+    beside = {f"{name}.comfy_quant": described(**told)} if where == "tensors" else {}
+    save_file(tensors | small | beside, tmp_path / "small.safetensors", metadata if where == "metadata" else {})
+    plain = small[f"{name}.weight"].float() * small[f"{name}.weight_scale"]
+    save_file(tensors | {f"{name}.weight": plain}, tmp_path / "plain.safetensors")
+    one, other = (std.load_model(tmp_path / f"{n}.safetensors", config=TINY / "model") for n in ("small", "plain"))
+    assert torch.equal(latent(one), latent(other))
+    metadata = {"_quantization_metadata": json.dumps({"layers": {name: {"format": "nvfp4"}}})}
+    save_file(tensors | small, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(ModelError, match=r"in a form that is not read: .*to_q has format nvfp4"):
+        std.load_model(tmp_path / "other.safetensors", config=TINY / "model")
 
 
 # --- LoRAs ------------------------------------------------------------------------------------------------------------
@@ -403,6 +468,27 @@ def test_a_tensor_without_a_place_is_refused_by_name(tmp_path: Path, part: str) 
     picture = std.Image(torch.full((1, 64, 64, 3), 0.25))
     with pytest.raises(ModelError, match=r"2 tensors have no place in the \w+ that .* first is adapter\.0\.weight"):
         std.encode_image(model, picture) if part == "vae" else latent(model)
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_t5s_embeddings_may_stand_there_twice_but_not_differ(tmp_path: Path, layout: str) -> None:
+    folder = flux_model(tmp_path / "flux")
+    inside = folder / "text_encoder_2" / "model.safetensors"
+    whole = flux_single_file(tmp_path / "whole.safetensors", folder, True) if layout == "file" else inside
+    start = "text_encoders.t5xxl.transformer." if layout == "file" else ""
+    tensors = load_file(whole)
+    name, shared = f"{start}encoder.embed_tokens.weight", tensors[f"{start}shared.weight"]
+
+    def encoded() -> torch.Tensor:
+        model = std.load_model(whole, config=folder) if layout == "file" else std.load_model(folder)
+        return std.encode_prompt(model, "a house", max_sequence_length=16).embeds
+
+    wanted = encoded()
+    save_file(tensors | {name: shared.clone()}, whole, {"format": "pt"})
+    assert torch.allclose(encoded(), wanted, atol=1e-5)
+    save_file(tensors | {name: shared * 1.5}, whole, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"encoder\.embed_tokens\.weight and .*shared\.weight differ, which are one"):
+        encoded()
 
 
 def with_tensors(folder: Path, part: str, names: list[str]) -> Path:
