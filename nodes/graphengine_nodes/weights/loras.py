@@ -71,19 +71,22 @@ def place_layers(
         paths: Of the component's layers.
 
     Raises:
-        ModelError: It is no LoRA that is read.
+        ModelError: It is no LoRA that is read, or changes a layer by two of its names.
     """
     header = files.read_header(file) if header is None else header
     known = names.places(component, paths)
     layers = lora_layers(header, file)
     # What belongs to no component of the family is told with the first one.
     first = next((belongs for layer in layers if (belongs := names.component(layer)) is not None), "text_encoder")
-    found = Placed()
+    found, changed = Placed(), dict[str, LoraLayer]()
     for layer in layers:
         if (names.component(layer) or first) != component:
             continue
         place = known.get(layer.name) if names.component(layer) is not None else None
         if place is not None:
+            for path in place.paths:
+                if (other := changed.setdefault(path, layer)) is not layer:
+                    raise ModelError(f"{file} changes one layer twice, by {other.first} and by {layer.first}")
             found.there.append((layer, place))
         elif not _is_nought(layer, file):
             found.lost.append(layer)

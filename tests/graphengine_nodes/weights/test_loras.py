@@ -687,6 +687,7 @@ def test_kinds_that_are_not_read_are_refused_by_name(sentence: str, tmp_path: Pa
 
 
 L = "lora_unet_mid_block_x"
+Q = "text_model_encoder_layers_0_self_attn_q_proj"
 Shapes = dict[str, tuple[int, ...]]
 LORA: Shapes = {"lora_down.weight": (4, 8), "lora_up.weight": (8, 4)}
 LOHA: Shapes = {"hada_w1_a": (8, 4), "hada_w1_b": (4, 8), "hada_w2_a": (8, 4), "hada_w2_b": (4, 8)}
@@ -716,6 +717,33 @@ def test_factors_that_nothing_would_use_are_refused(sentence: str, tmp_path: Pat
     file = write(tmp_path / "a.safetensors", {L: {end: torch.zeros(shape) for end, shape in shapes.items()}})
     with pytest.raises(ModelError, match=sentence):
         std.load_lora(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "first", "second"),
+    [
+        (
+            "stable_diffusion",
+            "unet",
+            "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+            "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q",
+        ),
+        ("stable_diffusion", "text_encoder", f"lora_te_{Q}", f"lora_te1_{Q}"),
+        (
+            "flux",
+            "transformer",
+            "transformer.double_blocks.0.img_attn.qkv",
+            "transformer.transformer_blocks.0.attn.to_v",
+        ),
+    ],
+)
+def test_two_names_of_one_layer_are_refused(
+    name: str, component: str, first: str, second: str, load: Any, tmp_path: Path
+) -> None:
+    module = load(name, component)
+    file = write(tmp_path / "a.safetensors", {n: {"diff": torch.ones(4, 4)} for n in (first, second)})
+    with pytest.raises(ModelError, match=rf"changes one layer twice, by .*({first}|{second})\.diff and by "):
+        family(name).add_loras(component, module, [("one", file, 1.0)])
 
 
 def test_factors_of_matrices_are_refused_on_norms(load: Any, tmp_path: Path) -> None:
