@@ -134,6 +134,16 @@ UNSEEN = {
 }
 """What no shape tells: it is known for the widths of published models alone."""
 
+WIDTHS = {
+    "unet": ("block_out_channels", "cross_attention_dim", "in_channels"),
+    "controlnet": ("block_out_channels", "cross_attention_dim"),
+    "vae": ("block_out_channels", "latent_channels"),
+    "clip": ("hidden_size", "vocab_size"),
+    "t5": ("d_model", "vocab_size"),
+    "transformer": ("in_channels", "num_attention_heads"),
+}
+"""What both shapes and configurations tell."""
+
 
 @dataclass(frozen=True)
 class Component:
@@ -193,6 +203,24 @@ class Component:
             return texts.t5_config(self.shapes)
         width = self.shapes["text_model.embeddings.token_embedding.weight"][1]
         return texts.clip_config(self.shapes, self.spelling == "OpenCLIP" or width > min(texts.WIDTHS))
+
+    def check(self, config: Mapping[str, Any], folder: Path) -> None:
+        """Refuse a configuration of another model, in a folder, whose widths the file's shapes contradict.
+
+        Raises:
+            ModelError: They do.
+        """
+        try:
+            derived = self._derived()
+        except (LookupError, ValueError):  # what is missing is told when the component is read
+            return
+        for name in WIDTHS.get(self.kind, ()):
+            said, found = config.get(name), derived.get(name)
+            if None not in (said, found) and said != found:
+                raise ModelError(
+                    f"{self.where} is no {self.name or self.kind} as {folder} describes it: {name} is {found} by its "
+                    f"header, and {said} there; give another config"
+                )
 
     @property
     def names(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.values.types import ControlNet, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
-from graphengine_nodes.weights.headers import HeaderAndMetadata, read_headers
+from graphengine_nodes.weights.headers import HeaderAndMetadata, read_headers, read_number
 from graphengine_nodes.weights.training import (
     PREDICTIONS,
     check_noise,
@@ -166,6 +167,8 @@ def opened(
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())}){named}")
     held = contents.read(*headers, path)
     folder = _config_folder(path, config)
+    if folder is not None:
+        _check_config(path, kind, folder)
     words = None if tokenizer is None else files.find(tokenizer, "model")
     if words is not None and not any(_tokenizer_in(words, kind, one) for one in kind.tokenizers):
         known = " and ".join(dict.fromkeys(kind.tokenizers.values()))
@@ -242,12 +245,42 @@ def _config_folder(file: Path, config: str | Path | None) -> Path | None:
     return next((folder for folder in beside if (folder / "model_index.json").is_file()), None)
 
 
+def _check_config(path: Path, kind: Family, folder: Path) -> None:
+    """Refuse configurations of another family."""
+    index = read_json(folder / "model_index.json")
+    told = next((f for f in families().values() if f.owns_folder(index)), kind)
+    if told is not kind:
+        raise ModelError(
+            f"{path} is a {kind.name} model, and the configurations in {folder} are those of a {told.name} model; give "
+            "config, a folder of the right family"
+        )
+
+
+def check_scale(found: Opened) -> None:
+    """Refuse a single file that says another scale of latents than the configuration of its VAE.
+
+    Raises:
+        ModelError: It does.
+    """
+    header, place = found.headers.header, found.folder / "vae" / "config.json"
+    if found.file is None or "scale_factor" not in header or not place.is_file():
+        return
+    said, configured = read_number(found.file, header, "scale_factor"), read_json(place).get("scaling_factor", 0.18215)
+    # Half precision keeps three digits of it, bfloat16 two.
+    if said is not None and isinstance(configured, int | float) and not math.isclose(said, configured, rel_tol=5e-3):
+        raise ModelError(
+            f"{found.file} was trained on latents of the scale {said:.5g} (scale_factor), and {place} says "
+            f"{configured:.5g}; give config, a folder whose VAE has that scaling_factor"
+        )
+
+
 def _model(found: Opened, variant: str | None, precision: str | None, trained: Mapping[str, Any]) -> Model:
     """The reference; notes where each component lies."""
     names = [name for names in found.kind.parts.values() for name in names]
     if found.derived:
         check_components(found, names)  # of what is missing there is no configuration either
     settings = settings_of(found) | dict(trained)
+    check_scale(found)
     components = components_in(found, names, variant)
     return Model(found.kind.name, components, tuple(sorted(settings.items())), precision, source=found.source)
 
@@ -288,6 +321,9 @@ def components_in(
             variants.add(files.weight_files(location.path, stem, variant).variant)
         if name.startswith("tokenizer") and (found.derived or found.tokenizer is not None):
             _check_tokenizer(found, name, location.folder)
+        part = found.held.component(name) if found.held is not None and not found.derived else None
+        if part is not None and location.config is not None and (location.config / "config.json").is_file():
+            part.check(read_json(location.config / "config.json"), location.config)
         components.append((name, noted(kind, name, location)))
     if variant is not None and variant not in variants:
         raise ModelError(f"{found.folder} has no weights of the variant {variant}; leave variant out")

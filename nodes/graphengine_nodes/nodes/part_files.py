@@ -71,6 +71,7 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
     part = _component(held_in(path), "vae", path)
     if (folder := _described(path, config, "vae", _is_vae)) is not None:
         described = read_json(folder / "config.json")
+        part.check(described, folder)
         fitting = [f for f in families().values() if not f.latents and f.owns_vae(described)]
         kind = _one_of(fitting, family_name or next((f.name for f in fitting), None), path)
         return Part(kind, Location(path, "vae", folder), described)
@@ -138,6 +139,7 @@ def encoders_in(
         inside = folder and folder / name
         if inside is not None and (inside / "config.json").is_file():
             places[name], configs[name] = Location(path, name, inside), read_json(inside / "config.json")
+            part.check(configs[name], inside)
         else:
             _, places[name], configs[name] = _written(kind, name, path, part.config)
         words = name.replace("text_encoder", "tokenizer")
@@ -248,6 +250,7 @@ def controlnet_in(path: Path, config: str | Path | None) -> Part:
     part = _component(held_in(path), "controlnet", path)
     if (folder := _described(path, config, "controlnet", _is_controlnet)) is not None:
         described = read_json(folder / "config.json")
+        part.check(described, folder)
         return Part(_owner(described, path), Location(path, "controlnet", folder), described)
     return _written(_owner(part.config, path), "controlnet", path, part.config)
 

@@ -20,6 +20,7 @@ from graphengine_nodes.nodes.models import (
     EMBEDDED_NAMES,
     Opened,
     Precision,
+    check_scale,
     components_in,
     noted,
     opened,
@@ -91,8 +92,11 @@ def load_text_encoder(
         return TextEncoder(Model(kind.name, components, (), precision, source=files.name_of(source)), (kind.name,))
     if source_2 is not None or family is not None:
         raise ModelError(f"{path} is a whole model: leave source_2 and family out")
-    found = opened(source, config, revision, variant, tokenizer)
-    components = components_in(found, found.kind.parts["text_encoder"], variant)
+    if path.is_dir() and not (path / "model_index.json").is_file() and (path / "config.json").is_file():
+        found, own = _encoder(source, path, config, tokenizer, variant)
+    else:
+        found, own = opened(source, config, revision, variant, tokenizer), {}
+    components = components_in(found, found.kind.parts["text_encoder"], variant, own)
     model = Model(found.kind.name, components, _encoder_settings(_settings(found)), precision, source=found.source)
     return TextEncoder(model, (found.kind.name,))
 
@@ -153,6 +157,7 @@ def load_vae(
         raise ModelError(f"{path} says itself what it is for: leave family out")
     found, own = _component(source, "vae", config, revision, variant)
     components = components_in(found, found.kind.parts["vae"], variant, own)
+    check_scale(found)
     location = own.get("vae") or Location(found.folder / "vae")
     return _vae(found.kind, components, read_json(location.folder / "config.json"), precision, found.source)
 
@@ -191,6 +196,27 @@ def _component(
             f"{path} lacks the {missing[0]}; give `config`, a model's folder in diffusers layout with a {missing[0]}"
         )
     return Opened(files.name_of(source), path, kind, beside), {name: Location(path, variant=variant or "")}
+
+
+def _encoder(
+    source: str | Path, path: Path, config: str | Path | None, tokenizer: str | Path | None, variant: str | None
+) -> tuple[Opened, dict[str, Location]]:
+    """A text encoder in a folder of its own, in the place of that of the model's folder that it is in, or `config`."""
+    beside = path.parent if config is None else files.find(config, "model")
+    if tokenizer is not None or not (beside / "model_index.json").is_file():
+        raise ModelError(
+            f"{path} is a text encoder alone, whose tokenizer is in the model's folder around it: give config, a "
+            "model's folder in diffusers layout, and leave tokenizer out"
+        )
+    found, said = opened(beside, None, None, None), read_json(path / "config.json").get("architectures") or ()
+    kind = found.kind
+    names = [name for name in kind.parts["text_encoder"] if kind.stems[name] and kind.classes[name][1] in said]
+    if not names:
+        raise ModelError(
+            f"{path} holds a {' and a '.join(said) or 'model'}, which no {kind.name} model reads prompts with"
+        )
+    name = path.name if path.name in names else names[0]
+    return replace(found, source=files.name_of(source)), {name: Location(path, variant=variant or "")}
 
 
 def _owns(kind: Family, part: str, config: Mapping[str, Any]) -> bool:

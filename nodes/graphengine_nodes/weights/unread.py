@@ -11,9 +11,13 @@ UNREAD = {
         "Stable Diffusion 1.x with everything that its training kept (`full`), VAEs of the same training",
     ),
     r"^((sqrt_|log_)?(alphas|one_minus_alphas)_cumprod(_prev)?|sqrt_recip(m1)?_alphas_cumprod|betas|lvlb_weights|logvar"
-    r"|posterior_(variance|log_variance_clipped|mean_coef[12])|scale_factor)$": (
+    r"|posterior_(variance|log_variance_clipped|mean_coef[12]))$": (
         "the noise schedule of the training, which the scheduler's configuration gives",
         "Stable Diffusion 1.x and 2.x with the original code's names",
+    ),
+    r"^scale_factor$": (
+        "the scale of latents, which is compared with that of the VAE's configuration",
+        "models that were trained by the original code with a scale by the spread of latents (`scale_by_std`)",
     ),
     r"^denoiser\.sigmas$": (
         "the noise levels of the training, which the scheduler's configuration gives",

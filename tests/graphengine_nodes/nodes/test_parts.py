@@ -158,6 +158,23 @@ def test_replace_vae_is_a_join(folder: Path, tmp_path: Path) -> None:
     assert std.replace_vae(model, vae) == std.join_model(model, model, std.load_vae(vae))
 
 
+@pytest.mark.parametrize(
+    ("family", "name"), [("tiny", "text_encoder"), ("xl", "text_encoder_2"), ("dev", "text_encoder_2")]
+)
+def test_a_text_encoders_folder_is_that_encoder(folder: Path, tmp_path: Path, family: str, name: str) -> None:
+    """In a model's folder, or elsewhere, in place of that of `config`."""
+    whole = std.load_text_encoder(folder / family)
+    inside = std.load_text_encoder(folder / family / name)
+    assert inside.model.components == whole.model.components
+    assert inside.model.settings == whole.model.settings
+    alone = shutil.copytree(folder / family / name, tmp_path / "words")
+    with pytest.raises(ModelError, match=r"words is a text encoder alone, whose tokenizer is in .*: give config"):
+        std.load_text_encoder(alone)
+    assert std.load_text_encoder(alone, config=folder / family).model.components == whole.model.components
+    with pytest.raises(ModelError, match=r"vae holds a model, which no \w+ model reads prompts with"):
+        std.load_text_encoder(folder / family / "vae")
+
+
 # --- sizes without a model --------------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,44 @@ def test_a_refiner_in_one_file_is_that_of_its_folder(folders: dict[str, Path], t
     assert torch.allclose(*ends, atol=1e-3)
 
 
+def test_configurations_of_another_model_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Of another family, and of a model of the same family with other widths."""
+    file = made("stable_diffusion", folders["stable_diffusion"], tmp_path / "alone.safetensors")
+    xl = folders["stable_diffusion_xl"]
+    for node in (std.load_model, std.load_denoiser, std.load_vae, std.load_text_encoder):
+        with pytest.raises(ModelError, match=r"is a stable_diffusion model, and the .* of a stable_diffusion_xl model"):
+            node(file, config=xl)
+    widths = {
+        "unet": ("block_out_channels", [64, 96, 160]),
+        "text_encoder": ("hidden_size", 768),
+        "vae": ("latent_channels", 16),
+    }
+    for part, (name, value) in widths.items():
+        other = shutil.copytree(folders["stable_diffusion"], tmp_path / f"other {part}")
+        place = other / part / "config.json"
+        place.write_text(json.dumps(json.loads(place.read_text()) | {name: value}))
+        with pytest.raises(ModelError, match=rf"alone\.safetensors is no {part} as .*: {name} is .* by its header"):
+            std.load_model(file, config=other)
+    alone = tmp_path / "encoder.safetensors"
+    save_file(load_file(folders["stable_diffusion"] / "text_encoder" / "model.safetensors"), alone)
+    with pytest.raises(ModelError, match=r"encoder\.safetensors is no text_encoder as .*: hidden_size is 128 by its"):
+        std.load_text_encoder(alone, config=tmp_path / "other text_encoder")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_the_scale_of_latents_that_a_file_says_is_that_of_its_vae(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(single_file(tmp_path / "plain.safetensors"))
+    place = TINY / "model" / "vae" / "config.json"
+    scale = float(json.loads(place.read_text()).get("scaling_factor", 0.18215))
+    file = tmp_path / "scaled.safetensors"
+    save_file(tensors | {"scale_factor": torch.tensor(scale, dtype=dtype)}, file)
+    std.load_model(file, config=TINY / "model")
+    save_file(tensors | {"scale_factor": torch.tensor(scale * 1.02, dtype=dtype)}, file)
+    for node in (std.load_model, std.load_vae):
+        with pytest.raises(ModelError, match=r"was trained on latents of the scale .*, and .*vae/config\.json says"):
+            node(file, config=TINY / "model")
+
+
 def test_stable_diffusion_2_must_say_what_it_predicts(tmp_path: Path) -> None:
     """The shapes of the models that predict noise and of those that predict velocity are the same."""
     shapes = published.prefixed("model.diffusion_model.", published.unet(context=1024, linear=True, width=32, layers=1))
