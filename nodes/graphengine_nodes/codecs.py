@@ -105,7 +105,8 @@ def _decode_posterior(data: bytes) -> Posterior:
 def _decode_latent(data: bytes) -> Latent:
     tensors, facts = unpack(data)
     random = tuple(_random(one) for one in facts.pop("random", ()))
-    return Latent(tensors["samples"], random=random, **facts)
+    reached = facts.pop("reached", None)
+    return Latent(tensors["samples"], random=random, reached=reached and tuple(reached), **facts)
 
 
 def _encode_conditioning(value: Conditioning) -> bytes:
@@ -261,7 +262,7 @@ def _encode_posterior(value: Posterior) -> bytes:
 def _encode_latent(value: Latent) -> bytes:
     facts: dict[str, Any] = {"family": value.family, "scale": value.scale, "empty": value.empty}
     if value.done < 1:
-        facts |= {"done": value.done, "drawn": value.drawn}
+        facts |= {"done": value.done, "drawn": value.drawn, "reached": value.reached}
     return pack({"samples": value.samples}, random=[_random_facts(one) for one in value.random], **facts)
 
 

@@ -8,6 +8,7 @@ parts together are the whole run to the bit.
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ class Cut:
     Attributes:
         whole, first: The number of timesteps of the whole schedule, and of those left out at the beginning; known when
             the pipeline has set them.
+        reached: Where the run ends, as `Latent.reached`; None at the end of the schedule.
 
     Raises:
         ValueError: The scheduler cannot be cut.
@@ -91,6 +93,7 @@ class Cut:
     def __init__(self, pipeline: Any, request: SampleRequest, generators: Any, pack: Layout) -> None:
         self.request, self.generators, self.pack = request, generators, pack
         self.whole = self.first = 0
+        self.reached: tuple[str, float, float] | None = None
         scheduler = pipeline.scheduler
         name = type(scheduler).__name__
         for sentence in _cannot(name) if name not in CAN_BE_CUT else ():
@@ -118,6 +121,8 @@ class Cut:
             left = last - max(self.first, self._skipped())
             if left < 1:
                 raise ValueError(f"start and end leave no step of {len(times)}; give more steps, or a larger part")
+            self._check_reached(scheduler)
+            self.reached = _place(scheduler, last) if last < len(times) else None
             shown = times[self.first : last]
             for name in ("step", "scale_model_input", "add_noise"):
                 if hasattr(scheduler, name):
@@ -136,6 +141,25 @@ class Cut:
             return otherwise
         trained = scheduler.config.num_train_timesteps
         return int((times >= round(trained - part * trained)).sum())
+
+    def _check_reached(self, scheduler: Any) -> None:
+        """Refuse to go on with a latent at another place than it is at: its noise is not what the next step expects.
+
+        Raises:
+            ValueError: It is so.
+        """
+        latent = self.request.latent
+        if not self.request.options.start or not isinstance(latent, Latent) or latent.reached is None:
+            return
+        name, *numbers = latent.reached
+        own, *others = _place(scheduler, self.first)
+        if own != name:
+            raise ValueError(f"this latent was begun with {name} and cannot go on with {own}; give {name}")
+        if not all(math.isclose(one, other, rel_tol=1e-4) for one, other in zip(numbers, others, strict=True)):
+            raise ValueError(
+                f"this latent goes on at timestep {numbers[0]:g} with noise of {numbers[1]:.4g}, but this run would at "
+                f"{others[0]:g} with {others[1]:.4g}; give the same steps and options of {name} to both"
+            )
 
     def _skipped(self) -> int:
         """How many timesteps image to image leaves out at the beginning."""
@@ -168,6 +192,14 @@ class Cut:
     def drawn(self) -> int:
         """How often each generator was drawn from, from the beginning of the schedule on."""
         return self._draws.count
+
+
+def _place(scheduler: Any, index: int) -> tuple[str, float, float]:
+    """A place in a schedule, as `Latent.reached`: its noise is the sigma or, of schedulers without, the signal left."""
+    time = float(scheduler.timesteps[index])
+    known = getattr(scheduler, "sigmas", None)
+    noise = scheduler.alphas_cumprod[int(time)] if known is None else known[index]
+    return type(scheduler).__name__, time, float(noise)
 
 
 class _Draws:

@@ -155,12 +155,13 @@ class Sampled(NamedTuple):
     Attributes:
         samples: The latents of all pictures, [n, C, h, w] in the denoiser's scale, on the CPU.
         random: The states of the caller's generators afterwards; empty where seeds were given.
-        drawn: Of a run that was cut at its end, how often each picture's generator was drawn from.
+        drawn, reached: Of a run that was cut at its end; as those of `Latent`.
     """
 
     samples: torch.Tensor
     random: tuple[RandomState, ...] = ()
     drawn: int = 0
+    reached: tuple[str, float, float] | None = None
 
 
 class Words(NamedTuple):

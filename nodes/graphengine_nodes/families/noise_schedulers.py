@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -106,6 +107,8 @@ def make(
     if spacing is not None:
         _check_spacing(cls, spacing)
         changes["timestep_spacing"] = spacing
+    if any(changes.get(one) for one in scheduler_options.SCHEDULES):  # in place of the model's own
+        changes = {one: False for one in scheduler_options.SCHEDULES if own.config.get(one)} | changes
     if name is None and not changes:
         return own
     made = _made(cls, own, {**changes, **_seeds(cls, seeds)})
@@ -138,6 +141,67 @@ def check_zero_snr(scheduler: Any) -> None:
             f"the model was trained down to no signal (zero terminal SNR), where {type(scheduler).__name__} cannot "
             "begin; take EulerDiscreteScheduler, DDIMScheduler or DPMSolverMultistepScheduler"
         )
+
+
+_FAILURES = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError, AssertionError)
+"""What diffusers raises at a schedule that cannot be made."""
+
+
+def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) -> None:
+    """Make a scheduler say in one sentence why it cannot step as it should, when its timesteps are set.
+
+    Args:
+        scheduler: Made for one call, and changed here.
+        options: Those of its constructor that were chosen, for messages.
+        times: The caller's own sigmas or timesteps, if any.
+
+    Raises:
+        ValueError: It does not take these times.
+    """
+    name = type(scheduler).__name__
+    lists = {one: value.tolist() if hasattr(value, "tolist") else value for one, value in times.items()}
+    for problem in scheduler_options.problems(name, {**options, **lists}):
+        raise ValueError(problem)
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        _end_in_lower_order(scheduler, args, kwargs, options)
+        try:
+            set_timesteps(*args, **kwargs)
+        except _FAILURES as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            said = ", ".join(f"{one} {value!r:.40}" for one, value in {**options, **lists}.items()) or "its options"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{name} cannot make its schedule with {said}: {reason:.200}") from None
+        trained = getattr(scheduler.config, "num_train_timesteps", None)
+        by_index = name not in FLOW and ("timesteps" in times or not hasattr(scheduler, "sigmas"))
+        if by_index and trained and float(scheduler.timesteps.max()) >= trained:
+            first = float(scheduler.timesteps.max())
+            raise ValueError(f"{name} would begin at timestep {first:g}, but the model was trained up to {trained - 1}")
+
+    scheduler.set_timesteps = guarded
+
+
+def _end_in_lower_order(scheduler: Any, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Set the option that `DPMSolverSinglestepScheduler` needs, as it does itself, where it prints a notice.
+
+    Raises:
+        ValueError: The caller wants the contrary.
+    """
+    config = scheduler.config
+    if type(scheduler).__name__ != "DPMSolverSinglestepScheduler" or config.lower_order_final:
+        return
+    own = kwargs.get("timesteps")
+    steps = len(own) if own is not None else kwargs.get("num_inference_steps") or args[0]
+    if steps % config.solver_order or config.final_sigmas_type == "zero":
+        if options.get("lower_order_final") is False:
+            raise ValueError(
+                "DPMSolverSinglestepScheduler takes lower_order_final false only with final_sigmas_type sigma_min, and "
+                "steps that solver_order divides; leave it out"
+            )
+        scheduler.register_to_config(lower_order_final=True)
 
 
 def _made(cls: Any, own: Any, options: Mapping[str, Any]) -> Any:

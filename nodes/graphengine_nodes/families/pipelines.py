@@ -331,8 +331,11 @@ def _trained(model: Model) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if prediction := model.setting("prediction_type"):
         found["prediction_type"] = prediction
-    if model.setting("zero_snr"):  # the first step must be the noisiest, the one without any signal
-        found |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    zero_snr = model.setting("zero_snr")
+    if zero_snr is not None:
+        found["rescale_betas_zero_snr"] = zero_snr
+    if zero_snr:  # the first step must be the noisiest, the one without any signal
+        found["timestep_spacing"] = "trailing"
     return found
 
 
@@ -393,6 +396,8 @@ def sample_with(
     scheduler = noise_schedulers.make(own, name, options.timestep_spacing, request.seeds, chosen)
     if request.model.setting("zero_snr"):
         noise_schedulers.check_zero_snr(scheduler)
+    times = {name: further[name] for name in scheduler_options.OWN_TIMES if further.get(name) is not None}
+    noise_schedulers.guard(scheduler, chosen, times)
     pipeline.scheduler = scheduler
     pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)
@@ -408,7 +413,8 @@ def sample_with(
     if not bool(torch.isfinite(samples).all()):
         name = type(scheduler).__name__
         raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")
-    return Sampled(samples.cpu(), request.ended(call["generator"]), cut.drawn if cut and options.end else 0)
+    found = Sampled(samples.cpu(), request.ended(call["generator"]))
+    return found._replace(drawn=cut.drawn, reached=cut.reached) if cut and options.end else found
 
 
 def _watched(

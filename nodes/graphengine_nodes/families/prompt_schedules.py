@@ -79,6 +79,18 @@ def changes(prompt: str) -> bool:
     return any(not isinstance(one, str) for one in _read(prompt))
 
 
+def colons(prompt: str) -> Iterator[str]:
+    """Yield brackets with colons that are no schedule, such as `[red:green:late]`: they are weights of all inside."""
+    signs = _SIGNS.findall(prompt)
+    if _depth(signs) > DEEPEST:
+        return
+    for start, end in sorted(_closing(signs).items()):
+        inside = signs[start + 1 : end]
+        fields = _split(inside, ":")
+        if len(fields) > 1 and len(_split(inside, "|")) == 1 and _switch(fields) is None:
+            yield "".join(signs[start : end + 1])
+
+
 def encode(
     encode_all: Callable[[Sequence[Words]], Sequence[Conditioning]], prompts: Sequence[Words]
 ) -> list[Conditioning]:
@@ -164,8 +176,12 @@ def _parts_of(text: _Text) -> Iterator[_Switch | _Cycle]:
 def _read(prompt: str) -> _Text:
     """Take a prompt apart; brackets that are no schedule stay in its texts, as weights."""
     signs = _SIGNS.findall(prompt)
-    depths = itertools.accumulate((sign == "[") - (sign == "]") for sign in signs)
-    return (prompt,) if max(depths, default=0) > DEEPEST else _merged(_sequence(signs))
+    return (prompt,) if _depth(signs) > DEEPEST else _merged(_sequence(signs))
+
+
+def _depth(signs: Sequence[str]) -> int:
+    """How many brackets stand inside one another."""
+    return max(itertools.accumulate((sign == "[") - (sign == "]") for sign in signs), default=0)
 
 
 def _sequence(signs: Sequence[str]) -> Iterator[str | _Switch | _Cycle]:
@@ -199,17 +215,24 @@ def _bracket(inside: Sequence[str]) -> Iterator[str | _Switch | _Cycle]:
     if len(options) > 1:
         yield _Cycle(tuple(_merged(_sequence(option)) for option in options))
         return
-    fields = _split(inside, ":")
-    when = _NUMBER.match("".join(fields[-1]))
-    if len(fields) in (2, 3) and when:
-        before, after = ([], fields[0]) if len(fields) == 2 else fields[:2]
-        number = float(when[1])
-        fraction = "." in when[1] and number <= 1
-        yield _Switch(_merged(_sequence(before)), _merged(_sequence(after)), number, fraction)
+    switch = _switch(_split(inside, ":"))
+    if switch is not None:
+        yield switch
         return
     yield "["
     yield from _sequence(inside)
     yield "]"
+
+
+def _switch(fields: Sequence[Sequence[str]]) -> _Switch | None:
+    """The switch that the fields of a bracket say; None where they say none."""
+    when = _NUMBER.match("".join(fields[-1]))
+    if len(fields) not in (2, 3) or not when:
+        return None
+    before, after = ([], fields[0]) if len(fields) == 2 else fields[:2]
+    number = float(when[1])
+    fraction = "." in when[1] and number <= 1
+    return _Switch(_merged(_sequence(before)), _merged(_sequence(after)), number, fraction)
 
 
 def _split(signs: Sequence[str], by: str) -> list[Sequence[str]]:

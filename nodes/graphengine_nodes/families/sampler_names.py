@@ -30,6 +30,7 @@ class Sampler(NamedTuple):
 
 
 _MULTISTEP = ("DPMSolverMultistepScheduler",)
+_BH1 = {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}  # down to no noise at all bh1 is not finite
 _SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 
 SAMPLERS = (
@@ -46,7 +47,7 @@ SAMPLERS = (
     Sampler(("DDPM", "ddpm"), ("DDPMScheduler",)),
     Sampler(("PLMS",), ("PNDMScheduler",), {"skip_prk_steps": True}),
     Sampler(("DEIS", "deis"), ("DEISMultistepScheduler",)),
-    Sampler(("UniPC", "uni_pc"), ("UniPCMultistepScheduler",)),
+    Sampler(("UniPC", "uni_pc"), ("UniPCMultistepScheduler",), _BH1),
     Sampler(("uni_pc_bh2",), ("UniPCMultistepScheduler",), {"solver_type": "bh2"}),
     Sampler(("LCM", "lcm"), ("LCMScheduler",)),
     Sampler(("TCD",), ("TCDScheduler",)),
@@ -137,9 +138,10 @@ def problems(inputs: Mapping[str, Any]) -> Iterator[str]:
         of_name = {} if sampler is None else _options_of(cls, sampler)
         found.append(list(scheduler_options.problems(cls, {**of_name, **options})))
     if name is None:  # the model's own: known are only options that no scheduler takes
+        yield from scheduler_options.contradictions(options)
         for option, value in options.items():
             if all(list(scheduler_options.problems(cls, {option: value})) for cls in CLASSES):
-                yield f"no scheduler takes {option} {value!r:.40}"
+                yield next(scheduler_options.refusals(option, value), f"no scheduler takes {option} {value!r:.40}")
     elif all(found):
         yield from found[0]
 
@@ -154,7 +156,7 @@ def advice(name: str) -> str:
 
 # --- names for other tools --------------------------------------------------------------------------------------------
 
-_DEFAULTS: Mapping[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 2}
+_DEFAULTS: Mapping[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "bh2"}
 """What diffusers' classes take where a configuration does not say it."""
 
 _BY_FLAG = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}

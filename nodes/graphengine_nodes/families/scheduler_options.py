@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,12 @@ from typing import Any, NamedTuple
 OWN_TIMES = ("sigmas", "timesteps")
 """Options that are no part of a scheduler's configuration, but arguments of the pipeline: where to step, by hand."""
 
+_TRAINED = "it is how the model was trained; what its files leave open is for load_model's prediction_type and zero_snr"
+
 REFUSED = {
     "noise_sampler_seed": "the seed says it",
     "stochastic_sampling": "it draws noise that no seed decides",
-    "trained_betas": "it is how the model was trained",
+    **dict.fromkeys(("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"), _TRAINED),
 }
 """Options that a picture must not depend on, and why."""
 
@@ -30,8 +34,15 @@ NEEDED: Mapping[str, tuple[str, bool]] = {
 }
 """Options that change nothing unless another one is so."""
 
-ORDERS = (1, 2, 3)
-"""The orders that solvers have."""
+VALUES: Mapping[str, tuple[Any, ...]] = {
+    "solver_order": (1, 2, 3),
+    "interpolation_type": ("linear", "log_linear"),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),  # models here learn none
+}
+"""What options may be that diffusers' types leave open, or that it has for other models."""
+
+SCHEDULES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+"""Options that each choose a noise schedule."""
 
 
 class _Parameter(NamedTuple):
@@ -50,17 +61,34 @@ def problems(scheduler: str, options: Mapping[str, Any]) -> Iterator[str]:
     if not known:  # diffusers is no folder of sources here
         return
     for name, value in options.items():
-        if name in REFUSED:
-            yield f"scheduler_options has {name}, which cannot be given: {REFUSED[name]}"
+        if refused := next(refusals(name, value), None):
+            yield refused
         elif name in OWN_TIMES:
             yield from _times_problems(scheduler, name, value)
         elif name not in known:
             own = ", ".join(one for one in known if one not in REFUSED)
             yield f"{scheduler} has no option {name}; it has {own}"
-        elif name == "solver_order" and value not in ORDERS:
-            yield f"scheduler_options has solver_order {value!r:.40}; {scheduler} takes 1, 2 or 3"
+        elif name in VALUES and value not in VALUES[name]:
+            *others, last = map(str, VALUES[name])
+            yield f"scheduler_options has {name} {value!r:.40}; {scheduler} takes {', '.join(others)} or {last}"
         elif not _fits(value, known[name]):
             yield f"scheduler_options has {name} {value!r:.40}; {scheduler} takes {_said(known[name])}"
+    yield from contradictions(options)
+
+
+def refusals(name: str, value: Any) -> Iterator[str]:
+    """Yield why an option can be given to no scheduler."""
+    if name in REFUSED:
+        yield f"scheduler_options has {name}, which cannot be given: {REFUSED[name]}"
+    elif name in OWN_TIMES:
+        yield from _numbers_problems(name, value)
+
+
+def contradictions(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for options that each say where to step."""
+    said = [name for name in (*OWN_TIMES, *SCHEDULES) if name in options and options[name] not in (None, False)]
+    if len(said) > 1:
+        yield f"{said[0]} and {said[1]} both say where to step, by the scheduler's name or its options; leave one out"
 
 
 def is_known(name: str) -> bool:
@@ -79,11 +107,19 @@ def without_effect(options: Mapping[str, Any], config: Mapping[str, Any]) -> str
 
 def _times_problems(scheduler: str, name: str, value: Any) -> Iterator[str]:
     takes = [one for one in OWN_TIMES if one in _parameters(scheduler, "set_timesteps")]
-    numbers = isinstance(value, (list, tuple)) and value and all(_is_number(one) for one in value)
     if name not in takes:
         yield f"{scheduler} takes no {name} of your own" + (f", but {takes[0]}" if takes else "; leave them out")
-    elif not numbers:
+    else:
+        yield from _numbers_problems(name, value)
+
+
+def _numbers_problems(name: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_number(one) for one in value):
         yield f"scheduler_options has {name} {value!r:.40}; give a list of numbers"
+    elif not all(math.isfinite(one) and one >= 0 for one in value) or any(
+        below >= above for above, below in itertools.pairwise(value)
+    ):
+        yield f"scheduler_options has {name} {value!r:.40}; give numbers of at least 0, each below the one before"
 
 
 def _is_number(value: Any) -> bool:

@@ -61,7 +61,7 @@ def encode_prompt(
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
     advice = "encode_weighted reads it" if kind.reads_marks else f"{model.family} models read none"
-    prompt_marks.warn(prompt, prompt_2, unread=advice)
+    prompt_marks.warn(prompt, prompt_2, unread=advice, bare=kind.reads_marks)
     prompt, prompt_2 = spelled(model, prompt), spelled(model, prompt_2)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
 
@@ -116,7 +116,7 @@ def encode_weighted(
     )
     model = model_of(model)
     kind, device = family(model.family), model.computes_on(ctx.device)
-    prompt_marks.warn(prompt, negative_prompt, prompt_2, negative_prompt_2)
+    prompt_marks.warn_misread(prompt, negative_prompt, prompt_2, negative_prompt_2)
     sides = [
         Words(spelled(model, prompt), spelled(model, prompt_2)),
         Words(spelled(model, negative_prompt), spelled(model, negative_prompt_2), negative=True),

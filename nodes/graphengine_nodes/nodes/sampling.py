@@ -115,7 +115,8 @@ def sample(
     result holds their states after sampling.
 
     A run that is cut by `end`, and gone on with by `start` and the same other inputs, is the whole run to the bit, with
-    schedulers that remember no steps (DDIM, DDPM, Euler, Euler a, LCM, TCD, flow matching's Euler); others are refused.
+    schedulers that remember no steps (DDIM, DDPM, Euler, Euler a, LCM, TCD, flow matching's Euler); others are refused,
+    and so is going on with another scheduler, or at another noise, than the latent has.
 
     Raises:
         ValueError: Inputs that contradict each other; a scheduler that the family cannot use; an unknown argument.
@@ -133,7 +134,8 @@ def sample(
 def latent_of(samples: torch.Tensor, request: SampleRequest, found: Sampled) -> Latent:
     """The latents of a run, or of some of its pictures."""
     done = 1.0 if request.options.end is None else request.options.end
-    return Latent(samples, _latents_of(request.model), random=found.random, done=done, drawn=found.drawn)
+    latent = Latent(samples, _latents_of(request.model), random=found.random, done=done)
+    return replace(latent, drawn=found.drawn, reached=found.reached)
 
 
 def _latents_of(model: Model) -> str:

@@ -213,6 +213,8 @@ class Latent:
         random: The states of the caller's generators after sampling, if it gave any.
         done: How far it is denoised, as a fraction of its schedule; 1 is finished.
         drawn: Of an unfinished one, how often its generator was drawn from, each time for all its numbers.
+        reached: Of an unfinished one, the class of the scheduler that denoised it, the timestep that is next, and the
+            noise there, as the scheduler counts it; None where that is not known.
     """
 
     samples: torch.Tensor
@@ -222,6 +224,7 @@ class Latent:
     random: tuple[RandomState, ...] = ()
     done: float = 1.0
     drawn: int = 0
+    reached: tuple[str, float, float] | None = None
 
     def __repr__(self) -> str:
         told = "empty" if self.empty else f"unfinished: done to {self.done:g}" if self.done < 1 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,26 @@ def test_callers_generators_go_on(model: std.Model, text: std.Conditioning) -> N
     assert found.random == whole.random
 
 
+OTHER: list[tuple[dict[str, Any], str]] = [
+    ({"scheduler": "DDIM"}, "begun with EulerDiscreteScheduler and cannot go on with DDIMScheduler; give Euler"),
+    ({"steps": 9}, "goes on at timestep 499 with noise of .*, but this run would at 443 .*; give the same steps"),
+    ({"scheduler": "Euler Karras"}, "give the same steps and options of EulerDiscreteScheduler to both"),
+    ({"scheduler_options": {"rescale_betas_zero_snr": False}}, "goes on at timestep 499 .* would at 499 with"),
+]
+
+
+@pytest.mark.parametrize(("changed", "sentence"), OTHER)
+def test_a_latent_goes_on_only_at_the_noise_that_it_has(
+    model: std.Model, text: std.Conditioning, changed: dict[str, Any], sentence: str
+) -> None:
+    options: dict[str, Any] = {"scheduler": "Euler", "steps": 6, "seed": 3}
+    part = std.sample(model, text, end=0.5, **SIZE, **options)
+    with pytest.raises(ValueError, match=sentence):
+        std.sample(model, text, latent=part, start=0.5, **{**options, **changed})
+    before = replace(part, reached=None)  # as stores have it that were written before
+    assert std.sample(model, text, latent=before, start=0.5, **{**options, **changed}).done == 1
+
+
 def test_several_in_a_batch(model: std.Model, text: std.Conditioning) -> None:
     many = std.sample.many_fn
     assert many is not None
@@ -119,8 +140,11 @@ def test_an_unfinished_latent_says_so(model: std.Model, text: std.Conditioning) 
     assert kind.decode is not None
     read = kind.decode(kind.encode(latent))
     assert (read.done, read.drawn) == (0.5, 3)
+    assert read.reached == latent.reached == ("EulerAncestralDiscreteScheduler", 499.0, latent.reached[2])
     finished = std.Latent(latent.samples, latent.family)
-    assert b"drawn" not in kind.encode(finished), "files of finished ones are as before"
+    written = kind.encode(finished)
+    assert b"drawn" not in written, "files of finished ones are as before"
+    assert b"reached" not in written
 
 
 # --- the refiner ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.families.family import Words
-from graphengine_nodes.families.prompt_marks import marked, warn
+from graphengine_nodes.families.prompt_marks import marked, warn, warn_misread
 from graphengine_nodes.families.prompt_schedules import changes, encode, joined
 from graphengine_nodes.testing import sdxl as testing_xl
 from graphengine_nodes.values.types import Conditioning
@@ -71,14 +71,15 @@ def test_a_prompt_that_takes_too_many_texts() -> None:
         texts("".join(f"[a:b:0.{number}]" for number in range(1, 10)) + "[a|b|c|d|e|f|g][h|i|j|k]", 4)
 
 
-@pytest.mark.parametrize("signs", ["[", "]", "(", "((", "[[a]", "[a:", "|", ":1", " ", "<lora:"])
+@pytest.mark.parametrize("signs", ["[", "]", "(", "((", "[[a]", "[a:", "|", ":1", " ", "<lora:", "(a:", "(a: "])
 def test_long_nonsense_is_text_and_is_read_at_once(signs: str) -> None:
     """What took time by the square of the length would not end here."""
     prompt = (signs * 100_000)[:100_000]
     assert texts(prompt, 1) == [prompt]
     assert not changes(prompt)
     marked(prompt)
-    warn(prompt, unread="none")
+    warn(prompt, unread="none", bare=True)
+    warn_misread(prompt, prompt)
     assert joined(f"a AND {prompt}")[0] == (1.0, "a")
 
 

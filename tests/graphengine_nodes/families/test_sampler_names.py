@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,15 +13,16 @@ import diffusers
 import graphengine_nodes as std
 import pytest
 import torch
-from graphengine_nodes.families import sampler_names
+from graphengine_nodes.families import noise_schedulers, sampler_names
 from graphengine_nodes.families.sampler_names import CLASSES, SAMPLERS, SCHEDULES
 from graphengine_nodes.testing import flux as testing_flux
-from graphengine_nodes.weights.files import TINY
+from graphengine_nodes.weights.files import TINY, read_json
 
 from graphengine import Graph, GraphEngineError
 
 PROMPT = "a red circle on a blue background"
 SIZE: dict[str, Any] = {"width": 64, "height": 64, "guidance_scale": 3.5}
+CONFIG = read_json(TINY / "model" / "scheduler" / "scheduler_config.json")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ def ours(scheduler: str | None, options: dict[str, Any] | None = None, steps: in
 
 KARRAS = {"use_karras_sigmas": True}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
+BH1 = {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}  # not finite down to no noise
 NAMED = [
     ("DPM++ 2M", "DPMSolverMultistepScheduler", {}),
     ("DPM++ 2M Karras", "DPMSolverMultistepScheduler", KARRAS),
@@ -74,7 +77,9 @@ NAMED = [
     ("Heun", "HeunDiscreteScheduler", {}),
     ("DPM2 a", "KDPM2AncestralDiscreteScheduler", {}),
     ("dpm_2_ancestral_karras", "KDPM2AncestralDiscreteScheduler", KARRAS),
-    ("UniPC", "UniPCMultistepScheduler", {}),
+    ("UniPC", "UniPCMultistepScheduler", BH1),
+    ("uni_pc", "UniPCMultistepScheduler", BH1),
+    ("uni_pc_bh2", "UniPCMultistepScheduler", {"solver_type": "bh2"}),
     ("DDIM", "DDIMScheduler", {}),
     ("PLMS", "PNDMScheduler", {"skip_prk_steps": True}),
 ]
@@ -153,7 +158,7 @@ def test_flow_matching_has_a_shift(tmp_path: Path) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scheduler": "DPM++ 2M Carras"}, r"there is no scheduler 'DPM\+\+ 2M Carras'; did you mean DPM\+\+ 2M Karras"),
     ({"scheduler": "Restart"}, "there is no scheduler 'Restart'; take a class name of diffusers, or a sampler"),
-    ({"scheduler": "Euler a Karras"}, "EulerAncestralDiscreteScheduler has no option use_karras_sigmas; it has num_tr"),
+    ({"scheduler": "Euler a Karras"}, "EulerAncestralDiscreteScheduler has no option use_karras_sigmas; it has pred"),
     (
         {"scheduler": "LMS", "scheduler_options": {"algorithm_type": "x"}},
         "LMSDiscreteScheduler has no option alg",
@@ -163,6 +168,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scheduler": "dpmpp_2m", "scheduler_options": {"solver_order": 4}}, "solver_order 4; .* takes 1, 2 or 3"),
     ({"scheduler": "dpmpp_2m", "scheduler_options": {"sigmas": [1.0]}}, "takes no sigmas of your own, but timesteps"),
     ({"scheduler": "Euler", "scheduler_options": {"sigmas": "many"}}, "sigmas 'many'; give a list of numbers"),
+    ({"scheduler": "Euler", "scheduler_options": {"sigmas": [0.1, 5, 3]}}, "give numbers of at least 0, each below"),
+    ({"scheduler_options": {"sigmas": [math.nan, 0.0]}}, "give numbers of at least 0, each below the one before"),
+    ({"scheduler": "Euler", "scheduler_options": {"timesteps": [10, 500]}}, "numbers of at least 0, each below the"),
+    ({"scheduler": "DDIM", "scheduler_options": {"timesteps": [900, 500]}}, "DDIMScheduler takes no timesteps of"),
+    (
+        {"scheduler": "DPM++ 2M Karras", "scheduler_options": {"timesteps": [900, 500]}},
+        "timesteps and use_karras_sigmas both say where to step",
+    ),
+    (
+        {"scheduler_options": {"use_karras_sigmas": True, "use_beta_sigmas": True}},
+        "use_karras_sigmas and use_beta_sigmas both say where to step",
+    ),
+    ({"scheduler": "Euler", "scheduler_options": {"interpolation_type": "foo"}}, "takes linear or log_linear"),
+    ({"scheduler": "DDPM", "scheduler_options": {"variance_type": "learned"}}, "takes fixed_small, .* or fixed_large"),
+    ({"scheduler": "DDIM", "scheduler_options": {"num_train_timesteps": 0}}, "how the model was trained; .*zero_snr"),
+    ({"scheduler_options": {"beta_start": -1.0}}, "beta_start, which cannot be given: it is how the model was trained"),
     ({"scheduler_options": {"karras": True}}, "no scheduler takes karras True"),
     ({"scheduler": "DPMSolverSDEScheduler", "scheduler_options": {"noise_sampler_seed": 1}}, "the seed says it"),
     ({"timestep_spacing": "leading", "scheduler_options": {"timestep_spacing": "trailing"}}, "given twice"),
@@ -182,10 +203,51 @@ def test_what_no_scheduler_is_or_has_is_known_before_a_run(inputs: dict[str, Any
 
 
 def test_the_models_own_scheduler_says_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match="DDIMScheduler has no option use_karras_sigmas; it has num_train"):
+    with pytest.raises(ValueError, match="DDIMScheduler has no option use_karras_sigmas; it has clip_sample"):
         ours(None, KARRAS)
-    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler cannot be made so: Only one of"):
+    with pytest.raises(ValueError, match="use_karras_sigmas and use_beta_sigmas both say where to step"):
         ours("DPM++ 2M Karras", {"use_beta_sigmas": True})
+    with pytest.raises(ValueError, match="DDIMScheduler takes no timesteps of your own; leave them out"):
+        ours(None, {"timesteps": [900, 500]})
+
+
+LATE: list[tuple[str, dict[str, Any], str]] = [
+    ("Euler", {"timesteps": [5000, 10]}, "EulerDiscreteScheduler would begin at timestep 5000, but .* up to 999"),
+    (
+        "LCM",
+        {"original_inference_steps": 2000},
+        "LCMScheduler cannot make its schedule with original_inference_steps 2000: `original_steps`: 2000",
+    ),
+    ("LCM", {"original_inference_steps": 0}, "LCMScheduler cannot make its schedule with original_inference_steps 0"),
+    ("DDIM", {"steps_offset": 999, "timestep_spacing": "leading"}, "DDIMScheduler would begin at timestep 1749"),
+    (
+        "DPMSolverSinglestepScheduler",
+        {"lower_order_final": False},
+        "takes lower_order_final false only with final_sigmas_type sigma_min",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "sentence"), LATE)
+def test_what_only_the_model_and_the_steps_decide_is_one_sentence(
+    name: str, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ours(name, options)
+
+
+def test_a_schedule_by_name_is_in_place_of_the_models_own() -> None:
+    config = CONFIG | {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}
+    own = noise_schedulers.own(config, None, [1], CLASSES, "any")
+    made = noise_schedulers.make(own, "DPMSolverMultistepScheduler", None, [1], {"use_beta_sigmas": True})
+    assert (made.config.use_beta_sigmas, made.config.use_karras_sigmas) == (True, False)
+
+
+def test_diffusers_notices_are_not_the_users(pipe: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found = ours("DPMSolverSinglestepScheduler", {"solver_order": 3})
+    assert caplog.messages == []
+    assert torch.equal(found, theirs(pipe, "DPMSolverSinglestepScheduler", {"solver_order": 3}))
+    assert any("Changing scheduler" in one for one in caplog.messages), "diffusers says it no more: leave this out"
 
 
 def test_an_option_among_the_pipelines_arguments_is_told_where_it_goes() -> None:

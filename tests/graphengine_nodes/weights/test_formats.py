@@ -340,6 +340,15 @@ def test_a_file_is_sampled_as_it_was_trained(
     assert torch.equal(latent(marked, scheduler=EULER), latent(plain, scheduler=EULER)) == (not changes)
 
 
+def test_a_model_that_was_not_trained_to_no_signal() -> None:
+    """Said of one whose configuration says the contrary: the spacing stays the configuration's."""
+    found = std.load_model("tiny", zero_snr=False)
+    options = {"scheduler_options": {"rescale_betas_zero_snr": False}}
+    assert torch.equal(latent(found, scheduler=EULER), latent(std.load_model("tiny"), scheduler=EULER, **options))
+    assert not torch.equal(latent(found, scheduler=EULER), latent(std.load_model("tiny"), scheduler=EULER))
+    assert torch.isfinite(latent(found, scheduler="LMSDiscreteScheduler")).all()
+
+
 def test_a_scheduler_that_cannot_begin_without_signal_is_refused(tmp_path: Path) -> None:
     model = std.load_model("tiny", zero_snr=True)
     with pytest.raises(ValueError, match=r"where LMSDiscreteScheduler cannot begin; take EulerDiscreteScheduler"):
