@@ -51,6 +51,7 @@ class Preload:
         self.names = list(dict.fromkeys(name for pack in _device_packs(graph) for name in pack.preload))
         self._thread = threading.Thread(target=self._import, name="graphengine-preload", daemon=True)
         if self.names:
+            os.getcwd()  # raises if it is not there any more, where torch would end the process without an error
             pause_garbage_search()
             self._thread.start()
         else:

@@ -254,10 +254,10 @@ def test_different_models_do_not_wait_for_each_other(nine: Path, monkeypatch: py
     kind, both = family("stable_diffusion"), threading.Barrier(2, timeout=30)
     read = kind.load
 
-    def load_with_the_other(component: str, location: Any, dtype: Any) -> Any:
+    def load_with_the_other(component: str, *arguments: Any) -> Any:
         if component == "unet":
             both.wait()  # passes only when the other is loading as well
-        return read(component, location, dtype)
+        return read(component, *arguments)
 
     monkeypatch.setattr(kind, "load", load_with_the_other)
     one, other = together(load, lambda: load(diffusers.StableDiffusionInpaintPipeline, nine))

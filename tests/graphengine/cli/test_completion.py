@@ -137,7 +137,9 @@ def test_the_script_of_typer_itself_is_answered(cli: Run) -> None:
 
 
 def test_fish_and_zsh_get_help_texts(ask: Ask) -> None:
-    assert ask("graphengine run text_to_image --set pro", "fish") == ["prompt=\tWhat the picture shows."]
+    assert ask("graphengine run text_to_image --set pro", "fish") == [
+        "prompt=\tWhat the picture shows; word 1.3 , word and a b 0.5 weigh and change words."
+    ]
     assert ask("graphengine nodes pain", "zsh") == ["""_arguments '*: :(("paint":"Paint a picture."))'"""]
 
 
