@@ -182,6 +182,25 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
             raise ValueError(f"{name} would begin at timestep {first:g}, but the model was trained up to {trained - 1}")
 
     scheduler.set_timesteps = guarded
+    if name == "UniPCMultistepScheduler":
+        _guard_step(scheduler)
+
+
+def _guard_step(scheduler: Any) -> None:
+    """Make a scheduler that asserts that a step is left say why none is."""
+    step = scheduler.step
+
+    @functools.wraps(step)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except AssertionError:  # it began at the second of two equal timesteps
+            raise ValueError(
+                f"{type(scheduler).__name__} cannot step twice at timestep {int(scheduler.timesteps[0])}, as this "
+                "noise schedule has it; take another schedule or scheduler"
+            ) from None
+
+    scheduler.step = guarded
 
 
 def _end_in_lower_order(scheduler: Any, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> None:

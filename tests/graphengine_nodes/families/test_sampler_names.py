@@ -218,6 +218,7 @@ LATE: list[tuple[str, dict[str, Any], str]] = [
         {"original_inference_steps": 2000},
         "LCMScheduler cannot make its schedule with original_inference_steps 2000: `original_steps`: 2000",
     ),
+    ("UniPC Beta", {}, "UniPCMultistepScheduler cannot step twice at timestep 99., as this noise schedule has it"),
     ("LCM", {"original_inference_steps": 0}, "LCMScheduler cannot make its schedule with original_inference_steps 0"),
     ("DDIM", {"steps_offset": 999, "timestep_spacing": "leading"}, "DDIMScheduler would begin at timestep 1749"),
     (
