@@ -35,7 +35,7 @@ from graphengine import (
     write_private,
 )
 from graphengine_nodes.values.references import digest_of
-from graphengine_nodes.weights.headers import SUFFIXES, Header, read_headers
+from graphengine_nodes.weights.headers import SUFFIXES, Header, once_for_a_file, read_headers
 from graphengine_nodes.weights.scaled import check_small, scales_in
 
 log = logging.getLogger(__name__)
@@ -254,8 +254,14 @@ def weight_files(folder: Path, stem: str, variant: str = "") -> WeightFiles:
         found, key=lambda w: (w.variant != (variant or None), bool(w.variant), w.variant != "fp16", w.variant or "")
     )
     for file in best.files:
-        check_small(read_headers(file), file)
+        _check(file)
     return best
+
+
+@once_for_a_file
+def _check(file: Path) -> None:
+    """Refuse a file of weights in a form that is not read."""
+    check_small(read_headers(file), file)
 
 
 def _parts(index: Path) -> list[str]:

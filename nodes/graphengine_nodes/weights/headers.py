@@ -3,13 +3,14 @@ any is read. No torch."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from graphengine import ModelError, open_file
 from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf
@@ -47,6 +48,29 @@ class HeaderAndMetadata(NamedTuple):
     metadata: dict[str, str]
 
 
+T = TypeVar("T")
+
+
+def once_for_a_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Remember what a function reads of a file until the file changes; what it returns must not be changed.
+
+    The file is opened for each call, so that one outside the allowed folders stays out of reach. Errors are not
+    remembered.
+    """
+    remembered = functools.lru_cache(maxsize=64)(lambda file, state: read(file))
+
+    @functools.wraps(read)
+    def read_once(file: Path) -> T:
+        try:
+            with open_file(file) as handle:
+                found = os.fstat(handle.fileno())
+        except OSError:  # of which the function makes a sentence
+            return read(file)
+        return remembered(file, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+    return read_once
+
+
 def read_headers(file: Path) -> HeaderAndMetadata:
     """Read the header of a safetensors or GGUF file, and check that the file is whole.
 
@@ -58,6 +82,11 @@ def read_headers(file: Path) -> HeaderAndMetadata:
         raise ModelError(
             f"{file} is a pickle, which can run code when it is read: it is not opened; convert it to safetensors"
         )
+    return _read(file)
+
+
+@once_for_a_file
+def _read(file: Path) -> HeaderAndMetadata:
     if is_gguf(file):
         stored, said = read_gguf(file)
         shapes = {name: {"dtype": tensor.kind, "shape": list(tensor.shape)} for name, tensor in stored.items()}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphengine_nodes.weights.headers import LONGEST, read_headers
+import torch
+from graphengine_nodes.weights.headers import LONGEST, once_for_a_file, read_headers
+from safetensors.torch import save_file
 
-from graphengine import ModelError
+from graphengine import ModelError, rooted
 
 
 def entry(start: int, end: int, kind: str = "F32") -> dict[str, Any]:
@@ -79,3 +81,30 @@ def test_a_header_of_100_megabytes_is_not_read(tmp_path: Path) -> None:
         target.truncate(LONGEST + 100)  # as a sparse file: it takes no room
     with pytest.raises(ModelError, match="no header is longer than 100,000,000"):
         read_headers(file)
+
+
+def test_what_was_read_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    file, reads = tmp_path / "a.safetensors", list[Path]()
+    save_file({"one": torch.zeros(2)}, file)
+
+    @once_for_a_file
+    def names(path: Path) -> list[str]:
+        reads.append(path)
+        return sorted(read_headers(path).header)
+
+    assert names(file) == names(file) == ["one"]
+    assert len(reads) == 1
+    save_file({"two": torch.zeros(2)}, tmp_path / "b.safetensors")
+    (tmp_path / "b.safetensors").rename(file)
+    assert names(file) == ["two"]
+    assert len(reads) == 2
+    file.write_bytes(b"no header")
+    for _ in range(2):
+        with pytest.raises(ModelError):
+            names(file)
+    assert len(reads) == 4  # errors are not remembered
+    (tmp_path / "roots").mkdir()
+    save_file({"three": torch.zeros(2)}, file)
+    assert names(file) == ["three"]
+    with pytest.raises(ModelError, match="cannot be read"):
+        names(rooted(file, [tmp_path / "roots"]))
