@@ -1,4 +1,7 @@
-"""`graphengine queue`: the jobs of this user. Imports no torch."""
+"""`graphengine queue`: the jobs of this user. Imports no torch.
+
+The module is long because it holds all commands of one group, each a short function under its options.
+"""
 
 from __future__ import annotations
 

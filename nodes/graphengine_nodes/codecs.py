@@ -1,6 +1,8 @@
 """Codecs of the standard types: to bytes and back, shown as text, and saved as files.
 
 Bytes are safetensors with JSON in the header: lossless, and nothing in them is ever executed.
+
+The module is long because it holds the codec of every standard type, each a few short functions.
 """
 
 from __future__ import annotations

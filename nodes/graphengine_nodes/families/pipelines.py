@@ -3,6 +3,8 @@
 A pipeline and a scheduler are made for each run over shared modules; they are small and hold the run's state. The bits
 are those of one call of the pipeline, although the prompt is encoded before, by the same calls; a picture is encoded to
 its posterior before, and the first draw of the sampler is the draw from it; and decoding is a call of its own.
+
+The module is long because it is one template: each method is a step that a family may define otherwise.
 """
 
 from __future__ import annotations

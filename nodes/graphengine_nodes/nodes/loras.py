@@ -17,7 +17,7 @@ from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import read_headers
 from graphengine_nodes.weights.lora_names import DENOISER, lora_layers
-from graphengine_nodes.weights.loras import Placed, lora_digest, place_layers, refuse_lost
+from graphengine_nodes.weights.lora_placing import Placed, lora_digest, place_layers, refuse_lost
 
 Strength = Range(-10, 10, 0.05)
 

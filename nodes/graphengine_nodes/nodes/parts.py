@@ -2,6 +2,8 @@
 
 A part is keyed and held as that part of a whole model is, so that both share what is computed and what is in memory.
 These nodes read configurations and headers only, and import no torch.
+
+The module is long because loading, splitting and joining must agree on what belongs to each part.
 """
 
 from __future__ import annotations
@@ -16,23 +18,13 @@ from graphengine_nodes.families import lookup
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.pipelines import in_pixels
-from graphengine_nodes.nodes.models import (
-    EMBEDDED_NAMES,
-    Opened,
-    Precision,
-    check_scale,
-    components_in,
-    noted,
-    opened,
-    settings_of,
-    training,
-)
+from graphengine_nodes.nodes.model_files import Opened, check_scale, components_in, noted, opened, settings_of, training
+from graphengine_nodes.nodes.models import EMBEDDED_NAMES, Precision, Predicts, Revision, Variant, ZeroSnr
 from graphengine_nodes.nodes.part_files import encoders_in, is_alone, vae_for, vae_in
 from graphengine_nodes.values.references import OPTIONS, SETTINGS, Held, LoRA
 from graphengine_nodes.values.types import VAE, Denoiser, Model, TextEncoder
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
-from graphengine_nodes.weights.training import PREDICTIONS
 
 Weights = File("weights", names=True, known=EMBEDDED_NAMES)
 Config = Annotated[
@@ -40,13 +32,11 @@ Config = Annotated[
     File("folder", names=True),
     Doc("A model's folder in diffusers layout, for what the source lacks: configurations, tokenizers, a scheduler."),
 ]
-Revision = Annotated[str | None, Doc("Branch, tag or commit of a hub id; default: the main branch.")]
 FamilyName = Annotated[
     str | None,
     Choices("stable_diffusion", "stable_diffusion_xl", "flux"),
     Doc("For files that may be of several families: which it is."),
 ]
-Variant = Annotated[str | None, Doc("Variant of a folder's weight files, such as fp16; default: the plain ones.")]
 
 ALONE = 1
 """The `factor` among the settings of a denoiser whose VAE is not known: its sides count latents."""
@@ -108,15 +98,8 @@ def load_denoiser(
     precision: Precision = None,
     revision: Revision = None,
     variant: Variant = None,
-    prediction_type: Annotated[
-        str | None,
-        Choices(*PREDICTIONS),
-        Doc("What the denoiser was trained to predict; default: as its files say."),
-    ] = None,
-    zero_snr: Annotated[
-        bool | None,
-        Doc("Whether the denoiser was trained with zero terminal SNR; default: as its files say."),
-    ] = None,
+    prediction_type: Predicts = None,
+    zero_snr: ZeroSnr = None,
 ) -> Denoiser:
     """Make a reference to a model's denoiser (UNet or transformer), with its scheduler, for `join_model`.
 

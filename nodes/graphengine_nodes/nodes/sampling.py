@@ -1,4 +1,7 @@
-"""Sampling: the nodes that denoise."""
+"""Sampling: the nodes that denoise.
+
+The module is long because every option of sampling is an input with its limits and its help.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from graphengine_nodes.store.hypernetworks import add_hypernetworks
 from graphengine_nodes.values.references import Embedding, Held
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
 from graphengine_nodes.weights import files
-from graphengine_nodes.weights.loras import lora_digest
+from graphengine_nodes.weights.lora_placing import lora_digest
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,7 @@
-"""LoRAs put into modules: from a file of any format to changes over the module's layers."""
+"""LoRAs put into modules: from a file of any format to changes over the module's layers.
+
+The module is long because scales, shapes and rows of every format are settled at one place, before a layer is changed.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,15 @@ import logging
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine import ModelError, fingerprint, open_file
-from graphengine_nodes.values.references import digest_of
+from graphengine import ModelError
 from graphengine_nodes.values.types import Tensors
 from graphengine_nodes.weights import files
-from graphengine_nodes.weights.headers import SIZES, Header
-from graphengine_nodes.weights.lora_names import MAGNITUDES, LoraLayer, LoraNames, Place, lora_layers
+from graphengine_nodes.weights.lora_names import MAGNITUDES, LoraLayer, LoraNames, Place
+from graphengine_nodes.weights.lora_placing import configuration_beside, lost_of, place_layers, refuse_lost
 from graphengine_nodes.weights.reading import read_tensors
 
 if TYPE_CHECKING:
@@ -26,118 +28,6 @@ log = logging.getLogger(__name__)
 
 METADATA = "lora_adapter_metadata"
 """Where diffusers writes peft's configuration in a LoRA's header, by component."""
-
-CONFIGURATION = ("adapter_model.safetensors", "adapter_config.json")
-"""The name of peft's own file, and of the file with its configuration beside it."""
-
-
-def lora_digest(file: Path) -> str:
-    """The digest of a LoRA: of its file, and of peft's configuration beside it."""
-    told = _beside(file)
-    return fingerprint(file) if told is None else digest_of([fingerprint(file), fingerprint(told)])
-
-
-def _beside(file: Path) -> Path | None:
-    """peft's configuration beside a LoRA's file."""
-    name, configuration = CONFIGURATION
-    told = file.with_name(configuration)
-    return told if file.name == name and told.is_file() else None
-
-
-# --- what a file changes ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """The layers of a file that belong to one component.
-
-    Attributes:
-        there: Each with the place that it has in the component.
-        lost: Those that have none.
-    """
-
-    there: list[tuple[LoraLayer, Place]] = field(default_factory=list)
-    lost: list[LoraLayer] = field(default_factory=list)
-
-
-def place_layers(
-    file: Path, names: LoraNames, component: str, paths: Sequence[str], header: Header | None = None
-) -> Placed:
-    """Find the place of each change of a LoRA's file in one component.
-
-    Changes that are nought (published files hold such) need no place.
-
-    Args:
-        paths: Of the component's layers.
-
-    Raises:
-        ModelError: It is no LoRA that is read, or changes a layer by two of its names.
-    """
-    header = files.read_header(file) if header is None else header
-    known = names.places(component, paths)
-    layers = lora_layers(header, file)
-    # What belongs to no component of the family is told with the first one.
-    first = next((belongs for layer in layers if (belongs := names.component(layer)) is not None), "text_encoder")
-    found, changed = Placed(), dict[str, LoraLayer]()
-    for layer in layers:
-        if (names.component(layer) or first) != component:
-            continue
-        place = known.get(layer.name) if names.component(layer) is not None else None
-        if place is not None:
-            for path in place.paths:
-                if (other := changed.setdefault(path, layer)) is not layer:
-                    raise ModelError(f"{file} changes one layer twice, by {other.first} and by {layer.first}")
-            found.there.append((layer, place))
-        elif not _is_nought(layer, file):
-            found.lost.append(layer)
-    return found
-
-
-def refuse_lost(file: Path, what: str, placed: Placed, partial: bool) -> None:
-    """Refuse changes without a place in `what`.
-
-    Args:
-        partial: The caller wants the others alone, if there are any.
-
-    Raises:
-        ModelError: There are some; or none has a place, and the LoRA is for another model.
-    """
-    if not placed.lost or (partial and placed.there):
-        return
-    foreign = len(placed.lost) > len(placed.there)
-    says = "is for another model" if foreign else "does not fit"
-    advice = "" if foreign else "; apply_lora(partial=true) leaves these out"
-    raise ModelError(f"{file.name} {says}: {_told(placed, what)}{advice}")
-
-
-def _told(placed: Placed, what: str) -> str:
-    count, total = len(placed.lost), len(placed.lost) + len(placed.there)
-    return f"{count} of its {total} changes find no place in the {what}, the first is {placed.lost[0].first}"
-
-
-def _is_nought(layer: LoraLayer, file: Path) -> bool:
-    """Whether a change is nought because one of its factors is."""
-    factors = {"low-rank": ("up", "down"), "full": ("diff",), "bias": ("diff_b",)}.get(layer.kind, ())
-    if layer.tensors.keys() - {*factors, "mid", "alpha"}:
-        return False
-    return any(_all_nought(file, layer.tensors[role]) for role in factors)
-
-
-def _all_nought(file: Path, name: str) -> bool:
-    """Whether all numbers of a tensor in a safetensors file are nought, with either sign."""
-    entry = files.read_header(file)[name]
-    start, end = entry["data_offsets"]
-    with open_file(file) as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        handle.seek(8 + length + start)
-        data = bytearray(handle.read(end - start))
-    size = SIZES[entry["dtype"]]
-    signs = set(data[size - 1 :: size])  # the last byte of each number begins with its sign
-    data[size - 1 :: size] = bytes(len(data) // size)
-    return signs <= {0, 0x80} and not any(data)
-
-
-# --- putting them in --------------------------------------------------------------------------------------------------
 
 
 def add_loras(
@@ -163,7 +53,7 @@ def add_loras(
         placed = place_layers(file, names, component, list(layers), header)
         refuse_lost(file, component, placed, name in partial)
         if placed.lost:
-            log.warning("%s: %s; they are left out", file.name, _told(placed, component))
+            log.warning("%s: %s; they are left out", file.name, lost_of(placed, component))
         wanted = {tensor for layer, _ in placed.there for tensor in layer.tensors.values()}
         tensors = read_tensors(file, names=wanted) if wanted else {}
         adding = _Adding(name, file, strength, component, module, layers, _configuration(file, component))
@@ -183,7 +73,7 @@ def _can_change(layer: Any) -> bool:
 
 def _configuration(file: Path, component: str) -> Mapping[str, Any]:
     """peft's configuration of a LoRA: in the file's header for each component, or in a file beside it."""
-    if (beside := _beside(file)) is not None:
+    if (beside := configuration_beside(file)) is not None:
         return files.read_json(beside)
     text = files.read_metadata(file).get(METADATA)
     if not text:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.nodes.models import noted
+from graphengine_nodes.nodes.model_files import noted
 from graphengine_nodes.store.store import WeightStore
 from graphengine_nodes.testing import flux as flux_testing
 from graphengine_nodes.testing import sd as testing
