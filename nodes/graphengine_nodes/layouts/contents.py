@@ -8,141 +8,31 @@ asked for, is a scale of a small format, or stands in the table of `weights.unre
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from graphengine import ModelError
-from graphengine_nodes.layouts import flux, texts, unet, vae
-from graphengine_nodes.layouts.places import Place, Places, Shapes
+from graphengine_nodes.layouts import flux, flux2, qwen_image, texts, unet, vae, z_image
+from graphengine_nodes.layouts.kinds import Kind, Spelling
+from graphengine_nodes.layouts.places import Places, Shapes
 from graphengine_nodes.weights.headers import Header, HeaderAndMetadata
 from graphengine_nodes.weights.scaled import check_small, scales_in
 from graphengine_nodes.weights.unread import without_place
 
-DENOISER = ("model.diffusion_model.", "diffusion_model.", "unet.", "transformer.", "")
-CLIP = (
-    "cond_stage_model.transformer.",
-    "conditioner.embedders.0.transformer.",
-    "text_encoders.clip_l.transformer.",
-    "text_encoder.",
-    "text_encoder_2.",
-    "",
+KINDS = (
+    *unet.KINDS,
+    *flux.KINDS,
+    *flux2.KINDS,
+    *z_image.KINDS,
+    *qwen_image.KINDS,
+    *vae.KINDS,
+    *texts.KINDS,
 )
-OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.", "")
-
-SECOND = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
-"""What stands before the names of Stable Diffusion 2.x's text encoder: the second in SD-Turbo, and before those of
-SDXL's second one in the refiner."""
-
-REFINED = 1280
-"""The width of the prompts that SDXL's refiner takes: those of the second text encoder alone."""
-
-COMPONENTS = {
-    "cond_stage_model.": "text_encoder",
-    "conditioner.embedders.0.": "text_encoder",
-    "conditioner.embedders.1.": "text_encoder_2",
-    "text_encoders.clip_l.": "text_encoder",
-    "text_encoders.t5xxl.": "text_encoder_2",
-    "text_encoder.": "text_encoder",
-    "text_encoder_2.": "text_encoder_2",
-}
-"""The component of a model that a text encoder is, by the beginning of its names."""
-
-
-def _same(pattern: str) -> Callable[[Shapes], Places]:
-    """Places in a file that has diffusers' names already: those of them that fit the pattern."""
-    known = re.compile(pattern)
-    return lambda shapes: {name: Place(name) for name in shapes if known.fullmatch(name)}
-
-
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """One way in which files name a component's tensors.
-
-    Attributes:
-        kind: `unet`, `controlnet`, `transformer`, `flux_controlnet`, `vae`, `clip` or `t5`.
-        name: Whose names they are.
-        signs: Names that a file with it has, after the prefix.
-        prefixes: What may stand before its names.
-        places: Finds the places among the names without their prefix.
-    """
-
-    kind: str
-    name: str
-    signs: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    places: Callable[[Shapes], Places]
-
-    def prefix(self, names: Iterable[str]) -> str | None:
-        """What stands before the names in a file with it; None in other files."""
-        return next((p for p in self.prefixes if all(f"{p}{sign}" in names for sign in self.signs)), None)
-
-
-SPELLINGS = (
-    Spelling("unet", "original", ("input_blocks.0.0.weight", "out.2.weight"), DENOISER, unet.places),
-    Spelling("unet", "diffusers", ("conv_in.weight", "conv_norm_out.weight"), DENOISER, _same(unet.DIFFUSERS)),
-    Spelling(
-        "controlnet",
-        "original",
-        ("input_blocks.0.0.weight", "zero_convs.0.0.weight"),
-        ("control_model.", ""),
-        unet.places,
-    ),
-    Spelling("controlnet", "diffusers", (unet.CONTROLNET, "conv_in.weight"), ("",), _same(unet.DIFFUSERS)),
-    Spelling(
-        "transformer",
-        "original",
-        ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight"),
-        DENOISER,
-        flux.places,
-    ),
-    Spelling("transformer", "diffusers", (*flux.SIGNS, "proj_out.weight"), DENOISER, _same(flux.DIFFUSERS)),
-    Spelling("flux_controlnet", "diffusers", (*flux.SIGNS, flux.CONTROLNET), ("",), _same(flux.DIFFUSERS)),
-    Spelling("vae", "original", ("decoder.up.0.block.0.norm1.weight",), ("first_stage_model.", "vae.", ""), vae.places),
-    Spelling("vae", "diffusers", ("decoder.up_blocks.0.resnets.0.norm1.weight",), ("vae.", ""), vae.diffusers_places),
-    *(
-        Spelling(
-            "clip", "transformers", (f"{start}embeddings.position_embedding.weight",), (prefix,), texts.clip_places
-        )
-        for prefix in CLIP
-        for start in ("text_model.", "")
-    ),
-    *(
-        Spelling("clip", "OpenCLIP", ("positional_embedding", "ln_final.weight"), (prefix,), texts.open_clip_places)
-        for prefix in OPEN_CLIP
-    ),
-    Spelling(
-        "t5",
-        "transformers",
-        ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",),
-        ("text_encoders.t5xxl.transformer.", "text_encoder_2.", ""),
-        texts.t5_places,
-    ),
-    Spelling("t5", "llama.cpp", ("enc.blk.0.attn_q.weight", "enc.output_norm.weight"), ("",), texts.llama_cpp_places),
-)
-
-UNSEEN = {
-    "unet": ("attention_head_dim", "norm_num_groups"),
-    "controlnet": ("attention_head_dim", "norm_num_groups"),
-    "vae": ("norm_num_groups",),
-    "clip": ("num_attention_heads",),
-    "transformer": ("axes_dims_rope",),
-    "flux_controlnet": ("axes_dims_rope",),
-}
-"""What no shape tells: it is known for the widths of published models alone."""
-
-WIDTHS = {
-    "unet": ("block_out_channels", "cross_attention_dim", "in_channels"),
-    "controlnet": ("block_out_channels", "cross_attention_dim"),
-    "vae": ("block_out_channels", "latent_channels"),
-    "clip": ("hidden_size", "vocab_size"),
-    "t5": ("d_model", "vocab_size"),
-    "transformer": ("in_channels", "num_attention_heads"),
-}
-"""What both shapes and configurations tell."""
+"""All kinds, in the order in which a file is searched for them. A new kind is a record in a module of its own, and a
+name in this list."""
 
 
 @dataclass(frozen=True)
@@ -150,18 +40,18 @@ class Component:
     """One component in a file.
 
     Attributes:
-        kind: See `Spelling`.
+        of: Its kind.
         name: Which component of a model it is (`unet`, `text_encoder_2`); empty for a text encoder alone in its file.
         prefix: What its names begin with in the file.
         spelling: Whose names they are.
         places: Where its tensors lie in the file, by diffusers' or transformers' names.
         shapes: The shapes of its tensors by these names.
-        said: What the file's metadata say of its configuration.
+        said: What its spelling and the file's metadata say of its configuration.
         skipped: Names of tensors that it has and a model does not read.
         where: The file, for messages.
     """
 
-    kind: str
+    of: Kind
     name: str
     prefix: str
     spelling: str
@@ -171,6 +61,11 @@ class Component:
     skipped: frozenset[str] = field(repr=False)
     where: Path
 
+    @property
+    def kind(self) -> str:
+        """The name of its kind."""
+        return self.of.name
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """Its configuration as diffusers or transformers would write it, without the scale of a VAE.
@@ -179,12 +74,12 @@ class Component:
             ModelError: A tensor is missing, or its widths are unknown and the file does not say what they leave open.
         """
         try:
-            found = self._derived() | dict(self.said)
+            found = self.of.config(self.shapes) | dict(self.said)
         except (LookupError, ValueError) as error:
             raise ModelError(
                 f"{self.where}: its {self.name or self.kind} lacks {error}; the file is incomplete"
             ) from None
-        open_ = [name for name in UNSEEN.get(self.kind, ()) if name not in found]
+        open_ = [name for name in self.of.unseen if name not in found]
         if open_:
             raise ModelError(
                 f"{self.where}: its {self.name or self.kind} has widths of no published model, and no shape tells "
@@ -192,17 +87,18 @@ class Component:
             )
         return found
 
-    def _derived(self) -> dict[str, Any]:
-        if self.kind in ("unet", "controlnet"):
-            return unet.config(self.shapes)
-        if self.kind in ("transformer", "flux_controlnet"):
-            return flux.config(self.shapes)
-        if self.kind == "vae":
-            return vae.config(self.shapes)
-        if self.kind == "t5":
-            return texts.t5_config(self.shapes)
-        width = self.shapes["text_model.embeddings.token_embedding.weight"][1]
-        return texts.clip_config(self.shapes, self.spelling == "OpenCLIP" or width > min(texts.WIDTHS))
+    def config_as(self, cls: str) -> dict[str, Any] | None:
+        """Its configuration as a class of diffusers or transformers has it; None where it is of another class.
+
+        Some classes have the very same tensors under the same names: no file tells which of them it was made of.
+
+        Raises:
+            ModelError: As for `config`.
+        """
+        if cls in self.of.twins:
+            return self.of.twins[cls](self.config)
+        mine = (self.config.get("_class_name"), *self.config.get("architectures", ()))
+        return self.config if cls in mine else None
 
     def check(self, config: Mapping[str, Any], folder: Path) -> None:
         """Refuse a configuration of another model, in a folder, whose widths the file's shapes contradict.
@@ -211,10 +107,10 @@ class Component:
             ModelError: They do.
         """
         try:
-            derived = self._derived()
+            derived = self.of.config(self.shapes)
         except (LookupError, ValueError):  # what is missing is told when the component is read
             return
-        for name in WIDTHS.get(self.kind, ()):
+        for name in self.of.widths:
             said, found = config.get(name), derived.get(name)
             if None not in (said, found) and said != found:
                 raise ModelError(
@@ -227,11 +123,16 @@ class Component:
         """The names in the file that it consists of."""
         return frozenset(place.name for place in self.places.values()) | self.skipped
 
-    def as_text_encoder(self, name: str) -> Component:
-        """A CLIP as a component of a model: only the second text encoder of SDXL has a projection."""
-        if self.kind != "clip" or name != "text_encoder":
-            return replace(self, name=name)
-        places = {n: place for n, place in self.places.items() if not n.startswith("text_projection.")}
+    def as_text_encoder(self, name: str, projected: bool | None = None) -> Component:
+        """A text encoder as a component of a model.
+
+        Args:
+            name: The component.
+            projected: Whether the model reads a CLIP's projection, as both of Stable Diffusion 3 do; None for that of
+                the other families, which read that of the second text encoder only.
+        """
+        kept = name != "text_encoder" if projected is None else projected
+        places = self.places if kept else texts.without_projection(self.places)
         return replace(
             self,
             name=name,
@@ -261,39 +162,27 @@ class Contents:
     said: Mapping[str, Mapping[str, Any]]
     markers: frozenset[str] = frozenset()
 
-    def component(self, name: str) -> Component | None:
-        """A component of a model by name; a text encoder alone in its file is any one of its kind."""
+    def component(self, name: str, projected: bool | None = None) -> Component | None:
+        """A component of a model by name; a text encoder alone in its file is any one of its kind.
+
+        Args:
+            projected: Whether the model reads the projection of a CLIP alone in its file; see `as_text_encoder`.
+        """
         if name in self.components:
             return self.components[name]
-        if name == "controlnet":
-            return self.components.get("flux_controlnet")
         alone = self.components.get("")
-        return alone.as_text_encoder(name) if alone is not None and name.startswith("text_encoder") else None
+        return alone.as_text_encoder(name, projected) if alone is not None and name.startswith("text_encoder") else None
 
 
 def family_of(header: Header) -> str | None:
-    """The family of a file's denoiser, by its names alone; None of a file without one."""
-    found = {spelling.kind for spelling, _ in _spellings(header)}
-    if "transformer" in found:
-        return "flux"
-    if "unet" not in found:
-        return None
-    if not _is_xl(header):
-        return "stable_diffusion"
-    width = next((entry["shape"][1] for name, entry in header.items() if name.endswith(".attn2.to_k.weight")), None)
-    alone = f"{SECOND[1]}ln_final.weight" in header or width == REFINED
-    return "stable_diffusion_xl_refiner" if alone else "stable_diffusion_xl"
+    """The family of a file's denoiser, by its header alone; None of a file without one."""
+    found = [kind.family_of(header) for kind, _, _ in _found(header)]
+    return next((family for family in found if family is not None), None)
 
 
 def kinds_in(header: Header) -> list[str]:
-    """The kinds of a file's components (see `Spelling`), by its names alone."""
-    return list(dict.fromkeys(spelling.kind for spelling, _ in _spellings(header)))
-
-
-def _is_xl(names: Iterable[str]) -> bool:
-    """Whether a UNet takes sizes beside prompts, as those of SDXL do."""
-    sizes = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
-    return any(f"{prefix}{name}" in names for prefix in DENOISER for name in sizes)
+    """The names of the kinds of a file's components, by its names alone."""
+    return [kind.name for kind, _, _ in _found(header)]
 
 
 def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
@@ -314,8 +203,10 @@ def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
     said = _said(metadata, where)
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name not in scales.extra}
     components: dict[str, Component] = {}
-    for spelling, prefix in _spellings(header):
-        component = _component(spelling, prefix, shapes, said, where)
+    found = _found(header)
+    encoders = next((kind.encoders for kind, _, _ in found if kind.family is not None), {})
+    for kind, spelling, prefix in found:
+        component = _component(kind, spelling, prefix, shapes, said, encoders, where)
         components.setdefault(component.name, component)
     if not components:
         raise ModelError(
@@ -323,42 +214,54 @@ def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
         )
     read = {name for component in components.values() for name in component.names}
     left = shapes.keys() - read
-    families = [name for name in components if name in ("unet", "transformer", "controlnet")]
     if strange := without_place(left):
         more = f"{len(strange)} tensors, the first is" if len(strange) > 1 else "the tensor"
         raise ModelError(
             f"{where}: nothing is known about {more} {strange[0]}; the file is of another model, or changed in an "
             f"unknown way (it holds {', '.join(c.name or c.kind for c in components.values())})"
         )
-    family = family_of(header) if families else None
-    return Contents(family, components, said, frozenset(header) & MARKERS)
+    return Contents(family_of(header), components, said, frozenset(header) & MARKERS)
 
 
-def _spellings(names: Iterable[str]) -> list[tuple[Spelling, str]]:
-    """The spellings that a file's names are of, with what stands before the names; one for each component."""
-    return [(spelling, prefix) for spelling in SPELLINGS if (prefix := spelling.prefix(names)) is not None]
+def _found(names: Collection[str]) -> list[tuple[Kind, Spelling, str]]:
+    """The kinds that a file holds, each in the spelling of its names, with what stands before them.
+
+    A file may hold several of one kind, with different beginnings of their names.
+    """
+    found: dict[tuple[str, str], tuple[Kind, Spelling, str]] = {}
+    for kind in KINDS:
+        for spelling in kind.spellings:
+            for prefix in spelling.found(names):
+                found.setdefault((kind.name, prefix), (kind, spelling, prefix))
+    return list(found.values())
 
 
 def _component(
-    spelling: Spelling, prefix: str, shapes: Shapes, said: Mapping[str, Mapping[str, Any]], where: Path
+    kind: Kind,
+    spelling: Spelling,
+    prefix: str,
+    shapes: Shapes,
+    said: Mapping[str, Mapping[str, Any]],
+    encoders: Mapping[str, str],
+    where: Path,
 ) -> Component:
     inside = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     try:
         places = spelling.places(inside)
     except (LookupError, ValueError) as error:
-        raise ModelError(f"{where}: its {spelling.kind} lacks {error}; the file is incomplete") from None
+        raise ModelError(f"{where}: its {kind.component or kind.name} lacks {error}; the file is incomplete") from None
     every = {f"{prefix}{place.name}" for place in places.values()}
-    if prefix in SECOND and not _is_xl(shapes):
-        places = texts.without_last_layer(places)
+    name = kind.component or texts.component(prefix, encoders, shapes)
+    if not kind.component:
+        places = texts.as_read(places, prefix, name, encoders, shapes)
     stored = {name: place.shape(inside[place.name]) for name, place in places.items()}
     places = {name: replace(place, name=f"{prefix}{place.name}") for name, place in places.items()}
-    kind = spelling.kind
-    name = kind if kind not in ("clip", "t5") else next((c for p, c in COMPONENTS.items() if prefix.startswith(p)), "")
-    if prefix == SECOND[1] and _is_xl(shapes):
-        name = "text_encoder_2"
     skipped = frozenset(every - {place.name for place in places.values()})
-    component = Component(kind, name, prefix, spelling.name, places, stored, said.get(name, {}), skipped, where)
-    return component.as_text_encoder(name)
+    marks = [mark for mark in spelling.marks if mark in inside]
+    skipped |= {f"{prefix}{mark}" for mark in marks}
+    of_marks = {entry: value for mark in marks for entry, value in spelling.marks[mark].items()}
+    told = {**spelling.says, **of_marks, **(said.get(name) or said.get(kind.name, {}))}
+    return Component(kind, name, prefix, spelling.name, places, stored, told, skipped, where)
 
 
 def _said(metadata: Mapping[str, str], where: Path) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from graphengine_nodes.layouts.places import Place, Places, Shapes, count, in_thirds
+from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
+from graphengine_nodes.layouts.places import ENDS, Place, Places, Shapes, count, in_thirds, of_norms
 
 OUTER = {
     "time_in": "time_text_embed.timestep_embedder",
@@ -29,8 +30,6 @@ DOUBLE_NORMS = {
     "txt_attn.norm.key_norm": "attn.norm_added_k",
 }
 SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
-
-KINDS = ("weight", "bias")
 
 SIGNS = (
     "x_embedder.weight",
@@ -66,19 +65,19 @@ def places(shapes: Shapes) -> Places:
         layers |= {f"{old}.{there}": f"{new}.{here}" for there, here in DOUBLE.items()}
         scales |= {f"{old}.{there}": f"{new}.{here}" for there, here in DOUBLE_NORMS.items()}
         for side, names in (("img", ("to_q", "to_k", "to_v")), ("txt", ("add_q_proj", "add_k_proj", "add_v_proj"))):
-            for kind in KINDS:
+            for kind in ENDS:
                 if (place := f"{old}.{side}_attn.qkv.{kind}") in shapes:
                     joined |= in_thirds([f"{new}.attn.{name}.{kind}" for name in names], place, shapes)
     for number in range(count(shapes, "single_blocks")):
         old, new = f"single_blocks.{number}", f"single_transformer_blocks.{number}"
         layers |= {f"{old}.modulation.lin": f"{new}.norm.linear", f"{old}.linear2": f"{new}.proj_out"}
         scales |= {f"{old}.{there}": f"{new}.{here}" for there, here in SINGLE_NORMS.items()}
-        for kind in KINDS:
+        for kind in ENDS:
             if (place := f"{old}.linear1.{kind}") in shapes:
                 joined |= _of_single(new, kind, place, shapes, shapes[f"{old}.linear2.weight"][0])
-    found = {f"{new}.{kind}": Place(f"{old}.{kind}") for old, new in layers.items() for kind in KINDS}
-    found |= {f"{new}.weight": Place(f"{old}.scale") for old, new in scales.items()}
-    for kind in KINDS:
+    found = {f"{new}.{kind}": Place(f"{old}.{kind}") for old, new in layers.items() for kind in ENDS}
+    found |= of_norms(scales, shapes)
+    for kind in ENDS:
         found[f"norm_out.linear.{kind}"] = Place(f"final_layer.adaLN_modulation.1.{kind}", change="halves swapped")
     return {name: place for name, place in found.items() if place.name in shapes} | joined
 
@@ -113,3 +112,29 @@ def config(shapes: Shapes) -> dict[str, Any]:
         return found | {"_class_name": "FluxControlNetModel", "num_mode": modes and modes[0]}
     out = shapes["proj_out.weight"][0]
     return found | ({"out_channels": out} if out != channels else {})
+
+
+KINDS = (
+    Kind(
+        "transformer",
+        "transformer",
+        (
+            Spelling(
+                "original", ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight"), DENOISER, places
+            ),
+            Spelling("diffusers", (*SIGNS, "proj_out.weight"), DENOISER, same(DIFFUSERS)),
+        ),
+        config,
+        "flux",
+        unseen=("axes_dims_rope",),
+        widths=("in_channels", "num_attention_heads"),
+        encoders={"t5xxl": "text_encoder_2"},
+    ),
+    Kind(
+        "flux_controlnet",
+        "controlnet",
+        (Spelling("diffusers", (*SIGNS, CONTROLNET), ("",), same(DIFFUSERS)),),
+        config,
+        unseen=("axes_dims_rope",),
+    ),
+)

@@ -23,12 +23,12 @@ class Place:
         name: The tensor in the file.
         rows: The first and the last row but one, if the module has a part of the file's tensor; None for all.
         change: `matrix`: a 1 x 1 convolution there, a matrix in the module. `transposed`: rows are columns there.
-            `halves swapped`: the second half of the rows comes first there.
+            `halves swapped`: the second half of the rows comes first there. `view`: the rows are not copied.
     """
 
     name: str
     rows: tuple[int, int] | None = None
-    change: Literal["", "matrix", "transposed", "halves swapped"] = ""
+    change: Literal["", "matrix", "transposed", "halves swapped", "view"] = ""
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that a stored tensor has in the module."""
@@ -41,13 +41,14 @@ class Place:
     def read(self, stored: torch.Tensor) -> torch.Tensor:
         """Make the module's tensor of the stored one.
 
-        What is cut or turned is copied, as diffusers' converters do: the last bits of a matrix product depend on where
-        in a cache line a matrix begins.
+        What is cut or turned is copied where diffusers' converters do it: the last bits of a matrix product depend on
+        where in a cache line a matrix begins.
         """
         import torch
 
         if self.rows is not None:
-            return stored[slice(*self.rows)].clone()
+            part = stored[slice(*self.rows)]
+            return part if self.change == "view" else part.clone()
         if self.change == "matrix":
             return stored.reshape(stored.shape[:2])
         if self.change == "transposed":
@@ -82,3 +83,44 @@ def in_thirds(names: Iterable[str], place: str, shapes: Shapes) -> Places:
     """Places of three tensors of equal size that a file has in one piece, one below the other."""
     third = shapes[place][0] // 3
     return {name: Place(place, (n * third, (n + 1) * third)) for n, name in enumerate(names)}
+
+
+ENDS = ("weight", "bias")
+"""The last parts of the names of a layer's tensors."""
+
+
+def of_layers(layers: Mapping[str, str], shapes: Shapes) -> Places:
+    """Places of layers by their names in a file; those that it lacks are left out.
+
+    Args:
+        layers: By the layer's name in the file, that in the module.
+    """
+    named = {f"{new}.{end}": f"{old}.{end}" for old, new in layers.items() for end in ENDS}
+    return {new: Place(old) for new, old in named.items() if old in shapes}
+
+
+def of_norms(norms: Mapping[str, str], shapes: Shapes) -> Places:
+    """Places of norms, whose weight is called a scale in files of the original code."""
+    named = [(new, f"{old}.{end}") for old, new in norms.items() for end in ("weight", "scale")]
+    return {f"{new}.weight": Place(old) for new, old in named if old in shapes}
+
+
+def of_swapped(layers: Mapping[str, str], shapes: Shapes) -> Places:
+    """Places of layers that give a shift and a scale, which come in the other order in the file."""
+    return {name: Place(place.name, change="halves swapped") for name, place in of_layers(layers, shapes).items()}
+
+
+def of_joined(layers: Mapping[str, tuple[str, ...]], shapes: Shapes, change: Literal["", "view"] = "") -> Places:
+    """Places of layers of equal size that are one in the file, one below the other: queries, keys and values.
+
+    Args:
+        layers: By the name in the file, those in the module.
+    """
+    found: Places = {}
+    for old, new in layers.items():
+        for end in ENDS:
+            if (place := f"{old}.{end}") in shapes:
+                size = shapes[place][0] // len(new)
+                rows = [(n * size, (n + 1) * size) for n in range(len(new))]
+                found |= {f"{name}.{end}": Place(place, part, change) for name, part in zip(new, rows, strict=True)}
+    return found

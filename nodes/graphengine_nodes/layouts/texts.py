@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from graphengine_nodes.layouts import unet
+from graphengine_nodes.layouts.kinds import Kind, Spelling
 from graphengine_nodes.layouts.places import Place, Places, Shapes, count, in_thirds
 
 CLIP = re.compile(
@@ -90,11 +93,10 @@ def without_last_layer(found: Places) -> Places:
     return {name: place for name, place in found.items() if not name.startswith(unread)}
 
 
-def clip_config(shapes: Shapes, open_clip: bool) -> dict[str, Any]:
+def clip_config(shapes: Shapes) -> dict[str, Any]:
     """The configuration of a CLIP text encoder, by transformers' names.
 
-    Args:
-        open_clip: It was trained by OpenCLIP, with another activation: all published ones but the narrowest.
+    All published ones but the narrowest were trained by OpenCLIP, with another activation.
     """
     vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
     projection = shapes.get("text_projection.weight", (width,))
@@ -107,7 +109,7 @@ def clip_config(shapes: Shapes, open_clip: bool) -> dict[str, Any]:
         "num_hidden_layers": count(shapes, "text_model.encoder.layers"),
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "projection_dim": projection[0],
-        "hidden_act": "gelu" if open_clip else "quick_gelu",
+        "hidden_act": "gelu" if width > min(WIDTHS) else "quick_gelu",
         # The first and the last token of a prompt are the last two of the vocabulary.
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
@@ -151,3 +153,104 @@ def t5_config(shapes: Shapes) -> dict[str, Any]:
         "is_encoder_decoder": False,
         "use_cache": False,
     }
+
+
+# --- which text encoder of a model one is -----------------------------------------------------------------------------
+
+CLIP_PREFIXES = (
+    "cond_stage_model.transformer.",
+    "conditioner.embedders.0.transformer.",
+    "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_g.transformer.",
+    "text_encoder.",
+    "text_encoder_2.",
+    "",
+)
+OPEN_CLIP_PREFIXES = (
+    "cond_stage_model.model.",
+    "conditioner.embedders.1.model.",
+    "conditioner.embedders.0.model.",
+    "",
+)
+
+SECOND = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
+"""What stands before the names of Stable Diffusion 2.x's text encoder: the second in SD-Turbo, and before those of
+SDXL's second one in the refiner."""
+
+WHOLE = "text_encoders."
+"""What stands before the names of text encoders in ComfyUI's whole files."""
+
+COMPONENTS = {
+    "cond_stage_model.": "text_encoder",
+    "conditioner.embedders.0.": "text_encoder",
+    "conditioner.embedders.1.": "text_encoder_2",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+}
+"""The component of a model that a text encoder is, by the beginning of its names."""
+
+
+def component(prefix: str, encoders: Mapping[str, str], shapes: Shapes) -> str:
+    """Which component of a model a text encoder is; empty for one alone in its file.
+
+    Args:
+        prefix: What stands before its names.
+        encoders: See `Kind`, of the file's denoiser.
+        shapes: All tensors of the file.
+    """
+    if prefix.startswith(WHOLE):
+        return encoders.get(prefix.split(".")[1], "text_encoder")
+    if prefix == SECOND[1] and unet.is_xl(shapes):
+        return "text_encoder_2"
+    return next((name for start, name in COMPONENTS.items() if prefix.startswith(start)), "")
+
+
+def as_read(found: Places, prefix: str, name: str, encoders: Mapping[str, str], shapes: Shapes) -> Places:
+    """The places of a text encoder that a model reads, in a file with other components; see `component`."""
+    if prefix in SECOND and not unet.is_xl(shapes):
+        found = without_last_layer(found)
+    # Stable Diffusion 3 reads the projections of both CLIPs.
+    return without_projection(found) if name == "text_encoder" and "clip_g" not in encoders else found
+
+
+def without_projection(found: Places) -> Places:
+    """Places without the projection of a CLIP."""
+    return {name: place for name, place in found.items() if not name.startswith("text_projection.")}
+
+
+_CLIP = [(f"{start}embeddings.position_embedding.weight",) for start in ("text_model.", "")]
+
+KINDS = (
+    Kind(
+        "clip",
+        "",
+        (
+            *(Spelling("transformers", signs, CLIP_PREFIXES, clip_places) for signs in _CLIP),
+            Spelling(
+                "OpenCLIP",
+                ("positional_embedding", "ln_final.weight"),
+                OPEN_CLIP_PREFIXES,
+                open_clip_places,
+                says={"hidden_act": "gelu"},
+            ),
+        ),
+        clip_config,
+        unseen=("num_attention_heads",),
+        widths=("hidden_size", "vocab_size"),
+    ),
+    Kind(
+        "t5",
+        "",
+        (
+            Spelling(
+                "transformers",
+                ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",),
+                ("text_encoders.t5xxl.transformer.", "text_encoder_2.", ""),
+                t5_places,
+            ),
+            Spelling("llama.cpp", ("enc.blk.0.attn_q.weight", "enc.output_norm.weight"), ("",), llama_cpp_places),
+        ),
+        t5_config,
+        widths=("d_model", "vocab_size"),
+    ),
+)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
+from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
 from graphengine_nodes.layouts.places import Place, Places, Shapes, count
+from graphengine_nodes.weights.headers import Header
 
 OUTER = {
     "time_embed.0": "time_embedding.linear_1",
@@ -202,3 +205,54 @@ def _of_controlnet(found: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
         "num_trans_layer": count(shapes, "transformer_layes"),
         "num_proj_channel": shapes["spatial_ch_projs.weight"][0],
     }
+
+
+# --- what a file with one is of ---------------------------------------------------------------------------------------
+
+REFINED = 1280
+"""The width of the prompts that SDXL's refiner takes: those of the second text encoder alone."""
+
+REFINERS_TEXTS = "conditioner.embedders.0.model.ln_final.weight"
+"""A tensor of the text encoder in the refiner's published file."""
+
+
+def is_xl(names: Container[str]) -> bool:
+    """Whether a UNet takes sizes beside prompts, as those of SDXL do."""
+    sizes = ("label_emb.0.0.weight", "add_embedding.linear_1.weight")
+    return any(f"{prefix}{name}" in names for prefix in DENOISER for name in sizes)
+
+
+def family_of(header: Header) -> str:
+    """The family of a file with a UNet."""
+    if not is_xl(header):
+        return "stable_diffusion"
+    width = next((entry["shape"][1] for name, entry in header.items() if name.endswith(".attn2.to_k.weight")), None)
+    alone = REFINERS_TEXTS in header or width == REFINED
+    return "stable_diffusion_xl_refiner" if alone else "stable_diffusion_xl"
+
+
+KINDS = (
+    Kind(
+        "unet",
+        "unet",
+        (
+            Spelling("original", ("input_blocks.0.0.weight", "out.2.weight"), DENOISER, places),
+            Spelling("diffusers", ("conv_in.weight", "conv_norm_out.weight"), DENOISER, same(DIFFUSERS)),
+        ),
+        config,
+        family_of,
+        unseen=("attention_head_dim", "norm_num_groups"),
+        widths=("block_out_channels", "cross_attention_dim", "in_channels"),
+    ),
+    Kind(
+        "controlnet",
+        "controlnet",
+        (
+            Spelling("original", ("input_blocks.0.0.weight", "zero_convs.0.0.weight"), ("control_model.", ""), places),
+            Spelling("diffusers", (CONTROLNET, "conv_in.weight"), ("",), same(DIFFUSERS)),
+        ),
+        config,
+        unseen=("attention_head_dim", "norm_num_groups"),
+        widths=("block_out_channels", "cross_attention_dim"),
+    ),
+)

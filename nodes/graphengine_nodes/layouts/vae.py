@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from graphengine_nodes.layouts.kinds import VAE, Kind, Spelling
 from graphengine_nodes.layouts.places import Place, Places, Shapes, count
 
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -98,3 +99,18 @@ def config(shapes: Shapes) -> dict[str, Any]:
     if widths[0] == 128:  # as in all published ones, whose norms have 32 groups
         found["norm_num_groups"] = 32
     return found
+
+
+KINDS = (
+    Kind(
+        "vae",
+        "vae",
+        (
+            Spelling("original", ("decoder.up.0.block.0.norm1.weight",), VAE, places),
+            Spelling("diffusers", ("decoder.up_blocks.0.resnets.0.norm1.weight",), ("vae.", ""), diffusers_places),
+        ),
+        config,
+        unseen=("norm_num_groups",),
+        widths=("block_out_channels", "latent_channels"),
+    ),
+)

@@ -97,8 +97,11 @@ def opened(
     if kind is None:
         said = headers.metadata.get("general.architecture")
         named = f"; its architecture is said to be {said!r:.60}" if said else ""
-        alone = contents.kinds_in(headers.header)
-        named += f"; it holds a {' and a '.join(alone)} without a denoiser" if alone else ""
+        alone, told = contents.kinds_in(headers.header), contents.family_of(headers.header)
+        if told is not None:
+            named += f"; it is a {told} model"
+        elif alone:
+            named += f"; it holds a {' and a '.join(alone)} without a denoiser"
         raise ModelError(f"{path} is no checkpoint of a known family ({', '.join(families())}){named}")
     held = contents.read(*headers, path)
     folder = _config_folder(path, config)

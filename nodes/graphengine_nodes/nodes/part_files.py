@@ -16,7 +16,7 @@ from graphengine import ModelError
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
 from graphengine_nodes.layouts import contents
-from graphengine_nodes.layouts.contents import UNSEEN, Component, Contents
+from graphengine_nodes.layouts.contents import Component, Contents
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
@@ -91,7 +91,7 @@ def vae_for(path: Path, kind: Family, own: Mapping[str, Any]) -> Part:
     if held.family not in (None, kind.name):
         raise ModelError(f"{path} is a {held.family} model, whose VAE does not fit a {kind.name} model")
     part = _component(held, "vae", path)
-    said = {name: own[name] for name in (*UNSEEN["vae"], *SCALE) if own.get(name) is not None}
+    said = {name: own[name] for name in (*part.of.unseen, *SCALE) if own.get(name) is not None}
     return _written(kind, "vae", path, replace(part, said={**said, **part.said}).config)
 
 

@@ -39,6 +39,7 @@ UNREAD = {
     ),
     r"(^|\.)attn_mask$": ("the causal mask, which is computed", "OpenCLIP"),
     r"(^|\.)(rotary_emb\.)?inv_freq$": ("frequencies of rotary embeddings, which are computed", "language models"),
+    r"(^|\.)norm_final\.weight$": ("a norm that the transformer does not compute", "Z-Image as ComfyUI writes it"),
     r"(^|\.)num_batches_tracked$": ("a counter of training in batch norms", "FLUX.2's VAE"),
     r"(^|\.)(decoder\.(block\.\d+\.layer\.|final_layer_norm\.|embed_tokens\.)|lm_head\.)": (
         "the decoder of T5: only the encoder reads prompts",

@@ -1,0 +1,101 @@
+"""Z-Image's transformer: from the original code's names to diffusers', and the configuration by the shapes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
+from graphengine_nodes.layouts.places import Place, Places, Shapes, count, of_joined
+
+PATCH = "2-1"
+"""How published models cut latents, by diffusers' names: in patches of 2 x 2, one frame at a time."""
+
+RENAMED = {
+    "x_embedder": f"all_x_embedder.{PATCH}",
+    "final_layer": f"all_final_layer.{PATCH}",
+    "attention.out": "attention.to_out.0",
+    "attention.q_norm": "attention.norm_q",
+    "attention.k_norm": "attention.norm_k",
+}
+"""Parts of the original names, and diffusers'."""
+
+JOINED = "attention.qkv"
+APART = ("attention.to_q", "attention.to_k", "attention.to_v")
+
+DIFFUSERS = (
+    r"(x|cap)_pad_token|(all_x_embedder\.\d+-\d+|all_final_layer\.\d+-\d+\.(linear|adaLN_modulation\.1)"
+    r"|cap_embedder\.[01]|t_embedder\.mlp\.[02]|(layers|noise_refiner|context_refiner)\.\d+\."
+    r"(attention\.(to_[qkv]|to_out\.0|norm_[qk])|feed_forward\.w[123]|(attention|ffn)_norm[12]|adaLN_modulation\.0)"
+    r")\.(weight|bias)"
+)
+"""diffusers' names."""
+
+
+def places(shapes: Shapes) -> Places:
+    """Places by the original code's names, with queries, keys and values in one piece or apart."""
+    known, found = re.compile(DIFFUSERS), Places()
+    for name in shapes:
+        layer, _, end = name.rpartition(".")
+        if layer.endswith(JOINED):
+            apart = tuple(f"{layer.removesuffix(JOINED)}{part}" for part in APART)
+            found |= of_joined({layer: apart}, {name: shapes[name]}, "view")
+        elif known.fullmatch(new := _renamed(layer, end)):
+            found[new] = Place(name)
+    return found
+
+
+def _renamed(layer: str, end: str) -> str:
+    for old, new in RENAMED.items():
+        if layer == old or layer.startswith(f"{old}.") or layer.endswith(f".{old}"):
+            layer = layer.replace(old, new)
+    return f"{layer}.{end}" if layer else end
+
+
+def config(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a transformer, by diffusers' names; the axes of its positions are those of published ones,
+    whose heads have 128 numbers."""
+    names = [name for name in shapes if name.startswith("all_x_embedder.") and name.endswith(".weight")]
+    patches = [tuple(map(int, name.split(".")[1].split("-"))) for name in names]
+    if not patches:
+        raise LookupError(f"'all_x_embedder.{PATCH}.weight'")
+    patch, frames = patches[0]
+    width, inside = shapes[names[0]]
+    head = shapes["layers.0.attention.norm_q.weight"][0]
+    found: dict[str, Any] = {
+        "_class_name": "ZImageTransformer2DModel",
+        "all_patch_size": [size for size, _ in patches],
+        "all_f_patch_size": [size for _, size in patches],
+        "in_channels": inside // (patch * patch * frames),
+        "dim": width,
+        "n_layers": count(shapes, "layers"),
+        "n_refiner_layers": count(shapes, "noise_refiner"),
+        "n_heads": shapes["layers.0.attention.to_q.weight"][0] // head,
+        "n_kv_heads": shapes["layers.0.attention.to_k.weight"][0] // head,
+        "qk_norm": True,
+        "cap_feat_dim": shapes["cap_embedder.0.weight"][0],
+    }
+    return found | ({"axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]} if head == 128 else {})
+
+
+KINDS = (
+    Kind(
+        "Z-Image transformer",
+        "transformer",
+        (
+            Spelling(
+                "original", ("cap_pad_token", "x_embedder.weight", "noise_refiner.0.ffn_norm1.weight"), DENOISER, places
+            ),
+            Spelling(
+                "diffusers",
+                ("cap_pad_token", f"all_x_embedder.{PATCH}.weight", "noise_refiner.0.ffn_norm1.weight"),
+                DENOISER,
+                same(DIFFUSERS),
+            ),
+        ),
+        config,
+        "z_image",
+        unseen=("axes_dims",),
+        widths=("in_channels", "dim", "n_layers", "cap_feat_dim"),
+    ),
+)
