@@ -212,5 +212,6 @@ def _difference(one: Path, other: Path) -> int | None:
     with open_file(one) as a, open_file(other) as b, PIL.Image.open(a) as first, PIL.Image.open(b) as second:
         if first.size != second.size or first.mode != second.mode:
             return None
-        extrema = PIL.ImageChops.difference(first.convert("RGB"), second.convert("RGB")).getextrema()
+        mode = "RGBA" if first.has_transparency_data else "RGB"
+        extrema = PIL.ImageChops.difference(first.convert(mode), second.convert(mode)).getextrema()
         return max(int(high) for _, high in extrema)  # type: ignore[misc]

@@ -153,7 +153,8 @@ def _picture(cell: SheetCell) -> PIL.Image.Image | None:
     pictures = []
     for view in cell.views:
         if view.png is not None:
-            picture = PIL.Image.open(io.BytesIO(view.png)).convert("RGB")
+            picture = PIL.Image.open(io.BytesIO(view.png)).convert("RGBA")
+            picture = PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, PAPER), picture).convert("RGB")
             larger = math.ceil(LEAST / max(picture.size))
             picture = picture.resize((picture.width * larger, picture.height * larger), PIL.Image.Resampling.BICUBIC)
             picture.thumbnail((MOST, MOST))

@@ -91,8 +91,16 @@ def _latent_pixels(samples: torch.Tensor) -> torch.Tensor:
 # --- codecs -----------------------------------------------------------------------------------------------------------
 
 
+def _image_tensors(value: Image) -> Tensors:
+    return {"pixels": value.pixels} | ({} if value.alpha is None else {"alpha": value.alpha})
+
+
+def _image_of(tensors: Tensors) -> Image:
+    return Image(tensors["pixels"], tensors.get("alpha"))  # without alpha as before there was any
+
+
 def _decode_image(data: bytes) -> Image:
-    return Image(unpack(data)[0]["pixels"])
+    return _image_of(unpack(data)[0])
 
 
 def _decode_mask(data: bytes) -> Mask:
@@ -161,7 +169,7 @@ def _encode_control(value: Control) -> bytes:
     value.controlnet.digest()
     facts = {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
     facts |= {} if value.mode is None else {"mode": value.mode}  # as before there were unions
-    return pack({"pixels": value.image.pixels}, controlnet=_controlnet_facts(value.controlnet), **facts)
+    return pack(_image_tensors(value.image), controlnet=_controlnet_facts(value.controlnet), **facts)
 
 
 def _controlnet_facts(value: ControlNet) -> dict[str, Any]:
@@ -171,7 +179,7 @@ def _controlnet_facts(value: ControlNet) -> dict[str, Any]:
 
 def _decode_control(data: bytes) -> Control:
     tensors, facts = unpack(data)
-    return Control(ControlNet(**facts.pop("controlnet")), Image(tensors["pixels"]), **facts)
+    return Control(ControlNet(**facts.pop("controlnet")), _image_of(tensors), **facts)
 
 
 def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> bytes:
@@ -250,7 +258,7 @@ def save_with(suffix: str, encode: Callable[[Any], bytes]) -> Callable[[Any, Pat
 
 
 def _encode_image(value: Image) -> bytes:
-    return pack({"pixels": value.pixels})
+    return pack(_image_tensors(value))
 
 
 def _encode_mask(value: Mask) -> bytes:
@@ -286,9 +294,9 @@ for _kind in (
         "Image",
         encode=_encode_image,
         decode=_decode_image,
-        size=lambda value: _size(value.pixels),
-        view=lambda value: _views(value.pixels),
-        save=lambda value, path, text: save_pictures(value.pixels, path, text),
+        size=lambda value: _size(value.pixels, value.alpha),
+        view=lambda value: _views(value.channels),
+        save=lambda value, path, text: save_pictures(value.channels, path, text),
     ),
     SocketType(
         Mask,
@@ -334,8 +342,8 @@ for _kind in (
         "Control",
         encode=_encode_control,
         decode=_decode_control,
-        size=lambda value: _size(value.image.pixels),
-        view=lambda value: _views(value.image.pixels),
+        size=lambda value: _size(value.image.pixels, value.image.alpha),
+        view=lambda value: _views(value.image.channels),
         needs=lambda value, part: value.controlnet.needs(),
         save=save_with(".safetensors", _encode_control),
     ),

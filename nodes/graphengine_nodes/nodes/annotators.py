@@ -105,7 +105,7 @@ def annotate(image: Image, annotator: Annotator, resolution: Resolution = 512, c
         )
     drawn = []
     with _networks(annotator, ctx.device) as networks, torch.no_grad():
-        for index, picture in enumerate(image.pils()):
+        for index, picture in enumerate(image.opaque().pils()):
             drawn.append(KINDS[annotator.kind].draw(networks, picture, resolution))
             ctx.progress(index + 1, len(image))
     return Image(torch.stack(drawn))

@@ -27,7 +27,8 @@ def apply_controlnet(
 ) -> Control:
     """Pair a ControlNet with the picture that it follows, for `sample(control=...)`.
 
-    Several pictures for one union ControlNet are several controls, each with its mode.
+    Several pictures for one union ControlNet are several controls, each with its mode. Of a picture with alpha it
+    follows what is seen over white.
 
     Raises:
         ValueError: It ends before it begins; a mode is given to what is no union ControlNet, or it has no such mode.
@@ -38,4 +39,4 @@ def apply_controlnet(
         raise ValueError(f"{controlnet.source} has the modes 0 to {(controlnet.modes or 0) - 1}, and no mode {mode}")
     if start >= end:
         raise ValueError(f"control starts at {start:g} of the steps and ends at {end:g}; it must start before it ends")
-    return Control(controlnet, image, float(scale), float(start), float(end), guess, mode)
+    return Control(controlnet, image.opaque(), float(scale), float(start), float(end), guess, mode)

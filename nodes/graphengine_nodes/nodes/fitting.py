@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from graphengine import Choices, Doc, Range, Uses, node
 from graphengine_nodes.families.arguments import sides_of
-from graphengine_nodes.nodes.images import MOST, crop_image, pad_image, resize_image
+from graphengine_nodes.nodes.images import MOST, alpha_of, crop_image, pad_image, resize_image
 from graphengine_nodes.nodes.masks import crop_mask, pad_mask, resize_mask
 from graphengine_nodes.values.references import model_of
 from graphengine_nodes.values.types import VAE, Image, Mask, Model
@@ -81,7 +81,7 @@ def fit_mask(mask: Mask, image: Image, model: Encoder, fit: Fit = "resize", long
 def unfit_image(image: Image, original: Image, model: Encoder, fit: Fit = "resize", longest: Longest = None) -> Image:
     """Bring pictures that `fit_image` made fit, and a model has painted, back to the size of the original.
 
-    What `crop` has cut off is the original's; padding is cut off.
+    What `crop` has cut off is the original's, with its alpha; padding is cut off.
 
     Args:
         image: The painted pictures.
@@ -106,7 +106,11 @@ def _pasted(piece: Image, whole: Image) -> Image:
     left, top = (whole.size[0] - width) // 2, (whole.size[1] - height) // 2
     pixels = whole.pixels.expand(len(piece), -1, -1, -1).clone()
     pixels[:, top : top + height, left : left + width] = piece.pixels
-    return Image(pixels)
+    if piece.alpha is None and whole.alpha is None:
+        return Image(pixels)
+    alpha = alpha_of(whole).expand(len(piece), -1, -1).clone()
+    alpha[:, top : top + height, left : left + width] = alpha_of(piece)
+    return Image(pixels, alpha)
 
 
 class _Sizes(NamedTuple):

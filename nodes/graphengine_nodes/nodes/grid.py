@@ -34,6 +34,8 @@ def image_grid(
 ) -> Image:
     """Lay out many pictures as one on white, with labels in black; long labels are wrapped.
 
+    If a picture has alpha, so has the grid, which is opaque beside the pictures.
+
     Raises:
         ValueError: There is no picture, or there are not as many labels as pictures, columns or rows.
     """
@@ -58,7 +60,8 @@ def image_grid(
     left = gap + (max(side.width for side in sides) + gap if sides else 0)
     top = gap + (max(one.height for one in tops) + gap if tops else 0)
     step = (width + gap, height + (max(one.height for one in below) if below else 0) + gap)
-    whole = PIL.Image.new("RGB", (left + columns * step[0], top + rows * step[1]), "white")
+    mode = "RGBA" if any(picture.mode == "RGBA" for picture in pictures) else "RGB"
+    whole = PIL.Image.new(mode, (left + columns * step[0], top + rows * step[1]), "white")
     for column, label in enumerate(tops):
         whole.paste(label, (left + column * step[0] + (width - label.width) // 2, top - gap - label.height))
     for row, label in enumerate(sides):
@@ -68,7 +71,7 @@ def image_grid(
         whole.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
         if below:
             whole.paste(below[number], (x + (width - below[number].width) // 2, y + height))
-    return from_pil(whole)
+    return from_pil(whole, alpha=True)
 
 
 class Text:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from graphengine import INERT, Context, Doc, File, Range, node
-from graphengine_nodes.values.picture_files import Format, save_pictures
+from graphengine import INERT, Added, Context, Doc, File, Range, node
+from graphengine_nodes.values.picture_files import Format, over_white, save_pictures
 from graphengine_nodes.values.picture_reading import Deep, has_own_colours, open_picture
 from graphengine_nodes.values.types import Image
 
@@ -23,7 +23,12 @@ Pixels = Annotated[int, Range(1, MOST, 1)]
 
 
 @node(version=1)
-def load_image(path: Annotated[str | Path, File("image")]) -> Image:
+def load_image(
+    path: Annotated[str | Path, File("image")],
+    alpha: Annotated[
+        bool, Added(), Doc("Keep transparency as the picture's alpha, instead of laying it over white.")
+    ] = False,
+) -> Image:
     """Read a picture as RGB in sRGB: rotated as its EXIF says, by its colour profile, transparent parts over white.
 
     16 bits of grey and colour (PNG, TIFF) are kept, and floats in 0..1 (TIFF).
@@ -32,17 +37,17 @@ def load_image(path: Annotated[str | Path, File("image")]) -> Image:
         FileError: It is no picture, cut short, or so large that unpacking it would fill the memory; its numbers are
             such that white is not known: integers of 12 or 32 bits, signed ones, floats beyond 0..1.
     """
-    return read_image(Path(path))
+    return read_image(Path(path), alpha)
 
 
 @load_image.fingerprint
-def _colours(path: str | Path) -> str | None:
+def _colours(path: str | Path, alpha: bool = False) -> str | None:
     """What keys of pictures have beside the file: pictures whose colours were not read before have other keys."""
     return "colours are read" if has_own_colours(Path(path)) else None
 
 
-def read_image(path: Path) -> Image:
-    """Read a picture file; transparent parts lie over white.
+def read_image(path: Path, alpha: bool = False) -> Image:
+    """Read a picture file; transparent parts lie over white, or are kept with `alpha`.
 
     Raises:
         FileError: As `load_image`.
@@ -50,21 +55,31 @@ def read_image(path: Path) -> Image:
     import torch
 
     found = open_picture(path)
-    return Image(torch.from_numpy(found.over(1.0)[None])) if isinstance(found, Deep) else from_pil(found)
+    if not isinstance(found, Deep):
+        return from_pil(found, alpha=alpha)
+    if not alpha or found.alpha is None:
+        return Image(torch.from_numpy(found.over(1.0)[None]))
+    return Image(torch.from_numpy(found._replace(alpha=None).over(1.0)[None]), torch.from_numpy(found.alpha[None]))
 
 
-def from_pil(*pictures: PIL.Image.Image) -> Image:
-    """Make an `Image` of PIL pictures of one size, in any mode; transparent parts lie over white."""
+def from_pil(*pictures: PIL.Image.Image, alpha: bool = False) -> Image:
+    """Make an `Image` of PIL pictures of one size, in any mode; transparent parts lie over white.
+
+    With `alpha` they are kept, if any of the pictures has some.
+    """
     import numpy as np
     import torch
 
-    return Image(torch.from_numpy(np.stack([_rgb(picture) for picture in pictures])))
+    if not alpha or not any(picture.has_transparency_data for picture in pictures):
+        return Image(torch.from_numpy(np.stack([_rgb(picture) for picture in pictures])))
+    array = np.stack([np.asarray(picture.convert("RGBA")) for picture in pictures]).astype(np.float32) / 255.0
+    found = torch.from_numpy(array)
+    return Image(found[..., :3].contiguous(), found[..., 3].contiguous())
 
 
 def _rgb(picture: PIL.Image.Image) -> Any:
     """float32 [H, W, 3] in 0..1."""
     import numpy as np
-    import PIL.Image
 
     if picture.mode.startswith("I") or picture.mode == "F":
         # 16 bits and more: PIL would cut them off at 255.
@@ -74,9 +89,7 @@ def _rgb(picture: PIL.Image.Image) -> Any:
             raise ValueError(f"a picture of PIL's mode {picture.mode} has numbers from 0 to {most}; scale them")
         return np.repeat((array / np.float32(most))[..., None], 3, axis=2)
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture)
+        picture = over_white(picture)
     return np.asarray(picture.convert("RGB")).astype(np.float32) / 255.0
 
 
@@ -94,12 +107,14 @@ def save_image(
 ) -> list[str]:
     """Write pictures as PNG, JPEG or WebP files with the record of how they were made; return the file names.
 
+    PNG and WebP hold alpha; in JPEG the pictures lie over white, and a warning says so.
+
     Raises:
         FileError: They cannot be written; no half file is left.
         ValueError: The suffix is that of another format.
     """
     text = ctx.making("image", image)
-    return [str(file) for file in save_pictures(image.pixels, Path(path), text, format, quality)]
+    return [str(file) for file in save_pictures(image.channels, Path(path), text, format, quality)]
 
 
 @node(version=1)
@@ -108,7 +123,8 @@ def resize_image(image: Image, width: Pixels, height: Pixels, resampling: Resamp
     import PIL.Image
 
     method = PIL.Image.Resampling[resampling.upper()]
-    return from_pil(*[picture.resize((width, height), method) for picture in image.pils()])
+    resized = [picture.resize((width, height), method) for picture in image.pils()]
+    return from_pil(*resized, alpha=image.alpha is not None)
 
 
 @node(version=1)
@@ -124,7 +140,9 @@ def crop_image(
     Raises:
         ValueError: The piece does not lie inside the pictures.
     """
-    return Image(cut(image.pixels, width, height, left, top))
+    place = (width, height, left, top)
+    alpha = None if image.alpha is None else cut(image.alpha[..., None], *place)[..., 0]
+    return Image(cut(image.pixels, *place), alpha)
 
 
 def cut(pixels: torch.Tensor, width: int, height: int, left: int | None, top: int | None) -> torch.Tensor:
@@ -147,9 +165,11 @@ def pad_image(
 ) -> Image:
     """Make pictures larger at the right and at the bottom, until their sides are multiples of a number.
 
-    `crop_image` with the old size (`image_size`), left and top 0, gives them back.
+    `crop_image` with the old size (`image_size`), left and top 0, gives them back. Black and white are opaque.
     """
-    return Image(padded(image.pixels, multiple, fill))
+    opaque = "edge" if fill == "edge" else "white"
+    alpha = None if image.alpha is None else padded(image.alpha[..., None], multiple, opaque)[..., 0]
+    return Image(padded(image.pixels, multiple, fill), alpha)
 
 
 def padded(pixels: torch.Tensor, multiple: int, fill: str) -> torch.Tensor:
@@ -165,6 +185,11 @@ def padded(pixels: torch.Tensor, multiple: int, fill: str) -> torch.Tensor:
     else:
         pixels = torch.nn.functional.pad(pixels, (0, right, 0, bottom), value=float(fill == "white"))
     return pixels.permute(0, 2, 3, 1).contiguous()
+
+
+def alpha_of(image: Image) -> torch.Tensor:
+    """The alpha of pictures, [B, H, W]; 1 everywhere of those without."""
+    return image.pixels.new_ones(image.pixels.shape[:3]) if image.alpha is None else image.alpha
 
 
 class Size(NamedTuple):

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from graphengine import Doc, File, FileError, Range, node
-from graphengine_nodes.nodes.images import Pixels, Resampling, cut, padded
+from graphengine_nodes.nodes.images import Pixels, Resampling, alpha_of, cut, padded
 from graphengine_nodes.values.picture_reading import Deep, has_own_colours, open_picture
 from graphengine_nodes.values.types import Image, Mask
 
 if TYPE_CHECKING:
     import PIL.Image
+    import torch
 
 Radius = Annotated[float, Range(0, 1024), Doc("Radius in pixels, as in PIL's GaussianBlur.")]
 
@@ -24,10 +25,14 @@ def mask_from_image(
         float | None, Range(0, 1, 0.05), Doc("Brightness from which a pixel is painted; default: the mask stays soft.")
     ] = None,
 ) -> Mask:
-    """Make a mask from a picture's brightness (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601): white is painted."""
+    """Make a mask from a picture's brightness (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601): white is painted.
+
+    What is transparent is not painted.
+    """
     import torch
 
     grey = image.pixels @ torch.tensor([0.299, 0.587, 0.114])
+    grey = grey if image.alpha is None else grey * image.alpha
     return Mask(grey.clamp(0, 1) if threshold is None else (grey >= threshold).float())
 
 
@@ -71,14 +76,27 @@ def mask_from_difference(
     painted: Annotated[Image, Doc("The same picture, painted over where something is to change.")],
     threshold: Annotated[float, Range(0, 1, 0.01), Doc("Differences up to this value do not count.")] = 0.0,
 ) -> Mask:
-    """Make a mask that is painted where any channel of two pictures differs.
+    """Make a mask that is painted where any channel of two pictures, or their alpha, differs.
 
     Raises:
         ValueError: They are of different sizes.
     """
     if original.size != painted.size:
         raise ValueError(f"sizes differ: original {original.size}, painted {painted.size}; resize one of them")
-    return Mask(((original.pixels - painted.pixels).abs() > threshold).any(dim=-1).float())
+    differs = ((original.pixels - painted.pixels).abs() > threshold).any(dim=-1)
+    return Mask((differs | ((alpha_of(original) - alpha_of(painted)).abs() > threshold)).float())
+
+
+@node(version=1)
+def mask_from_alpha(image: Image) -> Mask:
+    """Make a mask from a picture's alpha: transparent parts are painted, as by `load_mask` with `from_alpha`.
+
+    Raises:
+        ValueError: The picture has no alpha.
+    """
+    if image.alpha is None:
+        raise ValueError("this picture has no alpha; load it by load_image with alpha: true")
+    return Mask(1.0 - image.alpha)
 
 
 @load_mask.fingerprint
@@ -217,6 +235,8 @@ def composite(
 ) -> Image:
     """Combine two pictures by a mask: `above` where it is 1, `below` where it is 0, mixed in between.
 
+    Their alpha is mixed as well, and colours count by it; `overlay` lays a picture with alpha over another.
+
     Raises:
         ValueError: They are of different sizes.
     """
@@ -227,7 +247,33 @@ def composite(
         weight = blur_mask(mask, blur).values
         weight = weight / weight.amax((1, 2), keepdim=True).clamp(min=1 / 255)
     weight = weight[..., None]
-    return Image(below.pixels * (1.0 - weight) + above.pixels * weight)
+    if below.alpha is None and above.alpha is None:
+        return Image(below.pixels * (1.0 - weight) + above.pixels * weight)
+    return _mixed(below, above, alpha_of(below)[..., None] * (1.0 - weight), alpha_of(above)[..., None] * weight)
+
+
+@node(version=1)
+def overlay(
+    below: Image, above: Annotated[Image, Doc("Seen as far as its alpha says; without alpha it hides the other.")]
+) -> Image:
+    """Lay a picture over another of its size by its alpha ("over", Porter and Duff); a stack of layers, one by one.
+
+    Raises:
+        ValueError: They are of different sizes.
+    """
+    if below.size != above.size:
+        raise ValueError(f"sizes differ: below {below.size}, above {above.size}; resize one of them")
+    over = alpha_of(above)[..., None]
+    if below.alpha is None:
+        return Image(below.pixels * (1.0 - over) + above.pixels * over)
+    return _mixed(below, above, below.alpha[..., None] * (1.0 - over), over)
+
+
+def _mixed(below: Image, above: Image, share: torch.Tensor, other: torch.Tensor) -> Image:
+    """Two pictures mixed by what is seen of each, [B, H, W, 1]; together that is the alpha."""
+    alpha = share + other
+    pixels = (below.pixels * share + above.pixels * other) / alpha.clamp(min=1e-8)
+    return Image(pixels.clamp(0, 1), alpha[..., 0])
 
 
 def _each(mask: Mask, change: Callable[[Any], Any]) -> Mask:

@@ -1,5 +1,7 @@
 """Control pictures: nodes that turn a picture into one that a ControlNet follows, of the same size.
 
+Of a picture with alpha they see what it shows over white; `as_is` gives it as it is.
+
 Nodes with a network are expanding nodes: a reference to the network's files (`load_annotator`), then the picture
 (`annotate`), so that keys hold what the files contain and a file is read when it is needed.
 """
@@ -42,7 +44,7 @@ def canny(
 
     from graphengine_nodes.nodes.images import from_pil
 
-    edges = [cv2.Canny(np.asarray(picture), low, high) for picture in image.pils()]
+    edges = [cv2.Canny(np.asarray(picture), low, high) for picture in image.opaque().pils()]
     return from_pil(*[PIL.Image.fromarray(edge) for edge in edges])
 
 
@@ -54,7 +56,7 @@ def sobel(image: Image) -> Image:
     import torch
 
     found = []
-    for picture in image.pils():
+    for picture in image.opaque().pils():
         grey = np.asarray(picture.convert("L")).astype(np.float32)
         across, down = (np.abs(cv2.Sobel(grey, cv2.CV_32F, x, 1 - x, ksize=9)) for x in (1, 0))
         edges = 0.5 * across + 0.5 * down
@@ -80,13 +82,13 @@ def inpaint_control(
     """
     if mask is None:
         log.warning("without a mask an inpaint ControlNet gets the picture as it is; CInpaintingPipe takes a mask")
-        return image
+        return image.opaque()
     if image.size != mask.size or len(mask.values) not in (1, len(image)):
         raise ValueError(
             f"sizes differ: {len(image)} pictures of {image.size}, {len(mask.values)} masks of {mask.size}; "
             "give one mask, or one for each picture, of the pictures' size"
         )
-    return Image(image.pixels.masked_fill(mask.values[..., None] > 0.5, -1.0))
+    return Image(image.opaque().pixels.masked_fill(mask.values[..., None] > 0.5, -1.0))
 
 
 # --- with a network ---------------------------------------------------------------------------------------------------

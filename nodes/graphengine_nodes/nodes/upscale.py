@@ -111,7 +111,7 @@ def upscale_with_model(
     ] = 512,
     ctx: Context = INERT,
 ) -> Image:
-    """Upscale pictures with a model, by the factor that it was trained for.
+    """Upscale pictures with a model, by the factor that it was trained for; alpha is resized (bilinear).
 
     Raises:
         ModelError: The file is gone, damaged, or no upscale model for pictures in colour.
@@ -135,7 +135,10 @@ def upscale_with_model(
             inside = made[0, :, (top - y) * scale : (bottom - y) * scale, (left - x) * scale : (right - x) * scale]
             whole[index, :, top * scale : bottom * scale, left * scale : right * scale] = inside
         ctx.progress(total, total)
-    return Image(whole.permute(0, 2, 3, 1).contiguous())
+    alpha = None
+    if image.alpha is not None:
+        alpha = torch.nn.functional.interpolate(image.alpha[:, None], whole.shape[2:], mode="bilinear")[:, 0]
+    return Image(whole.permute(0, 2, 3, 1).contiguous(), alpha)
 
 
 # --- the network ------------------------------------------------------------------------------------------------------

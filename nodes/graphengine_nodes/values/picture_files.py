@@ -37,20 +37,34 @@ def encoded(picture: PIL.Image.Image, format: Format, text: Mapping[str, str], q
     Args:
         text: In PNG as text chunks. In other formats as EXIF: `parameters`, which other tools read, as UserComment,
             everything as JSON in the MakerNote.
+        format: JPEG has no transparency: the picture lies over white there, and a warning says so.
         quality: Of JPEG and WebP, 1 to 100; 100 is lossless in WebP.
     """
     from graphengine_nodes.values.picture_text import PARAMETERS, exif_with_comment
 
     if format == "png":
         return png(picture, text)
+    if format == "jpeg" and picture.mode == "RGBA":
+        log.warning("JPEG has no transparency: the picture lies over white; PNG and WebP keep it")
+        picture = over_white(picture)
     exif = exif_with_comment(text.get(PARAMETERS), json.dumps(dict(text), ensure_ascii=False)) if text else b""
     if format == "jpeg" and len(exif) > MOST_IN_JPEG:
         log.warning("how the picture was made does not fit into a JPEG and is left out; PNG and WebP can hold it")
         exif = exif_with_comment(text.get(PARAMETERS))
     target = io.BytesIO()
     lossless = format == "webp" and quality == 100
-    picture.save(target, format.upper(), quality=quality, exif=exif, **({"lossless": True} if lossless else {}))
+    picture.save(
+        target, format.upper(), quality=quality, exif=exif, **({"lossless": True, "exact": True} if lossless else {})
+    )
     return target.getvalue()
+
+
+def over_white(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture with transparency over white, as RGB."""
+    import PIL.Image
+
+    white = PIL.Image.new("RGBA", picture.size, "white")
+    return PIL.Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
 def png(picture: PIL.Image.Image, text: Mapping[str, str] | None = None) -> bytes:
@@ -79,6 +93,7 @@ def save_pictures(
     """Write a file for each picture: `name.png`, or `name_0.png`, `name_1.png`, ... for several.
 
     Args:
+        pixels: float [B, H, W, 3] in 0..1, or [B, H, W, 4] with alpha.
         path: With or without a suffix; a suffix of a picture format decides the format.
         format: Default: from the suffix, else PNG.
 

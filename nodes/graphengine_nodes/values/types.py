@@ -65,14 +65,19 @@ class Image:
     """A picture or a batch of pictures.
 
     Attributes:
-        pixels: float32 [B, H, W, 3], RGB in 0..1, on the CPU.
+        pixels: float32 [B, H, W, 3], RGB in 0..1, on the CPU; not multiplied by alpha.
+        alpha: float32 [B, H, W] in 0..1, on the CPU, 1 where it is opaque; None without transparency.
     """
 
     pixels: torch.Tensor
+    alpha: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[-1] != 3:
             raise ValueError(f"an Image is [B, H, W, 3], this is {list(self.pixels.shape)}")
+        if self.alpha is not None and self.alpha.shape != self.pixels.shape[:3]:
+            wanted, found = list(self.pixels.shape[:3]), list(self.alpha.shape)
+            raise ValueError(f"the alpha of this Image is [B, H, W] = {wanted}, this is {found}")
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -82,39 +87,55 @@ class Image:
         """Width and height in pixels, as PIL orders them."""
         return int(self.pixels.shape[2]), int(self.pixels.shape[1])
 
+    @property
+    def channels(self) -> torch.Tensor:
+        """float32 [B, H, W, 3], or with alpha as a fourth channel [B, H, W, 4]."""
+        import torch
+
+        return self.pixels if self.alpha is None else torch.cat([self.pixels, self.alpha[..., None]], dim=-1)
+
+    def opaque(self) -> Image:
+        """The pictures over white, without alpha; those that have none as they are."""
+        if self.alpha is None:
+            return self
+        weight = self.alpha[..., None]
+        return Image(self.pixels * weight + (1.0 - weight))
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> numpy.ndarray[Any, Any]:
-        """uint8 [H, W, 3] of a single picture, [B, H, W, 3] of several: what PIL and matplotlib take."""
+        """uint8 [H, W, 3] of a single picture, [B, H, W, 3] of several, with alpha 4 channels: what PIL and matplotlib
+        take."""
         import numpy as np
 
         array = np.stack([np.asarray(picture) for picture in self.pils()])
         return np.asarray(array[0] if len(array) == 1 else array, dtype=dtype)
 
     def pil(self, index: int = 0) -> PIL.Image.Image:
-        """One picture of the batch as a PIL picture: 8 bits, rounded."""
+        """One picture of the batch as a PIL picture, RGB or with alpha RGBA: 8 bits, rounded."""
         return self.pils()[index]
 
     def pils(self) -> list[PIL.Image.Image]:
-        """Every picture as a PIL picture: 8 bits, rounded."""
+        """Every picture as a PIL picture, RGB or with alpha RGBA: 8 bits, rounded."""
         from graphengine_nodes.values.picture_files import to_pil
 
-        return to_pil(self.pixels)
+        return to_pil(self.channels)
 
     def save(self, path: str | Path, text: Mapping[str, str] | None = None) -> list[Path]:
         """Write files, `name.png` or `name_0.png`, `name_1.png`, ...; the suffix (png, jpg, webp) decides the format.
 
-        Without a suffix it is PNG. `text` is written into the files.
+        Without a suffix it is PNG. `text` is written into the files. JPEG has no transparency: the pictures lie over
+        white there, and a warning says so.
         """
         from graphengine_nodes.values.picture_files import save_pictures
 
-        return save_pictures(self.pixels, Path(path), text or {})
+        return save_pictures(self.channels, Path(path), text or {})
 
     def __repr__(self) -> str:
-        return _line("Image", tensor_line(self.pixels))
+        return _line("Image", tensor_line(self.pixels), "" if self.alpha is None else "with alpha")
 
     def _repr_png_(self) -> bytes:
         from graphengine_nodes.values.picture_files import sheet_png
 
-        return sheet_png(self.pixels)
+        return sheet_png(self.channels)
 
 
 @dataclass(frozen=True, eq=False, slots=True, repr=False)

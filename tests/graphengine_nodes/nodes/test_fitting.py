@@ -81,3 +81,17 @@ def test_what_does_not_go_together_is_refused(model: std.Model) -> None:
         std.fit_image(noise(20, 6), model, "crop")
     with pytest.raises(ValueError, match=r"sizes differ: the picture \(20, 20\), what was made to fit \(24, 24\)"):
         std.unfit_image(noise(20, 20), noise(20, 20), model, "pad")
+
+
+def test_alpha_fits_and_is_put_back(model: std.Model) -> None:
+    whole = std.Image(noise(21, 19).pixels, torch.rand(1, 19, 21))
+    for fit in FITS:
+        fitted = std.fit_image(whole, model, fit).image
+        assert fitted.alpha is not None, fit
+        assert std.unfit_image(fitted, whole, model, fit).alpha is not None, fit
+    painted = noise(16, 16)  # of a model, opaque
+    back = std.unfit_image(painted, whole, model, "crop")
+    assert back.alpha is not None
+    assert whole.alpha is not None
+    assert back.alpha[:, 1:17, 2:18].min() == 1
+    assert torch.equal(back.alpha[:, :, :2], whole.alpha[:, :, :2])

@@ -78,3 +78,14 @@ def test_what_does_not_fit() -> None:
         std.image_grid(plain(1, count=4), 2, row_labels=["a"])
     with pytest.raises(ValueError, match="1 picture labels for 4 pictures"):
         std.image_grid(plain(1, count=4), labels=["a"])
+
+
+def test_a_grid_of_pictures_with_alpha_is_opaque_beside_them() -> None:
+    clear = std.Image(torch.zeros(1, 30, 40, 3), torch.zeros(1, 30, 40))
+    array = np.asarray(std.image_grid([clear, plain(1)], columns=2, gap=4, labels=["a", "b"]))
+    assert array.shape[2] == 4
+    assert (array[4:34, 4:44] == 0).all()
+    assert (array[4:34, 48:88] == [255, 0, 0, 255]).all()
+    assert (array[:4] == 255).all()
+    assert (array[34:, :, 3] == 255).all()
+    assert black(array[34:, :, :3])

@@ -245,3 +245,44 @@ def test_cut_short_at_any_place(tmp_path: Path, suffix: str) -> None:
         for load in (std.load_image, std.load_mask):
             with pytest.raises(FileError, match=r"cut\.\w+ is (damaged or cut short|no picture)"):
                 load(cut)
+
+
+def layers(width: int = 21, height: int = 13, count: int = 1) -> std.Image:
+    """Noise with a soft alpha."""
+    draw = torch.Generator().manual_seed(width)
+    array = torch.rand(count, height, width, 4, generator=draw)
+    return std.Image(array[..., :3].contiguous(), array[..., 3].contiguous())
+
+
+def test_alpha_goes_through_every_change_of_geometry() -> None:
+    given = layers()
+    assert given.alpha is not None
+    cropped = std.crop_image(given, 5, 6, 2, 3)
+    assert torch.equal(cropped.channels, given.channels[:, 3:9, 2:7])
+    edge, black = std.pad_image(given, 8), std.pad_image(given, 8, "black")
+    assert edge.alpha is not None
+    assert black.alpha is not None
+    assert torch.equal(edge.alpha[:, :13, :21], given.alpha)
+    assert torch.equal(edge.alpha[:, 15, :21], given.alpha[:, 12])
+    assert black.alpha[0, 15, 23] == 1
+    resized = std.resize_image(given, 10, 20)
+    expected = given.pil().resize((10, 20), PIL.Image.Resampling.LANCZOS)
+    assert np.array_equal(np.asarray(resized), np.asarray(expected))
+    assert std.upscale_image(given, 2.0).alpha is not None
+    opaque = std.Image(given.pixels, torch.ones_like(given.alpha))
+    assert torch.equal(std.resize_image(opaque, 8, 8).pixels, std.resize_image(std.Image(given.pixels), 8, 8).pixels)
+
+
+def test_colours_under_transparent_parts_do_not_bleed_when_resized() -> None:
+    pixels, alpha = torch.zeros(1, 16, 16, 3), torch.zeros(1, 16, 16)
+    pixels[..., 0] = 1  # red where nothing is seen
+    pixels[:, :, :8], alpha[:, :, :8] = torch.tensor([0.0, 0.0, 1.0]), 1
+    small = std.resize_image(std.Image(pixels, alpha), 5, 5, "bilinear")
+    seen = small.channels[0][small.channels[0][..., 3] > 0.05]
+    assert seen[:, 0].max() < 0.03
+    assert seen[:, 2].min() > 0.97
+
+
+def test_the_key_of_load_image_without_alpha_is_that_of_before() -> None:
+    assert std.load_image.sockets["alpha"].added
+    assert std.load_image.sockets["alpha"].default is False

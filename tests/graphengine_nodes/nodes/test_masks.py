@@ -132,3 +132,46 @@ def test_strokes_on_a_transparent_layer_mean_what_they_show(tmp_path: Path) -> N
     assert np.abs(values - wanted).max() < 1e-6
     erased = std.load_mask(tmp_path / "strokes.png", from_alpha=True).values[0].numpy()
     assert np.array_equal(erased < 0.5, layer[..., 3] > 127)
+
+
+def sheet(colour: float, alpha: float | None, side: int = 4) -> std.Image:
+    pixels = torch.full((1, side, side, 3), float(colour))
+    return std.Image(pixels, None if alpha is None else torch.full((1, side, side), float(alpha)))
+
+
+def test_masks_of_alpha() -> None:
+    assert torch.allclose(std.mask_from_alpha(sheet(0.5, 0.25)).values, torch.tensor(0.75))
+    assert torch.allclose(std.mask_from_image(sheet(1, 0.25)).values, torch.tensor(0.25))
+    assert std.mask_from_difference(sheet(1, None), sheet(1, 0.5)).values.min() == 1
+    assert std.mask_from_difference(sheet(1, None), sheet(1, 1)).values.max() == 0
+    with pytest.raises(ValueError, match="this picture has no alpha; load it by load_image with alpha: true"):
+        std.mask_from_alpha(sheet(1, None))
+
+
+def test_overlay_is_what_pil_composes() -> None:
+    draw = torch.Generator().manual_seed(1)
+    below, above = (
+        std.Image(array[..., :3], array[..., 3])
+        for array in (torch.randint(0, 256, (1, 9, 7, 4), generator=draw) / 255.0 for _ in range(2))
+    )
+    found = std.overlay(below, above)
+    expected = np.asarray(PIL.Image.alpha_composite(below.pil(), above.pil())).astype(int)
+    told = np.asarray(found).astype(int)
+    assert np.abs(told[..., 3] - expected[..., 3]).max() <= 1
+    seen = expected[..., 3] > 64
+    assert np.abs(told - expected)[seen].max() <= 2
+    assert torch.allclose(
+        std.overlay(below.opaque(), above).pixels, std.overlay(below, above).opaque().pixels, atol=1e-5
+    )
+    assert torch.equal(std.overlay(below, std.Image(above.pixels)).pixels, above.pixels)
+    with pytest.raises(ValueError, match=r"sizes differ: below \(4, 4\), above \(5, 5\); resize one of them"):
+        std.overlay(sheet(0, None), sheet(0, None, 5))
+
+
+def test_composites_mix_alpha_and_count_colours_by_it() -> None:
+    half = std.Mask(torch.full((1, 4, 4), 0.5))
+    found = std.composite(sheet(1, None), sheet(0, 0), half)
+    assert found.alpha is not None
+    assert torch.allclose(found.alpha, torch.tensor(0.5))
+    assert torch.allclose(found.pixels, torch.tensor(1.0))  # what is not seen gives no colour
+    assert std.composite(sheet(1, None), sheet(0, None), half).alpha is None
