@@ -48,8 +48,7 @@ def original(tensors: Tensors, rules: Rules, joined: Joined = (), swapped: Seque
             start = layer.removesuffix(parts[0])
             found[f"{start}{end}.{last}"] = torch.cat([left.pop(f"{start}{part}.{last}") for part in parts])
     for name, tensor in (found | left).items():
-        if name in found:
-            del found[name]
+        found.pop(name, None)
         for pattern, instead in rules:
             name = re.sub(pattern, instead, name)
         found[name] = torch.cat(tensor.chunk(2)[::-1]) if name.startswith(tuple(swapped)) and swapped else tensor
