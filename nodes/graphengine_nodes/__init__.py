@@ -16,6 +16,7 @@ from graphengine_nodes.nodes.control import apply_controlnet
 from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
+from graphengine_nodes.nodes.image_prompts import apply_ip_adapter, encode_image_prompt, load_ip_adapter
 from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
 from graphengine_nodes.nodes.latents import decode_latent, empty_latent, encode_image
 from graphengine_nodes.nodes.loras import apply_lora, load_lora, scale_loras
@@ -76,6 +77,8 @@ from graphengine_nodes.values.types import (
     Denoiser,
     Hypernetwork,
     Image,
+    ImagePrompt,
+    IPAdapter,
     Latent,
     LoRA,
     Mask,
@@ -188,6 +191,7 @@ __pack__ = Pack(
         "Hypernetworks",
         "Memory and speed",
         "Prompts",
+        "Pictures as prompts",
         "Control",
         "Control pictures",
         "Latents",
@@ -208,7 +212,9 @@ __all__ = [
     "Denoiser",
     "Fitted",
     "Hypernetwork",
+    "IPAdapter",
     "Image",
+    "ImagePrompt",
     "Latent",
     "LoRA",
     "Mask",
@@ -224,6 +230,7 @@ __all__ = [
     "apply_controlnet",
     "apply_embedding",
     "apply_hypernetwork",
+    "apply_ip_adapter",
     "apply_lora",
     "as_is",
     "blur_mask",
@@ -238,6 +245,7 @@ __all__ = [
     "depth",
     "empty_latent",
     "encode_image",
+    "encode_image_prompt",
     "encode_prompt",
     "encode_prompts",
     "encode_weighted",
@@ -259,6 +267,7 @@ __all__ = [
     "load_denoiser",
     "load_hypernetwork",
     "load_image",
+    "load_ip_adapter",
     "load_lora",
     "load_mask",
     "load_model",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
 from graphengine_nodes.families.digests import model_digest, model_needs
 from graphengine_nodes.values.picture_files import png, save_pictures, to_pil, write_whole
-from graphengine_nodes.values.references import Embedding, ModelPart, model_of
+from graphengine_nodes.values.references import Embedding, IPAdapter, ModelPart, model_of
 from graphengine_nodes.values.types import (
     VAE,
     Conditioning,
@@ -25,6 +25,7 @@ from graphengine_nodes.values.types import (
     Denoiser,
     Hypernetwork,
     Image,
+    ImagePrompt,
     Latent,
     LoRA,
     Mask,
@@ -182,12 +183,13 @@ def _decode_control(data: bytes) -> Control:
     return Control(ControlNet(**facts.pop("controlnet")), _image_of(tensors), **facts)
 
 
-def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> bytes:
+def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter) -> bytes:
     value.digest()  # an object of this process has no data and cannot be written
     facts = asdict(value)
     model = facts["model"] if isinstance(value, ModelPart) else facts
-    if not model.get("embeddings", True):  # as models were written before they had any
-        del model["embeddings"]
+    for name in ("embeddings", "ip_adapters"):  # as models were written before they had any
+        if not model.get(name, True):
+            del model[name]
     return json.dumps(facts).encode()
 
 
@@ -227,10 +229,15 @@ def _model(facts: Mapping[str, Any]) -> Model:
         _pairs(facts["options"]),
         facts["source"],
         tuple((name, Embedding(**one)) for name, one in facts.get("embeddings", ())),
+        tuple((_ip_adapter(one), scale) for one, scale in facts.get("ip_adapters", ())),
     )
 
 
-def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> View:
+def _ip_adapter(facts: Mapping[str, Any]) -> IPAdapter:
+    return IPAdapter(**{**facts, "families": tuple(facts["families"])})
+
+
+def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter) -> View:
     try:
         digest = f"digest {value.digest()}"
     except NotData as reason:
@@ -242,6 +249,7 @@ def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork) -> Vi
         lines += [f"LoRA {lora.source} at {scale:g}" for lora, scale in model.loras]
         lines += [f"hypernetwork {one.source} at {scale:g}" for one, scale in model.hypernetworks]
         lines += [f"embedding {name} of {one.source}" for name, one in model.embeddings]
+        lines += [f"IP-Adapter {one.source} at {scale}" for one, scale in model.ip_adapters]
         lines += [f"{name} {option}" for name, option in model.options]
     return View(text="\n".join(lines))
 
@@ -267,6 +275,17 @@ def _encode_mask(value: Mask) -> bytes:
 
 def _encode_posterior(value: Posterior) -> bytes:
     return pack({"mean": value.mean, "logvar": value.logvar}, family=value.family, scaling=dict(value.scaling))
+
+
+def _encode_image_prompt(value: ImagePrompt) -> bytes:
+    tensors = {"embeds": value.embeds, "negative": value.negative}
+    tensors |= {} if value.mask is None else {"mask": value.mask}
+    return pack(tensors, adapter=value.adapter, source=value.source)
+
+
+def _decode_image_prompt(data: bytes) -> ImagePrompt:
+    tensors, facts = unpack(data)
+    return ImagePrompt(tensors["embeds"], tensors["negative"], mask=tensors.get("mask"), **facts)
 
 
 def _encode_latent(value: Latent) -> bytes:
@@ -348,6 +367,15 @@ for _kind in (
         save=save_with(".safetensors", _encode_control),
     ),
     SocketType(
+        ImagePrompt,
+        "ImagePrompt",
+        encode=_encode_image_prompt,
+        decode=_decode_image_prompt,
+        size=lambda value: _size(value.embeds, value.negative, value.mask),
+        view=lambda value: View(text=f"{value.embeds.shape[1]} pictures as {value.source} encodes them"),
+        save=save_with(".safetensors", _encode_image_prompt),
+    ),
+    SocketType(
         Model,
         "Model",
         encode=_encode_reference,
@@ -388,6 +416,17 @@ for _kind in (
         view=_describe,
         save=save_with(".json", _encode_reference),
         digest=Hypernetwork.digest,
+    ),
+    SocketType(
+        IPAdapter,
+        "IPAdapter",
+        encode=_encode_reference,
+        decode=lambda data: _ip_adapter(json.loads(data)),
+        size=lambda value: 200,
+        view=_describe,
+        save=save_with(".json", _encode_reference),
+        digest=IPAdapter.digest,
+        needs=IPAdapter.needs,
     ),
     SocketType(
         RandomState,

@@ -27,6 +27,7 @@ def model_digest(model: Model, part: str | None = None) -> str:
     used = {component for inside in wanted.values() for component in inside}
     check_data(model.source, *(digest for name, digest in model.components if name in used))
     embeddings = [[name, one.weights] for name, one in model.embeddings if "text_encoder" in wanted]
+    adapters = [[one.weights, scale] for one, scale in model.ip_adapters if "denoiser" in wanted]
     return digest_of(
         {
             "family": model.family,
@@ -38,6 +39,7 @@ def model_digest(model: Model, part: str | None = None) -> str:
             "hypernetworks": [[h.weights, m] for h, m in model.hypernetworks if "denoiser" in wanted],
             "options": [[o, value] for o, value in model.options if wanted.keys() & set(OPTIONS[o])],
             **({"embeddings": embeddings} if embeddings else {}),  # models without any have their digests of before
+            **({"ip_adapters": adapters} if adapters else {}),
         }
     )
 

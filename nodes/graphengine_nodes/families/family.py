@@ -14,6 +14,7 @@ from graphengine_nodes.values.types import (
     Control,
     ControlNet,
     Image,
+    ImagePrompt,
     Latent,
     Mask,
     Model,
@@ -87,6 +88,7 @@ class SampleRequest:
         image, mask: For inpainting: the picture to paint over, one or one for each seed, and where to paint.
         repaint: For masked image to image: the original that is kept, softly, while `latent` is painted.
         random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
+        image_prompts: One for each of the model's IP-Adapters, in their order.
     """
 
     model: Model
@@ -100,6 +102,7 @@ class SampleRequest:
     mask: Mask | None = None
     repaint: Repaint | None = None
     random: tuple[RandomState, ...] = ()
+    image_prompts: Sequence[ImagePrompt] = ()
 
     @property
     def starts_from(self) -> Literal["", "Img2Img", "Inpaint"]:

@@ -220,6 +220,7 @@ class Pipelines:
             self.check_scheduler(model, config)
             components: dict[str, Any] = {self.denoiser: denoiser}
             call = self.prompts(request, device, denoiser.dtype) | {"generator": generators}
+            call |= self.image_prompts(request, denoiser, device)
             if start and request.options.strength is not None:
                 call["strength"] = request.options.strength
             if request.control:
@@ -267,6 +268,10 @@ class Pipelines:
     def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         """The pipeline's arguments that hold the prompts and the negative prompts."""
         raise NotImplementedError
+
+    def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
+        """The pipeline's arguments that hold the picture prompts, in families that take IP-Adapters."""
+        return {}
 
     def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
         """The pipeline's arguments that hold the control pictures, and how strongly they steer."""
@@ -473,7 +478,7 @@ NAMED_BY_SOCKETS = {
 
 
 REFUSED = {
-    "ip_adapter_image": "no image encoder is loaded here; give ip_adapter_image_embeds",
+    "ip_adapter_image": "give the sampling node image_prompt, which encode_image_prompt makes",
     "padding_mask_crop": "it is for whole pictures; use crop_image before and composite after",
 }
 """Arguments of diffusers' pipelines that a sampler cannot take, and the remedy."""

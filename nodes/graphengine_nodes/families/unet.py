@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
-from graphengine_nodes.families import arguments, noise_schedulers
+from graphengine_nodes.families import arguments, noise_schedulers, picture_prompts
 from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.lora_places import clip_places, unet_places
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
@@ -122,6 +122,10 @@ class UNetFamily(Pipelines):
             negative = arguments.expand([c.embeds for c in arguments.negatives(request)], count)
             call["negative_prompt_embeds"] = negative.to(device, dtype)
         return call
+
+    def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return picture_prompts.unet_arguments(request, denoiser, device)
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """See `Pipelines`."""

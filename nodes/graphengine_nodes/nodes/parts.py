@@ -294,6 +294,7 @@ def join_model(
         _sorted({**dict(encoder.options), **dict(decoder.options), **dict(body.options)}),
         body.source,
         encoder.embeddings,
+        body.ip_adapters,
     )
 
 
@@ -349,6 +350,7 @@ def _part(model: Model, part: str, settings: tuple[tuple[str, Any], ...]) -> Mod
         loras=model.loras_of(part),
         hypernetworks=model.hypernetworks if part == "denoiser" else (),
         embeddings=model.embeddings if part == "text_encoder" else (),
+        ip_adapters=model.ip_adapters if part == "denoiser" else (),
         options=tuple((name, value) for name, value in model.options if part in (OPTIONS[name] or (part,))),
     )
 

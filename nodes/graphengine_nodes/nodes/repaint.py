@@ -15,6 +15,7 @@ from graphengine_nodes.nodes.sampling import (
     Arguments,
     Count,
     Guidance,
+    ImagePrompts,
     Negative,
     Prompts,
     Scheduler,
@@ -62,6 +63,7 @@ def repaint(
     strength: Strength = None,
     sample_mode: SampleMode = "sample",
     arguments: Arguments = None,
+    image_prompt: ImagePrompts = None,
     ctx: Context = INERT,
 ) -> Latent:
     """Repaint inside a soft mask with any checkpoint: image to image from the painted picture, over the original.

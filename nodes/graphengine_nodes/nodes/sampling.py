@@ -14,10 +14,21 @@ from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import sides_of
 from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.picture_prompts import check_image_prompts
 from graphengine_nodes.families.scheduler_options import OWN_TIMES
 from graphengine_nodes.nodes.latents import STEP, Side, check_sides
 from graphengine_nodes.nodes.previews import preview
-from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Mask, Model, Posterior, RandomState
+from graphengine_nodes.values.types import (
+    Conditioning,
+    Control,
+    Image,
+    ImagePrompt,
+    Latent,
+    Mask,
+    Model,
+    Posterior,
+    RandomState,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +37,11 @@ Prompts = Conditioning | list[Conditioning]
 Negative = Annotated[Prompts | None, Doc("Default: no negative prompt (not the same as an empty one).")]
 Controls = Annotated[
     Control | list[Control] | None, Doc("A ControlNet with the picture that it follows, or several of them.")
+]
+ImagePrompts = Annotated[
+    ImagePrompt | list[ImagePrompt] | None,
+    Added(),
+    Doc("Pictures for the model's IP-Adapter, from encode_image_prompt; for several adapters a list in their order."),
 ]
 Seed = int | list[int] | RandomState | list[RandomState]
 Seeds = Annotated[
@@ -109,6 +125,7 @@ def sample(
         Doc("Stop at this fraction of the schedule, as diffusers' `denoising_end`."),
     ] = None,
     arguments: Arguments = None,
+    image_prompt: ImagePrompts = None,
     ctx: Context = INERT,
 ) -> Latent:
     """Denoise: from noise (text to image), or from a latent (image to image) with `strength`.
@@ -249,6 +266,7 @@ def inpaint(
     scheduler_options: SchedulerOptions = None,
     strength: Strength = None,
     arguments: Arguments = None,
+    image_prompt: ImagePrompts = None,
     ctx: Context = INERT,
 ) -> Latent:
     """Repaint what the mask covers, with inpainting checkpoints (9 input channels) and all others (4).
@@ -298,6 +316,9 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
     unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
     controls = [control] if isinstance(control, Control) else control or []
     _check_families(model, [*wanted, *unwanted, latent], controls)
+    shown: ImagePrompt | list[ImagePrompt] | None = inputs.get("image_prompt")
+    pictured = shown if isinstance(shown, list) else [] if shown is None else [shown]
+    check_image_prompts(model, pictured)
     pictures = 1 if image is None or mask is None else max(len(image), mask.values.shape[0])
     if latent is not None:
         if sides != (None, None):
@@ -324,7 +345,8 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         raise ValueError(problem)
     part = {"start": inputs.get("start") or None, "end": None if inputs.get("end") == 1 else inputs.get("end")}
     options = _with_own_times(SamplingOptions.of(model, {**inputs, **part, "width": width, "height": height}))
-    return SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
+    found = SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
+    return replace(found, image_prompts=pictured)
 
 
 def _with_own_times(options: SamplingOptions) -> SamplingOptions:

@@ -1,4 +1,5 @@
-"""Changes to a component's module before it computes: LoRAs, embeddings, hypernetworks, and the options of a model.
+"""Changes to a component's module before it computes: LoRAs, embeddings, hypernetworks, IP-Adapters, and the options of
+a model.
 
 Each is a `ModuleChange`, applied by the weight store to a module whose parameters are its own. An option is what
 diffusers itself does to a pipeline's module: int8, casting and the layout before LoRAs, offload and compilation after.
@@ -18,7 +19,8 @@ from graphengine import ModelError, fingerprint
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.prompt_embeddings import NAMES, add_vectors, read_vectors
 from graphengine_nodes.store.hypernetworks import add_hypernetworks
-from graphengine_nodes.values.references import Embedding, Held
+from graphengine_nodes.store.ip_adapters import add_ip_adapters
+from graphengine_nodes.values.references import Embedding, Held, IPAdapter
 from graphengine_nodes.values.types import Hypernetwork, LoRA, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.lora_placing import lora_digest
@@ -118,6 +120,12 @@ def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
             add_hypernetworks(module, [(locate_weights(one), multiplier) for one, multiplier in model.hypernetworks])
 
         yield ModuleChange(("hypernetworks", tuple((one.weights, m) for one, m in model.hypernetworks)), add_networks)
+    if part == "denoiser" and model.ip_adapters:
+
+        def add_adapters(module: Any) -> None:
+            add_ip_adapters(module, [(locate_weights(one), scale) for one, scale in model.ip_adapters])
+
+        yield ModuleChange(("IP-Adapters", tuple((one.weights, s) for one, s in model.ip_adapters)), add_adapters)
 
 
 def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChange]:
@@ -127,8 +135,8 @@ def _options_after(model: Model, part: str, device: str) -> Iterator[ModuleChang
         yield ModuleChange("compile", _compile, last=True)
 
 
-def locate_weights(weights: LoRA | Hypernetwork | Embedding) -> Any:
-    """Find the file of a LoRA, a hypernetwork or an embedding, unchanged since it was loaded.
+def locate_weights(weights: LoRA | Hypernetwork | Embedding | IPAdapter) -> Any:
+    """Find the file of a LoRA, a hypernetwork, an embedding or an IP-Adapter, unchanged since it was loaded.
 
     Raises:
         ModelError: It is not on this machine, or has changed.

@@ -21,9 +21,11 @@ from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store import handed_in
 from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, keeps_scales, shared_clone
-from graphengine_nodes.values.references import ControlNet, Held, Model, ModelPart
+from graphengine_nodes.values.references import ControlNet, Held, IPAdapter, Model, ModelPart
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
+from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.ip_adapter_files import STEM, load_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -229,6 +231,18 @@ class WeightStore:
             yield module
 
     @contextmanager
+    def image_encoder(self, adapter: IPAdapter, device: str) -> Iterator[Any]:
+        """The image encoder of an IP-Adapter, ready to compute on a device."""
+        device = exact_device(device)
+        dtype = dtype_of(adapter.precision, device)
+
+        def read() -> Any:
+            return load_encoder(_unchanged(adapter.encoder, f"{adapter.source}'s image encoder", STEM).path, dtype)
+
+        with self._computing((adapter.encoder, str(dtype)), device, read, (), None) as module:
+            yield module
+
+    @contextmanager
     def _computing(
         self,
         key: tuple[Hashable, ...],
@@ -321,10 +335,15 @@ def _read(kind: Family, name: str, digest: str, what: str, dtype: torch.dtype | 
     Raises:
         ModelError: They are not on this machine, or have changed.
     """
+    return kind.load(name, _unchanged(digest, what, kind.stems[name]), dtype, small)
+
+
+def _unchanged(digest: str, what: str, stem: str | None) -> Location:
+    """Find a component's files, which must be as they were when they were loaded."""
     location = files.locate(digest, what)
-    if files.component_digest(location, kind.stems[name]) != digest:
+    if files.component_digest(location, stem) != digest:
         raise ModelError(f"{location.path} has changed since it was loaded; load it again")
-    return kind.load(name, location, dtype, small)
+    return location
 
 
 def done(module: Any, changes: Sequence[ModuleChange]) -> Any:

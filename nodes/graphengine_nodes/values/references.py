@@ -107,6 +107,35 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class IPAdapter:
+    """An IP-Adapter: layers beside a denoiser's attention that follow pictures, and the network that reads these.
+
+    Attributes:
+        weights: Digest of the file.
+        encoder: Digest of its image encoder's files.
+        kind: What it follows of a picture: `plain` its embedding as a whole, `plus` and `full` each of its patches.
+        families: The families that it can be for; empty where its file does not tell.
+        precision: The image encoder's, as a model's.
+        source: Where it was loaded from, as shown to people.
+    """
+
+    weights: str
+    encoder: str
+    kind: str
+    families: tuple[str, ...] = ()
+    precision: str | None = None
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """The digest that stands for it in keys."""
+        return digest_of([self.weights, self.encoder, self.precision])
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """The digests of the weights that must be in memory to encode pictures with it."""
+        return frozenset({self.encoder})
+
+
+@dataclass(frozen=True, slots=True)
 class ControlNet:
     """A ControlNet's weights.
 
@@ -168,6 +197,8 @@ class Model:
         options: Those of `OPTIONS` that differ from the default, sorted.
         source: Where it was loaded from, as shown to people: a name, never a folder of a machine.
         embeddings: Textual inversions by the names that prompts give them, in the order in which they were applied.
+        ip_adapters: IP-Adapters with their scales, in the order in which they were applied; a scale for each block is
+            JSON text.
     """
 
     family: str
@@ -179,6 +210,7 @@ class Model:
     options: tuple[tuple[str, Any], ...] = ()
     source: str = field(default="", compare=False)
     embeddings: tuple[tuple[str, Embedding], ...] = ()
+    ip_adapters: tuple[tuple[IPAdapter, float | str], ...] = ()
 
     def __repr__(self) -> str:
         parts = [f"<Model {self.family}" + (f" from {self.source}" if self.source else "")]
@@ -186,6 +218,7 @@ class Model:
         for name, applied in (("LoRA", self.loras), ("hypernetwork", self.hypernetworks)):
             parts += [f"{name} {part.source or part.weights[:12]} x {scale:g}" for part, scale in applied]
         parts += [f"embedding {name}" for name, _ in self.embeddings]
+        parts += [f"IP-Adapter {one.source or one.weights[:12]} x {scale}" for one, scale in self.ip_adapters]
         parts += [f"{name}={value}" for name, value in self.options]
         return ", ".join(parts) + ">"
 

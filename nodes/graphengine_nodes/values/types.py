@@ -1,7 +1,7 @@
 """The types of the standard pack's sockets: small frozen classes that import no torch.
 
-Tensors are attributes, on the CPU between nodes. `Model`, its parts, `ControlNet`, `LoRA` and `Hypernetwork` are
-references to weights, see `references`.
+Tensors are attributes, on the CPU between nodes. `Model`, its parts, `ControlNet`, `LoRA`, `Hypernetwork` and
+`IPAdapter` are references to weights, see `references`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.values.references import VAE, ControlNet, Denoiser, Hypernetwork, LoRA, Model, TextEncoder
+from graphengine_nodes.values.references import (
+    VAE,
+    ControlNet,
+    Denoiser,
+    Hypernetwork,
+    IPAdapter,
+    LoRA,
+    Model,
+    TextEncoder,
+)
 
 if TYPE_CHECKING:
     import numpy
@@ -25,7 +34,9 @@ __all__ = [
     "ControlNet",
     "Denoiser",
     "Hypernetwork",
+    "IPAdapter",
     "Image",
+    "ImagePrompt",
     "Latent",
     "LoRA",
     "Mask",
@@ -337,3 +348,25 @@ class Control:
     end: float = 1.0
     guess: bool = False
     mode: int | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class ImagePrompt:
+    """Pictures as a prompt: what an IP-Adapter's image encoder makes of them.
+
+    Attributes:
+        embeds: float [1, n, width] of n pictures; of an adapter that follows patches [1, n, patches, width].
+        negative: What stands for no picture, of the same shape.
+        adapter: The digest of the IP-Adapter that they are for.
+        source: Where this was loaded from, as shown to people.
+        mask: float [1, n, H, W] of 0 and 1, 1 where a picture acts; None: everywhere.
+    """
+
+    embeds: torch.Tensor
+    negative: torch.Tensor
+    adapter: str
+    source: str = ""
+    mask: torch.Tensor | None = None
+
+    def __repr__(self) -> str:
+        return _line("ImagePrompt", tensor_line(self.embeds), self.source, "" if self.mask is None else "masked")

@@ -1,0 +1,210 @@
+"""Pictures as prompts: nodes that load an IP-Adapter, apply it to a model, and encode the pictures that it follows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from graphengine import INERT, Added, Choices, Context, Doc, File, ModelError, Range, fingerprint, node
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.picture_prompts import FAMILIES, attended, check_fits
+from graphengine_nodes.layouts import contents
+from graphengine_nodes.nodes.models import PRECISIONS
+from graphengine_nodes.values.references import Held, IPAdapter
+from graphengine_nodes.values.types import Image, ImagePrompt, Mask, Model
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.files import Location
+from graphengine_nodes.weights.headers import read_headers
+from graphengine_nodes.weights.ip_adapter_files import STEM, AdapterFile, encoder_config, read_adapter_file
+
+
+@node(version=1)
+def load_ip_adapter(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True),
+        Doc("A published file, such as ip-adapter_sd15.safetensors or ip-adapter-plus_sdxl_vit-h.safetensors."),
+    ],
+    image_encoder: Annotated[
+        str | Path | None,
+        File("folder", names=True),
+        Doc("The folder of its image encoder, or a hub id; default: `image_encoder` beside the file."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        Choices(*PRECISIONS),
+        Doc("Type of the numbers that the image encoder computes with; default: float32 on a CPU, float16 on a GPU."),
+    ] = None,
+) -> IPAdapter:
+    """Make a reference to an IP-Adapter, by which a model follows pictures; weights are read when a node computes.
+
+    It is what ComfyUI's IPAdapter nodes load. Of the published kinds the plain ones (also light and vit-G) follow a
+    picture as a whole, plus, plus-face and full-face each of its patches. Image encoders are folders of CLIP's picture
+    side. Where that beside the file does not fit, as beside SDXL's `vit-h` files, `../models/image_encoder` is looked
+    at as well. A `.bin` is read for its tensors alone.
+
+    Raises:
+        ModelError: There is no such file, it is damaged, no IP-Adapter, holds unknown tensors, or is of the kind
+            FaceID; there is no image encoder, or it gives something else than the adapter reads.
+    """
+    path = Path(source).expanduser().absolute()
+    if not path.is_file():
+        raise ModelError(
+            f"there is no IP-Adapter {source}; give a file, such as ip-adapter_sd15.safetensors of h94/IP-Adapter"
+        )
+    held = read_adapter_file(path)
+    folder = _encoder_folder(path, held, image_encoder)
+    digest, encoder = fingerprint(path), files.component_digest(Location(folder), STEM)
+    files.note(digest, Location(path))
+    files.note(encoder, Location(folder))
+    return IPAdapter(digest, encoder, held.kind, held.families, precision, files.name_of(path))
+
+
+def _encoder_folder(path: Path, held: AdapterFile, given: str | Path | None) -> Path:
+    """The folder of an adapter's image encoder: given, or beside its file; it gives what the adapter reads.
+
+    Raises:
+        ModelError: There is none that fits.
+    """
+    if given is not None:
+        found = files.find(given, "model")
+        inside = found / "image_encoder"
+        folders = [inside if inside.is_dir() else found]
+    else:
+        folders = [path.parent / "image_encoder", path.parent.parent / "models" / "image_encoder"]
+        folders = [folder for folder in folders if folder.is_dir()]
+    if not folders:
+        raise ModelError(
+            f"there is no folder image_encoder beside {path}: give image_encoder, the folder of the CLIP picture "
+            "encoder that the adapter was trained with"
+        )
+    number = "projection_dim" if held.kind == "plain" else "hidden_size"
+    widths = {folder: encoder_config(folder)[number] for folder in folders}
+    fitting = next((folder for folder, width in widths.items() if width == held.width), None)
+    if fitting is None:
+        told = ", ".join(f"{folder} gives {width}" for folder, width in widths.items())
+        raise ModelError(
+            f"{path} reads {held.width} numbers of a picture ({number}), and {told}: give image_encoder, the folder of "
+            "the CLIP picture encoder that the adapter was trained with"
+        )
+    return fitting
+
+
+@node(version=1)
+def apply_ip_adapter(
+    model: Model,
+    adapter: IPAdapter,
+    scale: Annotated[
+        float | dict[str, Any],
+        Range(-10, 10, 0.05),
+        Doc(
+            "How strongly pictures act; 1.0 is full strength. A dictionary gives each block its own, as diffusers' "
+            "set_ip_adapter_scale takes it: {up: {block_0: [0, 1, 0]}} takes a picture's style alone."
+        ),
+    ] = 1.0,
+) -> Model:
+    """Give a model an IP-Adapter, so that it follows the pictures of `sample(image_prompt=...)`.
+
+    The model's own weights stay as they are, and graphs without the adapter share them. Several adapters are several
+    such nodes (ComfyUI: IPAdapter Apply).
+
+    Raises:
+        ModelError: The adapter is for another model, or the model's family takes none.
+        ValueError: The scales are no numbers by block.
+    """
+    if model.family not in FAMILIES:
+        raise ModelError(f"{model.source} is a {model.family} model, which takes no IP-Adapters")
+    if adapter.families and model.family not in adapter.families:
+        kinds = " or ".join(adapter.families)
+        raise ModelError(f"{adapter.source} is an IP-Adapter for {kinds}; {model.source} is a {model.family} model")
+    _check_places(model, adapter)
+    if isinstance(scale, dict):
+        _check_blocks(scale)
+    kept = json.dumps(scale, sort_keys=True) if isinstance(scale, dict) else float(scale)
+    return replace(model, ip_adapters=(*model.ip_adapters, (adapter, kept)))
+
+
+def _check_blocks(scale: Mapping[str, Any]) -> None:
+    """Refuse scales by block that are not of the form that diffusers takes."""
+
+    def is_scale(value: Any) -> bool:
+        many = value if isinstance(value, list) else [value]
+        return bool(many) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in many)
+
+    for side, value in scale.items():
+        inner = list(value.values()) if isinstance(value, dict) and side in ("up", "down") else [value]
+        names = list(value) if isinstance(value, dict) else []
+        named = all(isinstance(name, str) and name.removeprefix("block_").isdigit() for name in names)
+        if side not in ("up", "mid", "down") or not named or not all(map(is_scale, inner)):
+            raise ValueError(
+                f"scale has {side!r:.40}: {value!r:.80}; give a number, or numbers by block: {{down: 1.0, mid: 0.5, "
+                "up: {block_0: [0, 1, 0]}}"
+            )
+
+
+def _check_places(model: Model, adapter: IPAdapter) -> None:
+    """Refuse an adapter whose layers do not fit a model's, as the headers of the files tell it, where they are here."""
+    name = family(model.family).parts["denoiser"][0]
+    digest = model.component(name)
+    if isinstance(digest, Held):
+        return
+    try:
+        file, location = files.locate(adapter.weights, adapter.source).path, files.locate(digest, model.source)
+    except ModelError:
+        return  # on another machine, where they will be looked at
+    stem = family(model.family).stems[name]
+    assert stem is not None
+    if location.path.is_dir():
+        paths = files.weight_files(location.path, stem, location.variant).files
+        shapes = {n: entry["shape"] for path in paths for n, entry in files.read_header(path).items()}
+    else:
+        part = contents.read(*read_headers(location.path), location.path).component(name)
+        shapes = {} if part is None else dict(part.shapes)
+    check_fits(model, adapter.source, read_adapter_file(file).layers, attended(shapes))
+
+
+@node(version=1, on="device")
+def encode_image_prompt(
+    adapter: IPAdapter,
+    image: Annotated[Image | list[Image], Doc("The picture to follow, or several of any sizes, which act together.")],
+    mask: Annotated[
+        Mask | list[Mask] | None,
+        Added(),
+        Doc("Where in the result each picture acts: 1 in a mask of the result's size; default: everywhere."),
+    ] = None,
+    ctx: Context = INERT,
+) -> ImagePrompt:
+    """Encode pictures for an IP-Adapter (IPAdapter Encoder); the result is what `sample(image_prompt=...)` takes.
+
+    A picture is scaled to the image encoder's size by its shorter side and cut in its middle, as CLIP's own
+    processor does it: what lies outside the middle square is not seen.
+
+    Raises:
+        ValueError: There is no picture, or not one mask for each.
+    """
+    from graphengine_nodes.store.ip_adapters import encode_pictures
+    from graphengine_nodes.store.store import store
+
+    pictures = image if isinstance(image, list) else [image]
+    if not pictures:
+        raise ValueError("image is an empty list; give a picture")
+    masks = mask if isinstance(mask, list) else [] if mask is None else [mask]
+    with store.image_encoder(adapter, ctx.device) as encoder:
+        embeds, negative = encode_pictures(encoder, pictures, patches=adapter.kind != "plain")
+    found = ImagePrompt(embeds, negative, adapter.digest(), adapter.source)
+    return found if mask is None else replace(found, mask=_hard(masks, int(embeds.shape[1])))
+
+
+def _hard(masks: list[Mask], pictures: int) -> Any:
+    """Masks for pictures, [1, n, H, W] of 0 and 1."""
+    import torch
+
+    if len({mask.size for mask in masks}) != 1:
+        raise ValueError("the masks are of different sizes; all must have the size of the result")
+    values = torch.cat([mask.values for mask in masks])
+    if len(values) != pictures:
+        raise ValueError(f"{len(values)} masks for {pictures} pictures; give one for each")
+    return (values >= 0.5).to(values.dtype)[None]

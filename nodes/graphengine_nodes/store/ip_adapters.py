@@ -1,0 +1,76 @@
+"""IP-Adapters on a denoiser that is not shared, and the image encoders that read their pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from graphengine import ModelError
+from graphengine_nodes.values.types import Image
+from graphengine_nodes.weights.ip_adapter_files import read_adapter
+
+if TYPE_CHECKING:
+    import torch
+
+
+def add_ip_adapters(denoiser: Any, adapters: Sequence[tuple[Path, float | str]]) -> None:
+    """Put IP-Adapters (file, scale) beside the attention of a denoiser that is not shared.
+
+    They are diffusers' own layers. Only these are cast and moved: the denoiser's weights stay shared.
+
+    Raises:
+        ModelError: A file is damaged, or does not fit the denoiser; a scale names a block that it does not have.
+    """
+    from diffusers.loaders.ip_adapter import IPAdapterMixin
+    from diffusers.models.embeddings import MultiIPAdapterImageProjection
+
+    names = " and ".join(path.name for path, _ in adapters)
+    states = [read_adapter(path) for path, _ in adapters]
+    dtype, device = denoiser.dtype, denoiser.device
+    denoiser.encoder_hid_proj = None
+    try:
+        processors = denoiser._convert_ip_adapter_attn_to_diffusers(states)
+        projections = [denoiser._convert_ip_adapter_image_proj_to_diffusers(state["image_proj"]) for state in states]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{names} does not fit the denoiser ({error!s:.200}); it is for another model") from None
+    denoiser.set_attn_processor(processors)
+    denoiser.encoder_hid_proj = MultiIPAdapterImageProjection(projections)
+    denoiser.config.encoder_hid_dim_type = "ip_image_proj"
+    for module in (denoiser.encoder_hid_proj, *processors.values()):
+        if hasattr(module, "parameters"):
+            module.to(device=device, dtype=dtype)
+    scales = [json.loads(scale) if isinstance(scale, str) else scale for _, scale in adapters]
+    set_scale: Any = IPAdapterMixin.set_ip_adapter_scale
+    try:
+        set_scale(SimpleNamespace(unet=denoiser), scales)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"the scales of {names} do not fit the denoiser's blocks: {error!s:.200}") from None
+
+
+def encode_pictures(encoder: Any, pictures: Sequence[Image], patches: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode pictures as diffusers' pipelines do, and what stands for no picture: [1, n, width] each, on the CPU.
+
+    Args:
+        patches: The last hidden states but one, [1, n, patches, width], in place of a picture's embedding.
+    """
+    import torch
+    from transformers import CLIPImageProcessor
+
+    side = encoder.config.image_size
+    extract: Any = CLIPImageProcessor(size=side, crop_size=side)
+    pils = [pil for picture in pictures for pil in picture.pils()]
+    pixels = extract(pils, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
+    with torch.no_grad():
+        if patches:
+            both = [
+                encoder(given, output_hidden_states=True).hidden_states[-2]
+                for given in (pixels, torch.zeros_like(pixels))
+            ]
+        else:
+            embeds = encoder(pixels).image_embeds
+            both = [embeds, torch.zeros_like(embeds)]
+    positive, negative = (found[None].cpu() for found in both)
+    return positive, negative

@@ -1,0 +1,220 @@
+"""Files of IP-Adapters: what they hold, told by names and shapes, with every tensor accounted for; and their image
+encoders' configurations.
+
+A file holds layers beside each cross attention of a denoiser (`ip_adapter`), and the projection that makes words of
+what an image encoder gives (`image_proj`).
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from graphengine import ModelError, open_file
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.reading import read_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+STEM = "model"
+"""The name of the weight files in an image encoder's folder."""
+
+TOKENS = 4
+"""How many words a plain adapter makes of a picture."""
+
+_LINEAR, _NORM = ("weight", "bias"), ("weight", "bias")
+_LAYER = (
+    *(f"0.{norm}.{end}" for norm in ("norm1", "norm2") for end in _NORM),
+    *(f"0.{name}.weight" for name in ("to_q", "to_kv", "to_out")),
+    *("1.0.weight", "1.0.bias", "1.1.weight", "1.3.weight"),
+)
+PROJECTIONS: Mapping[str, frozenset[str]] = {
+    "plain": frozenset({"proj.weight", "proj.bias", "norm.weight", "norm.bias"}),
+    "full": frozenset(f"proj.{n}.{end}" for n in (0, 2, 3) for end in _LINEAR),
+    "plus": frozenset(
+        {"latents"}
+        | {f"{name}.{end}" for name in ("proj_in", "proj_out", "norm_out") for end in _LINEAR}
+        | {f"layers.{n}.{name}" for n in range(4) for name in _LAYER}
+    ),
+}
+"""The names of a projection's tensors by its kind: of a picture's embedding, or (full faces, plus) of its patches."""
+
+FAMILIES = {768: ("stable_diffusion",), 1024: ("stable_diffusion",), 2048: ("stable_diffusion_xl",)}
+"""The families by the width of the prompts that a UNet attends to."""
+
+
+class AdapterFile(NamedTuple):
+    """What a file of an IP-Adapter holds.
+
+    Attributes:
+        kind: One of `PROJECTIONS`.
+        families: Those whose models it can be for; empty where no width tells.
+        width: Of what its projection reads: a picture's embedding, or the image encoder's patches.
+        layers: Rows and columns of the layers for keys, in the order of the denoiser's cross attentions.
+    """
+
+    kind: str
+    families: tuple[str, ...]
+    width: int
+    layers: tuple[tuple[int, int], ...]
+
+
+def read_adapter_file(file: Path) -> AdapterFile:
+    """Read what a file of an IP-Adapter holds, from its header alone where it is safetensors.
+
+    Raises:
+        ModelError: It is missing, damaged or no IP-Adapter; it is of a kind that is not read; a tensor is unknown.
+    """
+    shapes = {_name(name): shape for name, shape in _shapes(file).items()}
+    projection = {n.removeprefix("image_proj."): s for n, s in shapes.items() if n.startswith("image_proj.")}
+    attention = {n.removeprefix("ip_adapter."): s for n, s in shapes.items() if n.startswith("ip_adapter.")}
+    if not projection or not attention:
+        raise ModelError(f"{file} is no IP-Adapter: it holds no image_proj and ip_adapter, but {_first(shapes)}")
+    _refuse_faces(file, projection, attention)
+    kind = next((kind for kind, names in PROJECTIONS.items() if names <= projection.keys()), None)
+    if kind is None:
+        raise ModelError(f"{file} is an IP-Adapter of an unknown kind: its image_proj holds {_first(projection)}")
+    strange = [name for name in shapes if not name.startswith(("image_proj.", "ip_adapter."))]
+    strange += [f"image_proj.{name}" for name in sorted(projection.keys() - PROJECTIONS[kind])]
+    layers, unknown = _layers(file, attention)
+    if strange := strange + [f"ip_adapter.{name}" for name in unknown]:
+        raise ModelError(f"{file} holds {len(strange)} tensors that nothing is known about, the first is {strange[0]}")
+    words = _words(file, kind, projection)
+    if any(columns != words for _, columns in layers):
+        raise ModelError(f"{file} is damaged: its projection makes words of {words} numbers, its layers read others")
+    reads = {"plain": "proj.weight", "full": "proj.0.weight", "plus": "proj_in.weight"}[kind]
+    return AdapterFile(kind, FAMILIES.get(words, ()), projection[reads][1], layers)
+
+
+def read_adapter(file: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Read the tensors of an IP-Adapter: `image_proj` and `ip_adapter`, each by name, as diffusers converts them.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    tensors = read_tensors(file) if file.suffix == ".safetensors" else _unpickled(file, "cpu")
+    found: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, tensor in tensors.items():
+        side, _, rest = _name(name).partition(".")
+        found[side][rest] = tensor
+    return found
+
+
+def _name(name: str) -> str:
+    return name
+
+
+def _shapes(file: Path) -> dict[str, Sequence[int]]:
+    """The shapes of a file's tensors by name."""
+    if file.suffix == ".safetensors":
+        return {name: entry["shape"] for name, entry in files.read_header(file).items()}
+    return {name: list(tensor.shape) for name, tensor in _unpickled(file, "meta").items()}
+
+
+def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
+    """The tensors of a `.bin` file; nothing else in it is unpickled."""
+    import torch
+
+    try:
+        with open_file(file) as data:
+            found = torch.load(data, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"there is no file {file}") from None
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{file} is damaged or holds more than tensors, which could run code: it is not read"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"{file} is damaged or no file of weights ({error!s:.200}); copy it again") from None
+    sides = found if isinstance(found, dict) else {}
+    flat = {f"{side}.{n}": t for side, part in sides.items() if isinstance(part, dict) for n, t in part.items()}
+    if len(sides) != sum(isinstance(part, dict) for part in sides.values()) or not all(
+        isinstance(tensor, torch.Tensor) for tensor in flat.values()
+    ):
+        raise ModelError(f"{file} is no IP-Adapter: it holds something else than image_proj and ip_adapter")
+    return flat
+
+
+def _refuse_faces(file: Path, projection: Mapping[str, Any], attention: Mapping[str, Any]) -> None:
+    lora = any("_lora." in name for name in attention)
+    faces = "perceiver_resampler.proj_in.weight" in projection or {"norm.weight", "proj.0.weight"} <= projection.keys()
+    if lora or faces:
+        raise ModelError(
+            f"{file} is an IP-Adapter of the kind FaceID, which reads faces by the program insightface and not by an "
+            "image encoder; take one of the others (plain, plus, plus-face, full-face)"
+        )
+
+
+def _layers(file: Path, attention: Mapping[str, Sequence[int]]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
+    """The layers' shapes in order, and the names that are none of theirs."""
+    known = re.compile(r"(\d+)\.to_([kv])_ip\.weight")
+    found: dict[int, dict[str, tuple[int, int]]] = {}
+    unknown = []
+    for name, shape in attention.items():
+        match = known.fullmatch(name)
+        if match is None or len(shape) != 2 or int(match[1]) % 2 == 0:
+            unknown.append(name)
+            continue
+        found.setdefault(int(match[1]), {})[match[2]] = (shape[0], shape[1])
+    for place, number in enumerate(sorted(found)):
+        sides = found[number]
+        if number != 2 * place + 1 or sides.keys() != {"k", "v"} or sides["k"] != sides["v"]:
+            raise ModelError(f"{file} is damaged: its layers beside attention {2 * place + 1} are not whole")
+    return tuple(found[number]["k"] for number in sorted(found)), sorted(unknown)
+
+
+def _words(file: Path, kind: str, projection: Mapping[str, Sequence[int]]) -> int:
+    """The width of the words that a projection makes."""
+    last = {"plain": "norm.weight", "full": "proj.3.weight", "plus": "norm_out.weight"}[kind]
+    width = int(projection[last][0])
+    if kind == "plain" and projection["proj.weight"][0] != TOKENS * width:
+        count = projection["proj.weight"][0] / width
+        raise ModelError(f"{file} makes {count:g} words of a picture; only adapters that make {TOKENS} are known")
+    return width
+
+
+def _first(names: Mapping[str, Any]) -> str:
+    return ", ".join(list(names)[:3]) or "nothing"
+
+
+# --- image encoders ---------------------------------------------------------------------------------------------------
+
+
+def encoder_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the image encoder in a folder: CLIP's picture side, alone or in a whole CLIP model.
+
+    Raises:
+        ModelError: There is none, or it is of another kind.
+    """
+    config = files.read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind == "clip" and isinstance(config.get("vision_config"), dict):
+        config = config["vision_config"]
+    elif kind != "clip_vision_model":
+        raise ModelError(f"{folder} is a {kind or 'model of no type'}, and no image encoder of CLIP")
+    for name in ("image_size", "hidden_size", "projection_dim"):
+        if not isinstance(config.get(name), int):
+            raise ModelError(f"{folder / 'config.json'} says no {name}; copy it again")
+    return dict(config)
+
+
+def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
+    """Load an image encoder, on the CPU.
+
+    Raises:
+        ModelError: Its files are damaged or incomplete.
+    """
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from graphengine_nodes.weights.reading import fill
+
+    with torch.device("meta"):
+        module: Any = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(encoder_config(folder)))
+    tensors = {n: t for path in files.weight_files(folder, STEM).files for n, t in read_tensors(path, dtype).items()}
+    of_text = ("text_model.", "text_projection.", "logit_scale")  # of a whole CLIP model
+    return fill(module.eval(), {n: t for n, t in tensors.items() if not n.startswith(of_text)}, folder)
