@@ -12,7 +12,7 @@ from typing import Any
 from graphengine import Pack, PictureSettings
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
 from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
-from graphengine_nodes.nodes.control import apply_controlnet
+from graphengine_nodes.nodes.control import apply_controlnet, follow_picture
 from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
@@ -253,6 +253,7 @@ __all__ = [
     "feather_mask",
     "fit_image",
     "fit_mask",
+    "follow_picture",
     "grow_mask",
     "hed",
     "image_grid",

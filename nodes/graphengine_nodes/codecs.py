@@ -131,6 +131,7 @@ def _conditioning_parts(value: Conditioning) -> tuple[Tensors, dict[str, Any]]:
     tensors = {f"fallback.{name}": tensor for name, tensor in value.fallback.items()}
     tensors |= _encoded(value)
     facts: dict[str, Any] = {"family": value.family, "absent": value.absent}
+    facts |= {"references": value.references} if value.references else {}
     if value.schedule:
         facts["schedule"] = [(turn.until, turn.until_step, turn.cycle) for turn in value.schedule]
         for index, turn in enumerate(value.schedule):
@@ -143,7 +144,8 @@ def _conditioning_parts(value: Conditioning) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _encoded(value: Conditioning | Turn) -> Tensors:
-    return {"embeds": value.embeds} | ({} if value.pooled is None else {"pooled": value.pooled})
+    fields = {f"fields.{name}": tensor for name, tensor in getattr(value, "fields", {}).items()}
+    return {"embeds": value.embeds} | ({} if value.pooled is None else {"pooled": value.pooled}) | fields
 
 
 def _decode_conditioning(data: bytes) -> Conditioning:
@@ -163,14 +165,18 @@ def _conditioning_of(tensors: Tensors, facts: dict[str, Any]) -> Conditioning:
         for index, (weight, told) in enumerate(facts.pop("joined", ()))
     )
     given: dict[str, Any] = {"pooled": tensors.get("pooled"), "fallback": below("fallback.")}
+    given["fields"] = below("fields.")
     return Conditioning(tensors["embeds"], schedule=turns, joined=joined, **given, **facts)
 
 
 def _encode_control(value: Control) -> bytes:
-    value.controlnet.digest()
-    facts = {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
+    facts: dict[str, Any] = {}
+    if value.controlnet is not None:
+        value.controlnet.digest()
+        facts["controlnet"] = _controlnet_facts(value.controlnet)
+    facts |= {name: getattr(value, name) for name in ("scale", "start", "end", "guess")}
     facts |= {} if value.mode is None else {"mode": value.mode}  # as before there were unions
-    return pack(_image_tensors(value.image), controlnet=_controlnet_facts(value.controlnet), **facts)
+    return pack(_image_tensors(value.image), **facts)
 
 
 def _controlnet_facts(value: ControlNet) -> dict[str, Any]:
@@ -180,7 +186,8 @@ def _controlnet_facts(value: ControlNet) -> dict[str, Any]:
 
 def _decode_control(data: bytes) -> Control:
     tensors, facts = unpack(data)
-    return Control(ControlNet(**facts.pop("controlnet")), _image_of(tensors), **facts)
+    net = facts.pop("controlnet", None)
+    return Control(None if net is None else ControlNet(**net), _image_of(tensors), **facts)
 
 
 def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter) -> bytes:
@@ -292,6 +299,7 @@ def _encode_latent(value: Latent) -> bytes:
     facts: dict[str, Any] = {"family": value.family, "scale": value.scale, "empty": value.empty}
     if value.done < 1:
         facts |= {"done": value.done, "drawn": value.drawn, "reached": value.reached}
+    facts |= {} if value.fps is None else {"fps": value.fps}
     return pack({"samples": value.samples}, random=[_random_facts(one) for one in value.random], **facts)
 
 
@@ -363,7 +371,7 @@ for _kind in (
         decode=_decode_control,
         size=lambda value: _size(value.image.pixels, value.image.alpha),
         view=lambda value: _views(value.image.channels),
-        needs=lambda value, part: value.controlnet.needs(),
+        needs=lambda value, part: frozenset() if value.controlnet is None else value.controlnet.needs(),
         save=save_with(".safetensors", _encode_control),
     ),
     SocketType(

@@ -21,11 +21,21 @@ def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     """
     import torch
 
-    if count % len(rows):
-        raise ValueError(f"{len(rows)} prompts for {count} pictures; give one, or one for each picture")
+    each = each_picture(rows, count)
     if len({row.shape for row in rows}) > 1:
         raise ValueError("prompts of different lengths cannot be sampled together; sample them one at a time")
-    return torch.cat([row for row in rows for _ in range(count // len(rows))])
+    return torch.cat(each)
+
+
+def each_picture(rows: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """The tensor of each picture's prompt, which several pictures may have in common.
+
+    Raises:
+        ValueError: The number of pictures is no multiple of the number of prompts.
+    """
+    if count % len(rows):
+        raise ValueError(f"{len(rows)} prompts for {count} pictures; give one, or one for each picture")
+    return [row for row in rows for _ in range(count // len(rows))]
 
 
 def negatives(request: SampleRequest) -> list[Conditioning]:
@@ -147,24 +157,33 @@ def _statistics(samples: torch.Tensor, scaling: Mapping[str, Any]) -> list[torch
     return [torch.tensor(scaling[name]).view(1, -1, 1, 1).to(samples) for name in names]
 
 
-def encode_pictures(vae: Any, image: Image, family: str, device: str, dtype: torch.dtype | None = None) -> Posterior:
+def encode_pictures(
+    vae: Any, image: Image, family: str, device: str, dtype: torch.dtype | None = None, frames: bool = False
+) -> Posterior:
     """Encode pictures to posteriors, one at a time as the pipelines do: several at once differ in the last bits.
 
     Args:
         dtype: The precision that pictures come in, where the VAE computes with a higher one.
+        frames: The VAE is one of videos: pictures are videos of one frame.
     """
     import torch
 
     with torch.no_grad():
         pixels = (2.0 * channels_first(image) - 1.0).to(device, dtype or vae.dtype).to(vae.dtype)
+        pixels = pixels[:, :, None] if frames else pixels
         encoded = [vae.encode(picture).latent_dist for picture in torch.split(pixels, 1)]
     mean = torch.cat([distribution.mean for distribution in encoded]).cpu()
     logvar = torch.cat([distribution.logvar for distribution in encoded]).cpu()
     return Posterior(mean, logvar, family, scaling_of(vae))
 
 
-def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
-    """Decode latents to pictures.
+def decode_pictures(
+    vae: Any, latent: Latent, device: str, convert: Callable[[torch.Tensor, Any], torch.Tensor] | None = None
+) -> Image:
+    """Decode latents to pictures; of a VAE of videos, the first frame.
+
+    Args:
+        convert: From the denoiser's scale to the VAE's, where the family has a formula of its own.
 
     Raises:
         ValueError: The latent is empty.
@@ -176,8 +195,9 @@ def decode_pictures(vae: Any, latent: Latent, device: str) -> Image:
     with torch.no_grad():
         samples = latent.samples.to(device, vae.dtype)
         if latent.scale == "denoiser":
-            samples = to_vae(samples, scaling_of(vae))
+            samples = convert(samples, vae) if convert else to_vae(samples, scaling_of(vae))
         decoded = vae.decode(samples, return_dict=False)[0]
+        decoded = decoded[:, :, 0] if decoded.ndim == 5 else decoded
         pixels = (decoded * 0.5 + 0.5).clamp(0, 1)
     return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
 
@@ -238,10 +258,11 @@ def check_modes(request: SampleRequest) -> None:
     if request.options.arguments.get("control_mode") is not None:
         return
     for control in request.control:
-        if control.controlnet.modes is not None and control.mode is None:
+        net = control.controlnet
+        if net is not None and net.modes is not None and control.mode is None:
             raise ValueError(
-                f"{control.controlnet.source} is a union ControlNet: give apply_controlnet the mode, 0 to "
-                f"{control.controlnet.modes - 1}, which says the kind of its control picture"
+                f"{net.source} is a union ControlNet: give apply_controlnet the mode, 0 to {net.modes - 1}, which says "
+                "the kind of its control picture"
             )
 
 

@@ -76,6 +76,16 @@ class SamplingOptions:
         return cls(**{name: value for name, value in found.items() if value is not None})
 
 
+ASKS: Mapping[str, str] = {
+    "image": "a picture to start from",
+    "inpaint": "a picture with a mask",
+    "references": "reference pictures",
+    "controlnet": "a ControlNet",
+    "control": "a control picture without a ControlNet",
+}
+"""What a request may hold beside prompts and numbers, by name, in words."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One call of a family's sampler, everything resolved.
@@ -85,7 +95,9 @@ class SampleRequest:
         seeds: One for each picture that is made.
         negative: As positive; if empty, each positive one's own absent prompt is used.
         latent: What to start from; None for noise alone.
+        control: Pictures that are followed, each with its ControlNet or, of a checkpoint that follows one, without.
         image, mask: For inpainting: the picture to paint over, one or one for each seed, and where to paint.
+        references: Pictures that the result refers to, as an edit does to what is edited; of any sizes, one in each.
         repaint: For masked image to image: the original that is kept, softly, while `latent` is painted.
         random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
         image_prompts: One for each of the model's IP-Adapters, in their order.
@@ -103,6 +115,24 @@ class SampleRequest:
     repaint: Repaint | None = None
     random: tuple[RandomState, ...] = ()
     image_prompts: Sequence[ImagePrompt] = ()
+    references: Sequence[Image] = ()
+
+    @property
+    def nets(self) -> list[ControlNet]:
+        """The ControlNets that steer, one for each control; none where the checkpoint itself follows pictures."""
+        return [control.controlnet for control in self.control if control.controlnet is not None]
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What it has beside prompts and numbers: of `ASKS` those that are there."""
+        there = {
+            "image": self.starts_from == "Img2Img",
+            "inpaint": self.starts_from == "Inpaint",
+            "references": bool(self.references),
+            "controlnet": bool(self.nets),
+            "control": len(self.nets) < len(self.control),
+        }
+        return frozenset(name for name, holds in there.items() if holds)
 
     @property
     def starts_from(self) -> Literal["", "Img2Img", "Inpaint"]:
@@ -190,6 +220,9 @@ class Components(Protocol):
     def controlnet(self, reference: ControlNet, device: str, model: Model) -> AbstractContextManager[Any]:
         """A ControlNet on a device in a model's precision, while the context lasts."""
 
+    def config(self, model: Model, name: str) -> Mapping[str, Any]:
+        """The configuration of a component, without its weights."""
+
 
 class Family(Protocol):
     """The protocol of a family module's `FAMILY`."""
@@ -203,6 +236,8 @@ class Family(Protocol):
     """The family whose latents it works on, where that is not itself; else empty."""
     parts: Mapping[str, Sequence[str]]
     """The components that each part of a model consists of: text_encoder, denoiser, vae."""
+    optional: Collection[str]
+    """Those components that some of its models do not have."""
     needs: Mapping[str, Sequence[str]]
     """The other parts whose weights a part's results depend on, if any."""
     stems: Mapping[str, str | None]
@@ -315,12 +350,15 @@ class Family(Protocol):
         device: str,
         prompt_2: str | None = None,
         max_sequence_length: int | None = None,
+        references: Sequence[Image] = (),
     ) -> Conditioning:
         """Encode a prompt, or the absent prompt (None).
 
         Args:
             prompt_2: For a second text encoder, by default the prompt itself.
             max_sequence_length: Tokens that the second text encoder reads, where it has no fixed length.
+            references: The pictures that a prompt speaks of, where the text encoder sees pictures; else they say
+                nothing to it.
         """
 
     def encode_weighted(
@@ -331,6 +369,9 @@ class Family(Protocol):
         Raises:
             ValueError: The family knows no weights.
         """
+
+    def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int] | None:
+        """The size of what is made with reference pictures, where nothing else says it; None for the model's own."""
 
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior: ...
 

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options
 from graphengine_nodes.families.cutting import Cut
-from graphengine_nodes.families.family import Components, Sampled, SampleRequest, Step, Words
+from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.layouts.contents import Component, Contents
 from graphengine_nodes.layouts.places import placed
-from graphengine_nodes.values.types import Conditioning, Model, Tensors
+from graphengine_nodes.values.types import Conditioning, Image, Model, Tensors
 from graphengine_nodes.weights import files, reading, vocabulary
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf_tensors
@@ -60,12 +60,18 @@ def _stem(module: str, cls: str) -> str | None:
     """The name that a library gives the weight files of its classes."""
     if module != "transformers":
         return "diffusion_pytorch_model"
-    return None if "Tokenizer" in cls else "model"
+    return None if "Tokenizer" in cls or "Processor" in cls else "model"
 
 
 def is_kl(config: Mapping[str, Any]) -> bool:
     """Whether a VAE's configuration is of diffusers' class for all families so far."""
     return bool(config.get("_class_name", "AutoencoderKL") == "AutoencoderKL")
+
+
+def kl_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a VAE of that class says of the settings."""
+    factor = 2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1)
+    return {"factor": factor, "latent_channels": config.get("latent_channels", 4)}
 
 
 class Pipelines:
@@ -78,6 +84,7 @@ class Pipelines:
     latents: str = ""
     """The family whose latents it works on, where that is not itself."""
     parts: Mapping[str, Sequence[str]]
+    optional: Sequence[str] = ()
     needs: Mapping[str, Sequence[str]] = {}
     classes: Mapping[str, tuple[str, str]]
     """Module and class of each component but the scheduler."""
@@ -119,15 +126,19 @@ class Pipelines:
         found["scheduler/scheduler_config.json"] = scheduler
         index = {name: [module.partition(".")[0], cls] for name, (module, cls) in self.classes.items()}
         index |= {"scheduler": ["diffusers", str(scheduler.get("_class_name"))]}
-        del index["controlnet"]
+        index = {name: said for name, said in index.items() if name != "controlnet"}
         found["model_index.json"] = {
-            "_class_name": f"{self.prefix}Pipeline",
+            "_class_name": self.pipeline_name(held),
             **index,
             **held.said.get("model_index", {}),
         }
         return found
 
-    vae_scale: Mapping[str, float]
+    def pipeline_name(self, held: Contents) -> str:
+        """The class of the pipeline that a single file is for."""
+        return f"{self.prefix}Pipeline"
+
+    vae_scale: Mapping[str, Any]
     """The scale of the published VAEs, which no tensor tells, as their configurations have it."""
 
     def scheduler_config(self, held: Contents) -> dict[str, Any]:
@@ -144,8 +155,7 @@ class Pipelines:
 
     def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family`."""
-        factor = 2 ** (len(config.get("block_out_channels", (0,) * 4)) - 1)
-        return {"factor": factor, "latent_channels": config.get("latent_channels", 4)}
+        return kl_settings(config)
 
     def load(self, component: str, location: Location, dtype: torch.dtype | None, small: bool = False) -> Any:
         """See `Family`."""
@@ -205,6 +215,10 @@ class Pipelines:
         """See `Family`."""
         raise ValueError(f"{model.source}, {self.name}, takes no weights in prompts; use encode_prompt, without them")
 
+    def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int] | None:
+        """See `Family`."""
+        return None
+
     # --- sampling: what differs between families is in the methods that `sample` calls --------------------------------
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
@@ -224,13 +238,12 @@ class Pipelines:
             if start and request.options.strength is not None:
                 call["strength"] = request.options.strength
             if request.control:
-                nets = [stack.enter_context(store.controlnet(c.controlnet, device, model)) for c in request.control]
-                components["controlnet"] = nets[0] if len(nets) == 1 else nets
+                nets = [stack.enter_context(store.controlnet(net, device, model)) for net in request.nets]
+                components |= {"controlnet": nets[0] if len(nets) == 1 else nets} if nets else {}
                 call |= self.control_arguments(request, nets)
-            if self.needs_vae(request):
-                components["vae"] = self.vae_for(request, stack.enter_context(store.component(model, "vae", device)))
+            components |= self.vae_component(stack, store, request, device)
             if start == "Inpaint":
-                call |= arguments.inpaint_arguments(request, generators)
+                call |= self.inpainting(request, generators)
             elif start == "Img2Img":
                 cls, image = self.start(cls, request, generators, device, denoiser.dtype)
                 call |= image
@@ -261,6 +274,8 @@ class Pipelines:
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """Refuse what a pipeline would ignore, or fail at with less clear words."""
+        for name in {"references", "control"} & request.asks:
+            raise ValueError(f"{request.model.source}, {self.name}, takes no {ASKS[name].removeprefix('a ')}")
 
     def check_scheduler(self, model: Model, config: Mapping[str, Any]) -> None:
         """Refuse the configuration of a model's scheduler with which a seed would not decide the result."""
@@ -276,6 +291,12 @@ class Pipelines:
     def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
         """The pipeline's arguments that hold the control pictures, and how strongly they steer."""
         return arguments.control_arguments(request)
+
+    def vae_component(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:
+        """The VAE among the pipeline's components, as long as the stack stays open; empty where it needs none."""
+        if not self.needs_vae(request):
+            return {}
+        return {"vae": self.vae_for(request, stack.enter_context(store.component(request.model, "vae", device)))}
 
     def needs_vae(self, request: SampleRequest) -> bool:
         """Whether the pipeline uses the VAE itself."""
@@ -296,6 +317,19 @@ class Pipelines:
         assert request.latent is not None
         latents = arguments.start_latents(request.latent, generators, len(request.seeds), device, dtype)
         return cls, {"image": latents}
+
+    def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:
+        """The pipeline's arguments that hold picture and mask."""
+        return arguments.inpaint_arguments(request, generators)
+
+    def scales(self, request: SampleRequest) -> dict[str, Any]:
+        """The pipeline's argument that the guidance scale is for."""
+        return {"guidance_scale": request.options.guidance_scale}
+
+    def result(self, cls: Any, request: SampleRequest, output: Any) -> torch.Tensor:
+        """The latents between nodes in what a pipeline returned."""
+        found: torch.Tensor = output.images
+        return found
 
     def going_on(self, request: SampleRequest) -> dict[str, Any]:
         """The pipeline's arguments for starting from noise, or going on where another run has stopped."""
@@ -376,7 +410,7 @@ def sample_with(
     call = {
         **call,
         "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance_scale,
+        **family.scales(request),
         "output_type": "latent",
     }
     if options.guidance_rescale is not None:
@@ -406,7 +440,8 @@ def sample_with(
     times = {name: further[name] for name in scheduler_options.OWN_TIMES if further.get(name) is not None}
     noise_schedulers.guard(scheduler, chosen, times)
     pipeline.scheduler = scheduler
-    pipeline.vae_scale_factor = request.model.setting("factor")
+    if pipeline.vae is None:
+        pipeline.vae_scale_factor = request.model.setting("factor")
     pipeline.set_progress_bar_config(disable=True)
     cut = None
     if options.start or options.end:
@@ -416,7 +451,8 @@ def sample_with(
     blending = None
     if request.repaint is not None:
         blending = Blending(pipeline, request.repaint, call["generator"], len(request.seeds), pack, unpack)
-    samples = unpack(pipeline(**call, **_watched(step, further, unpack, blending, cut)).images)
+    output = pipeline(**call, **_watched(step, further, unpack, blending, cut))
+    samples = family.result(cls, request, output)
     if not bool(torch.isfinite(samples).all()):
         name = type(scheduler).__name__
         raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")

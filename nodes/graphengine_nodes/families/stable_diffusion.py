@@ -24,7 +24,7 @@ from graphengine_nodes.families.unet import (
     unet_loras,
 )
 from graphengine_nodes.layouts.contents import Contents
-from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.values.types import Conditioning, Image, Model
 from graphengine_nodes.weights import vocabulary
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames
@@ -103,6 +103,7 @@ class StableDiffusion(UNetFamily):
         device: str,
         prompt_2: str | None = None,
         max_sequence_length: int | None = None,
+        references: Sequence[Image] = (),
     ) -> Conditioning:
         import torch
 

@@ -26,7 +26,7 @@ from graphengine_nodes.families.unet import (
     unet_loras,
 )
 from graphengine_nodes.layouts.contents import Contents
-from graphengine_nodes.values.types import Conditioning, Model
+from graphengine_nodes.values.types import Conditioning, Image, Model
 from graphengine_nodes.weights import files, vocabulary
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
@@ -154,6 +154,7 @@ class StableDiffusionXL(UNetFamily):
         device: str,
         prompt_2: str | None = None,
         max_sequence_length: int | None = None,
+        references: Sequence[Image] = (),
     ) -> Conditioning:
         refuse_length(model, max_sequence_length)
         rows: list[_Encoded] = []
@@ -228,7 +229,7 @@ class StableDiffusionXL(UNetFamily):
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         super().check_request(request, cls)
-        kinds = {control.controlnet.modes is None: control.controlnet.source for control in request.control}
+        kinds = {net.modes is None: net.source for net in request.nets}
         if len(kinds) > 1:
             raise ValueError(
                 f"{kinds[False]} is a union ControlNet and {kinds[True]} is none; diffusers' pipelines take no mixture"
@@ -282,7 +283,7 @@ def is_refiner(index: Mapping[str, Any]) -> bool:
 
 def _united(request: SampleRequest) -> bool:
     """Whether union ControlNets steer."""
-    return any(control.controlnet.modes is not None for control in request.control)
+    return any(net.modes is not None for net in request.nets)
 
 
 _Encoded = tuple["torch.Tensor", "torch.Tensor | None"]

@@ -129,6 +129,7 @@ class UNetFamily(Pipelines):
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """See `Pipelines`."""
+        super().check_request(request, cls)
         model = request.model
         if model.setting("unet_channels") == 9 and request.mask is None:
             raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")

@@ -40,3 +40,11 @@ def apply_controlnet(
     if start >= end:
         raise ValueError(f"control starts at {start:g} of the steps and ends at {end:g}; it must start before it ends")
     return Control(controlnet, image.opaque(), float(scale), float(start), float(end), guess, mode)
+
+
+@node(version=1)
+def follow_picture(
+    image: Annotated[Image, Doc("The control picture itself, such as edges for FLUX.1 Canny, depth for FLUX.1 Depth.")],
+) -> Control:
+    """Make a control of a picture alone, for checkpoints that follow pictures without a ControlNet."""
+    return Control(None, image.opaque())

@@ -257,6 +257,18 @@ def components_in(
     return tuple(components)
 
 
+def present(found: Opened, part: str | None = None) -> list[str]:
+    """The names of a model's components, or of those of one part: optional ones only where they are there."""
+    kind = found.kind
+    names = [name for names in kind.parts.values() for name in names] if part is None else [*kind.parts[part]]
+    return [name for name in names if name not in kind.optional or _is_there(found, name)]
+
+
+def _is_there(found: Opened, name: str) -> bool:
+    location = _place(found, name, None)
+    return location.config is not None or location.folder.is_dir()
+
+
 def check_components(found: Opened, names: Sequence[str]) -> None:
     """Refuse a model that lacks a component, before any file is read whole.
 

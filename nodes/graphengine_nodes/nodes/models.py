@@ -14,6 +14,7 @@ from graphengine_nodes.nodes.model_files import (
     components_in,
     noted,
     opened,
+    present,
     settings_of,
     training,
 )
@@ -92,7 +93,7 @@ def load_model(
 
 def _model(found: Opened, variant: str | None, precision: str | None, trained: Mapping[str, Any]) -> Model:
     """The reference; notes where each component lies."""
-    names = [name for names in found.kind.parts.values() for name in names]
+    names = present(found)
     if found.derived:
         check_components(found, names)  # of what is missing there is no configuration either
     settings = settings_of(found) | dict(trained)

@@ -18,7 +18,16 @@ from graphengine_nodes.families import lookup
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.pipelines import in_pixels
-from graphengine_nodes.nodes.model_files import Opened, check_scale, components_in, noted, opened, settings_of, training
+from graphengine_nodes.nodes.model_files import (
+    Opened,
+    check_scale,
+    components_in,
+    noted,
+    opened,
+    present,
+    settings_of,
+    training,
+)
 from graphengine_nodes.nodes.models import EMBEDDED_NAMES, Precision, Predicts, Revision, Variant, ZeroSnr
 from graphengine_nodes.nodes.part_files import encoders_in, is_alone, vae_for, vae_in
 from graphengine_nodes.values.references import OPTIONS, SETTINGS, Held, LoRA
@@ -86,7 +95,7 @@ def load_text_encoder(
         found, own = _encoder(source, path, config, tokenizer, variant)
     else:
         found, own = opened(source, config, revision, variant, tokenizer), {}
-    components = components_in(found, found.kind.parts["text_encoder"], variant, own)
+    components = components_in(found, present(found, "text_encoder"), variant, own)
     model = Model(found.kind.name, components, _encoder_settings(_settings(found)), precision, source=found.source)
     return TextEncoder(model, (found.kind.name,))
 
@@ -107,7 +116,7 @@ def load_denoiser(
         ModelError: There is no such denoiser, its family is unknown, or its files are incomplete, cut short or pickles.
     """
     found, own = _component(source, "denoiser", config, revision, variant)
-    components = components_in(found, found.kind.parts["denoiser"], variant, own)
+    components = components_in(found, present(found, "denoiser"), variant, own)
     settings = _settings(found, own) | training(found, prediction_type, zero_snr, variant, own)
     return Denoiser(
         Model(found.kind.name, components, _sorted(settings), precision, source=found.source), (found.kind.name,)
@@ -139,7 +148,7 @@ def load_vae(
     if family is not None:
         raise ModelError(f"{path} says itself what it is for: leave family out")
     found, own = _component(source, "vae", config, revision, variant)
-    components = components_in(found, found.kind.parts["vae"], variant, own)
+    components = components_in(found, present(found, "vae"), variant, own)
     check_scale(found)
     location = own.get("vae") or Location(found.folder / "vae")
     return _vae(found.kind, components, read_json(location.folder / "config.json"), precision, found.source)
@@ -173,7 +182,8 @@ def _component(
         )
     beside = path.parent if config is None else files.find(config, "model")
     name = next(name for name in kind.parts[part] if kind.stems[name] is not None)
-    missing = [n for n in kind.parts[part] if n != name and not (beside / n).is_dir()]
+    needed = [n for n in kind.parts[part] if n not in (name, *kind.optional)]
+    missing = [n for n in needed if not (beside / n).is_dir()]
     if missing:
         raise ModelError(
             f"{path} lacks the {missing[0]}; give `config`, a model's folder in diffusers layout with a {missing[0]}"

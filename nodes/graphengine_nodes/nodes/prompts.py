@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
-from graphengine import INERT, Context, Doc, Multiline, Range, Uses, node
+from graphengine import INERT, Added, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families import prompt_marks, prompt_schedules
 from graphengine_nodes.families.family import Words
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.prompt_embeddings import spelled
 from graphengine_nodes.values.references import model_of
-from graphengine_nodes.values.types import Conditioning, Model, TextEncoder
+from graphengine_nodes.values.types import Conditioning, Image, Model, TextEncoder
 
 LONGEST = 100_000
 """Most characters of a prompt. Tokenizers take seconds for a megabyte, and long prompts of `encode_weighted` go through
 the text encoder 75 tokens at a time: a worker would do nothing else for minutes."""
+
+
+References = Annotated[
+    Image | list[Image] | None,
+    Added(),
+    Doc("Pictures that the prompt speaks of, for text encoders that see pictures (Qwen-Image-Edit); as for `sample`."),
+]
 
 
 def check_lengths(**texts: str | None) -> None:
@@ -44,6 +51,7 @@ def encode_prompt(
     max_sequence_length: Annotated[
         int | None, Range(1, 512, 1), Doc("Tokens that FLUX's second text encoder reads; default: the model's own.")
     ] = None,
+    references: References = None,
     ctx: Context = INERT,
 ) -> Conditioning:
     """Encode a prompt into conditioning.
@@ -63,7 +71,9 @@ def encode_prompt(
     advice = "encode_weighted reads it" if kind.reads_marks else f"{model.family} models read none"
     prompt_marks.warn(prompt, prompt_2, unread=advice, bare=kind.reads_marks)
     prompt, prompt_2 = spelled(model, prompt), spelled(model, prompt_2)
-    return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length)
+    given = references if isinstance(references, list) else [] if references is None else [references]
+    seen = [one for batch in given for one in batch.split()]
+    return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length, seen)
 
 
 class Prompts(NamedTuple):
@@ -141,6 +151,7 @@ def encode_prompts(
     model: Annotated[Model | TextEncoder, Uses("text_encoder")],
     prompt: Annotated[str, Multiline(), Doc("What the picture should show, with or without weights.")],
     negative_prompt: Annotated[str | None, Multiline(), Doc("None is the absent prompt, not the empty one.")] = None,
+    references: References = None,
     ctx: Context = INERT,
 ) -> Prompts:
     """Encode a prompt and a negative one: as `encode_weighted` where either holds marks, else as `encode_prompt`.
@@ -154,4 +165,4 @@ def encode_prompts(
     texts = (prompt, negative_prompt)
     if family(model_of(model).family).reads_marks and any(map(prompt_marks.marked, texts)):
         return encode_weighted.fn(model, prompt, negative_prompt, ctx=ctx)
-    return Prompts(*(encode_prompt.fn(model, text, ctx=ctx) for text in texts))
+    return Prompts(*(encode_prompt.fn(model, text, references=references, ctx=ctx) for text in texts))

@@ -58,6 +58,11 @@ MOST = 1024
 Count = Annotated[
     int | None, Range(1, 64, 1), Doc("Pictures to make; default: as many as seeds, prompts or start pictures.")
 ]
+References = Annotated[
+    Image | list[Image] | None,
+    Added(),
+    Doc("Pictures that the result refers to, as an edit to what it changes; of any sizes. For models that take some."),
+]
 Arguments = Annotated[dict[str, Any] | None, Doc("Further arguments of the family's pipeline, by diffusers' names.")]
 Steps = Annotated[int | None, Range(1, 1000, 1), Doc("Denoising steps; default: the model's own.")]
 Guidance = Annotated[
@@ -124,6 +129,7 @@ def sample(
         Added(),
         Doc("Stop at this fraction of the schedule, as diffusers' `denoising_end`."),
     ] = None,
+    references: References = None,
     arguments: Arguments = None,
     image_prompt: ImagePrompts = None,
     ctx: Context = INERT,
@@ -265,6 +271,7 @@ def inpaint(
     timestep_spacing: Spacing = None,
     scheduler_options: SchedulerOptions = None,
     strength: Strength = None,
+    references: References = None,
     arguments: Arguments = None,
     image_prompt: ImagePrompts = None,
     ctx: Context = INERT,
@@ -312,6 +319,8 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
     mask: Mask | None = inputs.get("mask")
     steps: int | None = inputs.get("steps")
     sides: tuple[int | None, int | None] = inputs.get("width"), inputs.get("height")
+    given: Image | list[Image] | None = inputs.get("references")
+    references = given if isinstance(given, list) else [] if given is None else [given]
     wanted = positive if isinstance(positive, list) else [positive]
     unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
     controls = [control] if isinstance(control, Control) else control or []
@@ -328,6 +337,8 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
             latent = None
     elif controls and sides == (None, None):
         sides = controls[0].image.size
+    elif references and sides == (None, None) and image is None:
+        sides = family(model.family).size_of(model, references) or sides
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}, but must be at least 1")
     width, height = sides
@@ -345,8 +356,20 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         raise ValueError(problem)
     part = {"start": inputs.get("start") or None, "end": None if inputs.get("end") == 1 else inputs.get("end")}
     options = _with_own_times(SamplingOptions.of(model, {**inputs, **part, "width": width, "height": height}))
-    found = SampleRequest(model, wanted, seeds, options, unwanted, latent, controls, image, mask, random=random)
-    return replace(found, image_prompts=pictured)
+    return SampleRequest(
+        model,
+        wanted,
+        seeds,
+        options,
+        unwanted,
+        latent,
+        controls,
+        image,
+        mask,
+        random=random,
+        image_prompts=pictured,
+        references=[one for batch in references for one in batch.split()],
+    )
 
 
 def _with_own_times(options: SamplingOptions) -> SamplingOptions:
@@ -417,7 +440,7 @@ def _check_families(
             name = type(value).__name__
             raise ValueError(f"a {name} of {value.family} does not fit {model.source}, a {model.family} model")
     for control in controls:
-        family_name = control.controlnet.family
+        family_name = model.family if control.controlnet is None else control.controlnet.family
         if family_name != model.family:
             raise ValueError(f"a ControlNet of {family_name} cannot steer {model.source}, a {model.family} model")
 

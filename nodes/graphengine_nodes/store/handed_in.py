@@ -39,7 +39,8 @@ def loaded_model(pipeline: Object) -> Model:
     kind = next((f for f in families().values() if found and f.owns_folder(index)), None)
     if kind is None:
         raise ModelError(f"a {name} is no pipeline of a known family ({', '.join(families())})")
-    wanted = [component for names in kind.parts.values() for component in names]
+    every = [component for names in kind.parts.values() for component in names]
+    wanted = [component for component in every if component not in kind.optional or found.get(component) is not None]
     if missing := [component for component in wanted if found.get(component) is None]:
         raise ModelError(f"this {name} has no {missing[0]}; a model consists of {', '.join(wanted)}")
     components = tuple((component, Held.of(found[component])) for component in wanted)

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -215,6 +215,17 @@ class WeightStore:
         key = (digest, str(dtype), *(["small"] if small else []))
         with self._computing(key, device, read, changes, offload) as module:
             yield module
+
+    def config(self, model: Model, name: str) -> Mapping[str, Any]:
+        """The configuration of a component, of which nothing is loaded.
+
+        Raises:
+            ModelError: Its files are not on this machine.
+        """
+        digest = model.component(name)
+        if isinstance(digest, Held):
+            return dict(digest.held.config)
+        return files.read_json(files.locate(digest, f"{model.source}'s {name}").folder / "config.json")
 
     @contextmanager
     def controlnet(self, controlnet: ControlNet, device: str, model: Model | None = None) -> Iterator[Any]:

@@ -179,7 +179,11 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 """The options of a model, and for each the parts of the model whose results it can change."""
 
 
-SETTINGS: Mapping[str, tuple[str, ...]] = {"max_sequence_length": ("text_encoder",)}
+SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "max_sequence_length": ("text_encoder",),
+    "variant": ("text_encoder", "denoiser"),
+    "kontext": (),
+}
 """The parts of a model whose results a setting can change, where that is not the denoiser alone."""
 
 

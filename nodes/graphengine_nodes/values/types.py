@@ -112,6 +112,11 @@ class Image:
         weight = self.alpha[..., None]
         return Image(self.pixels * weight + (1.0 - weight))
 
+    def split(self) -> list[Image]:
+        """The pictures of the batch, each by itself."""
+        alpha = [None] * len(self) if self.alpha is None else [self.alpha[n : n + 1] for n in range(len(self))]
+        return [Image(self.pixels[n : n + 1], alpha[n]) for n in range(len(self))]
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> numpy.ndarray[Any, Any]:
         """uint8 [H, W, 3] of a single picture, [B, H, W, 3] of several, with alpha 4 channels: what PIL and matplotlib
         take."""
@@ -182,9 +187,10 @@ class Posterior:
     """An encoded picture before anything is drawn from it: a diagonal Gaussian over latents.
 
     Attributes:
-        mean, logvar: float [B, C, h, w] as the VAE's encoder gives them, on the CPU.
+        mean, logvar: float [B, C, h, w] as the VAE's encoder gives them, on the CPU; [B, C, f, h, w] of VAEs of videos.
         family: The model family whose VAE encoded it.
-        scaling: The entries of its VAE's configuration that convert to the denoiser's scale (`scaling_factor`, ...).
+        scaling: The entries of its VAE's configuration that convert to the denoiser's scale (`scaling_factor`, ...);
+            empty where the family's pipelines convert by themselves.
     """
 
     mean: torch.Tensor
@@ -238,7 +244,8 @@ class Latent:
     """Latents as a denoiser works on them.
 
     Attributes:
-        samples: float [B, C, h, w], on the CPU; of a size without a model [B, 0, height / 8, width / 8].
+        samples: float [B, C, h, w], on the CPU; [B, C, f, h, w] in families whose VAE is one of videos; of a size
+            without a model [B, 0, height / 8, width / 8].
         family: The model family that they belong to; empty for a size without a model, which fits every one.
         scale: The scale of the numbers: `denoiser`, which decoding converts, or `vae`.
         empty: Nothing was encoded: sampling starts from noise alone, only the size counts.
@@ -247,6 +254,7 @@ class Latent:
         drawn: Of an unfinished one, how often its generator was drawn from, each time for all its numbers.
         reached: Of an unfinished one, the class of the scheduler that denoised it, the timestep that is next, and the
             noise there, as the scheduler counts it; None where that is not known.
+        fps: Of a video's latents, the frames a second that it is meant for; None for pictures.
     """
 
     samples: torch.Tensor
@@ -257,6 +265,7 @@ class Latent:
     done: float = 1.0
     drawn: int = 0
     reached: tuple[str, float, float] | None = None
+    fps: float | None = None
 
     def __repr__(self) -> str:
         told = "empty" if self.empty else f"unfinished: done to {self.done:g}" if self.done < 1 else ""
@@ -300,6 +309,8 @@ class Conditioning:
             is given no negative prompt takes it from its positive one.
         schedule: Of a prompt that changes with the steps: what it is at which; `embeds` are those of the beginning.
         joined: Of prompts that AND joins: all of them, each with its weight; `embeds` are those of the first.
+        fields: Further tensors by name, in families that have them: `mask`, [1, tokens].
+        references: How many reference pictures the text encoder saw beside the text.
     """
 
     embeds: torch.Tensor
@@ -309,10 +320,13 @@ class Conditioning:
     fallback: Mapping[str, torch.Tensor] = field(default_factory=dict)
     schedule: tuple[Turn, ...] = ()
     joined: tuple[tuple[float, Conditioning], ...] = ()
+    fields: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    references: int = 0
 
     def __repr__(self) -> str:
         told = [f"{len(self.joined)} prompts joined"] if self.joined else []
         told += ["changing with the steps"] if self.schedule else []
+        told += [f"with {self.references} pictures"] if self.references else []
         return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "", *told)
 
     def at(self, step: int, steps: int) -> Conditioning:
@@ -325,15 +339,22 @@ class Conditioning:
     @property
     def negative(self) -> Conditioning:
         """The absent prompt of the same text encoder."""
-        return Conditioning(self.fallback["embeds"], self.family, True, self.fallback.get("pooled"), self.fallback)
+        found = {**self.fallback}
+        embeds, pooled = found.pop("embeds"), found.pop("pooled", None)
+        return Conditioning(embeds, self.family, True, pooled, self.fallback, fields=found, references=self.references)
+
+    def tensor(self, name: str) -> torch.Tensor | None:
+        """One of its tensors by name (`embeds`, `pooled`, a field); None if it has none of that name."""
+        found = {"embeds": self.embeds, "pooled": self.pooled}
+        return found[name] if name in found else self.fields.get(name)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Control:
-    """A ControlNet with the picture that it follows.
+    """A picture that is followed, with the ControlNet that steers by it.
 
     Attributes:
-        controlnet: The weights.
+        controlnet: The weights; None where the checkpoint itself follows the picture (FLUX.1 Canny, Depth).
         image: The control picture (edges, depth, ...), one or one for each picture that is made.
         scale: How strongly it steers; 1.0 is full strength.
         guess: Steer only the guided half, weaker in the outer layers: the picture decides, not the prompt.
@@ -341,7 +362,7 @@ class Control:
         mode: Of a union ControlNet, which of its kinds of control pictures this is, counted from 0.
     """
 
-    controlnet: ControlNet
+    controlnet: ControlNet | None
     image: Image
     scale: float = 1.0
     start: float = 0.0

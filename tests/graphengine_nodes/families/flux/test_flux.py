@@ -64,9 +64,9 @@ def test_dev_and_schnell_have_their_own_defaults(models: Path, tmp_path: Path) -
     assert settings("schnell") == common | {"steps": 4, "guidance_scale": 0.0, "max_sequence_length": 256}
 
 
-def test_a_transformer_that_takes_a_picture_too_is_refused(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="takes 384 channels; only those with 64"):
-        std.load_model(changed(models, tmp_path / "fill", "transformer", in_channels=384))
+def test_a_transformer_of_no_known_variant_is_refused(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"takes 200 channels; those of FLUX\.1 take one of 64, 384, 128"):
+        std.load_model(changed(models, tmp_path / "strange", "transformer", in_channels=200))
 
 
 def test_its_successor_is_another_family(models: Path, tmp_path: Path) -> None:

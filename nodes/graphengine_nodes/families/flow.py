@@ -1,0 +1,492 @@
+"""The one body of the families that are records of data: loading, encoding, sampling and decoding by `record.Record`.
+
+The pipelines are diffusers' own. They get prompts as embeddings, and in place of a VAE one without weights that hands
+out pictures encoded before (`pipeline_vae`), unless they encode pictures themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphengine import ModelError
+from graphengine_nodes.families import arguments
+from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
+from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
+from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, in_pixels
+from graphengine_nodes.families.record import Record, Shape, Task, Variant
+from graphengine_nodes.families.repainting import Layout
+from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.values.references import Held
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
+from graphengine_nodes.weights import files
+from graphengine_nodes.weights.devices import dtype_of
+from graphengine_nodes.weights.headers import Header
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+class Flow(Pipelines):
+    """A family that is a record; see `graphengine_nodes.families.Family`."""
+
+    denoiser = "transformer"
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.name, self.schedulers, self.preview = record.name, record.schedulers, record.preview
+        self.parts, self.optional, self.classes = record.parts, record.optional, record.classes
+        self.lora_names, self.vae_scale = record.lora_names, record.vae_scale
+        self.needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
+        self._warned: set[str] = set()
+        # The encoded absent prompt, kept as long as its text encoder: each prompt needs it.
+        self._absent: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+    # --- what lies on disk --------------------------------------------------------------------------------------------
+
+    def owns_folder(self, index: Mapping[str, Any]) -> bool:
+        """See `Family`."""
+        return str(index.get("_class_name", "")) in self.record.pipelines
+
+    def owns_denoiser(self, config: Mapping[str, Any]) -> bool:
+        """See `Family`."""
+        return config.get("_class_name") == self.classes[self.denoiser][1]
+
+    def owns_controlnet(self, config: Mapping[str, Any]) -> bool:
+        """See `Family`."""
+        known = self.classes.get("controlnet")
+        return known is not None and config.get("_class_name") == known[1]
+
+    def owns_vae(self, config: Mapping[str, Any]) -> bool:
+        """See `Family`."""
+        return self.record.owns_vae(config)
+
+    def owns_lora(self, header: Header) -> bool:
+        """See `Family`."""
+        return self.record.owns_lora(header)
+
+    def modes_of(self, config: Mapping[str, Any]) -> int | None:
+        """See `Family`."""
+        return self.record.modes(config)
+
+    def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
+        """See `Family`."""
+        return super().packaged_tokenizer(component, held) or self.record.tokenizer(component, held)
+
+    def scheduler_config(self, held: Contents) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return self.record.scheduler(held)
+
+    def pipeline_name(self, held: Contents) -> str:
+        """See `Pipelines`."""
+        if (name := self.record.pipeline(held)) is not None:
+            return name
+        part = held.component(self.denoiser)
+        variant = self.record.variant({}, {} if part is None else part.config)
+        return next(iter(self.record.variants[variant].tasks.values())).class_name
+
+    def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+        """See `Family`."""
+        return self.record.prompt_widths(configs)
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """See `Family`."""
+        file = folder / "model_index.json"
+        index = files.read_json(file) if file.is_file() else {}
+        denoiser = files.read_json(folder / self.denoiser / "config.json")
+        vae = self.vae_settings(files.read_json(folder / "vae" / "config.json"))
+        return in_pixels(self._settings_of(index, denoiser, folder), vae)
+
+    def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        """See `Family`."""
+        return self._settings_of({}, config, where)
+
+    def _settings_of(self, index: Mapping[str, Any], config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+        try:
+            name = self.record.variant(index, config)
+        except ValueError as error:
+            raise ModelError(f"the denoiser in {where} {error}") from None
+        variant = self.record.variants[name]
+        found = variant.settings(index, config)
+        found |= {option: index[option] for option in variant.options if index.get(option) is not None}
+        return found | ({"variant": name} if name else {})
+
+    def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family`."""
+        found = self.record.vae_settings(config)
+        return found | {"multiple": self.record.latents.patch * found["factor"]}
+
+    # --- prompts ------------------------------------------------------------------------------------------------------
+
+    def encode_prompt(
+        self,
+        store: Components,
+        model: Model,
+        prompt: str | None,
+        clip_skip: int,
+        device: str,
+        prompt_2: str | None = None,
+        max_sequence_length: int | None = None,
+        references: Sequence[Image] = (),
+    ) -> Conditioning:
+        """See `Family`."""
+        import torch
+
+        text = self.record.text
+        self._check_text(model, clip_skip, prompt_2, max_sequence_length)
+        seen = references if text.pictures else ()
+        with ExitStack() as stack:
+            parts: dict[str, Any] = {}
+            for name in self.parts["text_encoder"]:
+                if name not in dict(model.components):
+                    continue
+                weighty = self.stems[name] is not None
+                part = stack.enter_context(store.component(model, name, device if weighty else "cpu"))
+                if isinstance(part, Tokenizer):
+                    stack.enter_context(part.lock)
+                    part = part.tokenizer
+                parts[name] = part
+            stack.enter_context(torch.no_grad())
+            pipeline = self._pipeline_to_encode(model, parts)
+            length = max_sequence_length or model.setting("max_sequence_length", text.length)
+
+            def encode(words: str) -> dict[str, torch.Tensor]:
+                call = dict(text.always) | {"device": torch.device(device)}
+                call |= {} if length is None else {"max_sequence_length": length}
+                call |= dict.fromkeys(text.second, (prompt_2 or words) if words == prompt else words)
+                if text.pictures:
+                    call[text.pictures] = [picture.pil() for picture in seen] or None
+                return self._named(pipeline.encode_prompt(words, **call))
+
+            absent: dict[str, torch.Tensor] = {}
+            if text.negative == "absent" and not self.record.guidance.embedded:
+                key = (length, tuple(id(part) for part in parts.values()))
+                absent = encode(text.absent) if seen else self._known(model, parts, key, lambda: encode(text.absent))
+            found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt)
+        fields = {name: tensor for name, tensor in found.items() if name not in ("embeds", "pooled")}
+        return Conditioning(
+            found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, references=len(seen)
+        )
+
+    def _check_text(self, model: Model, clip_skip: int, second: str | None, length: int | None) -> None:
+        text = self.record.text
+        if clip_skip:
+            raise ValueError(f"{model.source} is a {self.name} model, which needs all layers; leave clip_skip out")
+        if second is not None and not text.second:
+            raise ValueError(f"{model.source} has one text encoder; leave prompt_2 out")
+        if length is not None and text.length is None:
+            raise ValueError(f"{model.source} reads prompts of a fixed length; leave max_sequence_length out")
+
+    def _pipeline_to_encode(self, model: Model, parts: Mapping[str, Any]) -> Any:
+        """A pipeline of the model's variant with its text encoders alone."""
+        task = next(iter(self._variant(model).tasks.values()))
+        return _constructed(_class(task), parts)
+
+    def _named(self, returned: Any) -> dict[str, torch.Tensor]:
+        """The tensors that `encode_prompt` returned, by the names in the record."""
+        values = returned if isinstance(returned, tuple) else (returned,)
+        found = {}
+        for name, value in zip(self.record.text.returns, values, strict=True):
+            if isinstance(value, list):
+                (value,) = (one[None] for one in value)
+            if name is not None and value is not None:
+                found[name] = value.cpu()
+        return found
+
+    def _known(self, model: Model, parts: Mapping[str, Any], key: Any, encode: Any) -> dict[str, torch.Tensor]:
+        """The absent prompt as these text encoders encode it, encoded once unless a caller handed them in."""
+        encoder = next(part for name, part in parts.items() if self.stems[name] is not None)
+        if any(isinstance(digest, Held) for name, digest in model.components if name in parts):
+            return dict(encode())  # the caller may change it
+        known = self._absent.setdefault(encoder, {})
+        if key not in known:
+            known[key] = encode()
+        return dict(known[key])
+
+    def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
+        """See `Pipelines`."""
+        sides = {"": request.positive}
+        if negative := self._negatives(request):
+            sides["negative_"] = negative
+        call: dict[str, Any] = {}
+        for side, texts in sides.items():
+            for name, argument in self.record.text.arguments.items():
+                rows = [tensor for text in texts if (tensor := text.tensor(name)) is not None]
+                if rows:
+                    if len(rows) < len(texts):
+                        raise ValueError(f"some of these prompts have no {name}; encode all of them by encode_prompt")
+                    call[f"{side}{argument}"] = self._batch(name, rows, len(request.seeds), device, dtype)
+                elif name in ("embeds", "pooled"):
+                    raise ValueError(
+                        f"{self.name} needs a {name} embedding with each prompt; this conditioning has none"
+                    )
+        return call
+
+    def _batch(self, name: str, rows: Sequence[torch.Tensor], count: int, device: str, dtype: torch.dtype) -> Any:
+        """The tensors [1, ...] of all prompts for the pictures, as the pipelines take them."""
+        if self.record.text.ragged == "list":
+            each = arguments.each_picture(rows, count)
+            return [row[0].to(device, dtype) for row in each]
+        found = arguments.expand(rows, count).to(device)
+        return found.to(dtype) if found.is_floating_point() and name != "mask" else found
+
+    def _negatives(self, request: SampleRequest) -> Sequence[Conditioning]:
+        """The negative prompts that guide; none where there is no guidance by them."""
+        guidance, options = self.record.guidance, request.options
+        given = [one for one in request.negative if not one.absent]
+        if guidance.embedded:
+            if given and guidance.real and options.arguments.get(guidance.real, 1.0) > 1:
+                return request.negative
+            if given:
+                self._warn_of_negative(request.model)
+            return ()
+        if options.guidance_scale <= guidance.off:
+            return ()
+        return given if self.record.text.negative == "none" else arguments.negatives(request)
+
+    def _warn_of_negative(self, model: Model) -> None:
+        if model.source in self._warned:
+            return
+        self._warned.add(model.source)
+        real = self.record.guidance.real
+        unless = f" without {real} over 1" if real else ""
+        log.warning("%s takes no negative prompt%s: it is ignored", model.source, unless)
+
+    # --- pictures to latents and back ---------------------------------------------------------------------------------
+
+    def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior:
+        """See `Family`."""
+        arguments.check_size(*image.size, model)
+        latents = self.record.latents
+        with store.component(model, "vae", device) as shared:
+            vae = private(shared) if latents.keeps_state else shared
+            return arguments.encode_pictures(vae, image, self.name, device, frames=latents.frames)
+
+    def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
+        """See `Family`."""
+        latents = self.record.latents
+        with store.component(model, "vae", device) as shared:
+            vae = private(shared) if latents.keeps_state else shared
+            return arguments.decode_pictures(vae, latent, device, latents.to_vae)
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
+        """See `Family`. Several pictures of a pipeline that makes one at a time are several runs."""
+        if not self._task(request).single or len(request.seeds) == 1:
+            return super().sample(store, request, device, step)
+        return _one_by_one(request, lambda one, told: super(Flow, self).sample(store, one, device, told), step)
+
+    def _variant(self, model: Model) -> Variant:
+        return self.record.variants[model.setting("variant", "")]
+
+    def _task(self, request: SampleRequest) -> Task:
+        """The task of a request.
+
+        Raises:
+            ValueError: The model has none for what the request holds.
+        """
+        tasks = self._variant(request.model)
+        found = tasks.task(request.asks)
+        if found is None:
+            raise ValueError(f"{request.model.source}: {_missing(request.asks, tasks)}")
+        return found
+
+    def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int]:
+        """See `Family`."""
+        task = self._variant(model).task(frozenset({"references"}))
+        width, height = references[-1].size
+        if task is not None and task.size is not None:
+            return task.size(width, height)
+        area, multiple = int(model.setting("width")) * int(model.setting("height")), arguments.sides_of(model)
+        sides = ((area * width / height) ** 0.5, (area * height / width) ** 0.5)
+        found = [max(multiple, round(side / multiple) * multiple) for side in sides]
+        return found[0], found[1]
+
+    def pipeline_for(self, request: SampleRequest) -> Any:
+        """See `Pipelines`."""
+        return _class(self._task(request))
+
+    def check_request(self, request: SampleRequest, cls: Any) -> None:
+        """See `Pipelines`."""
+        task = self._task(request)
+        if len(request.references) > task.several:
+            raise ValueError(
+                f"{request.model.source} takes {task.several} reference pictures at most, and got "
+                f"{len(request.references)}"
+            )
+        if self.record.text.pictures:
+            _check_seen(request)
+        # These pipelines round steps up: with strength 0.05, 10 steps leave one.
+        arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
+        self.record.check(request, task)
+
+    def check_scheduler(self, model: Model, config: Mapping[str, Any]) -> None:
+        """See `Pipelines`."""
+        if config.get("stochastic_sampling"):
+            raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides (stochastic_sampling)")
+
+    def scales(self, request: SampleRequest) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return {self.record.guidance.argument: request.options.guidance_scale}
+
+    def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+        """See `Pipelines`."""
+        assert self.record.controls is not None
+        return self.record.controls(request, nets)
+
+    def vae_component(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:
+        """See `Pipelines`: always one, without weights if the pipeline encodes nothing."""
+        model, task, latents = request.model, self._task(request), self.record.latents
+        config = store.config(model, "vae")
+        real, statistics, dtype = None, {}, None
+        if task.encodes or latents.statistics:
+            shared = stack.enter_context(store.component(model, "vae", device))
+            statistics, dtype = {name: getattr(shared, name) for name in latents.statistics}, shared.dtype
+            if task.encodes:
+                real = private(shared) if latents.keeps_state else shared
+        made = PipelineVAE(
+            self.classes["vae"], config, device, dtype or dtype_of(model.precision, device), real, statistics
+        )
+        start = request.latent if request.starts_from == "Img2Img" else None
+        return {"vae": made.made(start, latents.exact(config))}
+
+    def start(
+        self, cls: Any, request: SampleRequest, generators: Any, device: str, dtype: torch.dtype
+    ) -> tuple[Any, dict[str, Any]]:
+        """See `Pipelines`: pictures of NaN, in whose place the VAE gives what was encoded before."""
+        import torch
+
+        assert request.latent is not None
+        held = request.latent.samples if isinstance(request.latent, Latent) else request.latent.mean
+        width, height = request.size
+        count = len(request.seeds) if isinstance(generators, list) else len(held)
+        image = torch.full((count, 3, height, width), torch.nan)
+        return cls, self._called(request, {"image": image, "width": width, "height": height})
+
+    def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return self._called(request, arguments.inpaint_arguments(request, generators))
+
+    def going_on(self, request: SampleRequest) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return self._called(request, super().going_on(request))
+
+    def _called(self, request: SampleRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by the names that the task's pipeline has for them, with those that it always gets."""
+        task = self._task(request)
+        if request.references:
+            pictures = [picture.pil() for picture in request.references]
+            values = {**values, "references": pictures if task.several > 1 else pictures[0]}
+        names = {"references": "image", **task.names}
+        found = {names.get(name, name): value for name, value in values.items()}
+        if not task.sized:
+            found = {name: value for name, value in found.items() if name not in ("width", "height")}
+        return {str(name): value for name, value in found.items() if name is not None} | dict(task.always(request))
+
+    def further(self, request: SampleRequest) -> Mapping[str, Any]:
+        """See `Pipelines`."""
+        if "controlnet" not in request.asks:
+            return request.options.arguments
+        # The control arguments give control_mode, with a mode for each ControlNet.
+        return {name: value for name, value in request.options.arguments.items() if name != "control_mode"}
+
+    def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
+        """See `Pipelines`."""
+        names = self._variant(request.model).options
+        found = {name: request.model.setting(name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
+        """See `Pipelines`."""
+        shape, latents = self._shape(cls, request), self.record.latents
+        return (lambda found: latents.pack(found, shape)), (lambda found: latents.unpack_step(found, shape))
+
+    def result(self, cls: Any, request: SampleRequest, output: Any) -> torch.Tensor:
+        """See `Pipelines`."""
+        found = output.frames if self.record.latents.frames and hasattr(output, "frames") else output.images
+        return self.record.latents.unpack(found, self._shape(cls, request))
+
+    def _shape(self, cls: Any, request: SampleRequest) -> Shape:
+        return Shape(*request.size, int(request.model.setting("factor")), cls)
+
+
+def _class(task: Task) -> Any:
+    module, _, name = task.pipeline.rpartition(".")
+    return getattr(importlib.import_module(f"diffusers.pipelines.{module}"), name)
+
+
+def _constructed(cls: Any, parts: Mapping[str, Any]) -> Any:
+    """A pipeline with some of its components; the others are None."""
+    import inspect
+
+    names = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
+    parameters = inspect.signature(cls.__init__).parameters
+    absent = {name: None for name in names if parameters[name].default in (None, parameters[name].empty)}
+    return cls(**(absent | {name: part for name, part in parts.items() if name in names}))
+
+
+def _check_seen(request: SampleRequest) -> None:
+    """Refuse prompts whose text encoder saw other pictures than the sampler gets.
+
+    Raises:
+        ValueError: It is so.
+    """
+    count = len(request.references)
+    for prompt in (*request.positive, *request.negative):
+        if prompt.references != count:
+            raise ValueError(
+                f"a prompt was encoded with {prompt.references} reference pictures, and the sampler gets {count}: give "
+                "the same references to encode_prompt and to sample"
+            )
+
+
+def _missing(asks: frozenset[str], variant: Variant) -> str:
+    """A sentence on a request for which a variant has no task."""
+    known = [frozenset(filter(None, name.split("+"))) for name in variant.tasks]
+    everywhere = frozenset.intersection(*known)
+    if lacks := sorted(everywhere - asks):
+        return f"this model needs {ASKS[lacks[0]]}; link one"
+    strange = sorted(name for name in asks if not any(name in one for one in known))
+    if strange:
+        return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; leave it out"
+    return f"there is no pipeline for {' together with '.join(ASKS[name] for name in sorted(asks))}; leave one out"
+
+
+def _one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
+    """Sample the pictures of a request one after another."""
+    import torch
+
+    count, found = len(request.seeds), []
+    parts: dict[int, torch.Tensor] = {}
+    for index, seed in enumerate(request.seeds):
+        one = replace(
+            request,
+            seeds=[seed],
+            positive=[_of(request.positive, index, count)],
+            negative=[_of(request.negative, index, count)] if request.negative else (),
+            random=(request.random[index],) if len(request.random) > 1 else request.random,
+        )
+
+        def told(done: int, total: int, samples: torch.Tensor, index: int = index) -> None:
+            parts[index] = samples
+            shown = [parts.get(n, torch.zeros_like(samples)) for n in range(count)]
+            step(index * total + done, count * total, torch.cat(shown))
+
+        found.append(sample(one, told))
+        if len(request.random) == 1:  # one generator draws all pictures
+            request = replace(request, random=found[-1].random)
+    random = tuple(state for one in found for state in one.random)
+    return Sampled(torch.cat([one.samples for one in found]), random if len(request.random) != 1 else found[-1].random)
+
+
+def _of(values: Sequence[Any], index: int, count: int) -> Any:
+    return values[index * len(values) // count]

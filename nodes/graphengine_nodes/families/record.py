@@ -1,0 +1,274 @@
+"""The record of a model family as data: its components, tasks, text, latents, guidance and schedulers.
+
+`flow.Flow` is the one body that reads it; a family of today is a `FAMILY = Flow(Record(...))`. What a family needs
+beyond data are small functions, which stand in the record too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphengine_nodes.families.family import Factors, SampleRequest
+from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.weights.headers import Header
+from graphengine_nodes.weights.lora_names import LoraNames
+
+if TYPE_CHECKING:
+    import torch
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """How an argument of a denoiser belongs to the pictures that are made together.
+
+    Attributes:
+        by: `rows`: a tensor with a row for each picture along `axis`; `list`: a list with an item for each picture;
+            `shared`: the same for all of them, whatever its shape; `scalar`: a number or a flag.
+        axis: Of a tensor by rows, the axis that counts pictures.
+    """
+
+    by: Literal["rows", "list", "shared", "scalar"]
+    axis: int = 0
+
+
+ROWS, LIST, SHARED, SCALAR = Axis("rows"), Axis("list"), Axis("shared"), Axis("scalar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A pipeline of diffusers, and how a request becomes its arguments.
+
+    Attributes:
+        pipeline: Module and class below `diffusers.pipelines`.
+        encodes: The pipeline encodes pictures with the VAE itself; else it gets a VAE without weights.
+        names: The names of its arguments for `image`, `mask_image`, `control_image` and `references`, where it calls
+            them otherwise; None for what it does not take.
+        always: Makes the arguments that it always gets, by the request.
+        single: It makes one picture in a call: several pictures are several calls.
+        several: How many reference pictures it takes at most.
+        sized: It takes `width` and `height`.
+        size: The size of the result by that of the last reference picture, where the request names none; None for one
+            of the model's own area with its aspect.
+        global_noise: It draws from torch's global generator, which is seeded for it: alone in its process.
+    """
+
+    pipeline: str
+    encodes: bool = False
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    always: Callable[[SampleRequest], Mapping[str, Any]] = lambda request: {}
+    single: bool = False
+    several: int = 1
+    sized: bool = True
+    size: Callable[[int, int], tuple[int, int]] | None = None
+    global_noise: bool = False
+
+    @property
+    def class_name(self) -> str:
+        """The name of the pipeline's class."""
+        return self.pipeline.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What the models of a family have in common that are built alike.
+
+    Attributes:
+        tasks: The pipelines, by what a request holds: names of `family.ASKS` joined by `+`, empty for a prompt alone.
+        settings: Default steps and guidance, and the sides in latents, by model_index.json, which may be empty, and the
+            denoiser's configuration.
+        options: Names of the constructor's options that model_index.json says; they enter the settings.
+    """
+
+    tasks: Mapping[str, Task]
+    settings: Callable[[Config, Config], dict[str, Any]]
+    options: Sequence[str] = ()
+
+    def task(self, asks: frozenset[str]) -> Task | None:
+        """The task for what a request holds; None if there is none."""
+        return next((task for name, task in self.tasks.items() if _asked(name) == asks), None)
+
+
+def _asked(name: str) -> frozenset[str]:
+    return frozenset(filter(None, name.split("+")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """How prompts become conditioning, and conditioning the arguments of a pipeline.
+
+    Attributes:
+        returns: The names of what `encode_prompt` of the pipelines returns for one prompt, in its order: `embeds`,
+            `pooled`, or a field; None for what is not kept. A list of one tensor stands for the tensor.
+        arguments: The pipeline's arguments by these names; a negative prompt's are named `negative_...`.
+        always: Arguments that `encode_prompt` always gets.
+        second: The names of its arguments for further text encoders, which get `prompt_2`, or else the prompt.
+        length: Its default of `max_sequence_length`, None where there is no such argument.
+        absent: The text that stands for the absent prompt.
+        negative: What guides where no negative prompt is given: `absent`, the absent prompt; `none`, no guidance.
+        ragged: How prompts of several lengths go together: `list`, a list of tensors without padding; `padded`, with
+            zeros up to the longest and a mask, the field `mask`; empty: all have one length.
+        pictures: The name of its argument that takes reference pictures, where the text encoder sees them.
+    """
+
+    returns: Sequence[str | None]
+    arguments: Mapping[str, str]
+    always: Mapping[str, Any] = field(default_factory=dict)
+    second: Sequence[str] = ()
+    length: int | None = None
+    absent: str = ""
+    negative: Literal["absent", "none"] = "absent"
+    ragged: Literal["", "list", "padded"] = ""
+    pictures: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidance:
+    """How the guidance scale of the nodes reaches a pipeline.
+
+    Attributes:
+        argument: The pipeline's argument that gets it.
+        embedded: It is an input of the denoiser: there is no negative prompt, but for `real`.
+        real: The further argument that guides by a negative prompt, above 1, where `argument` is embedded.
+        off: At this scale and below there is no guidance by a negative prompt.
+    """
+
+    argument: str = "guidance_scale"
+    embedded: bool = False
+    real: str | None = None
+    off: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of what is made.
+
+    Attributes:
+        width, height: In pixels.
+        factor: The pixels a side of one latent.
+        pipeline: The pipeline's class.
+        frames: The frames of a video's latents.
+    """
+
+    width: int
+    height: int
+    factor: int
+    pipeline: Any
+    frames: int = 1
+
+
+Layout = Callable[["torch.Tensor", Shape], "torch.Tensor"]
+
+
+def as_it_is(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """The layout of pipelines that work on latents as they are between nodes."""
+    return latents
+
+
+def packed(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Pack latents [n, C, h, w] two by two, as FLUX's pipelines have them: [n, h * w / 4, 4 * C]."""
+    found: torch.Tensor = shape.pipeline._pack_latents(latents, *latents.shape)
+    return found
+
+
+def unpacked(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Unpack latents that FLUX's pipelines have packed two by two: [n, C, h, w]."""
+    found: torch.Tensor = shape.pipeline._unpack_latents(latents, shape.height, shape.width, shape.factor)
+    return found
+
+
+def shifted(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """From the denoiser's scale to the VAE's: `scaling_factor` and, if there is one, `shift_factor`."""
+    shift: float | None = getattr(vae.config, "shift_factor", None)
+    found: torch.Tensor = latents / vae.config.scaling_factor
+    return found if shift is None else found + shift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latents:
+    """The latents of a family.
+
+    Attributes:
+        pack: From latents between nodes, [n, C, h, w] or [n, C, f, h, w], to those of the pipelines' loop.
+        unpack_step: From those of the loop, as callbacks see them, to those between nodes.
+        unpack: From a pipeline's result to those between nodes.
+        to_vae: From the denoiser's scale to the VAE's; takes latents and the VAE.
+        patch: How many latents a side the denoiser takes at once; with the VAE's factor, what sides are multiples of.
+        frames: There is an axis of frames, and pictures are videos of one frame.
+        keeps_state: The VAE keeps state inside while it works, so that each call has a clone of its own.
+        statistics: Modules of the VAE whose weights the pipelines read themselves.
+        exact: By the VAE's configuration, entries in place of its own with which the pipelines' scaling changes no bit.
+    """
+
+    pack: Layout = as_it_is
+    unpack_step: Layout = as_it_is
+    unpack: Layout = as_it_is
+    to_vae: Callable[[torch.Tensor, Any], torch.Tensor] = shifted
+    patch: int = 2
+    frames: bool = False
+    keeps_state: bool = False
+    statistics: Sequence[str] = ()
+    exact: Callable[[Config], Config] = lambda config: {"scaling_factor": 1.0, "shift_factor": 0.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A model family as data; see `Family` for what the entries mean to the nodes.
+
+    Attributes:
+        name: Its name.
+        classes: Module and class of each component but the scheduler.
+        parts: The components of each part of a model.
+        optional: Components that some of its models do not have.
+        variants: Its kinds of models by name; the first is that of a denoiser alone.
+        variant: Which of them a model is, by its model_index.json, which may be empty, and the configuration of its
+            denoiser; raises ValueError where it is none of them.
+        text, guidance, latents: How it encodes, guides and lays out.
+        schedulers: Names of the schedulers that it can use.
+        scheduler, pipeline: The configuration of the published models' scheduler, and the class of their pipeline, for
+            single files; without a class, that of the first task of the file's variant.
+        owns_vae: Whether a VAE with a configuration may be of one of its models.
+        vae_settings: What a VAE's configuration says beside `factor`, `latent_channels` and `multiple`.
+        prompt_widths: See `Family`.
+        lora_names, owns_lora: How LoRAs call its layers, and whether one is for it beyond doubt.
+        vae_scale, preview: Of its published VAE.
+        axes: How each argument of its denoiser belongs to the pictures that are made together.
+        controls: The arguments for ControlNets; takes the request and the loaded nets.
+        modes: See `Family.modes_of`.
+        check: Refuses what its pipelines would ignore, or fail at with less clear words; raises ValueError.
+        tokenizer: See `Family.packaged_tokenizer`.
+    """
+
+    name: str
+    classes: Mapping[str, tuple[str, str]]
+    parts: Mapping[str, Sequence[str]]
+    optional: Sequence[str] = ()
+    variants: Mapping[str, Variant]
+    variant: Callable[[Config, Config], str] = lambda index, config: ""
+    text: Text
+    guidance: Guidance = Guidance()
+    latents: Latents = Latents()
+    schedulers: Sequence[str] = ("FlowMatchEulerDiscreteScheduler",)
+    scheduler: Callable[[Contents], dict[str, Any]]
+    pipeline: Callable[[Contents], str | None] = lambda held: None
+    owns_vae: Callable[[Config], bool]
+    vae_settings: Callable[[Config], dict[str, Any]]
+    prompt_widths: Callable[[Mapping[str, Config]], tuple[int, ...]]
+    lora_names: LoraNames
+    owns_lora: Callable[[Header], bool] = lambda header: False
+    vae_scale: Mapping[str, Any] = field(default_factory=dict)
+    preview: Factors = ()
+    axes: Mapping[str, Axis]
+    controls: Callable[[SampleRequest, Sequence[Any]], dict[str, Any]] | None = None
+    modes: Callable[[Config], int | None] = lambda config: None
+    check: Callable[[SampleRequest, Task], None] = lambda request, task: None
+    tokenizer: Callable[[str, Contents], Path | None] = lambda component, held: None
+
+    @property
+    def pipelines(self) -> frozenset[str]:
+        """The names of the classes of its pipelines."""
+        return frozenset(task.class_name for one in self.variants.values() for task in one.tasks.values())
