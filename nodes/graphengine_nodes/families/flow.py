@@ -6,7 +6,6 @@ out pictures encoded before (`pipeline_vae`), unless they encode pictures themse
 
 from __future__ import annotations
 
-import importlib
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
-from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, in_pixels
+from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, class_named, in_pixels
 from graphengine_nodes.families.record import Record, Shape, Task, Variant
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.layouts.contents import Contents
@@ -353,9 +352,8 @@ class Flow(Pipelines):
             statistics, dtype = {name: getattr(shared, name) for name in latents.statistics}, shared.dtype
             if task.encodes:
                 real = private(shared) if latents.keeps_state else shared
-        made = PipelineVAE(
-            self.classes["vae"], config, device, dtype or dtype_of(model.precision, device), real, statistics
-        )
+        cls, dtype = class_named(*self.classes["vae"]), dtype or dtype_of(model.precision, device)
+        made = PipelineVAE(cls, config, device, dtype, real, statistics)
         start = request.latent if request.starts_from == "Img2Img" else None
         return {"vae": made.made(start, latents.exact(config))}
 
@@ -421,7 +419,7 @@ class Flow(Pipelines):
 
 def _class(task: Task) -> Any:
     module, _, name = task.pipeline.rpartition(".")
-    return getattr(importlib.import_module(f"diffusers.pipelines.{module}"), name)
+    return class_named(f"diffusers.pipelines.{module}", name)
 
 
 def _constructed(cls: Any, parts: Mapping[str, Any]) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ class PipelineVAE:
     """Makes the VAE for one call of a pipeline.
 
     Args:
-        kind: Module and class of the VAE.
+        cls: The VAE's class.
         config: Its configuration.
         device, dtype: What the pipeline is to believe of it.
         real: The VAE with its weights, which encodes all other pictures; None where the pipeline encodes none.
@@ -34,14 +33,14 @@ class PipelineVAE:
 
     def __init__(
         self,
-        kind: tuple[str, str],
+        cls: type,
         config: Mapping[str, Any],
         device: str,
         dtype: torch.dtype,
         real: Any = None,
         statistics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.kind, self.config, self.device, self.dtype = kind, config, device, dtype
+        self.cls, self.config, self.device, self.dtype = cls, config, device, dtype
         self.real, self.statistics = real, statistics or {}
 
     def made(self, start: Posterior | Latent | None = None, exact: Mapping[str, Any] | None = None) -> Any:
@@ -52,7 +51,7 @@ class PipelineVAE:
                 scale already: with them the pipeline's scaling changes no bit.
         """
         config = {**self.config, **(exact or {})} if isinstance(start, Latent) else self.config
-        module = copy.copy(_shell(*self.kind, json.dumps(config, sort_keys=True, default=list)))
+        module = copy.copy(_shell(self.cls, json.dumps(config, sort_keys=True, default=list)))
         state = vars(module)
         state["_pipeline_device"], state["_pipeline_dtype"] = self.device, self.dtype
         state["encode"] = _Encoder(start, self.real, self.device)
@@ -107,11 +106,11 @@ class _Exact:
 
 
 @functools.lru_cache(maxsize=32)
-def _shell(module: str, name: str, config: str) -> Any:
+def _shell(kind: type, config: str) -> Any:
     """A VAE without weights: what pipelines read of it is computed by its class from the configuration."""
     import torch
 
-    cls = _class_over(getattr(importlib.import_module(module), name))
+    cls = _class_over(kind)
     with torch.device("meta"):
         made = cls.from_config(json.loads(config))
     made.eval().requires_grad_(False)

@@ -63,6 +63,11 @@ def _stem(module: str, cls: str) -> str | None:
     return None if "Tokenizer" in cls or "Processor" in cls else "model"
 
 
+def class_named(module: str, name: str) -> Any:
+    """Import a class of diffusers or transformers."""
+    return getattr(importlib.import_module(module), name)
+
+
 def is_kl(config: Mapping[str, Any]) -> bool:
     """Whether a VAE's configuration is of diffusers' class for all families so far."""
     return bool(config.get("_class_name", "AutoencoderKL") == "AutoencoderKL")
@@ -163,7 +168,7 @@ class Pipelines:
             return files.read_json(location.folder / "scheduler_config.json")
         module, name = self.classes[component]
         if self.stems[component] is None:
-            cls = getattr(importlib.import_module(module), name)
+            cls = class_named(module, name)
             try:
                 check_folder(location.folder)
             except OSError as error:
@@ -262,7 +267,7 @@ class Pipelines:
 
     def pipeline_in(self, module: str, kind: str) -> Any:
         """The family's pipeline of a kind (`ControlNetImg2Img`), which a module of `diffusers.pipelines` has."""
-        return getattr(importlib.import_module(f"diffusers.pipelines.{module}"), f"{self.prefix}{kind}Pipeline")
+        return class_named(f"diffusers.pipelines.{module}", f"{self.prefix}{kind}Pipeline")
 
     def pipeline_for(self, request: SampleRequest) -> Any:
         """The class of the pipeline that computes a request."""
