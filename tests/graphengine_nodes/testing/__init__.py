@@ -1,0 +1,1 @@
+"""Tests of the small models that tests of nodes are made with."""

@@ -1,0 +1,140 @@
+"""Every family's small model through diffusers' own call: each component moves pixels, two makings are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from graphengine_nodes.testing import small, tokenizers, z_image
+from PIL import Image
+from safetensors.torch import load_file
+
+Pixels = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model, a class of diffusers that runs it, and what its call is given."""
+
+    make: Callable[[Path, int], Path]
+    pipeline: str
+    parts: tuple[str, ...] = ("text_encoder", "transformer", "vae")
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    controlnet: Callable[[Path, int], Path] | None = None
+    net: str = ""
+    size: int = 64
+
+
+def picture(seed: int = 0) -> Image.Image:
+    """A picture of soft patches: no noise, which every resizing would grey."""
+    values = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def half() -> Image.Image:
+    return Image.fromarray(np.where(np.arange(64) > 31, 255, 0).astype(np.uint8)[None].repeat(64, 0))
+
+
+IMAGE = {"image": picture(), "strength": 0.5}
+INPAINT = {"image": picture(), "mask_image": half(), "strength": 1.0}
+CASES = {
+    "z-image": Case(z_image.z_image_model, "ZImagePipeline"),
+    "z-image image": Case(z_image.z_image_model, "ZImageImg2ImgPipeline", given=IMAGE),
+    "z-image inpaint": Case(z_image.z_image_model, "ZImageInpaintPipeline", given=INPAINT),
+    "z-image control": Case(
+        z_image.z_image_model,
+        "ZImageControlNetPipeline",
+        ("text_encoder", "transformer", "vae", "controlnet"),
+        {"control_image": picture()},
+        z_image.z_image_controlnet,
+        "ZImageControlNetModel",
+    ),
+}
+
+
+def loaded(case: Case, folder: Path, seed: int) -> Any:
+    model = case.make(folder / f"model {seed}", seed)
+    more = {}
+    if case.controlnet:
+        net = case.controlnet(folder / f"net {seed}", seed)
+        more["controlnet"] = getattr(diffusers, case.net).from_pretrained(net)
+    pipeline = getattr(diffusers, case.pipeline).from_pretrained(model, **more)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def picture_of(pipeline: Any, case: Case, **changed: Any) -> Pixels:
+    given = {"prompt": "a red cat", "num_inference_steps": 2, "output_type": "np", **case.given, **changed}
+    if "size" not in case.given:
+        given |= {"height": case.size, "width": case.size}
+    made = pipeline(generator=torch.Generator().manual_seed(0), **given)
+    return made.images if hasattr(made, "images") else made.frames
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_component_of_a_small_model_moves_its_picture(tmp_path: Path, name: str) -> None:
+    case = CASES[name]
+    one, other = loaded(case, tmp_path, 0), loaded(case, tmp_path, 1)
+    pixels = picture_of(one, case)
+    assert np.isfinite(pixels).all()
+    assert pixels.std() > 0.05
+    assert ((pixels <= 0) | (pixels >= 1)).mean() < 0.2  # cut off at black and white
+    assert np.array_equal(picture_of(one, case), pixels)
+    assert np.abs(picture_of(one, case, prompt="seven blue dogs in snow") - pixels).mean() > 0.001
+    for argument, value in case.given.items():
+        if isinstance(value, Image.Image):
+            assert np.abs(picture_of(one, case, **{argument: picture(1)}) - pixels).mean() > 0.001, argument
+    for part in case.parts:
+        kept = getattr(one, part)
+        setattr(one, part, getattr(other, part))
+        assert np.abs(picture_of(one, case) - pixels).mean() > 0.001, part
+        setattr(one, part, kept)
+
+
+MODELS = {name: case for name, case in CASES.items() if " " not in name}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_makings_of_a_small_model_write_the_same_bytes(tmp_path: Path, name: str) -> None:
+    one, other = (MODELS[name].make(tmp_path / folder, 3) for folder in ("one", "other"))
+    files = [file.relative_to(one) for file in sorted(one.rglob("*")) if file.is_file()]
+    assert Path("defaults.json") in files
+    assert [(other / file).read_bytes() == (one / file).read_bytes() for file in files] == [True] * len(files)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_lora_for_a_small_model_moves_its_picture(tmp_path: Path, name: str) -> None:
+    case = MODELS[name]
+    pipeline = loaded(case, tmp_path, 0)
+    pixels = picture_of(pipeline, case)
+    lora = small.lora_for(tmp_path / "model 0", tmp_path / "lora.safetensors")
+    same = small.lora_for(pipeline, tmp_path / "same.safetensors")
+    assert lora.read_bytes() == same.read_bytes()
+    pipeline.load_lora_weights(lora)
+    assert np.abs(picture_of(pipeline, case) - pixels).mean() > 0.001
+
+
+def test_a_transformer_in_one_file_has_the_tensors_of_its_folder(tmp_path: Path) -> None:
+    model = z_image.z_image_model(tmp_path / "model")
+    file = small.single_transformer_file(model, tmp_path / "one.safetensors", "model.diffusion_model.")
+    there = load_file(model / "transformer" / "diffusion_pytorch_model.safetensors")
+    here = load_file(file)
+    assert {name.removeprefix("model.diffusion_model.") for name in here} == set(there)
+    assert all(torch.equal(here[f"model.diffusion_model.{name}"], tensor) for name, tensor in there.items())
+
+
+def test_system_messages_have_as_many_tokens_as_the_pipelines_cut_off() -> None:
+    """Which the real vocabulary gives: 34 of Qwen-Image's, 64 of its edit models'."""
+    words = tokenizers.qwen_words()
+    nothing = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer", "transformer"))
+    plain = diffusers.QwenImagePipeline(**nothing)
+    edit = diffusers.QwenImageEditPlusPipeline(**nothing, processor=None)
+    for pipeline in (plain, edit):
+        start = pipeline.prompt_template_encode.partition("{}")[0]
+        assert len(words(start).input_ids) == pipeline.prompt_template_encode_start_idx
