@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from graphengine_nodes.testing import small, tokenizers, z_image
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from graphengine_nodes.testing import qwen_image, sd3, small, tokenizers, z_image
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -28,6 +30,7 @@ class Case:
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     controlnet: Callable[[Path, int], Path] | None = None
     net: str = ""
+    absent: tuple[str, ...] = ()
     size: int = 64
 
 
@@ -41,6 +44,8 @@ def half() -> Image.Image:
     return Image.fromarray(np.where(np.arange(64) > 31, 255, 0).astype(np.uint8)[None].repeat(64, 0))
 
 
+TRIPLE = ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae")
+PAIR = ("text_encoder", "text_encoder_2", "transformer", "vae")
 IMAGE = {"image": picture(), "strength": 0.5}
 INPAINT = {"image": picture(), "mask_image": half(), "strength": 1.0}
 CASES = {
@@ -55,12 +60,53 @@ CASES = {
         z_image.z_image_controlnet,
         "ZImageControlNetModel",
     ),
+    "qwen": Case(qwen_image.qwen_image_model, "QwenImagePipeline"),
+    "qwen negative": Case(qwen_image.qwen_image_model, "QwenImagePipeline", given={"negative_prompt": "a dog"}),
+    "qwen image": Case(qwen_image.qwen_image_model, "QwenImageImg2ImgPipeline", given=IMAGE),
+    "qwen inpaint": Case(qwen_image.qwen_image_model, "QwenImageInpaintPipeline", given=INPAINT),
+    "qwen control": Case(
+        qwen_image.qwen_image_model,
+        "QwenImageControlNetPipeline",
+        ("text_encoder", "transformer", "vae", "controlnet"),
+        {"control_image": picture()},
+        qwen_image.qwen_image_controlnet,
+        "QwenImageControlNetModel",
+    ),
+    "qwen-edit": Case(qwen_image.qwen_image_edit_model, "QwenImageEditPipeline", given={"image": picture()}),
+    "qwen-edit-plus": Case(
+        functools.partial(qwen_image.qwen_image_edit_model, plus=True),
+        "QwenImageEditPlusPipeline",
+        given={"image": picture()},
+    ),
+    "qwen-2.1": Case(qwen_image.qwen_image_21_model, "QwenImage21Pipeline"),
+    "qwen-2.1 reference": Case(
+        qwen_image.qwen_image_21_model,
+        "QwenImage21Pipeline",
+        given={"image": picture(), "output_resolution": 64},
+    ),
+    "sd3": Case(sd3.sd3_model, "StableDiffusion3Pipeline", TRIPLE),
+    "sd3-without-t5": Case(
+        functools.partial(sd3.sd3_model, t5=False),
+        "StableDiffusion3Pipeline",
+        PAIR,
+        absent=("text_encoder_3", "tokenizer_3"),
+    ),
+    "sd3 image": Case(sd3.sd3_model, "StableDiffusion3Img2ImgPipeline", TRIPLE, IMAGE),
+    "sd3 inpaint": Case(sd3.sd3_model, "StableDiffusion3InpaintPipeline", TRIPLE, INPAINT),
+    "sd3 control": Case(
+        sd3.sd3_model,
+        "StableDiffusion3ControlNetPipeline",
+        (*TRIPLE, "controlnet"),
+        {"control_image": picture()},
+        sd3.sd3_controlnet,
+        "SD3ControlNetModel",
+    ),
 }
 
 
 def loaded(case: Case, folder: Path, seed: int) -> Any:
     model = case.make(folder / f"model {seed}", seed)
-    more = {}
+    more: dict[str, Any] = dict.fromkeys(case.absent)
     if case.controlnet:
         net = case.controlnet(folder / f"net {seed}", seed)
         more["controlnet"] = getattr(diffusers, case.net).from_pretrained(net)
@@ -73,8 +119,22 @@ def picture_of(pipeline: Any, case: Case, **changed: Any) -> Pixels:
     given = {"prompt": "a red cat", "num_inference_steps": 2, "output_type": "np", **case.given, **changed}
     if "size" not in case.given:
         given |= {"height": case.size, "width": case.size}
-    made = pipeline(generator=torch.Generator().manual_seed(0), **given)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for SD3's ControlNet
+        made = pipeline(generator=torch.Generator().manual_seed(0), **given)
     return made.images if hasattr(made, "images") else made.frames
+
+
+@pytest.fixture(autouse=True)
+def smaller_pictures_to_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encode pictures to edit at an area of 128 x 128, not 1024 x 1024: that takes seconds."""
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        whole = module.calculate_dimensions
+
+        def fewer(area: float, ratio: float, whole: Callable[..., Any] = whole) -> Any:
+            return whole(min(area, 128 * 128), ratio)
+
+        monkeypatch.setattr(module, "calculate_dimensions", fewer)
 
 
 @pytest.mark.parametrize("name", CASES)
