@@ -7,35 +7,42 @@ pictures are patterns without a meaning that every part of the model moves.
 from __future__ import annotations
 
 import json
-import string
 from pathlib import Path
 from typing import Any
 
+from graphengine_nodes.testing import small, tokenizers
 from graphengine_nodes.testing.sd import configurations_of, original_vae
 from graphengine_nodes.weights.files import TINY
 
-__all__ = ["flux_controlnet", "flux_lora", "flux_model", "flux_single_file"]
+__all__ = ["flux_controlnet", "flux_lora", "flux_model", "flux_redux", "flux_single_file"]
 
 WIDTH = 32
 """Of the text encoders' embeddings and of the transformer."""
 
 
-def flux_model(folder: Path, seed: int = 0, guidance: bool = True) -> Path:
+VARIANTS = {"": ("", 64), "kontext": ("Kontext", 64), "fill": ("Fill", 384), "control": ("Control", 128)}
+"""Kinds of FLUX.1: what stands in the pipeline's name, and the channels that the transformer takes: latents, and beside
+them for `fill` the picture without what is masked (64) and the mask (256), for `control` the control picture (64)."""
+
+
+def flux_model(folder: Path, seed: int = 0, guidance: bool = True, variant: str = "") -> Path:
     """A model whose latents have the real shape: 16 channels at 1/8 of the size, packed two by two.
 
     Args:
         guidance: With an embedding of the guidance scale, as dev has it; without, as schnell.
+        variant: One of `VARIANTS`: which pipeline it is for, and what the transformer takes beside latents. Kontext
+            differs by its pipeline alone, which resizes pictures to about 1024 x 1024 (not with `_auto_resize=False`).
     """
+    import diffusers
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
-    from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
     generator = torch.Generator().manual_seed(seed)
     words = CLIPTokenizer.from_pretrained(TINY / "model" / "tokenizer", local_files_only=True)
-    pieces = _pieces()
+    pieces = tokenizers.letters()
     clip = CLIPTextConfig(
         vocab_size=len(words),
         hidden_size=WIDTH,
@@ -68,16 +75,51 @@ def flux_model(folder: Path, seed: int = 0, guidance: bool = True) -> Path:
         use_post_quant_conv=False,
     )
     shift = {"use_dynamic_shifting": True, "shift": 3.0} if guidance else {"shift": 1.0}
-    FluxPipeline(
+    kind, channels = VARIANTS[variant]
+    shape = _shape() | {"in_channels": channels, "guidance_embeds": guidance}
+    shape["out_channels"] = None if channels == 64 else 64
+    vae = _random(vae, generator, 0.2)
+    text_encoder = _random(CLIPTextModel(clip), generator, 0.3)
+    text_encoder_2 = _random(T5EncoderModel(t5), generator, 0.3)
+    transformer = _random(FluxTransformer2DModel(**shape), generator, 0.12)
+    getattr(diffusers, f"Flux{kind}Pipeline")(
         scheduler=FlowMatchEulerDiscreteScheduler(**shift),
-        vae=_random(vae, generator, 0.2),
-        text_encoder=_random(CLIPTextModel(clip), generator, 0.3),
+        vae=small.faded(vae) if variant else vae,
+        text_encoder=text_encoder,
         tokenizer=words,
-        text_encoder_2=_random(T5EncoderModel(t5), generator, 0.3),
+        text_encoder_2=text_encoder_2,
         tokenizer_2=pieces,
-        transformer=_random(FluxTransformer2DModel(**_shape(), guidance_embeds=guidance), generator, 0.12),
+        transformer=small.sharpened(transformer) if variant else transformer,
     ).save_pretrained(folder)
     (folder / "defaults.json").write_text(json.dumps({"steps": 2, "width": 64, "height": 64}))
+    return folder
+
+
+def flux_redux(folder: Path, seed: int = 0) -> Path:
+    """A prior of Redux for `flux_model`: SigLIP's image encoder, which makes 16 tokens of a picture, and the embedder.
+
+    It has no text encoders, as published. Its pipeline then takes embeddings of FLUX's own width (4096) for granted:
+    for these small models hand it `flux_model`'s text encoders and tokenizers.
+    """
+    import torch
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+    from diffusers.pipelines.flux.pipeline_flux_prior_redux import FluxPriorReduxPipeline
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    generator = torch.Generator().manual_seed(seed)
+    vision = SiglipVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    FluxPriorReduxPipeline(
+        image_encoder=_random(SiglipVisionModel(vision), generator, 0.2),
+        feature_extractor=SiglipImageProcessor(size={"height": 32, "width": 32}),
+        image_embedder=_random(ReduxImageEncoder(WIDTH, WIDTH), generator, 0.2),
+    ).save_pretrained(folder)
     return folder
 
 
@@ -266,15 +308,6 @@ def _shape() -> dict[str, Any]:
         "pooled_projection_dim": WIDTH,
         "axes_dims_rope": (4, 6, 6),
     }
-
-
-def _pieces() -> Any:
-    """T5's tokenizer with a vocabulary of letters, and of 64 instead of 512 tokens."""
-    from transformers import T5Tokenizer
-
-    letters = string.ascii_letters + string.digits + string.punctuation
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in letters)]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=64)
 
 
 def _random(module: Any, generator: Any, std: float) -> Any:

@@ -38,7 +38,8 @@ def qwen_image_edit_model(folder: Path, seed: int = 0, plus: bool = False) -> Pa
     size = {"shortest_edge": 28 * 28, "longest_edge": 84 * 84}
     words = components["tokenizer"]
     pictures, videos = Qwen2VLImageProcessor(size=size), Qwen2VLVideoProcessor(size=size)
-    processor = Qwen2VLProcessor(pictures, words, videos, chat_template=tokenizers.CHAT)
+    both: Any = Qwen2VLProcessor
+    processor = both(pictures, words, videos, chat_template=tokenizers.CHAT)
     kind: Any = QwenImageEditPlusPipeline if plus else QwenImageEditPipeline
     return small.saved(kind(**components, processor=processor), folder)
 
@@ -142,7 +143,8 @@ def qwen_image_21_model(folder: Path, seed: int = 0) -> Path:
     )
 
     words = tokenizers.qwen_words()
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
+    half: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
+    both: Any = Qwen3VLProcessor
     pictures = Qwen2VLImageProcessor(size={"shortest_edge": 32 * 32, "longest_edge": 96 * 96}, **half)
     encoder = Qwen3VLConfig(
         text_config={
@@ -184,7 +186,7 @@ def qwen_image_21_model(folder: Path, seed: int = 0) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=small.faded(small.randomised(vae, 4 * seed, 0.3), 0.6),
         text_encoder=small.randomised(Qwen3VLForConditionalGeneration(encoder), 4 * seed + 1, 0.3),
-        processor=Qwen3VLProcessor(pictures, words, Qwen3VLVideoProcessor(), chat_template=tokenizers.CHAT),
+        processor=both(pictures, words, Qwen3VLVideoProcessor(), chat_template=tokenizers.CHAT),
         transformer=small.randomised(transformer, 4 * seed + 2, 0.3),
     )
     return small.saved(pipeline, folder)

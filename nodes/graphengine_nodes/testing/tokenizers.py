@@ -13,7 +13,7 @@ from typing import Any
 
 from graphengine_nodes.weights.files import TINY
 
-__all__ = ["clip_words", "letters", "qwen_words"]
+__all__ = ["clip_words", "letters", "mistral_processor", "qwen_words"]
 
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 QWEN_PADS = ("<|image_pad|>", "<|video_pad|>")
@@ -29,15 +29,28 @@ CHAT = (
 )
 """The shape of Qwen's chat template; one picture is one `<|image_pad|>`, which processors repeat."""
 
+MISTRAL_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+MISTRAL_PICTURES = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+MISTRAL_CHAT = (
+    "{{ '<s>' }}{% for message in messages %}"
+    "{% set ends = {'system': ('[SYSTEM_PROMPT]', '[/SYSTEM_PROMPT]'), 'user': ('[INST]', '[/INST]')}[message.role] %}"
+    "{{ ends[0] }}{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}{{ '[IMG]' }}{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}"
+    "{{ ends[1] }}{% endfor %}"
+)
+"""The shape of the chat template of Mistral Small 3."""
+
 SYSTEM = (
     "system\nuser\nassistant\nPicture 1: 2: 3: \n"
     "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships of the "
     "objects and background:\nDescribe the key features of the input image (color, shape, size, texture, objects, "
     "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
     "that meets the user's requirements while maintaining consistency with the original input where appropriate.\n"
-    "Comprehend and analyze the provided prompt."
+    "Comprehend and analyze the provided prompt.\n"
+    "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
+    "relationships, object\nattribution and actions without speculation."
 )
-"""The words of the system messages of Qwen-Image and its edit models."""
+"""The words of the system messages of Qwen-Image, its edit models, 2.1, and FLUX.2 dev."""
 
 
 def qwen_words() -> Any:
@@ -45,9 +58,9 @@ def qwen_words() -> Any:
     from transformers import Qwen2Tokenizer
 
     vocabulary, merges = _bytes_and_words()
-    words = Qwen2Tokenizer(
+    words: Any = Qwen2Tokenizer(
         vocab=dict(vocabulary),
-        merges=list(merges),
+        merges=list(merges),  # type: ignore[arg-type] # pairs, as its own files give it
         eos_token="<|im_end|>",
         extra_special_tokens=[*QWEN_SPECIAL, *QWEN_PADS],
         chat_template=CHAT,
@@ -81,6 +94,32 @@ def _bytes_and_words() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     return model["vocab"], tuple((first, second) for first, second in model["merges"])
 
 
+def mistral_processor() -> Any:
+    """The processor of Mistral Small 3, by which FLUX.2 dev makes tokens of a chat; padding stands on the left."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PixtralImageProcessor, PixtralProcessor, PreTrainedTokenizerFast
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    vocabulary, merges = _bytes_and_words()
+    spelled = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges)))
+    pieces = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+    spelled.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    spelled.decoder = decoders.ByteLevel()
+    spelled.add_special_tokens([AddedToken(token, special=True) for token in (*MISTRAL_SPECIAL, *MISTRAL_PICTURES)])
+    fast: Any = PreTrainedTokenizerFast
+    words = fast(
+        tokenizer_object=spelled,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+        model_max_length=2048,
+    )
+    pictures = PixtralImageProcessor(size={"longest_edge": 64}, patch_size=8)
+    return PixtralProcessor(pictures, words, patch_size=8, spatial_merge_size=2, chat_template=MISTRAL_CHAT)
+
+
 def clip_words(pad: str | None = None) -> Any:
     """The embedded model's tokenizer, which is CLIP's with a small vocabulary.
 
@@ -89,7 +128,7 @@ def clip_words(pad: str | None = None) -> Any:
     """
     from transformers import CLIPTokenizer
 
-    more = {} if pad is None else {"pad_token": pad}
+    more: dict[str, Any] = {} if pad is None else {"pad_token": pad}
     return CLIPTokenizer.from_pretrained(TINY / "model" / "tokenizer", local_files_only=True, **more)
 
 

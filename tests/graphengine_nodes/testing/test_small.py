@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
-from graphengine_nodes.testing import qwen_image, sd3, small, tokenizers, z_image
+from graphengine_nodes.testing import chroma, flux, flux2, qwen_image, sd3, small, tokenizers, wan, z_image
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -45,7 +45,9 @@ def half() -> Image.Image:
 
 
 TRIPLE = ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae")
-PAIR = ("text_encoder", "text_encoder_2", "transformer", "vae")
+DOUBLE = ("text_encoder", "text_encoder_2", "transformer", "vae")
+EXPERTS = ("text_encoder", "transformer", "transformer_2", "vae")
+FRAMES = {"num_frames": 5}
 IMAGE = {"image": picture(), "strength": 0.5}
 INPAINT = {"image": picture(), "mask_image": half(), "strength": 1.0}
 CASES = {
@@ -88,7 +90,7 @@ CASES = {
     "sd3-without-t5": Case(
         functools.partial(sd3.sd3_model, t5=False),
         "StableDiffusion3Pipeline",
-        PAIR,
+        DOUBLE,
         absent=("text_encoder_3", "tokenizer_3"),
     ),
     "sd3 image": Case(sd3.sd3_model, "StableDiffusion3Img2ImgPipeline", TRIPLE, IMAGE),
@@ -100,6 +102,57 @@ CASES = {
         {"control_image": picture()},
         sd3.sd3_controlnet,
         "SD3ControlNetModel",
+    ),
+    "klein": Case(flux2.flux2_model, "Flux2KleinPipeline"),
+    "klein-distilled": Case(functools.partial(flux2.flux2_model, distilled=True), "Flux2KleinPipeline"),
+    "klein reference": Case(flux2.flux2_model, "Flux2KleinPipeline", given={"image": picture()}),
+    "klein inpaint": Case(flux2.flux2_model, "Flux2KleinInpaintPipeline", given=INPAINT),
+    "flux2-dev": Case(functools.partial(flux2.flux2_model, klein=False), "Flux2Pipeline"),
+    "flux2-dev reference": Case(
+        functools.partial(flux2.flux2_model, klein=False), "Flux2Pipeline", given={"image": picture()}
+    ),
+    "kontext": Case(
+        functools.partial(flux.flux_model, variant="kontext"), "FluxKontextPipeline", DOUBLE, {"max_area": 64 * 64}
+    ),
+    "kontext edit": Case(
+        functools.partial(flux.flux_model, variant="kontext"),
+        "FluxKontextPipeline",
+        DOUBLE,
+        {"image": picture(), "_auto_resize": False, "max_area": 64 * 64},
+    ),
+    "fill": Case(
+        functools.partial(flux.flux_model, variant="fill"),
+        "FluxFillPipeline",
+        DOUBLE,
+        {"image": picture(), "mask_image": half()},
+    ),
+    "control": Case(
+        functools.partial(flux.flux_model, variant="control"),
+        "FluxControlPipeline",
+        DOUBLE,
+        {"control_image": picture()},
+    ),
+    "chroma": Case(chroma.chroma_model, "ChromaPipeline"),
+    "chroma image": Case(chroma.chroma_model, "ChromaImg2ImgPipeline", given=IMAGE),
+    "wan-2.1": Case(wan.wan_model, "WanPipeline", given=FRAMES),
+    "wan-2.1-i2v": Case(
+        functools.partial(wan.wan_model, variant="2.1-i2v"),
+        "WanImageToVideoPipeline",
+        ("text_encoder", "image_encoder", "transformer", "vae"),
+        FRAMES | {"image": picture()},
+    ),
+    "wan-2.2-14b": Case(functools.partial(wan.wan_model, variant="2.2-14b"), "WanPipeline", EXPERTS, FRAMES),
+    "wan-2.2-14b-i2v": Case(
+        functools.partial(wan.wan_model, variant="2.2-14b-i2v"),
+        "WanImageToVideoPipeline",
+        EXPERTS,
+        FRAMES | {"image": picture()},
+    ),
+    "wan-2.2-5b": Case(functools.partial(wan.wan_model, variant="2.2-5b"), "WanPipeline", given=FRAMES),
+    "wan-2.2-5b first frame": Case(
+        functools.partial(wan.wan_model, variant="2.2-5b"),
+        "WanImageToVideoPipeline",
+        given=FRAMES | {"image": picture()},
     ),
 }
 
@@ -137,7 +190,12 @@ def smaller_pictures_to_edit(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "calculate_dimensions", fewer)
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("klein-distilled", "qwen negative", "qwen-edit-plus", "sd3-without-t5", "wan-2.2-14b", "flux2-dev", "kontext")
+"""Models of which another case of the default suite has nearly all."""
+ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_component_of_a_small_model_moves_its_picture(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     one, other = loaded(case, tmp_path, 0), loaded(case, tmp_path, 1)
