@@ -61,7 +61,7 @@ def unet_arguments(request: SampleRequest, unet: Any, device: str) -> dict[str, 
     """The arguments of a UNet's pipeline that hold picture prompts.
 
     Raises:
-        ValueError: A mask is not of the picture's size.
+        ValueError: A mask is not of the picture's size; further arguments say what masks do.
     """
     import torch
 
@@ -78,6 +78,8 @@ def unet_arguments(request: SampleRequest, unet: Any, device: str) -> dict[str, 
     masks = [one.mask for one in request.image_prompts]
     if any(mask is not None for mask in masks):
         width, height = request.size
+        if "cross_attention_kwargs" in request.options.arguments:
+            raise ValueError("masks of image_prompt are given as cross_attention_kwargs: leave these out of arguments")
         for mask in masks:
             if mask is not None and tuple(mask.shape[2:]) != (height, width):
                 raise ValueError(

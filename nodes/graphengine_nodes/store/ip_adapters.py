@@ -36,12 +36,13 @@ def add_ip_adapters(denoiser: Any, adapters: Sequence[tuple[Path, float | str]])
         projections = [denoiser._convert_ip_adapter_image_proj_to_diffusers(state["image_proj"]) for state in states]
     except (KeyError, RuntimeError, ValueError) as error:
         raise ModelError(f"{names} does not fit the denoiser ({error!s:.200}); it is for another model") from None
-    denoiser.set_attn_processor(processors)
-    denoiser.encoder_hid_proj = MultiIPAdapterImageProjection(projections)
-    denoiser.config.encoder_hid_dim_type = "ip_image_proj"
-    for module in (denoiser.encoder_hid_proj, *processors.values()):
-        if hasattr(module, "parameters"):
+    projection = MultiIPAdapterImageProjection(projections)
+    for module in (projection, *processors.values()):
+        if hasattr(module, "parameters"):  # processors of attention without an adapter are no modules
             module.to(device=device, dtype=dtype)
+    denoiser.set_attn_processor(processors)
+    denoiser.encoder_hid_proj = projection
+    denoiser.config.encoder_hid_dim_type = "ip_image_proj"
     scales = [json.loads(scale) if isinstance(scale, str) else scale for _, scale in adapters]
     set_scale: Any = IPAdapterMixin.set_ip_adapter_scale
     try:

@@ -52,7 +52,7 @@ def latent(model: std.Model, **changes: Any) -> torch.Tensor:
         ({"num_images_per_prompt": 2}, "num_images_per_prompt is no further argument: count says it"),
         ({"controlnet_conditioning_scale": 1.0}, "takes no controlnet_conditioning_scale"),
         ({"cross_attention_kwargs": {"scale": 0.5}}, "the attention's scale is that of LoRAs"),
-        ({"ip_adapter_image": 1}, "ip_adapter_image cannot be given: no image encoder"),
+        ({"ip_adapter_image": 1}, "ip_adapter_image cannot be given: give the sampling node image_prompt"),
     ],
 )
 def test_arguments_that_are_none(

@@ -171,8 +171,46 @@ def test_masks_and_no_guidance(folder: Path, pipes: dict[str, Any]) -> None:
     assert torch.equal(found, expected)
     unmasked = std.encode_image_prompt(adapter, pictures)
     assert not torch.equal(found, latents(model, unmasked, guidance_scale=1.0))
+    with pytest.raises(ValueError, match="masks of image_prompt are given as cross_attention_kwargs: leave these out"):
+        latents(model, prompt, arguments={"cross_attention_kwargs": {}})
     with pytest.raises(ValueError, match=r"the mask of image_prompt is 64 x 64, the picture 72 x 64; bring them to"):
         latents(model, prompt, width=72)
+
+
+def test_in_half_precision(folder: Path) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(TINY / "model", torch_dtype=torch.bfloat16)
+    model = std.load_model("tiny", precision="bfloat16")
+    adapter = std.load_ip_adapter(folder / "sd-plus.safetensors", precision="bfloat16")
+    prompt = std.encode_image_prompt(adapter, shown())
+    found = latents(std.apply_ip_adapter(model, adapter, 0.7), prompt)
+    expected = reference(pipe, folder, ["sd-plus"], 0.7, ip_adapter_image=cases.picture(), **SIZED)
+    assert torch.equal(found, expected)
+
+
+def test_over_small_numbers_the_weights_stay_shared(folder: Path) -> None:
+    model, prompts = adapted(folder, "sd", ("plain", 0.7))
+    small, base = (std.quantize_model(one, "float8") for one in (model, std.load_model("tiny")))
+    assert torch.allclose(latents(small, prompts), latents(model, prompts), atol=0.3)
+    with store.component(base, "unet", "cpu") as unet, store.component(small, "unet", "cpu") as other:
+        assert set(storages(unet)) < set(storages(other))
+
+
+@pytest.mark.parametrize("text", ["a [red:green:0.5] circle", "a red circle AND a blue house"])
+def test_prompts_that_change_go_with_pictures(text: str, folder: Path) -> None:
+    base = std.load_model("tiny")
+    prompt = std.encode_weighted(base, text).positive
+    options: dict[str, Any] = {"seed": 1, "steps": 2, "guidance_scale": 5.0, **SIZED}
+    plain = std.sample(base, prompt, **options).samples
+    for scale, equal in ((0.0, True), (1.0, False)):
+        model, shown = adapted(folder, "sd", ("plain", scale))
+        assert torch.equal(std.sample(model, prompt, image_prompt=shown, **options).samples, plain) == equal
+
+
+def test_a_model_that_was_handed_in_keeps_its_attention(folder: Path, pipes: dict[str, Any]) -> None:
+    model, prompts = adapted(folder, "sd", ("plain", 0.7))
+    handed = std.apply_ip_adapter(std.loaded_model(pipes["sd"]), model.ip_adapters[0][0], 0.7)
+    assert torch.equal(latents(handed, prompts), latents(model, prompts))
+    assert pipes["sd"].unet.encoder_hid_proj is None
 
 
 def test_scale_zero_is_the_base_and_a_lora_goes_with_it(folder: Path) -> None:
