@@ -1,4 +1,4 @@
-"""`graphengine rerun`: make a picture again from its record, and say what has changed."""
+"""`graphengine rerun`: make a picture or a video again from its record, and say what has changed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from graphengine.errors import FileError, Problem, Where, WorkflowError
 from graphengine.graph.combine import subgraph
 from graphengine.graph.selection import link_of
 from graphengine.graph.validate import check
+from graphengine.results import videos
 
 if TYPE_CHECKING:
     from graphengine.graph.data import GraphData
 
+COMPARED = (".png", videos.SUFFIX)
+"""Endings of files that are compared with what is made again: they lose nothing, or say what they were made of."""
+
 
 @guarded
 def command(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE.png", help="A picture that graphengine wrote.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE.png", help="A picture or MP4 that graphengine wrote.")],
     out: Out = Path("out"),
     search: Annotated[
         list[Path] | None, typer.Option("--search", metavar="FOLDER", help="Look here for files that it was made from.")
@@ -37,7 +41,7 @@ def command(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Make a picture again, exactly, and say what differs from when it was made.
+    """Make a picture or a video again, exactly, and say what differs from when it was made.
 
     Files that it was made from are known by their content: they are looked for in the picture's folder, in the
     current one and in those given with --search.
@@ -139,8 +143,7 @@ def _make(
             print(f"it was made in a batch of {record['made']['batch']}", file=sys.stderr)
         for file in files:
             print(file)
-        lossy = "" if picture.suffix.lower() == ".png" else "; JPEG and WebP (below quality 100) keep them only roughly"
-        print("the pixels are the same" if same else f"the pixels are not the same{_how_much(picture, files)}{lossy}")
+        print("the pixels are the same" if same else _not_the_same(picture, files))
     return {"kind": "rerun", "files": [str(file) for file in files], "same_pixels": same, "differs": differs}
 
 
@@ -193,12 +196,22 @@ def _file_stem(record: Mapping[str, Any]) -> str:
 
 
 def compare(picture: Path, files: list[Path]) -> bool:
-    """Whether one of the files has exactly the pixels of the picture."""
-    return any(_difference(picture, file) == 0 for file in files if file.suffix == ".png")
+    """Whether one of the files has exactly the pixels of the picture, or the frames of the video."""
+    return any(_difference(picture, file) == 0 for file in files if file.suffix in COMPARED)
+
+
+def _not_the_same(picture: Path, files: list[Path]) -> str:
+    """Say that no file has the pixels of the picture, by how much they differ, and why they may."""
+    is_video = videos.is_video(picture)
+    if not is_video and any(file.suffix == videos.SUFFIX for file in files):
+        return "the whole video was made again; a single frame of it is not compared"
+    lossless = is_video or picture.suffix.lower() == ".png"
+    lossy = "" if lossless else "; JPEG and WebP (below quality 100) keep them only roughly"
+    return f"the pixels are not the same{_how_much(picture, files)}{lossy}"
 
 
 def _how_much(picture: Path, files: list[Path]) -> str:
-    largest = [d for file in files if file.suffix == ".png" and (d := _difference(picture, file)) is not None]
+    largest = [d for file in files if file.suffix in COMPARED and (d := _difference(picture, file)) is not None]
     return f": they differ by up to {min(largest)} of 255" if largest else " (they are of another size)"
 
 
@@ -209,6 +222,9 @@ def _difference(one: Path, other: Path) -> int | None:
 
     from graphengine.system.opening import open_file
 
+    of_videos = {videos.is_video(one), videos.is_video(other)}
+    if True in of_videos:
+        return None if False in of_videos else videos.difference(one, other)
     with open_file(one) as a, open_file(other) as b, PIL.Image.open(a) as first, PIL.Image.open(b) as second:
         if first.size != second.size or first.mode != second.mode:
             return None

@@ -19,7 +19,7 @@ from graphengine.graph.invalidate import forget_types, note_all_right
 from graphengine.graph.order import acts
 from graphengine.graph.type_inference import item_type, sources_of, type_of
 from graphengine.values.literals import fits_written
-from graphengine.values.socket_types import Solved, fits, has_variables, type_name, union_members
+from graphengine.values.socket_types import Solved, conversion, fits, has_variables, type_name, union_members
 
 
 def problems(graph: GraphData) -> list[Problem]:
@@ -241,7 +241,7 @@ def _argument(graph: GraphData, id: str, node: Node, socket: Socket, value: Any,
                 where,
                 expected=expected,
                 found=found,
-                hint=f"it is one of {', '.join(choices)}" if choices else "",
+                hint=f"it is one of {', '.join(choices)}" if choices else conversion(source, socket.type),
             )
         elif type(value) is list:
             numbers = (item for item in _literals_in(value) if isinstance(item, int | float))
@@ -288,7 +288,8 @@ def literal_problem(socket: Socket, value: Any, where: Where) -> Problem | None:
     known = socket.known_choices() if kind == "not a choice" else []
     sentence = f"{found} is outside {expected}" if kind == "out of range" else f"{found} is not {expected}"
     near = nearest(value if isinstance(value, str) else shorten(value), known)
-    return Problem(kind, sentence, where, expected=expected, found=found, nearest=near)
+    hint = conversion(type(value), socket.type) if kind == "wrong type" else ""
+    return Problem(kind, sentence, where, expected=expected, found=found, nearest=near, hint=hint)
 
 
 MOST_MAPPED = 20_000

@@ -1,4 +1,4 @@
-"""Reading the record in a picture: its graph, the files that it was made from, and what has changed since."""
+"""Reading the record in a picture or a video: its graph, the files that it was made from, what has changed since."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from graphengine.graph.data import GraphData
 from graphengine.graph.elements import INPUTS
 from graphengine.keys.files import fingerprint
 from graphengine.provenance.describe import CHUNK, EXIF, FORMAT, MAKER_NOTE, PARAMETERS, Position
+from graphengine.results import videos
 from graphengine.system.opening import entries_of, open_file
 from graphengine.warning_filters import warnings_as
 
@@ -51,10 +52,10 @@ SCHEMA: dict[str, Any] = {
 
 
 def read(picture: Path) -> dict[str, Any]:
-    """Read the record in a picture.
+    """Read the record in a picture or an MP4.
 
     Raises:
-        FileError: It is no picture, or has no record that can be read.
+        FileError: It is neither, or has no record that can be read.
     """
     return record_in(texts_of(picture), picture)
 
@@ -71,14 +72,18 @@ def record_in(texts: Mapping[str, str], picture: Path) -> dict[str, Any]:
 
 
 def texts_of(picture: Path) -> dict[str, str]:
-    """The texts in a picture that say how it was made: its record, and the settings that other tools write, by name.
+    """The texts in a picture or an MP4 that say how it was made: its record, and the settings that other tools write,
+    by name.
 
     Raises:
-        FileError: It is no picture, or is cut short.
+        FileError: It is neither, or is cut short.
     """
     import PIL
     import PIL.Image
 
+    if videos.is_video(picture):
+        told = videos.texts_of(picture, whole_if=CHUNK)
+        return {name: told[name] for name in (CHUNK, PARAMETERS) if name in told}
     try:
         with open_file(picture) as file:
             with warnings_as("error", PIL.Image.DecompressionBombWarning):

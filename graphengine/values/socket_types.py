@@ -55,6 +55,8 @@ class SocketType(Generic[T]):
         keyed_as: For references only: the name of another type, as which values enter keys: a part of a model is keyed
             as the model.
         suffix: The ending of the names of files that hold encoded values.
+        conversions: By the name of another type, how values of it are made of this one's: the hint of a link or a value
+            that does not fit (`{"Image": "frames_of makes pictures of a video"}`).
     """
 
     type: type[T]
@@ -68,6 +70,7 @@ class SocketType(Generic[T]):
     needs: Callable[[T, str | None], frozenset[str]] | None = None
     keyed_as: str = ""
     suffix: str = ".safetensors"
+    conversions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _BUILT_IN: dict[str, Any] = {
@@ -183,6 +186,16 @@ def field_types(cls: type) -> dict[str, Any]:
         return typing.get_type_hints(cls)
     except Exception:  # names that are imported for type checkers only
         return {}
+
+
+def conversion(source: Any, target: Any) -> str:
+    """How values of `target` are made of those of `source`, as the source's type says; empty where it says nothing."""
+    for member in union_members(strip(source)):
+        known = socket_type(member) if isinstance(member, type) else None
+        for wanted in union_members(strip(target)) if known is not None and known.conversions else ():
+            if told := known.conversions.get(type_name(wanted), ""):  # type: ignore[union-attr]
+                return told
+    return ""
 
 
 def is_reference(annotation: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The standard node pack: models, LoRA, control, prompts, latents, sampling, images and masks on diffusers.
+"""The standard node pack: models, LoRA, control, prompts, latents, sampling, images, masks and videos on diffusers.
 
 Importing it imports neither torch nor diffusers; a node does when it runs.
 """
@@ -67,6 +67,7 @@ from graphengine_nodes.nodes.repaint import repaint
 from graphengine_nodes.nodes.sampling import inpaint, sample
 from graphengine_nodes.nodes.templates import Texts, expand_wildcards, prompt_from_template
 from graphengine_nodes.nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
+from graphengine_nodes.nodes.videos import frames_of, load_video, save_video, video_of
 from graphengine_nodes.store.handed_in import loaded_controlnet, loaded_model, replace_component
 from graphengine_nodes.store.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
 from graphengine_nodes.values.types import (
@@ -87,6 +88,7 @@ from graphengine_nodes.values.types import (
     RandomState,
     TextEncoder,
 )
+from graphengine_nodes.values.video import Video
 
 # The warnings of diffusers and torch while they import torchao, where it is installed, do not concern users here.
 for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
@@ -199,6 +201,7 @@ __pack__ = Pack(
         "Upscaling",
         "Pictures",
         "Masks",
+        "Videos",
         "Loaded objects",
     ),
 )
@@ -226,6 +229,7 @@ __all__ = [
     "TextEncoder",
     "Texts",
     "Upscaler",
+    "Video",
     "annotate",
     "apply_controlnet",
     "apply_embedding",
@@ -254,6 +258,7 @@ __all__ = [
     "fit_image",
     "fit_mask",
     "follow_picture",
+    "frames_of",
     "grow_mask",
     "hed",
     "image_grid",
@@ -275,6 +280,7 @@ __all__ = [
     "load_text_encoder",
     "load_upscaler",
     "load_vae",
+    "load_video",
     "loaded_controlnet",
     "loaded_model",
     "mask_from_alpha",
@@ -299,6 +305,7 @@ __all__ = [
     "resize_mask",
     "sample",
     "save_image",
+    "save_video",
     "scale_loras",
     "scribble",
     "sobel",
@@ -308,4 +315,5 @@ __all__ = [
     "upscale_image",
     "upscale_latent",
     "upscale_with_model",
+    "video_of",
 ]

@@ -36,6 +36,8 @@ from graphengine_nodes.values.types import (
     TextEncoder,
     Turn,
 )
+from graphengine_nodes.values.video import Video
+from graphengine_nodes.values.video_files import moving_png
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +104,21 @@ def _image_of(tensors: Tensors) -> Image:
 
 def _decode_image(data: bytes) -> Image:
     return _image_of(unpack(data)[0])
+
+
+def _encode_video(value: Video) -> bytes:
+    return pack({"frames": value.frames}, fps=value.fps)
+
+
+def _decode_video(data: bytes) -> Video:
+    tensors, facts = unpack(data)
+    return Video(tensors["frames"], facts["fps"])
+
+
+def _view_video(value: Video) -> View:
+    width, height = value.size
+    told = f"{len(value)} frames of {width} x {height}, {value.fps:g} in a second"
+    return View(png=moving_png(value.frames, value.fps), text=told)
 
 
 def _decode_mask(data: bytes) -> Mask:
@@ -324,6 +341,7 @@ for _kind in (
         size=lambda value: _size(value.pixels, value.alpha),
         view=lambda value: _views(value.channels),
         save=lambda value, path, text: save_pictures(value.channels, path, text),
+        conversions={"Video": "video_of makes a video of pictures"},
     ),
     SocketType(
         Mask,
@@ -333,6 +351,16 @@ for _kind in (
         size=lambda value: _size(value.values),
         view=lambda value: _views(value.values[..., None].expand(-1, -1, -1, 3)),
         save=lambda value, path, text: save_pictures(value.values[..., None].expand(-1, -1, -1, 3), path, text),
+    ),
+    SocketType(
+        Video,
+        "Video",
+        encode=_encode_video,
+        decode=_decode_video,
+        size=lambda value: _size(value.frames),
+        view=_view_video,
+        save=lambda value, path, text: value.save(path.with_name(f"{path.name}.mp4"), text),
+        conversions={"Image": "frames_of makes pictures of a video"},
     ),
     SocketType(
         Posterior,

@@ -14,6 +14,7 @@ from graphengine_nodes.nodes import templates
 from graphengine_nodes.values.picture_text import parameters
 from graphengine_nodes.values.references import LoRA, ModelPart, digest_of, model_of
 from graphengine_nodes.values.types import Image, Model
+from graphengine_nodes.values.video import Video
 from graphengine_nodes.weights import files
 
 SAMPLERS = ("std.sample", "std.inpaint", "std.repaint")
@@ -37,7 +38,7 @@ def settings(step: Step, value: Any) -> str | None:
         found = {name: model.setting(name) for name in names} | _of_weights(model)
     found |= {name: given[name] for name in (*names, "strength") if given.get(name) is not None}
     found |= _of_scheduler(given, model)
-    if isinstance(value, Image):
+    if isinstance(value, Image | Video):
         found["width"], found["height"] = value.size
     seed = given.get("seed")
     found["seed"] = (seed[0] if seed else None) if isinstance(seed, list) else seed

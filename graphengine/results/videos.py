@@ -1,0 +1,96 @@
+"""Videos among a run's results: the texts in an MP4 that say how it was made, and how far the frames of two differ."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphengine.errors import FileError
+from graphengine.system.opening import open_file
+
+if TYPE_CHECKING:
+    import av
+
+FRAMES = "graphengine_frames"
+"""The text that identifies the frames of a video as they were before they were compressed."""
+SUFFIX = ".mp4"
+PICTURES = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
+"""What else begins like an MP4."""
+MOST_PIXELS = 1 << 27
+"""The most pixels of a frame, which may come from a stranger."""
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file begins as an MP4 does; False if it cannot be read."""
+    try:
+        with open_file(path) as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] not in PICTURES
+
+
+def texts_of(path: Path, whole_if: str) -> dict[str, str]:
+    """The texts in an MP4, by name.
+
+    Args:
+        path: The file.
+        whole_if: If there is a text of this name, all frames are read too: it is refused if one is missing.
+
+    Raises:
+        FileError: It is damaged or cut short.
+    """
+    with _opened(path) as (container, stream):
+        texts = dict(container.metadata)
+        if whole_if in texts:
+            count = sum(1 for _ in _frames(container, stream, path))
+            if not count or count < stream.frames:
+                raise FileError(f"{path} is damaged or cut short ({count} of {stream.frames} frames)")
+    return texts
+
+
+def difference(one: Path, other: Path) -> int | None:
+    """The largest difference of any channel of any pixel of two MP4s, 0 to 255; None if their sizes or numbers differ.
+
+    It is 0 for the same frames before they were compressed, whatever versions of the encoder made of them.
+    """
+    import numpy as np
+
+    with _opened(one) as (first, a), _opened(other) as (second, b):
+        known = first.metadata.get(FRAMES)
+        if known is not None and known == second.metadata.get(FRAMES):
+            return 0
+        if (a.width, a.height, a.frames) != (b.width, b.height, b.frames):
+            return None
+        largest = 0
+        for left, right in zip(_frames(first, a, one), _frames(second, b, other), strict=True):
+            seen = (frame.to_ndarray(format="rgb24").astype(np.int16) for frame in (left, right))
+            largest = max(largest, int(np.abs(np.subtract(*seen)).max()))
+        # Frames that were different may be the same after compression; they are not the same then.
+        return max(largest, 1) if known is not None else largest
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    import av
+
+    try:
+        with open_file(path) as file, av.open(file, "r", format="mp4") as container:
+            if not container.streams.video:
+                raise FileError(f"{path} holds no pictures")
+            yield container, container.streams.video[0]
+    except (av.FFmpegError, OSError, ValueError, EOFError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise FileError(f"{path} is damaged or cut short ({told})") from None
+
+
+def _frames(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+    if stream.width * stream.height > MOST_PIXELS:
+        raise FileError(f"{path} would unpack to more pixels than a frame of ours can have")
+    stream.codec_context.options = {"err_detect": "explode"}  # FFmpeg would paint over what is damaged
+    for frame in container.decode(stream):
+        if frame.is_corrupt:
+            raise FileError(f"{path} is damaged or cut short (a frame)")
+        yield frame
