@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ def texts_of(path: Path, whole_if: str) -> dict[str, str]:
     Raises:
         FileError: It is damaged or cut short.
     """
+    if not _is_whole(path):
+        raise FileError(f"{path} is damaged or cut short")
     with _opened(path) as (container, stream):
         texts = dict(container.metadata)
         if whole_if in texts:
@@ -49,6 +52,22 @@ def texts_of(path: Path, whole_if: str) -> dict[str, str]:
             if not count or count < stream.frames:
                 raise FileError(f"{path} is damaged or cut short ({count} of {stream.frames} frames)")
     return texts
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the parts of an MP4 ("boxes", each with its length first) reach to the end of the file."""
+    with open_file(path) as file:
+        end = file.seek(0, os.SEEK_END)
+        place = 0
+        while place < end:
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            length = int.from_bytes(head[8:], "big") if length == 1 else length or end - place
+            if len(head) < 8 or length < 8:
+                return False
+            place += length
+    return place == end
 
 
 def difference(one: Path, other: Path) -> int | None:
@@ -80,7 +99,10 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         with open_file(path) as file, av.open(file, "r", format="mp4") as container:
             if not container.streams.video:
                 raise FileError(f"{path} holds no pictures")
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise FileError(f"{path} is damaged, or its pictures are packed in a way that is not read")
+            yield container, stream
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
         told = getattr(error, "strerror", None) or error
         raise FileError(f"{path} is damaged or cut short ({told})") from None

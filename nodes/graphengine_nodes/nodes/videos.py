@@ -113,7 +113,5 @@ def video_of(
     if not sizes:
         raise ValueError("a video of no pictures; give at least one")
     if len(sizes) > 1:
-        raise ValueError(
-            f"sizes differ: {', '.join(sizes)}; a video has frames of one size: resize_image makes them so"
-        )
+        raise ValueError(f"sizes differ: {', '.join(sizes)}; a video has frames of one size: use resize_image")
     return Video(torch.cat([one.opaque().pixels for one in given]), fps)

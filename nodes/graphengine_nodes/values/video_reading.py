@@ -1,4 +1,4 @@
-"""Reading video files frame by frame: upright, in sRGB's numbers, all that is asked for; or refused, never cut off."""
+"""Reading video files frame by frame: upright, all that is asked for; or refused, never cut off."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def read_frames(path: Path, start: int = 0, count: int | None = None, every: int
             if len(taken) == count:
                 break
     if (count is not None and len(taken) < count) or not taken:
-        wanted = "" if count is None else f"{count} "
-        asked = f"for {wanted}from frame {start}" + (f", one of every {every}" if every > 1 else "")
+        asked = "" if count is None else f"for {count} "
+        asked += f"from frame {start}" + (f", one of every {every}" if every > 1 else "")
         raise FileError(f"{path} has {number + 1} frames, too few {asked}")
     return Frames(np.stack(taken), float(fps) / every)
 
@@ -93,7 +93,10 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             with av.open(file, "r", format=kind) as container:
                 if not container.streams.video:
                     raise FileError(f"{path} holds no pictures")
-                yield container, container.streams.video[0]
+                stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise FileError(f"{path} is damaged, or its pictures are packed in a way that is not read")
+                yield container, stream
     except FileNotFoundError:
         raise FileError(f"there is no file {path}") from None
     except (NotRegular, Outside) as error:

@@ -12,6 +12,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
+from graphengine.cli.rerun import compare
 from tests import ROOT
 from tests.graphengine.cli.conftest import Run
 
@@ -221,3 +222,11 @@ def test_rerun_of_the_embedded_model(cli: Run, tmp_path: Path, name: str) -> Non
     assert done.code == 0, done.err
     assert "the pixels are the same" in done.out
     assert pixels(tmp_path / done.out.split()[0]) == pixels(first)
+
+
+def test_pictures_that_differ_in_transparency_alone_are_not_the_same(tmp_path: Path) -> None:
+    files = [tmp_path / f"{alpha}.png" for alpha in (0, 10)]
+    for file, alpha in zip(files, (0, 10), strict=True):
+        PIL.Image.new("RGBA", (4, 4), (1, 2, 3, alpha)).save(file)
+    assert compare(files[0], [files[0]])
+    assert not compare(files[0], [files[1]])
