@@ -106,11 +106,12 @@ def small_clip(words: Any, width: int, seed: int, projection: int | None = None)
 def lora_for(
     model: Any, file: Path, seed: int = 0, component: str = "transformer", rank: int = 4, std: float = 0.2
 ) -> Path:
-    """Write a LoRA with random weights on a denoiser's attention, by diffusers' names.
+    """Write a LoRA with random weights on a denoiser's attention, by diffusers' names: `transformer.….lora_A.weight`.
 
     Args:
         model: A folder in diffusers' layout, or a pipeline or module that has the layers itself.
-        component: Whose layers, and what the names begin with: `transformer`, or `transformer_2` of Wan 2.2.
+        component: Whose layers: `transformer`, or `transformer_2` of Wan 2.2. Names begin with `transformer` for both:
+            diffusers is told by `load_into_transformer_2=True`, and finds nothing by the other name.
     """
     import torch
     from safetensors.torch import save_file
@@ -119,8 +120,8 @@ def lora_for(
     tensors: dict[str, torch.Tensor] = {}
     for name, (rows, columns) in _matrices(model, component):
         if name.endswith(ATTENTION):
-            tensors[f"{component}.{name}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * std
-            tensors[f"{component}.{name}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * std
+            tensors[f"transformer.{name}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * std
+            tensors[f"transformer.{name}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * std
     save_file(tensors, file)
     return file
 

@@ -215,6 +215,23 @@ def test_every_component_of_a_small_model_moves_its_picture(tmp_path: Path, name
         setattr(one, part, kept)
 
 
+LATENTS = {
+    "z-image": (1, 16, 8, 8),
+    "qwen": (1, 16, 64),
+    "qwen-edit": (1, 16, 64),
+    "qwen-2.1": (1, 16, 64),
+    "sd3": (1, 16, 8, 8),
+    "klein": (1, 32, 8, 8),
+    "flux2-dev": (1, 16, 128),
+    "kontext": (1, 16, 64),
+    "fill": (1, 16, 64),
+    "control": (1, 16, 64),
+    "chroma": (1, 16, 64),
+    "wan-2.1": (1, 16, 2, 8, 8),
+    "wan-2.2-14b": (1, 16, 2, 8, 8),
+    "wan-2.2-5b": (1, 48, 2, 4, 4),
+}
+"""What the real models' calls return as latents of 64 x 64 pixels, and of 5 frames."""
 MODELS = {name: case for name, case in CASES.items() if " " not in name}
 
 
@@ -227,14 +244,25 @@ def test_two_makings_of_a_small_model_write_the_same_bytes(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_lora_for_a_small_model_moves_its_picture(tmp_path: Path, name: str) -> None:
+def test_latents_of_a_small_model_have_the_real_shape_and_a_lora_moves_its_picture(tmp_path: Path, name: str) -> None:
     case = MODELS[name]
     pipeline = loaded(case, tmp_path, 0)
+    if name in LATENTS:
+        assert picture_of(pipeline, case, output_type="latent").shape == LATENTS[name]
     pixels = picture_of(pipeline, case)
     lora = small.lora_for(tmp_path / "model 0", tmp_path / "lora.safetensors")
     same = small.lora_for(pipeline, tmp_path / "same.safetensors")
     assert lora.read_bytes() == same.read_bytes()
     pipeline.load_lora_weights(lora)
+    assert np.abs(picture_of(pipeline, case) - pixels).mean() > 0.001
+
+
+def test_a_lora_for_the_second_of_two_transformers_moves_the_video(tmp_path: Path) -> None:
+    case = CASES["wan-2.2-14b"]
+    pipeline = loaded(case, tmp_path, 0)
+    pixels = picture_of(pipeline, case)
+    lora = small.lora_for(tmp_path / "model 0", tmp_path / "lora.safetensors", component="transformer_2")
+    pipeline.load_lora_weights(lora, load_into_transformer_2=True)
     assert np.abs(picture_of(pipeline, case) - pixels).mean() > 0.001
 
 
