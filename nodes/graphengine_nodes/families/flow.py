@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
+from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
 from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, class_named, in_pixels
 from graphengine_nodes.families.record import Record, Shape, Task, Variant
@@ -313,6 +314,10 @@ class Flow(Pipelines):
     def pipeline_for(self, request: SampleRequest) -> Any:
         """See `Pipelines`."""
         return _class(self._task(request))
+
+    def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
+        """See `Pipelines`."""
+        return flux_arguments(request, denoiser, device)
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """See `Pipelines`."""

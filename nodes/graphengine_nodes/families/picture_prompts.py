@@ -3,6 +3,7 @@ hold what it is shown."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,12 +12,19 @@ from graphengine import ModelError
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.values.types import ImagePrompt, Model
 
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl")
+FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "flux")
 """The families whose models take IP-Adapters."""
 
 
 def attended(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    """The shapes of a UNet's layers for keys of prompts, in the order in which it has its cross attentions."""
+    """The shapes of a denoiser's layers for keys of prompts, in the order in which it has its attentions to these.
+
+    FLUX has one for each of its double blocks; they read words of the width of T5's.
+    """
+    if "context_embedder.weight" in shapes:
+        rows, columns = (int(side) for side in shapes["context_embedder.weight"])
+        blocks = {name.split(".")[1] for name in shapes if name.startswith("transformer_blocks.")}
+        return ((rows, columns),) * len(blocks)
     keys = {n: (int(s[0]), int(s[1])) for n, s in shapes.items() if n.endswith(".attn2.to_k.weight")}
     sides = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
 
@@ -55,6 +63,38 @@ def check_image_prompts(model: Model, prompts: Sequence[ImagePrompt]) -> None:
                 f"an image_prompt for {prompt.source} stands in the place of one for {adapter.source}: give them in "
                 "the order in which the IP-Adapters were applied, each encoded with its adapter"
             )
+
+
+def check_pipeline(request: SampleRequest, cls: Any) -> None:
+    """Refuse picture prompts for a pipeline that takes none.
+
+    Raises:
+        ValueError: It has no such argument.
+    """
+    if request.image_prompts and "ip_adapter_image_embeds" not in inspect.signature(cls.__call__).parameters:
+        raise ValueError(
+            f"{cls.__name__} of diffusers takes no pictures for an IP-Adapter: take the model before apply_ip_adapter, "
+            "or leave out what else the sampler follows"
+        )
+
+
+def flux_arguments(request: SampleRequest, transformer: Any, device: str) -> dict[str, Any]:
+    """The arguments of a FLUX pipeline that hold picture prompts.
+
+    Raises:
+        ValueError: One has a mask.
+    """
+    if not request.image_prompts:
+        return {}
+    if any(one.mask is not None for one in request.image_prompts):
+        raise ValueError("IP-Adapters for FLUX act everywhere: leave the mask of encode_image_prompt out")
+    return {
+        f"{side}ip_adapter_image_embeds": [tensor.to(device, transformer.dtype) for tensor in tensors]
+        for side, tensors in (
+            ("", [one.embeds for one in request.image_prompts]),
+            ("negative_", [one.negative for one in request.image_prompts]),
+        )
+    }
 
 
 def unet_arguments(request: SampleRequest, unet: Any, device: str) -> dict[str, Any]:

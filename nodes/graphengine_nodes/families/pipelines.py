@@ -23,6 +23,7 @@ from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options
 from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step, Words
+from graphengine_nodes.families.picture_prompts import check_pipeline
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
@@ -231,6 +232,7 @@ class Pipelines:
         model, start = request.model, request.starts_from
         cls = self.pipeline_for(request)
         self.check_request(request, cls)
+        check_pipeline(request, cls)
         arguments.check_modes(request)
         generators = request.generators()
         with ExitStack() as stack:

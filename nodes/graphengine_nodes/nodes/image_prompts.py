@@ -44,7 +44,7 @@ def load_ip_adapter(
     It is what ComfyUI's IPAdapter nodes load. Of the published kinds the plain ones (also light and vit-G) follow a
     picture as a whole, plus, plus-face and full-face each of its patches. Image encoders are folders of CLIP's picture
     side. Where that beside the file does not fit, as beside SDXL's `vit-h` files, `../models/image_encoder` is looked
-    at as well. A `.bin` is read for its tensors alone.
+    at as well. XLabs' for FLUX.1 are read too. A `.bin` is read for its tensors alone.
 
     Raises:
         ModelError: There is no such file, it is damaged, no IP-Adapter, holds unknown tensors, or is of the kind
@@ -98,11 +98,12 @@ def apply_ip_adapter(
     model: Model,
     adapter: IPAdapter,
     scale: Annotated[
-        float | dict[str, Any],
+        float | list[float] | dict[str, Any],
         Range(-10, 10, 0.05),
         Doc(
             "How strongly pictures act; 1.0 is full strength. A dictionary gives each block its own, as diffusers' "
-            "set_ip_adapter_scale takes it: {up: {block_0: [0, 1, 0]}} takes a picture's style alone."
+            "set_ip_adapter_scale takes it: {up: {block_0: [0, 1, 0]}} takes a picture's style alone; for FLUX a list "
+            "with a number for each double block."
         ),
     ] = 1.0,
 ) -> Model:
@@ -121,9 +122,13 @@ def apply_ip_adapter(
         kinds = " or ".join(adapter.families)
         raise ModelError(f"{adapter.source} is an IP-Adapter for {kinds}; {model.source} is a {model.family} model")
     _check_places(model, adapter)
+    layers = model.family == "flux"
+    if isinstance(scale, dict if layers else list):
+        wanted = "a list with a number for each double block" if layers else "a dictionary of numbers by block"
+        raise ValueError(f"scale is {scale!r:.80}; for {model.source}, {model.family}, give a number, or {wanted}")
     if isinstance(scale, dict):
         _check_blocks(scale)
-    kept = json.dumps(scale, sort_keys=True) if isinstance(scale, dict) else float(scale)
+    kept = float(scale) if isinstance(scale, (int, float)) else json.dumps(scale, sort_keys=True)
     return replace(model, ip_adapters=(*model.ip_adapters, (adapter, kept)))
 
 
@@ -193,7 +198,9 @@ def encode_image_prompt(
         raise ValueError("image is an empty list; give a picture")
     masks = mask if isinstance(mask, list) else [] if mask is None else [mask]
     with store.image_encoder(adapter, ctx.device) as encoder:
-        embeds, negative = encode_pictures(encoder, pictures, patches=adapter.kind != "plain")
+        embeds, negative = encode_pictures(
+            encoder, pictures, patches=adapter.kind != "plain", black="flux" in adapter.families
+        )
     found = ImagePrompt(embeds, negative, adapter.digest(), adapter.source)
     return found if mask is None else replace(found, mask=_hard(masks, int(embeds.shape[1])))
 

@@ -24,7 +24,7 @@ def add_ip_adapters(denoiser: Any, adapters: Sequence[tuple[Path, float | str]])
     Raises:
         ModelError: A file is damaged, or does not fit the denoiser; a scale names a block that it does not have.
     """
-    from diffusers.loaders.ip_adapter import IPAdapterMixin
+    from diffusers.loaders.ip_adapter import FluxIPAdapterMixin, IPAdapterMixin
     from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
     names = " and ".join(path.name for path, _ in adapters)
@@ -44,26 +44,37 @@ def add_ip_adapters(denoiser: Any, adapters: Sequence[tuple[Path, float | str]])
     denoiser.encoder_hid_proj = projection
     denoiser.config.encoder_hid_dim_type = "ip_image_proj"
     scales = [json.loads(scale) if isinstance(scale, str) else scale for _, scale in adapters]
-    set_scale: Any = IPAdapterMixin.set_ip_adapter_scale
+    flux = hasattr(denoiser, "transformer_blocks")
+    set_scale: Any = (FluxIPAdapterMixin if flux else IPAdapterMixin).set_ip_adapter_scale
+    pipeline = SimpleNamespace(**{"transformer" if flux else "unet": denoiser})
     try:
-        set_scale(SimpleNamespace(unet=denoiser), scales)
+        set_scale(pipeline, scales[0] if len(scales) == 1 else scales)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"the scales of {names} do not fit the denoiser's blocks: {error!s:.200}") from None
 
 
-def encode_pictures(encoder: Any, pictures: Sequence[Image], patches: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_pictures(
+    encoder: Any, pictures: Sequence[Image], patches: bool, black: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Encode pictures as diffusers' pipelines do, and what stands for no picture: [1, n, width] each, on the CPU.
 
     Args:
         patches: The last hidden states but one, [1, n, patches, width], in place of a picture's embedding.
+        black: A single black picture stands for no picture, as for FLUX; else zeros do.
     """
+    import PIL.Image
     import torch
     from transformers import CLIPImageProcessor
 
     side = encoder.config.image_size
     extract: Any = CLIPImageProcessor(size=side, crop_size=side)
     pils = [pil for picture in pictures for pil in picture.pils()]
-    pixels = extract(pils, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
+
+    def pixels_of(given: Sequence[Any]) -> torch.Tensor:
+        found: torch.Tensor = extract(given, return_tensors="pt").pixel_values.to(encoder.device, encoder.dtype)
+        return found
+
+    pixels = pixels_of(pils)
     with torch.no_grad():
         if patches:
             both = [
@@ -72,6 +83,11 @@ def encode_pictures(encoder: Any, pictures: Sequence[Image], patches: bool) -> t
             ]
         else:
             embeds = encoder(pixels).image_embeds
-            both = [embeds, torch.zeros_like(embeds)]
+            nothing = (
+                encoder(pixels_of([PIL.Image.new("RGB", (side, side))])).image_embeds
+                if black
+                else torch.zeros_like(embeds)
+            )
+            both = [embeds, nothing]
     positive, negative = (found[None].cpu() for found in both)
     return positive, negative

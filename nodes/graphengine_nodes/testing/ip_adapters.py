@@ -1,4 +1,4 @@
-"""Small IP-Adapters made on the spot, for tests: of every kind, for any model with a UNet, and their image encoders.
+"""Small IP-Adapters made on the spot, for tests: of every kind, for models with a UNet and of FLUX, and image encoders.
 
 Their weights are drawn from a seed: pictures move pixels, and mean nothing.
 """
@@ -12,7 +12,7 @@ from graphengine_nodes.families.picture_prompts import attended
 from graphengine_nodes.testing.sdxl import drawn
 from graphengine_nodes.weights.files import TINY, read_header
 
-__all__ = ["image_encoder", "ip_adapter"]
+__all__ = ["flux_ip_adapter", "image_encoder", "ip_adapter"]
 
 HIDDEN, EMBEDDING = 48, 32
 """Widths of an image encoder's patches and of its embedding of a picture, which differ as in real ones."""
@@ -68,6 +68,23 @@ def ip_adapter(
         save_file({f"{side}.{name}": tensor for side, part in sides.items() for name, tensor in part.items()}, file)
     else:
         torch.save(sides, file)
+    return file
+
+
+def flux_ip_adapter(file: Path, model: Path, seed: int = 0) -> Path:
+    """An IP-Adapter with random weights for a FLUX model, with XLabs' names."""
+    import torch
+    from safetensors.torch import save_file
+
+    header = read_header(model / "transformer" / "diffusion_pytorch_model.safetensors")
+    layers = attended({name: entry["shape"] for name, entry in header.items()})
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {f"ip_adapter_proj_model.{name}": s for name, s in _projection("plain", layers[0][1]).items()}
+    for place, (rows, columns) in enumerate(layers):
+        for side in "kv":
+            name = f"double_blocks.{place}.processor.ip_adapter_double_stream_{side}_proj"
+            shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+    save_file({name: torch.randn(*shape, generator=generator) * 0.3 for name, shape in shapes.items()}, file)
     return file
 
 

@@ -26,6 +26,18 @@ STEM = "model"
 TOKENS = 4
 """How many words a plain adapter makes of a picture."""
 
+MANY = 65536
+"""The numbers of all words that XLabs' second adapter for FLUX makes of a picture, which are 16."""
+
+XLABS = (
+    (re.compile(r"^ip_adapter_proj_model\."), "image_proj."),
+    (
+        re.compile(r"^double_blocks\.(\d+)\.processor\.ip_adapter_double_stream_([kv])_proj\."),
+        r"ip_adapter.\1.to_\2_ip.",
+    ),
+)
+"""XLabs' names for FLUX, and those of the others."""
+
 _LINEAR, _NORM = ("weight", "bias"), ("weight", "bias")
 _LAYER = (
     *(f"0.{norm}.{end}" for norm in ("norm1", "norm2") for end in _NORM),
@@ -74,20 +86,21 @@ def read_adapter_file(file: Path) -> AdapterFile:
     attention = {n.removeprefix("ip_adapter."): s for n, s in shapes.items() if n.startswith("ip_adapter.")}
     if not projection or not attention:
         raise ModelError(f"{file} is no IP-Adapter: it holds no image_proj and ip_adapter, but {_first(shapes)}")
-    _refuse_faces(file, projection, attention)
+    _refuse_others(file, projection, attention)
     kind = next((kind for kind, names in PROJECTIONS.items() if names <= projection.keys()), None)
     if kind is None:
         raise ModelError(f"{file} is an IP-Adapter of an unknown kind: its image_proj holds {_first(projection)}")
     strange = [name for name in shapes if not name.startswith(("image_proj.", "ip_adapter."))]
     strange += [f"image_proj.{name}" for name in sorted(projection.keys() - PROJECTIONS[kind])]
-    layers, unknown = _layers(file, attention)
+    flux = any(name.endswith("_ip.bias") for name in attention)
+    layers, unknown = _layers(file, attention, flux)
     if strange := strange + [f"ip_adapter.{name}" for name in unknown]:
         raise ModelError(f"{file} holds {len(strange)} tensors that nothing is known about, the first is {strange[0]}")
-    words = _words(file, kind, projection)
+    words = _words(file, kind, projection, flux)
     if any(columns != words for _, columns in layers):
         raise ModelError(f"{file} is damaged: its projection makes words of {words} numbers, its layers read others")
     reads = {"plain": "proj.weight", "full": "proj.0.weight", "plus": "proj_in.weight"}[kind]
-    return AdapterFile(kind, FAMILIES.get(words, ()), projection[reads][1], layers)
+    return AdapterFile(kind, ("flux",) if flux else FAMILIES.get(words, ()), projection[reads][1], layers)
 
 
 def read_adapter(file: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -105,6 +118,9 @@ def read_adapter(file: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def _name(name: str) -> str:
+    """A tensor's name as all but XLabs call it."""
+    for theirs, ours in XLABS:
+        name = theirs.sub(ours, name)
     return name
 
 
@@ -139,7 +155,13 @@ def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
     return flat
 
 
-def _refuse_faces(file: Path, projection: Mapping[str, Any], attention: Mapping[str, Any]) -> None:
+def _refuse_others(file: Path, projection: Mapping[str, Any], attention: Mapping[str, Any]) -> None:
+    """Refuse kinds that are known and not read."""
+    if "0.to_k_ip.weight" in attention and "0.to_k_ip.bias" not in attention:
+        raise ModelError(
+            f"{file} is an IP-Adapter for FLUX as InstantX makes them, which reads pictures by SigLIP: diffusers has "
+            "no place for it; take one of XLabs"
+        )
     lora = any("_lora." in name for name in attention)
     faces = "perceiver_resampler.proj_in.weight" in projection or {"norm.weight", "proj.0.weight"} <= projection.keys()
     if lora or faces:
@@ -149,31 +171,47 @@ def _refuse_faces(file: Path, projection: Mapping[str, Any], attention: Mapping[
         )
 
 
-def _layers(file: Path, attention: Mapping[str, Sequence[int]]) -> tuple[tuple[tuple[int, int], ...], list[str]]:
-    """The layers' shapes in order, and the names that are none of theirs."""
-    known = re.compile(r"(\d+)\.to_([kv])_ip\.weight")
-    found: dict[int, dict[str, tuple[int, int]]] = {}
+def _layers(
+    file: Path, attention: Mapping[str, Sequence[int]], flux: bool
+) -> tuple[tuple[tuple[int, int], ...], list[str]]:
+    """The layers' shapes in order, and the names that are none of theirs.
+
+    A UNet's attentions have odd numbers, those of FLUX all numbers, and biases.
+    """
+    known = re.compile(r"(\d+)\.to_([kv])_ip\.(weight|bias)" if flux else r"(\d*[13579])\.to_([kv])_ip\.(weight)")
+    found: dict[int, dict[str, Sequence[int]]] = {}
     unknown = []
     for name, shape in attention.items():
         match = known.fullmatch(name)
-        if match is None or len(shape) != 2 or int(match[1]) % 2 == 0:
+        if match is None or len(shape) != (2 if match[3] == "weight" else 1):
             unknown.append(name)
             continue
-        found.setdefault(int(match[1]), {})[match[2]] = (shape[0], shape[1])
+        found.setdefault(int(match[1]), {})[f"{match[2]} {match[3]}"] = shape
+    layers = []
     for place, number in enumerate(sorted(found)):
-        sides = found[number]
-        if number != 2 * place + 1 or sides.keys() != {"k", "v"} or sides["k"] != sides["v"]:
-            raise ModelError(f"{file} is damaged: its layers beside attention {2 * place + 1} are not whole")
-    return tuple(found[number]["k"] for number in sorted(found)), sorted(unknown)
+        sides, expected = found[number], place if flux else 2 * place + 1
+        rows, columns = sides.get("k weight", (0, 0))
+        whole = {f"{side} weight": [rows, columns] for side in "kv"}
+        whole |= {f"{side} bias": [rows] for side in "kv"} if flux else {}
+        if number != expected or {name: list(shape) for name, shape in sides.items()} != whole:
+            raise ModelError(f"{file} is damaged: its layers beside attention {expected} are not whole")
+        layers.append((int(rows), int(columns)))
+    return tuple(layers), sorted(unknown)
 
 
-def _words(file: Path, kind: str, projection: Mapping[str, Sequence[int]]) -> int:
+def _words(file: Path, kind: str, projection: Mapping[str, Sequence[int]], flux: bool) -> int:
     """The width of the words that a projection makes."""
     last = {"plain": "norm.weight", "full": "proj.3.weight", "plus": "norm_out.weight"}[kind]
     width = int(projection[last][0])
-    if kind == "plain" and projection["proj.weight"][0] != TOKENS * width:
-        count = projection["proj.weight"][0] / width
-        raise ModelError(f"{file} makes {count:g} words of a picture; only adapters that make {TOKENS} are known")
+    if kind != "plain" and flux:
+        raise ModelError(f"{file} is an IP-Adapter for FLUX of the kind {kind}, which diffusers does not read")
+    if kind == "plain":
+        rows = projection["proj.weight"][0]
+        tokens = 4 * TOKENS if flux and rows == MANY else TOKENS
+        if rows != tokens * width:
+            raise ModelError(
+                f"{file} makes {rows / width:g} words of a picture; only adapters that make {tokens} are known"
+            )
     return width
 
 

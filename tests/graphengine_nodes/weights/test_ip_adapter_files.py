@@ -61,6 +61,18 @@ FULL = {
 SD = [320] * 2 + [640] * 2 + [1280] * 2 + [1280] * 3 + [640] * 3 + [320] * 3 + [1280]
 XL = [640] * 4 + [1280] * 20 + [1280] * 30 + [640] * 6 + [1280] * 10
 
+
+def xlabs(words: int) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {"proj.weight": (words * 4096, 768), "proj.bias": (words * 4096,)}
+    found |= {"norm.weight": (4096,), "norm.bias": (4096,)}
+    found = {f"ip_adapter_proj_model.{name}": shape for name, shape in found.items()}
+    for place in range(19):
+        for side in "kv":
+            name = f"double_blocks.{place}.processor.ip_adapter_double_stream_{side}_proj"
+            found |= {f"{name}.weight": (3072, 4096), f"{name}.bias": (3072,)}
+    return found
+
+
 PUBLISHED: dict[str, tuple[dict[str, tuple[int, ...]], tuple[object, ...]]] = {
     "ip-adapter_sd15": (projection(768, 1024) | attention(768, SD), ("plain", "stable_diffusion", 1024, 16)),
     "ip-adapter_sd15_vit-G": (projection(768, 1280) | attention(768, SD), ("plain", "stable_diffusion", 1280, 16)),
@@ -72,6 +84,8 @@ PUBLISHED: dict[str, tuple[dict[str, tuple[int, ...]], tuple[object, ...]]] = {
         resampler(2048, 1280, 1280) | attention(2048, XL),
         ("plus", "stable_diffusion_xl", 1280, 70),
     ),
+    "flux-ip-adapter": (xlabs(4), ("plain", "flux", 768, 19)),
+    "flux-ip-adapter-v2": (xlabs(16), ("plain", "flux", 768, 19)),
 }
 
 
@@ -92,6 +106,9 @@ def test_made_adapters_have_the_names_of_published_ones(kind: str, tmp_path: Pat
 
 
 PLAIN = PUBLISHED["ip-adapter_sd15"][0]
+INSTANTX = {f"ip_adapter.{n}.to_{k}_ip.weight": (3072, 4096) for n in range(57) for k in "kv"} | {
+    "image_proj.proj.0.weight": (2304, 1152), "image_proj.norm.weight": (4096,)
+}  # fmt: skip
 REFUSED: dict[str, tuple[Shapes, str]] = {
     "faceid": (PLAIN | {"ip_adapter.1.to_k_lora.down.weight": (128, 320)}, "kind FaceID, which reads faces by the"),
     "faceid-plus": (
@@ -102,6 +119,16 @@ REFUSED: dict[str, tuple[Shapes, str]] = {
         {"image_proj.proj.0.weight": (1024, 512), "image_proj.norm.weight": (768,)} | attention(768, SD),
         "kind FaceID",
     ),
+    "instantx": (INSTANTX, "for FLUX as InstantX makes them, which reads pictures by SigLIP: diffusers has no place"),
+    "flux-bias": (
+        {
+            name: shape
+            for name, shape in xlabs(4).items()
+            if name != "double_blocks.2.processor.ip_adapter_double_stream_k_proj.bias"
+        },
+        "is damaged: its layers beside attention 2 are not whole",
+    ),
+    "flux-words": (xlabs(8), "makes 8 words of a picture; only adapters that make 4 are known"),
     "another": ({"lora_unet_x.lora_up.weight": (1, 1)}, "is no IP-Adapter: it holds no image_proj and ip_adapter, but"),
     "half": (
         {name: shape for name, shape in PLAIN.items() if not name.startswith("ip_adapter.3.to_k")},
