@@ -44,12 +44,18 @@ def qwen_image_edit_model(folder: Path, seed: int = 0, plus: bool = False) -> Pa
     return small.saved(kind(**components, processor=processor), folder)
 
 
-def qwen_image_controlnet(folder: Path, seed: int = 0) -> Path:
-    """A ControlNet for `qwen_image_model` that sees an encoded picture, as InstantX's union."""
+def qwen_image_controlnet(folder: Path, seed: int = 0, inpaint: bool = False) -> Path:
+    """A ControlNet for `qwen_image_model` that sees an encoded picture, as InstantX's union.
+
+    Args:
+        inpaint: As InstantX's for inpainting: it sees a masked picture and its mask, in four channels more.
+    """
     import torch
     from diffusers.models.controlnets.controlnet_qwenimage import QwenImageControlNetModel
 
-    net = small.randomised(QwenImageControlNetModel(**_shape(1)), 4 * seed + 3, 0.3)
+    net = small.randomised(
+        QwenImageControlNetModel(**_shape(1), extra_condition_channels=4 if inpaint else 0), 4 * seed + 3, 0.3
+    )
     with torch.no_grad():
         net.controlnet_x_embedder.weight.mul_(3)  # or the control picture moves next to nothing
     net.save_pretrained(folder)

@@ -47,12 +47,18 @@ def sd3_model(folder: Path, seed: int = 0, t5: bool = True) -> Path:
     return small.saved(pipeline, folder)
 
 
-def sd3_controlnet(folder: Path, seed: int = 0) -> Path:
-    """A ControlNet for `sd3_model` that sees an encoded picture, as InstantX's."""
+def sd3_controlnet(folder: Path, seed: int = 0, inpaint: bool = False) -> Path:
+    """A ControlNet for `sd3_model` that sees an encoded picture, as InstantX's.
+
+    Args:
+        inpaint: As Alimama's for inpainting: it sees a masked picture and its mask, in one channel more.
+    """
     import torch
     from diffusers.models.controlnets.controlnet_sd3 import SD3ControlNetModel
 
-    net = small.randomised(SD3ControlNetModel(**_shape(1)), 8 * seed + 5, 0.2)
+    net = small.randomised(
+        SD3ControlNetModel(**_shape(1), extra_conditioning_channels=1 if inpaint else 0), 8 * seed + 5, 0.2
+    )
     with torch.no_grad():
         net.pos_embed_input.proj.weight.mul_(3)  # or the control picture moves next to nothing
     net.save_pretrained(folder)

@@ -18,8 +18,9 @@ __all__ = ["VARIANTS", "wan_model"]
 WIDTH = 32
 """Of the text encoder's embeddings and of the transformer."""
 
-VARIANTS = ("2.1", "2.1-i2v", "2.2-14b", "2.2-14b-i2v", "2.2-5b")
-"""The kinds of models; `-i2v` are those that make a video from its first picture."""
+VARIANTS = ("2.1", "2.1-i2v", "2.1-flf2v", "2.2-14b", "2.2-14b-i2v", "2.2-5b")
+"""The kinds of models: `-i2v` make a video from its first picture, `-flf2v` from its first and last; 2.2's `-i2v` take
+both too."""
 
 
 def wan_model(folder: Path, seed: int = 0, variant: str = "2.1") -> Path:
@@ -32,12 +33,14 @@ def wan_model(folder: Path, seed: int = 0, variant: str = "2.1") -> Path:
     from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
     from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-    pictures, small_one, pair = variant.endswith("i2v"), variant == "2.2-5b", variant.startswith("2.2-14b")
+    pictures, small_one, pair = variant.endswith("2v"), variant == "2.2-5b", variant.startswith("2.2-14b")
     pieces = tokenizers.letters(512)
     shape: dict[str, Any] = {"in_channels": 48 if small_one else 36 if pictures else 16}
     shape["out_channels"] = 48 if small_one else 16
-    if variant == "2.1-i2v":
+    seen = variant in ("2.1-i2v", "2.1-flf2v")
+    if seen:
         shape |= {"image_dim": WIDTH, "added_kv_proj_dim": WIDTH}
+        shape["pos_embed_seq_len"] = 2 * 17 if variant == "2.1-flf2v" else None  # of two pictures' tokens
     components: dict[str, Any] = {
         "tokenizer": pieces,
         "text_encoder": small_t5(pieces, WIDTH, 8 * seed, umt5=True),
@@ -48,7 +51,7 @@ def wan_model(folder: Path, seed: int = 0, variant: str = "2.1") -> Path:
         "boundary_ratio": (0.9 if pictures else 0.875) if pair else None,
         "expand_timesteps": small_one,
     }
-    if variant == "2.1-i2v":
+    if seen:
         components |= _vision(8 * seed + 4)
     made: Any = (WanImageToVideoPipeline if pictures else WanPipeline)(**components)
     return small.saved(made, folder)

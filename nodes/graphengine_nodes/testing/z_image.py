@@ -39,12 +39,21 @@ def z_image_model(folder: Path, seed: int = 0) -> Path:
     return small.saved(pipeline, folder)
 
 
-def z_image_controlnet(folder: Path, seed: int = 0) -> Path:
-    """A ControlNet for `z_image_model` that sees an encoded picture; with 16 input channels, as the first union's."""
+def z_image_controlnet(folder: Path, seed: int = 0, inpaint: bool = False) -> Path:
+    """A ControlNet for `z_image_model` that sees an encoded picture; with 16 input channels, as the first union's.
+
+    Args:
+        inpaint: As the union of version 2.0: it sees a mask and a masked picture too, in 33 channels, and its control
+            layers stand in the noise refiner. The pipeline for inpainting takes no other.
+    """
     from diffusers.models.controlnets.controlnet_z_image import ZImageControlNetModel
 
     net = ZImageControlNetModel(
-        **_shape(), control_layers_places=[0, 1], control_refiner_layers_places=[0], control_in_dim=16
+        **_shape(),
+        control_layers_places=[0, 1],
+        control_refiner_layers_places=[0],
+        control_in_dim=33 if inpaint else 16,
+        add_control_noise_refiner="control_noise_refiner" if inpaint else None,
     )
     small.randomised(net, 4 * seed + 3, 0.15).save_pretrained(folder)
     return folder

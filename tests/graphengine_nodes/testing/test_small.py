@@ -62,6 +62,14 @@ CASES = {
         z_image.z_image_controlnet,
         "ZImageControlNetModel",
     ),
+    "z-image control inpaint": Case(
+        z_image.z_image_model,
+        "ZImageControlNetInpaintPipeline",
+        ("text_encoder", "transformer", "vae", "controlnet"),
+        {"image": picture(), "mask_image": half(), "control_image": picture(3)},
+        functools.partial(z_image.z_image_controlnet, inpaint=True),
+        "ZImageControlNetModel",
+    ),
     "qwen": Case(qwen_image.qwen_image_model, "QwenImagePipeline"),
     "qwen negative": Case(qwen_image.qwen_image_model, "QwenImagePipeline", given={"negative_prompt": "a dog"}),
     "qwen image": Case(qwen_image.qwen_image_model, "QwenImageImg2ImgPipeline", given=IMAGE),
@@ -72,6 +80,14 @@ CASES = {
         ("text_encoder", "transformer", "vae", "controlnet"),
         {"control_image": picture()},
         qwen_image.qwen_image_controlnet,
+        "QwenImageControlNetModel",
+    ),
+    "qwen control inpaint": Case(
+        qwen_image.qwen_image_model,
+        "QwenImageControlNetInpaintPipeline",
+        ("text_encoder", "transformer", "vae", "controlnet"),
+        {"control_image": picture(), "control_mask": half()},
+        functools.partial(qwen_image.qwen_image_controlnet, inpaint=True),
         "QwenImageControlNetModel",
     ),
     "qwen-edit": Case(qwen_image.qwen_image_edit_model, "QwenImageEditPipeline", given={"image": picture()}),
@@ -101,6 +117,14 @@ CASES = {
         (*TRIPLE, "controlnet"),
         {"control_image": picture()},
         sd3.sd3_controlnet,
+        "SD3ControlNetModel",
+    ),
+    "sd3 control inpaint": Case(
+        sd3.sd3_model,
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        (*TRIPLE, "controlnet"),
+        {"control_image": picture(), "control_mask": half()},
+        functools.partial(sd3.sd3_controlnet, inpaint=True),
         "SD3ControlNetModel",
     ),
     "klein": Case(flux2.flux2_model, "Flux2KleinPipeline"),
@@ -140,6 +164,12 @@ CASES = {
         "WanImageToVideoPipeline",
         ("text_encoder", "image_encoder", "transformer", "vae"),
         FRAMES | {"image": picture()},
+    ),
+    "wan-2.1-flf2v": Case(
+        functools.partial(wan.wan_model, variant="2.1-flf2v"),
+        "WanImageToVideoPipeline",
+        ("text_encoder", "image_encoder", "transformer", "vae"),
+        FRAMES | {"image": picture(), "last_image": picture(2)},
     ),
     "wan-2.2-14b": Case(functools.partial(wan.wan_model, variant="2.2-14b"), "WanPipeline", EXPERTS, FRAMES),
     "wan-2.2-14b-i2v": Case(
@@ -190,8 +220,11 @@ def smaller_pictures_to_edit(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "calculate_dimensions", fewer)
 
 
-SLOW = ("klein-distilled", "qwen negative", "qwen-edit-plus", "sd3-without-t5", "wan-2.2-14b", "flux2-dev", "kontext")
-"""Models of which another case of the default suite has nearly all."""
+SLOW = (
+    *("klein-distilled", "qwen negative", "qwen-edit-plus", "sd3-without-t5", "wan-2.2-14b", "flux2-dev", "kontext"),
+    *("z-image control inpaint", "qwen control inpaint", "sd3 control inpaint", "wan-2.1-flf2v"),
+)
+"""Cases of which others in the default suite have nearly all."""
 ALL = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES]
 
 
