@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from graphengine import ModelError
-from graphengine_nodes.layouts import flux, flux2, qwen_image, texts, unet, vae, z_image
+from graphengine_nodes.layouts import (
+    chroma,
+    flux,
+    flux2,
+    qwen_image,
+    stable_diffusion_3,
+    texts,
+    unet,
+    vae,
+    wan,
+    z_image,
+)
 from graphengine_nodes.layouts.kinds import Kind, Spelling
 from graphengine_nodes.layouts.places import Places, Shapes
 from graphengine_nodes.weights.headers import Header, HeaderAndMetadata
@@ -28,6 +39,9 @@ KINDS = (
     *flux2.KINDS,
     *z_image.KINDS,
     *qwen_image.KINDS,
+    *chroma.KINDS,
+    *stable_diffusion_3.KINDS,
+    *wan.KINDS,
     *vae.KINDS,
     *texts.KINDS,
 )

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
-from graphengine_nodes.layouts.places import ENDS, Place, Places, Shapes, count, in_thirds, of_norms
+from graphengine_nodes.layouts.places import Place, Places, Shapes, count, in_thirds
 
 OUTER = {
     "time_in": "time_text_embed.timestep_embedder",
@@ -30,6 +30,8 @@ DOUBLE_NORMS = {
     "txt_attn.norm.key_norm": "attn.norm_added_k",
 }
 SINGLE_NORMS = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
+
+ENDS = ("weight", "bias")
 
 SIGNS = (
     "x_embedder.weight",
@@ -76,7 +78,7 @@ def places(shapes: Shapes) -> Places:
             if (place := f"{old}.linear1.{kind}") in shapes:
                 joined |= _of_single(new, kind, place, shapes, shapes[f"{old}.linear2.weight"][0])
     found = {f"{new}.{kind}": Place(f"{old}.{kind}") for old, new in layers.items() for kind in ENDS}
-    found |= of_norms(scales, shapes)
+    found |= {f"{new}.weight": Place(f"{old}.{end}") for old, new in scales.items() for end in ("weight", "scale")}
     for kind in ENDS:
         found[f"norm_out.linear.{kind}"] = Place(f"final_layer.adaLN_modulation.1.{kind}", change="halves swapped")
     return {name: place for name, place in found.items() if place.name in shapes} | joined

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
-from graphengine_nodes.layouts.places import Place, Places, Shapes, count, of_joined
+from graphengine_nodes.layouts.names import Blocks, Names
+from graphengine_nodes.layouts.places import Places, Shapes, count
 
 PATCH = "2-1"
 """How published models cut latents, by diffusers' names: in patches of 2 x 2, one frame at a time."""
 
-RENAMED = {
-    "x_embedder": f"all_x_embedder.{PATCH}",
-    "final_layer": f"all_final_layer.{PATCH}",
+BLOCK = {
+    "attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
     "attention.out": "attention.to_out.0",
     "attention.q_norm": "attention.norm_q",
     "attention.k_norm": "attention.norm_k",
 }
-"""Parts of the original names, and diffusers'."""
 
-JOINED = "attention.qkv"
-APART = ("attention.to_q", "attention.to_k", "attention.to_v")
+NAMES = Names(
+    {
+        "x_embedder": f"all_x_embedder.{PATCH}",
+        "final_layer.linear": f"all_final_layer.{PATCH}.linear",
+        "final_layer.adaLN_modulation.1": f"all_final_layer.{PATCH}.adaLN_modulation.1",
+    },
+    tuple(Blocks(name, name, BLOCK) for name in ("layers", "noise_refiner", "context_refiner")),
+    parts="view",
+)
+"""The original code's names that are not diffusers'."""
 
 DIFFUSERS = (
     r"(x|cap)_pad_token|(all_x_embedder\.\d+-\d+|all_final_layer\.\d+-\d+\.(linear|adaLN_modulation\.1)"
@@ -33,23 +39,8 @@ DIFFUSERS = (
 
 
 def places(shapes: Shapes) -> Places:
-    """Places by the original code's names, with queries, keys and values in one piece or apart."""
-    known, found = re.compile(DIFFUSERS), Places()
-    for name in shapes:
-        layer, _, end = name.rpartition(".")
-        if layer.endswith(JOINED):
-            apart = tuple(f"{layer.removesuffix(JOINED)}{part}" for part in APART)
-            found |= of_joined({layer: apart}, {name: shapes[name]}, "view")
-        elif known.fullmatch(new := _renamed(layer, end)):
-            found[new] = Place(name)
-    return found
-
-
-def _renamed(layer: str, end: str) -> str:
-    for old, new in RENAMED.items():
-        if layer == old or layer.startswith(f"{old}.") or layer.endswith(f".{old}"):
-            layer = layer.replace(old, new)
-    return f"{layer}.{end}" if layer else end
+    """Places by the original code's names, most of which are diffusers'."""
+    return same(DIFFUSERS)(shapes) | NAMES.places(shapes)
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
