@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from graphengine_nodes.layouts import chroma, flux2, stable_diffusion_3, wan, z_image
+from graphengine_nodes.layouts.names import Names
 from graphengine_nodes.weights.lora_names import Place
 
 
@@ -188,3 +190,64 @@ def changes_flux(names: Iterable[str]) -> bool:
 
 def _numbers(paths: Sequence[str], block: str) -> list[int]:
     return sorted({int(path.split(".")[1]) for path in paths if path.startswith(f"{block}.")})
+
+
+# --- transformers by the tables of their layouts ----------------------------------------------------------------------
+
+
+def _by_names(names: Names, paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a transformer's layers, of diffusers and of the code that it was published with.
+
+    Layers that are one there may have a name each, with a number: OneTrainer's, as OMI defines it.
+    """
+    known, found = set(paths), own_places(paths)
+    for name, there in names.layers(lambda blocks: max(_numbers(paths, blocks.new), default=-1) + 1).items():
+        if not known.issuperset(there):
+            continue
+        place = Place(there, swapped=name in names.swapped)
+        found[squashed(name)] = place
+        if "norm" in name:
+            found[squashed(f"{name}.scale")] = place
+        if len(there) > 1:
+            found |= {squashed(f"{name}.{index}"): Place((path,)) for index, path in enumerate(there)}
+    return found
+
+
+def z_image_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a Z-Image transformer's layers."""
+    return _by_names(z_image.NAMES, paths)
+
+
+def qwen_image_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a Qwen-Image transformer's layers, which are diffusers' everywhere; ComfyUI has two of 2.1 as one."""
+    found = own_places(paths)
+    for path in paths:
+        if path.endswith(".img_mlp.gate_layer"):
+            block = path.removesuffix("gate_layer")
+            found[squashed(f"{block}gate_up")] = Place((path, f"{block}proj"))
+    return found
+
+
+def flux2_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a FLUX.2 transformer's layers."""
+    return _by_names(flux2.NAMES, paths)
+
+
+def chroma_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a Chroma transformer's layers, most of which are FLUX.1's."""
+    return flux_places(paths) | _by_names(chroma.NAMES, paths)
+
+
+def stable_diffusion_3_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a Stable Diffusion 3 transformer's layers."""
+    found = _by_names(stable_diffusion_3.NAMES, paths)
+    blocks = max(_numbers(paths, "transformer_blocks"), default=-1) + 1
+    last = f"joint_blocks_{blocks - 1}_context_block_adaLN_modulation_1"
+    if last in found:
+        found[last] = Place(found[last].paths, swapped=True)
+    return found
+
+
+def wan_places(paths: Sequence[str]) -> dict[str, Place]:
+    """The names of a Wan transformer's layers."""
+    return _by_names(wan.NAMES, paths)

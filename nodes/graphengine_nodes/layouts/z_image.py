@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from graphengine_nodes.layouts.kinds import DENOISER, Kind, Spelling, same
-from graphengine_nodes.layouts.names import Blocks, Names
+from graphengine_nodes.layouts.names import Blocks, Layers, Names
 from graphengine_nodes.layouts.places import Places, Shapes, count
 
 PATCH = "2-1"
 """How published models cut latents, by diffusers' names: in patches of 2 x 2, one frame at a time."""
 
-BLOCK = {
+BLOCK: Layers = {
     "attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v"),
     "attention.out": "attention.to_out.0",
     "attention.q_norm": "attention.norm_q",
