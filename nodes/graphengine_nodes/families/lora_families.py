@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.weights.headers import Header
 
 START = r"(?:^|\.|lora_unet_|lora_transformer_|lycoris_)"
@@ -19,11 +18,11 @@ BLOCK = rf"{START}transformer_blocks[._]\d+[._]"
 SINGLE = r"single_(transformer_)?blocks[._]\d"
 
 ONLY = {
-    "z_image": rf"{START}(layers|noise_refiner|context_refiner)[._]\d+[._](attention|feed_forward|adaLN_modulation)[._]",
+    "z_image": rf"{START}(layers|(noise|context)_refiner)[._]\d+[._](attention|feed_forward|adaLN_modulation)[._]",
     "qwen_image": rf"{BLOCK}(img|txt)_(mod[._]1|mlp[._]net)[._]",
     "qwen_image_21": rf"{BLOCK}img_mlp[._](gate_layer|gate_up|proj|out)[._]",
-    "flux2": r"to_qkv_mlp_proj|stream_modulation|[._]ff(_context)?[._]linear_(in|out)[._]|single_transformer_blocks[._]\d+"
-    r"[._]attn[._]to_out[._](?!0)",
+    "flux2": r"to_qkv_mlp_proj|stream_modulation|[._]ff(_context)?[._]linear_(in|out)[._]"
+    r"|single_transformer_blocks[._]\d+[._]attn[._]to_out[._](?!0)",
     "flux": r"(img|txt)_mod[._]lin[._]|[._]modulation[._]lin[._]|vector_in[._]",
     "chroma": r"distilled_guidance_layer[._]",
     "stable_diffusion_3": rf"joint_blocks[._]\d|{BLOCK}attn2[._]",
@@ -38,6 +37,11 @@ FLUX = rf"double_blocks[._]\d|{SINGLE}|{BLOCK}(attn|ff|ff_context|norm1|norm1_co
 WIDER = {r"single_blocks[._]\d+[._]linear1": 9, r"double_blocks[._]\d+[._](img|txt)_mlp[._]0": 6}
 """Layers of the original code that FLUX.1 and FLUX.2 have, and how many times as many numbers as they take they give in
 FLUX.2; in FLUX.1 it is less."""
+
+
+def changes_unet(names: Iterable[str]) -> bool:
+    """Whether a LoRA with tensors of these names changes a UNet."""
+    return _has(names, r"(down|up|input|output)_blocks|mid_block|middle_block")
 
 
 def changes_z_image(header: Header) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from graphengine_nodes.families.lora_families import changes_flux as changes_flux
+from graphengine_nodes.families.lora_families import changes_unet as changes_unet
 from graphengine_nodes.layouts import chroma, flux2, stable_diffusion_3, wan, z_image
 from graphengine_nodes.layouts.names import Names
 from graphengine_nodes.weights.lora_names import Place
@@ -105,11 +107,6 @@ def _original_starts(paths: Sequence[str]) -> dict[str, str]:
     return found | {f"mid_block.{name}": f"middle_block.{number}" for name, number in middle.items()}
 
 
-def changes_unet(names: Iterable[str]) -> bool:
-    """Whether a LoRA with tensors of these names changes a UNet."""
-    return any(re.search(r"(down|up|input|output)_blocks|mid_block|middle_block", name) for name in names)
-
-
 # --- FLUX -------------------------------------------------------------------------------------------------------------
 
 FLUX_OUTER = {
@@ -182,14 +179,9 @@ def flux_places(paths: Sequence[str]) -> dict[str, Place]:
     return own_places(paths) | found
 
 
-def changes_flux(names: Iterable[str]) -> bool:
-    """Whether a LoRA with tensors of these names changes a FLUX transformer."""
-    layer = r"(^|[._])transformer_blocks[._]\d+[._](attn|ff|norm)"
-    return any(re.search(rf"(double|single)(_transformer)?_blocks[._]\d|{layer}", name) for name in names)
-
-
 def _numbers(paths: Sequence[str], block: str) -> list[int]:
-    return sorted({int(path.split(".")[1]) for path in paths if path.startswith(f"{block}.")})
+    inside = [path.removeprefix(f"{block}.") for path in paths if path.startswith(f"{block}.")]
+    return sorted({int(path.partition(".")[0]) for path in inside})
 
 
 # --- transformers by the tables of their layouts ----------------------------------------------------------------------
@@ -219,7 +211,7 @@ def z_image_places(paths: Sequence[str]) -> dict[str, Place]:
 
 
 def qwen_image_places(paths: Sequence[str]) -> dict[str, Place]:
-    """The names of a Qwen-Image transformer's layers, which are diffusers' everywhere; ComfyUI has two of 2.1 as one."""
+    """The names of a Qwen-Image transformer's layers, which are diffusers' everywhere, but for two of 2.1 in one."""
     found = own_places(paths)
     for path in paths:
         if path.endswith(".img_mlp.gate_layer"):
