@@ -99,12 +99,9 @@ def main() -> None:
     show(
         "Against pipefunc, chain of 200 (CPU time, best of 35)",
         ("engine", "µs/node", "ratio"),
-        [
-            ("pipefunc `run`", them, 1.0),
-            ("graphengine, cold", cold, cold / them),
-            ("graphengine, cold, with a listener", told, told / them),
-            ("graphengine, cold, with the progress listener", counted, counted / them),
-        ],
+        [("pipefunc `run`", them, 1.0), ("graphengine, cold", cold, cold / them),
+         ("graphengine, cold, with a listener", told, told / them),
+         ("graphengine, cold, with the progress listener", counted, counted / them)],
     )
     rows: list[tuple[object, ...]] = []
     for shape in (chain, wide):
@@ -114,16 +111,8 @@ def main() -> None:
             rows.append((shape.__name__, f"{size:,}", build, cold, told, f"{counted / cold:.2f}", again, changed))
     show(
         "Engine, trivial nodes (CPU time, best of 7)",
-        (
-            "graph",
-            "nodes",
-            "build, µs/node",
-            "cold run, µs/node",
-            "with a listener",
-            "with progress, ratio",
-            "re-run, µs in all",
-            "last node changed, µs in all",
-        ),
+        ("graph", "nodes", "build, µs/node", "cold run, µs/node", "with a listener", "with progress, ratio",
+         "re-run, µs in all", "last node changed, µs in all"),
         rows,
     )
 

@@ -105,11 +105,9 @@ def served(folder: str, device: str, batch: int, together: list[int]) -> Iterato
 
     with Service(Queue(place / "queue.sqlite"), runner, disk) as service:
         service.subscribe(
-            lambda event: (
-                together.append(event.facts["together"])
-                if event.kind == "computed" and event.facts["type"] == "std.sample"
-                else None
-            )
+            lambda event: together.append(event.facts["together"])
+            if event.kind == "computed" and event.facts["type"] == "std.sample"
+            else None
         )
         assert runner.wait_until_ready(180)
         yield rate

@@ -109,11 +109,9 @@ def through(
     graphs = {steps: text_to_image(steps) for steps in STEPS}
     sizes: list[int] = []
     end = service.subscribe(
-        lambda event: (
-            sizes.append(event.facts["together"])
-            if event.kind == "computed" and event.facts["type"] == "std.sample"
-            else None
-        )
+        lambda event: sizes.append(event.facts["together"])
+        if event.kind == "computed" and event.facts["type"] == "std.sample"
+        else None
     )
     jobs = [
         new_job(service.queue, graphs[steps], {"prompt": prompt, "seed": first + seed}, exact=exact)

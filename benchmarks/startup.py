@@ -59,14 +59,14 @@ def main() -> None:
     found = alternate(runs, *(lambda c=c: seconds(c, env) for c in commands.values()))  # type: ignore[misc]
     print(machine(), f"{runs} runs")
     show("Start", ("", "seconds"), [(n, statistics.median(t)) for n, t in zip(commands, found, strict=True)])
-    theirs, ours = alternate(runs, lambda: seconds([python, "-c", script], env), lambda: seconds(run, env))
+    theirs, ours = alternate(
+        runs, lambda: seconds([python, "-c", script], env), lambda: seconds(run, env)
+    )
     show(
         "A picture from a fresh process",
         ("", "seconds", "ratio"),
-        [
-            ("five lines of diffusers", statistics.median(theirs), 1.0),
-            ("graphengine run text_to_image", statistics.median(ours), ratio(ours, theirs)),
-        ],
+        [("five lines of diffusers", statistics.median(theirs), 1.0),
+         ("graphengine run text_to_image", statistics.median(ours), ratio(ours, theirs))],
     )
 
 

@@ -17,7 +17,6 @@ __all__ = ["changes", "note", "note_one", "origin", "written"]
 SAMPLES = 4096
 """How many numbers of each tensor are compared, evenly spread; of smaller tensors all."""
 
-
 @dataclass
 class _Noted:
     """A pipeline as it was made: its model, None if a caller made it, and by name each component with its state."""

@@ -147,14 +147,8 @@ def _differs(facts: Mapping[str, Any], roots: list[Path] | None) -> str | None:
 
 
 def _follow(
-    queue: Queue,
-    following: Following,
-    number: int,
-    graph: GraphData,
-    cancellation: Cancellation,
-    json: bool,
-    out: Path,
-    drawn: Mapping[str, Any],
+    queue: Queue, following: Following, number: int, graph: GraphData, cancellation: Cancellation, json: bool,
+    out: Path, drawn: Mapping[str, Any],
 ) -> None:
     """Show the progress of a job until it has ended; raise its error if it failed."""
     from graphengine.cli.execute import needed

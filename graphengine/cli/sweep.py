@@ -197,3 +197,5 @@ def _save(png: bytes, path: Path, _: Any) -> list[Path]:
     file = path.with_suffix(".png")
     file.write_bytes(png)
     return [file]
+
+

@@ -146,12 +146,8 @@ def _several(text: str, declared: Input) -> list[Any]:
         values = list(range(first, last + 1, step)) if last >= first else list(range(first, last - 1, -step))
     elif value_fits(text, strip(declared.type)) and "," in text:
         raise WorkflowError(
-            Problem(
-                "bad list",
-                "texts are written as a JSON list",
-                where,
-                hint=f"--over '{declared.name}={json.dumps([t.strip() for t in text.split(',')])}'",
-            )
+            Problem("bad list", "texts are written as a JSON list", where,
+                    hint=f"--over '{declared.name}={json.dumps([t.strip() for t in text.split(',')])}'")
         )
     else:
         values = [parse(part.strip(), declared) for part in text.split(",")]
@@ -169,12 +165,7 @@ def _split(graph: GraphData, pair: str, option: str) -> tuple[Input, str]:
         near = nearest(name, graph.inputs)
         hint = "" if near else f"it has {', '.join(graph.inputs) or 'none'}"
         raise WorkflowError(
-            Problem(
-                "unknown input",
-                f"{graph.name} has no input {name}",
-                Where(node=INPUTS, socket=name),
-                nearest=near,
-                hint=hint,
-            )
+            Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
+                    nearest=near, hint=hint)
         )
     return declared, text

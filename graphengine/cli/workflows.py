@@ -57,9 +57,8 @@ def command(
     if force and copy is None:
         raise WorkflowError(Problem("usage", "--force belongs to --copy FILE"))
     if copy is not None and name is None:
-        raise WorkflowError(
-            Problem("usage", f"--copy needs the name of a workflow: graphengine workflows NAME --copy {copy}")
-        )
+        raise WorkflowError(Problem("usage", "--copy needs the name of a workflow: graphengine workflows NAME --copy "
+                                    f"{copy}"))
     load_packs(packs)
     if name is None:
         listed = [_facts_or_error(known, file) for known, file in shipped().items()]
@@ -92,7 +91,9 @@ def facts(name: str, graph: GraphData) -> dict[str, Any]:
         "title": graph.title,
         "description": graph.description,
         "file": str(graph.file),
-        "inputs": [socket_facts(replace(declared.socket(), type=declared.type)) for declared in graph.inputs.values()],
+        "inputs": [
+            socket_facts(replace(declared.socket(), type=declared.type)) for declared in graph.inputs.values()
+        ],
         "outputs": [
             {"name": output, "type": type_name(output_type(graph, link))} for output, link in graph.outputs.items()
         ],

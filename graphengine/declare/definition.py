@@ -283,11 +283,7 @@ class NodeDef(Generic[P, R]):
         It is also remembered, and does not expand.
         """
         return not (
-            self.expand
-            or self.output
-            or self.cache == "never"
-            or self.files
-            or self.fingerprint_fn is not None
+            self.expand or self.output or self.cache == "never" or self.files or self.fingerprint_fn is not None
             or self.makes_reference
         )
 
@@ -382,14 +378,8 @@ class NodeDef(Generic[P, R]):
         if instance is None or self.is_static:
             return self
         bound: NodeDef[..., Any] = NodeDef(
-            types.MethodType(self.fn, instance),
-            name=self.name,
-            version=self.version,
-            cache=self.cache,
-            on=self.on,
-            output=self.output,
-            expand=self.expand,
-            batch=self.batch,
+            types.MethodType(self.fn, instance), name=self.name, version=self.version, cache=self.cache, on=self.on,
+            output=self.output, expand=self.expand, batch=self.batch,
         )
         for beside in ("many_fn", "group_fn", "check_fn", "fingerprint_fn"):
             if (fn := getattr(self, beside)) is not None:

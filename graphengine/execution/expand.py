@@ -140,9 +140,7 @@ class Expander:
         if self.count > self.limit:
             raise WorkflowError(
                 Problem(
-                    "endless expansion",
-                    f"more than {self.limit:,} expansions",
-                    Where(node=task.id),
+                    "endless expansion", f"more than {self.limit:,} expansions", Where(node=task.id),
                     hint="a recursion that never ends? else raise the run's limit",
                 )
             )
@@ -257,9 +255,8 @@ class Expander:
         except Spoiled:
             raise
         except WorkflowError as error:
-            raise WorkflowError(
-                [p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]
-            ) from error
+            raise WorkflowError([p.at(node=f"{task.id}/{p.where.node or ''}".rstrip("/")) for p in error.problems]) \
+                from error
         except BaseException as error:
             known = {name: value for name, value in arguments.items() if not _is_promised(value)}
             raise NodeError(task.id, kind.full_name, known, as_exception(error)) from error
@@ -303,12 +300,8 @@ class Expander:
         while outer is not None:
             if outer is other:
                 raise WorkflowError(
-                    Problem(
-                        "needs itself",
-                        f"{kind.full_name} needs its own result",
-                        Where(node=other.id),
-                        hint="a recursion must change its inputs",
-                    )
+                    Problem("needs itself", f"{kind.full_name} needs its own result", Where(node=other.id),
+                            hint="a recursion must change its inputs")
                 )
             outer = outer.outer
         if impure:
@@ -330,11 +323,8 @@ class Expander:
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise WorkflowError(
-                Problem(
-                    "unequal lengths",
-                    f"lists that are mapped in step must be equally long: {told}",
-                    Where(node=task.id),
-                )
+                Problem("unequal lengths", f"lists that are mapped in step must be equally long: {told}",
+                        Where(node=task.id))
             )
         if (problem := too_many(next(iter(lengths.values()), 0), Where(node=task.id))) is not None:
             raise WorkflowError(problem)
@@ -450,3 +440,4 @@ def _items(source: Source, node: Node, name: str) -> list[Source]:
         else:
             items.append(Const(value, ("item", whole, n), volatile=volatile, sum=sum_of(value)))
     return items
+

@@ -50,12 +50,7 @@ class GraphBuilder(GraphData):
     # --- building by name -----------------------------------------------------------------------------------------
 
     def add(
-        self,
-        kind: NodeDef[..., Any] | GraphData | str,
-        /,
-        id: str | None = None,
-        *,
-        each: Sequence[str] = (),
+        self, kind: NodeDef[..., Any] | GraphData | str, /, id: str | None = None, *, each: Sequence[str] = (),
         **args: Any,
     ) -> Ref:
         """Add a node without checking it; `problems()` reports what is wrong.
@@ -70,12 +65,8 @@ class GraphBuilder(GraphData):
         return self.place(kind, args, id, each)
 
     def place(
-        self,
-        kind: NodeDef[..., Any] | GraphData | str,
-        args: Mapping[str, Any],
-        id: str | None = None,
-        each: Sequence[str] = (),
-        keep_going: bool = False,
+        self, kind: NodeDef[..., Any] | GraphData | str, args: Mapping[str, Any], id: str | None = None,
+        each: Sequence[str] = (), keep_going: bool = False,
     ) -> Ref:
         """Add a node as `add` does, with its arguments in a mapping, so that inputs may have any name."""
         if isinstance(kind, str):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import networkx
 
 
+
 class _Dataclass(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -36,7 +37,6 @@ K = TypeVar("K")
 # Types of defaults, with bounds: without these, a type checker would accept a wrong default by inferring `object`.
 B = TypeVar("B", bool, int, float, str, Path)
 D = TypeVar("D", bound=Enum | _Dataclass | tuple[Any, ...])
-
 
 class Node:
     """One node of a graph: what it calls, and with which arguments. It is never changed, but replaced by a new one.
@@ -161,68 +161,38 @@ class GraphData:
 
     @overload
     def input(
-        self,
-        name: str,
-        type: type[B],
-        default: B | EllipsisType | None = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[B], default: B | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> B: ...
 
     @overload
     def input(
-        self,
-        name: str,
-        type: type[list[T]],
-        default: list[T] | EllipsisType | None = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[list[T]], default: list[T] | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> list[T]: ...
 
     @overload
     def input(
-        self,
-        name: str,
-        type: type[dict[K, T]],
-        default: dict[K, T] | EllipsisType | None = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[dict[K, T]], default: dict[K, T] | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> dict[K, T]: ...
 
     @overload
     def input(
-        self,
-        name: str,
-        type: type[D],
-        default: D | EllipsisType | None = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[D], default: D | EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> D: ...
 
     @overload
     def input(
-        self,
-        name: str,
-        type: type[T],
-        default: EllipsisType | None = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: type[T], default: EllipsisType | None = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> T: ...
 
     @overload  # unions, which are no classes for type checkers
     def input(
-        self,
-        name: str,
-        type: UnionType | _SpecialForm,
-        default: Any = ...,
-        help: str = "",
-        range: Range | None = None,
-        choices: Choices | None = None,
+        self, name: str, type: UnionType | _SpecialForm, default: Any = ..., help: str = "",
+        range: Range | None = None, choices: Choices | None = None,
     ) -> Any: ...
 
     def input(
@@ -284,7 +254,9 @@ class GraphData:
 
     def _capture(self, ref: Ref) -> Link:
         if self.outer is None:
-            raise WorkflowError(f"{ref._link} belongs to another graph; declare an input of this graph, or use `merge`")
+            raise WorkflowError(
+                f"{ref._link} belongs to another graph; declare an input of this graph, or use `merge`"
+            )
         outer = self.outer.argument(ref)
         name = self.captured.get(outer)
         if name is None:
@@ -372,13 +344,8 @@ class GraphData:
     def input_type(self, name: str) -> Any:
         """The type of a link to a declared input: with null if the input's default is null."""
         declared = self.inputs[name]
-        return (
-            declared.type
-            if declared.required or declared.default is not None
-            else declared.type | None
-            if declared.type is not Any
-            else Any
-        )
+        return declared.type if declared.required or declared.default is not None else declared.type | None \
+            if declared.type is not Any else Any
 
     def consumers(self) -> dict[str, list[str]]:
         """For each node, the ids of the nodes that take its outputs."""

@@ -41,7 +41,7 @@ def _graph_key(graph: GraphData, keys: Mapping[int, str]) -> str:
         return (known.get(link.node, b"cycle" if link.node in graph.nodes else b"dangling"), link.port)
 
     def of(node: Node) -> bytes:
-        name = keys.get(hash(node.kind), "itself") if not isinstance(node.kind, str | NodeDef) else node.type
+        name = keys.get(hash(node.kind), 'itself') if not isinstance(node.kind, str | NodeDef) else node.type
         args = [(n, _links_or_constant(map_links(written(node, n, v), token))) for n, v in sorted(node.args.items())]
         return digest((name, sorted(node.each) + ["keep going"] * node.keep_going, args))
 

@@ -143,7 +143,9 @@ def given_here(node: Node) -> dict[str, Any]:
     return node.literals | {name: items for name, items in node.lists if name in lazy}
 
 
-def check_problems(kind: NodeDef[..., Any], literals: Mapping[str, Any], id: str, wrong: bool = False) -> list[Problem]:
+def check_problems(
+    kind: NodeDef[..., Any], literals: Mapping[str, Any], id: str, wrong: bool = False
+) -> list[Problem]:
     """Call a node's own validator and list its complaints.
 
     Args:
@@ -173,11 +175,7 @@ def _node_problems(graph: GraphData, id: str) -> Iterator[Problem]:
         if node.kind:  # without a name, what is wrong is told among the problems at load
             sentence, near = why_not(node.kind)
             yield Problem(
-                "unknown node",
-                sentence,
-                Where(node=id),
-                found=node.kind,
-                nearest=near,
+                "unknown node", sentence, Where(node=id), found=node.kind, nearest=near,
                 hint="`graphengine nodes` lists them all",
             )
         for name, link in node.sources():
@@ -188,18 +186,13 @@ def _node_problems(graph: GraphData, id: str) -> Iterator[Problem]:
         if name not in sockets:
             near = nearest(name, sockets)
             yield Problem(
-                "unknown socket",
-                f"{node.type} has no input {name}",
-                Where(node=id, socket=name),
-                nearest=near,
+                "unknown socket", f"{node.type} has no input {name}", Where(node=id, socket=name), nearest=near,
                 hint="" if near else f"it has {', '.join(sockets) or 'none'}",
             )
     for name, socket in sockets.items():
         if socket.required and name not in node.args:
             yield Problem(
-                "missing input",
-                f"{node.type} needs an input {name}",
-                Where(node=id, socket=name),
+                "missing input", f"{node.type} needs an input {name}", Where(node=id, socket=name),
                 expected=type_name(socket.type),
             )
     yield from _mapping(node, id)
@@ -209,7 +202,9 @@ def _node_problems(graph: GraphData, id: str) -> Iterator[Problem]:
             yield from _argument(graph, id, node, sockets[name], value, solved)
 
 
-def _argument(graph: GraphData, id: str, node: Node, socket: Socket, value: Any, solved: Solved) -> Iterator[Problem]:
+def _argument(
+    graph: GraphData, id: str, node: Node, socket: Socket, value: Any, solved: Solved
+) -> Iterator[Problem]:
     where = Where(node=id, socket=socket.name)
     if type(value) is Link or (type(value) is list and any(True for _ in links_in(value))):
         dangling = [p for link in _links(value) for p in _dangling(graph, link, id, socket.name)]
@@ -221,10 +216,7 @@ def _argument(graph: GraphData, id: str, node: Node, socket: Socket, value: Any,
             source = item_type(source)
             if source is None:
                 yield Problem(
-                    "type mismatch",
-                    "it is mapped over, so it must be a list",
-                    where,
-                    expected="list",
+                    "type mismatch", "it is mapped over, so it must be a list", where, expected="list",
                     found=type_name(type_of(graph, value)),
                 )
                 return
@@ -236,11 +228,7 @@ def _argument(graph: GraphData, id: str, node: Node, socket: Socket, value: Any,
             origin = value if type(value) is Link else "the list"
             choices = socket.known_choices()
             yield Problem(
-                "type mismatch",
-                f"wants {expected}, gets {found} from {origin}",
-                where,
-                expected=expected,
-                found=found,
+                "type mismatch", f"wants {expected}, gets {found} from {origin}", where, expected=expected, found=found,
                 hint=f"it is one of {', '.join(choices)}" if choices else conversion(source, socket.type),
             )
         elif type(value) is list:
@@ -251,13 +239,8 @@ def _argument(graph: GraphData, id: str, node: Node, socket: Socket, value: Any,
     values = [value]
     if socket.name in node.each:
         if not isinstance(value, list | tuple):
-            yield Problem(
-                "type mismatch",
-                "it is mapped over, so it must be a list",
-                where,
-                expected="list",
-                found=type_name(type(value)),
-            )
+            yield Problem("type mismatch", "it is mapped over, so it must be a list", where, expected="list",
+                          found=type_name(type(value)))
             return
         values = list(value)
     for literal in values:
@@ -309,12 +292,8 @@ def _mapping(node: Node, id: str) -> Iterator[Problem]:
     for name in node.each:
         if name not in node.args:
             known = nearest(name, node.args)
-            yield Problem(
-                "unknown socket",
-                f"each names {name}, which is given nothing",
-                Where(node=id, socket=name),
-                nearest=known,
-            )
+            yield Problem("unknown socket", f"each names {name}, which is given nothing", Where(node=id, socket=name),
+                          nearest=known)
     lengths = {name: len(node.args[name]) for name in node.each if isinstance(node.args.get(name), list)}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -334,23 +313,13 @@ def _dangling(graph: GraphData, link: Link, id: str, socket: str) -> Iterator[Pr
     if link.node in (INPUTS, VALUES):
         known = graph.inputs if link.node == INPUTS else graph.values
         if link.port not in known:
-            yield Problem(
-                "dangling link",
-                f"the graph has no {link}",
-                where,
-                found=str(link),
-                nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, known)),
-                hint=f"declare it under `{link.node}`",
-            )
+            yield Problem("dangling link", f"the graph has no {link}", where, found=str(link),
+                          nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, known)),
+                          hint=f"declare it under `{link.node}`")
     elif link.node not in graph.nodes:
         known_ids = [*graph.nodes, *(f"{INPUTS}.{n}" for n in graph.inputs)]
-        yield Problem(
-            "dangling link",
-            f"there is no node {link.node}",
-            where,
-            found=str(link),
-            nearest=nearest(link.node, known_ids),
-        )
+        yield Problem("dangling link", f"there is no node {link.node}", where, found=str(link),
+                      nearest=nearest(link.node, known_ids))
     else:
         source = graph.nodes[link.node]
         if isinstance(source.kind, str):
@@ -359,22 +328,11 @@ def _dangling(graph: GraphData, link: Link, id: str, socket: str) -> Iterator[Pr
         names = [name for name in ports if name]
         if link.port and link.port not in ports:
             hint = f"it has {', '.join(names)}" if names else f"it has one output: write {link.node}"
-            yield Problem(
-                "dangling link",
-                f"{link.node} has no output {link.port}",
-                where,
-                found=str(link),
-                nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, names)),
-                hint=hint,
-            )
+            yield Problem("dangling link", f"{link.node} has no output {link.port}", where, found=str(link),
+                          nearest=tuple(f"{link.node}.{n}" for n in nearest(link.port, names)), hint=hint)
         elif not link.port and isinstance(source.kind, GraphData) and len(ports) > 1:
-            yield Problem(
-                "dangling link",
-                f"{link.node} has several outputs",
-                where,
-                found=str(link),
-                hint=f"write one of {', '.join(f'{link.node}.{n}' for n in names)}",
-            )
+            yield Problem("dangling link", f"{link.node} has several outputs", where, found=str(link),
+                          hint=f"write one of {', '.join(f'{link.node}.{n}' for n in names)}")
 
 
 def _declared(graph: GraphData) -> Iterator[Problem]:
@@ -385,9 +343,8 @@ def _declared(graph: GraphData) -> Iterator[Problem]:
             yield problem
         if name not in used:
             where = Where(node=INPUTS, socket=name)
-            yield placed(
-                graph, Problem("unused input", "nothing uses this input", where, severity="warning"), (INPUTS, name)
-            )
+            yield placed(graph, Problem("unused input", "nothing uses this input", where, severity="warning"),
+                         (INPUTS, name))
 
 
 def default_problem(graph: GraphData, declared: Input) -> Problem | None:
@@ -421,8 +378,7 @@ def cycles(graph: GraphData) -> Iterator[Problem]:
                 ids = list(path)
                 ring = [*ids[ids.index(source) :], source]
                 yield placed(
-                    graph,
-                    Problem("cycle", f"nodes need each other: {' <- '.join(ring)}", Where(node=source)),
+                    graph, Problem("cycle", f"nodes need each other: {' <- '.join(ring)}", Where(node=source)),
                     ("nodes", source),
                 )
             elif source not in done:

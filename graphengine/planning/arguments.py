@@ -42,7 +42,9 @@ def source_of(argument: Any, bring: Callable[[Link], Source], base: Path | None 
 
 
 def _listed(items: list[Any], bring: Callable[[Link], Source], base: Path | None) -> Many:
-    return Many([_listed(item, bring, base) if type(item) is list else source_of(item, bring, base) for item in items])
+    return Many(
+        [_listed(item, bring, base) if type(item) is list else source_of(item, bring, base) for item in items]
+    )
 
 
 def keyed(key: bytes, port: str) -> Any:
@@ -112,7 +114,6 @@ def make_reference(kind: NodeDef[..., Any], arguments: Mapping[str, Any]) -> tup
 
 
 # --- the resolver -----------------------------------------------------------------------------------------------------
-
 
 def is_default(socket: Socket, value: Any) -> bool:
     """Whether a null that comes through a declared input stands for the parameter's own default."""

@@ -35,7 +35,9 @@ class BoundInputs(Mapping[str, Const]):
         drawn: The numbers that were drawn, by the input (`seed`) or the place of the literal (`latent.seed`).
     """
 
-    def __init__(self, graph: GraphData, given: Mapping[str, Any], base: Path | None, values: dict[str, Const]) -> None:
+    def __init__(
+        self, graph: GraphData, given: Mapping[str, Any], base: Path | None, values: dict[str, Const]
+    ) -> None:
         self.graph, self.given, self.base = graph, given, base
         self.references: tuple[Mapping[str, Any], frozenset[str]] | None = None
         self.drawn: Mapping[str, Any] = {}
@@ -117,13 +119,8 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
             near = nearest(name, graph.inputs)
             hint = "" if near else f"it has {', '.join(graph.inputs) or 'none'}"
             problems.append(
-                Problem(
-                    "unknown input",
-                    f"{graph.name} has no input {name}",
-                    Where(node=INPUTS, socket=name),
-                    nearest=near,
-                    hint=hint,
-                )
+                Problem("unknown input", f"{graph.name} has no input {name}", Where(node=INPUTS, socket=name),
+                        nearest=near, hint=hint)
             )
     source, (graph, numbers) = graph, draw_literals(graph, known)
     inputs, drawn = draw_inputs(graph, inputs)
@@ -136,12 +133,8 @@ def bind_inputs(graph: GraphData, inputs: Mapping[str, Any], base: str | Path | 
             problem = literal_problem(declared.socket_for(value), value, Where(node=INPUTS, socket=name))
         elif declared.required:
             problems.append(
-                Problem(
-                    "missing input",
-                    f"{graph.name} needs the input {name}",
-                    Where(node=INPUTS, socket=name),
-                    hint=declared.help,
-                )
+                Problem("missing input", f"{graph.name} needs the input {name}", Where(node=INPUTS, socket=name),
+                        hint=declared.help)
             )
             continue
         else:

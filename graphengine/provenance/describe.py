@@ -176,11 +176,7 @@ def without_folders(
 
 
 def _without_folders(
-    graph: GraphData,
-    place: Position,
-    files: list[dict[str, Any]],
-    given: set[str],
-    named: Mapping[int, str],
+    graph: GraphData, place: Position, files: list[dict[str, Any]], given: set[str], named: Mapping[int, str],
     twins: dict[int, GraphData],
 ) -> GraphData:
     """Copy a graph without folders.

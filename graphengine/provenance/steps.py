@@ -52,11 +52,7 @@ def steps(
 
 
 def _steps(
-    graph: GraphData,
-    inputs: Mapping[str, Any],
-    links: list[Link],
-    item: int | None,
-    made: Mapping[str, Any],
+    graph: GraphData, inputs: Mapping[str, Any], links: list[Link], item: int | None, made: Mapping[str, Any],
     above: tuple[GraphData, ...] = (),
 ) -> list[Any]:
     part = subgraph(graph, links)
@@ -95,7 +91,9 @@ def _steps(
     return [of(link) for link in links]
 
 
-def references(graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None = None) -> dict[str, Any]:
+def references(
+    graph: GraphData, inputs: Mapping[str, Any], output: str, base: Path | None = None
+) -> dict[str, Any]:
     """The references to weights that an output needs, by node: as the run with these bound inputs made them, else
     made now."""
     bound = bound_inputs(graph, inputs, base)

@@ -227,7 +227,9 @@ def _hex(token: Any) -> str | None:
     return None if token is None else digest(token).hex()
 
 
-def _differs(plan: Plan, id: str, states: Mapping[str, State], last: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _differs(
+    plan: Plan, id: str, states: Mapping[str, State], last: Mapping[str, Any] | None
+) -> tuple[str, ...]:
     if last is None:
         return ("there is no record of a run of this workflow",)
     if id not in last:

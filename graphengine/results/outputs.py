@@ -229,7 +229,6 @@ def write_outputs(
         show: Called with a line for each file and plain value when it is written.
         together: All files appear at once; by default those of each output appear when they are written.
     """
-
     def text(output: str, part: Any, item: int | None) -> dict[str, str]:
         return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
 

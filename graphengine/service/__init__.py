@@ -1,11 +1,11 @@
 """The service: a durable queue of jobs, and what runs them.
 
-from graphengine.service import local_service, queue_file
+    from graphengine.service import local_service, queue_file
 
-with local_service(queue_file()) as service:
-    job = service.submit(graph, {"prompt": "a red circle"})
-    service.wait(job)
-    image = service.outputs(job)["image"]
+    with local_service(queue_file()) as service:
+        job = service.submit(graph, {"prompt": "a red circle"})
+        service.wait(job)
+        image = service.outputs(job)["image"]
 """
 
 from __future__ import annotations

@@ -367,14 +367,7 @@ def _round_box(box: _Box, x: float, y: float, width: float, height: float) -> st
 
 
 def _text(
-    text: str,
-    x: float,
-    y: float,
-    colour: str,
-    size: int = TITLE,
-    *,
-    bold: bool = False,
-    end: bool = False,
+    text: str, x: float, y: float, colour: str, size: int = TITLE, *, bold: bool = False, end: bool = False,
     middle: bool = False,
 ) -> str:
     anchor = ' text-anchor="end"' if end else ' text-anchor="middle"' if middle else ""

@@ -624,14 +624,10 @@ def _reader(cls: Any) -> Reader:
         if issubclass(cls, base):
             return reader
     for name, library, reader in (  # a library that is not imported has no values
-        ("Decimal", "decimal", ValueWalk.fixed),
-        ("Fraction", "fractions", ValueWalk.fixed),
-        ("mmap", "mmap", ValueWalk._buffer),
-        ("generic", "numpy", ValueWalk._scalar),
-        ("ndarray", "numpy", ValueWalk._array),
-        ("Tensor", "torch", ValueWalk._tensor),
-        ("Image", "PIL.Image", ValueWalk._picture),
-        ("Logger", "logging", ValueWalk.same),
+        ("Decimal", "decimal", ValueWalk.fixed), ("Fraction", "fractions", ValueWalk.fixed),
+        ("mmap", "mmap", ValueWalk._buffer), ("generic", "numpy", ValueWalk._scalar),
+        ("ndarray", "numpy", ValueWalk._array), ("Tensor", "torch", ValueWalk._tensor),
+        ("Image", "PIL.Image", ValueWalk._picture), ("Logger", "logging", ValueWalk.same),
     ):
         known = getattr(sys.modules.get(library), name, None)
         if isinstance(known, type) and issubclass(cls, known):

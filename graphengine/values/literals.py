@@ -56,11 +56,8 @@ def value_fits(value: Any, annotation: Any) -> bool:
             return False
         if origin is tuple and args and args[-1] is not ... and len(args) != len(value):
             return False
-        return (
-            all(value_fits(v, args[0] if origin is list or args[-1] is ... else args[i]) for i, v in enumerate(value))
-            if args
-            else True
-        )
+        return all(value_fits(v, args[0] if origin is list or args[-1] is ... else args[i])
+                   for i, v in enumerate(value)) if args else True
     if origin is dict:
         key_type, value_type = get_args(annotation)
         return isinstance(value, dict) and all(

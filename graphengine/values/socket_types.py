@@ -461,3 +461,5 @@ def type_called(name: str) -> SocketType[Any] | None:
             if known == name:
                 importlib.import_module(home)
     return _by_name.get(name)
+
+

@@ -38,9 +38,8 @@ def copy_workflow(source: Path, target: Path, *, force: bool = False) -> list[Pa
         FileError: A file would be overwritten, and nothing was written; or a file cannot be read or written.
     """
     if target.suffix.lower() not in SUFFIXES:
-        raise WorkflowError(
-            Problem("bad name", f"{target} is no name of a workflow file", hint="end it in .yaml or .json")
-        )
+        raise WorkflowError(Problem("bad name", f"{target} is no name of a workflow file", hint="end it in .yaml or "
+                                    ".json"))
     text = _read(source)
     data, _ = parse(text.decode(errors="replace"), str(source))
     beside = _files_beside(source, data)
@@ -98,14 +97,9 @@ def _files_beside(source: Path, data: Any) -> dict[str, Path]:
             except OSError:  # the name is too long, or the folder cannot be read
                 continue
             if files and not place.is_relative_to(base):
-                raise WorkflowError(
-                    Problem(
-                        "outside",
-                        f"it names {text}, which does not lie in its folder",
-                        Where(file=str(source)),
-                        "copy the whole folder yourself, or name that file by --set",
-                    )
-                )
+                raise WorkflowError(Problem(
+                    "outside", f"it names {text}, which does not lie in its folder", Where(file=str(source)),
+                    "copy the whole folder yourself, or name that file by --set"))
             named |= {str(file.relative_to(base)): file for file in files}
             for file in files if is_workflow else ():
                 if file.resolve() not in read:

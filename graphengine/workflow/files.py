@@ -129,12 +129,7 @@ def to_document(
         _write(folder / name, content)
 
     return WorkflowWriter(
-        folder,
-        embed=embed,
-        pin=pin,
-        stem=stem,
-        write_file=None if values_folder is None else write_file,
-        keep=keep,
+        folder, embed=embed, pin=pin, stem=stem, write_file=None if values_folder is None else write_file, keep=keep,
         findable=findable,
     ).document(graph)
 
@@ -163,9 +158,8 @@ def save(graph: GraphData, path: str | Path, *, embed: bool = False) -> None:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise WorkflowError(
-            Problem("bad name", f"{path.name} is no name of a workflow file", hint="end it in .yaml or .json")
-        )
+        raise WorkflowError(Problem("bad name", f"{path.name} is no name of a workflow file", hint="end it in .yaml "
+                                    "or .json"))
     document = to_document(graph, embed, path.absolute().parent, pin=True, stem=path.stem, findable=True)
     text = dumps(document, "json" if path.suffix.lower() == ".json" else "yaml")
     _write(path, text.encode())
@@ -182,12 +176,7 @@ def _folders(roots: Sequence[str | Path] | None) -> tuple[Path, ...] | None:
 def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
     data, lines = _parse_file(path if anywhere else reach.confine(path))
     inside = Reach(
-        path.absolute().parent,
-        reach.roots,
-        reach.fetch,
-        (*reach.chain, path.resolve()),
-        reach.known,
-        _open,
+        path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open,
         make=reach.make,
     )
     document, reader = migrated(data, Where(file=str(path))), Reader(lines, path, str(path), inside)

@@ -128,37 +128,17 @@ def migrated(data: Any, place: Where) -> dict[str, Any]:
         raise WorkflowError(Problem("foreign workflow", what, place, hint))
     version = data.get("version", FORMAT)
     if type(version) is not int or version < 1:
-        raise WorkflowError(
-            Problem(
-                "bad version",
-                f"the format version {version!r:.40} is no number from 1 on",
-                place,
-                f"this graphengine writes version {FORMAT}",
-                found=f"{version!r:.40}",
-            )
-        )
+        raise WorkflowError(Problem("bad version", f"the format version {version!r:.40} is no number from 1 on",
+                                    place, f"this graphengine writes version {FORMAT}", found=f"{version!r:.40}"))
     if version > FORMAT:
-        raise WorkflowError(
-            Problem(
-                "newer version",
-                f"the file has format version {version}, this graphengine reads up to {FORMAT}",
-                place,
-                "update graphengine",
-                expected=str(FORMAT),
-                found=str(version),
-            )
-        )
+        raise WorkflowError(Problem(
+            "newer version", f"the file has format version {version}, this graphengine reads up to {FORMAT}", place,
+            "update graphengine", expected=str(FORMAT), found=str(version)))
     while version < FORMAT:
         if version not in MIGRATIONS:
-            raise WorkflowError(
-                Problem(
-                    "old version",
-                    f"format version {version} cannot be brought to {FORMAT}",
-                    place,
-                    expected=str(FORMAT),
-                    found=str(version),
-                )
-            )
+            raise WorkflowError(Problem(
+                "old version", f"format version {version} cannot be brought to {FORMAT}", place,
+                expected=str(FORMAT), found=str(version)))
         data = MIGRATIONS[version](data)
         version += 1
     return dict(data)
@@ -202,7 +182,9 @@ def declared_type(text: str) -> Any:
 class Reader:
     """Reads one document in the current format, or one inside another: `Reader(...).graph_of(data)`."""
 
-    def __init__(self, lines: Mapping[tuple[Any, ...], int], file: Path | None, name: str | None, reach: Reach) -> None:
+    def __init__(
+        self, lines: Mapping[tuple[Any, ...], int], file: Path | None, name: str | None, reach: Reach
+    ) -> None:
         self.graph = reach.make()
         self.graph.file, self.graph.lines = file, lines
         self.name, self.reach = name, reach
@@ -255,9 +237,8 @@ class Reader:
         graph = self.graph
         self.known_keys(data, _TOP, (), "a workflow")
         if "version" not in data and not inline:
-            self.problem(
-                "no version", "the file does not say its format version", (), hint=f"write `version: {FORMAT}` first"
-            )
+            self.problem("no version", "the file does not say its format version", (),
+                         hint=f"write `version: {FORMAT}` first")
         graph.title, graph.description = self.text(data, "title", ()), self.text(data, "description", ())
         graph.ui = self.mapping(data, "ui", ())
         for name, declared in self.mapping(data, "inputs", ()).items():
@@ -273,9 +254,8 @@ class Reader:
             if type(link) is Link:
                 graph.outputs[name] = link
             elif link is not None:
-                self.problem(
-                    "bad link", "an output comes from one node", ("outputs", name), hint="write its id, or id.port"
-                )
+                self.problem("bad link", "an output comes from one node", ("outputs", name),
+                             hint="write its id, or id.port")
         return graph
 
     def workflows(self, written: Mapping[str, Any]) -> None:
@@ -295,12 +275,8 @@ class Reader:
         """Read a declared input."""
         path: Place = (INPUTS, name)
         if not isinstance(declared, dict):
-            self.problem(
-                "wrong type",
-                "an input is declared as a mapping",
-                path,
-                hint=f"write `{name}: {{type: str, default: ...}}`",
-            )
+            self.problem("wrong type", "an input is declared as a mapping", path,
+                         hint=f"write `{name}: {{type: str, default: ...}}`")
             return Input(name, Any)
         self.known_keys(declared, _INPUT, path, "an input")
         annotation: Any = Any
@@ -329,13 +305,8 @@ class Reader:
             default = self.held_value(declared["default_file"], (*path, "default_file"))
             required = default is UNREADABLE
         return Input(
-            name,
-            annotation,
-            required,
-            default,
-            self.text(declared, "help", path),
-            Range(**limits) if limits else None,
-            None if choices is None else Choices(*choices),
+            name, annotation, required, default, self.text(declared, "help", path),
+            Range(**limits) if limits else None, None if choices is None else Choices(*choices),
         )
 
     def held_value(self, entry: Any, path: Place) -> Any:
@@ -403,12 +374,8 @@ class Reader:
                 args[name] = link
         for name, literal in self.mapping(data, "with", path).items():
             if name in links:
-                self.problem(
-                    "duplicate input",
-                    f"{name} stands under `from` and under `with`",
-                    (*path, "with", name),
-                    hint="keep one of them",
-                )
+                self.problem("duplicate input", f"{name} stands under `from` and under `with`",
+                             (*path, "with", name), hint="keep one of them")
             else:
                 args[name] = literal
         each = data.get("each") or []
@@ -459,27 +426,20 @@ class Reader:
             self.problem("node version", f"{origin}, but the installed one declares no version", (*path, "node"))
             return None
         if version > installed:
-            self.problem(
-                "node version", f"{origin}, installed is version {installed}", (*path, "node"), hint="update the pack"
-            )
+            self.problem("node version", f"{origin}, installed is version {installed}", (*path, "node"),
+                         hint="update the pack")
             return None
         for step in range(version, installed):
             migration = definition.migrations.get(step)
             if migration is None:
-                self.problem(
-                    "node version",
-                    f"{origin}, installed is version {installed}, and the pack has no migration from version {step}",
-                    (*path, "node"),
-                )
+                self.problem("node version", f"{origin}, installed is version {installed}, and the pack has no "
+                             f"migration from version {step}", (*path, "node"))
                 return None
             try:
                 args = dict(migration(dict(args)))
             except Exception as error:  # a migration is a pack's code, and the file may hold anything
-                self.problem(
-                    "node version",
-                    f"{origin}; the migration from version {step} failed: {error!r:.200}",
-                    (*path, "node"),
-                )
+                self.problem("node version", f"{origin}; the migration from version {step} failed: {error!r:.200}",
+                             (*path, "node"))
                 return None
         return args
 
@@ -488,12 +448,8 @@ class Reader:
         if isinstance(source, str):
             node, dot, port = source.partition(".")
             if not node or (not port and (dot or node in (INPUTS, VALUES))):
-                self.problem(
-                    "bad link",
-                    f"{source!r:.60} is no link",
-                    path,
-                    hint="write a node's id, id.port, inputs.NAME or values.NAME",
-                )
+                self.problem("bad link", f"{source!r:.60} is no link", path,
+                             hint="write a node's id, id.port, inputs.NAME or values.NAME")
                 return None
             return Link(node, port)
         if isinstance(source, list):

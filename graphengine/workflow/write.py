@@ -193,14 +193,7 @@ class WorkflowWriter:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        embed: bool,
-        pin: bool,
-        stem: str,
-        write_file: WriteFile | None,
-        keep: KeepBytes | None,
+        self, folder: Path, *, embed: bool, pin: bool, stem: str, write_file: WriteFile | None, keep: KeepBytes | None,
         findable: bool = False,
     ) -> None:
         self.folder, self.embed, self.pin, self.stem, self.findable = folder, embed, pin, stem, findable

@@ -120,12 +120,8 @@ class _Yaml(_Problems):
     def read(self) -> tuple[Any, Lines]:
         if found := _CONTROL.search(self.text):
             code = f"U+{ord(found.group()):04X}"
-            self.stop(
-                self.line_at(found.start()),
-                "bad character",
-                f"the text has a control character, {code}",
-                'write it in double quotes as an escape, say "\\x07"',
-            )
+            self.stop(self.line_at(found.start()), "bad character", f"the text has a control character, {code}",
+                      'write it in double quotes as an escape, say "\\x07"')
         self.restore = self._hide_old_breaks()
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int, int]] = {}
@@ -185,12 +181,8 @@ class _Yaml(_Problems):
         elif kind == "DocumentStartEvent":
             self.documents += 1
             if self.documents > 1:
-                self.stop(
-                    line,
-                    "several documents",
-                    "a second document begins here",
-                    "a file holds one; take out the line `---`",
-                )
+                self.stop(line, "several documents", "a second document begins here",
+                          "a file holds one; take out the line `---`")
 
     def _refuse_tag(self, tag: str | None, line: int) -> None:
         if tag is not None:
