@@ -554,8 +554,9 @@ def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, An
     scaled = "scale" in (given.get("cross_attention_kwargs") or given.get("joint_attention_kwargs") or {})
     if scaled:
         raise ValueError("the attention's scale is that of LoRAs, and changes shared weights: give it to apply_lora")
-    # Files hold lists, but the pipelines add sizes and corners up as tuples.
+    # Files hold lists, but the pipelines add sizes and corners up as tuples; and some write into dictionaries.
+    own = {name: dict(value) if isinstance(value, dict) else value for name, value in given.items()}
     return {
         name: tuple(value) if isinstance(value, list) and "tuple" in str(parameters[name].annotation) else value
-        for name, value in given.items()
+        for name, value in own.items()
     }

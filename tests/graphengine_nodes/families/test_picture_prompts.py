@@ -88,7 +88,10 @@ def test_text_to_image_with_and_without_a_negative_prompt(folder: Path, pipe: An
     assert torch.equal(found, reference(pipe, folder, ["first"], 0.7, **shown))
     assert not torch.allclose(found, latents(std.load_model(folder / "flux"), None), atol=1e-2)
     negative = std.encode_prompt(model, "a green tree", max_sequence_length=64)
-    found = latents(model, prompts, negative=negative, arguments={"true_cfg_scale": 3.0})
+    attention: dict[str, Any] = {}
+    arguments = {"true_cfg_scale": 3.0, "joint_attention_kwargs": attention}
+    found = latents(model, prompts, negative=negative, arguments=arguments)
+    assert attention == {}, "the pipelines write into it"
     real = {"negative_prompt": "a green tree", "true_cfg_scale": 3.0}
     assert torch.equal(found, reference(pipe, folder, ["first"], 0.7, **real, **shown))
 
