@@ -249,6 +249,25 @@ def control_arguments(request: SampleRequest, started: str = "control_image") ->
     return found | ({"guess_mode": True} if guesses == {True} else {})
 
 
+def one_control(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+    """The arguments that hold the picture and the scale of a single ControlNet that steers in all steps.
+
+    Raises:
+        ValueError: There are several controls, or one guesses, or steers in a part of the steps.
+    """
+    control = request.control[0]
+    if len(request.control) > 1:
+        raise ValueError(f"{request.model.family} takes one ControlNet; leave the others out")
+    if control.guess or (control.start, control.end) != (0.0, 1.0):
+        raise ValueError(
+            f"a ControlNet of {request.model.family} steers in all steps: leave start, end and guess out"
+        )
+    return {
+        "control_image": control_picture(control, request),
+        "controlnet_conditioning_scale": float(control.scale),
+    }
+
+
 def check_modes(request: SampleRequest) -> None:
     """Refuse a union ControlNet without a mode, before anything is loaded.
 

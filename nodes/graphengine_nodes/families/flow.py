@@ -195,10 +195,8 @@ class Flow(Pipelines):
         values = returned if isinstance(returned, tuple) else (returned,)
         found = {}
         for name, value in zip(self.record.text.returns, values, strict=True):
-            if isinstance(value, list):
-                (value,) = (one[None] for one in value)
             if name is not None and value is not None:
-                found[name] = value.cpu()
+                found[name] = (value[0][None] if isinstance(value, list) else value).cpu()
         return found
 
     def _known(self, model: Model, parts: Mapping[str, Any], key: Any, encode: Any) -> dict[str, torch.Tensor]:
@@ -342,9 +340,12 @@ class Flow(Pipelines):
         """See `Pipelines`."""
         return {self.record.guidance.argument: request.options.guidance_scale}
 
+    def net_for(self, request: SampleRequest, net: Any) -> Any:
+        """See `Pipelines`."""
+        return private(net) if self.record.lends else net
+
     def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
         """See `Pipelines`."""
-        assert self.record.controls is not None
         return self.record.controls(request, nets)
 
     def vae_component(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:

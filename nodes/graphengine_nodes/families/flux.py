@@ -41,6 +41,9 @@ from graphengine_nodes.weights.lora_names import LoraNames, Place
 if TYPE_CHECKING:
     import torch
 
+VAE_SCALE: Mapping[str, Any] = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
+"""The scale of the published VAE."""
+
 SD3_SCALE = 1.5305
 """The `scaling_factor` of SD 3's VAE."""
 
@@ -79,7 +82,7 @@ def _owns_lora(header: Header) -> bool:
     return changes_flux(header) and not changes_unet(header)
 
 
-def _owns_vae(config: Mapping[str, Any]) -> bool:
+def owns_vae(config: Mapping[str, Any]) -> bool:
     """Whether a VAE is FLUX.1's. SD 3's has the same shape, and other latents."""
     return is_kl(config) and config.get("latent_channels") == 16 and config.get("scaling_factor") != SD3_SCALE
 
@@ -266,7 +269,7 @@ FAMILY = Flow(
         schedulers=("FlowMatchEulerDiscreteScheduler",),
         scheduler=_scheduler,
         pipeline=_pipeline,
-        owns_vae=_owns_vae,
+        owns_vae=owns_vae,
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
         prompt_widths=_prompt_widths,
         lora_names=LoraNames(
@@ -277,7 +280,7 @@ FAMILY = Flow(
             folds=True,
         ),
         owns_lora=_owns_lora,
-        vae_scale={"scaling_factor": 0.3611, "shift_factor": 0.1159},
+        vae_scale=VAE_SCALE,
         preview=PREVIEW,
         axes={
             "hidden_states": ROWS,

@@ -32,7 +32,7 @@ KARRAS = (
 DISTILLED = ("LCMScheduler", "TCDScheduler")
 """Schedulers of models, and with LoRAs, that need a few steps only."""
 
-FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 """Schedulers of flow-matching families."""
 
 SPACINGS = ("leading", "linspace", "trailing")
@@ -111,10 +111,25 @@ def make(
         changes = {one: False for one in scheduler_options.SCHEDULES if own.config.get(one)} | changes
     if name is None and not changes:
         return own
-    made = _made(cls, own, {**changes, **_seeds(cls, seeds)})
+    made = _made(cls, own, {**_across(own, cls), **changes, **_seeds(cls, seeds)})
     if idle := scheduler_options.without_effect(changes, made.config):
         raise ValueError(idle)
     return made
+
+
+def _across(own: Any, cls: Any) -> dict[str, Any]:
+    """What a model's scheduler says of flows, by the names that a scheduler of another kind has for it.
+
+    `from_config` alone passes it by silently: a scheduler for noise would denoise a flow model as one that predicts
+    noise, and a scheduler for flows would not shift.
+    """
+    config, flows = own.config, cls.__name__ in FLOW
+    if flows == (type(own).__name__ in FLOW):
+        return {}
+    if flows:
+        return {"shift": config.get("flow_shift", 1.0)}
+    shift = {"flow_shift": config.get("shift", 1.0), "use_dynamic_shifting": config.get("use_dynamic_shifting", False)}
+    return {"use_flow_sigmas": True, "prediction_type": "flow_prediction", **shift}
 
 
 def _check_spacing(cls: Any, spacing: str) -> None:

@@ -245,7 +245,8 @@ class Pipelines:
             if start and request.options.strength is not None:
                 call["strength"] = request.options.strength
             if request.control:
-                nets = [stack.enter_context(store.controlnet(net, device, model)) for net in request.nets]
+                held = [stack.enter_context(store.controlnet(net, device, model)) for net in request.nets]
+                nets = [self.net_for(request, net) for net in held]
                 components |= {"controlnet": nets[0] if len(nets) == 1 else nets} if nets else {}
                 call |= self.control_arguments(request, nets)
             components |= self.vae_component(stack, store, request, device)
@@ -290,6 +291,10 @@ class Pipelines:
     def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         """The pipeline's arguments that hold the prompts and the negative prompts."""
         raise NotImplementedError
+
+    def net_for(self, request: SampleRequest, net: Any) -> Any:
+        """A ControlNet as the pipeline may have it: one that the pipeline changes is a copy."""
+        return net
 
     def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
         """The pipeline's arguments that hold the picture prompts, in families that take IP-Adapters."""

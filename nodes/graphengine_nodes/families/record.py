@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Factors, SampleRequest
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.headers import Header
@@ -238,6 +239,7 @@ class Record:
         vae_scale, preview: Of its published VAE.
         axes: How each argument of its denoiser belongs to the pictures that are made together.
         controls: The arguments for ControlNets; takes the request and the loaded nets.
+        lends: Its pipelines put modules of the denoiser into the ControlNet, of which each call has a clone of its own.
         modes: See `Family.modes_of`.
         check: Refuses what its pipelines would ignore, or fail at with less clear words; raises ValueError.
         tokenizer: See `Family.packaged_tokenizer`.
@@ -263,7 +265,8 @@ class Record:
     vae_scale: Mapping[str, Any] = field(default_factory=dict)
     preview: Factors = ()
     axes: Mapping[str, Axis]
-    controls: Callable[[SampleRequest, Sequence[Any]], dict[str, Any]] | None = None
+    controls: Callable[[SampleRequest, Sequence[Any]], dict[str, Any]] = arguments.one_control
+    lends: bool = False
     modes: Callable[[Config], int | None] = lambda config: None
     check: Callable[[SampleRequest, Task], None] = lambda request, task: None
     tokenizer: Callable[[str, Contents], Path | None] = lambda component, held: None

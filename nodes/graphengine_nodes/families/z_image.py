@@ -1,0 +1,79 @@
+"""Z-Image (Turbo and base) on diffusers' own pipelines: prompts of any length as lists, latents of FLUX.1's VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphengine_nodes.families.flow import Flow
+from graphengine_nodes.families.flux import PREVIEW, VAE_SCALE, owns_vae
+from graphengine_nodes.families.lora_places import own_places
+from graphengine_nodes.families.pipelines import COMMON, kl_settings
+from graphengine_nodes.families.record import LIST, ROWS, Guidance, Latents, Record, Task, Text, Variant
+from graphengine_nodes.weights.lora_names import LoraNames, Place
+
+CONTROL = {"controlnet": ("diffusers.models.controlnets.controlnet_z_image", "ZImageControlNetModel")}
+
+TASKS: Mapping[str, Task] = {
+    "": Task(pipeline="z_image.pipeline_z_image.ZImagePipeline"),
+    "image": Task(pipeline="z_image.pipeline_z_image_img2img.ZImageImg2ImgPipeline"),
+    "inpaint": Task(pipeline="z_image.pipeline_z_image_inpaint.ZImageInpaintPipeline", encodes=True),
+    "controlnet": Task(pipeline="z_image.pipeline_z_image_controlnet.ZImageControlNetPipeline", encodes=True),
+    "controlnet+inpaint": Task(
+        pipeline="z_image.pipeline_z_image_controlnet_inpaint.ZImageControlNetInpaintPipeline", encodes=True
+    ),
+}
+
+
+def _settings(index: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of Turbo, which no tensor tells from the base model; the base model's card says 50 steps, guidance 4."""
+    return {"steps": 9, "guidance_scale": 0.0, "width": 128, "height": 128}
+
+
+def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+    if "transformer" in configs:
+        return (int(configs["transformer"].get("cap_feat_dim", 2560)),)
+    return (int(configs["text_encoder"].get("hidden_size", 2560)),)
+
+
+def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
+    return own_places(paths)
+
+
+FAMILY = Flow(
+    Record(
+        name="z_image",
+        classes=COMMON
+        | CONTROL
+        | {
+            "tokenizer": ("transformers", "Qwen2Tokenizer"),
+            "text_encoder": ("transformers", "Qwen3Model"),
+            "transformer": ("diffusers.models.transformers.transformer_z_image", "ZImageTransformer2DModel"),
+        },
+        parts={
+            "text_encoder": ("tokenizer", "text_encoder"),
+            "denoiser": ("transformer", "scheduler"),
+            "vae": ("vae",),
+        },
+        variants={"": Variant(tasks=TASKS, settings=_settings)},
+        text=Text(
+            returns=("embeds", None),
+            arguments={"embeds": "prompt_embeds"},
+            always={"do_classifier_free_guidance": False},
+            length=512,
+            ragged="list",
+        ),
+        guidance=Guidance(off=0.0),
+        latents=Latents(),
+        schedulers=("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"),
+        scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+        owns_vae=owns_vae,
+        vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
+        prompt_widths=_prompt_widths,
+        lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
+        vae_scale=VAE_SCALE,
+        preview=PREVIEW,
+        axes={"x": LIST, "t": ROWS, "cap_feats": LIST, "controlnet_block_samples": LIST},
+        lends=True,
+    )
+)
