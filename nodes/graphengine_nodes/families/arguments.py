@@ -263,7 +263,7 @@ def one_control(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
             f"a ControlNet of {request.model.family} steers in all steps: leave start, end and guess out"
         )
     return {
-        "control_image": control_picture(control, request),
+        "control_image": signed_picture(control, request),
         "controlnet_conditioning_scale": float(control.scale),
     }
 
@@ -299,6 +299,13 @@ def control_picture(control: Control, request: SampleRequest) -> torch.Tensor:
     resizer = VaeImageProcessor(sides_of(request.model), do_convert_rgb=True, do_normalize=False)
     masked = bool((pixels < 0).any())  # -1 marks masked pixels, which a PIL picture cannot hold
     return repeat(resizer.preprocess(pixels if masked else control.image.pils(), wanted[1], wanted[0]), count)
+
+
+def signed_picture(control: Control, request: SampleRequest) -> torch.Tensor:
+    """Control pictures scaled to -1..1, as pipelines do that take tensors as they are; one with negative numbers is
+    left."""
+    picture = control_picture(control, request)
+    return picture if bool(picture.min() < 0) else 2.0 * picture - 1.0
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ posterior first: the denoiser's results depend on the VAE.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Factors, SampleRequest
@@ -37,9 +37,6 @@ from graphengine_nodes.families.record import (
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames, Place
-
-if TYPE_CHECKING:
-    import torch
 
 VAE_SCALE: Mapping[str, Any] = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
 """The scale of the published VAE."""
@@ -185,20 +182,15 @@ CONTROL: Mapping[str, Task] = {
 }
 
 
-def _normalised(picture: torch.Tensor) -> torch.Tensor:
-    """Scale a control picture to -1..1, as the pipelines do: a picture with negative numbers is left as it is."""
-    return picture if bool(picture.min() < 0) else 2.0 * picture - 1.0
-
-
 def _control_arguments(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     """The arguments that hold control pictures and scales; the pipelines encode pictures in -1..1 as they are."""
     controls = request.control
     if not nets:
-        return {"control_image": _normalised(arguments.control_picture(controls[0], request))}
+        return {"control_image": arguments.signed_picture(controls[0], request)}
     if any(control.guess for control in controls):
         raise ValueError("FLUX has no guess mode; leave guess out")
     values: dict[str, Any] = {
-        "control_image": [_normalised(arguments.control_picture(control, request)) for control in controls],
+        "control_image": [arguments.signed_picture(control, request) for control in controls],
         "controlnet_conditioning_scale": [float(control.scale) for control in controls],
         "control_guidance_start": [control.start for control in controls],
         "control_guidance_end": [control.end for control in controls],

@@ -32,7 +32,7 @@ KARRAS = (
 DISTILLED = ("LCMScheduler", "TCDScheduler")
 """Schedulers of models, and with LoRAs, that need a few steps only."""
 
-FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 """Schedulers of flow-matching families."""
 
 SPACINGS = ("leading", "linspace", "trailing")
@@ -182,6 +182,7 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
     @functools.wraps(set_timesteps)
     def guarded(*args: Any, **kwargs: Any) -> None:
         _end_in_lower_order(scheduler, args, kwargs, options)
+        kwargs = _as_taken(scheduler, kwargs)
         try:
             set_timesteps(*args, **kwargs)
         except _FAILURES as error:
@@ -199,6 +200,21 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
     scheduler.set_timesteps = guarded
     if name == "UniPCMultistepScheduler":
         _guard_step(scheduler)
+
+
+def _as_taken(scheduler: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A flow pipeline's arguments as a scheduler of the other kind takes them: sigmas as an array, and no `mu`, which
+    flow matching's Euler ignores too, unless shifting is dynamic."""
+    import numpy as np
+
+    found = dict(kwargs)
+    if not scheduler.config.get("use_flow_sigmas"):
+        return found
+    if isinstance(found.get("sigmas"), list):
+        found["sigmas"] = np.asarray(found["sigmas"], dtype=np.float64)
+    if not scheduler.config.get("use_dynamic_shifting"):
+        found.pop("mu", None)
+    return found
 
 
 def _guard_step(scheduler: Any) -> None:

@@ -65,7 +65,7 @@ FAMILY = Flow(
         ),
         guidance=Guidance(off=0.0),
         latents=Latents(),
-        schedulers=("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler"),
+        schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
         owns_vae=owns_vae,
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),

@@ -111,7 +111,7 @@ def _one_of(fitting: Sequence[Family], name: str | None, path: Path) -> Family:
     names = [kind.name for kind in fitting]
     if not names:
         raise ModelError(f"{path} fits no model of a known family ({', '.join(families())})")
-    if name is None and len(names) > 1:
+    if name is None and any(kind.vae_scale != fitting[0].vae_scale for kind in fitting):
         raise ModelError(f"{path} may be of {' or '.join(names)}, whose scales differ: give family, or config")
     if name is not None and name not in names:
         raise ModelError(f"{path} is for {' or '.join(names)} models, and not for {name} ones")

@@ -1,6 +1,6 @@
 """Reading weights from files into modules of diffusers and transformers.
 
-Modules are built on the meta device, which affects this thread alone, and then given their tensors: the libraries'
+Modules are built without weights, in a way that affects this thread alone, and then given their tensors: the libraries'
 `from_pretrained` patches torch for all threads while it builds a module, so two calls at once disturb each other.
 Tensors are copied out of the file: overwriting a file while it is mapped would end the process.
 """
@@ -83,16 +83,31 @@ def laid_out(module: Any, tensors: Tensors, dtype: torch.dtype, full: frozenset[
 
 def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
     """Build a module without weights from a configuration, which was read from `file`."""
-    import torch
-
     try:
-        with torch.device("meta"):
+        with _without_weights():
             if hasattr(cls, "from_config"):
                 return cls.from_config(config).eval()
             return cls(cls.config_class.from_dict(config)).eval()
     except Exception as error:  # the libraries raise errors without a common base for unexpected values
         reason = " ".join(str(error).split())
         raise ModelError(f"{file} describes no {cls.__name__} that can be built: {reason:.300}") from None
+
+
+def _without_weights() -> Any:
+    """A context in which modules are built with parameters on the meta device, and with what they compute from their
+    configuration (tables of positions, frequencies), which is in no file. It affects this thread alone.
+
+    The layers of torch make their parameters by `torch.empty`; the few that are made otherwise are small.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            placed = {"device": "meta"} if func is torch.empty and not (kwargs or {}).get("device") else {}
+            return func(*args, **{**(kwargs or {}), **placed})
+
+    return Mode()
 
 
 def _check_scaling(config: Any, file: Path) -> None:
@@ -221,8 +236,6 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     Raises:
         ModelError: Some are missing, of another shape, or have no place in the module.
     """
-    import torch
-
     tied = getattr(module, "_tied_weights_keys", None)
     if isinstance(tied, dict):  # a tensor that two places share is in the file once
         tensors = {name: tensors[source] for name, source in tied.items() if source in tensors} | tensors
@@ -244,10 +257,7 @@ def fill(module: Any, tensors: Tensors, where: Path) -> Any:
     for parent in module.modules():
         for name, buffer in parent._buffers.items():
             if buffer is not None and buffer.is_meta:
-                # The one buffer that is not in files, in every text encoder of transformers: 0, 1, 2, ...
-                if name != "position_ids":
-                    raise ModelError(f"{where}: nothing is known about the buffer {name} of {type(parent).__name__}")
-                parent._buffers[name] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
+                raise ModelError(f"{where}: nothing is known about the buffer {name} of {type(parent).__name__}")
     # Its parameters ask for gradients as after `from_pretrained`, though none are computed: torch multiplies batches of
     # matrices in another order for parameters that do.
     return module

@@ -1,0 +1,119 @@
+"""Cases of the oracle tests of families that are records: a line for each family, as data, and drawn pictures.
+
+The reference process must know nothing of graphengine, so this module imports only PIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import PIL.Image
+import PIL.ImageDraw
+
+PROMPT = "a red circle on a blue background"
+
+
+def picture() -> PIL.Image.Image:
+    """What image to image, inpainting and edits start from: 64 x 64."""
+    drawn = PIL.Image.new("RGB", (64, 64), (40, 60, 170))
+    pen = PIL.ImageDraw.Draw(drawn)
+    pen.rectangle((15, 20, 45, 55), fill=(220, 200, 40))
+    pen.ellipse((35, 8, 57, 30), fill=(200, 40, 40))
+    return drawn
+
+
+def other() -> PIL.Image.Image:
+    """A second reference picture, of another size."""
+    drawn = PIL.Image.new("RGB", (96, 64), (200, 60, 40))
+    PIL.ImageDraw.Draw(drawn).ellipse((20, 10, 70, 50), fill=(30, 160, 60))
+    return drawn
+
+
+def mask() -> PIL.Image.Image:
+    """Where to paint."""
+    drawn = PIL.Image.new("L", (64, 64), 0)
+    PIL.ImageDraw.Draw(drawn).rectangle((16, 16, 47, 47), fill=255)
+    return drawn
+
+
+def edges() -> PIL.Image.Image:
+    """A control picture as a canny detector would give it."""
+    drawn = PIL.Image.new("RGB", (64, 64), "black")
+    PIL.ImageDraw.Draw(drawn).ellipse((17, 17, 47, 47), outline="white")
+    return drawn
+
+
+def line(
+    model: str,
+    tasks: Mapping[str, str],
+    *,
+    guidance: str = "guidance_scale",
+    scale: float = 4.0,
+    schedulers: Sequence[str] = (),
+    negative: bool = True,
+    lora: str | None = "transformer",
+    several: bool = True,
+    call: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    size: tuple[int, int] = (64, 64),
+) -> Iterator[dict[str, Any]]:
+    """The cases of one model.
+
+    Args:
+        model: The folder that the conftest makes; a ControlNet lies beside it, as `{model}-net`.
+        tasks: The pipelines of diffusers by task, as the family's record names tasks.
+        guidance: The pipelines' argument that the guidance scale is for.
+        schedulers: Others than the model's own that it is asked with.
+        negative: Its pipelines take a negative prompt.
+        lora: The component that a LoRA changes, `{model}.safetensors`; None where there is none.
+        several: A call makes two pictures of two generators.
+        call: Further arguments of diffusers' one call.
+        arguments: The same for the nodes, where they differ.
+    """
+    base: dict[str, Any] = {
+        "model": model,
+        "guidance": guidance,
+        "scale": scale,
+        "seeds": [5],
+        "steps": 2,
+        "scheduler": None,
+        "negative": None,
+        "lora": None,
+        "call": dict(call or {}),
+        "arguments": dict((call or {}) if arguments is None else arguments),
+        "size": size,
+    }
+
+    def case(task: str, what: str = "", **changes: Any) -> dict[str, Any]:
+        name = " ".join(filter(None, (model, task or "text", what)))
+        return base | {"name": name, "task": task, "class": tasks[task]} | changes
+
+    for task in tasks:
+        yield case(task)
+        if several:
+            yield case(task, "two pictures", seeds=[5, 9])
+    first = next(iter(tasks))
+    if negative:
+        yield case(first, "negative", negative="a tree")
+    yield case(first, "no guidance", scale=0.0)
+    if lora:
+        yield case(first, "LoRA", lora=lora)
+    for scheduler in schedulers:
+        yield case(first, scheduler, scheduler=scheduler, steps=3)
+
+
+def cases() -> list[dict[str, Any]]:
+    """Every case of every family."""
+    return [
+        *line(
+            "z_image",
+            {
+                "": "ZImagePipeline",
+                "image": "ZImageImg2ImgPipeline",
+                "inpaint": "ZImageInpaintPipeline",
+                "controlnet": "ZImageControlNetPipeline",
+            },
+            schedulers=("UniPCMultistepScheduler",),
+        ),
+    ]

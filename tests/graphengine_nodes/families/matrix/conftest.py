@@ -1,0 +1,36 @@
+"""Fixtures: the small models of every family, and the pictures that diffusers alone makes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.graphengine_nodes.conftest import reference
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small models in one folder, as the reference process wants them."""
+    folder = tmp_path_factory.mktemp("families")
+    family_models(folder)
+    return folder
+
+
+def family_models(folder: Path) -> None:
+    """The model of each line, with its ControlNet as `{model}-net` and its LoRA as `{model}.safetensors`."""
+    from graphengine_nodes.testing import small, z_image
+
+    z_image.z_image_model(folder / "z_image")
+    z_image.z_image_controlnet(folder / "z_image-net")
+    for model in ("z_image",):
+        small.lora_for(folder / model, folder / f"{model}.safetensors")
+
+
+@pytest.fixture(scope="session")
+def references(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The float pictures that diffusers alone makes of every case, in another process."""
+    return reference(HERE, models, tmp_path_factory.mktemp("reference") / "pictures.npz")
