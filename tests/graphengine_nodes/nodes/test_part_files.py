@@ -110,7 +110,7 @@ def test_the_scale_of_a_vae_is_its_familys(folder: Path, tmp_path: Path) -> None
     save_file(load_file(folder / "dev" / "vae" / WEIGHTS), file, groups)
     dev = std.load_model(folder / "dev")
     assert torch.equal(picture(std.join_model(dev, dev, std.load_vae(file))), picture(dev))
-    with pytest.raises(ModelError, match=r"vae.safetensors is for flux or z_image models, and not for stable_diffusion ones"):
+    with pytest.raises(ModelError, match=r"is for flux or z_image models, and not for stable_diffusion ones"):
         std.load_vae(file, family="stable_diffusion")
     with pytest.raises(ModelError, match="latents of 16 channels at 1/8 of the size; xl needs 4 at 1/8"):
         std.replace_vae(xl, file)
