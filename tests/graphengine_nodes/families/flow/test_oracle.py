@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from graphengine_nodes.nodes import images
 
-from tests.graphengine_nodes.families.matrix import cases
+from tests.graphengine_nodes.families.flow import cases
 
 CASES = cases.cases()
 
