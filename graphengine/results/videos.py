@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 FRAMES = "graphengine_frames"
 """The text that identifies the frames of a video as they were before they were compressed."""
+SUM, NO_SUM = "graphengine_sum", "the sum of this file".ljust(64, ".")
+"""The text that holds the SHA-256 of the whole file, with `NO_SUM` in its place: FFmpeg would paint over damage."""
 SUFFIX = ".mp4"
 PICTURES = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 """What else begins like an MP4."""
@@ -47,6 +50,8 @@ def texts_of(path: Path, whole_if: str) -> dict[str, str]:
         raise FileError(f"{path} is damaged or cut short")
     with _opened(path) as (container, stream):
         texts = dict(container.metadata)
+        if SUM in texts and not _is_unchanged(path, texts[SUM]):
+            raise FileError(f"{path} is damaged, or another program has changed it: its sum ({SUM}) is another")
         if whole_if in texts:
             count = sum(1 for _ in _frames(container, stream, path))
             if not count or count < stream.frames:
@@ -68,6 +73,12 @@ def _is_whole(path: Path) -> bool:
                 return False
             place += length
     return place == end
+
+
+def _is_unchanged(path: Path, told: str) -> bool:
+    with open_file(path) as file:
+        data = file.read()
+    return hashlib.sha256(data.replace(told.encode(), NO_SUM.encode(), 1)).hexdigest() == told
 
 
 def difference(one: Path, other: Path) -> int | None:
@@ -111,7 +122,6 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
 def _frames(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
     if stream.width * stream.height > MOST_PIXELS:
         raise FileError(f"{path} would unpack to more pixels than a frame of ours can have")
-    stream.codec_context.options = {"err_detect": "explode"}  # FFmpeg would paint over what is damaged
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise FileError(f"{path} is damaged or cut short (a frame)")

@@ -26,6 +26,10 @@ OTHERS = frozenset({".gif", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".jpg", ".j
 FRAMES = "graphengine_frames"
 """The text in an MP4 that holds the digest of the frames before they were compressed (`digest_of`), by which
 `graphengine rerun` says whether frames are the same."""
+SUM = "graphengine_sum"
+"""The text in an MP4 that holds the SHA-256 of the whole file with `NO_SUM` in its place: damage shows, which FFmpeg
+would paint over."""
+NO_SUM = "the sum of this file".ljust(64, ".")
 THREADS = "4"
 """Threads of the encoder: a fixed number, since the compressed frames depend on it."""
 MOST_SHOWN, LONGEST_SHOWN = 32, 256
@@ -70,7 +74,7 @@ def mp4(
 
     Args:
         frames: float [F, H, W, 3] in 0..1. Odd sides get one more row or column, a copy of the last.
-        text: Written as metadata of the file, beside `FRAMES`.
+        text: Written as metadata of the file, beside `FRAMES` and `SUM`.
         file: For error messages.
         crf: How much is lost: 0 nothing but colours, 17 what nobody sees, 51 most.
         encoder: Of FFmpeg; default: `libx264`, or `mpeg4` where FFmpeg was built without it.
@@ -87,7 +91,7 @@ def mp4(
     options = {"movflags": "use_metadata_tags"}
     try:
         with av.open(target, "w", format="mp4", options=options) as container:
-            container.metadata.update({**text, FRAMES: digest_of(frames)})
+            container.metadata.update({**text, FRAMES: digest_of(frames), SUM: NO_SUM})
             rate = Fraction(fps).limit_denominator(1001 if name == "libx264" else 60)  # MPEG-4 counts to 65535
             stream = container.add_stream(name, rate=rate, options=_options(name, crf))
             assert isinstance(stream, av.VideoStream)
@@ -101,7 +105,8 @@ def mp4(
     except (av.FFmpegError, ValueError) as error:
         told = f"{len(frames)} frames of {width} x {height} cannot be written as MP4 ({_words(error)})"
         raise FileError(f"{file}: {told}; write them as .png") from None
-    return target.getvalue()
+    data = target.getvalue()
+    return data.replace(NO_SUM.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def _options(encoder: str, crf: int) -> dict[str, str]:
