@@ -18,7 +18,8 @@ from graphengine_nodes.values.types import Image, ImagePrompt, Mask, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import read_headers
-from graphengine_nodes.weights.ip_adapter_files import STEM, AdapterFile, encoder_config, read_adapter_file
+from graphengine_nodes.weights.image_encoders import STEM, encoder_at, encoder_config
+from graphengine_nodes.weights.ip_adapter_files import AdapterFile, read_adapter_file
 
 
 @node(version=1)
@@ -30,8 +31,10 @@ def load_ip_adapter(
     ],
     image_encoder: Annotated[
         str | Path | None,
-        File("folder", names=True),
-        Doc("The folder of its image encoder, or a hub id; default: `image_encoder` beside the file."),
+        File("weights", names=True),
+        Doc(
+            "The folder or file of its image encoder, or a hub id; default: the folder `image_encoder` beside the file."
+        ),
     ] = None,
     precision: Annotated[
         str | None,
@@ -42,9 +45,9 @@ def load_ip_adapter(
     """Make a reference to an IP-Adapter, by which a model follows pictures; weights are read when a node computes.
 
     It is what ComfyUI's IPAdapter nodes load. Of the published kinds the plain ones (also light and vit-G) follow a
-    picture as a whole, plus, plus-face and full-face each of its patches. Image encoders are folders of CLIP's picture
-    side. Where that beside the file does not fit, as beside SDXL's `vit-h` files, `../models/image_encoder` is looked
-    at as well. XLabs' for FLUX.1 are read too. A `.bin` is read for its tensors alone.
+    picture as a whole, plus, plus-face and full-face each of its patches; XLabs' for FLUX.1 are plain ones. Image
+    encoders are CLIP's picture side, in folders or single files. Where that beside the file does not fit, as beside
+    SDXL's `vit-h` files, `../models/image_encoder` is looked at as well. A `.bin` is read for its tensors alone.
 
     Raises:
         ModelError: There is no such file, it is damaged, no IP-Adapter, holds unknown tensors, or is of the kind
@@ -56,15 +59,15 @@ def load_ip_adapter(
             f"there is no IP-Adapter {source}; give a file, such as ip-adapter_sd15.safetensors of h94/IP-Adapter"
         )
     held = read_adapter_file(path)
-    folder = _encoder_folder(path, held, image_encoder)
-    digest, encoder = fingerprint(path), files.component_digest(Location(folder), STEM)
+    place = _encoder_place(path, held, image_encoder)
+    digest, encoder = fingerprint(path), files.component_digest(place, STEM)
     files.note(digest, Location(path))
-    files.note(encoder, Location(folder))
+    files.note(encoder, place)
     return IPAdapter(digest, encoder, held.kind, held.families, precision, files.name_of(path))
 
 
-def _encoder_folder(path: Path, held: AdapterFile, given: str | Path | None) -> Path:
-    """The folder of an adapter's image encoder: given, or beside its file; it gives what the adapter reads.
+def _encoder_place(path: Path, held: AdapterFile, given: str | Path | None) -> Location:
+    """Where an adapter's image encoder lies: given, or beside its file; it gives what the adapter reads.
 
     Raises:
         ModelError: There is none that fits.
@@ -72,23 +75,20 @@ def _encoder_folder(path: Path, held: AdapterFile, given: str | Path | None) -> 
     if given is not None:
         found = files.find(given, "model")
         inside = found / "image_encoder"
-        folders = [inside if inside.is_dir() else found]
+        places = [encoder_at(inside if inside.is_dir() else found)]
     else:
-        folders = [path.parent / "image_encoder", path.parent.parent / "models" / "image_encoder"]
-        folders = [folder for folder in folders if folder.is_dir()]
-    if not folders:
-        raise ModelError(
-            f"there is no folder image_encoder beside {path}: give image_encoder, the folder of the CLIP picture "
-            "encoder that the adapter was trained with"
-        )
+        folders = (path.parent / "image_encoder", path.parent.parent / "models" / "image_encoder")
+        places = [encoder_at(folder) for folder in folders if folder.is_dir()]
+    which = "the folder or file of the CLIP picture encoder that the adapter was trained with"
+    if not places:
+        raise ModelError(f"there is no folder image_encoder beside {path}: give image_encoder, {which}")
     number = "projection_dim" if held.kind == "plain" else "hidden_size"
-    widths = {folder: encoder_config(folder)[number] for folder in folders}
-    fitting = next((folder for folder, width in widths.items() if width == held.width), None)
+    widths = [(place, encoder_config(place.folder)[number]) for place in places]
+    fitting = next((place for place, width in widths if width == held.width), None)
     if fitting is None:
-        told = ", ".join(f"{folder} gives {width}" for folder, width in widths.items())
+        told = ", ".join(f"{place.path} gives {width}" for place, width in widths)
         raise ModelError(
-            f"{path} reads {held.width} numbers of a picture ({number}), and {told}: give image_encoder, the folder of "
-            "the CLIP picture encoder that the adapter was trained with"
+            f"{path} reads {held.width} numbers of a picture ({number}), and {told}: give image_encoder, {which}"
         )
     return fitting
 

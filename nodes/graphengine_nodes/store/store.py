@@ -25,7 +25,7 @@ from graphengine_nodes.values.references import ControlNet, Held, IPAdapter, Mod
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 from graphengine_nodes.weights.files import Location
-from graphengine_nodes.weights.ip_adapter_files import STEM, load_encoder
+from graphengine_nodes.weights.image_encoders import STEM, load_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -248,7 +248,7 @@ class WeightStore:
         dtype = dtype_of(adapter.precision, device)
 
         def read() -> Any:
-            return load_encoder(_unchanged(adapter.encoder, f"{adapter.source}'s image encoder", STEM).path, dtype)
+            return load_encoder(_unchanged(adapter.encoder, f"{adapter.source}'s image encoder", STEM), dtype)
 
         with self._computing((adapter.encoder, str(dtype)), device, read, (), None) as module:
             yield module

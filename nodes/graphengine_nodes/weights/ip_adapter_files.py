@@ -1,5 +1,4 @@
-"""Files of IP-Adapters: what they hold, told by names and shapes, with every tensor accounted for; and their image
-encoders' configurations.
+"""Files of IP-Adapters: what they hold, told by names and shapes, with every tensor accounted for.
 
 A file holds layers beside each cross attention of a denoiser (`ip_adapter`), and the projection that makes words of
 what an image encoder gives (`image_proj`).
@@ -19,9 +18,6 @@ from graphengine_nodes.weights.reading import read_tensors
 
 if TYPE_CHECKING:
     import torch
-
-STEM = "model"
-"""The name of the weight files in an image encoder's folder."""
 
 TOKENS = 4
 """How many words a plain adapter makes of a picture."""
@@ -217,42 +213,3 @@ def _words(file: Path, kind: str, projection: Mapping[str, Sequence[int]], flux:
 
 def _first(names: Mapping[str, Any]) -> str:
     return ", ".join(list(names)[:3]) or "nothing"
-
-
-# --- image encoders ---------------------------------------------------------------------------------------------------
-
-
-def encoder_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the image encoder in a folder: CLIP's picture side, alone or in a whole CLIP model.
-
-    Raises:
-        ModelError: There is none, or it is of another kind.
-    """
-    config = files.read_json(folder / "config.json")
-    kind = config.get("model_type")
-    if kind == "clip" and isinstance(config.get("vision_config"), dict):
-        config = config["vision_config"]
-    elif kind != "clip_vision_model":
-        raise ModelError(f"{folder} is a {kind or 'model of no type'}, and no image encoder of CLIP")
-    for name in ("image_size", "hidden_size", "projection_dim"):
-        if not isinstance(config.get(name), int):
-            raise ModelError(f"{folder / 'config.json'} says no {name}; copy it again")
-    return dict(config)
-
-
-def load_encoder(folder: Path, dtype: torch.dtype) -> Any:
-    """Load an image encoder, on the CPU.
-
-    Raises:
-        ModelError: Its files are damaged or incomplete.
-    """
-    import torch
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from graphengine_nodes.weights.reading import fill
-
-    with torch.device("meta"):
-        module: Any = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(encoder_config(folder)))
-    tensors = {n: t for path in files.weight_files(folder, STEM).files for n, t in read_tensors(path, dtype).items()}
-    of_text = ("text_model.", "text_projection.", "logit_scale")  # of a whole CLIP model
-    return fill(module.eval(), {n: t for n, t in tensors.items() if not n.startswith(of_text)}, folder)

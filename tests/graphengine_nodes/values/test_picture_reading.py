@@ -28,7 +28,12 @@ def pixels(file: Path) -> Any:
 
 
 def tiff(
-    array: Any, photometric: int = 2, format: int = 1, extra: int | None = None, order: str = "<", orientation: int = 1,
+    array: Any,
+    photometric: int = 2,
+    format: int = 1,
+    extra: int | None = None,
+    order: str = "<",
+    orientation: int = 1,
     profile: bytes = b"",
 ) -> bytes:
     """A TIFF file without compression, written by hand (TIFF 6.0): no library writes all of these."""

@@ -167,6 +167,7 @@ def test_other_small_formats_are_refused_by_name(tmp_path: Path, case: str) -> N
     with pytest.raises((ModelError, NodeError), match=sentence):
         latent(std.load_model(tmp_path / "other.safetensors", config=TINY / "model"))
 
+
 # What is told by the header and by descriptions of layers, before anything is read.
 def described(**told: Any) -> torch.Tensor:
     return torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
@@ -197,9 +198,7 @@ FORMS: dict[str, tuple[Callable[[torch.Tensor], Tensors], str]] = {
 
 @pytest.mark.parametrize("case", FORMS)
 @pytest.mark.parametrize("layout", ["file", "folder"])
-def test_small_numbers_in_another_form_are_refused_when_they_are_loaded(
-    tmp_path: Path, case: str, layout: str
-) -> None:
+def test_small_numbers_in_another_form_are_refused_when_they_are_loaded(tmp_path: Path, case: str, layout: str) -> None:
     more, sentence = FORMS[case]
     folder = shutil.copytree(TINY / "model", tmp_path / "model")
     whole = single_file(tmp_path / "whole.safetensors")
