@@ -19,12 +19,14 @@ from graphengine_nodes.layouts import (
     chroma,
     flux,
     flux2,
+    flux2_vae,
     qwen_image,
     stable_diffusion_3,
     texts,
     unet,
     vae,
     wan,
+    wan_vae,
     z_image,
 )
 from graphengine_nodes.layouts.kinds import Kind, Spelling
@@ -43,6 +45,8 @@ KINDS = (
     *stable_diffusion_3.KINDS,
     *wan.KINDS,
     *vae.KINDS,
+    *flux2_vae.KINDS,
+    *wan_vae.KINDS,
     *texts.KINDS,
 )
 """All kinds, in the order in which a file is searched for them. A new kind is a record in a module of its own, and a
@@ -101,18 +105,19 @@ class Component:
             )
         return found
 
-    def config_as(self, cls: str) -> dict[str, Any] | None:
-        """Its configuration as a class of diffusers or transformers has it; None where it is of another class.
-
-        Some classes have the very same tensors under the same names: no file tells which of them it was made of.
+    @property
+    def configs(self) -> list[dict[str, Any]]:
+        """Its configuration, and those of other classes of diffusers that have the very same tensors: no file tells of
+        which it was made.
 
         Raises:
             ModelError: As for `config`.
         """
-        if cls in self.of.twins:
-            return self.of.twins[cls](self.config)
-        mine = (self.config.get("_class_name"), *self.config.get("architectures", ()))
-        return self.config if cls in mine else None
+        return [self.config, *(twin(self.config) for twin in self.of.twins.values())]
+
+    def config_as(self, cls: str) -> dict[str, Any] | None:
+        """That of its configurations which is of a class; None where none is."""
+        return next((found for found in self.configs if cls in _classes(found)), None)
 
     def check(self, config: Mapping[str, Any], folder: Path) -> None:
         """Refuse a configuration of another model, in a folder, whose widths the file's shapes contradict.
@@ -186,6 +191,11 @@ class Contents:
             return self.components[name]
         alone = self.components.get("")
         return alone.as_text_encoder(name, projected) if alone is not None and name.startswith("text_encoder") else None
+
+
+def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of diffusers or transformers that a configuration names."""
+    return (config.get("_class_name", ""), *config.get("architectures", ()))
 
 
 def family_of(header: Header) -> str | None:

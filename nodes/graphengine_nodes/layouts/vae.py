@@ -101,13 +101,22 @@ def config(shapes: Shapes) -> dict[str, Any]:
     return found
 
 
+NORMALISED = ("bn.running_mean",)
+"""A tensor of FLUX.2's VAE, which is of a kind of its own."""
+
 KINDS = (
     Kind(
         "vae",
         "vae",
         (
-            Spelling("original", ("decoder.up.0.block.0.norm1.weight",), VAE, places),
-            Spelling("diffusers", ("decoder.up_blocks.0.resnets.0.norm1.weight",), ("vae.", ""), diffusers_places),
+            Spelling("original", ("decoder.up.0.block.0.norm1.weight",), VAE, places, NORMALISED),
+            Spelling(
+                "diffusers",
+                ("decoder.up_blocks.0.resnets.0.norm1.weight",),
+                ("vae.", ""),
+                diffusers_places,
+                NORMALISED,
+            ),
         ),
         config,
         unseen=("norm_num_groups",),

@@ -75,10 +75,14 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
         fitting = [f for f in families().values() if not f.latents and f.owns_vae(described)]
         kind = _one_of(fitting, family_name or next((f.name for f in fitting), None), path)
         return Part(kind, Location(path, "vae", folder), described)
-    described = part.config
-    fitting = [f for f in families().values() if not f.latents and f.owns_vae({**f.vae_scale, **described})]
-    kind = _one_of(fitting, family_name or _architecture(path), path)
-    return _written(kind, "vae", path, {**kind.vae_scale, **described})
+    fitting_with = {
+        f.name: {**f.vae_scale, **described}
+        for f in families().values()
+        for described in part.configs
+        if not f.latents and f.owns_vae({**f.vae_scale, **described})
+    }
+    kind = _one_of([family(name) for name in fitting_with], family_name or _architecture(path), path)
+    return _written(kind, "vae", path, fitting_with[kind.name])
 
 
 def vae_for(path: Path, kind: Family, own: Mapping[str, Any]) -> Part:
@@ -92,11 +96,14 @@ def vae_for(path: Path, kind: Family, own: Mapping[str, Any]) -> Part:
         raise ModelError(f"{path} is a {held.family} model, whose VAE does not fit a {kind.name} model")
     part = _component(held, "vae", path)
     said = {name: own[name] for name in (*part.of.unseen, *SCALE) if own.get(name) is not None}
-    return _written(kind, "vae", path, replace(part, said={**said, **part.said}).config)
+    cls = own.get("_class_name", "AutoencoderKL")
+    if (found := replace(part, said={**said, **part.said}).config_as(cls)) is None:
+        raise ModelError(f"{path} holds no {cls}, which is the VAE of a {kind.name} model, but a {part.kind}")
+    return _written(kind, "vae", path, found)
 
 
 def _is_vae(config: Mapping[str, Any]) -> bool:
-    return config.get("_class_name") == "AutoencoderKL"
+    return str(config.get("_class_name", "")).startswith("Autoencoder")
 
 
 def _architecture(path: Path) -> str | None:
