@@ -7,7 +7,8 @@ from typing import Any
 
 from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.flux import PREVIEW, VAE_SCALE, owns_vae
-from graphengine_nodes.families.lora_places import own_places
+from graphengine_nodes.families.lora_families import changes_z_image
+from graphengine_nodes.families.lora_places import z_image_places
 from graphengine_nodes.families.pipelines import COMMON, kl_settings
 from graphengine_nodes.families.record import LIST, ROWS, Guidance, Latents, Record, Task, Text, Variant
 from graphengine_nodes.weights.lora_names import LoraNames, Place
@@ -37,7 +38,7 @@ def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
-    return own_places(paths)
+    return z_image_places(paths)
 
 
 FAMILY = Flow(
@@ -71,6 +72,7 @@ FAMILY = Flow(
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
         prompt_widths=_prompt_widths,
         lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
+        owns_lora=changes_z_image,
         vae_scale=VAE_SCALE,
         preview=PREVIEW,
         axes={"x": LIST, "t": ROWS, "cap_feats": LIST, "controlnet_block_samples": LIST},
