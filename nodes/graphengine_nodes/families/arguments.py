@@ -51,8 +51,11 @@ def repeat(batch: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def channels_first(image: Image) -> torch.Tensor:
-    """Pixels as [B, 3, H, W], in memory as [B, H, W, 3]: the layout that the pipelines give a PIL picture."""
-    return image.pixels.contiguous().permute(0, 3, 1, 2)
+    """Pixels as [B, 3, H, W], in memory as [B, H, W, 3]: the layout that the pipelines give a PIL picture.
+
+    What is transparent lies over white.
+    """
+    return image.opaque().pixels.contiguous().permute(0, 3, 1, 2)
 
 
 def check_size(width: int, height: int, model: Model) -> None:

@@ -388,7 +388,7 @@ class Flow(Pipelines):
         """Arguments by the names that the task's pipeline has for them, with those that it always gets."""
         task = self._task(request)
         if request.references:
-            pictures = [picture.pil() for picture in request.references]
+            pictures = [(one if task.alpha else one.opaque()).pil() for one in request.references]
             values = {**values, "references": pictures if task.several > 1 else pictures[0]}
         names = {"references": "image", **task.names}
         found = {names.get(name, name): value for name, value in values.items()}

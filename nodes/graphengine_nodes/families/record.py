@@ -52,6 +52,7 @@ class Task:
         always: Makes the arguments that it always gets, by the request.
         single: It makes one picture in a call: several pictures are several calls.
         several: How many reference pictures it takes at most.
+        alpha: It takes reference pictures with alpha as they are; else they lie over white.
         sized: It takes `width` and `height`.
         size: The size of the result by that of the last reference picture, where the request names none; None for one
             of the model's own area with its aspect.
@@ -64,6 +65,7 @@ class Task:
     always: Callable[[SampleRequest], Mapping[str, Any]] = lambda request: {}
     single: bool = False
     several: int = 1
+    alpha: bool = False
     sized: bool = True
     size: Callable[[int, int], tuple[int, int]] | None = None
     global_noise: bool = False
