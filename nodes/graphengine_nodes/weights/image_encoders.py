@@ -11,7 +11,7 @@ from graphengine import ModelError
 from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
-from graphengine_nodes.weights.reading import fill, read_tensors
+from graphengine_nodes.weights.reading import empty_module, fill, read_tensors
 from graphengine_nodes.weights.vocabulary import written
 
 if TYPE_CHECKING:
@@ -95,12 +95,11 @@ def load_encoder(location: Location, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: Its files are damaged or incomplete.
     """
-    import torch
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPVisionModelWithProjection
 
-    with torch.device("meta"):
-        module: Any = CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(encoder_config(location.folder)))
+    folder = location.folder
+    module = empty_module(CLIPVisionModelWithProjection, encoder_config(folder), folder / "config.json")
     alone = location.config is not None
     paths = [location.path] if alone else files.weight_files(location.path, STEM).files
     tensors = {name: t for path in paths for name, t in read_tensors(path, dtype).items()}
-    return fill(module.eval(), {n: t for n, t in tensors.items() if not n.startswith(OF_TEXT)}, location.path)
+    return fill(module, {n: t for n, t in tensors.items() if not n.startswith(OF_TEXT)}, location.path)

@@ -56,7 +56,7 @@ def load_module(
     if class_name not in names and any(names):
         raise ModelError(f"{location.folder} is a {names[0] or names[1]}; {component} must be a {class_name}")
     cls = getattr(importlib.import_module(module_name), class_name)
-    module = _empty(cls, found, location.folder / "config.json")
+    module = empty_module(cls, found, location.folder / "config.json")
     if component == "vae":
         _check_scaling(module.config, location.folder / "config.json")
     if location.config is not None:
@@ -81,8 +81,12 @@ def laid_out(module: Any, tensors: Tensors, dtype: torch.dtype, full: frozenset[
     return lay_out(module, tensors, lambda name: dtype if full.isdisjoint(name.split(".")) else torch.float32)
 
 
-def _empty(cls: Any, config: dict[str, Any], file: Path) -> Any:
-    """Build a module without weights from a configuration, which was read from `file`."""
+def empty_module(cls: Any, config: dict[str, Any], file: Path) -> Any:
+    """Build a module without weights from a configuration, which was read from `file`.
+
+    Raises:
+        ModelError: The class cannot be built from it.
+    """
     try:
         with _without_weights():
             if hasattr(cls, "from_config"):

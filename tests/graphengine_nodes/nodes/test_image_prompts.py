@@ -114,6 +114,20 @@ def test_calls_with_other_pictures_are_never_one_batch(prompt: std.ImagePrompt, 
         assert torch.allclose(one.samples, expected, atol=1e-3)
 
 
+def test_repainting_follows_pictures_too(adapter: std.IPAdapter, prompt: std.ImagePrompt) -> None:
+    base = std.load_model("tiny")
+    text = std.encode_prompt(base, cases.PROMPT)
+    start = std.encode_image(base, images.from_pil(cases.sized(cases.picture(), (64, 64))))
+    mask = std.mask_from_image(images.from_pil(cases.sized(cases.mask(), (64, 64))))
+    weak, strong = (std.apply_ip_adapter(base, adapter, scale) for scale in (0.0, 1.0))
+    found = [
+        std.repaint(model, text, start, start, mask, steps=2, strength=0.5, image_prompt=shown).samples
+        for model, shown in ((base, None), (weak, prompt), (strong, prompt))
+    ]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 

@@ -177,6 +177,15 @@ def test_masks_and_no_guidance(folder: Path, pipes: dict[str, Any]) -> None:
         latents(model, prompt, width=72)
 
 
+def test_with_a_lora(folder: Path) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(TINY / "model")
+    pipe.load_lora_weights(TINY / "lora" / "blueprint.safetensors", adapter_name="lora")
+    pipe.set_adapters(["lora"], [0.6])
+    model, prompts = adapted(folder, "sd", ("plain", 0.7))
+    found = latents(std.apply_lora(model, std.load_lora("tiny-blueprint"), 0.6), prompts)
+    assert torch.equal(found, reference(pipe, folder, ["sd-plain"], 0.7, ip_adapter_image=cases.picture(), **SIZED))
+
+
 def test_in_half_precision(folder: Path) -> None:
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(TINY / "model", torch_dtype=torch.bfloat16)
     model = std.load_model("tiny", precision="bfloat16")
