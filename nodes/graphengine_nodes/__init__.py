@@ -65,6 +65,7 @@ from graphengine_nodes.nodes.preprocessors import (
 from graphengine_nodes.nodes.prompts import Prompts, encode_prompt, encode_prompts, encode_weighted
 from graphengine_nodes.nodes.repaint import repaint
 from graphengine_nodes.nodes.sampling import inpaint, sample
+from graphengine_nodes.nodes.shifting import shift
 from graphengine_nodes.nodes.templates import Texts, expand_wildcards, prompt_from_template
 from graphengine_nodes.nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
 from graphengine_nodes.nodes.videos import frames_of, load_video, save_video, video_of
@@ -308,6 +309,7 @@ __all__ = [
     "save_video",
     "scale_loras",
     "scribble",
+    "shift",
     "sobel",
     "split_model",
     "tile_vae",

@@ -379,9 +379,17 @@ def in_pixels(denoiser: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, 
     return {**denoiser, **sides, **vae}
 
 
-def _trained(model: Model) -> dict[str, Any]:
-    """What a scheduler must know of how a model was trained, where its reference says more than its configuration."""
+def _trained(model: Model, flows: bool) -> dict[str, Any]:
+    """What a scheduler must know of its model, where the model's reference says more than the configuration.
+
+    Args:
+        flows: The configuration is that of a scheduler for flow matching alone.
+    """
     found: dict[str, Any] = {}
+    if (shift := model.setting("shift")) is not None:
+        found |= {"shift" if flows else "flow_shift": shift, "use_dynamic_shifting": False}
+    elif (largest := model.setting("max_shift")) is not None:
+        found |= {"base_shift": model.setting("base_shift"), "max_shift": largest, "use_dynamic_shifting": True}
     if prediction := model.setting("prediction_type"):
         found["prediction_type"] = prediction
     zero_snr = model.setting("zero_snr")
@@ -428,7 +436,7 @@ def sample_with(
     if options.guidance_rescale is not None:
         call["guidance_rescale"] = options.guidance_rescale
     further = further_arguments(cls, family.further(request), call)
-    config = {**config, **_trained(request.model)}
+    config = {**config, **_trained(request.model, config.get("_class_name") in noise_schedulers.FLOW)}
     name, of_name = sampler_names.read(options.scheduler, family.schedulers, family.name)
     own = noise_schedulers.own(config, name, request.seeds, family.schedulers, family.name)
     pack, unpack = family.layouts(cls, request)
