@@ -53,8 +53,8 @@ def load_ip_adapter(
         ModelError: There is no such file, it is damaged, no IP-Adapter, holds unknown tensors, or is of the kind
             FaceID; there is no image encoder, or it gives something else than the adapter reads.
     """
-    path = Path(source).expanduser().absolute()
-    if not path.is_file():
+    path = files.on_disk(source)
+    if path is None or not path.is_file():
         raise ModelError(
             f"there is no IP-Adapter {source}; give a file, such as ip-adapter_sd15.safetensors of h94/IP-Adapter"
         )

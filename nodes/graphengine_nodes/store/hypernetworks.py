@@ -38,9 +38,9 @@ def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt 
     Raises:
         ModelError: There is no such file, or it holds something else than tensors and numbers.
     """
-    path = Path(source).expanduser().absolute()
-    if not path.is_file():
-        raise ModelError(f"there is no hypernetwork {path}; give a .pt file")
+    path = files.on_disk(source)
+    if path is None or not path.is_file():
+        raise ModelError(f"there is no hypernetwork {source}; give a .pt file")
     try:
         file = open_file(path)
     except OSError as error:

@@ -104,15 +104,21 @@ def _found(source: str | Path, what: str) -> Path | None:
     for kind, (other, _) in EMBEDDED.items():
         if text == other and not isinstance(source, Path):
             raise ModelError(f"{text} is an embedded {kind}; the embedded {what} is called {name}")
-    path = source if isinstance(source, Rooted) else Path(text).expanduser()
-    if not _name_only(source) and path.exists():
-        return path.absolute()
+    if (path := on_disk(source)) is not None:
+        return path
+    path = Path(text).expanduser()
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) or text.startswith(".") or path.suffix in SUFFIXES:
         raise ModelError(
             f"there is no {what} {text}; give a folder in diffusers layout, a .safetensors file, a hub id "
             f"or the embedded {name}"
         )
     return None
+
+
+def on_disk(source: str | Path) -> Path | None:
+    """The path of a source on this machine, still bound to the folders it may be opened in; None for a name."""
+    path = source if isinstance(source, Rooted) else Path(source).expanduser()
+    return path.absolute() if not _name_only(source) and path.exists() else None
 
 
 def _from_hub(name: str, what: str, revision: str | None) -> Path:

@@ -17,6 +17,7 @@ from graphengine_nodes.weights.files import TINY
 from safetensors.torch import load_file, save_file
 
 from graphengine import INERT, Graph, ModelError, load
+from graphengine.system.opening import rooted
 from graphengine.testing import Recorder
 from graphengine.values.socket_types import socket_type
 from tests.graphengine_nodes import cases
@@ -201,6 +202,18 @@ def test_an_image_encoder_must_be_there_and_fit(folder: Path, tmp_path: Path) ->
         std.load_ip_adapter(alone, TINY / "model" / "text_encoder")
     with pytest.raises(ModelError, match=r"there is no IP-Adapter h94/IP-Adapter; give a file, such as"):
         std.load_ip_adapter("h94/IP-Adapter")
+
+
+@pytest.mark.parametrize("name", ["plain.safetensors", "other.bin", "image_encoder"])
+def test_files_outside_the_folders_of_a_service_stay_closed(name: str, folder: Path, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", testing.ip_adapter(tmp_path / "other.bin")
+    inside.mkdir()
+    for file in (folder / "plain.safetensors", outside, folder / "image_encoder"):
+        (inside / file.name).symlink_to(file)
+    held = rooted(inside / name, [inside])
+    adapter, encoder = (folder / "plain.safetensors", held) if name == "image_encoder" else (held, folder)
+    with pytest.raises((ModelError, OSError), match=r"cannot be read|outside"):
+        std.load_ip_adapter(adapter, encoder)
 
 
 def test_a_bin_is_read_for_its_tensors_alone(folder: Path, tmp_path: Path) -> None:
