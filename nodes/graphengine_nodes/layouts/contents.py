@@ -20,9 +20,11 @@ from graphengine_nodes.layouts import (
     flux,
     flux2,
     flux2_vae,
+    language_models,
     qwen_image,
     stable_diffusion_3,
     texts,
+    umt5,
     unet,
     vae,
     wan,
@@ -48,6 +50,8 @@ KINDS = (
     *flux2_vae.KINDS,
     *wan_vae.KINDS,
     *texts.KINDS,
+    *umt5.KINDS,
+    *language_models.KINDS,
 )
 """All kinds, in the order in which a file is searched for them. A new kind is a record in a module of its own, and a
 name in this list."""
@@ -228,7 +232,7 @@ def read(header: Header, metadata: Mapping[str, str], where: Path) -> Contents:
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name not in scales.extra}
     components: dict[str, Component] = {}
     found = _found(header)
-    encoders = next((kind.encoders for kind, _, _ in found if kind.family is not None), {})
+    encoders = next((kind.encoders for kind, _, _ in found if kind.family is not None), texts.encoders_in(header))
     for kind, spelling, prefix in found:
         component = _component(kind, spelling, prefix, shapes, said, encoders, where)
         components.setdefault(component.name, component)

@@ -65,6 +65,7 @@ class Kind:
             names; a LookupError or ValueError says which tensor is missing.
         family: The family whose denoiser it is, or tells it by the header; None for what is no denoiser.
         unseen: Entries of the configuration that no shape tells: `config` has them for published widths alone.
+        classes: The classes of transformers that a text encoder of it may be.
         encoders: Which component of its model a text encoder is, by its name in ComfyUI's whole files: what stands
             after `text_encoders.`; those that are not in it are `text_encoder`.
         widths: Entries that both shapes and configurations tell, and that must agree.
@@ -79,6 +80,7 @@ class Kind:
     family: str | Callable[[Header], str] | None = None
     unseen: tuple[str, ...] = ()
     widths: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     encoders: Mapping[str, str] = field(default_factory=dict)
     twins: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
 

@@ -24,11 +24,12 @@ class Place:
         rows: The first and the last row but one, if the module has a part of the file's tensor; None for all.
         change: `matrix`: a 1 x 1 convolution there, a matrix in the module. `transposed`: rows are columns there.
             `halves swapped`: the second half of the rows comes first there. `view`: the rows are not copied.
+            `identity`: a matrix that changes nothing, of the size of a vector there.
     """
 
     name: str
     rows: tuple[int, int] | None = None
-    change: Literal["", "matrix", "transposed", "halves swapped", "view"] = ""
+    change: Literal["", "matrix", "transposed", "halves swapped", "view", "identity"] = ""
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that a stored tensor has in the module."""
@@ -36,6 +37,8 @@ class Place:
             return (self.rows[1] - self.rows[0], *stored[1:])
         if self.change == "matrix":
             return stored[:2]
+        if self.change == "identity":
+            return (stored[0], stored[0])
         return stored[::-1] if self.change == "transposed" else stored
 
     def read(self, stored: torch.Tensor) -> torch.Tensor:
@@ -51,6 +54,8 @@ class Place:
             return part if self.change == "view" else part.clone()
         if self.change == "matrix":
             return stored.reshape(stored.shape[:2])
+        if self.change == "identity":
+            return torch.eye(len(stored), dtype=stored.dtype)
         if self.change == "transposed":
             return stored.T.contiguous()
         if self.change == "halves swapped":

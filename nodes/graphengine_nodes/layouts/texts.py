@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from graphengine_nodes.layouts import unet
@@ -50,6 +50,10 @@ LLAMA_CPP_BLOCK = {
     "ffn_down": "layer.1.DenseReluDense.wo",
 }
 """T5's layers in GGUF files that llama.cpp's converter wrote."""
+
+T5_POSITIONS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
+LLAMA_CPP_POSITIONS = "enc.blk.{}.attn_rel_b.weight"
+"""The tables of positions, of which T5 has one in its first block alone, and UMT5 one in each."""
 
 WIDTHS = (768, 1024, 1280)
 """Widths of the published CLIPs, whose heads have 64 numbers."""
@@ -190,6 +194,13 @@ COMPONENTS = {
 """The component of a model that a text encoder is, by the beginning of its names."""
 
 
+def encoders_in(names: Iterable[str]) -> Mapping[str, str]:
+    """Which text encoder each is in a file without a denoiser that has several; see `Kind.encoders`."""
+    if any(name.startswith(f"{WHOLE}clip_g.") for name in names):
+        return {"clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
+    return {"t5xxl": "text_encoder_2"}
+
+
 def component(prefix: str, encoders: Mapping[str, str], shapes: Shapes) -> str:
     """Which component of a model a text encoder is; empty for one alone in its file.
 
@@ -209,8 +220,13 @@ def as_read(found: Places, prefix: str, name: str, encoders: Mapping[str, str], 
     """The places of a text encoder that a model reads, in a file with other components; see `component`."""
     if prefix in SECOND and not unet.is_xl(shapes):
         found = without_last_layer(found)
-    # Stable Diffusion 3 reads the projections of both CLIPs.
-    return without_projection(found) if name == "text_encoder" and "clip_g" not in encoders else found
+    if name != "text_encoder" or not any(one.startswith("text_model.") for one in found):
+        return found
+    if "clip_g" not in encoders:
+        return without_projection(found)
+    # Stable Diffusion 3 reads the projections of both CLIPs: the first one's changes nothing, where a file lacks it.
+    width = Place("text_model.final_layer_norm.weight", change="identity")
+    return {"text_projection.weight": width} | found
 
 
 def without_projection(found: Places) -> Places:
@@ -237,6 +253,7 @@ KINDS = (
         clip_config,
         unseen=("num_attention_heads",),
         widths=("hidden_size", "vocab_size"),
+        classes=("CLIPTextModel", "CLIPTextModelWithProjection"),
     ),
     Kind(
         "t5",
@@ -244,13 +261,21 @@ KINDS = (
         (
             Spelling(
                 "transformers",
-                ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",),
+                (T5_POSITIONS.format(0),),
                 ("text_encoders.t5xxl.transformer.", "text_encoder_2.", ""),
                 t5_places,
+                (T5_POSITIONS.format(1),),
             ),
-            Spelling("llama.cpp", ("enc.blk.0.attn_q.weight", "enc.output_norm.weight"), ("",), llama_cpp_places),
+            Spelling(
+                "llama.cpp",
+                ("enc.blk.0.attn_q.weight", "enc.output_norm.weight"),
+                ("",),
+                llama_cpp_places,
+                (LLAMA_CPP_POSITIONS.format(1),),
+            ),
         ),
         t5_config,
         widths=("d_model", "vocab_size"),
+        classes=("T5EncoderModel",),
     ),
 )

@@ -142,7 +142,7 @@ def encoders_in(
     places: dict[str, Location] = {}
     configs: dict[str, dict[str, Any]] = {}
     for name, (path, held, part) in _named(kind, found).items():
-        part = part.as_text_encoder(name)
+        part = part.as_text_encoder(name, kind.classes[name][1] != "CLIPTextModel")
         inside = folder and folder / name
         if inside is not None and (inside / "config.json").is_file():
             places[name], configs[name] = Location(path, name, inside), read_json(inside / "config.json")
@@ -172,7 +172,7 @@ def encoders_in(
 
 
 def _encoders(held: Contents, path: Path) -> list[Component]:
-    parts = [part for part in held.components.values() if part.kind in ("clip", "t5")]
+    parts = [part for part in held.components.values() if not part.of.component]
     if not parts:
         names = ", ".join(part.name or part.kind for part in held.components.values())
         raise ModelError(f"{path} holds no text encoder, but {names}")
@@ -187,7 +187,14 @@ def _encoders_family(
         told = next((kind.name for kind in families().values() if kind.owns_folder(index)), None)
         family_name = family_name or told
     kinds = sorted(part.kind for part in parts)
-    by_kinds = {("clip",): "stable_diffusion", ("clip", "clip"): "stable_diffusion_xl", ("clip", "t5"): "flux"}
+    by_kinds = {
+        ("clip",): "stable_diffusion",
+        ("clip", "clip"): "stable_diffusion_xl",
+        ("clip", "t5"): "flux",
+        ("clip", "clip", "t5"): "stable_diffusion_3",
+        ("Qwen2.5-VL",): "qwen_image",
+        ("UMT5",): "wan",
+    }
     name = family_name or by_kinds.get(tuple(kinds))
     if name is None:
         held = " and ".join(path.name for path in paths)
@@ -206,17 +213,24 @@ def _named(kind: Family, found: Sequence[_Found]) -> dict[str, _Found]:
     left = list(found)
     named: dict[str, _Found] = {one[2].name: one for one in left if one[2].name in kind.parts["text_encoder"]}
     left = [one for one in left if one not in named.values()]
-    t5 = [one for one in left if one[2].kind == "t5"]
-    clips = sorted((one for one in left if one[2].kind == "clip"), key=lambda one: _width(one[2]))
     free = [n for n in kind.parts["text_encoder"] if n.startswith("text_encoder") and n not in named]
-    of_t5 = [n for n in free if kind.classes[n][1].startswith("T5")]
-    of_clip = [n for n in free if n not in of_t5]
-    if len(t5) > len(of_t5) or len(clips) > len(of_clip):
-        strange = (t5[len(of_t5) :] or clips[len(of_clip) :])[0]
-        raise ModelError(f"{strange[0]} holds a {strange[2].kind}, for which a {kind.name} model has no place")
+    for one in [one for one in left if one[2].kind != "clip"]:
+        name = next((n for n in free if kind.classes[n][1] in one[2].of.classes), None)
+        if name is None:
+            raise _without_place(kind, one)
+        named[name] = one
+        free.remove(name)
+    clips = sorted((one for one in left if one[2].kind == "clip"), key=lambda one: _width(one[2]))
+    of_clip = [n for n in free if kind.classes[n][1].startswith("CLIP")]
+    if len(clips) > len(of_clip):
+        raise _without_place(kind, clips[len(of_clip)])
     if len(clips) == 1 < len(of_clip) and "text_projection.weight" in clips[0][2].places:
         of_clip = of_clip[1:]
-    return named | dict(zip(of_t5, t5, strict=False)) | dict(zip(of_clip, clips, strict=False))
+    return named | dict(zip(of_clip, clips, strict=False))
+
+
+def _without_place(kind: Family, found: _Found) -> ModelError:
+    return ModelError(f"{found[0]} holds a {found[2].kind}, for which a {kind.name} model has no place")
 
 
 def _width(part: Component) -> int:

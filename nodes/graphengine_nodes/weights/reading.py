@@ -78,6 +78,7 @@ def laid_out(module: Any, tensors: Tensors, dtype: torch.dtype, full: frozenset[
 
     from graphengine_nodes.weights.quantized import lay_out
 
+    tensors = _renamed(tensors, module)
     return lay_out(module, tensors, lambda name: dtype if full.isdisjoint(name.split(".")) else torch.float32)
 
 
@@ -219,16 +220,18 @@ def _renamed(tensors: Tensors, module: Any) -> Tensors:
     return {_today(name, known): tensor for name, tensor in tensors.items()}
 
 
-# Attention blocks of diffusers before 0.18, and CLIP's text model before transformers 5.6.
+# Attention blocks of diffusers before 0.18, CLIP's text model before transformers 5.6, and language models, whose files
+# have the names of the model with what predicts tokens around it.
 _OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 
 
 def _today(name: str, known: Any) -> str:
     if name in known:
         return name
-    for candidate in (name.removeprefix("text_model."), f"text_model.{name}"):
-        if candidate in known:
-            return candidate
+    for outer in ("text_model.", "model."):
+        for candidate in (name.removeprefix(outer), f"{outer}{name}"):
+            if candidate in known:
+                return candidate
     for old, new in _OLD_NAMES:
         name = name.replace(old, new)
     return name

@@ -42,8 +42,8 @@ UNREAD = {
     r"(^|\.)norm_final\.weight$": ("a norm that the transformer does not compute", "Z-Image as ComfyUI writes it"),
     r"(^|\.)num_batches_tracked$": ("a counter of training in batch norms", "FLUX.2's VAE"),
     r"(^|\.)(decoder\.(block\.\d+\.layer\.|final_layer_norm\.|embed_tokens\.)|lm_head\.)": (
-        "the decoder of T5: only the encoder reads prompts",
-        "whole T5 models",
+        "the decoder of T5, and what predicts tokens: only the encoder reads prompts",
+        "whole T5 models, language models",
     ),
     r"^dec\.(blk\.|output_norm\.)|^output\.weight$": ("the decoder of T5", "whole T5 models as GGUF"),
     r"(^|\.)(encoder\.embed_tokens|shared)\.weight$": (
@@ -51,7 +51,7 @@ UNREAD = {
         "T5 as ComfyUI and older versions of transformers write it",
     ),
     r"^(first_stage_model\.|vae\.)?loss\.": ("the discriminator of a VAE's training", "VAEs of the original code"),
-    r"(^|\.)(spiece_model|tokenizer_json)$": ("the bytes of a tokenizer", "text encoders made for ComfyUI"),
+    r"(^|\.)(spiece_model|tokenizer_json|tekken_model)$": ("the bytes of a tokenizer", "text encoders for ComfyUI"),
 }
 """Patterns of names, and for each what the tensors are and files that have them."""
 
