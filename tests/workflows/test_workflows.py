@@ -17,19 +17,20 @@ from tests import ROOT
 
 FOLDER = ROOT / "workflows"
 FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
-NAMES = ["controlnet", "image_to_image", "inpainting", "lora", "masked_image_to_image", "sweep", "text_to_image"]
 COMMON = {"prompt", "negative_prompt", "model", "config", "tokenizer", "scheduler", "steps", "guidance_scale"}
 FITTED = {"fit", "longest"}
 SIZED = COMMON | {"width", "height", "seed"}
 INPUTS = {
     "text_to_image": SIZED,
     "image_to_image": COMMON | FITTED | {"seed", "image", "strength"},
+    "edit": SIZED | {"images"},
     "lora": SIZED | {"lora", "lora_scale"},
     "controlnet": SIZED | FITTED | {"controlnet", "control_image", "control_scale"},
     "inpainting": COMMON | FITTED | {"seed", "image", "mask", "strength"},
     "masked_image_to_image": COMMON | {"seed", "image", "painted", "blur", "blur_compose", "sample_mode", "strength"},
     "sweep": COMMON | {"width", "height", "seeds"},
 }
+NAMES = sorted(INPUTS)
 
 
 def document(file: Path) -> Any:

@@ -38,6 +38,18 @@ def each_picture(rows: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]
     return [row for row in rows for _ in range(count // len(rows))]
 
 
+def references_of(given: Image | list[Image] | None) -> list[Image]:
+    """Reference pictures one by one, as nodes get them: one, a list, batches, or none.
+
+    Raises:
+        ValueError: The list is empty: an edit without a picture.
+    """
+    if given == []:
+        raise ValueError("references is an empty list; give the picture to edit, or leave references out")
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    return [one for batch in listed for one in batch.split()]
+
+
 def negatives(request: SampleRequest) -> list[Conditioning]:
     """The negative prompts: those of the request, else the absent prompt that each positive one carries."""
     return list(request.negative) or [positive.negative for positive in request.positive]

@@ -461,7 +461,8 @@ def _missing(asks: frozenset[str], variant: Variant) -> str:
         return f"this model needs {ASKS[lacks[0]]}; link one"
     strange = sorted(name for name in asks if not any(name in one for one in known))
     if strange:
-        return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; leave it out"
+        them = "them" if ASKS[strange[0]].endswith("s") else "it"
+        return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; leave {them} out"
     return f"there is no pipeline for {' together with '.join(ASKS[name] for name in sorted(asks))}; leave one out"
 
 

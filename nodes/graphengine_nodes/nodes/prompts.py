@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from graphengine import INERT, Added, Context, Doc, Multiline, Range, Uses, node
 from graphengine_nodes.families import prompt_marks, prompt_schedules
+from graphengine_nodes.families.arguments import references_of
 from graphengine_nodes.families.family import Words
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.prompt_embeddings import spelled
@@ -71,8 +72,7 @@ def encode_prompt(
     advice = "encode_weighted reads it" if kind.reads_marks else f"{model.family} models read none"
     prompt_marks.warn(prompt, prompt_2, unread=advice, bare=kind.reads_marks)
     prompt, prompt_2 = spelled(model, prompt), spelled(model, prompt_2)
-    given = references if isinstance(references, list) else [] if references is None else [references]
-    seen = [one for batch in given for one in batch.split()]
+    seen = references_of(references)
     return kind.encode_prompt(store, model, prompt, clip_skip, device, prompt_2, max_sequence_length, seen)
 
 

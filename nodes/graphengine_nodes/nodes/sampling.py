@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Uses, node
 from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
-from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.arguments import references_of, sides_of
 from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.picture_prompts import check_image_prompts
@@ -319,8 +319,7 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
     mask: Mask | None = inputs.get("mask")
     steps: int | None = inputs.get("steps")
     sides: tuple[int | None, int | None] = inputs.get("width"), inputs.get("height")
-    given: Image | list[Image] | None = inputs.get("references")
-    references = given if isinstance(given, list) else [] if given is None else [given]
+    references = references_of(inputs.get("references"))
     wanted = positive if isinstance(positive, list) else [positive]
     unwanted = negative if isinstance(negative, list) else [] if negative is None else [negative]
     controls = [control] if isinstance(control, Control) else control or []
@@ -368,7 +367,7 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         mask,
         random=random,
         image_prompts=pictured,
-        references=[one for batch in references for one in batch.split()],
+        references=references,
     )
 
 

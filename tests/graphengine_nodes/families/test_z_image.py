@@ -63,7 +63,7 @@ def test_weights_in_blocks_of_8_bits_are_those_of_the_file(folder: Path, model: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"references": images.from_pil(cases.picture())}, "this model takes no reference pictures; leave it out"),
+        ({"references": images.from_pil(cases.picture())}, "this model takes no reference pictures; leave them out"),
         ({"control": std.follow_picture(images.from_pil(cases.edges()))}, "takes no control picture without a Control"),
         ({"scheduler": "EulerDiscreteScheduler"}, "EulerDiscreteScheduler is of the wrong kind for z_image"),
         ({"scheduler": "FlowMatchHeunDiscreteScheduler"}, "is of the wrong kind for z_image"),
