@@ -408,7 +408,7 @@ for _kind in (
         encode=_encode_image_prompt,
         decode=_decode_image_prompt,
         size=lambda value: _size(value.embeds, value.negative, value.mask),
-        view=lambda value: View(text=f"{value.embeds.shape[1]} pictures as {value.source} encodes them"),
+        view=lambda value: View(text=f"pictures as {value.source} reads them: {value.embeds.shape[1]}"),
         save=save_with(".safetensors", _encode_image_prompt),
     ),
     SocketType(

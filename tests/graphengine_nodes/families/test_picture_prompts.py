@@ -53,7 +53,7 @@ def reference(pipe: Any, folder: Path, names: list[str], scale: Any, start: str 
         given = {"num_inference_steps": 2, "guidance_scale": 3.5, "output_type": "latent", **call}
         generators = [torch.Generator().manual_seed(seed) for seed in given.pop("seeds", [1])]
         packed = used(
-            cases.PROMPT, generator=generators, num_images_per_prompt=len(generators), max_sequence_length=64,
+            prompt=cases.PROMPT, generator=generators, num_images_per_prompt=len(generators), max_sequence_length=64,
             width=SIZE[0], height=SIZE[1], **given,
         ).images  # fmt: skip
         found: torch.Tensor = used._unpack_latents(packed, *SIZE, 8)
@@ -122,6 +122,19 @@ def test_with_a_controlnet_of_flux(folder: Path, pipe: Any) -> None:
     start = std.encode_image(model, images.from_pil(edges))
     with pytest.raises(ValueError, match="FluxControlNetImg2ImgPipeline of diffusers takes no pictures for an IP-Ad"):
         latents(model, prompts, control=control, latent=start, strength=0.5)
+
+
+def test_beside_reference_pictures_of_kontext(folder: Path) -> None:
+    kontext = diffusers.FluxKontextPipeline.from_pretrained(flux_model(folder / "kontext", variant="kontext"))
+    adapter = std.load_ip_adapter(folder / "first.safetensors")
+    model = std.apply_ip_adapter(std.load_model(folder / "kontext"), adapter, 0.7)
+    prompt, edges = std.encode_image_prompt(adapter, images.from_pil(cases.picture())), cases.sized(cases.edges(), SIZE)
+    options = {"references": [images.from_pil(edges)], "arguments": {"_auto_resize": False}}
+    expected = reference(
+        kontext, folder, ["first"], 0.7, "Kontext", image=edges, ip_adapter_image=cases.picture(), max_area=64 * 64,
+        _auto_resize=False,
+    )  # fmt: skip
+    assert torch.equal(latents(model, prompt, **options), expected)
 
 
 def test_several_pictures_adapters_blocks_and_seeds_of_flux(folder: Path, pipe: Any) -> None:

@@ -71,6 +71,19 @@ def test_values_come_back_whole(adapter: std.IPAdapter, prompt: std.ImagePrompt)
     assert repr(applied).count("IP-Adapter plain.safetensors x") == 2
 
 
+def test_values_can_be_looked_at(adapter: std.IPAdapter, prompt: std.ImagePrompt) -> None:
+    def text(value: Any) -> str:
+        kind = socket_type(type(value))
+        assert kind is not None
+        assert kind.view is not None
+        view = kind.view(value)
+        return str((view[0] if isinstance(view, list) else view).text)
+
+    assert text(prompt) == "pictures as plain.safetensors reads them: 1"
+    assert text(adapter).startswith("IPAdapter plain.safetensors\ndigest ")
+    assert "IP-Adapter plain.safetensors at 0.5" in text(std.apply_ip_adapter(std.load_model("tiny"), adapter, 0.5))
+
+
 def test_digests_of_parts_tell_adapters_and_scales_apart(adapter: std.IPAdapter) -> None:
     model = std.load_model("tiny")
     variants = [model, *(std.apply_ip_adapter(model, adapter, scale) for scale in (1.0, 0.5, {"mid": 1.0}))]
