@@ -86,6 +86,11 @@ ASKS: Mapping[str, str] = {
 """What a request may hold beside prompts and numbers, by name, in words."""
 
 
+def signed(seed: int) -> int:
+    """A seed as torch takes it: 64 bits as a signed number."""
+    return seed if seed < 2**63 else seed - 2**64
+
+
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One call of a family's sampler, everything resolved.
@@ -159,8 +164,7 @@ class SampleRequest:
             one: dict[int, Any] = {}
             found = [one.setdefault(s.shared or -n, s.generator()) for n, s in enumerate(self.random, start=1)]
             return found[0] if len(found) == 1 and len(self.seeds) > 1 else found
-        # torch takes 64 bits as a signed number
-        return [torch.Generator("cpu").manual_seed(s if s < 2**63 else s - 2**64) for s in self.seeds]
+        return [torch.Generator("cpu").manual_seed(signed(seed)) for seed in self.seeds]
 
     def ended(self, generators: Any) -> tuple[RandomState, ...]:
         """The states of the caller's generators after the pipeline drew from them."""

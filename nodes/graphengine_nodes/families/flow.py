@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
-from graphengine_nodes.families import arguments
+from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
@@ -79,7 +79,7 @@ class Flow(Pipelines):
 
     def packaged_tokenizer(self, component: str, held: Contents) -> Path | None:
         """See `Family`."""
-        return super().packaged_tokenizer(component, held) or self.record.tokenizer(component, held)
+        return self.record.tokenizer(component, held) or super().packaged_tokenizer(component, held)
 
     def scheduler_config(self, held: Contents) -> dict[str, Any]:
         """See `Pipelines`."""
@@ -157,9 +157,11 @@ class Flow(Pipelines):
             stack.enter_context(torch.no_grad())
             pipeline = self._pipeline_to_encode(model, parts)
             length = max_sequence_length or model.setting("max_sequence_length", text.length)
+            _check_skip(clip_skip, [parts[name] for name in text.skips])
 
             def encode(words: str) -> dict[str, torch.Tensor]:
                 call = dict(text.always) | {"device": torch.device(device)}
+                call |= {"clip_skip": clip_skip} if clip_skip and words == prompt else {}
                 call |= {} if length is None else {"max_sequence_length": length}
                 call |= dict.fromkeys(text.second, (prompt_2 or words) if words == prompt else words)
                 if text.pictures:
@@ -178,7 +180,7 @@ class Flow(Pipelines):
 
     def _check_text(self, model: Model, clip_skip: int, second: str | None, length: int | None) -> None:
         text = self.record.text
-        if clip_skip:
+        if clip_skip and not text.skips:
             raise ValueError(f"{model.source} is a {self.name} model, which needs all layers; leave clip_skip out")
         if second is not None and not text.second:
             raise ValueError(f"{model.source} has one text encoder; leave prompt_2 out")
@@ -188,7 +190,10 @@ class Flow(Pipelines):
     def _pipeline_to_encode(self, model: Model, parts: Mapping[str, Any]) -> Any:
         """A pipeline of the model's variant with its text encoders alone."""
         task = next(iter(self._variant(model).tasks.values()))
-        return _constructed(_class(task), parts)
+        made = _constructed(_class(task), parts)
+        for name, part in self.record.text.unseen(model).items():
+            setattr(made, name, part)
+        return made
 
     def _named(self, returned: Any) -> dict[str, torch.Tensor]:
         """The tensors that `encode_prompt` returned, by the names in the record."""
@@ -327,14 +332,40 @@ class Flow(Pipelines):
             )
         if self.record.text.pictures:
             _check_seen(request)
+        if task.global_noise and request.random:
+            raise ValueError(
+                f"pictures of {request.model.source} with a ControlNet take a seed; leave the generator out"
+            )
+        self._check_sampler(request)
         # These pipelines round steps up: with strength 0.05, 10 steps leave one.
         arguments.check_strength(request, cls, lambda steps, strength: steps - int(steps - steps * strength))
         self.record.check(request, task)
 
+    def _check_sampler(self, request: SampleRequest) -> None:
+        """Refuse a sampler that draws noise without the caller's generator, or cannot begin at a picture.
+
+        Raises:
+            ValueError: It is so.
+        """
+        options = request.options
+        name, of_name = sampler_names.read(options.scheduler, self.schedulers, self.name)
+        algorithm = {**of_name, **(options.scheduler_options or {})}.get("algorithm_type")
+        if _draws(algorithm):
+            raise ValueError(f"{algorithm} draws noise that no seed decides in {self.name} models; take another")
+        if request.starts_from and name is not None and name not in noise_schedulers.FLOW:
+            raise ValueError(
+                f"{name} cannot begin at a picture in a {self.name} model; take {' or '.join(self._beginning())}"
+            )
+
+    def _beginning(self) -> list[str]:
+        return [name for name in self.schedulers if name in noise_schedulers.FLOW]
+
     def check_scheduler(self, model: Model, config: Mapping[str, Any]) -> None:
         """See `Pipelines`."""
-        if config.get("stochastic_sampling"):
-            raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides (stochastic_sampling)")
+        algorithm = config.get("algorithm_type")
+        draws = "stochastic_sampling" if config.get("stochastic_sampling") else algorithm if _draws(algorithm) else ""
+        if draws:
+            raise ValueError(f"{model.source}'s scheduler draws noise that no seed decides ({draws})")
 
     def scales(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
@@ -359,7 +390,8 @@ class Flow(Pipelines):
             if task.encodes:
                 real = private(shared) if latents.keeps_state else shared
         cls, dtype = class_named(*self.classes["vae"]), dtype or dtype_of(model.precision, device)
-        made = PipelineVAE(cls, config, device, dtype, real, statistics)
+        seed = request.seeds[0] if task.global_noise else None
+        made = PipelineVAE(cls, config, device, dtype, real, statistics, seed)
         start = request.latent if request.starts_from == "Img2Img" else None
         return {"vae": made.made(start, latents.exact(config))}
 
@@ -453,6 +485,21 @@ def _check_seen(request: SampleRequest) -> None:
             )
 
 
+def _draws(algorithm: Any) -> bool:
+    return str(algorithm).startswith("sde-")
+
+
+def _check_skip(clip_skip: int, encoders: Sequence[Any]) -> None:
+    """Refuse to leave out all layers of a text encoder.
+
+    Raises:
+        ValueError: It would.
+    """
+    layers = min((int(encoder.config.num_hidden_layers) for encoder in encoders), default=0)
+    if clip_skip and clip_skip >= layers - 1:
+        raise ValueError(f"clip_skip {clip_skip} leaves none of the text encoder's {layers} layers; give less")
+
+
 def _missing(asks: frozenset[str], variant: Variant) -> str:
     """A sentence on a request for which a variant has no task."""
     known = [frozenset(filter(None, name.split("+"))) for name in variant.tasks]
@@ -479,6 +526,7 @@ def _one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
             positive=[_of(request.positive, index, count)],
             negative=[_of(request.negative, index, count)] if request.negative else (),
             random=(request.random[index],) if len(request.random) > 1 else request.random,
+            **_pictures_of(request, index, count),
         )
 
         def told(done: int, total: int, samples: torch.Tensor, index: int = index) -> None:
@@ -491,6 +539,23 @@ def _one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
             request = replace(request, random=found[-1].random)
     random = tuple(state for one in found for state in one.random)
     return Sampled(torch.cat([one.samples for one in found]), random if len(request.random) != 1 else found[-1].random)
+
+
+def _pictures_of(request: SampleRequest, index: int, count: int) -> dict[str, Any]:
+    """What one of several pictures starts from and follows, of which there may be one for each or one for all."""
+
+    def row(batch: torch.Tensor) -> torch.Tensor:
+        at = index * len(batch) // count
+        return batch[at : at + 1]
+
+    found: dict[str, Any] = {
+        "control": [replace(one, image=Image(row(one.image.pixels))) for one in request.control],
+    }
+    if request.image is not None:
+        found["image"] = Image(row(request.image.pixels))
+    if request.mask is not None:
+        found["mask"] = replace(request.mask, values=row(request.mask.values))
+    return found
 
 
 def _of(values: Sequence[Any], index: int, count: int) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from graphengine_nodes.families.family import signed
 from graphengine_nodes.values.types import Latent, Posterior
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class PipelineVAE:
         device, dtype: What the pipeline is to believe of it.
         real: The VAE with its weights, which encodes all other pictures; None where the pipeline encodes none.
         statistics: Modules of `real` whose weights the pipeline reads.
+        seed: Where the pipeline draws from the real VAE's posteriors with torch's global generator: what a generator of
+            their own begins at in its place, so that nothing else that draws in the process changes the picture.
     """
 
     def __init__(
@@ -39,9 +42,10 @@ class PipelineVAE:
         dtype: torch.dtype,
         real: Any = None,
         statistics: Mapping[str, Any] | None = None,
+        seed: int | None = None,
     ) -> None:
         self.cls, self.config, self.device, self.dtype = cls, config, device, dtype
-        self.real, self.statistics = real, statistics or {}
+        self.real, self.statistics, self.seed = real, statistics or {}, seed
 
     def made(self, start: Posterior | Latent | None = None, exact: Mapping[str, Any] | None = None) -> Any:
         """The module, which hands out `start` in place of pictures of NaN.
@@ -54,7 +58,7 @@ class PipelineVAE:
         module = copy.copy(_shell(self.cls, json.dumps(config, sort_keys=True, default=list)))
         state = vars(module)
         state["_pipeline_device"], state["_pipeline_dtype"] = self.device, self.dtype
-        state["encode"] = _Encoder(start, self.real, self.device)
+        state["encode"] = _Encoder(start, self.real, self.device, self.seed)
         state["_modules"] = {**state["_modules"], **self.statistics}
         return module
 
@@ -62,8 +66,10 @@ class PipelineVAE:
 class _Encoder:
     """The VAE's `encode`: the stored posteriors in turn for pictures of NaN, the real VAE for all others."""
 
-    def __init__(self, start: Posterior | Latent | None, real: Any, device: str) -> None:
+    def __init__(self, start: Posterior | Latent | None, real: Any, device: str, seed: int | None = None) -> None:
         self.start, self.real, self.device, self.given = start, real, device, 0
+        self.seed = seed
+        self.generator: Any = None
 
     def __call__(self, pictures: torch.Tensor, return_dict: bool = True) -> Any:
         import torch
@@ -71,7 +77,8 @@ class _Encoder:
         if self.start is None or not bool(torch.isnan(pictures).all()):
             if self.real is None:
                 raise RuntimeError("this pipeline was not expected to encode a picture, and has no weights to do so")
-            return self.real.encode(pictures, return_dict=return_dict)
+            encoded = self.real.encode(pictures, return_dict=return_dict)
+            return encoded if self.seed is None else self._drawing(encoded, self.seed, pictures.device)
         held = self.start.samples if isinstance(self.start, Latent) else self.start.mean
         rows = [(self.given + index) % len(held) for index in range(len(pictures))]
         self.given += len(pictures)
@@ -83,6 +90,18 @@ class _Encoder:
             moments = torch.cat([_rows(held, rows), _rows(self.start.logvar, rows)], dim=1)
             found = DiagonalGaussianDistribution(moments.to(self.device))
         return SimpleNamespace(latent_dist=found) if return_dict else (found,)
+
+
+    def _drawing(self, encoded: Any, seed: int, device: Any) -> Any:
+        """What the real VAE returned, whose posterior draws from our generator where it is given none."""
+        import torch
+
+        if self.generator is None:
+            self.generator = torch.Generator(device).manual_seed(signed(seed))
+        distribution = encoded.latent_dist
+        draw, own = distribution.sample, self.generator
+        distribution.sample = lambda generator=None: draw(own if generator is None else generator)
+        return encoded
 
 
 def _rows(batch: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

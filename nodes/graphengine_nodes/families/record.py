@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Factors, SampleRequest
 from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.values.references import Model
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames
 
@@ -56,7 +57,8 @@ class Task:
         sized: It takes `width` and `height`.
         size: The size of the result by that of the last reference picture, where the request names none; None for one
             of the model's own area with its aspect.
-        global_noise: It draws from torch's global generator, which is seeded for it: alone in its process.
+        global_noise: It encodes pictures with draws from torch's global generator, which the seed does not decide: the
+            VAE gives it draws of a generator of their own, which begins at the seed. Only with `single`.
     """
 
     pipeline: str
@@ -116,6 +118,8 @@ class Text:
         ragged: How prompts of several lengths go together: `list`, a list of tensors without padding; `padded`, with
             zeros up to the longest and a mask, the field `mask`; empty: all have one length.
         pictures: The name of its argument that takes reference pictures, where the text encoder sees them.
+        skips: The text encoders whose last layers its argument `clip_skip` leaves out; empty where it has none.
+        unseen: Makes what it reads of components that do not encode, by their names.
     """
 
     returns: Sequence[str | None]
@@ -127,6 +131,8 @@ class Text:
     negative: Literal["absent", "none"] = "absent"
     ragged: Literal["", "list", "padded"] = ""
     pictures: str | None = None
+    skips: Sequence[str] = ()
+    unseen: Callable[[Model], Mapping[str, Any]] = lambda model: {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

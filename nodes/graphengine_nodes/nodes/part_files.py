@@ -7,7 +7,8 @@ the header. What no shape tells (a VAE's scale) is that of the family's publishe
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,8 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
         for described in part.configs
         if not f.latents and f.owns_vae({**f.vae_scale, **described})
     }
-    kind = _one_of([family(name) for name in fitting_with], family_name or _architecture(path), path)
+    told = family_name or _architecture(path) or _published(path, fitting_with)
+    kind = _one_of([family(name) for name in fitting_with], told, path)
     return _written(kind, "vae", path, fitting_with[kind.name])
 
 
@@ -109,8 +111,26 @@ def _is_vae(config: Mapping[str, Any]) -> bool:
 def _architecture(path: Path) -> str | None:
     """The family that a file's metadata name."""
     said = read_headers(path).metadata.get("modelspec.architecture", "")
-    starts = {"stable-diffusion-xl": "stable_diffusion_xl", "stable-diffusion-v": "stable_diffusion", "flux": "flux"}
-    return next((name for start, name in starts.items() if said.lower().startswith(start)), None)
+    return next((name for start, name in ARCHITECTURES.items() if said.lower().startswith(start)), None)
+
+
+def _published(path: Path, fitting: Iterable[str]) -> str | None:
+    """The family of a VAE by its file's name, if it is one of those that it fits."""
+    name = path.stem.lower().replace("-", "_")
+    return next((kind for said, kind in FILE_NAMES if kind in fitting and re.search(said, name)), None)
+
+
+ARCHITECTURES = {
+    "stable-diffusion-xl": "stable_diffusion_xl",
+    "stable-diffusion-v3": "stable_diffusion_3",
+    "stable-diffusion-3": "stable_diffusion_3",
+    "stable-diffusion-v": "stable_diffusion",
+    "flux": "flux",
+}
+"""Families by the beginnings of `modelspec.architecture`."""
+
+FILE_NAMES = (("^ae$|^ae_|flux", "flux"), ("sd_?3|stable_diffusion_3", "stable_diffusion_3"))
+"""Families by what names of VAEs' files say: FLUX.1's is published as `ae`; Stable Diffusion 3's has the same shape."""
 
 
 def _one_of(fitting: Sequence[Family], name: str | None, path: Path) -> Family:

@@ -415,7 +415,8 @@ def _check_widths(denoiser: Model, encoder: Model) -> None:
     if [len(one) for one in known] != [len(one) for one in configs]:  # objects of this process, or not on this machine
         return
     takes, gives = (kind.prompt_widths(one) for one in known)
-    if takes != gives:
+    # Without an optional text encoder fewer widths are given.
+    if takes[: len(gives)] != gives:
         told = [" and ".join(map(str, widths)) for widths in (gives, takes)]
         raise ModelError(
             f"the text encoder of {encoder.source} gives prompts of width {told[0]}; the denoiser of {denoiser.source} "

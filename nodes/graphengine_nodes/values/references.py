@@ -182,6 +182,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "max_sequence_length": ("text_encoder",),
     "variant": ("text_encoder", "denoiser"),
+    "prompt_width": ("text_encoder",),
     "kontext": (),
 }
 """The parts of a model whose results a setting can change, where that is not the denoiser alone."""

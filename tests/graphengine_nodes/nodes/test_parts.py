@@ -234,9 +234,9 @@ def test_parts_of_other_families_are_refused(folder: Path, tmp_path: Path) -> No
     ):
         std.replace_vae(std.load_model("tiny"), folder / "xl" / "vae")
     sd3 = changed(tmp_path / "sd3", folder / "dev", "vae", scaling_factor=1.5305, shift_factor=0.0609)
-    with pytest.raises(ModelError, match="holds a AutoencoderKL, which is no vae of a known family"):
-        std.load_vae(sd3 / "vae")
-    with pytest.raises(ModelError, match="vae"):
+    with pytest.raises(ModelError, match="of vae is for stable_diffusion_3 models; it does not fit a flux"):
+        std.join_model(dev.denoiser, dev.text_encoder, std.load_vae(sd3 / "vae"))
+    with pytest.raises(ModelError, match="vae is a VAE for stable_diffusion_3 models; dev is a flux model"):
         std.replace_vae(std.load_model(folder / "dev"), sd3 / "vae")
     other = changed(tmp_path / "wan", folder / "tiny", "vae", _class_name="AutoencoderKLWan")
     with pytest.raises(ModelError, match="holds a AutoencoderKLWan, which is no vae of a known family"):

@@ -116,4 +116,14 @@ def cases() -> list[dict[str, Any]]:
             },
             schedulers=("UniPCMultistepScheduler",),
         ),
+        *line(
+            "stable_diffusion_3",
+            {
+                "": "StableDiffusion3Pipeline",
+                "image": "StableDiffusion3Img2ImgPipeline",
+                "inpaint": "StableDiffusion3InpaintPipeline",
+                "controlnet": "StableDiffusion3ControlNetPipeline",
+            },
+            schedulers=("FlowMatchHeunDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"),
+        ),
     ]
