@@ -45,7 +45,8 @@ class Spelling:
 
     def found(self, names: Container[str]) -> list[str]:
         """What stands before the names in a file with it, for each component that has it."""
-        return [prefix for prefix in self.prefixes if self._fits(prefix, names)]
+        first = self.signs[0]  # which most files lack: a file is asked for all spellings, by each family
+        return [prefix for prefix in self.prefixes if prefix + first in names and self._fits(prefix, names)]
 
     def _fits(self, prefix: str, names: Container[str]) -> bool:
         return all(f"{prefix}{sign}" in names for sign in self.signs) and not any(

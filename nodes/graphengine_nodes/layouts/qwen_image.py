@@ -11,10 +11,12 @@ SIGNS = ("txt_norm.weight", "img_in.weight", "transformer_blocks.0.img_mod.1.wei
 
 DIFFUSERS = (
     r"(time_text_embed\.(timestep_embedder\.linear_[12]|addition_t_embedding)|txt_norm|img_in|txt_in|norm_out\.linear"
-    r"|proj_out|transformer_blocks\.\d+\.((img|txt)_mod\.1|(img|txt)_mlp\.net\.(0\.proj|2)"
+    r"|proj_out|controlnet_x_embedder|controlnet_blocks\.\d+|transformer_blocks\.\d+\.((img|txt)_mod\.1|(img|txt)_mlp\.net\.(0\.proj|2)"
     r"|attn\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out|norm_[qk]|norm_added_[qk])))\.(weight|bias)"
 )
-"""diffusers' names."""
+"""diffusers' names, of transformers and their ControlNets."""
+
+CONTROLNET = "controlnet_x_embedder.weight"
 
 LATER = "__index_timestep_zero__"
 """A marker, without numbers, of ComfyUI's files of Edit 2511: its reference pictures are of the time zero."""
@@ -24,11 +26,11 @@ LAYERED = "time_text_embed.addition_t_embedding.weight"
 
 
 def config(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a transformer, by diffusers' names; the axes of its positions are those of published ones,
-    whose heads have 128 numbers."""
+    """The configuration of a transformer or of its ControlNet, by diffusers' names; the axes of its positions are those
+    of published ones, whose heads have 128 numbers."""
     width, channels = shapes["img_in.weight"]
     head = shapes["transformer_blocks.0.attn.norm_q.weight"][0]
-    out = shapes["proj_out.weight"][0]
+    out = channels if CONTROLNET in shapes else shapes["proj_out.weight"][0]
     found: dict[str, Any] = {
         "_class_name": "QwenImageTransformer2DModel",
         "patch_size": 2,
@@ -40,6 +42,10 @@ def config(shapes: Shapes) -> dict[str, Any]:
         "joint_attention_dim": shapes["txt_in.weight"][1],
         "guidance_embeds": False,
     }
+    if CONTROLNET in shapes:
+        del found["guidance_embeds"]
+        found["_class_name"] = "QwenImageControlNetModel"
+        found["extra_condition_channels"] = shapes[CONTROLNET][1] - channels
     if LAYERED in shapes:
         found |= {"use_additional_t_cond": True, "use_layer3d_rope": True}
     return found | ({"axes_dims_rope": [16, 56, 56]} if head == 128 else {})
@@ -93,11 +99,27 @@ KINDS = (
     Kind(
         "Qwen-Image transformer",
         "transformer",
-        (Spelling("diffusers", SIGNS, DENOISER, same(DIFFUSERS), marks={LATER: {"zero_cond_t": True}}),),
+        (
+            Spelling(
+                "diffusers",
+                (*SIGNS, "proj_out.weight"),
+                DENOISER,
+                same(DIFFUSERS),
+                marks={LATER: {"zero_cond_t": True}},
+            ),
+        ),
         config,
         "qwen_image",
         unseen=("axes_dims_rope",),
         widths=("in_channels", "num_attention_heads", "num_layers", "joint_attention_dim"),
+    ),
+    Kind(
+        "Qwen-Image ControlNet",
+        "controlnet",
+        (Spelling("diffusers", (CONTROLNET, *SIGNS), ("",), same(DIFFUSERS)),),
+        config,
+        unseen=("axes_dims_rope",),
+        widths=("in_channels", "num_attention_heads", "num_layers", "extra_condition_channels"),
     ),
     Kind(
         "Qwen-Image 2.1 transformer",

@@ -115,7 +115,7 @@ KINDS = (
             ),
             Spelling(
                 "diffusers",
-                ("pos_embed.proj.weight", "transformer_blocks.0.norm1_context.linear.weight"),
+                ("pos_embed.proj.weight", "transformer_blocks.0.norm1_context.linear.weight", "proj_out.weight"),
                 DENOISER,
                 same(DIFFUSERS),
             ),

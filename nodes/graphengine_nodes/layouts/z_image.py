@@ -69,6 +69,42 @@ def config(shapes: Shapes) -> dict[str, Any]:
     return found | ({"axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512]} if head == 128 else {})
 
 
+CONTROL = (
+    r"(control_all_x_embedder\.\d+-\d+|(control_layers|control_noise_refiner)\.\d+\.(before_proj|after_proj"
+    r"|attention\.(to_[qkv]|to_out\.0|norm_[qk])|feed_forward\.w[123]|(attention|ffn)_norm[12]|adaLN_modulation\.0)"
+    r")\.(weight|bias)"
+)
+"""The names of its ControlNets, which are diffusers' everywhere."""
+
+STEPS = {6: 5, 15: 2}
+"""Of the published ControlNets by the number of their layers: which layers of the transformer each steers."""
+
+
+def control_config(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a ControlNet, by diffusers' names.
+
+    Where its layers for noise steer those of the transformer, no shape tells whether it is 2.1, which reads them, or
+    2.0, which has other layers in their place.
+    """
+    width, inside = shapes[f"control_all_x_embedder.{PATCH}.weight"]
+    head = shapes["control_layers.0.attention.norm_q.weight"][0]
+    layers, refiners = count(shapes, "control_layers"), count(shapes, "control_noise_refiner")
+    found: dict[str, Any] = {
+        "_class_name": "ZImageControlNetModel",
+        "control_in_dim": inside // 4,
+        "dim": width,
+        "n_heads": shapes["control_layers.0.attention.to_q.weight"][0] // head,
+        "n_kv_heads": shapes["control_layers.0.attention.to_k.weight"][0] // head,
+    }
+    if layers in STEPS:
+        found["control_layers_places"] = [n * STEPS[layers] for n in range(layers)]
+    if refiners:
+        found["n_refiner_layers"] = refiners
+    if "control_noise_refiner.0.after_proj.weight" in shapes:
+        return found | {"control_refiner_layers_places": list(range(refiners))}
+    return found | {"control_refiner_layers_places": None, "add_control_noise_refiner": None}
+
+
 KINDS = (
     Kind(
         "Z-Image transformer",
@@ -88,5 +124,20 @@ KINDS = (
         "z_image",
         unseen=("axes_dims",),
         widths=("in_channels", "dim", "n_layers", "cap_feat_dim"),
+    ),
+    Kind(
+        "Z-Image ControlNet",
+        "controlnet",
+        (
+            Spelling(
+                "diffusers",
+                (f"control_all_x_embedder.{PATCH}.weight", "control_layers.0.attention.to_q.weight"),
+                ("",),
+                same(CONTROL),
+            ),
+        ),
+        control_config,
+        unseen=("control_layers_places", "add_control_noise_refiner"),
+        widths=("control_in_dim", "dim", "n_heads"),
     ),
 )

@@ -191,9 +191,10 @@ def flux(
     head: int = 128,
     texts: int = 4096,
     pooled: int = 768,
+    channels: int = 64,
 ) -> Shapes:
-    """`Flux` of black-forest-labs."""
-    found = layer("img_in", width, 64) | layer("txt_in", width, texts)
+    """`Flux` of black-forest-labs: Fill takes a picture and a mask beside the latents, Canny and Depth a picture."""
+    found = layer("img_in", width, channels) | layer("txt_in", width, texts)
     embedders = {"time_in": 256, "vector_in": pooled} | ({"guidance_in": 256} if guidance else {})
     for name, inner in embedders.items():
         found |= layer(f"{name}.in_layer", width, inner) | layer(f"{name}.out_layer", width, width)
@@ -312,6 +313,8 @@ def files() -> Iterator[tuple[str, str | None, set[str], Shapes]]:
     yield "SDXL refiner", "stable_diffusion_xl_refiner", {"unet", "vae", "text_encoder_2"}, refiner
     yield "FLUX.1 dev", "flux", {"transformer"}, flux(True)
     yield "FLUX.1 schnell", "flux", {"transformer"}, flux(False)
+    yield "FLUX.1 Fill", "flux", {"transformer"}, flux(True, channels=384)
+    yield "FLUX.1 Canny", "flux", {"transformer"}, flux(True, channels=128)
     yield "FLUX.1 dev of ComfyUI, alone", "flux", {"transformer"}, prefixed("model.diffusion_model.", flux(True))
     yield (
         "FLUX.1 schnell of ComfyUI, whole",

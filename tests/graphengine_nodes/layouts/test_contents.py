@@ -168,6 +168,8 @@ CONFIGS: list[tuple[str, str, dict[str, Any]]] = [
         },
     ),
     ("FLUX.1 dev", "transformer", FLUX_DEV),
+    ("FLUX.1 Fill", "transformer", FLUX_DEV | {"in_channels": 384, "out_channels": 64}),
+    ("FLUX.1 Canny", "transformer", FLUX_DEV | {"in_channels": 128, "out_channels": 64}),
     ("FLUX.1 schnell of ComfyUI, whole", "transformer", FLUX_DEV | {"guidance_embeds": False}),
     ("FLUX.1 schnell of ComfyUI, whole", "text_encoder", CLIP_L),
     ("FLUX.1 schnell of ComfyUI, whole", "text_encoder_2", T5_XXL | {"feed_forward_proj": "gated-gelu"}),

@@ -62,3 +62,12 @@ def test_the_published_qwen_image_2_1_is_told_by_its_shapes() -> None:
     component = originals.read(model.state_dict()).components["transformer"]
     originals.assert_config(component.config, model)
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == component.shapes
+
+
+@pytest.mark.parametrize("extra", [0, 4], ids=["union", "inpainting"])
+def test_a_controlnet_of_qwen_image_is_no_transformer(extra: int) -> None:
+    model = originals.made("QwenImageControlNetModel", {"num_layers": 5, "extra_condition_channels": extra})
+    found = originals.read(model.state_dict())
+    assert (found.family, found.components.keys()) == (None, {"controlnet"})
+    originals.assert_config(found.components["controlnet"].config, model)
+    assert found.components["controlnet"].places.keys() == model.state_dict().keys()

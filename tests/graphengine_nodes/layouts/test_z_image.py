@@ -66,3 +66,24 @@ def test_what_a_z_image_file_leaves_open_or_is_not_known_is_refused() -> None:
         originals.read(tensors).components["transformer"].config  # noqa: B018 - raises
     with pytest.raises(ModelError, match=r"nothing is known about the tensor siglip_embedder\.0\.weight"):
         originals.read(tensors | {"siglip_embedder.0.weight": tensors["x_pad_token"]})
+
+
+CONTROL = {"control_layers_places": [0, 5, 10, 15, 20, 25], "control_in_dim": 16}
+
+
+def test_the_published_controlnets_of_z_image_are_told_by_their_shapes() -> None:
+    model = originals.made("ZImageControlNetModel", CONTROL)
+    found = originals.read(model.state_dict())
+    assert (found.family, found.components.keys()) == (None, {"controlnet"})
+    originals.assert_config(found.components["controlnet"].config, model)
+    assert found.components["controlnet"].places.keys() == model.state_dict().keys()
+
+
+def test_a_controlnet_of_z_image_whose_way_to_refine_noise_nothing_tells_is_refused() -> None:
+    later = {"control_layers_places": list(range(0, 30, 2)), "control_refiner_layers_places": [0, 1]}
+    config = {"control_in_dim": 33, "add_control_noise_refiner": "control_noise_refiner", **later}
+    model = originals.made("ZImageControlNetModel", config)
+    with pytest.raises(ModelError, match="no shape tells add_control_noise_refiner; give config"):
+        originals.read(model.state_dict()).components["controlnet"].config  # noqa: B018 - raises
+    said = {"config": '{"controlnet": {"add_control_noise_refiner": "control_noise_refiner"}}'}
+    originals.assert_config(originals.read(model.state_dict(), said).components["controlnet"].config, model)
