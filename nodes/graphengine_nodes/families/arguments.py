@@ -145,7 +145,7 @@ def scaling_of(vae: Any) -> dict[str, Any]:
 
 def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
     """Convert latents from the VAE's scale to the denoiser's, as the pipelines do."""
-    factor: float = scaling["scaling_factor"]
+    factor: float = scaling.get("scaling_factor", 1.0)
     if "latents_mean" in scaling and "latents_std" in scaling:
         mean, std = _statistics(samples, scaling)
         return (samples - mean) * factor / std
@@ -157,7 +157,7 @@ def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tens
 
 def to_vae(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
     """Convert latents from the denoiser's scale to the VAE's, as the pipelines do."""
-    factor: float = scaling["scaling_factor"]
+    factor: float = scaling.get("scaling_factor", 1.0)
     if "latents_mean" in scaling and "latents_std" in scaling:
         mean, std = _statistics(samples, scaling)
         return samples * std / factor + mean
@@ -169,7 +169,8 @@ def _statistics(samples: torch.Tensor, scaling: Mapping[str, Any]) -> list[torch
     import torch
 
     names = ("latents_mean", "latents_std")
-    return [torch.tensor(scaling[name]).view(1, -1, 1, 1).to(samples) for name in names]
+    shape = (1, -1, *[1] * (samples.ndim - 2))
+    return [torch.tensor(scaling[name]).view(shape).to(samples) for name in names]
 
 
 def encode_pictures(

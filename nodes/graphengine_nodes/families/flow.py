@@ -221,6 +221,8 @@ class Flow(Pipelines):
             sides["negative_"] = negative
         call: dict[str, Any] = {}
         for side, texts in sides.items():
+            if self.record.text.ragged == "padded":
+                texts = _padded(texts)
             for name, argument in self.record.text.arguments.items():
                 rows = [tensor for text in texts if (tensor := text.tensor(name)) is not None]
                 if rows:
@@ -253,7 +255,11 @@ class Flow(Pipelines):
             return ()
         if options.guidance_scale <= guidance.off:
             return ()
-        return given if self.record.text.negative == "none" else arguments.negatives(request)
+        if self.record.text.negative != "none":
+            return arguments.negatives(request)
+        if given and len(given) < len(request.negative):
+            raise ValueError("some of these pictures have a negative prompt and others none; sample them one by one")
+        return given
 
     def _warn_of_negative(self, model: Model) -> None:
         if model.source in self._warned:
@@ -369,7 +375,10 @@ class Flow(Pipelines):
 
     def scales(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
-        return {self.record.guidance.argument: request.options.guidance_scale}
+        guidance, scale = self.record.guidance, request.options.guidance_scale
+        # Without a negative prompt the pipelines would only warn that the scale does nothing.
+        idle = self.record.text.negative == "none" and not self._negatives(request)
+        return {guidance.argument: guidance.off if idle else scale}
 
     def net_for(self, request: SampleRequest, net: Any) -> Any:
         """See `Pipelines`."""
@@ -468,6 +477,22 @@ def _constructed(cls: Any, parts: Mapping[str, Any]) -> Any:
     parameters = inspect.signature(cls.__init__).parameters
     absent = {name: None for name in names if parameters[name].default in (None, parameters[name].empty)}
     return cls(**(absent | {name: part for name, part in parts.items() if name in names}))
+
+
+def _padded(texts: Sequence[Conditioning]) -> list[Conditioning]:
+    """Prompts at the length of the longest, with zeros, and a mask of what is no padding: [1, tokens]."""
+    import torch
+
+    longest = max(text.embeds.shape[1] for text in texts)
+    found = []
+    for text in texts:
+        known = text.tensor("mask")
+        mask = torch.ones(text.embeds.shape[:2], dtype=torch.long) if known is None else known
+        more = longest - text.embeds.shape[1]
+        embeds = torch.nn.functional.pad(text.embeds, (0, 0, 0, more))
+        masks = {"mask": torch.nn.functional.pad(mask, (0, more))}
+        found.append(replace(text, embeds=embeds if more else text.embeds, fields={**text.fields, **masks}))
+    return found
 
 
 def _check_seen(request: SampleRequest) -> None:

@@ -191,6 +191,8 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
             said = ", ".join(f"{one} {value!r:.40}" for one, value in {**options, **lists}.items()) or "its options"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{name} cannot make its schedule with {said}: {reason:.200}") from None
+        if scheduler.config.get("shift_terminal") and len(scheduler.timesteps) == 1:
+            raise ValueError(f"{name} ends at a sigma of its own, to which one step alone cannot lead: take 2 steps")
         trained = getattr(scheduler.config, "num_train_timesteps", None)
         by_index = name not in FLOW and ("timesteps" in times or not hasattr(scheduler, "sigmas"))
         if by_index and trained and float(scheduler.timesteps.max()) >= trained:

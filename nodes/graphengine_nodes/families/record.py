@@ -29,8 +29,8 @@ class Axis:
     """How an argument of a denoiser belongs to the pictures that are made together.
 
     Attributes:
-        by: `rows`: a tensor with a row for each picture along `axis`; `list`: a list with an item for each picture;
-            `shared`: the same for all of them, whatever its shape; `scalar`: a number or a flag.
+        by: `rows`: a tensor, or a list of tensors, with a row for each picture along `axis`; `list`: a list with an
+            item for each picture; `shared`: the same for all of them, whatever its shape; `scalar`: a number or a flag.
         axis: Of a tensor by rows, the axis that counts pictures.
     """
 
@@ -179,13 +179,15 @@ def as_it_is(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 def packed(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Pack latents [n, C, h, w] two by two, as FLUX's pipelines have them: [n, h * w / 4, 4 * C]."""
-    found: torch.Tensor = shape.pipeline._pack_latents(latents, *latents.shape)
+    """Pack latents [n, C, h, w], or of one frame [n, C, 1, h, w], two by two, as FLUX's and Qwen-Image's pipelines have
+    them: [n, h * w / 4, 4 * C]."""
+    count, channels, *_, height, width = latents.shape
+    found: torch.Tensor = shape.pipeline._pack_latents(latents, count, channels, height, width)
     return found
 
 
 def unpacked(latents: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Unpack latents that FLUX's pipelines have packed two by two: [n, C, h, w]."""
+    """Unpack latents that FLUX's or Qwen-Image's pipelines have packed two by two: [n, C, h, w], or of one frame."""
     found: torch.Tensor = shape.pipeline._unpack_latents(latents, shape.height, shape.width, shape.factor)
     return found
 

@@ -66,6 +66,7 @@ class Blending:
 
         ours = self.unpack(latents)
         kept, weight = (repeat(batch, self.count).to(ours) for batch in (self.repaint.kept, self.repaint.weight))
+        weight = weight[:, :, None] if kept.ndim == 5 else weight  # latents of videos have an axis of frames
         return self.pack(torch.lerp(kept if time is None else self._noised(kept, time), ours, weight))
 
     def _noised(self, kept: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

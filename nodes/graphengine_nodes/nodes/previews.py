@@ -31,10 +31,14 @@ MOST = 128
 
 
 def preview(samples: torch.Tensor, model: Model) -> Image:
-    """Turn latents [B, C, h, w] in the denoiser's scale into pictures: a pixel a latent, at most `MOST` a side."""
+    """Turn latents [B, C, h, w] in the denoiser's scale into pictures: a pixel a latent, at most `MOST` a side.
+
+    Of latents with frames, [B, C, f, h, w], the one in the middle is shown.
+    """
     import torch
 
     with torch.no_grad():
+        samples = samples[:, :, samples.shape[2] // 2] if samples.ndim == 5 else samples
         small = torch.nan_to_num(_reduced(samples.float()))
         factors = factors_of(model)
         if len(factors) != small.shape[1] + 1:

@@ -132,7 +132,7 @@ def _check_sizes(model: Model, original: Posterior, painted: Posterior, mask: Ma
         if value.family != model.family:
             raise ValueError(f"a picture of {value.family} does not fit {model.source}, a {model.family} model")
     factor = int(model.setting("factor"))
-    sizes = [(int(one.mean.shape[3]) * factor, int(one.mean.shape[2]) * factor) for one in (original, painted)]
+    sizes = [(int(one.mean.shape[-1]) * factor, int(one.mean.shape[-2]) * factor) for one in (original, painted)]
     if not sizes[0] == sizes[1] == mask.size:
         told = ", ".join(f"{name} {w} x {h}" for name, (w, h) in zip(("original", "painted"), sizes, strict=True))
         raise ValueError(f"sizes differ: {told}, mask {mask.size[0]} x {mask.size[1]}; use resize_image or resize_mask")

@@ -387,7 +387,7 @@ def _shape_of(latent: Posterior | Latent, model: Model) -> tuple[int, tuple[int,
     """How many pictures a latent is of, and their width and height in pixels."""
     shape = (latent.samples if isinstance(latent, Latent) else latent.mean).shape
     factor = int(model.setting("factor")) if latent.family else STEP
-    return int(shape[0]), (int(shape[3]) * factor, int(shape[2]) * factor)
+    return int(shape[0]), (int(shape[-1]) * factor, int(shape[-2]) * factor)
 
 
 def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[RandomState, ...]]:

@@ -121,7 +121,8 @@ def _check_scaling(config: Any, file: Path) -> None:
     Raises:
         ModelError: `scaling_factor` is no number, or `shift_factor` neither one nor null.
     """
-    for name, optional in (("scaling_factor", False), ("shift_factor", True)):
+    normalised = getattr(config, "latents_mean", None) is not None  # by the mean and deviation of each channel instead
+    for name, optional in (("scaling_factor", normalised), ("shift_factor", True)):
         value = getattr(config, name, None)
         if not (optional and value is None) and (not isinstance(value, int | float) or isinstance(value, bool)):
             say = "; leave it out for diffusers' default" if name == "scaling_factor" else " or null"
@@ -221,7 +222,7 @@ def _renamed(tensors: Tensors, module: Any) -> Tensors:
 
 
 # Attention blocks of diffusers before 0.18, CLIP's text model before transformers 5.6, and language models, whose files
-# have the names of the model with what predicts tokens around it.
+# have the names of the model with what predicts tokens around it, or, of Qwen2.5-VL, those before transformers 4.52.
 _OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
 
 
@@ -232,6 +233,9 @@ def _today(name: str, known: Any) -> str:
         for candidate in (name.removeprefix(outer), f"{outer}{name}"):
             if candidate in known:
                 return candidate
+    inner = f"model.language_model.{name.removeprefix('model.')}"
+    if inner in known:
+        return inner
     for old, new in _OLD_NAMES:
         name = name.replace(old, new)
     return name

@@ -52,6 +52,7 @@ def line(
     scale: float = 4.0,
     schedulers: Sequence[str] = (),
     negative: bool = True,
+    guided: bool = True,
     lora: str | None = "transformer",
     several: bool = True,
     call: Mapping[str, Any] | None = None,
@@ -66,6 +67,7 @@ def line(
         guidance: The pipelines' argument that the guidance scale is for.
         schedulers: Others than the model's own that it is asked with.
         negative: Its pipelines take a negative prompt.
+        guided: There is guidance without one.
         lora: The component that a LoRA changes, `{model}.safetensors`; None where there is none.
         several: A call makes two pictures of two generators.
         call: Further arguments of diffusers' one call.
@@ -96,7 +98,8 @@ def line(
     first = next(iter(tasks))
     if negative:
         yield case(first, "negative", negative="a tree")
-    yield case(first, "no guidance", scale=0.0)
+    if guided:
+        yield case(first, "no guidance", scale=0.0)
     if lora:
         yield case(first, "LoRA", lora=lora)
     for scheduler in schedulers:
@@ -125,5 +128,17 @@ def cases() -> list[dict[str, Any]]:
                 "controlnet": "StableDiffusion3ControlNetPipeline",
             },
             schedulers=("FlowMatchHeunDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"),
+        ),
+        *line(
+            "qwen_image",
+            {
+                "": "QwenImagePipeline",
+                "image": "QwenImageImg2ImgPipeline",
+                "inpaint": "QwenImageInpaintPipeline",
+                "controlnet": "QwenImageControlNetPipeline",
+            },
+            guidance="true_cfg_scale",
+            guided=False,
+            schedulers=("UniPCMultistepScheduler",),
         ),
     ]

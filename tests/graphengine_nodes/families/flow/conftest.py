@@ -22,13 +22,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def family_models(folder: Path) -> None:
     """The model of each line, with its ControlNet as `{model}-net` and its LoRA as `{model}.safetensors`."""
-    from graphengine_nodes.testing import sd3, small, z_image
+    from graphengine_nodes.testing import qwen_image, sd3, small, z_image
 
     z_image.z_image_model(folder / "z_image")
     z_image.z_image_controlnet(folder / "z_image-net")
     sd3.sd3_model(folder / "stable_diffusion_3")
     sd3.sd3_controlnet(folder / "stable_diffusion_3-net")
-    for model in ("z_image", "stable_diffusion_3"):
+    qwen_image.qwen_image_model(folder / "qwen_image")
+    qwen_image.qwen_image_controlnet(folder / "qwen_image-net")
+    for model in ("z_image", "stable_diffusion_3", "qwen_image"):
         small.lora_for(folder / model, folder / f"{model}.safetensors")
 
 

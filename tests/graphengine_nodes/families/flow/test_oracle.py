@@ -31,7 +31,7 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
     control = None
     if "controlnet" in asks:
         net = std.load_controlnet(models / f"{case['model']}-net")
-        control = std.apply_controlnet(net, images.from_pil(cases.edges()), case["call"].get("net_scale", 0.75))
+        control = std.apply_controlnet(net, images.from_pil(cases.edges()), 0.75)
     elif "control" in asks:
         control = std.follow_picture(images.from_pil(cases.edges()))
     common: dict[str, Any] = {

@@ -1,0 +1,177 @@
+"""Qwen-Image on diffusers' own pipelines: guidance only by a negative prompt, latents of a VAE of videos.
+
+Latents between nodes are [n, 16, 1, h, w], a video of one frame; the pipelines work on them packed two by two, so sides
+are multiples of 16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.families import arguments
+from graphengine_nodes.families.family import SampleRequest
+from graphengine_nodes.families.flow import Flow
+from graphengine_nodes.families.lora_families import changes_qwen_image
+from graphengine_nodes.families.lora_places import qwen_image_places
+from graphengine_nodes.families.record import (
+    LIST,
+    ROWS,
+    SCALAR,
+    SHARED,
+    Axis,
+    Config,
+    Guidance,
+    Latents,
+    Record,
+    Task,
+    Text,
+    Variant,
+    packed,
+    unpacked,
+)
+from graphengine_nodes.layouts.contents import Contents
+from graphengine_nodes.weights.lora_names import LoraNames, Place
+
+if TYPE_CHECKING:
+    import torch
+
+TASKS: Mapping[str, Task] = {
+    "": Task(pipeline="qwenimage.pipeline_qwenimage.QwenImagePipeline"),
+    "image": Task(pipeline="qwenimage.pipeline_qwenimage_img2img.QwenImageImg2ImgPipeline"),
+    "inpaint": Task(pipeline="qwenimage.pipeline_qwenimage_inpaint.QwenImageInpaintPipeline", encodes=True),
+    "controlnet": Task(
+        pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True
+    ),
+}
+
+SCHEDULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 8192,
+    "max_shift": 0.9,
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+    "use_dynamic_shifting": True,
+}
+"""The scheduler of the published models."""
+
+
+def settings(index: Config, config: Config) -> dict[str, Any]:
+    """Those of the pipelines; the sides count latents."""
+    return {"steps": 50, "guidance_scale": 4.0, "width": 128, "height": 128}
+
+
+def text_width(config: Config) -> int:
+    """The width of the text encoder's embeddings; newer configurations have it in a part of their own."""
+    return int(config.get("text_config", config).get("hidden_size", 3584))
+
+
+def _prompt_widths(configs: Mapping[str, Config]) -> tuple[int, ...]:
+    if "transformer" in configs:
+        return (int(configs["transformer"].get("joint_attention_dim", 3584)),)
+    return (text_width(configs["text_encoder"]),)
+
+
+def _vae_settings(config: Config) -> dict[str, Any]:
+    halvings = config.get("temperal_downsample", (False, True, True))
+    return {"factor": 2 ** len(halvings), "latent_channels": int(config.get("z_dim", 16))}
+
+
+def to_vae(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """From the denoiser's scale to the VAE's, in the pipelines' order of rounding."""
+    import torch
+
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
+    per_std: torch.Tensor = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    return latents / per_std + mean
+
+
+def exact(config: Config) -> Config:
+    """A mean and a deviation with which scaling changes no bit."""
+    return {"latents_mean": [0.0] * len(config["latents_mean"]), "latents_std": [1.0] * len(config["latents_std"])}
+
+
+def controls(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+    """The arguments that hold the picture and the scale of a single ControlNet."""
+    control = request.control[0]
+    if len(request.control) > 1:
+        raise ValueError("Qwen-Image takes one ControlNet; leave the others out")
+    if control.guess:
+        raise ValueError("Qwen-Image has no guess mode; leave guess out")
+    return {
+        "control_image": arguments.signed_picture(control, request),
+        "controlnet_conditioning_scale": float(control.scale),
+        "control_guidance_start": control.start,
+        "control_guidance_end": control.end,
+    }
+
+
+def _scheduler(held: Contents) -> dict[str, Any]:
+    return dict(SCHEDULER)
+
+
+def lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
+    """See `lora_places.qwen_image_places`."""
+    return qwen_image_places(paths)
+
+
+FAMILY = Flow(
+    Record(
+        name="qwen_image",
+        classes={
+            "tokenizer": ("transformers", "Qwen2Tokenizer"),
+            "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration"),
+            "transformer": ("diffusers.models.transformers.transformer_qwenimage", "QwenImageTransformer2DModel"),
+            "vae": ("diffusers.models.autoencoders.autoencoder_kl_qwenimage", "AutoencoderKLQwenImage"),
+            "controlnet": ("diffusers.models.controlnets.controlnet_qwenimage", "QwenImageControlNetModel"),
+        },
+        parts={
+            "text_encoder": ("tokenizer", "text_encoder"),
+            "denoiser": ("transformer", "scheduler"),
+            "vae": ("vae",),
+        },
+        variants={"": Variant(tasks=TASKS, settings=settings)},
+        text=Text(
+            returns=("embeds", "mask"),
+            arguments={"embeds": "prompt_embeds", "mask": "prompt_embeds_mask"},
+            length=512,
+            negative="none",
+            ragged="padded",
+        ),
+        guidance=Guidance(argument="true_cfg_scale"),
+        latents=Latents(
+            pack=packed,
+            unpack_step=unpacked,
+            unpack=unpacked,
+            to_vae=to_vae,
+            frames=True,
+            keeps_state=True,
+            exact=exact,
+        ),
+        # Heun and DPM++ take no sigmas of the pipelines.
+        schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
+        scheduler=_scheduler,
+        owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLQwenImage",
+        vae_settings=_vae_settings,
+        prompt_widths=_prompt_widths,
+        lora_names=LoraNames({"denoiser": "transformer"}, lora_places),
+        owns_lora=changes_qwen_image,
+        axes={
+            "hidden_states": ROWS,
+            "timestep": ROWS,
+            "guidance": ROWS,
+            "encoder_hidden_states": ROWS,
+            "encoder_hidden_states_mask": ROWS,
+            "img_shapes": LIST,
+            "attention_kwargs": SHARED,
+            "controlnet_block_samples": Axis("rows"),
+            "return_dict": SCALAR,
+        },
+        controls=controls,
+    )
+)
