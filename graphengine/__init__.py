@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from graphengine.declare.context import INERT, Context
     from graphengine.declare.definition import NodeDef, node
     from graphengine.declare.registry import load_pack
-    from graphengine.declare.sockets import Added, Choices, Doc, Drawn, File, Lazy, Multiline, Range, Socket, Uses
+    from graphengine.declare.sockets import (
+        UNKNOWN,
+        Added,
+        Choices,
+        Doc,
+        Drawn,
+        File,
+        Lazy,
+        Multiline,
+        Range,
+        Socket,
+        Uses,
+    )
     from graphengine.errors import (
         Cancelled,
         FileError,
@@ -67,7 +79,7 @@ _HOMES = {
     "graphengine.declare.definition": ("NodeDef", "node"),
     "graphengine.declare.registry": ("load_pack",),
     "graphengine.declare.sockets": (
-        "Added", "Choices", "Doc", "Drawn", "File", "Lazy", "Multiline", "Range", "Socket", "Uses",
+        "UNKNOWN", "Added", "Choices", "Doc", "Drawn", "File", "Lazy", "Multiline", "Range", "Socket", "Uses",
     ),
     "graphengine.errors": (
         "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
@@ -97,8 +109,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "INERT", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Drawn", "Event",
-    "File", "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError",
+    "INERT", "UNKNOWN", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Drawn",
+    "Event", "File", "FileError", "Graph", "GraphEngineError", "Input", "Kind", "Lazy", "Link", "Lost", "ModelError",
     "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData", "NotRegular", "NotStorable",
     "Outside", "Pack", "PackError", "PictureSettings", "Problem", "Range", "Ref", "Result", "Reuse", "Rooted",
     "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Uses", "View", "Where", "WorkflowError",

@@ -114,6 +114,7 @@ class NodeDef(Generic[P, R]):
         self.many_fn: Callable[..., Sequence[Any]] | None = None
         self.group_fn: Callable[..., Any] | None = None
         self.check_fn: Callable[..., Iterable[str]] | None = None
+        self.foresee_fn: Callable[..., Iterable[str]] | None = None
         self.fingerprint_fn: Callable[..., Any] | None = None
         self.migrations: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.key_identity: Any = None
@@ -346,6 +347,16 @@ class NodeDef(Generic[P, R]):
         self.check_fn = fn
         return fn
 
+    def foresee(self, fn: Callable[..., Iterable[str]]) -> Callable[..., Iterable[str]]:
+        """Register a validator that `graphengine validate` calls when it has made the references to weights.
+
+        It takes a dictionary with what is known of each given input before anything is computed (literals, and
+        references that come through links; `UNKNOWN` for what other links bring), and yields a sentence for each
+        mistake.
+        """
+        self.foresee_fn = fn
+        return fn
+
     def fingerprint(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Register a function of the inputs that is called in each run; what it returns enters the key."""
         self.fingerprint_fn = plain_function(fn)
@@ -381,7 +392,7 @@ class NodeDef(Generic[P, R]):
             types.MethodType(self.fn, instance), name=self.name, version=self.version, cache=self.cache, on=self.on,
             output=self.output, expand=self.expand, batch=self.batch,
         )
-        for beside in ("many_fn", "group_fn", "check_fn", "fingerprint_fn"):
+        for beside in ("many_fn", "group_fn", "check_fn", "foresee_fn", "fingerprint_fn"):
             if (fn := getattr(self, beside)) is not None:
                 setattr(bound, beside, types.MethodType(fn, instance))
         bound.migrations = self.migrations

@@ -36,6 +36,17 @@ class Choices:
         return tuple(self.of()) if callable(self.of) else self.of
 
 
+class Unknown:
+    """The type of `UNKNOWN`, which stands for a value that a link will bring when the graph runs."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN = Unknown()
+"""What a validator registered with `.foresee` gets in place of a value that is not known yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """A number, such as a seed, that is drawn when -1 or null is given for it, or in a list of such numbers.

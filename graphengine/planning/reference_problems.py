@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.declare.definition import NodeDef
-from graphengine.declare.sockets import File
+from graphengine.declare.sockets import UNKNOWN, File
 from graphengine.errors import FileError, NodeError, Problem, Where, WorkflowError, text_of
 from graphengine.graph.data import GraphData, folder_of
+from graphengine.graph.elements import INPUTS, Link
 from graphengine.graph.order import topological
 from graphengine.graph.validate import placed
 from graphengine.planning.inputs import BoundInputs, bind_inputs
-from graphengine.planning.plan import give_back, take_plan
+from graphengine.planning.plan import Plan, give_back, take_plan
 
 
 def reference_problems(graph: GraphData, bound: BoundInputs | None = None) -> list[Problem]:
@@ -48,8 +49,31 @@ def reference_problems(graph: GraphData, bound: BoundInputs | None = None) -> li
                 if not isinstance(error.__cause__, FileError):
                     problem = Problem("wrong weights", text_of(error.__cause__ or error), Where(node=error.node))
                     problems.append(placed(graph, problem, ("nodes", id)))
+    for id, node in graph.nodes.items():
+        if isinstance(node.kind, NodeDef) and node.kind.foresee_fn is not None and not node.each:
+            sentences = node.kind.foresee_fn(_known(graph, id, bound, plan))
+            problems += [placed(graph, Problem("invalid", one, Where(node=id)), ("nodes", id)) for one in sentences]
     give_back(plan)
     return problems
+
+
+def _known(graph: GraphData, id: str, bound: BoundInputs, plan: Plan) -> dict[str, Any]:
+    """What is known of a node's inputs before anything is computed; `UNKNOWN` for the rest of those that are given."""
+    node = graph.nodes[id]
+
+    def value(argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [value(one) for one in argument]
+        if not isinstance(argument, Link):
+            return argument
+        if argument.node == INPUTS:
+            return bound[argument.port].value if argument.port in bound else UNKNOWN
+        made = plan.references.get(argument.node)
+        if made is None:
+            return UNKNOWN
+        return getattr(made[0], argument.port) if argument.port and isinstance(made[0], tuple) else made[0]
+
+    return {name: value(argument) for name, argument in node.args.items()}
 
 
 def _is_remote(graph: GraphData, id: str, bound: BoundInputs) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.family import SampleRequest
@@ -87,6 +87,13 @@ def check_size(width: int, height: int, model: Model) -> None:
 def sides_of(model: Model) -> int:
     """The number that sides of a model's pictures must be multiples of: `multiple` in its settings, else `factor`."""
     return int(model.setting("multiple", model.setting("factor", 8)))
+
+
+def side_problems(name: str, value: int, multiple: int) -> Iterator[str]:
+    """Yield a sentence for a side that is no multiple of what a model needs."""
+    if value % multiple:
+        less = value // multiple * multiple
+        yield f"{name} is {value}, but must be a multiple of {multiple} ({less} or {less + multiple})"
 
 
 def check_strength(request: SampleRequest, cls: Any, left: Callable[[int, float], int]) -> None:

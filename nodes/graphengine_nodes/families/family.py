@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -378,6 +378,13 @@ class Family(Protocol):
         """The size of what is made with reference pictures, where nothing else says it; None for the model's own."""
 
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior: ...
+
+    def foresee(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with a sampler's inputs for a model, as far as it is known before anything is loaded.
+
+        Args:
+            given: The inputs that are given; `graphengine.UNKNOWN` for what links bring.
+        """
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
         """Denoise, and call `step` after each step."""

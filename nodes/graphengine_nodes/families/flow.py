@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +288,28 @@ class Flow(Pipelines):
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
+    def foresee(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
+        """See `Family`."""
+        yield from super().foresee(model, given)
+        variant = self._variant(model)
+        there = {"references": "references", "inpaint": "mask", "control": "control", "controlnet": "control"}
+        for ask, name in there.items():
+            if given.get(name) is None and all(ask in task for task in variant.tasks):
+                yield f"{model.source}: this model needs {ASKS[ask]}; link one"
+        if given.get("control") is not None and not any("control" in task for task in variant.tasks):
+            yield f"{model.source}: this model takes no ControlNet; leave control out"
+
+    def reference_problems(self, model: Model, references: Any) -> Iterator[str]:
+        """See `Pipelines`."""
+        tasks = [task for name, task in self._variant(model).tasks.items() if "references" in name]
+        most = max((task.several for task in tasks), default=0)
+        if tasks and (lacks := tasks[0].lacks(model)):
+            yield lacks
+        elif not tasks:
+            yield f"{model.source}: this model takes no {ASKS['references']}; leave references out"
+        elif isinstance(references, list) and len(references) > most:
+            yield f"{model.source} takes {most} reference pictures at most, and got {len(references)}"
+
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
         """See `Family`. Several pictures of a pipeline that makes one at a time are several runs."""
         if not self._task(request).single or len(request.seeds) == 1:
@@ -307,6 +329,8 @@ class Flow(Pipelines):
         found = tasks.task(request.asks)
         if found is None:
             raise ValueError(f"{request.model.source}: {_missing(request.asks, tasks)}")
+        if lacks := found.lacks(request.model):
+            raise ValueError(lacks)
         return found
 
     def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int]:

@@ -138,12 +138,6 @@ def _pipeline(held: Contents) -> str | None:
 
 
 def _check(request: SampleRequest, task: Task) -> None:
-    model = request.model
-    if request.references and not model.setting("kontext"):
-        raise ValueError(
-            f"{model.source} is no FLUX.1 Kontext by its model_index.json or its file's name, and takes no reference "
-            "pictures: leave references out, or give config, a folder of Kontext"
-        )
     true_cfg = request.options.arguments.get("true_cfg_scale", 1.0) > 1
     if true_cfg and request.starts_from and request.control:
         raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
@@ -154,6 +148,13 @@ def _area(request: SampleRequest) -> dict[str, Any]:
     width, height = request.size
     return {"max_area": width * height}
 
+
+KONTEXT = (
+    "kontext",
+    "is no FLUX.1 Kontext by its model_index.json or its file's name, and takes no reference pictures: leave "
+    "references out, or give config, a folder of Kontext",
+)
+"""The setting of models that take a reference picture, and what is said of others."""
 
 TEXT_TO_IMAGE: Mapping[str, Task] = {
     "": Task(pipeline="flux.pipeline_flux.FluxPipeline"),
@@ -166,12 +167,15 @@ TEXT_TO_IMAGE: Mapping[str, Task] = {
     "controlnet+inpaint": Task(
         pipeline="flux.pipeline_flux_controlnet_inpainting.FluxControlNetInpaintPipeline", encodes=True
     ),
-    "references": Task(pipeline="flux.pipeline_flux_kontext.FluxKontextPipeline", encodes=True, always=_area),
+    "references": Task(
+        pipeline="flux.pipeline_flux_kontext.FluxKontextPipeline", encodes=True, always=_area, needs=KONTEXT
+    ),
     "inpaint+references": Task(
         pipeline="flux.pipeline_flux_kontext_inpaint.FluxKontextInpaintPipeline",
         encodes=True,
         names={"references": "image_reference"},
         always=_area,
+        needs=KONTEXT,
     ),
 }
 FILL: Mapping[str, Task] = {"inpaint": Task(pipeline="flux.pipeline_flux_fill.FluxFillPipeline", encodes=True)}

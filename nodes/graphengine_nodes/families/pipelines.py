@@ -13,7 +13,7 @@ import functools
 import importlib
 import inspect
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,6 +224,23 @@ class Pipelines:
     def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int] | None:
         """See `Family`."""
         return None
+
+    def foresee(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
+        """See `Family`."""
+        for name in ("width", "height"):
+            if isinstance(given.get(name), int):
+                yield from arguments.side_problems(name, given[name], arguments.sides_of(model))
+        try:
+            scheduler = given.get("scheduler")
+            sampler_names.read(scheduler if isinstance(scheduler, str) else None, self.schedulers, self.name)
+        except ValueError as error:
+            yield str(error)
+        if given.get("references") not in (None, []):
+            yield from self.reference_problems(model, given["references"])
+
+    def reference_problems(self, model: Model, references: Any) -> Iterator[str]:
+        """Yield what is wrong with a sampler's reference pictures, or with a list of them, for a model."""
+        yield f"{model.source}, {self.name}, takes no {ASKS['references']}"
 
     # --- sampling: what differs between families is in the methods that `sample` calls --------------------------------
 

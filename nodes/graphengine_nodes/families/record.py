@@ -53,6 +53,7 @@ class Task:
         always: Makes the arguments that it always gets, by the request.
         single: It makes one picture in a call: several pictures are several calls.
         several: How many reference pictures it takes at most.
+        needs: A setting that a model must have for it, and what is said of one that has not; after the model's name.
         alpha: It takes reference pictures with alpha as they are; else they lie over white.
         sized: It takes `width` and `height`.
         size: The size of the result by that of the last reference picture, where the request names none; None for one
@@ -67,10 +68,17 @@ class Task:
     always: Callable[[SampleRequest], Mapping[str, Any]] = lambda request: {}
     single: bool = False
     several: int = 1
+    needs: tuple[str, str] | None = None
     alpha: bool = False
     sized: bool = True
     size: Callable[[int, int], tuple[int, int]] | None = None
     global_noise: bool = False
+
+    def lacks(self, model: Model) -> str | None:
+        """A sentence on a model that has not the setting which it needs; None of one that has."""
+        if self.needs is None or model.setting(self.needs[0]):
+            return None
+        return f"{model.source} {self.needs[1]}"
 
     @property
     def class_name(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from graphengine import INERT, Context, Doc, Range, Uses, node
-from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.arguments import side_problems, sides_of
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.references import model_of
 from graphengine_nodes.values.types import VAE, Image, Latent, Model, Posterior
@@ -21,9 +21,8 @@ def check_sides(inputs: dict[str, Any], multiple: int = STEP) -> Iterator[str]:
     """Yield a sentence for each side that is no multiple of `multiple`, by default of what every model needs."""
     for name in ("width", "height"):
         value = inputs.get(name)
-        if isinstance(value, int) and value % multiple:
-            less = value // multiple * multiple
-            yield f"{name} is {value}, but must be a multiple of {multiple} ({less} or {less + multiple})"
+        if isinstance(value, int):
+            yield from side_problems(name, value, multiple)
 
 
 @node(version=1)

@@ -43,7 +43,7 @@ Config = Annotated[
 ]
 FamilyName = Annotated[
     str | None,
-    Choices("stable_diffusion", "stable_diffusion_xl", "flux"),
+    Choices(lambda: tuple(families())),
     Doc("For files that may be of several families: which it is."),
 ]
 

@@ -298,6 +298,16 @@ def inpaint(
 inpaint.check(sampler_names.problems)
 
 
+def _foresee(inputs: dict[str, Any]) -> Iterator[str]:
+    model = inputs.get("model")
+    if isinstance(model, Model):
+        yield from family(model.family).foresee(model, inputs)
+
+
+sample.foresee(_foresee)
+inpaint.foresee(_foresee)
+
+
 # --- from sockets to a request ----------------------------------------------------------------------------------------
 
 

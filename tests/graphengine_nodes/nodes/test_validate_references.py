@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
+import PIL.Image
 import pytest
+from graphengine_nodes.nodes import images
 from graphengine_nodes.store.store import store
+from graphengine_nodes.testing.flux import flux_model
 from graphengine_nodes.testing.sdxl import xl_model
+from graphengine_nodes.testing.z_image import z_image_model
 from graphengine_nodes.weights.files import TINY
 
+from graphengine import load
 from graphengine.cli.validate import problems_of
+from graphengine.planning.inputs import bind_inputs
+from graphengine.planning.reference_problems import reference_problems
 
 JOIN = """
 version: 1
@@ -79,3 +87,48 @@ def test_inputs_that_are_given_are_checked_too(folder: Path) -> None:
     (told,) = problems_of(str(file), [f"words={folder / 'xl'}"])
     assert "the text encoder of xl is for stable_diffusion_xl models" in told.what
     assert problems_of(str(file)) == []  # of an input without a value nothing is known
+
+
+ASKED = """
+version: 1
+inputs: {model: {type: path, default: %s}, photo: {type: Image}}
+nodes:
+  model: {node: load_model, from: {source: inputs.model}}
+  text: {node: encode_prompt, from: {model: model}, with: {prompt: a red circle}}
+  latent:
+    node: sample
+    from: {model: model, positive: text%s}
+    with: %s
+outputs: {latent: latent}
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "links", "given", "told"),
+    [
+        ("z_image", "", "{width: 64, height: 64, scheduler: UniPCMultistepScheduler}", []),
+        ("z_image", "", "{width: 72, height: 64}", ["width is 72, but must be a multiple of 16 (64 or 80)"]),
+        ("z_image", "", "{scheduler: ddim}", ["DDIMScheduler is of the wrong kind for z_image"]),
+        ("z_image", ", references: inputs.photo", "{}", ["model: this model takes no reference pictures"]),
+        ("flux", ", references: inputs.photo", "{}", ["model is no FLUX.1 Kontext by its model_index.json"]),
+        ("control", "", "{}", ["model: this model needs a control picture without a ControlNet; link one"]),
+        ("tiny", ", references: inputs.photo", "{}", ["model, stable_diffusion, takes no reference pictures"]),
+    ],
+)
+def test_what_a_model_does_not_take_is_told_before_it_is_loaded(
+    made: str, links: str, given: str, told: list[str], tmp_path: Path
+) -> None:
+    makers = {"z_image": z_image_model, "flux": flux_model, "control": partial(flux_model, variant="control")}
+    if made in makers:
+        makers[made](tmp_path / "model")
+    else:
+        shutil.copytree(TINY / "model", tmp_path / "model")
+    file = tmp_path / "asked.yaml"
+    file.write_text(ASKED % ("model", links, given))
+    store.clear()
+    given_photo = {"photo": images.from_pil(PIL.Image.new("RGB", (64, 64)))}
+    graph = load(file)
+    found = reference_problems(graph, bind_inputs(graph, given_photo))
+    assert not store.digests("cpu")
+    assert len(found) == len(told), found
+    assert all(part in problem.what and problem.where.line == 7 for part, problem in zip(told, found, strict=True))
