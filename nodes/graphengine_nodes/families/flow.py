@@ -7,6 +7,7 @@ out pictures encoded before (`pipeline_vae`), unless they encode pictures themse
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,13 +21,14 @@ from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleR
 from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
 from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, class_named, in_pixels
-from graphengine_nodes.families.record import Record, Shape, Task, Variant
+from graphengine_nodes.families.record import Guidance, Record, Shape, Task, Variant
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of
+from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
 
 if TYPE_CHECKING:
@@ -93,6 +95,11 @@ class Flow(Pipelines):
         variant = self.record.variant({}, {} if part is None else part.config)
         return next(iter(self.record.variants[variant].tasks.values())).class_name
 
+    def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
+        """See `Family`."""
+        found = super().configurations(held)
+        return found | {"model_index.json": {**self.record.index(held), **found["model_index.json"]}}
+
     def prompt_widths(self, configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
         """See `Family`."""
         return self.record.prompt_widths(configs)
@@ -107,7 +114,9 @@ class Flow(Pipelines):
 
     def denoiser_settings(self, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         """See `Family`."""
-        return self._settings_of({}, config, where)
+        file = where.parent / "model_index.json"  # of a folder in diffusers layout, or one written by us
+        index = files.read_json(file) if file.is_file() else {}
+        return self._settings_of(index if self.owns_folder(index) else {}, config, where)
 
     def _settings_of(self, index: Mapping[str, Any], config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         try:
@@ -155,7 +164,8 @@ class Flow(Pipelines):
                     part = part.tokenizer
                 parts[name] = part
             stack.enter_context(torch.no_grad())
-            pipeline = self._pipeline_to_encode(model, parts)
+            variant = self._encoded_by(model, parts)
+            pipeline = self._pipeline_to_encode(model, variant, parts)
             length = max_sequence_length or model.setting("max_sequence_length", text.length)
             _check_skip(clip_skip, [parts[name] for name in text.skips])
 
@@ -169,7 +179,7 @@ class Flow(Pipelines):
                 return self._named(pipeline.encode_prompt(words, **call))
 
             absent: dict[str, torch.Tensor] = {}
-            if text.negative == "absent" and not self.record.guidance.embedded:
+            if text.negative == "absent" and not (variant.guidance or self.record.guidance).embedded:
                 key = (length, tuple(id(part) for part in parts.values()))
                 absent = encode(text.absent) if seen else self._known(model, parts, key, lambda: encode(text.absent))
             found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt)
@@ -187,13 +197,26 @@ class Flow(Pipelines):
         if length is not None and text.length is None:
             raise ValueError(f"{model.source} reads prompts of a fixed length; leave max_sequence_length out")
 
-    def _pipeline_to_encode(self, model: Model, parts: Mapping[str, Any]) -> Any:
-        """A pipeline of the model's variant with its text encoders alone."""
-        task = next(iter(self._variant(model).tasks.values()))
-        made = _constructed(_class(task), parts)
+    def _pipeline_to_encode(self, model: Model, variant: Variant, parts: Mapping[str, Any]) -> Any:
+        """A pipeline of a variant with a model's text encoders alone."""
+        made = _constructed(_class(next(iter(variant.tasks.values()))), parts)
         for name, part in self.record.text.unseen(model).items():
             setattr(made, name, part)
         return made
+
+    def _encoded_by(self, model: Model, parts: Mapping[str, Any]) -> Variant:
+        """The variant of a model; of text encoders of several classes, which may be alone, the first that has them."""
+        variants = self.record.variants.values()
+        if not any(one.classes for one in variants):
+            return self._variant(model)
+        kinds = {name: type(part).__name__ for name, part in parts.items() if self.stems[name] is not None}
+        return next(v for v in variants if all(dict(self.classes, **v.classes)[n][1] == k for n, k in kinds.items()))
+
+    def class_of(self, component: str, location: Location) -> tuple[str, str]:
+        """See `Pipelines`: of variants with several classes the one that the component's configurations name."""
+        found = [one.classes[component] for one in self.record.variants.values() if component in one.classes]
+        said = _said_classes(location.folder) if found else ""
+        return next((one for one in found if f'"{one[1]}"' in said), self.classes[component])
 
     def _named(self, returned: Any) -> dict[str, torch.Tensor]:
         """The tensors that `encode_prompt` returned, by the names in the record."""
@@ -245,7 +268,7 @@ class Flow(Pipelines):
 
     def _negatives(self, request: SampleRequest) -> Sequence[Conditioning]:
         """The negative prompts that guide; none where there is no guidance by them."""
-        guidance, options = self.record.guidance, request.options
+        guidance, options = self._guidance(request.model), request.options
         given = [one for one in request.negative if not one.absent]
         if guidance.embedded:
             if given and guidance.real and options.arguments.get(guidance.real, 1.0) > 1:
@@ -253,6 +276,8 @@ class Flow(Pipelines):
             if given:
                 self._warn_of_negative(request.model)
             return ()
+        if given and guidance.off == math.inf:
+            self._warn_of_negative(request.model)
         if options.guidance_scale <= guidance.off:
             return ()
         if self.record.text.negative != "none":
@@ -265,7 +290,7 @@ class Flow(Pipelines):
         if model.source in self._warned:
             return
         self._warned.add(model.source)
-        real = self.record.guidance.real
+        real = self._guidance(model).real
         unless = f" without {real} over 1" if real else ""
         log.warning("%s takes no negative prompt%s: it is ignored", model.source, unless)
 
@@ -319,6 +344,9 @@ class Flow(Pipelines):
     def _variant(self, model: Model) -> Variant:
         return self.record.variants[model.setting("variant", "")]
 
+    def _guidance(self, model: Model) -> Guidance:
+        return self._variant(model).guidance or self.record.guidance
+
     def _task(self, request: SampleRequest) -> Task:
         """The task of a request.
 
@@ -336,7 +364,7 @@ class Flow(Pipelines):
     def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int]:
         """See `Family`."""
         task = self._variant(model).task(frozenset({"references"}))
-        width, height = references[-1].size
+        width, height = references[-1 if task is None else task.decides].size
         if task is not None and task.size is not None:
             return task.size(width, height)
         area, multiple = int(model.setting("width")) * int(model.setting("height")), arguments.sides_of(model)
@@ -399,7 +427,7 @@ class Flow(Pipelines):
 
     def scales(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
-        guidance, scale = self.record.guidance, request.options.guidance_scale
+        guidance, scale = self._guidance(request.model), request.options.guidance_scale
         # Without a negative prompt the pipelines would only warn that the scale does nothing.
         idle = self.record.text.negative == "none" and not self._negatives(request)
         return {guidance.argument: guidance.off if idle else scale}
@@ -479,13 +507,21 @@ class Flow(Pipelines):
         shape, latents = self._shape(cls, request), self.record.latents
         return (lambda found: latents.pack(found, shape)), (lambda found: latents.unpack_step(found, shape))
 
-    def result(self, cls: Any, request: SampleRequest, output: Any) -> torch.Tensor:
+    def result(self, cls: Any, request: SampleRequest, output: Any, last: torch.Tensor) -> torch.Tensor:
         """See `Pipelines`."""
+        if self.record.latents.of_loop:
+            return self.record.latents.unpack_step(last, self._shape(cls, request))
         found = output.frames if self.record.latents.frames and hasattr(output, "frames") else output.images
         return self.record.latents.unpack(found, self._shape(cls, request))
 
     def _shape(self, cls: Any, request: SampleRequest) -> Shape:
         return Shape(*request.size, int(request.model.setting("factor")), cls)
+
+
+def _said_classes(folder: Path) -> str:
+    """The configurations of a component, where its class stands: a model's, a tokenizer's or a processor's."""
+    names = ("config.json", "tokenizer_config.json", "processor_config.json")
+    return "".join((folder / name).read_text() for name in names if (folder / name).is_file())
 
 
 def _class(task: Task) -> Any:

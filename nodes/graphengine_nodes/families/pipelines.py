@@ -167,9 +167,8 @@ class Pipelines:
         """See `Family`."""
         if component == "scheduler":
             return files.read_json(location.folder / "scheduler_config.json")
-        module, name = self.classes[component]
         if self.stems[component] is None:
-            cls = class_named(module, name)
+            cls = class_named(*self.class_of(component, location))
             try:
                 check_folder(location.folder)
             except OSError as error:
@@ -355,8 +354,8 @@ class Pipelines:
         """The pipeline's argument that the guidance scale is for."""
         return {"guidance_scale": request.options.guidance_scale}
 
-    def result(self, cls: Any, request: SampleRequest, output: Any) -> torch.Tensor:
-        """The latents between nodes in what a pipeline returned."""
+    def result(self, cls: Any, request: SampleRequest, output: Any, last: torch.Tensor) -> torch.Tensor:
+        """The latents between nodes in what a pipeline returned, or in the latents of its last step."""
         found: torch.Tensor = output.images
         return found
 
@@ -488,8 +487,9 @@ def sample_with(
     blending = None
     if request.repaint is not None:
         blending = Blending(pipeline, request.repaint, call["generator"], len(request.seeds), pack, unpack)
-    output = pipeline(**call, **_watched(step, further, unpack, blending, cut))
-    samples = family.result(cls, request, output)
+    last: list[torch.Tensor] = []
+    output = pipeline(**call, **_watched(step, further, unpack, blending, cut, last))
+    samples = family.result(cls, request, output, last[-1])
     if not bool(torch.isfinite(samples).all()):
         name = type(scheduler).__name__
         raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")
@@ -498,9 +498,18 @@ def sample_with(
 
 
 def _watched(
-    step: Step, further: Mapping[str, Any], unpack: Layout, blending: Blending | None, cut: Cut | None
+    step: Step,
+    further: Mapping[str, Any],
+    unpack: Layout,
+    blending: Blending | None,
+    cut: Cut | None,
+    last: list[torch.Tensor],
 ) -> dict[str, Any]:
-    """The further arguments with a callback that blends and reports after each step, then calls the caller's own."""
+    """The further arguments with a callback that blends and reports after each step, then calls the caller's own.
+
+    Args:
+        last: Gets the latents of each step in place of those before.
+    """
     theirs = further.get("callback_on_step_end")
     wanted = getattr(theirs, "tensor_inputs", None) or further.get("callback_on_step_end_tensor_inputs") or ["latents"]
 
@@ -511,9 +520,10 @@ def _watched(
         if blending is not None:
             changed["latents"] = tensors["latents"] = blending.after(index, tensors["latents"])
         step(index + 1, pipe.num_timesteps, unpack(tensors["latents"]))
-        if theirs is None:
-            return changed
-        return changed | (theirs(pipe, index, time, {name: tensors[name] for name in wanted}) or {})
+        if theirs is not None:
+            changed |= theirs(pipe, index, time, {name: tensors[name] for name in wanted}) or {}
+        last[:] = [changed.get("latents", tensors["latents"])]
+        return changed
 
     inputs = list(dict.fromkeys([*wanted, "latents"]))
     return {**further, "callback_on_step_end": report, "callback_on_step_end_tensor_inputs": inputs}

@@ -56,8 +56,9 @@ class Task:
         needs: A setting that a model must have for it, and what is said of one that has not; after the model's name.
         alpha: It takes reference pictures with alpha as they are; else they lie over white.
         sized: It takes `width` and `height`.
-        size: The size of the result by that of the last reference picture, where the request names none; None for one
-            of the model's own area with its aspect.
+        size: The size of the result by that of a reference picture, where the request names none; None for one of the
+            model's own area with its aspect.
+        decides: Which reference picture decides the size, counted as in a list.
         global_noise: It encodes pictures with draws from torch's global generator, which the seed does not decide: the
             VAE gives it draws of a generator of their own, which begins at the seed. Only with `single`.
     """
@@ -72,6 +73,7 @@ class Task:
     alpha: bool = False
     sized: bool = True
     size: Callable[[int, int], tuple[int, int]] | None = None
+    decides: int = -1
     global_noise: bool = False
 
     def lacks(self, model: Model) -> str | None:
@@ -95,11 +97,15 @@ class Variant:
         settings: Default steps and guidance, and the sides in latents, by model_index.json, which may be empty, and the
             denoiser's configuration.
         options: Names of the constructor's options that model_index.json says; they enter the settings.
+        guidance: Where it is another than the record's.
+        classes: Module and class of the components that are of another class than the record says.
     """
 
     tasks: Mapping[str, Task]
     settings: Callable[[Config, Config], dict[str, Any]]
     options: Sequence[str] = ()
+    guidance: Guidance | None = None
+    classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def task(self, asks: frozenset[str]) -> Task | None:
         """The task for what a request holds; None if there is none."""
@@ -151,7 +157,7 @@ class Guidance:
         argument: The pipeline's argument that gets it.
         embedded: It is an input of the denoiser: there is no negative prompt, but for `real`.
         real: The further argument that guides by a negative prompt, above 1, where `argument` is embedded.
-        off: At this scale and below there is no guidance by a negative prompt.
+        off: At this scale and below there is no guidance by a negative prompt; infinite where there never is.
     """
 
     argument: str = "guidance_scale"
@@ -215,6 +221,7 @@ class Latents:
         pack: From latents between nodes, [n, C, h, w] or [n, C, f, h, w], to those of the pipelines' loop.
         unpack_step: From those of the loop, as callbacks see them, to those between nodes.
         unpack: From a pipeline's result to those between nodes.
+        of_loop: The latents of the loop's last step count, and not a pipeline's result, which is of another scale.
         to_vae: From the denoiser's scale to the VAE's; takes latents and the VAE.
         patch: How many latents a side the denoiser takes at once; with the VAE's factor, what sides are multiples of.
         frames: There is an axis of frames, and pictures are videos of one frame.
@@ -226,6 +233,7 @@ class Latents:
     pack: Layout = as_it_is
     unpack_step: Layout = as_it_is
     unpack: Layout = as_it_is
+    of_loop: bool = False
     to_vae: Callable[[torch.Tensor, Any], torch.Tensor] = shifted
     patch: int = 2
     frames: bool = False
@@ -250,6 +258,7 @@ class Record:
         schedulers: Names of the schedulers that it can use.
         scheduler, pipeline: The configuration of the published models' scheduler, and the class of their pipeline, for
             single files; without a class, that of the first task of the file's variant.
+        index: Further entries of model_index.json for single files.
         owns_vae: Whether a VAE with a configuration may be of one of its models.
         vae_settings: What a VAE's configuration says beside `factor`, `latent_channels` and `multiple`.
         prompt_widths: See `Family`.
@@ -275,6 +284,7 @@ class Record:
     schedulers: Sequence[str] = ("FlowMatchEulerDiscreteScheduler",)
     scheduler: Callable[[Contents], dict[str, Any]]
     pipeline: Callable[[Contents], str | None] = lambda held: None
+    index: Callable[[Contents], Mapping[str, Any]] = lambda held: {}
     owns_vae: Callable[[Config], bool]
     vae_settings: Callable[[Config], dict[str, Any]]
     prompt_widths: Callable[[Mapping[str, Config]], tuple[int, ...]]

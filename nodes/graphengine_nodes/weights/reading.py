@@ -123,7 +123,9 @@ def _check_scaling(config: Any, file: Path) -> None:
     """
     normalised = getattr(config, "latents_mean", None) is not None  # by the mean and deviation of each channel instead
     for name, optional in (("scaling_factor", normalised), ("shift_factor", True)):
-        value = getattr(config, name, None)
+        if name not in config:  # a class with a scale of another kind
+            continue
+        value = config[name]
         if not (optional and value is None) and (not isinstance(value, int | float) or isinstance(value, bool)):
             say = "; leave it out for diffusers' default" if name == "scaling_factor" else " or null"
             raise ModelError(f"{file}: {name} is {value!r:.40}, but must be a number{say}")
@@ -221,6 +223,15 @@ def _renamed(tensors: Tensors, module: Any) -> Tensors:
     return {_today(name, known): tensor for name, tensor in tensors.items()}
 
 
+# Models that see pictures and read text, before transformers 4.52.
+_OLD_STARTS = (
+    ("language_model.lm_head.", "lm_head."),
+    ("language_model.model.", "model.language_model."),
+    ("vision_tower.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("visual.", "model.visual."),
+    ("model.", "model.language_model."),
+)
 # Attention blocks of diffusers before 0.18, CLIP's text model before transformers 5.6, and language models, whose files
 # have the names of the model with what predicts tokens around it, or, of Qwen2.5-VL, those before transformers 4.52.
 _OLD_NAMES = ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0."))
@@ -233,9 +244,9 @@ def _today(name: str, known: Any) -> str:
         for candidate in (name.removeprefix(outer), f"{outer}{name}"):
             if candidate in known:
                 return candidate
-    inner = f"model.language_model.{name.removeprefix('model.')}"
-    if inner in known:
-        return inner
+    for old, new in _OLD_STARTS:
+        if name.startswith(old) and (candidate := new + name.removeprefix(old)) in known:
+            return candidate
     for old, new in _OLD_NAMES:
         name = name.replace(old, new)
     return name
