@@ -151,7 +151,13 @@ def scaling_of(vae: Any) -> dict[str, Any]:
 
 
 def to_denoiser(samples: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
-    """Convert latents from the VAE's scale to the denoiser's, as the pipelines do."""
+    """Convert latents from the VAE's scale to the denoiser's, as the pipelines do.
+
+    Raises:
+        ValueError: Their model has no such scale.
+    """
+    if not scaling:
+        raise ValueError("the VAE of this model says no scale of its latents: an encoded picture is no start for it")
     factor: float = scaling.get("scaling_factor", 1.0)
     if "latents_mean" in scaling and "latents_std" in scaling:
         mean, std = _statistics(samples, scaling)

@@ -114,9 +114,7 @@ def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
 KLEIN = "flux2.pipeline_flux2_klein"
 KLEIN_TASKS: Mapping[str, Task] = {
     "": Task(pipeline=f"{KLEIN}.Flux2KleinPipeline"),
-    "references": Task(
-        pipeline=f"{KLEIN}.Flux2KleinPipeline", encodes=True, several=MOST, size=_size, decides=0
-    ),
+    "references": Task(pipeline=f"{KLEIN}.Flux2KleinPipeline", encodes=True, several=MOST, size=_size, decides=0),
     "inpaint": Task(pipeline=f"{KLEIN}_inpaint.Flux2KleinInpaintPipeline", encodes=True),
     # Its pipeline brings several references to the size of the first one, so it gets one.
     "inpaint+references": Task(
@@ -163,9 +161,7 @@ FAMILY = Flow(
         },
         variant=_variant,
         text=Text(returns=("embeds", None), arguments={"embeds": "prompt_embeds"}, length=512),
-        latents=Latents(
-            pack=_packed, unpack_step=_unpacked, of_loop=True, to_vae=_to_vae, statistics=("bn",)
-        ),
+        latents=Latents(pack=_packed, unpack_step=_unpacked, of_loop=True, to_vae=_to_vae, statistics=("bn",)),
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=lambda held: {
             "_class_name": "FlowMatchEulerDiscreteScheduler",

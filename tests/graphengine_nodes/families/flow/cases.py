@@ -55,6 +55,7 @@ def line(
     guided: bool = True,
     lora: str | None = "transformer",
     several: bool = True,
+    references: int = 1,
     call: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
     size: tuple[int, int] = (64, 64),
@@ -70,6 +71,7 @@ def line(
         guided: There is guidance without one.
         lora: The component that a LoRA changes, `{model}.safetensors`; None where there is none.
         several: A call makes two pictures of two generators.
+        references: The most reference pictures that it is asked with; two are asked in a case of their own.
         call: Further arguments of diffusers' one call.
         arguments: The same for the nodes, where they differ.
     """
@@ -85,6 +87,7 @@ def line(
         "call": dict(call or {}),
         "arguments": dict((call or {}) if arguments is None else arguments),
         "size": size,
+        "references": 1,
     }
 
     def case(task: str, what: str = "", **changes: Any) -> dict[str, Any]:
@@ -100,6 +103,8 @@ def line(
         yield case(first, "negative", negative="a tree")
     if guided:
         yield case(first, "no guidance", scale=0.0)
+    if references > 1:
+        yield case("references", "two references", references=2)
     if lora:
         yield case(first, "LoRA", lora=lora)
     for scheduler in schedulers:
@@ -140,5 +145,26 @@ def cases() -> list[dict[str, Any]]:
             guidance="true_cfg_scale",
             guided=False,
             schedulers=("UniPCMultistepScheduler",),
+        ),
+        *line(
+            "klein",
+            {
+                "": "Flux2KleinPipeline",
+                "references": "Flux2KleinPipeline",
+                "inpaint": "Flux2KleinInpaintPipeline",
+                "inpaint+references": "Flux2KleinInpaintPipeline",
+            },
+            schedulers=("UniPCMultistepScheduler",),
+            references=2,
+        ),
+        *line(
+            "klein-distilled", {"": "Flux2KleinPipeline"}, negative=False, guided=False, lora=None, several=False
+        ),
+        *line(
+            "flux2-dev",
+            {"": "Flux2Pipeline", "references": "Flux2Pipeline"},
+            schedulers=("UniPCMultistepScheduler",),
+            negative=False,
+            references=2,
         ),
     ]

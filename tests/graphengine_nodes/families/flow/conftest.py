@@ -22,7 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def family_models(folder: Path) -> None:
     """The model of each line, with its ControlNet as `{model}-net` and its LoRA as `{model}.safetensors`."""
-    from graphengine_nodes.testing import qwen_image, sd3, small, z_image
+    from graphengine_nodes.testing import flux2, qwen_image, sd3, small, z_image
 
     z_image.z_image_model(folder / "z_image")
     z_image.z_image_controlnet(folder / "z_image-net")
@@ -30,7 +30,10 @@ def family_models(folder: Path) -> None:
     sd3.sd3_controlnet(folder / "stable_diffusion_3-net")
     qwen_image.qwen_image_model(folder / "qwen_image")
     qwen_image.qwen_image_controlnet(folder / "qwen_image-net")
-    for model in ("z_image", "stable_diffusion_3", "qwen_image"):
+    flux2.flux2_model(folder / "klein")
+    flux2.flux2_model(folder / "klein-distilled", seed=1, distilled=True)
+    flux2.flux2_model(folder / "flux2-dev", klein=False)
+    for model in [path.parent.name for path in folder.glob("*/model_index.json")]:
         small.lora_for(folder / model, folder / f"{model}.safetensors")
 
 

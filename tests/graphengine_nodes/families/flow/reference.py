@@ -89,7 +89,11 @@ def arguments(case: dict[str, Any]) -> dict[str, Any]:
     if "inpaint" in asks:
         call["mask_image"] = cases.mask()
     if "references" in asks:
-        call["image"] = cases.picture()
+        found = [cases.picture(), cases.other()]
+        if "inpaint" in asks:
+            call["image_reference"] = cases.other()
+        else:
+            call["image"] = found if case["references"] > 1 else found[0]
     if "controlnet" in asks or "control" in asks:
         call["control_image"] = cases.edges()
     if "controlnet" in asks:
@@ -102,7 +106,10 @@ def run(pipe: Any, case: dict[str, Any]) -> np.ndarray[Any, Any]:
         return shifted(pipe, torch.cat([one_of_global_draws(pipe, case, seed) for seed in case["seeds"]]))
     if type(pipe) is diffusers.StableDiffusion3InpaintPipeline:
         return shifted(pipe, pipe(**arguments(case) | {"output_type": "latent"}).images)
-    found = pipe(**arguments(case))
+    call = arguments(case)
+    if "negative_prompt" in call and "negative_prompt" not in inspect.signature(pipe.__call__).parameters:
+        call["negative_prompt_embeds"] = pipe.encode_prompt(call.pop("negative_prompt"))[0]
+    found = pipe(**call)
     pixels: np.ndarray[Any, Any] = found.frames if hasattr(found, "frames") else found.images
     return pixels
 

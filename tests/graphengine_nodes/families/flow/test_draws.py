@@ -19,6 +19,13 @@ DRAWS = {
     "z_image image": "posterior noise",
     "z_image inpaint": "posterior noise posterior",
     "z_image controlnet": "mode noise",
+    "klein text": "noise",
+    "klein references": "noise mode",
+    "klein inpaint": "mode noise",
+    "klein inpaint+references": "mode noise mode",
+    "klein-distilled text": "noise",
+    "flux2-dev text": "noise",
+    "flux2-dev references": "noise mode",
 }
 """What each case draws: `posterior`, from an encoded picture; `noise`; `mode` is the middle of a posterior, undrawn."""
 

@@ -22,8 +22,10 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
     if case["lora"]:
         model = std.apply_lora(model, std.load_lora(models / f"{case['model']}.safetensors"))
     asks = case["task"].split("+")
-    picture = images.from_pil(cases.picture())
-    references = picture if "references" in asks else None
+    picture, other = images.from_pil(cases.picture()), images.from_pil(cases.other())
+    references = [picture, other][: case["references"]] if "references" in asks else None
+    if "inpaint" in asks and references:
+        references = [other]
     positive = std.encode_prompt(model, cases.PROMPT, references=references)
     negative = None
     if case["negative"] is not None:

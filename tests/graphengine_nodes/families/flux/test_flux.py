@@ -70,8 +70,8 @@ def test_a_transformer_of_no_known_variant_is_refused(models: Path, tmp_path: Pa
 
 
 def test_its_successor_is_another_family(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux2Pipeline"}))
-    with pytest.raises(ModelError, match="holds a Flux2Pipeline; known families are"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "Flux3Pipeline"}))
+    with pytest.raises(ModelError, match="holds a Flux3Pipeline; known families are"):
         std.load_model(tmp_path)
 
 
