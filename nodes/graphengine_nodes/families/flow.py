@@ -169,20 +169,24 @@ class Flow(Pipelines):
             length = max_sequence_length or model.setting("max_sequence_length", text.length)
             _check_skip(clip_skip, [parts[name] for name in text.skips])
 
-            def encode(words: str) -> dict[str, torch.Tensor]:
+            def encode(words: str, own: bool) -> dict[str, torch.Tensor]:
+                """Encode the caller's own prompt, or the absent one, to which nothing else of the call belongs."""
                 call = dict(text.always) | {"device": torch.device(device)}
-                call |= {"clip_skip": clip_skip} if clip_skip and words == prompt else {}
+                call |= {"clip_skip": clip_skip} if own and clip_skip else {}
                 call |= {} if length is None else {"max_sequence_length": length}
-                call |= dict.fromkeys(text.second, (prompt_2 or words) if words == prompt else words)
+                call |= dict.fromkeys(text.second, prompt_2 or words if own else words)
                 if text.pictures:
                     call[text.pictures] = [picture.pil() for picture in seen] or None
                 return self._named(pipeline.encode_prompt(words, **call))
 
+            def encode_absent() -> dict[str, torch.Tensor]:
+                return encode(text.absent, own=False)
+
             absent: dict[str, torch.Tensor] = {}
             if text.negative == "absent" and not (variant.guidance or self.record.guidance).embedded:
                 key = (length, tuple(id(part) for part in parts.values()))
-                absent = encode(text.absent) if seen else self._known(model, parts, key, lambda: encode(text.absent))
-            found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt)
+                absent = encode_absent() if seen else self._known(model, parts, key, encode_absent)
+            found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt, own=True)
         fields = {name: tensor for name, tensor in found.items() if name not in ("embeds", "pooled")}
         return Conditioning(
             found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, references=len(seen)

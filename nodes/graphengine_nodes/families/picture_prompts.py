@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from graphengine import ModelError
@@ -34,24 +34,35 @@ def attended(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[int, int], ...]
     return tuple(keys[name] for name in sorted(keys, key=place))
 
 
+def image_prompt_problems(model: Model, prompts: Any) -> Iterator[str]:
+    """Yield what is wrong with picture prompts for a model, as far as it is known whether there are any.
+
+    Args:
+        prompts: What is given; nothing, None or an empty list is none.
+    """
+    names = " and ".join(adapter.source for adapter, _ in model.ip_adapters)
+    if prompts and not names:
+        source = f" {prompts[0].source}" if isinstance(prompts, list) and hasattr(prompts[0], "source") else " one"
+        yield (
+            f"image_prompt is for a model with an IP-Adapter, and {model.source} has none: apply_ip_adapter gives it"
+            f"{source}"
+        )
+    if names and not prompts:
+        yield (
+            f"{model.source} has the IP-Adapter {names}, which needs a picture: link encode_image_prompt to "
+            "image_prompt, or take the model before apply_ip_adapter"
+        )
+
+
 def check_image_prompts(model: Model, prompts: Sequence[ImagePrompt]) -> None:
     """Refuse picture prompts that are not those of a model's IP-Adapters.
 
     Raises:
         ValueError: There are more or fewer than adapters, or one is for another adapter.
     """
+    for problem in image_prompt_problems(model, prompts):
+        raise ValueError(problem)
     adapters = [adapter for adapter, _ in model.ip_adapters]
-    if not adapters and prompts:
-        raise ValueError(
-            f"image_prompt is for a model with an IP-Adapter, and {model.source} has none: apply_ip_adapter gives it "
-            f"{prompts[0].source}"
-        )
-    if adapters and not prompts:
-        names = " and ".join(adapter.source for adapter in adapters)
-        raise ValueError(
-            f"{model.source} has the IP-Adapter {names}, which needs a picture: link encode_image_prompt to "
-            "image_prompt, or take the model before apply_ip_adapter"
-        )
     if len(adapters) != len(prompts):
         raise ValueError(
             f"{model.source} has {len(adapters)} IP-Adapters, and image_prompt holds {len(prompts)}: give one for "

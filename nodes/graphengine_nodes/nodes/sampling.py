@@ -14,7 +14,7 @@ from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import references_of, sides_of
 from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.families.picture_prompts import check_image_prompts
+from graphengine_nodes.families.picture_prompts import check_image_prompts, image_prompt_problems
 from graphengine_nodes.families.scheduler_options import OWN_TIMES
 from graphengine_nodes.nodes.latents import STEP, Side, check_sides
 from graphengine_nodes.nodes.previews import preview
@@ -302,6 +302,7 @@ def _foresee(inputs: dict[str, Any]) -> Iterator[str]:
     model = inputs.get("model")
     if isinstance(model, Model):
         yield from family(model.family).foresee(model, inputs)
+        yield from image_prompt_problems(model, inputs.get("image_prompt"))
 
 
 sample.foresee(_foresee)

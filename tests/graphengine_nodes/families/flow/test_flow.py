@@ -148,3 +148,15 @@ def test_the_axes_of_a_denoisers_arguments_are_those_of_its_record(
             else:
                 assert joined == value, argument
     assert said <= set(axes)
+
+
+def test_what_belongs_to_a_prompt_is_not_kept_with_the_absent_one(tmp_path: Path) -> None:
+    """The absent prompt is encoded once for each text encoder: no other prompt may stand for it."""
+    from graphengine_nodes.testing.sd3 import sd3_model
+
+    model = std.load_model(sd3_model(tmp_path / "sd3"))
+    text = std.encode_prompt(model, "", prompt_2="a tree", clip_skip=1)
+    plain = std.encode_prompt(model, "")
+    assert not torch.equal(text.embeds, plain.embeds)
+    assert torch.equal(text.negative.embeds, plain.embeds)
+    assert torch.equal(std.encode_prompt(model, None, prompt_2="a tree").embeds, plain.embeds)
