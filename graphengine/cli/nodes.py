@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +62,8 @@ def command(
 def matching(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[..., Any]]:
     """Search nodes: those in which every word of a text occurs, best matches first.
 
-    First come nodes with all words in the name, then with words in names of inputs, then with words in help texts.
+    First come nodes with all words in the name, then with words in names of inputs, then with words in help texts:
+    whole ones before parts of longer ones.
 
     Raises:
         WorkflowError: No node matches.
@@ -75,7 +77,7 @@ def matching(text: str, nodes: Iterable[NodeDef[..., Any]]) -> list[NodeDef[...,
 
 
 def _rank(words: list[str], node: NodeDef[..., Any]) -> int | None:
-    """Rank a match: 0 the name, 1 its beginning, 2 in the name, 3 in names of inputs, 4 in help; None if none."""
+    """Rank a match: 0 the name, 1 its beginning, 2 in the name, 3 in names of inputs, 4 and 5 in help; None if none."""
     if [node.name.casefold()] == words or [node.full_name.casefold()] == words:
         return 0
     if len(words) == 1 and node.name.casefold().startswith(words[0]):
@@ -86,7 +88,8 @@ def _rank(words: list[str], node: NodeDef[..., Any]) -> int | None:
     for rank, part in enumerate((node.full_name, inputs, help), 2):
         seen += f" {part.casefold()}"
         if all(word in seen for word in words):
-            return rank
+            whole = rank < 4 or all(re.search(rf"\b{re.escape(word)}\b", seen) for word in words)
+            return rank if whole else rank + 1
     return None
 
 

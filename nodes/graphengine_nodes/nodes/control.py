@@ -30,6 +30,8 @@ def apply_controlnet(
     Several pictures for one union ControlNet are several controls, each with its mode. Of a picture with alpha it
     follows what is seen over white.
 
+    In ComfyUI: `ControlNetApply`, `ControlNetApplyAdvanced`, `SetUnionControlNetType`.
+
     Raises:
         ValueError: It ends before it begins; a mode is given to what is no union ControlNet, or it has no such mode.
     """
@@ -46,5 +48,8 @@ def apply_controlnet(
 def follow_picture(
     image: Annotated[Image, Doc("The control picture itself, such as edges for FLUX.1 Canny, depth for FLUX.1 Depth.")],
 ) -> Control:
-    """Make a control of a picture alone, for checkpoints that follow pictures without a ControlNet."""
+    """Make a control of a picture alone, for checkpoints that follow pictures without a ControlNet.
+
+    In ComfyUI: `InstructPixToPixConditioning`.
+    """
     return Control(None, image.opaque())

@@ -44,6 +44,8 @@ def fit_image(image: Image, model: Encoder, fit: Fit = "resize", longest: Longes
 
     Pictures that fit stay as they are.
 
+    In ComfyUI: `ImageScaleToTotalPixels`, `ImageScaleToMaxDimension`, `FluxKontextImageScale`.
+
     Raises:
         ValueError: `crop` of a picture that is smaller than one step of the latents.
     """

@@ -49,6 +49,8 @@ def load_ip_adapter(
     encoders are CLIP's picture side, in folders or single files. Where that beside the file does not fit, as beside
     SDXL's `vit-h` files, `../models/image_encoder` is looked at as well. A `.bin` is read for its tensors alone.
 
+    In ComfyUI: `IPAdapterModelLoader`.
+
     Raises:
         ModelError: There is no such file, it is damaged, no IP-Adapter, holds unknown tensors, or is of the kind
             FaceID; there is no image encoder, or it gives something else than the adapter reads.
@@ -111,6 +113,8 @@ def apply_ip_adapter(
 
     The model's own weights stay as they are, and graphs without the adapter share them. Several adapters are several
     such nodes (ComfyUI: IPAdapter Apply).
+
+    In ComfyUI: `IPAdapter`, `IPAdapterAdvanced`.
 
     Raises:
         ModelError: The adapter is for another model, or the model's family takes none.
@@ -186,6 +190,8 @@ def encode_image_prompt(
 
     A picture is scaled to the image encoder's size by its shorter side and cut in its middle, as CLIP's own
     processor does it: what lies outside the middle square is not seen.
+
+    In ComfyUI: `CLIPVisionLoader`, `CLIPVisionEncode`, `IPAdapterEncoder`.
 
     Raises:
         ValueError: There is no picture, or not one mask for each.

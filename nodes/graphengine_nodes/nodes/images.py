@@ -33,6 +33,8 @@ def load_image(
 
     16 bits of grey and colour (PNG, TIFF) are kept, and floats in 0..1 (TIFF).
 
+    In ComfyUI: `LoadImage`.
+
     Raises:
         FileError: It is no picture, cut short, or so large that unpacking it would fill the memory; its numbers are
             such that white is not known: integers of 12 or 32 bits, signed ones, floats beyond 0..1.
@@ -109,6 +111,8 @@ def save_image(
 
     PNG and WebP hold alpha; in JPEG the pictures lie over white, and a warning says so.
 
+    In ComfyUI: `SaveImage`, `SaveImageAdvanced`, `PreviewImage`.
+
     Raises:
         FileError: They cannot be written; no half file is left.
         ValueError: The suffix is that of another format.
@@ -119,7 +123,10 @@ def save_image(
 
 @node(version=1)
 def resize_image(image: Image, width: Pixels, height: Pixels, resampling: Resampling = "lanczos") -> Image:
-    """Resize pictures, ignoring their proportions; computed in 8 bits, as PIL does."""
+    """Resize pictures, ignoring their proportions; computed in 8 bits, as PIL does.
+
+    In ComfyUI: `ImageScale`, `ResizeImageMaskNode`.
+    """
     import PIL.Image
 
     method = PIL.Image.Resampling[resampling.upper()]
@@ -136,6 +143,8 @@ def crop_image(
     top: Annotated[int | None, Range(0), Doc("Default: the middle.")] = None,
 ) -> Image:
     """Cut a piece out of pictures.
+
+    In ComfyUI: `ImageCrop`.
 
     Raises:
         ValueError: The piece does not lie inside the pictures.
@@ -201,7 +210,10 @@ class Size(NamedTuple):
 
 @node(version=1)
 def image_size(image: Image) -> Size:
-    """Give the width and height of a picture, in pixels."""
+    """Give the width and height of a picture, in pixels.
+
+    In ComfyUI: `GetImageSize`.
+    """
     return Size(*image.size)
 
 

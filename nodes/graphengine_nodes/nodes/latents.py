@@ -36,6 +36,8 @@ def empty_latent(
 ) -> Latent:
     """Make an empty latent of a size: `sample` starts from noise alone, as without a latent.
 
+    In ComfyUI: `EmptyLatentImage`, `EmptySD3LatentImage`, `EmptyFlux2LatentImage`.
+
     Raises:
         ValueError: A side is no multiple of what the model needs; without a model, a side is missing.
     """
@@ -64,6 +66,8 @@ def encode_image(model: Annotated[Model | VAE, Uses("vae")], image: Image, ctx: 
     No random numbers are drawn here: the sampler draws from the posterior with the picture's seed, so that a new seed
     does not encode the picture again.
 
+    In ComfyUI: `VAEEncode`.
+
     Raises:
         ValueError: The sides are no multiples of 8.
     """
@@ -76,6 +80,8 @@ def encode_image(model: Annotated[Model | VAE, Uses("vae")], image: Image, ctx: 
 @node(version=1, on="device")
 def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ctx: Context = INERT) -> Image:
     """Decode latents to pictures; of unfinished ones, that are sampled to an `end`, as they are: with noise.
+
+    In ComfyUI: `VAEDecode`.
 
     Raises:
         ValueError: The latent is empty, or of another model family.

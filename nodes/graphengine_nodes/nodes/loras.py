@@ -35,6 +35,8 @@ def load_lora(
     From a folder `pytorch_lora_weights.safetensors` is taken, else the only .safetensors file in it. Of a file of peft,
     `adapter_model.safetensors`, alphas are in `adapter_config.json` beside it.
 
+    In ComfyUI: `LoraLoader`, `LoraLoaderModelOnly`.
+
     Raises:
         ModelError: There is no such file, it is damaged, incomplete, a pickle, no LoRA, or of a kind that is not read.
     """
@@ -73,6 +75,8 @@ def apply_lora(
     """Add a LoRA to a model, whose own weights stay as they are; each further LoRA takes another such node.
 
     Each layer is changed as strongly as its file's format defines, times the scale.
+
+    In ComfyUI: `LoraLoader`, `LoraLoaderModelOnly`.
 
     Raises:
         ModelError: The LoRA is for another model family, or changes layers that the model lacks.

@@ -28,6 +28,8 @@ def mask_from_image(
     """Make a mask from a picture's brightness (0.299 R + 0.587 G + 0.114 B, ITU-R BT.601): white is painted.
 
     What is transparent is not painted.
+
+    In ComfyUI: `ImageToMask`.
     """
     import torch
 
@@ -42,6 +44,8 @@ def load_mask(path: Annotated[str | Path, File("image")], from_alpha: bool = Fal
 
     By brightness white is painted, and what is transparent is not: white strokes on a transparent layer mean what they
     show. With `from_alpha` the transparent parts are painted, as where a picture was erased.
+
+    In ComfyUI: `LoadImageMask`.
 
     Raises:
         FileError: It is no picture, or has no transparency although `from_alpha` asks for it.
@@ -91,6 +95,8 @@ def mask_from_difference(
 def mask_from_alpha(image: Image) -> Mask:
     """Make a mask from a picture's alpha: transparent parts are painted, as by `load_mask` with `from_alpha`.
 
+    In ComfyUI: `SplitImageWithAlpha`.
+
     Raises:
         ValueError: The picture has no alpha.
     """
@@ -118,7 +124,10 @@ def mask_rectangle(
     right: Annotated[float, Range(0, 1)] = 0.75,
     bottom: Annotated[float, Range(0, 1)] = 0.75,
 ) -> Mask:
-    """Make a mask with a painted rectangle; its edges are fractions of the width and height."""
+    """Make a mask with a painted rectangle; its edges are fractions of the width and height.
+
+    In ComfyUI: `SolidMask`.
+    """
     import torch
 
     values = torch.zeros(1, height, width)
@@ -128,7 +137,10 @@ def mask_rectangle(
 
 @node(version=1)
 def invert_mask(mask: Mask) -> Mask:
-    """Invert a mask: painted areas are kept, and kept areas painted."""
+    """Invert a mask: painted areas are kept, and kept areas painted.
+
+    In ComfyUI: `InvertMask`.
+    """
     return Mask(1.0 - mask.values)
 
 
@@ -142,6 +154,8 @@ def combine_masks(
     ] = "union",
 ) -> Mask:
     """Combine two masks; soft masks as fuzzy sets, by the larger or the smaller value.
+
+    In ComfyUI: `MaskComposite`.
 
     Raises:
         ValueError: They are of different sizes.
@@ -160,7 +174,10 @@ def grow_mask(
     mask: Mask,
     pixels: Annotated[int, Range(-1024, 1024, 1), Doc("On each side; less than 0 shrinks the painted area.")] = 8,
 ) -> Mask:
-    """Grow or shrink the painted area, with round corners; the picture's edge does not shrink it."""
+    """Grow or shrink the painted area, with round corners; the picture's edge does not shrink it.
+
+    In ComfyUI: `GrowMask`.
+    """
     import cv2
 
     side = 2 * abs(pixels) + 1
@@ -170,7 +187,10 @@ def grow_mask(
 
 @node(version=1)
 def feather_mask(mask: Mask, pixels: Annotated[int, Range(0, 1024, 1), Doc("Width of the soft edge.")] = 8) -> Mask:
-    """Soften the edge inwards: kept areas stay untouched, unlike with `blur_mask`."""
+    """Soften the edge inwards: kept areas stay untouched, unlike with `blur_mask`.
+
+    In ComfyUI: `FeatherMask`.
+    """
     import numpy as np
     from scipy.ndimage import distance_transform_edt
 
@@ -210,6 +230,8 @@ def crop_mask(
 ) -> Mask:
     """Cut a piece out of a mask, as `crop_image` does of a picture.
 
+    In ComfyUI: `CropMask`.
+
     Raises:
         ValueError: The piece does not lie inside the mask.
     """
@@ -236,6 +258,8 @@ def composite(
     """Combine two pictures by a mask: `above` where it is 1, `below` where it is 0, mixed in between.
 
     Their alpha is mixed as well, and colours count by it; `overlay` lays a picture with alpha over another.
+
+    In ComfyUI: `ImageCompositeMasked`.
 
     Raises:
         ValueError: They are of different sizes.

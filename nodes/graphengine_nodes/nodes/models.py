@@ -83,6 +83,8 @@ def load_model(
     `modelspec.prediction_type` or kohya's `ss_v_parameterization` and `ss_zero_terminal_snr`, that it was trained to
     predict velocity, and down to no signal; without these the scheduler's configuration decides.
 
+    In ComfyUI: `CheckpointLoaderSimple`, `DiffusersLoader`.
+
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles; a
             tensor of a single file is unknown, or a component that it lacks is nowhere.
@@ -117,6 +119,8 @@ def load_controlnet(
     ] = None,
 ) -> ControlNet:
     """Make a reference to a ControlNet; its weights are read when a node computes with them.
+
+    In ComfyUI: `ControlNetLoader`, `DiffControlNetLoader`.
 
     Raises:
         ModelError: There is no such ControlNet, or its files are incomplete, cut short or pickles.

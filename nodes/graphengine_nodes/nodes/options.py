@@ -22,7 +22,10 @@ def change_precision(
     model: Model,
     precision: Annotated[str | None, Choices(*PRECISIONS), Doc("None is float32 on a CPU, float16 on a GPU.")],
 ) -> Model:
-    """Compute a model with another type of numbers; its weights are held once for each precision in use."""
+    """Compute a model with another type of numbers; its weights are held once for each precision in use.
+
+    In ComfyUI: `ModelComputeDtype`.
+    """
     return replace(model, precision=precision)
 
 
@@ -73,7 +76,10 @@ def tile_vae(
     tiling: Annotated[bool, Doc("Pictures larger than the VAE was trained on pass it in overlapping tiles.")] = True,
     slicing: Annotated[bool, Doc("The pictures of a batch are decoded one at a time.")] = False,
 ) -> Model:
-    """Make a model's VAE need less memory. Tiles are blended into each other, which changes pictures."""
+    """Make a model's VAE need less memory. Tiles are blended into each other, which changes pictures.
+
+    In ComfyUI: `VAEDecodeTiled`, `VAEEncodeTiled`.
+    """
     return model.with_options(tiling=tiling or None, slicing=slicing or None)
 
 
@@ -88,6 +94,8 @@ def optimize_model(
     ] = False,
 ) -> Model:
     """Make a model's denoiser faster, where the machine allows it; results differ in the last bits.
+
+    In ComfyUI: `TorchCompileModel`.
 
     Raises:
         ModelError: The model's denoiser has no convolutions to lay out.

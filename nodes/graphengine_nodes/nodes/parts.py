@@ -80,6 +80,8 @@ def load_text_encoder(
     CLIP is taken for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, where `config` or `family` do not say
     it. CLIP's tokenizer is that of a package where no folder has it; T5's must be given.
 
+    In ComfyUI: `CLIPLoader`, `DualCLIPLoader`, `TripleCLIPLoader`, `QuadrupleCLIPLoader`, `CLIPLoaderGGUF`.
+
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
@@ -112,6 +114,8 @@ def load_denoiser(
 ) -> Denoiser:
     """Make a reference to a model's denoiser (UNet or transformer), with its scheduler, for `join_model`.
 
+    In ComfyUI: `UNETLoader`, `UnetLoaderGGUF`.
+
     Raises:
         ModelError: There is no such denoiser, its family is unknown, or its files are incomplete, cut short or pickles.
     """
@@ -136,6 +140,8 @@ def load_vae(
 
     A VAE that models of several families use fits each of them. A file does not tell the scale of its latents: it is
     that of the published VAEs of its family, which `family` names where the shape fits several, or `config` says it.
+
+    In ComfyUI: `VAELoader`.
 
     Raises:
         ModelError: There is no such VAE, no family has one of its shape, or its files are incomplete, cut short or

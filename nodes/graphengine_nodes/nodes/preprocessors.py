@@ -77,6 +77,8 @@ def inpaint_control(
 ) -> Image:
     """Make the picture that a ControlNet for inpainting follows: -1 where the mask is over 0.5.
 
+    In ComfyUI: `ControlNetInpaintingAliMamaApply`.
+
     Raises:
         ValueError: Picture and mask differ in size or in number.
     """

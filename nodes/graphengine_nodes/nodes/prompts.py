@@ -60,6 +60,9 @@ def encode_prompt(
     Text beyond the text encoder's length (77 tokens in Stable Diffusion) is cut off, with a warning. `embedding:name`
     stands for the vectors of an embedding that `apply_embedding` gave to the model.
 
+    In ComfyUI: `CLIPTextEncode`, `CLIPTextEncodeFlux`, `CLIPTextEncodeSD3`, `CLIPTextEncodeSDXL`, `CLIPSetLastLayer`,
+    `TextEncodeQwenImageEdit`, `TextEncodeQwenImageEditPlus`.
+
     Raises:
         ValueError: The prompt names an embedding that the model does not have; `clip_skip` leaves no layer; the family
             has no second text encoder, or one of a fixed length; a text is longer than 100,000 characters.
@@ -158,6 +161,8 @@ def encode_prompts(
 
     Marks are weights, `[word]`, what changes with the steps, AND and BREAK. Families that know none of them (FLUX) get
     the texts as they are, with a warning.
+
+    In ComfyUI: `CLIPTextEncode`, `TextEncodeQwenImageEdit`.
 
     Raises:
         ValueError: A text is longer than 100,000 characters.

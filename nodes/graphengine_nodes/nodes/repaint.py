@@ -72,6 +72,8 @@ def repaint(
     step, without noise. The mask is resized to the latents and divided by its highest value. `inpaint` is a different
     method: it starts from one picture, and its mask is hard. With an empty mask the result is the original.
 
+    In ComfyUI: `SetLatentNoiseMask`, `DifferentialDiffusion`.
+
     Raises:
         ValueError: Pictures and mask are of different sizes or numbers; inputs that contradict each other.
         Cancelled: The run was cancelled; at most one step later.

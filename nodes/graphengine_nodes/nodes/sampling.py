@@ -144,6 +144,9 @@ def sample(
     schedulers that remember no steps (DDIM, DDPM, Euler, Euler a, LCM, TCD, flow matching's Euler); others are refused,
     and so is going on with another scheduler, or at another noise, than the latent has.
 
+    In ComfyUI: `KSampler`, `KSamplerAdvanced`, `KSamplerSelect`, `SamplerCustom`, `SamplerCustomAdvanced`,
+    `BasicScheduler`, `RandomNoise`, `CFGGuider`, `RescaleCFG`, `FluxGuidance`, `ReferenceLatent`, `RepeatLatentBatch`.
+
     Raises:
         ValueError: Inputs that contradict each other; a scheduler that the family cannot use; an unknown argument.
         Cancelled: The run was cancelled; at most one step later.
@@ -280,6 +283,8 @@ def inpaint(
 
     This node encodes the picture and the masked picture itself, since random numbers are drawn in between, as
     diffusers' inpainting pipeline does: the latents are bit-identical.
+
+    In ComfyUI: `VAEEncodeForInpaint`, `InpaintModelConditioning`.
 
     Raises:
         ValueError: The mask is of another size than the picture, or the sides do not fit the latents; an unknown

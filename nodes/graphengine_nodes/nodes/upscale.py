@@ -65,6 +65,8 @@ def upscale_latent(
     """Resize latents, to continue sampling from them; even sides stay even, as some families need.
 
     Noise is stretched too: continue with a `strength` of 0.5 or more, which makes a clean picture of it.
+
+    In ComfyUI: `LatentUpscale`, `LatentUpscaleBy`.
     """
     import torch
 
@@ -80,6 +82,8 @@ def upscale_latent(
 def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "lanczos") -> Image:
     """Resize pictures by a factor; computed in 8 bits, as PIL does.
 
+    In ComfyUI: `ImageScaleBy`.
+
     Raises:
         ValueError: They would be too large.
     """
@@ -93,7 +97,10 @@ def upscale_image(image: Image, factor: Factor = 2.0, resampling: Resampling = "
 def load_upscaler(
     source: Annotated[str | Path, File("weights"), Doc("A .safetensors file, or the tensors of a .pth file.")],
 ) -> Upscaler:
-    """Make a reference to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...)."""
+    """Make a reference to an upscale model of any architecture that spandrel knows (ESRGAN, SwinIR, HAT, DAT, ...).
+
+    In ComfyUI: `UpscaleModelLoader`.
+    """
     path = Path(source)
     digest = fingerprint(path)
     files.note(digest, Location(path))
@@ -112,6 +119,8 @@ def upscale_with_model(
     ctx: Context = INERT,
 ) -> Image:
     """Upscale pictures with a model, by the factor that it was trained for; alpha is resized (bilinear).
+
+    In ComfyUI: `ImageUpscaleWithModel`.
 
     Raises:
         ModelError: The file is gone, damaged, or no upscale model for pictures in colour.

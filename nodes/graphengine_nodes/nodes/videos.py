@@ -29,6 +29,8 @@ def load_video(
     With `every` above 1 it shows fewer frames in a second, and lasts as long. All that is taken has 268 million pixels
     at most (`frames`, `every`).
 
+    In ComfyUI: `LoadVideo`.
+
     Raises:
         FileError: It is no video, damaged or cut short, or has fewer frames; the frames would fill the memory; its
             colours are of high dynamic range.
@@ -62,6 +64,8 @@ def save_video(
 
     An MP4 has sides that are even: an odd one gets a row or column more, a copy of the last.
 
+    In ComfyUI: `SaveVideo`, `SaveWEBM`.
+
     Raises:
         FileError: It cannot be written; no half file is left.
         ValueError: The suffix is that of another format.
@@ -80,6 +84,8 @@ def frames_of(
     every: Every = 1,
 ) -> Image:
     """Take frames of a video as a batch of pictures.
+
+    In ComfyUI: `GetVideoComponents`.
 
     Raises:
         ValueError: The video has fewer frames.
@@ -102,6 +108,8 @@ def video_of(
     fps: Annotated[float, Range(SLOWEST, FASTEST, 1), Doc("Frames that are shown in a second.")],
 ) -> Video:
     """Make a video of pictures.
+
+    In ComfyUI: `CreateVideo`.
 
     Raises:
         ValueError: There are no pictures, or they are of different sizes.

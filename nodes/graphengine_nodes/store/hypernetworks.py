@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 def load_hypernetwork(source: Annotated[str | Path, File("weights"), Doc("A .pt file of the WebUI.")]) -> Hypernetwork:
     """Make a reference to a hypernetwork; its weights are read, without running code, when a node computes with them.
 
+    In ComfyUI: `HypernetworkLoader`.
+
     Raises:
         ModelError: There is no such file, or it holds something else than tensors and numbers.
     """
