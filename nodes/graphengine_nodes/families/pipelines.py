@@ -188,7 +188,8 @@ class Pipelines:
         """Make the function that reads a component from a whole checkpoint."""
 
         def read(location: Location, module: Any, dtype: torch.dtype, small: bool) -> Tensors:
-            part = contents.read(*read_headers(location.path), location.path).component(component)
+            projected = self.classes[component][1] != "CLIPTextModel"
+            part = contents.read(*read_headers(location.path), location.path).component(component, projected)
             if part is None:
                 raise ModelError(f"{location.path} holds no {component}")
             full = reading.in_full(module, dtype)
@@ -532,10 +533,12 @@ def _watched(
 NAMED_BY_SOCKETS = {
     "prompt": "positive",
     "prompt_2": "positive",
+    "prompt_3": "positive",
     "prompt_embeds": "positive",
     "pooled_prompt_embeds": "positive",
     "negative_prompt": "negative",
     "negative_prompt_2": "negative",
+    "negative_prompt_3": "negative",
     "negative_prompt_embeds": "negative",
     "negative_pooled_prompt_embeds": "negative",
     "clip_skip": "encode_prompt's clip_skip",

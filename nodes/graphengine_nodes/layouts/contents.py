@@ -156,11 +156,14 @@ class Component:
         """
         kept = name != "text_encoder" if projected is None else projected
         places = self.places if kept else texts.without_projection(self.places)
+        shapes = self.shapes
+        if projected and name == "text_encoder":
+            places, shapes = texts.with_projection(places, shapes)
         return replace(
             self,
             name=name,
             places=places,
-            shapes={n: self.shapes[n] for n in places},
+            shapes={n: shapes[n] for n in places},
             skipped=self.skipped | self.names - {place.name for place in places.values()},
         )
 

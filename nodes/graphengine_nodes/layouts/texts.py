@@ -224,15 +224,25 @@ def as_read(found: Places, prefix: str, name: str, encoders: Mapping[str, str], 
         return found
     if "clip_g" not in encoders:
         return without_projection(found)
-    # Stable Diffusion 3 reads the projections of both CLIPs: the first one's changes nothing, where a file lacks it.
-    width = Place("text_model.final_layer_norm.weight", change="identity")
-    return {"text_projection.weight": width} | found
+    return with_projection(found, {})[0]
+
+
+def with_projection(found: Places, shapes: Shapes) -> tuple[Places, Shapes]:
+    """Places of a CLIP, and shapes, with a projection: Stable Diffusion 3 reads those of both CLIPs, of which the first
+    one's changes nothing where a file lacks it."""
+    if PROJECTION in found or NORM not in found:
+        return found, shapes
+    identity = Place(found[NORM].name, change="identity")
+    squares = {PROJECTION: identity.shape(shapes[NORM])} if shapes else {}
+    return {PROJECTION: identity, **found}, {**shapes, **squares}
 
 
 def without_projection(found: Places) -> Places:
     """Places without the projection of a CLIP."""
     return {name: place for name, place in found.items() if not name.startswith("text_projection.")}
 
+
+PROJECTION, NORM = "text_projection.weight", "text_model.final_layer_norm.weight"
 
 _CLIP = [(f"{start}embeddings.position_embedding.weight",) for start in ("text_model.", "")]
 

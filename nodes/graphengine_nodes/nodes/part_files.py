@@ -181,7 +181,10 @@ def encoders_in(
     for name in sorted(kind.parts["text_encoder"]):  # encoders before tokenizers
         if name in places:
             continue
-        if folder is None or not (folder / name).is_dir():
+        there = folder is not None and (folder / name).is_dir()
+        if not there and name in kind.optional:
+            continue
+        if folder is None or not there:
             names = " and ".join(path.name for path in paths)
             raise ModelError(
                 f"{names} holds no {name} of a {kind.name} model: give a file with it as source_2, or config, a "

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from graphengine import Choices, Doc, File, ModelError, node
+from graphengine import Added, Choices, Doc, File, ModelError, node
 from graphengine_nodes.families import lookup
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families
@@ -73,12 +73,19 @@ def load_text_encoder(
         Doc("For files: a folder with a tokenizer, or a model's folder with its tokenizers."),
     ] = None,
     family: FamilyName = None,
+    source_3: Annotated[
+        str | Path | None,
+        File("weights", names=True),
+        Added(),
+        Doc("The file with the third text encoder of Stable Diffusion 3."),
+    ] = None,
 ) -> TextEncoder:
     """Make a reference to a model's text encoders, with their tokenizers, for `encode_prompt` and `join_model`.
 
     Files with a text encoder alone are CLIP (with transformers' or OpenCLIP's names) or T5, safetensors or GGUF. One
-    CLIP is taken for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, where `config` or `family` do not say
-    it. CLIP's tokenizer is that of a package where no folder has it; T5's must be given.
+    CLIP is taken for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, two and T5 for Stable Diffusion 3's,
+    where `config` or `family` do not say it. CLIP's tokenizer is that of a package where no folder has it; T5's must be
+    given.
 
     In ComfyUI: `CLIPLoader`, `DualCLIPLoader`, `TripleCLIPLoader`, `QuadrupleCLIPLoader`, `CLIPLoaderGGUF`.
 
@@ -87,12 +94,13 @@ def load_text_encoder(
     """
     path = files.find(source, "model", revision)
     if is_alone(path):
-        others = [] if source_2 is None else [files.find(source_2, "model")]
+        others = [files.find(one, "model") for one in (source_2, source_3) if one is not None]
         kind, places = encoders_in([path, *others], config, tokenizer, family)
-        components = tuple((name, noted(kind, name, places[name])) for name in kind.parts["text_encoder"])
+        names = [name for name in kind.parts["text_encoder"] if name in places]
+        components = tuple((name, noted(kind, name, places[name])) for name in names)
         return TextEncoder(Model(kind.name, components, (), precision, source=files.name_of(source)), (kind.name,))
-    if source_2 is not None or family is not None:
-        raise ModelError(f"{path} is a whole model: leave source_2 and family out")
+    if source_2 is not None or source_3 is not None or family is not None:
+        raise ModelError(f"{path} is a whole model: leave source_2, source_3 and family out")
     if path.is_dir() and not (path / "model_index.json").is_file() and (path / "config.json").is_file():
         found, own = _encoder(source, path, config, tokenizer, variant)
     else:
