@@ -68,6 +68,7 @@ from graphengine_nodes.nodes.sampling import inpaint, sample
 from graphengine_nodes.nodes.shifting import shift
 from graphengine_nodes.nodes.templates import Texts, expand_wildcards, prompt_from_template
 from graphengine_nodes.nodes.upscale import Upscaler, load_upscaler, upscale_image, upscale_latent, upscale_with_model
+from graphengine_nodes.nodes.video_sampling import decode_video, encode_video, sample_video
 from graphengine_nodes.nodes.videos import frames_of, load_video, save_video, video_of
 from graphengine_nodes.store.handed_in import loaded_controlnet, loaded_model, replace_component
 from graphengine_nodes.store.hypernetworks import apply_hypernetwork, clear_hypernetworks, load_hypernetwork
@@ -247,12 +248,14 @@ __all__ = [
     "crop_image",
     "crop_mask",
     "decode_latent",
+    "decode_video",
     "depth",
     "empty_latent",
     "encode_image",
     "encode_image_prompt",
     "encode_prompt",
     "encode_prompts",
+    "encode_video",
     "encode_weighted",
     "expand_wildcards",
     "feather_mask",
@@ -305,6 +308,7 @@ __all__ = [
     "resize_image",
     "resize_mask",
     "sample",
+    "sample_video",
     "save_image",
     "save_video",
     "scale_loras",

@@ -23,6 +23,8 @@ COLUMNS = {
     "inpaint": "`inpainting`",
     "references": "`edit`",
     "controlnet": "`controlnet`",
+    "first": "`sample_video`: a first picture",
+    "video": "`sample_video`: a video",
 }
 """Headers of what a request holds: the workflow that asks it; the others have none."""
 
@@ -66,7 +68,7 @@ def cell(ask: str, held: dict[str, Task | None]) -> str:
 def table() -> str:
     """The table as the page has it."""
     rows = list(tasks())
-    asked = [ask for ask in ASKS if any(ask in name.split("+") for _, held, _ in rows for name in held)]
+    asked = [ask for ask in ASKS if any(ask == name.split("+")[0] for _, held, _ in rows for name in held)]
     head = ["models", "`text_to_image`", *(COLUMNS.get(ask, ASKS[ask]) for ask in asked), "schedulers"]
     lines = [head, ["---"] * len(head)]
     for name, held, schedulers in rows:

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Model, Posterior
+from graphengine_nodes.values.video import Video
 
 if TYPE_CHECKING:
     import torch
+
+
+ToVAE = Callable[["torch.Tensor", Any], "torch.Tensor"]
+"""Converts latents from the denoiser's scale to that of a VAE."""
 
 
 def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
@@ -82,6 +87,27 @@ def check_size(width: int, height: int, model: Model) -> None:
             f"a picture of {width} x {height} cannot be encoded: its sides must be multiples of {multiple}; "
             "use resize_image, crop_image or pad_image"
         )
+
+
+def frame_problems(frames: int, model: Model) -> Iterator[str]:
+    """Yield what is wrong with a number of frames: the first of a video's latents is one frame, all others several."""
+    factor = int(model.setting("frame_factor"))
+    if frames % factor != 1 % factor:
+        less = (frames - 1) // factor * factor + 1
+        yield (
+            f"a video of {frames} frames does not fit {model.source}, which needs 1 more than a multiple of {factor}: "
+            f"{less} or {less + factor}"
+        )
+
+
+def check_frames(frames: int, model: Model) -> None:
+    """Refuse numbers of frames that do not fit a video's latents.
+
+    Raises:
+        ValueError: They do not.
+    """
+    for problem in frame_problems(frames, model):
+        raise ValueError(problem)
 
 
 def sides_of(model: Model) -> int:
@@ -206,17 +232,47 @@ def encode_pictures(
     return Posterior(mean, logvar, family, scaling_of(vae))
 
 
-def decode_pictures(
-    vae: Any, latent: Latent, device: str, convert: Callable[[torch.Tensor, Any], torch.Tensor] | None = None
-) -> Image:
-    """Decode latents to pictures; of a VAE of videos, the first frame.
+def encode_frames(vae: Any, video: Video, family: str, device: str) -> Posterior:
+    """Encode a video to its posterior, [1, C, f, h, w]."""
+    import torch
+
+    with torch.no_grad():
+        # In memory frame by frame, channels last, as the pipelines have a list of PIL pictures.
+        pixels = (2.0 * video.frames.contiguous().permute(0, 3, 1, 2) - 1.0)[None].permute(0, 2, 1, 3, 4)
+        encoded = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+    return Posterior(encoded.mean.cpu(), encoded.logvar.cpu(), family, scaling_of(vae))
+
+
+def decode_pictures(vae: Any, latent: Latent, device: str, convert: ToVAE | None = None) -> Image:
+    """Decode latents to pictures.
 
     Args:
         convert: From the denoiser's scale to the VAE's, where the family has a formula of its own.
 
     Raises:
-        ValueError: The latent is empty.
+        ValueError: The latent is empty, or a video's.
     """
+    if latent.samples.ndim == 5 and latent.samples.shape[2] > 1:
+        raise ValueError("this latent is a video's; use decode_video, or frames_of after it for pictures")
+    pixels = _decoded(vae, latent, device, convert)
+    pixels = pixels[:, :, 0] if pixels.ndim == 5 else pixels
+    return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
+
+
+def decode_frames(vae: Any, latent: Latent, fps: float, device: str, convert: ToVAE) -> Video:
+    """Decode the latents of a video, [1, C, f, h, w].
+
+    Raises:
+        ValueError: The latent is empty, a picture's, or of several videos.
+    """
+    if latent.samples.ndim != 5 or len(latent.samples) != 1:
+        raise ValueError(f"this latent is no single video's, but {list(latent.samples.shape)}; use decode_latent")
+    pixels = _decoded(vae, latent, device, convert)[0]
+    return Video(pixels.cpu().permute(1, 2, 3, 0).float().contiguous(), fps)
+
+
+def _decoded(vae: Any, latent: Latent, device: str, convert: ToVAE | None) -> torch.Tensor:
+    """What the VAE makes of latents, in 0..1."""
     import torch
 
     if latent.empty:
@@ -225,10 +281,8 @@ def decode_pictures(
         samples = latent.samples.to(device, vae.dtype)
         if latent.scale == "denoiser":
             samples = convert(samples, vae) if convert else to_vae(samples, scaling_of(vae))
-        decoded = vae.decode(samples, return_dict=False)[0]
-        decoded = decoded[:, :, 0] if decoded.ndim == 5 else decoded
-        pixels = (decoded * 0.5 + 0.5).clamp(0, 1)
-    return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
+        decoded: torch.Tensor = vae.decode(samples, return_dict=False)[0]
+        return (decoded * 0.5 + 0.5).clamp(0, 1)
 
 
 def inpaint_arguments(request: SampleRequest, generators: Any) -> dict[str, Any]:

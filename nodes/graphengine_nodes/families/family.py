@@ -21,6 +21,7 @@ from graphengine_nodes.values.types import (
     Posterior,
     RandomState,
 )
+from graphengine_nodes.values.video import Video
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import Header
 from graphengine_nodes.weights.lora_names import LoraNames
@@ -45,6 +46,7 @@ class SamplingOptions:
     Attributes:
         steps: Denoising steps, at least 1.
         guidance_scale: How strongly the prompt is followed; 1 is off.
+        guidance_scale_2: That of the steps with little noise, of models with a denoiser for them; None: the same.
         guidance_rescale: Against overexposure by guidance; None for the pipeline's own.
         scheduler: A class name of diffusers, or a sampler's of other tools; None for the model's.
         timestep_spacing: How timesteps are spread; None for the scheduler's own.
@@ -57,6 +59,7 @@ class SamplingOptions:
 
     steps: int
     guidance_scale: float
+    guidance_scale_2: float | None = None
     guidance_rescale: float | None = None
     scheduler: str | None = None
     timestep_spacing: str | None = None
@@ -78,6 +81,9 @@ class SamplingOptions:
 
 ASKS: Mapping[str, str] = {
     "image": "a picture to start from",
+    "video": "a video to start from",
+    "first": "a first picture",
+    "last": "a last picture",
     "inpaint": "a picture with a mask",
     "references": "reference pictures",
     "controlnet": "a ControlNet",
@@ -106,6 +112,8 @@ class SampleRequest:
         repaint: For masked image to image: the original that is kept, softly, while `latent` is painted.
         random: Generators in place of the seeds: one for each picture, or one that all pictures are drawn from.
         image_prompts: One for each of the model's IP-Adapters, in their order.
+        frames: Of a video, how many it has; None where pictures are made.
+        first, last: The pictures that a video begins and ends with.
     """
 
     model: Model
@@ -121,6 +129,9 @@ class SampleRequest:
     random: tuple[RandomState, ...] = ()
     image_prompts: Sequence[ImagePrompt] = ()
     references: Sequence[Image] = ()
+    frames: int | None = None
+    first: Image | None = None
+    last: Image | None = None
 
     @property
     def nets(self) -> list[ControlNet]:
@@ -131,7 +142,10 @@ class SampleRequest:
     def asks(self) -> frozenset[str]:
         """What it has beside prompts and numbers: of `ASKS` those that are there."""
         there = {
-            "image": self.starts_from == "Img2Img",
+            "image": self.starts_from == "Img2Img" and self.frames is None,
+            "video": self.starts_from == "Img2Img" and self.frames is not None,
+            "first": self.first is not None,
+            "last": self.last is not None,
             "inpaint": self.starts_from == "Inpaint",
             "references": bool(self.references),
             "controlnet": bool(self.nets),
@@ -390,3 +404,17 @@ class Family(Protocol):
         """Denoise, and call `step` after each step."""
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image: ...
+
+    def encode_video(self, store: Components, model: Model, video: Video, device: str) -> Posterior:
+        """Encode a video.
+
+        Raises:
+            ValueError: The family makes no videos.
+        """
+
+    def decode_video(self, store: Components, model: Model, latent: Latent, fps: float, device: str) -> Video:
+        """Decode the latents of one video.
+
+        Raises:
+            ValueError: The family makes no videos.
+        """

@@ -26,6 +26,7 @@ from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior
+from graphengine_nodes.values.video import Video
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of
 from graphengine_nodes.weights.files import Location
@@ -203,7 +204,7 @@ class Flow(Pipelines):
 
     def _pipeline_to_encode(self, model: Model, variant: Variant, parts: Mapping[str, Any]) -> Any:
         """A pipeline of a variant with a model's text encoders alone."""
-        made = _constructed(_class(next(iter(variant.tasks.values()))), parts)
+        made = _constructed(class_of(next(iter(variant.tasks.values()))), parts)
         for name, part in self.record.text.unseen(model).items():
             setattr(made, name, part)
         return made
@@ -315,6 +316,22 @@ class Flow(Pipelines):
             vae = private(shared) if latents.keeps_state else shared
             return arguments.decode_pictures(vae, latent, device, latents.to_vae)
 
+    def encode_video(self, store: Components, model: Model, video: Video, device: str) -> Posterior:
+        """See `Family`."""
+        if not _makes_videos(model):
+            return super().encode_video(store, model, video, device)
+        arguments.check_size(*video.size, model)
+        arguments.check_frames(len(video), model)
+        with store.component(model, "vae", device) as shared:
+            return arguments.encode_frames(private(shared), video, self.name, device)
+
+    def decode_video(self, store: Components, model: Model, latent: Latent, fps: float, device: str) -> Video:
+        """See `Family`."""
+        if not _makes_videos(model):
+            return super().decode_video(store, model, latent, fps, device)
+        with store.component(model, "vae", device) as shared:
+            return arguments.decode_frames(private(shared), latent, fps, device, self.record.latents.to_vae)
+
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def foresee(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
@@ -322,11 +339,15 @@ class Flow(Pipelines):
         yield from super().foresee(model, given)
         variant = self._variant(model)
         there = {"references": "references", "inpaint": "mask", "control": "control", "controlnet": "control"}
+        there |= {"first": "first", "last": "last"}
         for ask, name in there.items():
             if given.get(name) is None and all(ask in task for task in variant.tasks):
                 yield f"{model.source}: this model needs {ASKS[ask]}; link one"
         if given.get("control") is not None and not any("control" in task for task in variant.tasks):
             yield f"{model.source}: this model takes no ControlNet; leave control out"
+        for name in ("first", "last", "video"):
+            if given.get(name) is not None and not any(name in task for task in variant.tasks):
+                yield f"{model.source}: this model takes no {ASKS[name].removeprefix('a ')}; leave {name} out"
 
     def reference_problems(self, model: Model, references: Any) -> Iterator[str]:
         """See `Pipelines`."""
@@ -378,7 +399,7 @@ class Flow(Pipelines):
 
     def pipeline_for(self, request: SampleRequest) -> Any:
         """See `Pipelines`."""
-        return _class(self._task(request))
+        return class_of(self._task(request))
 
     def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
         """See `Pipelines`."""
@@ -431,10 +452,18 @@ class Flow(Pipelines):
 
     def scales(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
-        guidance, scale = self._guidance(request.model), request.options.guidance_scale
+        guidance, options = self._guidance(request.model), request.options
         # Without a negative prompt the pipelines would only warn that the scale does nothing.
         idle = self.record.text.negative == "none" and not self._negatives(request)
-        return {guidance.argument: guidance.off if idle else scale}
+        second = {} if options.guidance_scale_2 is None else {"guidance_scale_2": options.guidance_scale_2}
+        return {guidance.argument: guidance.off if idle else options.guidance_scale, **second}
+
+    def beside(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:
+        """See `Pipelines`."""
+        model = request.model
+        names = [name for name in self.record.beside if name in dict(model.components)]
+        found = {name: stack.enter_context(store.component(model, name, device)) for name in names}
+        return {name: part.tokenizer if isinstance(part, Tokenizer) else part for name, part in found.items()}
 
     def net_for(self, request: SampleRequest, net: Any) -> Any:
         """See `Pipelines`."""
@@ -470,7 +499,8 @@ class Flow(Pipelines):
         held = request.latent.samples if isinstance(request.latent, Latent) else request.latent.mean
         width, height = request.size
         count = len(request.seeds) if isinstance(generators, list) else len(held)
-        image = torch.full((count, 3, height, width), torch.nan)
+        frames = () if request.frames is None else (request.frames,)
+        image = torch.full((count, *frames, 3, height, width), torch.nan)
         return cls, self._called(request, {"image": image, "width": width, "height": height})
 
     def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:
@@ -487,6 +517,8 @@ class Flow(Pipelines):
         if request.references:
             pictures = [(one if task.alpha else one.opaque()).pil() for one in request.references]
             values = {**values, "references": pictures if task.several > 1 else pictures[0]}
+        ends = {"first": request.first, "last": request.last}
+        values = {**values, **{name: one.opaque().pil() for name, one in ends.items() if one is not None}}
         names = {"references": "image", **task.names}
         found = {names.get(name, name): value for name, value in values.items()}
         if not task.sized:
@@ -528,7 +560,11 @@ def _said_classes(folder: Path) -> str:
     return "".join((folder / name).read_text() for name in names if (folder / name).is_file())
 
 
-def _class(task: Task) -> Any:
+def _makes_videos(model: Model) -> bool:
+    return model.setting("frame_factor") is not None
+
+
+def class_of(task: Task) -> Any:
     module, _, name = task.pipeline.rpartition(".")
     return class_named(f"diffusers.pipelines.{module}", name)
 

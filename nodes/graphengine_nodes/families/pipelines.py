@@ -29,7 +29,8 @@ from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.layouts.contents import Component, Contents
 from graphengine_nodes.layouts.places import placed
-from graphengine_nodes.values.types import Conditioning, Image, Model, Tensors
+from graphengine_nodes.values.types import Conditioning, Image, Latent, Model, Posterior, Tensors
+from graphengine_nodes.values.video import Video
 from graphengine_nodes.weights import files, reading, vocabulary
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.gguf_files import is_gguf, read_gguf_tensors
@@ -242,6 +243,14 @@ class Pipelines:
         """Yield what is wrong with a sampler's reference pictures, or with a list of them, for a model."""
         yield f"{model.source}, {self.name}, takes no {ASKS['references']}"
 
+    def encode_video(self, store: Components, model: Model, video: Video, device: str) -> Posterior:
+        """See `Family`."""
+        raise ValueError(f"{model.source}, {self.name}, takes no videos; frames_of makes pictures of one")
+
+    def decode_video(self, store: Components, model: Model, latent: Latent, fps: float, device: str) -> Video:
+        """See `Family`."""
+        raise ValueError(f"{model.source}, {self.name}, makes no videos; use decode_latent")
+
     # --- sampling: what differs between families is in the methods that `sample` calls --------------------------------
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
@@ -256,7 +265,7 @@ class Pipelines:
             denoiser = stack.enter_context(store.component(model, self.denoiser, device))
             config = stack.enter_context(store.component(model, "scheduler", "cpu"))
             self.check_scheduler(model, config)
-            components: dict[str, Any] = {self.denoiser: denoiser}
+            components: dict[str, Any] = {self.denoiser: denoiser} | self.beside(stack, store, request, device)
             call = self.prompts(request, device, denoiser.dtype) | {"generator": generators}
             call |= self.image_prompts(request, denoiser, device)
             if start and request.options.strength is not None:
@@ -320,6 +329,10 @@ class Pipelines:
     def control_arguments(self, request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
         """The pipeline's arguments that hold the control pictures, and how strongly they steer."""
         return arguments.control_arguments(request)
+
+    def beside(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:
+        """The pipeline's components beside the denoiser and the VAE, as long as the stack stays open."""
+        return {}
 
     def vae_component(self, stack: ExitStack, store: Components, request: SampleRequest, device: str) -> dict[str, Any]:
         """The VAE among the pipeline's components, as long as the stack stays open; empty where it needs none."""
@@ -544,8 +557,10 @@ NAMED_BY_SOCKETS = {
     "clip_skip": "encode_prompt's clip_skip",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance_scale",
+    "guidance_scale_2": "guidance_scale_2",
     "guidance_rescale": "guidance_rescale",
     "num_images_per_prompt": "count",
+    "num_frames": "frames",
     "generator": "seed",
     "image": "latent, image or control",
     "mask_image": "mask",

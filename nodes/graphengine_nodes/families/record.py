@@ -48,8 +48,8 @@ class Task:
     Attributes:
         pipeline: Module and class below `diffusers.pipelines`.
         encodes: The pipeline encodes pictures with the VAE itself; else it gets a VAE without weights.
-        names: The names of its arguments for `image`, `mask_image`, `control_image` and `references`, where it calls
-            them otherwise; None for what it does not take.
+        names: The names of its arguments for `image`, `mask_image`, `control_image`, `references`, `first` and `last`,
+            where it calls them otherwise; None for what it does not take. A video to start from is its `image` too.
         always: Makes the arguments that it always gets, by the request.
         single: It makes one picture in a call: several pictures are several calls.
         several: How many reference pictures it takes at most.
@@ -251,6 +251,7 @@ class Record:
         classes: Module and class of each component but the scheduler.
         parts: The components of each part of a model.
         optional: Components that some of its models do not have.
+        beside: Components that its pipelines get beside the denoiser, where a model has them.
         variants: Its kinds of models by name; the first is that of a denoiser alone.
         variant: Which of them a model is, by its model_index.json, which may be empty, and the configuration of its
             denoiser; raises ValueError where it is none of them.
@@ -276,6 +277,7 @@ class Record:
     classes: Mapping[str, tuple[str, str]]
     parts: Mapping[str, Sequence[str]]
     optional: Sequence[str] = ()
+    beside: Sequence[str] = ()
     variants: Mapping[str, Variant]
     variant: Callable[[Config, Config], str] = lambda index, config: ""
     text: Text

@@ -50,7 +50,7 @@ FamilyName = Annotated[
 ALONE = 1
 """The `factor` among the settings of a denoiser whose VAE is not known: its sides count latents."""
 
-VAE_SETTINGS = ("factor", "latent_channels", "multiple")
+VAE_SETTINGS = ("factor", "latent_channels", "multiple", "frame_factor")
 """The settings of a model that its VAE decides."""
 
 

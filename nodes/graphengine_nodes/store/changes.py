@@ -66,6 +66,9 @@ def changes_of(model: Model, name: str, device: str) -> list[ModuleChange]:
         return []
     check_options(model)
     part = next(part for part, names in kind.parts.items() if name in names)
+    body = next(one for one in kind.parts[part] if kind.stems[one] is not None)
+    if part == "denoiser" and kind.classes[name] != kind.classes[body]:  # beside it: an encoder of first pictures
+        return list(_options_after(model, "", device))
     before = _options_before(model, part, keeps_scales(model, name))
     return [*before, *_additions(model, name, part), *_options_after(model, part, device)]
 
