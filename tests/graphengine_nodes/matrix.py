@@ -1,6 +1,7 @@
 """The oracle's results as a table: the cases in which a graph's picture is bit-identical to diffusers' own.
 
 python -m tests.graphengine_nodes.matrix [FAMILY ...]
+python -m tests.graphengine_nodes.matrix records [MODEL ...]
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from tests.graphengine_nodes import conftest, test_oracle
+from tests.graphengine_nodes.families.flow import conftest as flow_conftest
+from tests.graphengine_nodes.families.flow import test_oracle as flow_oracle
 from tests.graphengine_nodes.families.flux import conftest as flux_conftest
 from tests.graphengine_nodes.families.flux import test_oracle as flux_oracle
 
@@ -74,6 +77,27 @@ def rows(family: str, folder: Path) -> Iterator[str]:
     return table(family, asked, expected, lambda case: make(folder, case).pixels.numpy())
 
 
+def records(asked: list[str]) -> Iterator[str]:
+    """A row for each model of the families that are records, with what it is asked and how its tasks compare.
+
+    Args:
+        asked: The models; empty for all.
+    """
+    cases = [case for case in flow_oracle.CASES if not asked or case["model"] in asked]
+    with tempfile.TemporaryDirectory() as folder:
+        models = Path(folder)
+        flow_conftest.family_models(models)
+        expected = conftest.reference(flow_conftest.HERE, models, models / "pictures.npz")
+        gaps: dict[str, list[float]] = {}
+        for case in cases:
+            found, wanted = flow_oracle.make(models, case).pixels.numpy(), expected[case["name"]]
+            gap = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")
+            gaps.setdefault(f"{case['model']} | {case['task'].replace('+', ', ') or 'text'}", []).append(gap)
+    for name, found in gaps.items():
+        said = "identical" if max(found) == 0 else f"differs by {max(found):.1g}"
+        yield f"| {name} | {said} ({len(found)}) |"
+
+
 def main(families: list[str]) -> None:
     print("| family | what | from text | from a picture | inpainting |\n| --- | --- | --- | --- | --- |")
     for family in families:
@@ -82,5 +106,14 @@ def main(families: list[str]) -> None:
                 print(row, flush=True)
 
 
+def main_of_records(models: list[str]) -> None:
+    print("| model | task | pictures |\n| --- | --- | --- |")
+    for row in records(models):
+        print(row, flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["stable_diffusion", "stable_diffusion_xl", "flux"])
+    if sys.argv[1:2] == ["records"]:
+        main_of_records(sys.argv[2:])
+    else:
+        main(sys.argv[1:] or ["stable_diffusion", "stable_diffusion_xl", "flux"])
