@@ -167,4 +167,25 @@ def cases() -> list[dict[str, Any]]:
             negative=False,
             references=2,
         ),
+        *line("kontext", {"": "FluxKontextPipeline"}, negative=False, call={"max_area": 64 * 64}, arguments={}),
+        *line(
+            "kontext",
+            {"references": "FluxKontextPipeline", "inpaint+references": "FluxKontextInpaintPipeline"},
+            negative=False,
+            guided=False,
+            lora=None,
+            # By its own sizes a picture of 64 x 64 would be encoded at 1024 x 1024.
+            call={"max_area": 64 * 64, "_auto_resize": False},
+            arguments={"_auto_resize": False},
+        ),
+        *line("fill", {"inpaint": "FluxFillPipeline"}, negative=False),
+        *line(
+            "control",
+            {
+                "control": "FluxControlPipeline",
+                "control+image": "FluxControlImg2ImgPipeline",
+                "control+inpaint": "FluxControlInpaintPipeline",
+            },
+            negative=False,
+        ),
     ]

@@ -22,7 +22,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def family_models(folder: Path) -> None:
     """The model of each line, with its ControlNet as `{model}-net` and its LoRA as `{model}.safetensors`."""
-    from graphengine_nodes.testing import flux2, qwen_image, sd3, small, z_image
+    from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, small, z_image
 
     z_image.z_image_model(folder / "z_image")
     z_image.z_image_controlnet(folder / "z_image-net")
@@ -33,6 +33,8 @@ def family_models(folder: Path) -> None:
     flux2.flux2_model(folder / "klein")
     flux2.flux2_model(folder / "klein-distilled", seed=1, distilled=True)
     flux2.flux2_model(folder / "flux2-dev", klein=False)
+    for variant in ("kontext", "fill", "control"):
+        flux.flux_model(folder / variant, variant=variant)
     for model in [path.parent.name for path in folder.glob("*/model_index.json")]:
         small.lora_for(folder / model, folder / f"{model}.safetensors")
 

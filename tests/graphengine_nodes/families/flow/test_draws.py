@@ -24,6 +24,13 @@ DRAWS = {
     "klein inpaint": "mode noise",
     "klein inpaint+references": "mode noise mode",
     "klein-distilled text": "noise",
+    "kontext text": "noise",
+    "kontext references": "mode noise",
+    "kontext inpaint+references": "mode mode noise posterior",
+    "fill inpaint": "posterior noise posterior",
+    "control control": "posterior noise",
+    "control control+image": "posterior posterior noise",
+    "control control+inpaint": "posterior posterior posterior noise",
     "flux2-dev text": "noise",
     "flux2-dev references": "noise mode",
 }
