@@ -190,6 +190,8 @@ def _control_arguments(request: SampleRequest, nets: Sequence[Any]) -> dict[str,
     """The arguments that hold control pictures and scales; the pipelines encode pictures in -1..1 as they are."""
     controls = request.control
     if not nets:
+        if len(controls) > 1:
+            raise ValueError(f"{request.model.source} follows one control picture, and got {len(controls)}")
         return {"control_image": arguments.signed_picture(controls[0], request)}
     if any(control.guess for control in controls):
         raise ValueError("FLUX has no guess mode; leave guess out")
