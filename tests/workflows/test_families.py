@@ -29,6 +29,10 @@ VIDEOS = ("wan",)
 """Models that make videos, which have workflows of their own."""
 
 
+SEEN = {("qwen_image_edit", "inpaint")}
+"""What no shipped workflow asks: the text encoder sees what is painted over."""
+
+
 def tasks() -> dict[str, set[str]]:
     """The tasks of every model by its name."""
     found: dict[str, set[str]] = {name: set(held) for name, held in FLUX.items()}
@@ -61,6 +65,7 @@ def picture(folders: Path, model: str, workflow: str, **inputs: Any) -> std.Imag
 
 
 CASES = [(model, task) for model, held in TASKS.items() for task in WORKFLOWS if task in held]
+CASES = [case for case in CASES if case not in SEEN]
 
 
 @pytest.mark.parametrize(("model", "task"), CASES, ids=[f"{model} {WORKFLOWS[task]}" for model, task in CASES])

@@ -21,7 +21,7 @@ from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleR
 from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
 from graphengine_nodes.families.pipelines import Pipelines, Tokenizer, class_named, in_pixels
-from graphengine_nodes.families.record import Guidance, Record, Shape, Task, Variant
+from graphengine_nodes.families.record import Guidance, Record, Shape, Task, Text, Variant
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.references import Held
@@ -150,9 +150,9 @@ class Flow(Pipelines):
         """See `Family`."""
         import torch
 
-        text = self.record.text
+        text = self._text(model)
         self._check_text(model, clip_skip, prompt_2, max_sequence_length)
-        seen = references if text.pictures else ()
+        seen = self._seen(model, references)
         with ExitStack() as stack:
             parts: dict[str, Any] = {}
             for name in self.parts["text_encoder"]:
@@ -177,8 +177,8 @@ class Flow(Pipelines):
                 call |= {} if length is None else {"max_sequence_length": length}
                 call |= dict.fromkeys(text.second, prompt_2 or words if own else words)
                 if text.pictures:
-                    call[text.pictures] = [picture.pil() for picture in seen] or None
-                return self._named(pipeline.encode_prompt(words, **call))
+                    call[text.pictures] = text.shown(pipeline, seen) if seen else None
+                return self._named(pipeline.encode_prompt(words, **call), text)
 
             def encode_absent() -> dict[str, torch.Tensor]:
                 return encode(text.absent, own=False)
@@ -194,7 +194,7 @@ class Flow(Pipelines):
         )
 
     def _check_text(self, model: Model, clip_skip: int, second: str | None, length: int | None) -> None:
-        text = self.record.text
+        text = self._text(model)
         if clip_skip and not text.skips:
             raise ValueError(f"{model.source} is a {self.name} model, which needs all layers; leave clip_skip out")
         if second is not None and not text.second:
@@ -205,7 +205,7 @@ class Flow(Pipelines):
     def _pipeline_to_encode(self, model: Model, variant: Variant, parts: Mapping[str, Any]) -> Any:
         """A pipeline of a variant with a model's text encoders alone."""
         made = _constructed(class_of(next(iter(variant.tasks.values()))), parts)
-        for name, part in self.record.text.unseen(model).items():
+        for name, part in self._text(model).unseen(model).items():
             setattr(made, name, part)
         return made
 
@@ -223,11 +223,32 @@ class Flow(Pipelines):
         said = _said_classes(location.folder) if found else ""
         return next((one for one in found if f'"{one[1]}"' in said), self.classes[component])
 
-    def _named(self, returned: Any) -> dict[str, torch.Tensor]:
+    def _seen(self, model: Model, references: Sequence[Image]) -> list[Any]:
+        """The reference pictures that the text encoder sees, as PIL has them.
+
+        Raises:
+            ValueError: It sees none or not so many, or there are none to see for a model that only edits.
+        """
+        text, variant = self._text(model), self._variant(model)
+        task = variant.task(frozenset({"references"}))
+        if not text.pictures:
+            if references and any(one.text for one in self.record.variants.values()):
+                raise ValueError(
+                    f"the text encoder of {model.source} sees no reference pictures: leave references out; of a model "
+                    "that edits, give encode_prompt the whole model, since the text encoder alone does not tell"
+                )
+            return []
+        assert task is not None
+        if not references and variant.task(frozenset()) is None:
+            raise ValueError(f"{model.source} edits, and needs reference pictures: give encode_prompt references")
+        _check_count(model, references, task)
+        return [picture.pil() for picture in _shown(references, task)]
+
+    def _named(self, returned: Any, text: Text) -> dict[str, torch.Tensor]:
         """The tensors that `encode_prompt` returned, by the names in the record."""
         values = returned if isinstance(returned, tuple) else (returned,)
         found = {}
-        for name, value in zip(self.record.text.returns, values, strict=True):
+        for name, value in zip(text.returns, values, strict=True):
             if name is not None and value is not None:
                 found[name] = (value[0][None] if isinstance(value, list) else value).cpu()
         return found
@@ -244,15 +265,15 @@ class Flow(Pipelines):
 
     def prompts(self, request: SampleRequest, device: str, dtype: torch.dtype) -> dict[str, Any]:
         """See `Pipelines`."""
-        sides = {"": request.positive}
+        text, sides = self._text(request.model), {"": request.positive}
         if negative := self._negatives(request):
             sides["negative_"] = negative
         call: dict[str, Any] = {}
         for side, texts in sides.items():
-            if self.record.text.ragged == "padded":
+            if text.ragged == "padded":
                 texts = _padded(texts)
-            for name, argument in self.record.text.arguments.items():
-                rows = [tensor for text in texts if (tensor := text.tensor(name)) is not None]
+            for name, argument in text.arguments.items():
+                rows = [tensor for one in texts if (tensor := one.tensor(name)) is not None]
                 if rows:
                     if len(rows) < len(texts):
                         raise ValueError(f"some of these prompts have no {name}; encode all of them by encode_prompt")
@@ -285,7 +306,7 @@ class Flow(Pipelines):
             self._warn_of_negative(request.model)
         if options.guidance_scale <= guidance.off:
             return ()
-        if self.record.text.negative != "none":
+        if self._text(request.model).negative != "none":
             return arguments.negatives(request)
         if given and len(given) < len(request.negative):
             raise ValueError("some of these pictures have a negative prompt and others none; sample them one by one")
@@ -372,6 +393,9 @@ class Flow(Pipelines):
     def _guidance(self, model: Model) -> Guidance:
         return self._variant(model).guidance or self.record.guidance
 
+    def _text(self, model: Model) -> Text:
+        return self._variant(model).text or self.record.text
+
     def _task(self, request: SampleRequest) -> Task:
         """The task of a request.
 
@@ -408,13 +432,10 @@ class Flow(Pipelines):
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """See `Pipelines`."""
         task = self._task(request)
-        if len(request.references) > task.several:
-            raise ValueError(
-                f"{request.model.source} takes {task.several} reference pictures at most, and got "
-                f"{len(request.references)}"
-            )
-        if self.record.text.pictures:
-            _check_seen(request)
+        _check_count(request.model, request.references, task)
+        _check_seen(request, len(request.references) + task.seen if self._text(request.model).pictures else 0)
+        if task.seen:
+            _check_own_size(request, task)
         if task.global_noise and request.random:
             raise ValueError(
                 f"pictures of {request.model.source} with a ControlNet take a seed; leave the generator out"
@@ -454,7 +475,7 @@ class Flow(Pipelines):
         """See `Pipelines`."""
         guidance, options = self._guidance(request.model), request.options
         # Without a negative prompt the pipelines would only warn that the scale does nothing.
-        idle = self.record.text.negative == "none" and not self._negatives(request)
+        idle = self._text(request.model).negative == "none" and not self._negatives(request)
         second = {} if options.guidance_scale_2 is None else {"guidance_scale_2": options.guidance_scale_2}
         return {guidance.argument: guidance.off if idle else options.guidance_scale, **second}
 
@@ -505,7 +526,11 @@ class Flow(Pipelines):
 
     def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:
         """See `Pipelines`."""
-        return self._called(request, arguments.inpaint_arguments(request, generators))
+        values = arguments.inpaint_arguments(request, generators)
+        if self._task(request).seen:
+            assert request.image is not None
+            values["image"] = request.image.opaque().pil()
+        return self._called(request, values)
 
     def going_on(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
@@ -515,7 +540,7 @@ class Flow(Pipelines):
         """Arguments by the names that the task's pipeline has for them, with those that it always gets."""
         task = self._task(request)
         if request.references:
-            pictures = [(one if task.alpha else one.opaque()).pil() for one in request.references]
+            pictures = [picture.pil() for picture in _shown(request.references, task)]
             values = {**values, "references": pictures if task.several > 1 else pictures[0]}
         ends = {"first": request.first, "last": request.last}
         values = {**values, **{name: one.opaque().pil() for name, one in ends.items() if one is not None}}
@@ -595,13 +620,45 @@ def _padded(texts: Sequence[Conditioning]) -> list[Conditioning]:
     return found
 
 
-def _check_seen(request: SampleRequest) -> None:
-    """Refuse prompts whose text encoder saw other pictures than the sampler gets.
+def _shown(references: Sequence[Image], task: Task) -> list[Image]:
+    """Reference pictures as a pipeline takes them: with alpha, or over white."""
+    return [one if task.alpha else one.opaque() for one in references]
+
+
+def _check_count(model: Model, references: Sequence[Image], task: Task) -> None:
+    """Refuse more reference pictures than a pipeline takes.
+
+    Raises:
+        ValueError: There are more.
+    """
+    if len(references) > task.several:
+        raise ValueError(
+            f"{model.source} takes {task.several} reference pictures at most, and got {len(references)}"
+        )
+
+
+def _check_own_size(request: SampleRequest, task: Task) -> None:
+    """Refuse a picture of another size than the pipeline would bring it to.
+
+    Raises:
+        ValueError: It is of another size.
+    """
+    assert request.image is not None
+    assert task.size is not None
+    width, height = wanted = task.size(*request.image.size)
+    if request.image.size != wanted:
+        raise ValueError(
+            f"{request.model.source} paints over pictures of its own area: bring this one and its mask to {width} x "
+            f"{height} by resize_image and resize_mask; they are {request.image.size[0]} x {request.image.size[1]}"
+        )
+
+
+def _check_seen(request: SampleRequest, count: int) -> None:
+    """Refuse prompts whose text encoder saw another number of pictures than the sampler gets.
 
     Raises:
         ValueError: It is so.
     """
-    count = len(request.references)
     for prompt in (*request.positive, *request.negative):
         if prompt.references != count:
             raise ValueError(
@@ -628,6 +685,9 @@ def _check_skip(clip_skip: int, encoders: Sequence[Any]) -> None:
 def _missing(asks: frozenset[str], variant: Variant) -> str:
     """A sentence on a request for which a variant has no task."""
     known = [frozenset(filter(None, name.split("+"))) for name in variant.tasks]
+    if not asks:
+        needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in sorted(known, key=len)]
+        return f"this model needs {' or '.join(needed)}; link one"
     everywhere = frozenset.intersection(*known)
     if lacks := sorted(everywhere - asks):
         return f"this model needs {ASKS[lacks[0]]}; link one"

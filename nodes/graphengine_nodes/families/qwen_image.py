@@ -1,4 +1,5 @@
-"""Qwen-Image on diffusers' own pipelines: guidance only by a negative prompt, latents of a VAE of videos.
+"""Qwen-Image, Qwen-Image-Edit and Edit-Plus (2509, 2511) on diffusers' own pipelines: guidance only by a negative
+prompt, latents of a VAE of videos. The text encoder of those that edit sees the pictures.
 
 Latents between nodes are [n, 16, 1, h, w], a video of one frame; the pipelines work on them packed two by two, so sides
 are multiples of 16.
@@ -6,7 +7,9 @@ are multiples of 16.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import arguments
@@ -14,6 +17,7 @@ from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.lora_families import changes_qwen_image
 from graphengine_nodes.families.lora_places import qwen_image_places
+from graphengine_nodes.families.pipelines import class_named
 from graphengine_nodes.families.record import (
     LIST,
     ROWS,
@@ -36,12 +40,41 @@ from graphengine_nodes.weights.lora_names import LoraNames, Place
 if TYPE_CHECKING:
     import torch
 
+AREA = 1024 * 1024
+SEEN = 384 * 384
+"""The pixels of a picture that is edited, and of one that the text encoder of Edit-Plus sees."""
+
 TASKS: Mapping[str, Task] = {
     "": Task(pipeline="qwenimage.pipeline_qwenimage.QwenImagePipeline"),
     "image": Task(pipeline="qwenimage.pipeline_qwenimage_img2img.QwenImageImg2ImgPipeline"),
     "inpaint": Task(pipeline="qwenimage.pipeline_qwenimage_inpaint.QwenImageInpaintPipeline", encodes=True),
     "controlnet": Task(
         pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True
+    ),
+}
+
+EDIT: Mapping[str, Task] = {
+    "references": Task(
+        pipeline="qwenimage.pipeline_qwenimage_edit.QwenImageEditPipeline",
+        encodes=True,
+        single=True,
+        size=lambda width, height: _near("edit", AREA, width, height),
+    ),
+    "inpaint": Task(
+        pipeline="qwenimage.pipeline_qwenimage_edit_inpaint.QwenImageEditInpaintPipeline",
+        encodes=True,
+        single=True,
+        seen=True,
+        size=lambda width, height: _near("edit_inpaint", AREA, width, height),
+    ),
+}
+EDIT_PLUS: Mapping[str, Task] = {
+    "references": Task(
+        pipeline="qwenimage.pipeline_qwenimage_edit_plus.QwenImageEditPlusPipeline",
+        encodes=True,
+        single=True,
+        several=8,
+        size=lambda width, height: _near("edit_plus", AREA, width, height),
     ),
 }
 
@@ -58,6 +91,52 @@ SCHEDULER = {
     "use_dynamic_shifting": True,
 }
 """The scheduler of the published models."""
+
+
+def _near(pipeline: str, area: int, width: int, height: int) -> tuple[int, int]:
+    """The size to which a pipeline brings a picture, of about an area."""
+    module = f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{pipeline}"
+    found = class_named(module, "calculate_dimensions")(area, width / height)
+    return int(found[0]), int(found[1])
+
+
+def _shown_to_edit(pipeline: Any, pictures: Sequence[Any]) -> Any:
+    width, height = _near("edit", AREA, *pictures[0].size)
+    return pipeline.image_processor.resize(pictures[0], height, width)
+
+
+def _shown_to_edit_plus(pipeline: Any, pictures: Sequence[Any]) -> Any:
+    sizes = [_near("edit_plus", SEEN, *picture.size) for picture in pictures]
+    return [pipeline.image_processor.resize(one, size[1], size[0]) for one, size in zip(pictures, sizes, strict=True)]
+
+
+TEXT = Text(
+    returns=("embeds", "mask"),
+    arguments={"embeds": "prompt_embeds", "mask": "prompt_embeds_mask"},
+    length=512,
+    negative="none",
+    ragged="padded",
+)
+# Those that edit read prompts in full.
+TEXT_OF_EDIT = replace(TEXT, length=None, pictures="image", shown=_shown_to_edit)
+TEXT_OF_EDIT_PLUS = replace(TEXT_OF_EDIT, shown=_shown_to_edit_plus)
+
+
+def _variant(index: Config, config: Config) -> str:
+    """What edits is told by model_index.json; of a denoiser alone by the marker of Edit 2511."""
+    name = str(index.get("_class_name", ""))
+    if name.startswith("QwenImageEditPlus") or (not name and config.get("zero_cond_t")):
+        return "edit_plus"
+    return "edit" if name.startswith("QwenImageEdit") else ""
+
+
+def _pipeline(held: Contents) -> str | None:
+    """That of a single file by its name: no tensor tells those that edit."""
+    part = held.component("transformer")
+    name = "" if part is None else part.where.name.lower()
+    if "edit" not in name:
+        return None
+    return "QwenImageEditPlusPipeline" if re.search("2509|2511|plus", name) else "QwenImageEditPipeline"
 
 
 def settings(index: Config, config: Config) -> dict[str, Any]:
@@ -125,24 +204,25 @@ FAMILY = Flow(
         name="qwen_image",
         classes={
             "tokenizer": ("transformers", "Qwen2Tokenizer"),
+            "processor": ("transformers", "Qwen2VLProcessor"),
             "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration"),
             "transformer": ("diffusers.models.transformers.transformer_qwenimage", "QwenImageTransformer2DModel"),
             "vae": ("diffusers.models.autoencoders.autoencoder_kl_qwenimage", "AutoencoderKLQwenImage"),
             "controlnet": ("diffusers.models.controlnets.controlnet_qwenimage", "QwenImageControlNetModel"),
         },
         parts={
-            "text_encoder": ("tokenizer", "text_encoder"),
+            "text_encoder": ("tokenizer", "text_encoder", "processor"),
             "denoiser": ("transformer", "scheduler"),
             "vae": ("vae",),
         },
-        variants={"": Variant(tasks=TASKS, settings=settings)},
-        text=Text(
-            returns=("embeds", "mask"),
-            arguments={"embeds": "prompt_embeds", "mask": "prompt_embeds_mask"},
-            length=512,
-            negative="none",
-            ragged="padded",
-        ),
+        optional=("processor",),
+        variants={
+            "": Variant(tasks=TASKS, settings=settings),
+            "edit": Variant(tasks=EDIT, settings=settings, text=TEXT_OF_EDIT),
+            "edit_plus": Variant(tasks=EDIT_PLUS, settings=settings, text=TEXT_OF_EDIT_PLUS),
+        },
+        variant=_variant,
+        text=TEXT,
         guidance=Guidance(argument="true_cfg_scale"),
         latents=Latents(
             pack=packed,
@@ -156,6 +236,7 @@ FAMILY = Flow(
         # Heun and DPM++ take no sigmas of the pipelines.
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=_scheduler,
+        pipeline=_pipeline,
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLQwenImage",
         vae_settings=_vae_settings,
         prompt_widths=_prompt_widths,

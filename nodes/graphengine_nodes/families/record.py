@@ -54,6 +54,7 @@ class Task:
         single: It makes one picture in a call: several pictures are several calls.
         several: How many reference pictures it takes at most.
         needs: A setting that a model must have for it, and what is said of one that has not; after the model's name.
+        seen: It paints over a picture of the size that `size` gives, which the text encoder has seen as a reference.
         alpha: It takes reference pictures with alpha as they are; else they lie over white.
         sized: It takes `width` and `height`.
         size: The size of the result by that of a reference picture, where the request names none; None for one of the
@@ -70,6 +71,7 @@ class Task:
     single: bool = False
     several: int = 1
     needs: tuple[str, str] | None = None
+    seen: bool = False
     alpha: bool = False
     sized: bool = True
     size: Callable[[int, int], tuple[int, int]] | None = None
@@ -99,6 +101,7 @@ class Variant:
         options: Names of the constructor's options that model_index.json says; they enter the settings.
         guidance: Where it is another than the record's.
         classes: Module and class of the components that are of another class than the record says.
+        text: How its prompts are encoded, where it is otherwise than the record says.
     """
 
     tasks: Mapping[str, Task]
@@ -106,6 +109,7 @@ class Variant:
     options: Sequence[str] = ()
     guidance: Guidance | None = None
     classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    text: Text | None = None
 
     def task(self, asks: frozenset[str]) -> Task | None:
         """The task for what a request holds; None if there is none."""
@@ -132,6 +136,7 @@ class Text:
         ragged: How prompts of several lengths go together: `list`, a list of tensors without padding; `padded`, with
             zeros up to the longest and a mask, the field `mask`; empty: all have one length.
         pictures: The name of its argument that takes reference pictures, where the text encoder sees them.
+        shown: Makes what that argument gets; takes the pipeline and the pictures as PIL has them.
         skips: The text encoders whose last layers its argument `clip_skip` leaves out; empty where it has none.
         unseen: Makes what it reads of components that do not encode, by their names.
     """
@@ -145,6 +150,7 @@ class Text:
     negative: Literal["absent", "none"] = "absent"
     ragged: Literal["", "list", "padded"] = ""
     pictures: str | None = None
+    shown: Callable[[Any, Sequence[Any]], Any] = lambda pipeline, pictures: list(pictures)
     skips: Sequence[str] = ()
     unseen: Callable[[Model], Mapping[str, Any]] = lambda model: {}
 

@@ -5,7 +5,7 @@ The reference process must know nothing of graphengine, so this module imports o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import PIL.Image
@@ -42,6 +42,27 @@ def edges() -> PIL.Image.Image:
     drawn = PIL.Image.new("RGB", (64, 64), "black")
     PIL.ImageDraw.Draw(drawn).ellipse((17, 17, 47, 47), outline="white")
     return drawn
+
+
+AREA = 64 * 64
+"""The area to which Qwen-Image's pipelines that edit bring pictures here: the published megapixel takes seconds."""
+
+
+def make_areas_small(set_attribute: Callable[[str, Any], object]) -> None:
+    """Let those pipelines make pictures small.
+
+    Args:
+        set_attribute: Takes the dotted name of what it sets, and the value.
+    """
+
+    def dimensions(area: int, ratio: float) -> tuple[int, int, None]:
+        width, height = ((AREA * area / 1024**2 * one) ** 0.5 for one in (ratio, 1 / ratio))
+        return max(32, round(width / 32) * 32), max(32, round(height / 32) * 32), None
+
+    for name in ("edit", "edit_inpaint"):
+        set_attribute(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}.calculate_dimensions", dimensions)
+    plus = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus.calculate_dimensions"
+    set_attribute(plus, lambda area, ratio: dimensions(area, ratio)[:2])
 
 
 def line(
@@ -187,5 +208,20 @@ def cases() -> list[dict[str, Any]]:
                 "control+inpaint": "FluxControlInpaintPipeline",
             },
             negative=False,
+        ),
+        *line(
+            "qwen_image_edit",
+            {"references": "QwenImageEditPipeline", "inpaint": "QwenImageEditInpaintPipeline"},
+            guidance="true_cfg_scale",
+            guided=False,
+            several=False,
+        ),
+        *line(
+            "qwen_image_edit_plus",
+            {"references": "QwenImageEditPlusPipeline"},
+            guidance="true_cfg_scale",
+            guided=False,
+            several=False,
+            references=2,
         ),
     ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.graphengine_nodes.conftest import reference
+from tests.graphengine_nodes.families.flow import cases
 
 HERE = Path(__file__).parent
 
@@ -35,6 +36,8 @@ def family_models(folder: Path) -> None:
     flux2.flux2_model(folder / "flux2-dev", klein=False)
     for variant in ("kontext", "fill", "control"):
         flux.flux_model(folder / variant, variant=variant)
+    qwen_image.qwen_image_edit_model(folder / "qwen_image_edit")
+    qwen_image.qwen_image_edit_model(folder / "qwen_image_edit_plus", plus=True)
     for model in [path.parent.name for path in folder.glob("*/model_index.json")]:
         small.lora_for(folder / model, folder / f"{model}.safetensors")
 
@@ -43,3 +46,9 @@ def family_models(folder: Path) -> None:
 def references(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """The float pictures that diffusers alone makes of every case, in another process."""
     return reference(HERE, models, tmp_path_factory.mktemp("reference") / "pictures.npz")
+
+
+@pytest.fixture(autouse=True)
+def small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Image's pipelines that edit make small pictures, as in the reference process."""
+    cases.make_areas_small(monkeypatch.setattr)

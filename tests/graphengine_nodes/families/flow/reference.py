@@ -7,6 +7,7 @@ MODELS is a folder with the models, ControlNets and LoRAs that `cases` names; OU
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def arguments(case: dict[str, Any]) -> dict[str, Any]:
         call["negative_prompt"] = case["negative"]
     if "image" in asks or "inpaint" in asks:
         # A list, so that each generator draws from its own picture's distribution.
-        call |= {"image": [cases.picture()] * count}
+        call |= {"image": [cases.picture()] * count if count > 1 else cases.picture()}
     if "image" in asks:
         call["strength"] = 0.5
     if "inpaint" in asks:
@@ -131,9 +132,15 @@ def shifted(pipe: Any, latents: torch.Tensor) -> np.ndarray[Any, Any]:
     return pixels
 
 
+def _set(name: str, value: Any) -> None:
+    module, _, last = name.rpartition(".")
+    setattr(importlib.import_module(module), last, value)
+
+
 def main(models: Path, out: Path) -> None:
     torch.set_num_threads(1)
     known: dict[str, Any] = {}
+    cases.make_areas_small(_set)
     np.savez(out, **{case["name"]: run(pipeline(models, case, known), case) for case in cases.cases()})
 
 

@@ -33,6 +33,13 @@ DRAWS = {
     "control control+inpaint": "posterior posterior posterior noise",
     "flux2-dev text": "noise",
     "flux2-dev references": "noise mode",
+    "qwen_image text": "noise",
+    "qwen_image image": "posterior noise",
+    "qwen_image inpaint": "posterior noise posterior",
+    "qwen_image controlnet": "posterior noise",
+    "qwen_image_edit references": "mode noise",
+    "qwen_image_edit inpaint": "posterior noise posterior",
+    "qwen_image_edit_plus references": "mode noise",
 }
 """What each case draws: `posterior`, from an encoded picture; `noise`; `mode` is the middle of a posterior, undrawn."""
 

@@ -26,10 +26,11 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
     references = [picture, other][: case["references"]] if "references" in asks else None
     if "inpaint" in asks and references:
         references = [other]
-    positive = std.encode_prompt(model, cases.PROMPT, references=references)
+    seen = picture if case["model"] == "qwen_image_edit" else references  # it sees what it paints over, too
+    positive = std.encode_prompt(model, cases.PROMPT, references=seen)
     negative = None
     if case["negative"] is not None:
-        negative = std.encode_prompt(model, case["negative"], references=references)
+        negative = std.encode_prompt(model, case["negative"], references=seen)
     control = None
     if "controlnet" in asks:
         net = std.load_controlnet(models / f"{case['model']}-net")
