@@ -61,7 +61,7 @@ def counts(queue: Queue) -> dict[str, int]:
 def facts(job: Job, doing: Doing) -> dict[str, Any]:
     """A job as JSON data."""
     found = fields(job)
-    found["job"] = found.pop("id")
+    found["job"], found["uuid"] = found.pop("id"), job.uuid
     del found["result"], found["facts"]
     now = doing.get(job.id, {})
     found |= {"state": state_of(job, doing), "waits": bool(now.get("waits")), "lacks": now.get("lacks")}

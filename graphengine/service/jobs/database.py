@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphengine.errors import FileError, GraphEngineError
-from graphengine.service.jobs.tables import SCHEMA, UPGRADE, VERSION
+from graphengine.service.jobs.tables import SCHEMA, UPGRADES, VERSION
 from graphengine.system.folders import state_folder
 from graphengine.system.private import check_owner, make_file, make_private
 
@@ -85,7 +85,8 @@ class Database:
         with self.write() as base:
             version = self._check()
             if version < VERSION:  # nobody else has done it meanwhile
-                for statement in (SCHEMA if version == 0 else UPGRADE).split(";\n"):
+                steps = [SCHEMA] if version == 0 else [UPGRADES[number] for number in range(version, VERSION)]
+                for statement in ";\n".join(steps).split(";\n"):
                     base.execute(statement)
                 base.execute(f"pragma user_version = {VERSION}")
 

@@ -96,8 +96,15 @@ class NewJob:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Named:
+    """The UUID of a job: no field of `Job`, as fields of a value that a node is given are in the node's key."""
+
+    __slots__ = ("uuid",)
+    uuid: str
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Named):
     """A job in the queue, without its body.
 
     Attributes:
@@ -111,6 +118,8 @@ class Job:
         created, started, ended: Seconds since the epoch; None for what has not happened.
         result: JSON data of its last attempt: its outputs, or the class of its error.
         error: Why it failed, or why its last attempt was lost.
+        uuid: Its name for programs on other machines, in lower case: no other job of any queue has it. Only a job that
+            was read from a queue has one.
     """
 
     id: int

@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from graphengine.service.jobs.database import HALF, POLL, Database, QueueError
+from graphengine.service.jobs.checks import check, check_uuid, json_of
+from graphengine.service.jobs.database import POLL, Database, QueueError
 from graphengine.service.jobs.job import Attempt, Change, Job, JobEventKind, NewJob, State
 from graphengine.service.jobs.tables import COLUMNS, NEXT, job_of
 
-LARGEST = 32_000_000
-"""Characters of one job's body."""
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)  # made once: `json.dumps` makes one for each text
 _PLACE = "coalesce(place, id)"
-_INSERT = f"insert into jobs (id, user, priority, facts, attempts, created, body) values ({NEXT}, ?, ?, ?, ?, ?, ?)"
+_NEW = "id, user, priority, facts, attempts, created, body, uuid"
+_INSERT = f"insert into jobs ({_NEW}) values ({NEXT}, ?, ?, ?, ?, ?, ?, ?)"
 _ORDER = f"priority desc, {_PLACE}, id"
 ALL = ""
 """In `paused` and `limits`, all users."""
@@ -30,6 +30,10 @@ ALL = ""
 
 class NoJob(QueueError):
     """There is no job of that number."""
+
+
+class NameTaken(QueueError):
+    """There is a job of that UUID already."""
 
 
 class QueueFull(QueueError):
@@ -67,8 +71,11 @@ class Queue(Database):
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
-    def submit(self, *jobs: NewJob) -> list[int]:
+    def submit(self, *jobs: NewJob, uuids: Sequence[str] = ()) -> list[int]:
         """Put jobs into the queue, all of them or none; they are on disk when this returns.
+
+        Args:
+            uuids: The UUIDs of the first jobs, in lower case; '' and those of the others are drawn.
 
         Returns:
             The jobs' numbers.
@@ -77,15 +84,23 @@ class Queue(Database):
             QueueError: A job is no JSON data or too large; its user, priority or attempts are wrong.
             QueueFileError: The file cannot be written (disk full, locked).
             QueueFull: A user's limit would be exceeded.
+            NameTaken: There is a job of a given UUID already.
         """
         for job in jobs:
-            _check(job)
-        rows = [(_json(job.body, "body"), _json(job.facts, "facts") if job.facts else "{}", job) for job in jobs]
+            check(job)
+        given = dict(enumerate(uuids))
+        for name in filter(None, uuids):
+            check_uuid(name)
+        rows = [(json_of(job.body, "body"), json_of(job.facts, "facts") if job.facts else "{}", job) for job in jobs]
         now, ids = self.clock(), []
         with self.write() as base:
             self._check_limits(base, jobs)
-            for body, facts, job in rows:
-                base.execute(_INSERT, (job.user, job.priority, facts, job.attempts, now, body))
+            for number, (body, facts, job) in enumerate(rows):
+                named = given.get(number)
+                if named and base.execute("select 1 from jobs where uuid = ?", (named,)).fetchone() is not None:
+                    raise NameTaken(f"there is a job {named} already")
+                row = (job.user, job.priority, facts, job.attempts, now, body, named or str(uuid.uuid4()))
+                base.execute(_INSERT, row)
                 ids.append(int(base.lastrowid or 0))
                 self.tell(base, ids[-1], JobEventKind.QUEUED)
         return ids
@@ -128,6 +143,29 @@ class Queue(Database):
         if not found:
             raise NoJob(f"there is no job {id}")
         return job_of(found[0])
+
+    def named(self, name: str) -> Job:
+        """A job by its UUID.
+
+        Raises:
+            NoJob: There is no job of that UUID.
+        """
+        found = self.read(f"select {COLUMNS} from jobs where uuid = ?", (name,))
+        if not found:
+            raise NoJob(f"there is no job {name}")
+        return job_of(found[0])
+
+    def ahead(self, id: int) -> int | None:
+        """How many jobs wait before a waiting one, those of other users and paused ones too; None if it does not
+        wait."""
+        query = f"select priority, {_PLACE} from jobs where id = ? and state = 'queued'"
+        found = self.read(query, (id,))
+        if not found:
+            return None
+        before = f"(priority > ? or (priority = ? and ({_PLACE}, id) < (?, ?)))"
+        priority, place = found[0]
+        query = f"select count(*) from jobs where state = 'queued' and {before}"
+        return int(self.read(query, (priority, priority, place, id))[0][0])
 
     def body(self, id: int) -> Any:
         """The body with which a job was submitted."""
@@ -195,11 +233,13 @@ class Queue(Database):
         user: str | None = None,
         before: int | None = None,
         limit: int = 50,
+        labels: Mapping[str, str] | None = None,
     ) -> list[Job]:
         """A page of jobs, the newest first.
 
         Args:
             before: The last number of the page before; None for the first page.
+            labels: Only jobs whose facts have these among their `labels`; a name holds no quotation mark.
         """
         wanted = list(states)
         marks = ", ".join("?" * len(wanted))
@@ -209,6 +249,8 @@ class Queue(Database):
             query, values = f"{query} and user = ?", [*values, user]
         if before is not None:
             query, values = f"{query} and id < ?", [*values, before]
+        for name, value in (labels or {}).items():
+            query, values = f"{query} and json_extract(facts, ?) = ?", [*values, f'$.labels."{name}"', value]
         return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
 
     def counts(self) -> dict[State, int]:
@@ -216,10 +258,11 @@ class Queue(Database):
         found = dict(self.read("select state, count(*) from jobs group by state"))
         return {state: found.get(state, 0) for state in State}
 
-    def changes(self, after: int = 0, limit: int = 1000) -> list[Change]:
-        """The changes after a number, oldest first."""
-        query = "select number, job, kind, time, facts from changes where number > ? order by number limit ?"
-        rows = self.read(query, (after, limit))
+    def changes(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Change]:
+        """The changes after a number, oldest first; of one job, or of all."""
+        which, values = ("", (after, limit)) if job is None else ("job = ? and ", (job, after, limit))
+        query = f"select number, job, kind, time, facts from changes where {which}number > ? order by number limit ?"
+        rows = self.read(query, values)
         return [Change(number, job, kind, when, json.loads(facts)) for number, job, kind, when, facts in rows]
 
     def last_change(self) -> int:
@@ -339,27 +382,3 @@ def _state_of(base: sqlite3.Cursor, id: int) -> State:
     if found is None:
         raise NoJob(f"there is no job {id}")
     return State(found[0])
-
-
-def _check(job: NewJob) -> None:
-    if not isinstance(job.user, str):
-        raise QueueError(f"user is {job.user!r:.40}, but must be a text")
-    if not job.user.isprintable():  # it is shown on terminals and in logs
-        raise QueueError(f"user is {job.user!r:.40}, which has characters that cannot be printed")
-    for name, low, high in (("priority", -(2**63), 2**63 - 1), ("attempts", 1, 1000)):
-        value = getattr(job, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise QueueError(f"{name} is {value!r:.40}, but must be a whole number from {low} to {high}")
-
-
-def _json(data: Mapping[str, Any], what: str) -> str:
-    try:
-        text = _ENCODER.encode(data)
-        text.encode()
-    except UnicodeEncodeError:
-        raise QueueError(HALF) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise QueueError(f"the job's {what} is no JSON data: {error}") from None
-    if len(text) > LARGEST:
-        raise QueueError(f"the job's {what} has {len(text):,} characters, more than {LARGEST:,}")
-    return text

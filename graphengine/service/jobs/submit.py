@@ -42,12 +42,14 @@ def new_job(
     keep_going: bool = False,
     whole: bool = False,
     facts: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
     like: NewJob | None = None,
     files: Files | None = None,
 ) -> NewJob:
     """Make a job for a queue: checked, its bytes on disk. See `graphengine.run`, `request.JobRequest` and `job.NewJob`.
 
     Args:
+        base: The folder from which relative paths among the inputs start; by default the current one.
         like: A job of the same queue: bytes that both need lie on the disk once.
         files: The queue's files, see `files_of`: they keep sweeps from the job's bytes until `settle` is called once
             the job is in the queue.
@@ -60,12 +62,13 @@ def new_job(
     if not isinstance(inputs or {}, Mapping):
         raise WorkflowError(f"inputs are a dictionary of names and values, not {inputs!r:.60}")
     check_changes(graph)
-    bound = bound_inputs(graph, inputs if isinstance(inputs, Mapping) else {})
+    bound = bound_inputs(graph, inputs if isinstance(inputs, Mapping) else {}, base)
     given = bound.given
     wanted_links(graph, want)
     folder = None if out is None else Path(out).absolute()
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
-    request = JobRequest(bound.graph, given, wants(graph, want), exact, Path.cwd(), folder, name, allowed, finish)
+    start = Path.cwd() if base is None else Path(base).absolute()
+    request = JobRequest(bound.graph, given, wants(graph, want), exact, start, folder, name, allowed, finish)
     request.keep_going, request.whole = keep_going, whole
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     about = {"workflow": name, "inputs": {key: in_short(value) for key, value in given.items()}}
@@ -88,7 +91,8 @@ def in_short(value: Any) -> Any:
 
 
 def submit(queue: Queue, graph: GraphData, inputs: Mapping[str, Any] | None = None, **options: Any) -> int:
-    """Put a job into a queue; it is on disk when this returns. Options are those of `new_job`.
+    """Put a job into a queue; it is on disk when this returns. Options are those of `new_job`, and `uuid`: the job's
+    UUID in lower case, by default a random one.
 
     Returns:
         The job's number.
@@ -104,7 +108,8 @@ def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
     """Put several jobs into a queue, all of them or none; they are on disk when this returns.
 
     Args:
-        wanted: The arguments of `new_job` for each; bytes that the first job has too lie on the disk once.
+        wanted: The arguments of `new_job` for each, and maybe `uuid`; bytes that the first job has too lie on the
+            disk once.
 
     Returns:
         The jobs' numbers, in that order.
@@ -113,11 +118,14 @@ def submit_all(queue: Queue, wanted: Iterable[Mapping[str, Any]]) -> list[int]:
         WorkflowError, QueueError: As `submit`.
     """
     jobs: list[NewJob] = []
+    uuids: list[str] = []
     files = files_of(queue)
     try:
         for one in wanted:
-            jobs.append(new_job(queue, **one, like=jobs[0] if jobs else None, files=files))
-        numbers = queue.submit(*jobs)
+            options = dict(one)
+            uuids.append(options.pop("uuid", ""))
+            jobs.append(new_job(queue, **options, like=jobs[0] if jobs else None, files=files))
+        numbers = queue.submit(*jobs, uuids=uuids)
     except BaseException:
         for job in jobs:
             files.remove(job.body["files"])

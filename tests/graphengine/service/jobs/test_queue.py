@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import NewJob, State
 from graphengine.service.jobs.lease import Lease, holder, take
-from graphengine.service.jobs.queue import LeaseLost, Queue, QueueFull
+from graphengine.service.jobs.queue import LeaseLost, NameTaken, NoJob, Queue, QueueFull
 from graphengine.service.retry import SERVICES
 
 VERSION_1 = """
@@ -467,11 +468,48 @@ def test_a_file_of_version_1_is_gone_on_with(tmp_path: Path) -> None:
             )
         old.execute("delete from jobs where id = 3")
         old.execute("pragma user_version = 1")
+    names = set()
     for _ in range(2):
         queue = Queue(tmp_path / "old")
         assert ids(queue) == [1, 2]
+        names |= {queue.get(1).uuid, queue.get(2).uuid}
+    assert len(names) == 2  # given once, and kept
+    assert {UUID(name).version for name in names} == {4}
     assert queue.submit(job()) == [4]
     assert lease_of(queue).claim(4, "w") is not None
+
+
+def test_a_job_has_a_uuid_that_no_other_has(queue: Queue) -> None:
+    given = "6ba7b810-9dad-41d1-80b4-00c04fd430c8"
+    first, second = queue.submit(job(), job(), uuids=["", given])
+    assert UUID(queue.get(first).uuid).version == 4
+    assert queue.named(given).id == second
+    with pytest.raises(NameTaken, match="there is a job 6ba7b810"):
+        queue.submit(job(), job(), uuids=["", given])
+    assert ids(queue) == [first, second]  # nothing of it was submitted
+    with pytest.raises(NoJob, match="there is no job x"):
+        queue.named("x")
+    for wrong in ("x", given.upper(), f"{{{given}}}"):
+        with pytest.raises(QueueError, match="must be a UUID in lower case"):
+            queue.submit(job(), uuids=[wrong])
+
+
+def test_how_many_jobs_wait_before_one(queue: Queue) -> None:
+    queue.submit(job(), job(), NewJob({}, priority=1), job())
+    assert [queue.ahead(number) for number in (1, 2, 3, 4)] == [1, 2, 0, 3]
+    queue.move(4, before=2)
+    assert [queue.ahead(number) for number in (1, 2, 3, 4)] == [1, 3, 0, 2]
+    queue.cancel(3)
+    assert [queue.ahead(number) for number in (1, 2, 3, 4)] == [0, 2, None, 1]
+
+
+def test_jobs_and_changes_are_selected(queue: Queue) -> None:
+    queue.submit(*(NewJob({}, facts={"labels": labels}) for labels in ({"a": "1"}, {"a": "2", "b c": "'"}, {})))
+    assert [one.id for one in queue.history(labels={"a": "2"})] == [2]
+    assert [one.id for one in queue.history(labels={"a": "2", "b c": "'"})] == [2]
+    assert queue.history(labels={"a": "1", "b c": "'"}) == []
+    queue.cancel(2)
+    assert [(one.job, one.kind) for one in queue.changes(job=2)] == [(2, "queued"), (2, "cancelled")]
 
 
 def test_files_that_are_no_queue(tmp_path: Path) -> None:
