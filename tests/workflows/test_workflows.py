@@ -20,6 +20,7 @@ FILES = sorted(file for file in FOLDER.iterdir() if file.is_file())
 COMMON = {"prompt", "negative_prompt", "model", "config", "tokenizer", "scheduler", "steps", "guidance_scale"}
 FITTED = {"fit", "longest"}
 SIZED = COMMON | {"width", "height", "seed"}
+FILMED = SIZED | {"frames", "fps", "guidance_scale_2"}
 INPUTS = {
     "text_to_image": SIZED,
     "image_to_image": COMMON | FITTED | {"seed", "image", "strength"},
@@ -28,6 +29,8 @@ INPUTS = {
     "controlnet": SIZED | FITTED | {"controlnet", "control_image", "control_scale"},
     "inpainting": COMMON | FITTED | {"seed", "image", "mask", "strength"},
     "masked_image_to_image": COMMON | {"seed", "image", "painted", "blur", "blur_compose", "sample_mode", "strength"},
+    "text_to_video": FILMED,
+    "image_to_video": FILMED | {"image"},
     "sweep": COMMON | {"width", "height", "seeds"},
 }
 NAMES = sorted(INPUTS)
