@@ -81,8 +81,15 @@ def parse(text: str, declared: Input) -> Any:
     """Parse a value by the rules of YAML 1.2, but as a text if the input accepts texts and no better type fits.
 
     `null` and `~` are null if the input may be null. Comments, document markers and anchors of YAML are ordinary
-    characters in a text. A value that does not fit the input is returned as parsed; the run reports it.
+    characters in a text. A single value for an input that takes lists is a list of it. A value that does not fit the
+    input is returned as parsed; the run reports it.
     """
+    value, annotation = _parsed(text, declared), strip(declared.type)
+    one = value is not None and not value_fits(value, annotation) and value_fits([value], annotation)
+    return [value] if one else value
+
+
+def _parsed(text: str, declared: Input) -> Any:
     from graphengine.workflow import yaml12
 
     annotation = strip(declared.type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,8 @@ def test_what_is_no_null_and_does_not_fit_is_not_taken_for_null() -> None:
     [
         ("5", int | str, 5), ("'5'", Any, "5"), ("'a #b'", Any, "a #b"), ("5", Any, 5), ("[1, 2]", Any, [1, 2]),
         ("5", str, "5"), ("[a]", str | list[str], ["a"]), ("4 # fast", int, 4),
+        ("5", list[int], [5]), ("a.png", list[Path], ["a.png"]), ("[1, 2]", list[int], [1, 2]), ("x", list[int], "x"),
+        ("null", list[int], None), ("5", int | list[int], 5),
     ],
 )  # fmt: skip
 def test_other_values_are_read_by_their_type(text: str, kind: Any, value: Any) -> None:
