@@ -72,8 +72,8 @@ FILES: tuple[tuple[str, str], ...] = (
     (r"loras/(.*diffsynth|flux1-(canny|depth))", ""),  # which make a model follow pictures
     (r"loras/", "*"),  # of the family of the model that they change
 )
-"""Patterns of `directory/file` as templates name them, the first one that fits counts; and the family that must be here,
-or the node (`std.`): `*` where nothing must, empty where nothing here will do."""
+"""Patterns of `directory/file` as templates name them, the first one that fits counts; and the family that must be
+here, or the node (`std.`): `*` where nothing must, empty where nothing here will do."""
 
 UNREAD = re.compile(r"convrot|nvfp4|fp4_mixed|w4a8|gptq|mxfp8")
 """Small formats of files that are not read: see docs/guides/what-loads.md."""
