@@ -16,7 +16,13 @@ from graphengine_nodes.nodes.control import apply_controlnet, follow_picture
 from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
-from graphengine_nodes.nodes.image_prompts import apply_ip_adapter, encode_image_prompt, load_ip_adapter
+from graphengine_nodes.nodes.image_prompts import (
+    apply_ip_adapter,
+    apply_redux,
+    encode_image_prompt,
+    load_ip_adapter,
+    load_redux,
+)
 from graphengine_nodes.nodes.images import crop_image, image_size, load_image, pad_image, resize_image, save_image
 from graphengine_nodes.nodes.latents import decode_latent, empty_latent, encode_image
 from graphengine_nodes.nodes.loras import apply_lora, load_lora, scale_loras
@@ -88,6 +94,7 @@ from graphengine_nodes.values.types import (
     Model,
     Posterior,
     RandomState,
+    Redux,
     TextEncoder,
 )
 from graphengine_nodes.values.video import Video
@@ -228,6 +235,7 @@ __all__ = [
     "Posterior",
     "Prompts",
     "RandomState",
+    "Redux",
     "TextEncoder",
     "Texts",
     "Upscaler",
@@ -238,6 +246,7 @@ __all__ = [
     "apply_hypernetwork",
     "apply_ip_adapter",
     "apply_lora",
+    "apply_redux",
     "as_is",
     "blur_mask",
     "canny",
@@ -281,6 +290,7 @@ __all__ = [
     "load_lora",
     "load_mask",
     "load_model",
+    "load_redux",
     "load_text_encoder",
     "load_upscaler",
     "load_vae",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine import NotData, SocketType, View, promise_type, register_type, show_lists
 from graphengine_nodes.families.digests import model_digest, model_needs
 from graphengine_nodes.values.picture_files import png, save_pictures, to_pil, write_whole
-from graphengine_nodes.values.references import Embedding, IPAdapter, ModelPart, model_of
+from graphengine_nodes.values.references import Embedding, IPAdapter, ModelPart, Redux, model_of
 from graphengine_nodes.values.types import (
     VAE,
     Conditioning,
@@ -207,7 +207,7 @@ def _decode_control(data: bytes) -> Control:
     return Control(None if net is None else ControlNet(**net), _image_of(tensors), **facts)
 
 
-def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter) -> bytes:
+def _encode_reference(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter | Redux) -> bytes:
     value.digest()  # an object of this process has no data and cannot be written
     facts = asdict(value)
     model = facts["model"] if isinstance(value, ModelPart) else facts
@@ -261,7 +261,7 @@ def _ip_adapter(facts: Mapping[str, Any]) -> IPAdapter:
     return IPAdapter(**{**facts, "families": tuple(facts["families"])})
 
 
-def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter) -> View:
+def _describe(value: Model | ModelPart | ControlNet | LoRA | Hypernetwork | IPAdapter | Redux) -> View:
     try:
         digest = f"digest {value.digest()}"
     except NotData as reason:
@@ -463,6 +463,17 @@ for _kind in (
         save=save_with(".json", _encode_reference),
         digest=IPAdapter.digest,
         needs=IPAdapter.needs,
+    ),
+    SocketType(
+        Redux,
+        "Redux",
+        encode=_encode_reference,
+        decode=lambda data: Redux(**json.loads(data)),
+        size=lambda value: 200,
+        view=_describe,
+        save=save_with(".json", _encode_reference),
+        digest=Redux.digest,
+        needs=Redux.needs,
     ),
     SocketType(
         RandomState,

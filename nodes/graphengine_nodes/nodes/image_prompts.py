@@ -1,4 +1,5 @@
-"""Pictures as prompts: nodes that load an IP-Adapter, apply it to a model, and encode the pictures that it follows."""
+"""Pictures as prompts: nodes that load an IP-Adapter, apply it to a model, and encode the pictures that it follows; and
+FLUX.1 Redux, which puts pictures into a prompt."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.picture_prompts import FAMILIES, attended, check_fits
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.nodes.models import PRECISIONS
-from graphengine_nodes.values.references import Held, IPAdapter
-from graphengine_nodes.values.types import Image, ImagePrompt, Mask, Model
+from graphengine_nodes.values.references import Held, IPAdapter, Redux
+from graphengine_nodes.values.types import Conditioning, Image, ImagePrompt, Mask, Model
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.headers import read_headers
 from graphengine_nodes.weights.image_encoders import STEM, encoder_at, encoder_config
 from graphengine_nodes.weights.ip_adapter_files import AdapterFile, read_adapter_file
+from graphengine_nodes.weights.redux_files import EMBEDDER, embedder_at, siglip_at
 
 
 @node(version=1)
@@ -221,3 +223,82 @@ def _hard(masks: list[Mask], pictures: int) -> Any:
     if len(values) != pictures:
         raise ValueError(f"{len(values)} masks for {pictures} pictures; give one for each")
     return (values >= 0.5).to(values.dtype)[None]
+
+
+@node(version=1)
+def load_redux(
+    source: Annotated[
+        str | Path,
+        File("weights", names=True),
+        Doc("FLUX.1 Redux: its folder in diffusers layout, a hub id, or the file with its embedder."),
+    ],
+    image_encoder: Annotated[
+        str | Path | None,
+        File("weights", names=True),
+        Doc(
+            "The folder or file of SigLIP's image encoder; default: the folder `image_encoder` in or beside the source."
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        Choices(*PRECISIONS),
+        Doc("Type of the numbers that it computes with; default: float32 on a CPU, float16 on a GPU."),
+    ] = None,
+) -> Redux:
+    """Make a reference to FLUX.1 Redux, by which a prompt shows pictures; weights are read when a node computes.
+
+    It is what ComfyUI's Load Style Model and Load CLIP Vision load. A file of SigLIP's image encoder alone is read
+    without its folder if it is so400m at 384 pixels, the published one.
+
+    Raises:
+        ModelError: There is no such file, it is damaged or of another kind, or there is no image encoder.
+    """
+    path = files.find(source, "model")
+    embedder = embedder_at(path)
+    folder = path if (path / "image_encoder").is_dir() else path.parent
+    given = folder / "image_encoder" if image_encoder is None else files.find(image_encoder, "model")
+    if image_encoder is None and not given.is_dir():
+        raise ModelError(f"there is no folder image_encoder in or beside {path}: give image_encoder, SigLIP's")
+    encoder = siglip_at(given / "image_encoder" if (given / "image_encoder").is_dir() else given)
+    weights, sees = files.component_digest(embedder, EMBEDDER), files.component_digest(encoder, STEM)
+    files.note(weights, embedder)
+    files.note(sees, encoder)
+    return Redux(weights, sees, precision, files.name_of(source))
+
+
+Factors = float | list[float]
+
+
+@node(version=1, on="device")
+def apply_redux(
+    prompt: Annotated[Conditioning, Doc("Of a FLUX.1 model; an empty one leaves it to the pictures.")],
+    redux: Redux,
+    image: Annotated[Image | list[Image], Doc("The picture to show, or several, whose prompts are summed.")],
+    scale: Annotated[Factors, Doc("A factor of the prompt with the picture's tokens; a list has one for each.")] = 1.0,
+    pooled_scale: Annotated[Factors, Doc("The same of the pooled embedding.")] = 1.0,
+    ctx: Context = INERT,
+) -> Conditioning:
+    """Put pictures into a prompt of FLUX.1 by Redux: their tokens follow the text's (ComfyUI: Apply Style Model).
+
+    The result is what diffusers' FluxPriorReduxPipeline gives with a prompt: with several pictures all prompts, each
+    with its picture and factor, are summed, so that factors of 1 / n are their mean.
+
+    Raises:
+        ValueError: The prompt is of another family or width; there is no picture, or not one factor for each.
+    """
+    from graphengine_nodes.store.redux import with_pictures
+    from graphengine_nodes.store.store import store
+
+    if prompt.family != "flux" or prompt.pooled is None:
+        raise ValueError(f"Redux is for FLUX.1, and this prompt is of {prompt.family}")
+    pictures = image if isinstance(image, list) else [image]
+    count = sum(len(one) for one in pictures)
+    if not count:
+        raise ValueError("image is an empty list; give a picture")
+    factors = {"scale": scale, "pooled_scale": pooled_scale}
+    each = {name: value if isinstance(value, list) else [value] * count for name, value in factors.items()}
+    for name, values in each.items():
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} factors for {count} pictures; give one for each")
+    with store.redux(redux, ctx.device) as networks:
+        return with_pictures(networks, prompt, pictures, each["scale"], each["pooled_scale"])

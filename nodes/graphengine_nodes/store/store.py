@@ -21,11 +21,12 @@ from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store import handed_in
 from graphengine_nodes.store.changes import OFFLOADERS, ModuleChange, changes_of, held_for, keeps_scales, shared_clone
-from graphengine_nodes.values.references import ControlNet, Held, IPAdapter, Model, ModelPart
+from graphengine_nodes.values.references import ControlNet, Held, IPAdapter, Model, ModelPart, Redux
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.devices import dtype_of, exact_device, memory_of, numbered, storages, to_device
 from graphengine_nodes.weights.files import Location
 from graphengine_nodes.weights.image_encoders import STEM, load_encoder
+from graphengine_nodes.weights.redux_files import EMBEDDER, load_redux
 
 if TYPE_CHECKING:
     import torch
@@ -252,6 +253,19 @@ class WeightStore:
 
         with self._computing((adapter.encoder, str(dtype)), device, read, (), None) as module:
             yield module
+
+    @contextmanager
+    def redux(self, reference: Redux, device: str) -> Iterator[Any]:
+        """The image encoder and the embedder of Redux, ready to compute on a device."""
+        device = exact_device(device)
+        dtype, source = dtype_of(reference.precision, device), reference.source
+
+        def read() -> Any:
+            encoder = _unchanged(reference.encoder, f"{source}'s image encoder", STEM)
+            return load_redux(_unchanged(reference.weights, source, EMBEDDER), encoder, dtype)
+
+        with self._computing((reference.weights, reference.encoder, str(dtype)), device, read, (), None) as modules:
+            yield modules
 
     @contextmanager
     def _computing(

@@ -136,6 +136,31 @@ class IPAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class Redux:
+    """FLUX.1 Redux: the networks that make tokens of a prompt out of pictures.
+
+    Attributes:
+        weights: Digest of the files of its embedder.
+        encoder: Digest of its image encoder's files.
+        precision: As a model's.
+        source: Where it was loaded from, as shown to people.
+    """
+
+    weights: str
+    encoder: str
+    precision: str | None = None
+    source: str = field(default="", compare=False)
+
+    def digest(self, part: str | None = None) -> str:
+        """The digest that stands for it in keys."""
+        return digest_of([self.weights, self.encoder, self.precision])
+
+    def needs(self, part: str | None = None) -> frozenset[str]:
+        """The digests of the weights that must be in memory to use it."""
+        return frozenset({self.weights, self.encoder})
+
+
+@dataclass(frozen=True, slots=True)
 class ControlNet:
     """A ControlNet's weights.
 

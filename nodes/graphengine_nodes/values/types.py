@@ -1,7 +1,7 @@
 """The types of the standard pack's sockets: small frozen classes that import no torch.
 
-Tensors are attributes, on the CPU between nodes. `Model`, its parts, `ControlNet`, `LoRA`, `Hypernetwork` and
-`IPAdapter` are references to weights, see `references`.
+Tensors are attributes, on the CPU between nodes. `Model`, its parts, `ControlNet`, `LoRA`, `Hypernetwork`, `IPAdapter`
+and `Redux` are references to weights, see `references`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from graphengine_nodes.values.references import (
     IPAdapter,
     LoRA,
     Model,
+    Redux,
     TextEncoder,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "Posterior",
     "RandomState",
+    "Redux",
     "TextEncoder",
     "Turn",
 ]
