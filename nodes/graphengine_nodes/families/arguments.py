@@ -224,7 +224,11 @@ def encode_pictures(
     import torch
 
     with torch.no_grad():
-        pixels = (2.0 * channels_first(image) - 1.0).to(device, dtype or vae.dtype).to(vae.dtype)
+        pixels = channels_first(image)
+        if getattr(vae.config, "in_channels", 3) == 4:  # of pictures with transparency
+            alpha = torch.ones_like(image.pixels[..., 0]) if image.alpha is None else image.alpha
+            pixels = torch.cat([pixels, alpha[:, None]], dim=1)
+        pixels = (2.0 * pixels - 1.0).to(device, dtype or vae.dtype).to(vae.dtype)
         pixels = pixels[:, :, None] if frames else pixels
         encoded = [vae.encode(picture).latent_dist for picture in torch.split(pixels, 1)]
     mean = torch.cat([distribution.mean for distribution in encoded]).cpu()
@@ -256,7 +260,8 @@ def decode_pictures(vae: Any, latent: Latent, device: str, convert: ToVAE | None
         raise ValueError("this latent is a video's; use decode_video, or frames_of after it for pictures")
     pixels = _decoded(vae, latent, device, convert)
     pixels = pixels[:, :, 0] if pixels.ndim == 5 else pixels
-    return Image(pixels.cpu().permute(0, 2, 3, 1).float().contiguous())
+    found = pixels.cpu().permute(0, 2, 3, 1).float().contiguous()
+    return Image(found) if found.shape[-1] == 3 else Image(found[..., :3].contiguous(), found[..., 3].contiguous())
 
 
 def decode_frames(vae: Any, latent: Latent, fps: float, device: str, convert: ToVAE) -> Video:

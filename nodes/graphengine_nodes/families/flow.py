@@ -204,7 +204,7 @@ class Flow(Pipelines):
 
     def _pipeline_to_encode(self, model: Model, variant: Variant, parts: Mapping[str, Any]) -> Any:
         """A pipeline of a variant with a model's text encoders alone."""
-        made = _constructed(class_of(next(iter(variant.tasks.values()))), parts)
+        made = _constructed(self.record.adapted(class_of(next(iter(variant.tasks.values())))), parts)
         for name, part in self._text(model).unseen(model).items():
             setattr(made, name, part)
         return made
@@ -423,7 +423,7 @@ class Flow(Pipelines):
 
     def pipeline_for(self, request: SampleRequest) -> Any:
         """See `Pipelines`."""
-        return class_of(self._task(request))
+        return self.record.adapted(class_of(self._task(request)))
 
     def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
         """See `Pipelines`."""

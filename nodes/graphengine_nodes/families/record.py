@@ -30,15 +30,16 @@ class Axis:
 
     Attributes:
         by: `rows`: a tensor, or a list of tensors, with a row for each picture along `axis`; `list`: a list with an
-            item for each picture; `shared`: the same for all of them, whatever its shape; `scalar`: a number or a flag.
+            item for each picture; `shared`: the same for all of them, whatever its shape; `scalar`: a number or a flag;
+            `state`: an object of one run, with rows of those pictures inside.
         axis: Of a tensor by rows, the axis that counts pictures.
     """
 
-    by: Literal["rows", "list", "shared", "scalar"]
+    by: Literal["rows", "list", "shared", "scalar", "state"]
     axis: int = 0
 
 
-ROWS, LIST, SHARED, SCALAR = Axis("rows"), Axis("list"), Axis("shared"), Axis("scalar")
+ROWS, LIST, SHARED, SCALAR, STATE = Axis("rows"), Axis("list"), Axis("shared"), Axis("scalar"), Axis("state")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +263,7 @@ class Record:
         variant: Which of them a model is, by its model_index.json, which may be empty, and the configuration of its
             denoiser; raises ValueError where it is none of them.
         text, guidance, latents: How it encodes, guides and lays out.
+        adapted: Makes of the class of a pipeline the one that is used, where diffusers' takes not all that is encoded.
         schedulers: Names of the schedulers that it can use.
         scheduler, pipeline: The configuration of the published models' scheduler, and the class of their pipeline, for
             single files; without a class, that of the first task of the file's variant.
@@ -289,6 +291,7 @@ class Record:
     text: Text
     guidance: Guidance = Guidance()
     latents: Latents = Latents()
+    adapted: Callable[[Any], Any] = lambda cls: cls
     schedulers: Sequence[str] = ("FlowMatchEulerDiscreteScheduler",)
     scheduler: Callable[[Contents], dict[str, Any]]
     pipeline: Callable[[Contents], str | None] = lambda held: None

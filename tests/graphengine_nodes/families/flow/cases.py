@@ -59,8 +59,9 @@ def make_areas_small(set_attribute: Callable[[str, Any], object]) -> None:
         width, height = ((AREA * area / 1024**2 * one) ** 0.5 for one in (ratio, 1 / ratio))
         return max(32, round(width / 32) * 32), max(32, round(height / 32) * 32), None
 
-    for name in ("edit", "edit_inpaint"):
-        set_attribute(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}.calculate_dimensions", dimensions)
+    edits = ("qwenimage.pipeline_qwenimage_edit", "qwenimage.pipeline_qwenimage_edit_inpaint")
+    for name in (*edits, "qwenimage21.pipeline_qwenimage21"):
+        set_attribute(f"diffusers.pipelines.{name}.calculate_dimensions", dimensions)
     plus = "diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus.calculate_dimensions"
     set_attribute(plus, lambda area, ratio: dimensions(area, ratio)[:2])
 
@@ -222,6 +223,14 @@ def cases() -> list[dict[str, Any]]:
             guidance="true_cfg_scale",
             guided=False,
             several=False,
+            references=2,
+        ),
+        *line(
+            "qwen_image_21",
+            {"": "QwenImage21Pipeline", "references": "QwenImage21Pipeline"},
+            guidance="true_cfg_scale",
+            guided=False,
+            schedulers=("UniPCMultistepScheduler",),
             references=2,
         ),
     ]

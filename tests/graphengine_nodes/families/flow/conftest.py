@@ -36,6 +36,7 @@ def family_models(folder: Path) -> None:
     flux2.flux2_model(folder / "flux2-dev", klein=False)
     for variant in ("kontext", "fill", "control"):
         flux.flux_model(folder / variant, variant=variant)
+    qwen_image.qwen_image_21_model(folder / "qwen_image_21")
     qwen_image.qwen_image_edit_model(folder / "qwen_image_edit")
     qwen_image.qwen_image_edit_model(folder / "qwen_image_edit_plus", plus=True)
     for model in [path.parent.name for path in folder.glob("*/model_index.json")]:

@@ -37,6 +37,8 @@ DRAWS = {
     "qwen_image image": "posterior noise",
     "qwen_image inpaint": "posterior noise posterior",
     "qwen_image controlnet": "posterior noise",
+    "qwen_image_21 text": "noise",
+    "qwen_image_21 references": "mode noise",
     "qwen_image_edit references": "mode noise",
     "qwen_image_edit inpaint": "posterior noise posterior",
     "qwen_image_edit_plus references": "mode noise",

@@ -63,7 +63,7 @@ def test_a_record_equals_the_one_call_pipeline(
     case: dict[str, Any], models: Path, references: dict[str, np.ndarray[Any, Any]]
 ) -> None:
     expected = references[case["name"]]
-    found = make(models, case).pixels.numpy()
+    found = make(models, case).channels.numpy()
     assert found.shape == expected.shape
     assert np.array_equal(found, expected), f"differs by {np.abs(found - expected).max()}"
 
