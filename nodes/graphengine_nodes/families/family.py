@@ -273,6 +273,12 @@ class Family(Protocol):
     tokenizers: Mapping[str, str]
     """The classes of its tokenizers in transformers, by component."""
 
+    encoder_widths: Collection[int]
+    """The widths of the text encoders of its published models; empty where no other family has such text encoders."""
+
+    def encoder_classes(self, component: str) -> Collection[str]:
+        """The classes of transformers that a text encoder of its models may be, by component."""
+
     def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
         """The configurations of a single file by path, as a folder in diffusers layout has them.
 

@@ -47,6 +47,7 @@ class Flow(Pipelines):
         self.record = record
         self.name, self.schedulers, self.preview = record.name, record.schedulers, record.preview
         self.parts, self.optional, self.classes = record.parts, record.optional, record.classes
+        self.encoder_widths = record.encoder_widths
         self.lora_names, self.vae_scale = record.lora_names, record.vae_scale
         self.needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
         self._warned: set[str] = set()
@@ -216,6 +217,11 @@ class Flow(Pipelines):
             return self._variant(model)
         kinds = {name: type(part).__name__ for name, part in parts.items() if self.stems[name] is not None}
         return next(v for v in variants if all(dict(self.classes, **v.classes)[n][1] == k for n, k in kinds.items()))
+
+    def encoder_classes(self, component: str) -> frozenset[str]:
+        """See `Family`: those of all variants."""
+        found = (one.classes[component][1] for one in self.record.variants.values() if component in one.classes)
+        return frozenset({self.classes[component][1], *found})
 
     def class_of(self, component: str, location: Location) -> tuple[str, str]:
         """See `Pipelines`: of variants with several classes the one that the component's configurations name."""

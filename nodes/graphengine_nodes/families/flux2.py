@@ -172,6 +172,7 @@ FAMILY = Flow(
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLFlux2",
         vae_settings=lambda config: kl_settings({"latent_channels": 32, **config}),
         prompt_widths=_prompt_widths,
+        encoder_widths=(2560, 4096, 5120),
         lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
         owns_lora=changes_flux2,
         axes=dict.fromkeys(

@@ -92,6 +92,7 @@ class Pipelines:
     """The family whose latents it works on, where that is not itself."""
     parts: Mapping[str, Sequence[str]]
     optional: Sequence[str] = ()
+    encoder_widths: Collection[int] = ()
     needs: Mapping[str, Sequence[str]] = {}
     classes: Mapping[str, tuple[str, str]]
     """Module and class of each component but the scheduler."""
@@ -112,6 +113,10 @@ class Pipelines:
     def tokenizers(self) -> Mapping[str, str]:
         """See `Family`."""
         return {name: cls for name, (_, cls) in self.classes.items() if "Tokenizer" in cls}
+
+    def encoder_classes(self, component: str) -> frozenset[str]:
+        """See `Family`."""
+        return frozenset({self.classes[component][1]})
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """See `Family`."""

@@ -6,7 +6,7 @@ beyond data are small functions, which stand in the record too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -270,7 +270,7 @@ class Record:
         index: Further entries of model_index.json for single files.
         owns_vae: Whether a VAE with a configuration may be of one of its models.
         vae_settings: What a VAE's configuration says beside `factor`, `latent_channels` and `multiple`.
-        prompt_widths: See `Family`.
+        prompt_widths, encoder_widths: See `Family`.
         lora_names, owns_lora: How LoRAs call its layers, and whether one is for it beyond doubt.
         vae_scale, preview: Of its published VAE.
         axes: How each argument of its denoiser belongs to the pictures that are made together.
@@ -299,6 +299,7 @@ class Record:
     owns_vae: Callable[[Config], bool]
     vae_settings: Callable[[Config], dict[str, Any]]
     prompt_widths: Callable[[Mapping[str, Config]], tuple[int, ...]]
+    encoder_widths: Collection[int] = ()
     lora_names: LoraNames
     owns_lora: Callable[[Header], bool] = lambda header: False
     vae_scale: Mapping[str, Any] = field(default_factory=dict)

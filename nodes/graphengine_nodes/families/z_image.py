@@ -71,6 +71,7 @@ FAMILY = Flow(
         owns_vae=owns_vae,
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
         prompt_widths=_prompt_widths,
+        encoder_widths=(2560,),
         lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
         owns_lora=changes_z_image,
         vae_scale=VAE_SCALE,

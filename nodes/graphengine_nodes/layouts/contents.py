@@ -142,6 +142,16 @@ class Component:
                 )
 
     @property
+    def width(self) -> int | None:
+        """How wide the embeddings of a text encoder are; None where its shapes do not tell it."""
+        try:
+            derived = self.of.config(self.shapes)
+        except (LookupError, ValueError):  # what is missing is told when the component is read
+            return None
+        found: int | None = derived.get("hidden_size", derived.get("d_model"))
+        return found
+
+    @property
     def names(self) -> frozenset[str]:
         """The names in the file that it consists of."""
         return frozenset(place.name for place in self.places.values()) | self.skipped

@@ -6,6 +6,7 @@ the header. What no shape tells (a VAE's scale) is that of the family's publishe
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -205,59 +206,66 @@ def _encoders(held: Contents, path: Path) -> list[Component]:
 def _encoders_family(
     parts: Sequence[Component], folder: Path | None, family_name: str | None, paths: Sequence[Path]
 ) -> Family:
+    """The family whose models read prompts with these text encoders: by a model's folder, or that was named, or else
+    the only one that fits."""
     if folder is not None and (folder / "model_index.json").is_file():
         index = read_json(folder / "model_index.json")
         told = next((kind.name for kind in families().values() if kind.owns_folder(index)), None)
         family_name = family_name or told
-    kinds = sorted(part.kind for part in parts)
-    by_kinds = {
-        ("clip",): "stable_diffusion",
-        ("clip", "clip"): "stable_diffusion_xl",
-        ("clip", "t5"): "flux",
-        ("clip", "clip", "t5"): "stable_diffusion_3",
-        ("Qwen2.5-VL",): "qwen_image",
-        ("UMT5",): "wan",
-    }
-    name = family_name or by_kinds.get(tuple(kinds))
-    if name is None:
-        held = " and ".join(path.name for path in paths)
+    if family_name is not None:
+        return family(family_name)
+    fitting = [kind for kind in families().values() if not kind.latents and _reads(kind, parts)]
+    known = [kind for kind in fitting if _of_known_widths(kind, parts)] or fitting
+    held = " and ".join(path.name for path in paths)
+    if not known:
         raise ModelError(
-            f"{held} holds {' and '.join(kinds)}, with which no known family reads prompts: give the other text "
-            "encoder as source_2, or family and config"
+            f"{held} holds {' and '.join(sorted(part.kind for part in parts))}, with which no known family reads "
+            "prompts: give the other text encoder as source_2, or family and config"
         )
-    return family(name)
+    if len(known) > 1:
+        raise ModelError(f"{held} may be of {' or '.join(kind.name for kind in known)}: give family, or config")
+    return known[0]
+
+
+def _reads(kind: Family, parts: Sequence[Component]) -> bool:
+    """Whether text encoders are all that a family's models read prompts with, its optional ones too."""
+    places = _encoder_names(kind)
+    ways = itertools.permutations(places)
+    return len(places) == len(parts) and any(
+        all(kind.encoder_classes(name) & {*part.of.classes} for name, part in zip(way, parts, strict=True))
+        for way in ways
+    )
+
+
+def _of_known_widths(kind: Family, parts: Sequence[Component]) -> bool:
+    """Whether these text encoders are as wide as those of a family's published models."""
+    return bool(kind.encoder_widths) and all(part.width in kind.encoder_widths for part in parts)
+
+
+def _encoder_names(kind: Family) -> list[str]:
+    return [name for name in kind.parts["text_encoder"] if name.startswith("text_encoder")]
 
 
 _Found = tuple[Path, Contents, Component]
 
 
 def _named(kind: Family, found: Sequence[_Found]) -> dict[str, _Found]:
-    """Text encoders by the name that they have in a family's models: of two CLIPs, the wider one is the second."""
-    left = list(found)
-    named: dict[str, _Found] = {one[2].name: one for one in left if one[2].name in kind.parts["text_encoder"]}
-    left = [one for one in left if one not in named.values()]
-    free = [n for n in kind.parts["text_encoder"] if n.startswith("text_encoder") and n not in named]
-    for one in [one for one in left if one[2].kind != "clip"]:
-        name = next((n for n in free if kind.classes[n][1] in one[2].of.classes), None)
-        if name is None:
-            raise _without_place(kind, one)
-        named[name] = one
-        free.remove(name)
-    clips = sorted((one for one in left if one[2].kind == "clip"), key=lambda one: _width(one[2]))
-    of_clip = [n for n in free if kind.classes[n][1].startswith("CLIP")]
-    if len(clips) > len(of_clip):
-        raise _without_place(kind, clips[len(of_clip)])
-    if len(clips) == 1 < len(of_clip) and "text_projection.weight" in clips[0][2].places:
-        of_clip = of_clip[1:]
-    return named | dict(zip(of_clip, clips, strict=False))
-
-
-def _without_place(kind: Family, found: _Found) -> ModelError:
-    return ModelError(f"{found[0]} holds a {found[2].kind}, for which a {kind.name} model has no place")
-
-
-def _width(part: Component) -> int:
-    return part.shapes["text_model.embeddings.token_embedding.weight"][1]
+    """Text encoders by the name that they have in a family's models: of two of a kind, the wider one is the second."""
+    named: dict[str, _Found] = {one[2].name: one for one in found if one[2].name in kind.parts["text_encoder"]}
+    left = sorted((one for one in found if one not in named.values()), key=lambda one: one[2].width or 0)
+    while left:
+        part = left[0][2]
+        alike = [one for one in left if one[2].of is part.of]
+        left = [one for one in left if one[2].of is not part.of]
+        fits = {*part.of.classes}
+        free = [name for name in _encoder_names(kind) if name not in named and kind.encoder_classes(name) & fits]
+        if len(alike) > len(free):
+            one = alike[len(free)]
+            raise ModelError(f"{one[0]} holds a {one[2].kind}, for which a {kind.name} model has no place")
+        if len(alike) == 1 < len(free) and "text_projection.weight" in part.places:
+            free = free[1:]
+        named |= dict(zip(free, alike, strict=False))
+    return named
 
 
 def _tokenizer(kind: Family, name: str, held: Contents, given: str | Path | None, folder: Path | None) -> Path | None:
