@@ -276,7 +276,7 @@ class Family(Protocol):
     encoder_widths: Collection[int]
     """The widths of the text encoders of its published models; empty where no other family has such text encoders."""
 
-    def encoder_classes(self, component: str) -> Collection[str]:
+    def encoder_classes(self, component: str) -> frozenset[str]:
         """The classes of transformers that a text encoder of its models may be, by component."""
 
     def configurations(self, held: Contents) -> dict[str, dict[str, Any]]:
