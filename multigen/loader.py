@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from graphengine_nodes import load_model
+from graphengine_nodes.families.flow import Flow
+from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store.handed_in import loaded_model
 from graphengine_nodes.store.store import store
 from graphengine_nodes.values.references import ControlNet, Held, Model
@@ -34,9 +36,8 @@ log = logging.getLogger(__name__)
 OWN_CLASSES = {
     "stable_diffusion": "StableDiffusionPipeline",
     "stable_diffusion_xl": "StableDiffusionXLPipeline",
-    "flux": "FluxPipeline",
 }
-"""The class of each family's text-to-image pipeline."""
+"""The class of the text-to-image pipeline of each family that is no record; a record names its own."""
 
 SETTINGS = {"force_zeros_for_empty_prompt": "force_zeros", "requires_aesthetics_score": "aesthetics"}
 """Arguments of pipelines that a model's settings decide."""
@@ -241,10 +242,12 @@ def build_pipeline(
     """
     kind = quantization(quantize_dtype)
     place = "cpu" if offload_device is not None else device
-    concrete = _concrete(cls, model.family)
+    concrete, kind_of = _concrete(cls, model), family(model.family)
     allowed = get_allowed_components(concrete)
     plain = replace(model, options=()).with_options(quantization=kind if kind == "int8" else None)
     components = {**OPTIONAL, **{n: model.setting(s) for n, s in SETTINGS.items() if model.setting(s) is not None}}
+    components |= {name: None for name in kind_of.optional if name in allowed}
+    components |= kind_of.options_of(model) if isinstance(kind_of, Flow) else {}
     for name, _ in model.components:
         if name in allowed and name not in given:
             cast = kind == "float8" and name in ("unet", "transformer")
@@ -262,11 +265,13 @@ def build_pipeline(
     return pipeline
 
 
-def _concrete(cls: Any, kind: str) -> Any:
+def _concrete(cls: Any, model: Model) -> Any:
     """A concrete pipeline class: in the place of a general class, the family's."""
     diffusers = importlib.import_module("diffusers")
-    general = cls is diffusers.DiffusionPipeline or cls.__name__.startswith("AutoPipeline")
-    return getattr(diffusers, OWN_CLASSES[kind]) if general else cls
+    if cls is not diffusers.DiffusionPipeline and not cls.__name__.startswith("AutoPipeline"):
+        return cls
+    kind = family(model.family)
+    return kind.pipeline_of(model) if isinstance(kind, Flow) else getattr(diffusers, OWN_CLASSES[model.family])
 
 
 def _construct(cls: Any, concrete: Any, arguments: dict[str, Any]) -> Any:

@@ -18,7 +18,7 @@ import graphengine_nodes as std
 from graphengine_nodes.values.types import Image, Latent
 
 from graphengine import Graph
-from graphengine.errors import nearest
+from graphengine.errors import ModelError, nearest
 from graphengine.events import Event
 from multigen.pipes import building
 from multigen.pipes.arguments import check_range
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 NOT_PARAMETERS = frozenset({*PROMPTS, "image", "mask_image", "control_image", "generator"})
 """Arguments of diffusers' pipelines that are no parameters: `setup` or `gen` reads them itself."""
 
+
+ALWAYS_KNOWN = ("generator", "seed", "scheduler", "clip_skip", "guidance_scale", "negative_prompt")
+"""Inputs of `gen` that are more than an argument of a pipeline."""
 
 SEEDS: Any = int | list[int]
 """The type of the input `seed`: one seed, or one for each picture."""
@@ -81,6 +84,8 @@ class BasePipe:
     _classxl: ClassVar[Any] = Diffusers("StableDiffusionXLPipeline")
     _classflux: ClassVar[Any] = Diffusers("FluxPipeline")
     _autopipeline: ClassVar[Any] = Diffusers("AutoPipelineForText2Image")
+    _task: ClassVar[str | None] = None
+    """The task of other families' records that it stands for; None if it takes none of these families."""
     _spacing: ClassVar[str | None] = None
     """The timestep spacing of a scheduler that is named without one."""
     _unnamed: ClassVar[frozenset[str]] = frozenset()
@@ -115,6 +120,8 @@ class BasePipe:
             named = getattr(model_type, "name", model_type)
             mine = self.model_type.name
             raise RuntimeError(f"{model_id} is a model of type {mine}, not {named}; leave model_type out")
+        if not self.model_type.is_documented:
+            self._family_class()
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -352,8 +359,10 @@ class BasePipe:
     def _arguments(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters and inputs, without those that neither the family's pipeline nor a Pipe knows."""
         given = {**self._pictures, **self.pipe_params, **inputs}
+        if self._weights.guidance in given:
+            given["guidance_scale"] = given.pop(self._weights.guidance)
         defaults = building.arguments_of(self._family_class())
-        known = {*defaults, *self._pictures, *self._unnamed, "generator", "seed", "scheduler", "clip_skip"}
+        known = {*defaults, *self._pictures, *self._unnamed, *ALWAYS_KNOWN}
         for name in [name for name in given if name not in known]:
             del given[name]
             self._ignore_unknown(name, known)
@@ -378,7 +387,21 @@ class BasePipe:
         warn_once(f"{type(self).__name__} ignores {shown}{why}")
 
     def _family_class(self) -> Any:
-        return {"SD": self._class, "SDXL": self._classxl, "FLUX": self._classflux}[self.model_type.name]
+        """The class of diffusers that the Pipe class stands for, with a model of this family.
+
+        Raises:
+            ModelError: It stands for none.
+        """
+        if self.model_type.is_documented:
+            names = {"SD": "_class", "SDXL": "_classxl", "FLUX": "_classflux"}
+            return getattr(self, names[self.model_type.name])
+        found = self._weights.pipeline_class(self._task)
+        if found is None:
+            raise ModelError(
+                f"{type(self).__name__} takes no models like {self.model_id}, of type {self.model_type.name}: take the "
+                "nodes of graphengine"
+            )
+        return found
 
     def _scheduling(self) -> Scheduling:
         """Name and timestep spacing of the scheduler in the parameters."""

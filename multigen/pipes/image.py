@@ -96,6 +96,7 @@ class Im2ImPipe(ImagePipe):
     _classxl: ClassVar[Any] = Diffusers("StableDiffusionXLImg2ImgPipeline")
     _classflux: ClassVar[Any] = Diffusers("FluxImg2ImgPipeline")
     _autopipeline: ClassVar[Any] = Diffusers("AutoPipelineForImage2Image")
+    _task: ClassVar[str | None] = "image"
     _unnamed = frozenset({"width", "height"})
 
     def setup(  # type: ignore[override]

@@ -8,6 +8,8 @@ from typing import Any
 
 from graphengine_nodes.families import noise_schedulers
 
+from graphengine.errors import ModelError
+
 __all__ = [
     "Diffusers",
     "ModelType",
@@ -19,21 +21,39 @@ __all__ = [
 
 
 class ModelType(enum.Enum):
-    """The families of models."""
+    """The families of models; all but the first three have Pipe classes for text and for image to image alone."""
 
     SD = 1
     SDXL = 2
     FLUX = 3
+    Z_IMAGE = 4
+    QWEN_IMAGE = 5
+    FLUX2 = 6
+    SD3 = 7
+    CHROMA = 8
 
     @property
     def family(self) -> str:
         """The family's name in graphengine."""
-        return {"SD": "stable_diffusion", "SDXL": "stable_diffusion_xl", "FLUX": "flux"}[self.name]
+        named = {"SD": "stable_diffusion", "SDXL": "stable_diffusion_xl", "SD3": "stable_diffusion_3"}
+        return named.get(self.name, self.name.lower())
+
+    @property
+    def is_documented(self) -> bool:
+        """Whether the Pipe classes name a pipeline of diffusers for it."""
+        return self in (ModelType.SD, ModelType.SDXL, ModelType.FLUX)
 
     @classmethod
     def of(cls, family: str) -> ModelType:
-        """The model type of a family's name."""
-        return next(kind for kind in cls if kind.family == family)
+        """The model type of a family's name.
+
+        Raises:
+            ModelError: multigen has no Pipe classes for it.
+        """
+        found = next((kind for kind in cls if kind.family == family), None)
+        if found is None:
+            raise ModelError(f"multigen has no Pipe classes for {family} models; take the nodes of graphengine")
+        return found
 
 
 class Diffusers:

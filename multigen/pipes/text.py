@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import graphengine_nodes as std
 from graphengine_nodes.values.types import Latent
@@ -15,6 +15,8 @@ __all__ = ["Prompt2ImPipe"]
 
 class Prompt2ImPipe(BasePipe):
     """A picture from a prompt."""
+
+    _task: ClassVar[str | None] = ""
 
     def setup(self, width: int = 768, height: int = 768, guidance_scale: float = 7.5, **args: Any) -> None:  # type: ignore[override]
         """Set the parameters: size in pixels, guidance, and those of `BasePipe.setup`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import graphengine_nodes as std
 from graphengine_nodes.families import noise_schedulers
 from graphengine_nodes.families.arguments import sides_of
+from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.nodes.models import PRECISIONS
 from graphengine_nodes.store.store import store
@@ -84,6 +85,17 @@ class PipeWeights:
     def family(self) -> str:
         """The model's family."""
         return self._own.family
+
+    def pipeline_class(self, task: str | None) -> Any:
+        """The class of diffusers' pipeline for a task of the family's record; None if the model has none."""
+        kind = family(self.family)
+        return kind.pipeline_of(self._own, task) if isinstance(kind, Flow) and task is not None else None
+
+    @property
+    def guidance(self) -> str:
+        """The pipelines' argument that the guidance scale is for."""
+        kind = family(self.family)
+        return kind.record.guidance.argument if isinstance(kind, Flow) else "guidance_scale"
 
     @property
     def multiple(self) -> int:

@@ -565,9 +565,18 @@ class Flow(Pipelines):
 
     def constructor_options(self, request: SampleRequest) -> dict[str, Any]:
         """See `Pipelines`."""
-        names = self._variant(request.model).options
-        found = {name: request.model.setting(name) for name in names}
+        return self.options_of(request.model)
+
+    def options_of(self, model: Model) -> dict[str, Any]:
+        """The arguments of the constructors of a model's pipelines beside their components."""
+        found = {name: model.setting(name) for name in self._variant(model).options}
         return {name: value for name, value in found.items() if value is not None}
+
+    def pipeline_of(self, model: Model, task: str | None = None) -> Any:
+        """The class of a model's pipeline for a task of its record, by default for the first; None if it has none."""
+        tasks = self._variant(model).tasks
+        found = next(iter(tasks.values())) if task is None else tasks.get(task)
+        return None if found is None else class_of(found)
 
     def layouts(self, cls: Any, request: SampleRequest) -> tuple[Layout, Layout]:
         """See `Pipelines`."""
