@@ -227,7 +227,8 @@ def _decode_lora(data: bytes) -> LoRA:
 
 def _lora(facts: dict[str, Any]) -> LoRA:
     partial = facts.get("partial", False)  # which older ones do not say
-    return LoRA(facts["weights"], tuple(facts["parts"]), tuple(facts["families"]), facts["source"], partial)
+    families, noise = tuple(facts["families"]), facts.get("noise", "")
+    return LoRA(facts["weights"], tuple(facts["parts"]), families, facts["source"], partial, noise)
 
 
 def _decode_model(data: bytes) -> Model:

@@ -46,7 +46,8 @@ def model_digest(model: Model, part: str | None = None) -> str:
 
 def _of_lora(lora: LoRA, scale: float) -> list[Any]:
     # Where changes may be left out, it is told: else the result of such a run would hide an error of another.
-    return [lora.weights, scale, "partial"] if lora.partial else [lora.weights, scale]
+    told = ["partial"] if lora.partial else []
+    return [lora.weights, scale, *told, *([f"noise {lora.noise}"] if lora.noise else [])]
 
 
 def _wanted(model: Model, part: str | None) -> dict[str, Sequence[str]]:

@@ -174,7 +174,7 @@ FAMILY = Flow(
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLWan",
         vae_settings=_vae_settings,
         prompt_widths=_prompt_widths,
-        lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
+        lora_names=LoraNames({"denoiser": "transformer"}, _lora_places, second="transformer_2"),
         owns_lora=changes_wan,
         preview=PREVIEW,
         axes={

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from graphengine import Added, Doc, File, ModelError, Range, node
+from graphengine import Added, Choices, Doc, File, ModelError, Range, node
 from graphengine_nodes.families.lookup import families, family
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.values.references import Held
@@ -20,6 +21,9 @@ from graphengine_nodes.weights.lora_names import DENOISER, lora_layers
 from graphengine_nodes.weights.lora_placing import Placed, lora_digest, place_layers, refuse_lost
 
 Strength = Range(-10, 10, 0.05)
+
+NOISES = ("high", "low", "both")
+"""The denoisers of a model with two of them, by the noise of the steps that are theirs."""
 
 
 @node(version=1)
@@ -71,6 +75,15 @@ def apply_lora(
     partial: Annotated[
         bool, Added(), Doc("Leave changes out that have no place in the model, with a warning.")
     ] = False,
+    noise: Annotated[
+        str | None,
+        Added(),
+        Choices(*NOISES),
+        Doc(
+            "For a model with two denoisers (Wan 2.2): that of the steps with much noise (high), with little (low), or "
+            "both. Default: as the file's name says."
+        ),
+    ] = None,
 ) -> Model:
     """Add a LoRA to a model, whose own weights stay as they are; each further LoRA takes another such node.
 
@@ -79,12 +92,13 @@ def apply_lora(
     In ComfyUI: `LoraLoader`, `LoraLoaderModelOnly`.
 
     Raises:
-        ModelError: The LoRA is for another model family, or changes layers that the model lacks.
+        ModelError: The LoRA is for another model family, or changes layers that the model lacks; the model has two
+            denoisers, and neither `noise` nor the file's name says which it is for.
     """
     if lora.families and model.family not in lora.families:
         kinds = " or ".join(lora.families)
         raise ModelError(f"{lora.source} is a LoRA for {kinds}; {model.source} is a {model.family} model")
-    lora = replace(lora, partial=partial)
+    lora = replace(lora, partial=partial, noise=_noise(model, lora, noise))
     _check_places(model, lora)
     applied = [(lora, float(scale))]
     if text_scale is not None and text_scale != scale:
@@ -93,14 +107,38 @@ def apply_lora(
     return replace(model, loras=(*model.loras, *applied))
 
 
+def _noise(model: Model, lora: LoRA, given: str | None) -> str:
+    """Which of a model's denoisers a LoRA is for, as `LoRA.noise`."""
+    if family(model.family).lora_names.second not in dict(model.components):
+        if given is not None:
+            raise ModelError(f"{model.source} has one denoiser for all steps; leave noise out")
+        return ""
+    if given is not None:
+        return given
+    try:
+        names = [lora.source, files.locate(lora.weights, lora.source).path.name]
+    except ModelError:  # on another machine
+        names = [lora.source]
+    found = {match[1].lower() for name in names for match in re.finditer(r"(?i)(high|low)[-_ ]?noise", name)}
+    if len(found) != 1:
+        raise ModelError(
+            f"{model.source} has two denoisers, and {lora.source} does not say in its name (high_noise, low_noise) "
+            "which it is for: give apply_lora noise, which is high, low or both"
+        )
+    return found.pop()
+
+
 def _check_places(model: Model, lora: LoRA) -> None:
     """Refuse a LoRA with changes that have no place in a model, as the headers of the files tell it."""
     kind = family(model.family)
     for name, digest in model.components:
-        if name not in kind.lora_names.parts.values() or isinstance(digest, Held):
+        named = kind.lora_names.named(name)
+        if named not in kind.lora_names.parts.values() or isinstance(digest, Held):
+            continue
+        if not kind.lora_names.reaches(name, lora.noise):
             continue
         try:
-            placed = _placed(model.family, name, digest, lora.weights)
+            placed = _placed(model.family, named, digest, lora.weights)
             refuse_lost(files.locate(lora.weights, lora.source).path, name, placed, lora.partial)
         except _NotHere:
             continue

@@ -109,12 +109,13 @@ def _additions(model: Model, name: str, part: str) -> Iterator[ModuleChange]:
             add_vectors(module, found)
 
         yield ModuleChange(("embeddings", tuple(one.weights for _, one in model.embeddings)), add_embeddings)
-    if loras := model.loras_of(part):
+    names = family(model.family).lora_names
+    if loras := tuple(one for one in model.loras_of(part) if names.reaches(name, one[0].noise)):
 
         def add_loras(module: Any) -> None:
             named = [(f"lora_{i}", locate_weights(lora), scale) for i, (lora, scale) in enumerate(loras)]
             partial = {f"lora_{i}" for i, (lora, _) in enumerate(loras) if lora.partial}
-            family(model.family).add_loras(name, module, named, partial)
+            family(model.family).add_loras(names.named(name), module, named, partial)
 
         yield ModuleChange(("loras", tuple((lora.weights, scale, lora.partial) for lora, scale in loras)), add_loras)
     if part == "denoiser" and model.hypernetworks:

@@ -61,6 +61,8 @@ class LoRA:
         families: The families that it can be for; empty where its file does not tell.
         source: Where it was loaded from, as shown to people.
         partial: Where it is applied, changes that have no place in the model are left out.
+        noise: Of a model with two denoisers, the one that it changes: `high` that of the steps with much noise, `low`
+            that of the others, `both`; empty for other models.
     """
 
     weights: str
@@ -68,6 +70,7 @@ class LoRA:
     families: tuple[str, ...] = ()
     source: str = field(default="", compare=False)
     partial: bool = False
+    noise: str = ""
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys."""

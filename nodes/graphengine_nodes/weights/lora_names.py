@@ -247,11 +247,24 @@ class LoraNames:
         parts: The component that each part named in files stands for.
         places: For a component and the paths of its layers, where each name in files belongs.
         folds: Scales are multiplied into the factors, as diffusers does, where the spelling is one of `FOLDED`.
+        second: The component that is built as the denoiser is, and has its names in files: for the steps with little
+            noise. Empty where there is none.
     """
 
     parts: Mapping[str, str]
     places: Callable[[str, Sequence[str]], Mapping[str, Place]]
     folds: bool = False
+    second: str = ""
+
+    def reaches(self, component: str, noise: str) -> bool:
+        """Whether a LoRA for a model's denoiser of `high` or `low` noise, or `both`, changes a component."""
+        if component == self.second:
+            return noise in ("low", "both")
+        return noise != "low" or component != self.parts.get(DENOISER)
+
+    def named(self, component: str) -> str:
+        """The component by whose names files call a component's layers."""
+        return self.parts[DENOISER] if component == self.second else component
 
     def component(self, layer: LoraLayer) -> str | None:
         """The component that a layer belongs to; None where the family has none of this name."""

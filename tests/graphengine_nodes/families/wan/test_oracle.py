@@ -19,7 +19,7 @@ def make(models: Path, case: dict[str, Any]) -> std.Video:
     """A case's video through the nodes."""
     model = std.load_model(models / case["model"])
     if case["lora"]:
-        model = std.apply_lora(model, std.load_lora(models / f"{case['lora']}.safetensors"))
+        model = std.apply_lora(model, std.load_lora(models / f"{case['lora']}.safetensors"), noise=case["noise"])
     asks = case["task"].split("+")
     given: dict[str, Any] = {"width": 64, "height": 64, "frames": case["frames"]}
     if "video" in asks:
