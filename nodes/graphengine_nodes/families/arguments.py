@@ -337,6 +337,23 @@ def control_arguments(request: SampleRequest, started: str = "control_image") ->
     return found | ({"guess_mode": True} if guesses == {True} else {})
 
 
+def check_painted(request: SampleRequest) -> None:
+    """Refuse a ControlNet for inpainting that would see another picture than the one that is painted over.
+
+    Raises:
+        ValueError: It would.
+    """
+    if request.mask is None or not request.control:
+        return
+    assert request.image is not None
+    for control in request.control:
+        if control.image.size != request.image.size or not bool((control.image.pixels == request.image.pixels).all()):
+            raise ValueError(
+                "a ControlNet for inpainting sees the picture under the mask: give apply_controlnet the picture that "
+                "inpaint gets"
+            )
+
+
 def one_control(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     """The arguments that hold the picture and the scale of a single ControlNet that steers in all steps.
 

@@ -51,6 +51,13 @@ TASKS: Mapping[str, Task] = {
     "controlnet": Task(
         pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True
     ),
+    "controlnet+inpaint": Task(
+        pipeline="qwenimage.pipeline_qwenimage_controlnet_inpaint.QwenImageControlNetInpaintPipeline",
+        encodes=True,
+        single=True,
+        global_noise=True,
+        names={"image": None, "mask_image": None},
+    ),
 }
 
 EDIT: Mapping[str, Task] = {
@@ -182,7 +189,14 @@ def controls(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
         raise ValueError("Qwen-Image takes one ControlNet; leave the others out")
     if control.guess:
         raise ValueError("Qwen-Image has no guess mode; leave guess out")
-    return {
+    source = "this control" if control.controlnet is None else control.controlnet.source
+    if nets[0].config.extra_condition_channels and request.mask is None:
+        raise ValueError(f"{source} is a ControlNet for inpainting: use inpaint, with the picture and its mask")
+    if request.mask is not None and not nets[0].config.extra_condition_channels:
+        raise ValueError(f"{source} is no ControlNet for inpainting, which alone goes with a mask; use sample")
+    # The pipeline takes a mask that is a tensor as it is: black and white, as of a picture.
+    masks = {} if request.mask is None else {"control_mask": (request.mask.values[:, None] >= 0.5).float()}
+    return masks | {
         "control_image": arguments.signed_picture(control, request),
         "controlnet_conditioning_scale": float(control.scale),
         "control_guidance_start": control.start,
@@ -254,5 +268,6 @@ FAMILY = Flow(
             "return_dict": SCALAR,
         },
         controls=controls,
+        check=lambda request, task: arguments.check_painted(request),
     )
 )

@@ -120,18 +120,6 @@ def _check_net(net: Any, source: str, masked: bool) -> None:
     raise ValueError(f"{source} is a ControlNet for inpainting: use inpaint, with the picture and its mask")
 
 
-def _check(request: SampleRequest, task: Task) -> None:
-    if request.mask is None or not request.control:
-        return
-    assert request.image is not None
-    for control in request.control:
-        if control.image.size != request.image.size or not bool((control.image.pixels == request.image.pixels).all()):
-            raise ValueError(
-                "a ControlNet for inpainting sees the picture under the mask: give apply_controlnet the picture that "
-                "inpaint gets"
-            )
-
-
 def _tokenizer(component: str, held: Contents) -> Any:
     return vocabulary.clip_tokenizer("!") if component == "tokenizer_2" else None
 
@@ -203,7 +191,7 @@ FAMILY = Flow(
         },
         controls=_controls,
         lends=True,
-        check=_check,
+        check=lambda request, task: arguments.check_painted(request),
         tokenizer=_tokenizer,
     )
 )
