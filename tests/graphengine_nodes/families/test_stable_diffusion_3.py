@@ -138,6 +138,35 @@ def test_a_controlnet_for_inpainting_sees_the_picture_under_the_mask(folder: Pat
         std.inpaint(model, text, picture, mask, control=plain, seed=1, steps=2)
 
 
+def test_several_controlnets_steer_each_for_its_part_of_the_steps(folder: Path, model: std.Model) -> None:
+    sd3.sd3_controlnet(folder / "other-net", seed=4)
+    nets = [diffusers.SD3ControlNetModel.from_pretrained(folder / name) for name in ("net", "other-net")]
+    expected = one_call(
+        "StableDiffusion3ControlNetPipeline", folder / "model", parts={"controlnet": nets},
+        control_image=[cases.edges(), cases.picture()], controlnet_conditioning_scale=[0.75, 0.5],
+        control_guidance_start=[0.0, 0.5], control_guidance_end=[0.5, 1.0],
+    )  # fmt: skip
+    edges, picture = images.from_pil(cases.edges()), images.from_pil(cases.picture())
+    first = std.apply_controlnet(std.load_controlnet(folder / "net"), edges, 0.75, end=0.5)
+    second = std.apply_controlnet(std.load_controlnet(folder / "other-net"), picture, 0.5, start=0.5)
+    assert torch.equal(latents(model, control=[first, second]), expected)
+
+
+def test_a_checkpoint_for_inpainting_sees_the_mask(tmp_path: Path) -> None:
+    folder = sd3.sd3_model(tmp_path / "own")
+    config = diffusers.SD3Transformer2DModel.load_config(folder / "transformer")
+    torch.manual_seed(0)
+    wide = diffusers.SD3Transformer2DModel.from_config({**config, "in_channels": 33, "out_channels": 16})
+    wide.save_pretrained(folder / "transformer")
+    given: dict[str, Any] = {"image": cases.picture(), "mask_image": cases.mask(), "strength": 1.0}
+    expected = one_call("StableDiffusion3InpaintPipeline", folder, **given)
+    model, picture = std.load_model(folder), images.from_pil(cases.picture())
+    text, mask = std.encode_prompt(model, cases.PROMPT), std.mask_from_image(images.from_pil(cases.mask()))
+    assert torch.equal(std.inpaint(model, text, picture, mask, strength=1.0, seed=1, steps=2).samples, expected)
+    with pytest.raises(ValueError, match="this model needs a picture with a mask"):
+        latents(model, text)
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
