@@ -75,7 +75,8 @@ def changes_chroma(header: Header) -> bool:
 
 def changes_stable_diffusion_3(header: Header) -> bool:
     """Whether a LoRA changes a Stable Diffusion 3 transformer, or may."""
-    return _changes(header, "stable_diffusion_3", FLUX, rf"{SINGLE}|double_blocks")
+    # UNets have blocks of that name inside others.
+    return not changes_unet(header) and _changes(header, "stable_diffusion_3", FLUX, rf"{SINGLE}|double_blocks")
 
 
 def changes_wan(header: Header) -> bool:
