@@ -36,7 +36,7 @@ FILES: tuple[tuple[str, str], ...] = (
     (r"diffusion_models/flux-2-klein", "flux2 references"),
     (r"diffusion_models/flux2_dev", "flux2:dev references"),
     (r"diffusion_models/z_image", "z_image"),
-    (r"diffusion_models/qwen_image_2\.1", "qwen_image:2.1"),
+    (r"diffusion_models/qwen_image_2\.1", "qwen_image_21"),
     (r"diffusion_models/qwen_image_layered", ""),
     (r"diffusion_models/(qwen_image_edit_25|FireRed-Image-Edit)", "qwen_image:edit_plus"),  # FireRed: a fine-tune
     (r"diffusion_models/qwen_image_edit_fp8", "qwen_image:edit"),
@@ -54,7 +54,7 @@ FILES: tuple[tuple[str, str], ...] = (
     # VAEs and text encoders: a family that has it; further parts.
     (r"vae/(ae|vae-ft-mse).*", "stable_diffusion"),  # FLUX.1's (also Z-Image's and Chroma's), SD's
     (r"vae/qwen_image_vae", "qwen_image"),
-    (r"vae/qwen_image_2\.1_vae", "qwen_image:2.1"),
+    (r"vae/qwen_image_2\.1_vae", "qwen_image_21"),
     (r"vae/(flux2-vae|full_encoder_small_decoder)\.", "flux2"),
     (r"vae/wan_?2", "wan"),
     (r"(text_encoders|clip)/(clip_[lg]|t5xxl_fp)[._0-9a-z]*\.safetensors", "stable_diffusion_xl"),
@@ -62,7 +62,7 @@ FILES: tuple[tuple[str, str], ...] = (
     (r"text_encoders/qwen_3_8b", "flux2"),
     (r"text_encoders/mistral_3_small_flux2", "flux2:dev"),
     (r"text_encoders/qwen_2\.5_vl_7b", "qwen_image"),
-    (r"text_encoders/qwen3vl_8b_(fp8|int8|bf16)", "qwen_image:2.1"),
+    (r"text_encoders/qwen3vl_8b_(fp8|int8|bf16)", "qwen_image_21"),
     (r"text_encoders/umt5_xxl", "wan"),
     (r"text_encoders/.*_pe_", "*"),  # writes the prompt anew, behind a switch: the picture's model needs none
     (r"style_models/flux1-redux", "std.load_redux"),
@@ -116,7 +116,7 @@ def here(needed: str) -> bool:
     if record is None:
         return not variant
     if variant and variant not in record.variants:
-        return f"{name}_{variant}" in known
+        return False
     held = [record.variants[variant]] if variant else record.variants.values()
     return not task or any(task in asked.split("+") for one in held for asked in one.tasks)
 

@@ -59,7 +59,8 @@ def cell(ask: str, held: dict[str, Task | None]) -> str:
         asks = [part for part in name.split("+") if part]
         if asks == [ask]:
             most = f" (up to {task.several})" if ask == "references" and task and task.several > 1 else ""
-            found.insert(0, f"yes{most}")
+            seen = ", which the prompt must see (`encode_prompt(references=)`)" if task and task.seen else ""
+            found.insert(0, f"yes{most}{seen}")
         elif asks[:1] == [ask]:
             found.append(f"with {' and '.join(SHORT.get(part, part) for part in asks[1:])}")
     return ", ".join(found)
