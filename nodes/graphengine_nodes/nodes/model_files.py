@@ -21,6 +21,7 @@ from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
 from graphengine_nodes.weights.headers import HeaderAndMetadata, read_headers, read_number
+from graphengine_nodes.weights.inner_tokenizers import tokenizer_inside
 from graphengine_nodes.weights.training import (
     check_noise,
     configured,
@@ -302,8 +303,11 @@ def _place(found: Opened, name: str, variant: str | None) -> Location:
         return Location(folder, variant=variant or "")
     if name.startswith("tokenizer"):
         given = found.tokenizer and _tokenizer_in(found.tokenizer, found.kind, name)
-        packaged = found.kind.packaged_tokenizer(name, held) if found.derived and given is None else None
-        return Location(given or packaged or folder)
+        if given is None and found.derived:
+            inside = tokenizer_inside(found.file)
+            given = inside and _tokenizer_in(inside, found.kind, name)
+            given = given or found.kind.packaged_tokenizer(name, held)
+        return Location(given or folder)
     return Location(found.file, name, folder) if held.component(name) is not None else Location(folder)
 
 

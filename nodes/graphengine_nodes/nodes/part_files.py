@@ -23,6 +23,7 @@ from graphengine_nodes.values.references import digest_of
 from graphengine_nodes.weights import files
 from graphengine_nodes.weights.files import Location, read_json
 from graphengine_nodes.weights.headers import read_headers
+from graphengine_nodes.weights.inner_tokenizers import tokenizer_inside
 from graphengine_nodes.weights.vocabulary import check_size, written
 
 SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast")
@@ -85,6 +86,9 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
     }
     told = family_name or _architecture(path) or _published(path, fitting_with)
     kind = _one_of([family(name) for name in fitting_with], told, path)
+    classes = {described.get("_class_name") for described in fitting_with.values()}
+    if told is None and len(classes) > 1:
+        raise ModelError(f"{path} may be of {' or '.join(fitting_with)}, which have the same tensors: give family")
     return _written(kind, "vae", path, fitting_with[kind.name])
 
 
@@ -130,8 +134,14 @@ ARCHITECTURES = {
 }
 """Families by the beginnings of `modelspec.architecture`."""
 
-FILE_NAMES = (("^ae$|^ae_|flux", "flux"), ("sd_?3|stable_diffusion_3", "stable_diffusion_3"))
-"""Families by what names of VAEs' files say: FLUX.1's is published as `ae`; Stable Diffusion 3's has the same shape."""
+FILE_NAMES = (
+    ("^ae$|^ae_|flux", "flux"),
+    ("sd_?3|stable_diffusion_3", "stable_diffusion_3"),
+    ("qwen", "qwen_image"),
+    ("wan", "wan"),
+)
+"""Families by what names of VAEs' files say: FLUX.1's is published as `ae`; Stable Diffusion 3's has the same shape,
+and Qwen-Image's that of Wan."""
 
 
 def _one_of(fitting: Sequence[Family], name: str | None, path: Path) -> Family:
@@ -171,7 +181,7 @@ def encoders_in(
         else:
             _, places[name], configs[name] = _written(kind, name, path, part.config)
         words = name.replace("text_encoder", "tokenizer")
-        given = _tokenizer(kind, words, held, tokenizer, folder)
+        given = _tokenizer(kind, words, held, path, tokenizer, folder)
         if given is None:
             raise ModelError(
                 f"{path} needs a {words}, which no package here holds: give tokenizer, a folder with it, or config, a "
@@ -268,9 +278,14 @@ def _named(kind: Family, found: Sequence[_Found]) -> dict[str, _Found]:
     return named
 
 
-def _tokenizer(kind: Family, name: str, held: Contents, given: str | Path | None, folder: Path | None) -> Path | None:
-    """The folder of a tokenizer: given, in a model's folder, or in a package."""
-    for place in ([files.find(given, "model")] if given is not None else []) + ([folder] if folder else []):
+def _tokenizer(
+    kind: Family, name: str, held: Contents, path: Path, given: str | Path | None, folder: Path | None
+) -> Path | None:
+    """The folder of a tokenizer: given, in a model's folder, inside the text encoder's file, or in a package."""
+    places = [files.find(given, "model")] if given is not None else []
+    for place in (*places, folder, tokenizer_inside(path)):
+        if place is None:
+            continue
         if (place / name).is_dir():
             return place / name
         if (place / "tokenizer_config.json").is_file():

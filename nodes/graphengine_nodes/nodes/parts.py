@@ -82,12 +82,12 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Make a reference to a model's text encoders, with their tokenizers, for `encode_prompt` and `join_model`.
 
-    Files with a text encoder alone are CLIP (with transformers' or OpenCLIP's names) or T5, safetensors or GGUF. One
-    CLIP is taken for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, two and T5 for Stable Diffusion 3's,
-    where `config` or `family` do not say it. CLIP's tokenizer is that of a package where no folder has it; T5's must be
-    given.
-
-    In ComfyUI: `CLIPLoader`, `DualCLIPLoader`, `TripleCLIPLoader`, `QuadrupleCLIPLoader`, `CLIPLoaderGGUF`.
+    Files with a text encoder alone are CLIP (with transformers' or OpenCLIP's names), T5, UMT5, Qwen3, Qwen2.5-VL or
+    Mistral, safetensors or GGUF. They are taken for those of the family that reads prompts with just these: one CLIP
+    for Stable Diffusion's, two for SDXL's, CLIP and T5 for FLUX's, two and T5 for Stable Diffusion 3's. `config` or
+    `family` say it where several families do, as Z-Image and FLUX.2 with a Qwen3 of 4 billion parameters, and where an
+    optional one is left out, as T5 of Stable Diffusion 3. A tokenizer is taken from `tokenizer`, `config`, the inside
+    of the file, or a package, which is there for CLIP's.
 
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.

@@ -71,10 +71,23 @@ def read_gguf(file: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     Raises:
         ModelError: It is missing, cut short, no GGUF file, or holds blocks of a kind that is not read.
     """
+    return _opened(file)
+
+
+def read_gguf_vocabulary(file: Path) -> dict[str, Any]:
+    """Read the entries of a GGUF file's header that describe a tokenizer (`tokenizer. ...`), with lists of texts.
+
+    Raises:
+        ModelError: As for `read_gguf`.
+    """
+    return {name: value for name, value in _opened(file, texts=True)[1].items() if name.startswith("tokenizer.")}
+
+
+def _opened(file: Path, texts: bool = False) -> tuple[dict[str, Stored], dict[str, Any]]:
     try:
         with open_file(file) as handle:
             size = os.fstat(handle.fileno()).st_size
-            return _read(_Header(handle, file, size), size)
+            return _read(_Header(handle, file, size, texts), size)
     except FileNotFoundError:
         raise ModelError(f"there is no file {file}") from None
     except OSError as error:
@@ -86,8 +99,9 @@ def read_gguf(file: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
 class _Header:
     """Reads the values of a header one after another, never beyond the end of the file."""
 
-    def __init__(self, handle: BinaryIO, file: Path, size: int) -> None:
+    def __init__(self, handle: BinaryIO, file: Path, size: int, texts: bool = False) -> None:
         self.handle, self.file, self.left = handle, file, min(size, LONGEST_HEADER)
+        self.texts = texts
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
@@ -105,7 +119,7 @@ class _Header:
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int, depth: int = 0) -> Any:
-        """The next value; a list of anything but numbers is passed over."""
+        """The next value; a list of anything but numbers is passed over, but for texts where they are asked for."""
         if kind == TEXT:
             return self.text()
         if kind != ARRAY:
@@ -116,6 +130,8 @@ class _Header:
             return list(struct.unpack(f"<{count}{SCALARS[inner]}", self.take(count * width)))
         if count > self.left or depth > 3:  # each takes a byte at least
             raise ValueError(count)
+        if inner == TEXT and self.texts:
+            return [self.text() for _ in range(count)]
         for _ in range(count):
             self.value(inner, depth + 1)
         return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.layouts import contents
-from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, z_image
+from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, tokenizers, wan, z_image
 from graphengine_nodes.weights.headers import read_headers
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
+from graphengine.cli import main
 
 from ..layouts import test_stable_diffusion_3, test_z_image
 from ..layouts.originals import Tensors
+from ..weights.test_inner_tokenizers import sentence_pieces
+
+SIZE: dict[str, Any] = {"width": 64, "height": 64}
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,11 @@ class Split:
     make: Callable[[Path], Path]
     original: Callable[[Tensors], Tensors] | None = None
     named: tuple[str, ...] = ()
-    call: Mapping[str, Any] = field(default_factory=dict)
 
 
 FAMILIES = {
     "z_image": Split(z_image.z_image_model, test_z_image.z_image, ("text_encoder", "vae")),
-    "qwen_image": Split(qwen_image.qwen_image_model),
+    "qwen_image": Split(qwen_image.qwen_image_model, named=("vae",)),
     "stable_diffusion_3": Split(sd3.sd3_model, lambda tensors: test_stable_diffusion_3.sd3(tensors, 2), ("vae",)),
     "flux": Split(flux.flux_model, None, ("vae",)),
     "flux2": Split(flux2.flux2_model, None, ("text_encoder",)),
@@ -75,8 +78,7 @@ def alone(folder: Path, component: str, file: Path, tensors: Tensors | None = No
 
 def picture(model: std.Model) -> torch.Tensor:
     positive, negative = (std.encode_prompt(model, words) for words in ("a red circle", "a tree"))
-    size = {"width": 64, "height": 64}
-    found = std.sample(model, positive, seed=3, negative=negative, steps=2, guidance_scale=3.0, **size)
+    found = std.sample(model, positive, seed=3, negative=negative, steps=2, guidance_scale=3.0, **SIZE)
     return std.decode_latent(model, found).pixels
 
 
@@ -107,6 +109,118 @@ def test_three_files_and_no_folder_make_the_folders_picture(
         file = alone(folder, "transformer", tmp_path / "original.safetensors", tensors)
         found = picture(std.join_model(std.load_denoiser(file), words, vae))
         assert float((found - expected).abs().max()) < 1e-5
+
+
+def test_a_video_is_made_of_three_files_and_the_tokenizer_is_inside(tmp_path: Path) -> None:
+    folder = wan.wan_model(tmp_path / "folder")
+    words = alone(folder, "text_encoder", tmp_path / "umt5.safetensors")
+    with pytest.raises(ModelError, match=r"umt5.safetensors needs a tokenizer, which no package here holds: give"):
+        std.load_text_encoder(words)
+    pieces = torch.frombuffer(bytearray(sentence_pieces(tokenizers.letters(512))), dtype=torch.uint8)
+    save_file({**load_file(words), "spiece_model": pieces}, words)
+    parts = [
+        std.load_denoiser(alone(folder, "transformer", tmp_path / "denoiser.safetensors")),
+        std.load_text_encoder(words),
+        std.load_vae(alone(folder, "vae", tmp_path / "wan_2.1_vae.safetensors")),
+    ]
+    joined, expected = (
+        std.sample_video(model, std.encode_prompt(model, "a red circle"), seed=3, steps=2, frames=5, **SIZE).samples
+        for model in (std.join_model(*parts), std.load_model(folder))
+    )
+    assert torch.equal(joined, expected)
+
+
+def test_the_third_text_encoder_may_be_missing(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders("stable_diffusion_3"), tmp_path / "folder")
+    for name in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(folder / name)
+    index = folder / "model_index.json"
+    without = {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+    index.write_text(json.dumps(json.loads(index.read_text()) | without))
+    joined = std.join_model(
+        std.load_denoiser(alone(folder, "transformer", tmp_path / "denoiser.safetensors")),
+        encoders(folder, tmp_path, family="stable_diffusion_3"),
+        std.load_vae(alone(folder, "vae", tmp_path / "vae.safetensors"), family="stable_diffusion_3"),
+    )
+    assert torch.equal(picture(joined), picture(std.load_model(folder)))
+
+
+def test_the_command_line_joins_files(
+    folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, family = folders("z_image"), {"family": "z_image"}
+    sources: dict[str, dict[str, Any]] = {
+        "denoiser": {"source": str(alone(folder, "transformer", tmp_path / "z_image_turbo.safetensors"))},
+        "text_encoder": {
+            "source": str(alone(folder, "text_encoder", tmp_path / "qwen_3_4b.safetensors")),
+            "tokenizer": str(folder / "tokenizer"),
+            **family,
+        },
+        "vae": {"source": str(alone(folder, "vae", tmp_path / "ae.safetensors")), **family},
+    }
+    nodes = {name: {"node": f"std.load_{name}@1", "with": given} for name, given in sources.items()}
+    wide = alone(qwen(tmp_path), "text_encoder", tmp_path / "wide.safetensors")
+    nodes |= {
+        "model": {"node": "std.join_model@1", "from": {name: name for name in sources}},
+        "text": {"node": "std.encode_prompt@1", "with": {"prompt": "a red circle"}, "from": {"model": "model"}},
+        "sample": {
+            "node": "std.sample@1",
+            "with": {"seed": 3, "steps": 2, **SIZE},
+            "from": {"model": "model", "positive": "text"},
+        },
+        "image": {"node": "std.decode_latent@1", "from": {"model": "model", "latent": "sample"}},
+    }
+    workflow = tmp_path / "split.yaml"
+    workflow.write_text(json.dumps({"version": 1, "nodes": nodes, "outputs": {"image": "image"}}))
+    assert main(["run", str(workflow), "--out", str(tmp_path / "out")]) == 0
+    model = std.load_model(folder)
+    expected = std.sample(model, std.encode_prompt(model, "a red circle"), seed=3, steps=2, **SIZE)
+    made = std.load_image(next((tmp_path / "out").rglob("*.png"))).pixels
+    assert float((made - std.decode_latent(model, expected).pixels).abs().max()) <= 0.51 / 255
+    nodes["text_encoder"]["with"]["source"] = str(wide)
+    workflow.write_text(json.dumps({"version": 1, "nodes": nodes, "outputs": {"image": "image"}}))
+    assert main(["validate", str(workflow)]) != 0
+    assert "gives prompts of width 64; the denoiser of" in " ".join(capsys.readouterr().err.split())
+
+
+def qwen(folder: Path) -> Path:
+    """A wider Qwen3."""
+    words = tokenizers.qwen_words()
+    z_image.small_qwen3(words, 64, 1).save_pretrained(folder / "wide" / "text_encoder")
+    return folder / "wide"
+
+
+def test_parts_that_are_another_models_are_refused(folders: Callable[[str], Path], tmp_path: Path) -> None:
+    files = {
+        "qwen3": alone(folders("z_image"), "text_encoder", tmp_path / "qwen3.safetensors"),
+        "vl": alone(folders("qwen_image"), "text_encoder", tmp_path / "vl.safetensors"),
+        "flux2-vae": alone(folders("flux2"), "vae", tmp_path / "flux2-vae.safetensors"),
+        "denoiser": alone(folders("z_image"), "transformer", tmp_path / "denoiser.safetensors"),
+    }
+    words = {"tokenizer": folders("z_image") / "tokenizer"}
+    denoiser = std.load_denoiser(files["denoiser"])
+    with pytest.raises(ModelError, match=r"holds a Qwen2.5-VL, for which a z_image model has no place"):
+        std.load_text_encoder(files["vl"], family="z_image", **words)
+    vl, qwen3 = (
+        std.load_text_encoder(files["vl"], **words),
+        std.load_text_encoder(files["qwen3"], family="z_image", **words),
+    )
+    with pytest.raises(ModelError, match=r"the text encoder of .* is for qwen_image models; it does not fit a z_image"):
+        std.join_model(denoiser, vl, std.load_vae(folders("z_image")))
+    with pytest.raises(ModelError, match=r"unknown.safetensors may be of qwen_image or wan, which have the same"):
+        std.load_vae(alone(folders("qwen_image"), "vae", tmp_path / "unknown.safetensors"))
+    with pytest.raises(ModelError, match=r"the vae of .* is for flux2 models; it does not fit a z_image model"):
+        std.join_model(denoiser, qwen3, std.load_vae(files["flux2-vae"]))
+
+
+def test_mistral_alone_is_refused(tmp_path: Path) -> None:
+    shapes = {"layers.0.self_attn.q_proj": (16, 16), "embed_tokens": (20, 16), "norm": (16,)}
+    tensors = {f"model.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "mistral_3_small_flux2.safetensors")
+    with pytest.raises(
+        ModelError, match=r"mistral_3_small_flux2.safetensors holds Mistral, with which no known family"
+    ):
+        std.load_text_encoder(tmp_path / "mistral_3_small_flux2.safetensors")
 
 
 def test_which_family_a_text_encoder_is_of(folders: Callable[[str], Path], tmp_path: Path) -> None:
