@@ -89,6 +89,8 @@ def load_text_encoder(
     optional one is left out, as T5 of Stable Diffusion 3. A tokenizer is taken from `tokenizer`, `config`, the inside
     of the file, or a package, which is there for CLIP's.
 
+    In ComfyUI: `CLIPLoader`, `DualCLIPLoader`, `TripleCLIPLoader`, `QuadrupleCLIPLoader`, `CLIPLoaderGGUF`.
+
     Raises:
         ModelError: There is no such model, its family is unknown, or its files are incomplete, cut short or pickles.
     """
