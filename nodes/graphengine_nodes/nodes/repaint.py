@@ -84,7 +84,7 @@ def repaint(
 
     count_of_pictures = _check_sizes(model, original, painted, mask)
     kept = to_denoiser(original.mean, original.scaling)
-    weight = latent_weight(mask, *kept.shape[2:])
+    weight = latent_weight(mask, *kept.shape[-2:])
     start = _expanded(_start(painted, sample_mode), count_of_pictures)
     request = replace(request_of({**inputs, "latent": start, "mask": None}), repaint=Repaint(kept, weight))
     if not bool(weight.any()):

@@ -143,6 +143,36 @@ def test_the_text_encoder_sees_the_picture_with_both_prompts(edit: std.Model) ->
     assert not torch.equal(found, latents(edit, one, references=PICTURE))
 
 
+# --- latents of one frame in the other nodes ------------------------------------------------------------------------
+
+
+def test_masked_image_to_image_keeps_what_is_outside_the_mask(plain: std.Model) -> None:
+    text, posterior = std.encode_prompt(plain, cases.PROMPT), std.encode_image(plain, PICTURE)
+    found = std.repaint(plain, text, posterior, posterior, MASK, seed=[1, 2], steps=4, strength=0.5)
+    mean, deviation = (torch.tensor(posterior.scaling[name])[:, None, None] for name in ("latents_mean", "latents_std"))
+    kept = (posterior.mean[0, :, 0] - mean) / deviation
+    for one in found.samples[:, :, 0]:
+        assert torch.allclose(one[:, :, 0], kept[:, :, 0], atol=1e-5)
+        assert not torch.allclose(one[:, 4, 4], kept[:, 4, 4], atol=1e-2)
+
+
+def test_a_run_in_two_parts_is_the_whole_run(plain: std.Model) -> None:
+    text = std.encode_prompt(plain, cases.PROMPT)
+    whole = latents(plain, text, steps=4)
+    half = std.sample(plain, text, seed=1, steps=4, width=64, height=64, end=0.5)
+    assert torch.equal(std.sample(plain, text, seed=1, steps=4, latent=half, start=0.5).samples, whole)
+
+
+def test_a_latent_is_a_start_as_it_is(plain: std.Model) -> None:
+    text = std.encode_prompt(plain, cases.PROMPT)
+    start = std.sample(plain, text, seed=1, steps=2, width=64, height=64)
+    found = std.sample(plain, text, seed=2, steps=2, latent=start, strength=0.5).samples
+    assert found.shape == (1, 16, 1, 8, 8)
+    assert not torch.equal(found, start.samples)
+    drawn = std.encode_image(plain, std.decode_latent(plain, start))
+    assert not torch.equal(std.sample(plain, text, seed=2, steps=2, latent=drawn, strength=0.5).samples, found)
+
+
 # --- sizes and numbers of pictures ------------------------------------------------------------------------------------
 
 
