@@ -216,18 +216,24 @@ class Flow(Pipelines):
         if not any(one.classes for one in variants):
             return self._variant(model)
         kinds = {name: type(part).__name__ for name, part in parts.items() if self.stems[name] is not None}
-        return next(v for v in variants if all(dict(self.classes, **v.classes)[n][1] == k for n, k in kinds.items()))
+
+        def reads(one: Variant) -> bool:
+            return all(kind in _names(one.classes.get(name, [self.classes[name]])) for name, kind in kinds.items())
+
+        return next(one for one in variants if reads(one))
 
     def encoder_classes(self, component: str) -> frozenset[str]:
         """See `Family`: those of all variants."""
-        found = (one.classes[component][1] for one in self.record.variants.values() if component in one.classes)
-        return frozenset({self.classes[component][1], *found})
+        return frozenset(_names([self.classes[component], *self._variants_classes(component)]))
 
     def class_of(self, component: str, location: Location) -> tuple[str, str]:
         """See `Pipelines`: of variants with several classes the one that the component's configurations name."""
-        found = [one.classes[component] for one in self.record.variants.values() if component in one.classes]
+        found = self._variants_classes(component)
         said = _said_classes(location.folder) if found else ""
         return next((one for one in found if f'"{one[1]}"' in said), self.classes[component])
+
+    def _variants_classes(self, component: str) -> list[tuple[str, str]]:
+        return [cls for one in self.record.variants.values() for cls in one.classes.get(component, ())]
 
     def _seen(self, model: Model, references: Sequence[Image]) -> list[Any]:
         """The reference pictures that the text encoder sees, as PIL has them.
@@ -592,6 +598,10 @@ class Flow(Pipelines):
 
     def _shape(self, cls: Any, request: SampleRequest) -> Shape:
         return Shape(*request.size, int(request.model.setting("factor")), cls)
+
+
+def _names(classes: Sequence[tuple[str, str]]) -> list[str]:
+    return [name for _, name in classes]
 
 
 def _said_classes(folder: Path) -> str:

@@ -154,8 +154,12 @@ FAMILY = Flow(
                 settings=_defaults(50, 4.0),
                 guidance=Guidance(embedded=True),
                 classes={
-                    "tokenizer": ("transformers", "PixtralProcessor"),
-                    "text_encoder": ("transformers", "Mistral3ForConditionalGeneration"),
+                    "tokenizer": [("transformers", "PixtralProcessor")],
+                    # Files of their own have it without the side that sees pictures, which prompts do not use.
+                    "text_encoder": [
+                        ("transformers", "Mistral3ForConditionalGeneration"),
+                        ("transformers", "MistralForCausalLM"),
+                    ],
                 },
             ),
         },

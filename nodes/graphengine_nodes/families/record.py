@@ -101,7 +101,7 @@ class Variant:
             denoiser's configuration.
         options: Names of the constructor's options that model_index.json says; they enter the settings.
         guidance: Where it is another than the record's.
-        classes: Module and class of the components that are of another class than the record says.
+        classes: Of the components that are of another class than the record says, module and class, or several.
         text: How its prompts are encoded, where it is otherwise than the record says.
     """
 
@@ -109,7 +109,7 @@ class Variant:
     settings: Callable[[Config, Config], dict[str, Any]]
     options: Sequence[str] = ()
     guidance: Guidance | None = None
-    classes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    classes: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     text: Text | None = None
 
     def task(self, asks: frozenset[str]) -> Task | None:

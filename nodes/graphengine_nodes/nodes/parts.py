@@ -219,7 +219,7 @@ def _encoder(
         )
     found, said = opened(beside, None, None, None), read_json(path / "config.json").get("architectures") or ()
     kind = found.kind
-    names = [name for name in kind.parts["text_encoder"] if kind.stems[name] and kind.classes[name][1] in said]
+    names = [n for n in kind.parts["text_encoder"] if kind.stems[n] and kind.encoder_classes(n) & {*said}]
     if not names:
         raise ModelError(
             f"{path} holds a {' and a '.join(said) or 'model'}, which no {kind.name} model reads prompts with"

@@ -74,6 +74,24 @@ def test_parts_in_files_of_their_own_make_the_same_picture(name: str, tmp_path: 
     assert torch.equal(sampled(std.join_model(denoiser, text, vae)).samples, expected)
 
 
+def test_text_encoders_of_their_own_are_those_of_the_folders(klein: Path, dev: Path, tmp_path: Path) -> None:
+    for folder in (klein, dev):
+        expected = std.encode_prompt(std.load_model(folder), PROMPT).embeds
+        alone = std.load_text_encoder(folder / "text_encoder", config=folder)
+        assert torch.equal(std.encode_prompt(alone, PROMPT).embeds, expected)
+    # dev's in one file is without the side that sees pictures.
+    tensors = load_file(dev / "text_encoder" / "model.safetensors")
+    start = "language_model."
+    text = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    said = json.loads((dev / "text_encoder" / "config.json").read_text())["text_config"]
+    said |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    said["rope_theta"] = said["rope_parameters"]["rope_theta"]
+    file = tmp_path / "mistral.safetensors"
+    save_file(text, file, {"config": json.dumps({"Mistral": said})})
+    alone = std.load_text_encoder(file, tokenizer=dev, family="flux2")
+    assert torch.equal(std.encode_prompt(alone, PROMPT).embeds, expected)
+
+
 def test_a_transformer_in_one_file_is_that_of_its_folder(klein: Path, tmp_path: Path) -> None:
     expected = sampled(std.load_model(klein)).samples
     file = small.single_transformer_file(klein, tmp_path / "klein-base.safetensors")
