@@ -101,7 +101,8 @@ class Variant:
             denoiser's configuration.
         options: Names of the constructor's options that model_index.json says; they enter the settings.
         guidance: Where it is another than the record's.
-        classes: Of the components that are of another class than the record says, module and class, or several.
+        classes: Of the components that are of another class than the record says, module and class, of each that they
+            may be.
         text: How its prompts are encoded, where it is otherwise than the record says.
     """
 
