@@ -13,6 +13,7 @@ from graphengine import Pack, PictureSettings
 from graphengine_nodes import codecs as _codecs  # noqa: F401 - registers the types
 from graphengine_nodes.nodes.annotators import Annotator, annotate, load_annotator
 from graphengine_nodes.nodes.control import apply_controlnet, follow_picture
+from graphengine_nodes.nodes.denoiser_pairs import pair_denoisers
 from graphengine_nodes.nodes.embeddings import apply_embedding
 from graphengine_nodes.nodes.fitting import Fitted, fit_image, fit_mask, unfit_image
 from graphengine_nodes.nodes.grid import image_grid
@@ -308,6 +309,7 @@ __all__ = [
     "overlay",
     "pad_image",
     "pad_mask",
+    "pair_denoisers",
     "pidinet",
     "pose",
     "prompt_from_template",

@@ -323,6 +323,17 @@ class Family(Protocol):
             ModelError: It is a denoiser of the family that cannot be used.
         """
 
+    def paired_settings(self, config: Mapping[str, Any], boundary_ratio: float | None, source: str) -> dict[str, Any]:
+        """What two denoisers with a configuration say of the settings, but for the size.
+
+        Args:
+            boundary_ratio: Of the noise at which the second takes over; None for that of the published model.
+            source: What they were loaded from, for messages.
+
+        Raises:
+            ModelError: The family has no such models.
+        """
+
     def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What a VAE's configuration says of the settings: `factor`, `latent_channels` and, if need be, `multiple`."""
 

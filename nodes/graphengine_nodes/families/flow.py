@@ -130,6 +130,14 @@ class Flow(Pipelines):
         found |= {option: index[option] for option in variant.options if index.get(option) is not None}
         return found | ({"variant": name} if name else {})
 
+    def paired_settings(self, config: Mapping[str, Any], boundary_ratio: float | None, source: str) -> dict[str, Any]:
+        """See `Family`."""
+        ratio = self.record.boundary(config) if boundary_ratio is None else boundary_ratio
+        if ratio is None:
+            return super().paired_settings(config, boundary_ratio, source)
+        found = self._settings_of({"boundary_ratio": ratio}, config, Path(source))
+        return {name: value for name, value in found.items() if name not in ("width", "height")}
+
     def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family`."""
         found = self.record.vae_settings(config)

@@ -165,6 +165,10 @@ class Pipelines:
         """See `Family`."""
         raise NotImplementedError
 
+    def paired_settings(self, config: Mapping[str, Any], boundary_ratio: float | None, source: str) -> dict[str, Any]:
+        """See `Family`."""
+        raise ModelError(f"{source} is of a {self.name} model, which has one denoiser for all steps")
+
     def vae_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """See `Family`."""
         return kl_settings(config)

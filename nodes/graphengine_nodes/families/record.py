@@ -263,6 +263,8 @@ class Record:
         variants: Its kinds of models by name; the first is that of a denoiser alone.
         variant: Which of them a model is, by its model_index.json, which may be empty, and the configuration of its
             denoiser; raises ValueError where it is none of them.
+        boundary: By the configuration of a denoiser, the noise at which a second one takes over in the published models
+            of two; None where there are none.
         text, guidance, latents: How it encodes, guides and lays out.
         adapted: Makes of the class of a pipeline the one that is used, where diffusers' takes not all that is encoded.
         schedulers: Names of the schedulers that it can use.
@@ -289,6 +291,7 @@ class Record:
     beside: Sequence[str] = ()
     variants: Mapping[str, Variant]
     variant: Callable[[Config, Config], str] = lambda index, config: ""
+    boundary: Callable[[Config], float | None] = lambda config: None
     text: Text
     guidance: Guidance = Guidance()
     latents: Latents = Latents()

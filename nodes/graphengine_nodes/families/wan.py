@@ -15,6 +15,7 @@ from graphengine_nodes.families.flow import Flow, class_of
 from graphengine_nodes.families.lora_families import changes_wan
 from graphengine_nodes.families.lora_places import wan_places
 from graphengine_nodes.families.record import ROWS, SHARED, Latents, Record, Task, Text, Variant
+from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 if TYPE_CHECKING:
@@ -100,6 +101,23 @@ def _exact(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
 
 
+def _boundary(config: Mapping[str, Any]) -> float | None:
+    """Of 2.2 14B: for videos from prompts, and from pictures."""
+    return {16: 0.875, 36: 0.9}.get(int(config.get("in_channels", 16)))
+
+
+def _scheduler(held: Contents) -> dict[str, Any]:
+    """That of the published models, for 480p; 2.2's 5B is for 720p."""
+    part = held.component("transformer")
+    large = part is not None and part.config["in_channels"] == 48
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": 5.0 if large else 3.0,
+    }
+
+
 def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
     if "transformer" in configs:
         return (int(configs["transformer"].get("text_dim", 4096)),)
@@ -157,6 +175,7 @@ FAMILY = Flow(
             ),
         },
         variant=_variant,
+        boundary=_boundary,
         text=Text(
             returns=("embeds", None),
             arguments={"embeds": "prompt_embeds"},
@@ -165,12 +184,7 @@ FAMILY = Flow(
         ),
         latents=Latents(to_vae=_to_vae, frames=True, keeps_state=True, exact=_exact),
         schedulers=("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"),
-        scheduler=lambda held: {
-            "_class_name": "UniPCMultistepScheduler",
-            "prediction_type": "flow_prediction",
-            "use_flow_sigmas": True,
-            "flow_shift": 3.0,
-        },
+        scheduler=_scheduler,
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLWan",
         vae_settings=_vae_settings,
         prompt_widths=_prompt_widths,

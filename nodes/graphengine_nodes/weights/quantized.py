@@ -101,10 +101,14 @@ class QuantizedLinear(torch.nn.Linear):
         return numbers.to(dtype)
 
 
+ASKED = frozenset({"time_embedder"})
+"""Layers whose parameters a model asks for their type, to compute in it: Wan's. They are small, and multiplied out."""
+
+
 def lay_out(module: Any, tensors: dict[str, Any], dtype_of: Callable[[str], torch.dtype]) -> dict[str, Any]:
     """Give a module on the meta device layers for the tensors that stay small; return its tensors by its names.
 
-    What is no linear layer's weight (embeddings, convolutions) is multiplied out.
+    What is no linear layer's weight (embeddings, convolutions) is multiplied out, and so are those of `ASKED`.
 
     Args:
         dtype_of: By a tensor's name, the type to compute with.
@@ -123,7 +127,7 @@ def lay_out(module: Any, tensors: dict[str, Any], dtype_of: Callable[[str], torc
             continue
         path, _, last = name.rpartition(".")
         parent, _, child = path.rpartition(".")
-        layer = layers.get(path)
+        layer = layers.get(path) if ASKED.isdisjoint(path.split(".")) else None
         if type(layer) is torch.nn.Linear and last == "weight" and shape == (layer.out_features, layer.in_features):
             setattr(module.get_submodule(parent), child, QuantizedLinear(layer, blocks, numbers, dtype_of(name)))
             found[f"{path}.blocks"] = blocks
