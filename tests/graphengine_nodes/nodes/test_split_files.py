@@ -123,11 +123,13 @@ def test_a_video_is_made_of_three_files_and_the_tokenizer_is_inside(tmp_path: Pa
         std.load_text_encoder(words),
         std.load_vae(alone(folder, "vae", tmp_path / "wan_2.1_vae.safetensors")),
     ]
-    joined, expected = (
-        std.sample_video(model, std.encode_prompt(model, "a red circle"), seed=3, steps=2, frames=5, **SIZE).samples
-        for model in (std.join_model(*parts), std.load_model(folder))
+    joined, model = std.join_model(*parts), std.load_model(folder)
+    texts = [std.encode_prompt(one, "a red circle") for one in (joined, model)]
+    assert torch.equal(texts[0].embeds, texts[1].embeds)
+    found, expected = (
+        std.sample_video(one, texts[0], seed=3, steps=2, frames=5, **SIZE).samples for one in (joined, model)
     )
-    assert torch.equal(joined, expected)
+    assert float((found - expected).abs().max()) < 1e-3  # of values up to 7: a weight's place in a file moves last bits
 
 
 def test_the_third_text_encoder_may_be_missing(folders: Callable[[str], Path], tmp_path: Path) -> None:
