@@ -8,6 +8,7 @@ forgotten before it, the weights are loaded in both. Medians of alternating runs
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import statistics
 import sys
@@ -47,6 +48,12 @@ def models(folder: Path) -> None:
     flux_model(folder / "flux")
     xl_model(folder / "stable_diffusion_xl")
     (folder / "stable_diffusion").symlink_to(str(files("graphengine_nodes") / "tiny" / "model"))
+
+
+def set_attribute(name: str, value: Any) -> None:
+    """Set an attribute of a module by its dotted name."""
+    module, _, attribute = name.rpartition(".")
+    setattr(importlib.import_module(module), attribute, value)
 
 
 def firsts() -> Iterator[dict[str, Any]]:
@@ -92,6 +99,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # what models warn of, once for each run
     folder = Path(tempfile.mkdtemp(prefix="graphengine-families-"))
     models(folder)
+    cases.make_areas_small(set_attribute)
     chosen = [case for case in firsts() if not given.models or case["model"] in given.models]
     rows = [measured(folder, case | {"steps": given.steps}, given.runs) for case in chosen]
     print(machine(), f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.runs} runs")

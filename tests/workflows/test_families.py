@@ -11,7 +11,7 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.testing.flux import flux_controlnet, flux_model
 
 from graphengine import NodeError, load
-from tests.graphengine_nodes.families.flow.cases import cases
+from tests.graphengine_nodes.families.flow.cases import cases, make_areas_small
 from tests.graphengine_nodes.families.flow.conftest import family_models
 
 WORKFLOWS = {
@@ -26,15 +26,14 @@ WORKFLOWS = {
 VIDEOS = ("wan",)
 """Models that make videos, which have workflows of their own."""
 
-SLOW = ("qwen_image_edit", "qwen_image_edit_plus")
-"""Models that encode reference pictures at a megapixel, whatever they make."""
-
 MODELS = tuple(dict.fromkeys(["flux", *(c["model"] for c in cases() if not c["model"].startswith(VIDEOS))]))
-CASES = [
-    pytest.param(model, task, id=f"{model} {flow}", marks=[pytest.mark.slow] if model in SLOW and task else [])
-    for model in MODELS
-    for task, flow in WORKFLOWS.items()
-]
+CASES = [pytest.param(model, task, id=f"{model} {flow}") for model in MODELS for task, flow in WORKFLOWS.items()]
+
+
+@pytest.fixture(autouse=True)
+def small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures to edit are small."""
+    make_areas_small(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")
