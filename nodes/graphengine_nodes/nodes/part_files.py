@@ -224,6 +224,19 @@ def _encoders_family(
         family_name = family_name or told
     if family_name is not None:
         return family(family_name)
+    return family_of_encoders(parts, paths)
+
+
+def family_of_encoders(parts: Sequence[Component], paths: Sequence[Path]) -> Family:
+    """The only family whose models read prompts with just these text encoders, or of several that whose published
+    models have ones of their widths.
+
+    Args:
+        paths: Their files, for messages.
+
+    Raises:
+        ModelError: There is none, or more than one.
+    """
     fitting = [kind for kind in families().values() if not kind.latents and _reads(kind, parts)]
     known = [kind for kind in fitting if _of_known_widths(kind, parts)] or fitting
     held = " and ".join(path.name for path in paths)

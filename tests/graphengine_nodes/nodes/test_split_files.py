@@ -13,6 +13,7 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.layouts import contents
+from graphengine_nodes.nodes import part_files
 from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, tokenizers, wan, z_image
 from graphengine_nodes.weights.headers import read_headers
 from safetensors.torch import load_file, save_file
@@ -20,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from graphengine import ModelError
 from graphengine.cli import main
 
-from ..layouts import test_stable_diffusion_3, test_z_image
+from ..layouts import originals, test_stable_diffusion_3, test_z_image
 from ..layouts.originals import Tensors
+from ..layouts.test_language_models import QWEN3_4B, QWEN3_8B, model, stored
 from ..weights.test_inner_tokenizers import sentence_pieces
 
 SIZE: dict[str, Any] = {"width": 64, "height": 64}
@@ -123,11 +125,11 @@ def test_a_video_is_made_of_three_files_and_the_tokenizer_is_inside(tmp_path: Pa
         std.load_text_encoder(words),
         std.load_vae(alone(folder, "vae", tmp_path / "wan_2.1_vae.safetensors")),
     ]
-    joined, model = std.join_model(*parts), std.load_model(folder)
-    texts = [std.encode_prompt(one, "a red circle") for one in (joined, model)]
+    joined, whole = std.join_model(*parts), std.load_model(folder)
+    texts = [std.encode_prompt(one, "a red circle") for one in (joined, whole)]
     assert torch.equal(texts[0].embeds, texts[1].embeds)
     found, expected = (
-        std.sample_video(one, texts[0], seed=3, steps=2, frames=5, **SIZE).samples for one in (joined, model)
+        std.sample_video(one, texts[0], seed=3, steps=2, frames=5, **SIZE).samples for one in (joined, whole)
     )
     assert float((found - expected).abs().max()) < 1e-3  # of values up to 7: a weight's place in a file moves last bits
 
@@ -175,10 +177,10 @@ def test_the_command_line_joins_files(
     workflow = tmp_path / "split.yaml"
     workflow.write_text(json.dumps({"version": 1, "nodes": nodes, "outputs": {"image": "image"}}))
     assert main(["run", str(workflow), "--out", str(tmp_path / "out")]) == 0
-    model = std.load_model(folder)
-    expected = std.sample(model, std.encode_prompt(model, "a red circle"), seed=3, steps=2, **SIZE)
+    whole = std.load_model(folder)
+    expected = std.sample(whole, std.encode_prompt(whole, "a red circle"), seed=3, steps=2, **SIZE)
     made = std.load_image(next((tmp_path / "out").rglob("*.png"))).pixels
-    assert float((made - std.decode_latent(model, expected).pixels).abs().max()) <= 0.51 / 255
+    assert float((made - std.decode_latent(whole, expected).pixels).abs().max()) <= 0.51 / 255
     nodes["text_encoder"]["with"]["source"] = str(wide)
     workflow.write_text(json.dumps({"version": 1, "nodes": nodes, "outputs": {"image": "image"}}))
     assert main(["validate", str(workflow)]) != 0
@@ -223,6 +225,21 @@ def test_mistral_alone_is_refused(tmp_path: Path) -> None:
         ModelError, match=r"mistral_3_small_flux2.safetensors holds Mistral, with which no known family"
     ):
         std.load_text_encoder(tmp_path / "mistral_3_small_flux2.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("config", "families"),
+    [(QWEN3_4B, ["flux2", "z_image"]), (QWEN3_8B, ["flux2"]), (QWEN3_4B | {"hidden_size": 1024}, ["flux2", "z_image"])],
+    ids=["4B", "8B", "of no known width"],
+)
+def test_the_width_of_a_qwen3_tells_whose_it_is(config: dict[str, Any], families: list[str]) -> None:
+    tensors = stored(model("Qwen3ForCausalLM", config | {"num_hidden_layers": 1}))
+    (part,) = originals.read(tensors).components.values()
+    if len(families) == 1:
+        assert part_files.family_of_encoders([part], [Path("qwen.safetensors")]).name == families[0]
+        return
+    with pytest.raises(ModelError, match=f"qwen.safetensors may be of {' or '.join(families)}: give family, or config"):
+        part_files.family_of_encoders([part], [Path("qwen.safetensors")])
 
 
 def test_which_family_a_text_encoder_is_of(folders: Callable[[str], Path], tmp_path: Path) -> None:
