@@ -12,7 +12,7 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.families.flux2 import FAMILY
-from graphengine_nodes.testing import flux2, small
+from graphengine_nodes.testing import blocks, flux2, small
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
@@ -97,6 +97,17 @@ def test_a_transformer_in_one_file_is_that_of_its_folder(klein: Path, tmp_path: 
     file = small.single_transformer_file(klein, tmp_path / "klein-base.safetensors")
     model = std.load_model(file, config=klein)
     assert torch.equal(sampled(model).samples, expected)
+
+
+def test_a_transformer_in_blocks_computes_as_its_rounded_weights(klein: Path, tmp_path: Path) -> None:
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    rounded = blocks.gguf_file(tmp_path / "klein-base.gguf", load_file(klein / weights), "flux2")
+    shutil.copytree(klein, tmp_path / "rounded")
+    save_file(rounded, tmp_path / "rounded" / weights)
+    found = sampled(std.load_model(tmp_path / "klein-base.gguf", config=klein)).samples
+    expected = sampled(std.load_model(tmp_path / "rounded")).samples
+    assert torch.allclose(found, expected, atol=1e-3)
+    assert not torch.allclose(found, sampled(std.load_model(klein)).samples, atol=1e-2)
 
 
 def test_no_tensor_tells_whether_klein_is_distilled_but_its_name(klein: Path, tmp_path: Path) -> None:
