@@ -127,7 +127,8 @@ class Flow(Pipelines):
             raise ModelError(f"the denoiser in {where} {error}") from None
         variant = self.record.variants[name]
         found = variant.settings(index, config)
-        found |= {option: index[option] for option in variant.options if index.get(option) is not None}
+        options = {option: index[option] for option in variant.options if index.get(option) is not None}
+        found |= {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
         return found | ({"variant": name} if name else {})
 
     def paired_settings(self, config: Mapping[str, Any], boundary_ratio: float | None, source: str) -> dict[str, Any]:
@@ -583,7 +584,8 @@ class Flow(Pipelines):
 
     def options_of(self, model: Model) -> dict[str, Any]:
         """The arguments of the constructors of a model's pipelines beside their components."""
-        found = {name: model.setting(name) for name in self._variant(model).options}
+        found = {name: model.setting(name, None) for name in self._variant(model).options}
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
         return {name: value for name, value in found.items() if value is not None}
 
     def pipeline_of(self, model: Model, task: str | None = None) -> Any:

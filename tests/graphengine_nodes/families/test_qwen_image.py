@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,27 @@ def test_pictures_of_2_1_have_alpha_and_it_sees_that_of_its_references(later: st
     text = std.encode_prompt(later, cases.PROMPT, references=PICTURE)
     with pytest.raises(ValueError, match="the text encoder has seen the pictures at 1024 pixels a side"):
         latents(later, text, references=PICTURE, arguments={"output_resolution": 64})
+
+
+def test_a_schedule_of_a_model_decides_its_steps(tmp_path: Path) -> None:
+    from diffusers import QwenImage21Pipeline
+
+    folder = qwen_image.qwen_image_21_model(tmp_path / "scheduled")
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_sigmas": [1.0, 0.8, 0.3]}))
+    (folder / "defaults.json").unlink()
+    model = std.load_model(folder)
+    assert model.setting("steps") == 3
+    assert isinstance(hash(model), int)
+    text = std.encode_prompt(model, cases.PROMPT)
+    found = std.decode_latent(model, std.sample(model, text, seed=1, width=64, height=64))
+    pipeline: Any = QwenImage21Pipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    draws = torch.Generator().manual_seed(1)
+    expected = pipeline(cases.PROMPT, width=64, height=64, generator=draws, output_type="np").images
+    assert np.array_equal(found.channels.numpy(), expected)
+    with pytest.raises(ValueError, match="has a schedule of its own with 3 steps; leave steps out"):
+        latents(model, text, steps=5)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
