@@ -729,8 +729,11 @@ def _missing(asks: frozenset[str], variant: Variant) -> str:
     strange = sorted(name for name in asks if not any(name in one for one in known))
     if strange:
         them = "them" if ASKS[strange[0]].endswith("s") else "it"
-        refer = strange == ["image"] and any("references" in one for one in known)
-        instead = "give it to references" if refer else f"leave {them} out"
+        instead = f"leave {them} out"
+        if strange == ["image"] and any("references" in one for one in known):
+            instead = "give it to references"
+        if strange == ["inpaint"] and any("image" in one for one in known):
+            instead = "use repaint"
         return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; {instead}"
     return f"there is no pipeline for {' together with '.join(ASKS[name] for name in sorted(asks))}; leave one out"
 

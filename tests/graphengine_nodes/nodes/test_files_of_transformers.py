@@ -10,11 +10,13 @@ import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.testing.blocks import gguf_file
+from graphengine_nodes.testing.chroma import chroma_model
 from graphengine_nodes.testing.sd3 import sd3_model
 from graphengine_nodes.testing.z_image import z_image_model
 from safetensors.torch import load_file, save_file
 
 from ..layouts.originals import Tensors, prefixed
+from ..layouts.test_chroma import chroma
 from ..layouts.test_stable_diffusion_3 import sd3
 from ..layouts.test_z_image import z_image
 
@@ -28,6 +30,7 @@ def sd3_of(folder: Path, tensors: Tensors) -> Tensors:
 MODELS: dict[str, tuple[Callable[..., Path], Callable[[Path, Tensors], Tensors], str]] = {
     "z_image": (z_image_model, lambda _, tensors: z_image(tensors), "layers.0.attention.qkv"),
     "stable_diffusion_3": (sd3_model, sd3_of, "joint_blocks.0.x_block.attn.qkv"),
+    "chroma": (chroma_model, lambda _, tensors: chroma(tensors), "double_blocks.0.img_attn.qkv"),
 }
 
 
@@ -57,9 +60,11 @@ def test_a_file_of_a_transformer_is_that_of_its_folder(family: str, tmp_path: Pa
     assert not torch.equal(changed[0], plain)
 
 
-def test_a_gguf_file_of_a_transformer_keeps_parts_of_blocks(tmp_path: Path) -> None:
-    folder = z_image_model(tmp_path / "folder")
-    rounded = gguf_file(tmp_path / "blocks.gguf", z_image(load_file(folder / WEIGHTS)), "lumina2")
+@pytest.mark.parametrize(("family", "architecture"), [("z_image", "lumina2"), ("chroma", "flux")])
+def test_a_gguf_file_of_a_transformer_keeps_parts_of_blocks(family: str, architecture: str, tmp_path: Path) -> None:
+    make, original, _ = MODELS[family]
+    folder = make(tmp_path / "folder")
+    rounded = gguf_file(tmp_path / "blocks.gguf", original(folder, load_file(folder / WEIGHTS)), architecture)
     save_file({name: tensor.contiguous() for name, tensor in rounded.items()}, tmp_path / "whole.safetensors")
     blocks, whole = (
         picture(std.load_model(tmp_path / name, config=folder)) for name in ("blocks.gguf", "whole.safetensors")

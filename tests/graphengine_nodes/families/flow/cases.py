@@ -137,6 +137,11 @@ def cases() -> list[dict[str, Any]]:
     """Every case of every family."""
     return [
         *line(
+            "chroma",
+            {"": "ChromaPipeline", "image": "ChromaImg2ImgPipeline"},
+            schedulers=("UniPCMultistepScheduler",),
+        ),
+        *line(
             "z_image",
             {
                 "": "ZImagePipeline",

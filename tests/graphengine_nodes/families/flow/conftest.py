@@ -23,8 +23,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def family_models(folder: Path) -> None:
     """The model of each line, with its ControlNet as `{model}-net` and its LoRA as `{model}.safetensors`."""
-    from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, small, z_image
+    from graphengine_nodes.testing import chroma, flux, flux2, qwen_image, sd3, small, z_image
 
+    chroma.chroma_model(folder / "chroma")
     z_image.z_image_model(folder / "z_image")
     z_image.z_image_controlnet(folder / "z_image-net")
     sd3.sd3_model(folder / "stable_diffusion_3")

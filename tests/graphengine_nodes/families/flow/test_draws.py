@@ -15,6 +15,8 @@ from tests.graphengine_nodes.families.flow import cases
 from tests.graphengine_nodes.families.flow.test_oracle import make
 
 DRAWS = {
+    "chroma text": "noise",
+    "chroma image": "posterior noise",
     "z_image text": "noise",
     "z_image image": "posterior noise",
     "z_image inpaint": "posterior noise posterior",
