@@ -1,21 +1,30 @@
-"""The mask of Chroma's prompts, and what it refuses."""
+"""The mask of Chroma's prompts, its parts in files, LoRAs with kohya's names, and what it refuses."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import graphengine_nodes as std
+import numpy as np
 import pytest
 import torch
 from graphengine_nodes.nodes import images
 from graphengine_nodes.testing.chroma import chroma_model
+from safetensors.torch import load_file, save_file
 
 from tests.graphengine_nodes.families.flow import cases
+from tests.graphengine_nodes.layouts.test_chroma import chroma
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> std.Model:
-    return std.load_model(chroma_model(tmp_path_factory.mktemp("chroma") / "model"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chroma_model(tmp_path_factory.mktemp("chroma") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> std.Model:
+    return std.load_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +37,58 @@ def test_a_prompt_of_chroma_has_a_mask_with_one_token_of_padding(text: std.Condi
     assert mask.shape == text.embeds.shape[:2]
     tokens = len(cases.PROMPT) + 2  # the small tokenizer's are letters, one before the first word and one at the end
     assert torch.equal(mask[0].nonzero().flatten(), torch.arange(tokens + 1))
+
+
+def picture(model: std.Model, text: std.Conditioning, **given: Any) -> torch.Tensor:
+    latent = std.sample(model, text, seed=3, steps=2, guidance_scale=4.0, width=64, height=64, **given)
+    return std.decode_latent(model, latent).pixels
+
+
+def test_parts_of_chroma_in_files_of_their_own_are_its_folder(
+    folder: Path, model: std.Model, text: std.Conditioning, tmp_path: Path
+) -> None:
+    tensors = chroma(load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors"))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "chroma.safetensors")
+    save_file(load_file(folder / "text_encoder" / "model.safetensors"), tmp_path / "t5xxl.safetensors")
+    save_file(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"), tmp_path / "ae.safetensors")
+    joined = std.join_model(
+        std.load_denoiser(tmp_path / "chroma.safetensors", config=folder),
+        std.load_text_encoder(tmp_path / "t5xxl.safetensors", family="chroma", tokenizer=folder / "tokenizer"),
+        std.load_vae(tmp_path / "ae.safetensors", config=folder),
+    )
+    words = std.encode_prompt(joined, cases.PROMPT)
+    assert torch.equal(words.embeds, text.embeds)
+    assert torch.equal(picture(joined, words), picture(model, text))
+
+
+def test_a_lora_with_kohyas_names_and_alpha_is_that_of_diffusers(
+    folder: Path, model: std.Model, text: std.Conditioning, tmp_path: Path
+) -> None:
+    import diffusers
+
+    generator = torch.Generator().manual_seed(1)
+    lora = {}
+    # diffusers knows the parts of joined layers by the widths of published models alone.
+    for layer, rows in (("double_blocks_0_img_mlp_0", 128), ("double_blocks_0_txt_attn_proj", 32)):
+        lora[f"lora_unet_{layer}.lora_down.weight"] = torch.randn(4, 32, generator=generator)
+        lora[f"lora_unet_{layer}.lora_up.weight"] = torch.randn(rows, 4, generator=generator)
+        lora[f"lora_unet_{layer}.alpha"] = torch.tensor(0.7)
+    file = tmp_path / "lora.safetensors"
+    save_file(lora, file)
+    pipeline = diffusers.ChromaPipeline.from_pretrained(folder)
+    pipeline.load_lora_weights(file)
+    expected = pipeline(
+        prompt=cases.PROMPT,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        width=64,
+        height=64,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images
+    found = picture(std.apply_lora(model, std.load_lora(file)), text).numpy()
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, picture(model, text).numpy())
 
 
 @pytest.mark.parametrize(
