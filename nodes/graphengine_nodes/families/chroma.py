@@ -59,7 +59,7 @@ FAMILY = Flow(
             always={"do_classifier_free_guidance": False},
             length=512,
         ),
-        latents=Latents(pack=packed, unpack_step=unpacked, unpack=unpacked),
+        latents=Latents(family="flux", pack=packed, unpack_step=unpacked, unpack=unpacked),
         # Heun and DPM++ take no sigmas of the pipelines.
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},

@@ -49,6 +49,7 @@ class Flow(Pipelines):
         self.parts, self.optional, self.classes = record.parts, record.optional, record.classes
         self.encoder_widths = record.encoder_widths
         self.lora_names, self.vae_scale = record.lora_names, record.vae_scale
+        self.latents = record.latents.family
         self.needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
         self._warned: set[str] = set()
         # The encoded absent prompt, kept as long as its text encoder: each prompt needs it.

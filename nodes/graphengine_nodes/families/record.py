@@ -226,6 +226,7 @@ class Latents:
     """The latents of a family.
 
     Attributes:
+        family: The family whose latents and VAE these are, where that is another one.
         pack: From latents between nodes, [n, C, h, w] or [n, C, f, h, w], to those of the pipelines' loop.
         unpack_step: From those of the loop, as callbacks see them, to those between nodes.
         unpack: From a pipeline's result to those between nodes.
@@ -238,6 +239,7 @@ class Latents:
         exact: By the VAE's configuration, entries in place of its own with which the pipelines' scaling changes no bit.
     """
 
+    family: str = ""
     pack: Layout = as_it_is
     unpack_step: Layout = as_it_is
     unpack: Layout = as_it_is

@@ -229,7 +229,8 @@ def _encoder(
 
 
 def _owns(kind: Family, part: str, config: Mapping[str, Any]) -> bool:
-    return kind.owns_vae(config) if part == "vae" else kind.owns_denoiser(config)
+    # A VAE is of the family whose latents others work on.
+    return kind.owns_vae(config) and not kind.latents if part == "vae" else kind.owns_denoiser(config)
 
 
 def _settings(found: Opened, own: Mapping[str, Location] | None = None) -> dict[str, Any]:

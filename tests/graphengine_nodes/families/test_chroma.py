@@ -61,6 +61,20 @@ def test_parts_of_chroma_in_files_of_their_own_are_its_folder(
     assert torch.equal(picture(joined, words), picture(model, text))
 
 
+def test_a_vae_of_flux_serves_flux_and_chroma(
+    folder: Path, model: std.Model, text: std.Conditioning, tmp_path: Path
+) -> None:
+    save_file(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"), tmp_path / "ae.safetensors")
+    for vae in (std.load_vae(folder / "vae"), std.load_vae(tmp_path / "ae.safetensors", config=folder)):
+        assert vae.families[0] == "flux"
+        encoded = std.encode_image(vae, images.from_pil(cases.picture()))
+        assert encoded.family == "flux"
+        latent = std.sample(model, text, latent=encoded, seed=3, steps=2)
+        own = std.encode_image(model, images.from_pil(cases.picture()))
+        assert torch.equal(latent.samples, std.sample(model, text, latent=own, seed=3, steps=2).samples)
+        assert torch.equal(std.decode_latent(vae, latent).pixels, std.decode_latent(model, latent).pixels)
+
+
 def test_a_lora_with_kohyas_names_and_alpha_is_that_of_diffusers(
     folder: Path, model: std.Model, text: std.Conditioning, tmp_path: Path
 ) -> None:
