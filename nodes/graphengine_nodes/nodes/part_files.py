@@ -72,6 +72,8 @@ def vae_in(path: Path, config: str | Path | None, family_name: str | None) -> Pa
         ModelError: The file holds none, it fits no family, or several whose scales differ.
     """
     part = _component(held_in(path), "vae", path)
+    if (named := families().get(family_name or "")) is not None:
+        family_name = named.latents or family_name
     if (folder := _described(path, config, "vae", _is_vae)) is not None:
         described = read_json(folder / "config.json")
         part.check(described, folder)

@@ -36,7 +36,7 @@ def chroma_model(folder: Path, seed: int = 0) -> Path:
         approximator_layers=2,
     )
     pipeline = ChromaPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=small.small_vae(4 * seed),
         text_encoder=small_t5(pieces, WIDTH, 4 * seed + 1),
         tokenizer=pieces,

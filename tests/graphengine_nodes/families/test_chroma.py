@@ -1,4 +1,4 @@
-"""The mask of Chroma's prompts, its parts in files, LoRAs with kohya's names, and what it refuses."""
+"""The mask of Chroma's prompts, its VAE, LoRAs with kohya's names, and what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from graphengine_nodes.testing.chroma import chroma_model
 from safetensors.torch import load_file, save_file
 
 from tests.graphengine_nodes.families.flow import cases
-from tests.graphengine_nodes.layouts.test_chroma import chroma
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +41,6 @@ def test_a_prompt_of_chroma_has_a_mask_with_one_token_of_padding(text: std.Condi
 def picture(model: std.Model, text: std.Conditioning, **given: Any) -> torch.Tensor:
     latent = std.sample(model, text, seed=3, steps=2, guidance_scale=4.0, width=64, height=64, **given)
     return std.decode_latent(model, latent).pixels
-
-
-def test_parts_of_chroma_in_files_of_their_own_are_its_folder(
-    folder: Path, model: std.Model, text: std.Conditioning, tmp_path: Path
-) -> None:
-    tensors = chroma(load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors"))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "chroma.safetensors")
-    save_file(load_file(folder / "text_encoder" / "model.safetensors"), tmp_path / "t5xxl.safetensors")
-    save_file(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"), tmp_path / "ae.safetensors")
-    joined = std.join_model(
-        std.load_denoiser(tmp_path / "chroma.safetensors", config=folder),
-        std.load_text_encoder(tmp_path / "t5xxl.safetensors", family="chroma", tokenizer=folder / "tokenizer"),
-        std.load_vae(tmp_path / "ae.safetensors", config=folder),
-    )
-    words = std.encode_prompt(joined, cases.PROMPT)
-    assert torch.equal(words.embeds, text.embeds)
-    assert torch.equal(picture(joined, words), picture(model, text))
 
 
 def test_a_vae_of_flux_serves_flux_and_chroma(

@@ -14,14 +14,14 @@ import pytest
 import torch
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.nodes import part_files
-from graphengine_nodes.testing import flux, flux2, qwen_image, sd3, tokenizers, wan, z_image
+from graphengine_nodes.testing import chroma, flux, flux2, qwen_image, sd3, tokenizers, wan, z_image
 from graphengine_nodes.weights.headers import read_headers
 from safetensors.torch import load_file, save_file
 
 from graphengine import ModelError
 from graphengine.cli import main
 
-from ..layouts import originals, test_stable_diffusion_3, test_z_image
+from ..layouts import originals, test_chroma, test_stable_diffusion_3, test_z_image
 from ..layouts.originals import Tensors
 from ..layouts.test_language_models import QWEN3_4B, QWEN3_8B, model, stored
 from ..weights.test_inner_tokenizers import sentence_pieces
@@ -45,6 +45,7 @@ class Split:
 
 
 FAMILIES = {
+    "chroma": Split(chroma.chroma_model, test_chroma.chroma, ("text_encoder", "vae")),
     "z_image": Split(z_image.z_image_model, test_z_image.z_image, ("text_encoder", "vae")),
     "qwen_image": Split(qwen_image.qwen_image_model, named=("vae",)),
     "stable_diffusion_3": Split(sd3.sd3_model, lambda tensors: test_stable_diffusion_3.sd3(tensors, 2), ("vae",)),
