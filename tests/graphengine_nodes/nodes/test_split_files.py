@@ -218,14 +218,14 @@ def test_parts_that_are_another_models_are_refused(folders: Callable[[str], Path
         std.join_model(denoiser, qwen3, std.load_vae(files["flux2-vae"]))
 
 
-def test_mistral_alone_is_refused(tmp_path: Path) -> None:
+def test_mistrals_tokenizer_must_be_given(tmp_path: Path) -> None:
     shapes = {"layers.0.self_attn.q_proj": (16, 16), "embed_tokens": (20, 16), "norm": (16,)}
     tensors = {f"model.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
-    save_file(tensors, tmp_path / "mistral_3_small_flux2.safetensors")
-    with pytest.raises(
-        ModelError, match=r"mistral_3_small_flux2.safetensors holds Mistral, with which no known family"
-    ):
-        std.load_text_encoder(tmp_path / "mistral_3_small_flux2.safetensors")
+    tensors["tekken_model"] = torch.zeros(9, dtype=torch.uint8)
+    file = tmp_path / "mistral_3_small_flux2.safetensors"
+    save_file(tensors, file, {"config": json.dumps({"Mistral": {"rope_theta": 1e9}})})
+    with pytest.raises(ModelError, match=r"mistral_3_small_flux2.safetensors needs a tokenizer, which no package here"):
+        std.load_text_encoder(file)
 
 
 @pytest.mark.parametrize(
