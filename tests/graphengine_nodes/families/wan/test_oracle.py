@@ -8,8 +8,10 @@ from typing import Any
 import graphengine_nodes as std
 import numpy as np
 import pytest
+from graphengine_nodes.families.wan import FAMILY
 from graphengine_nodes.nodes import images
 
+from tests.graphengine_nodes.families.flow.test_flow import Calls
 from tests.graphengine_nodes.families.wan import cases
 
 CASES = cases.cases()
@@ -59,3 +61,32 @@ def test_the_cases_of_videos_ask_different_things(references: dict[str, np.ndarr
     for name, frames in references.items():
         names.setdefault(frames.tobytes(), []).append(name)
     assert [group for group in names.values() if len(group) > 1] == []
+
+
+def test_sample_makes_pictures_of_one_frame(models: Path, references: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Several pictures of a call are their single ones but for rounding."""
+    model = std.load_model(models / "2.1")
+    text = std.encode_prompt(model, cases.PROMPT)
+    given: dict[str, Any] = {"steps": 2, "guidance_scale": 4.0, "width": 64, "height": 64}
+    found = std.decode_latent(model, std.sample(model, text, seed=5, **given)).pixels.numpy()
+    assert np.array_equal(found, references["2.1 text one frame"])
+    several = std.sample(model, text, seed=[5, 9], **given).samples.split(1)
+    for seed, one in zip((5, 9), several, strict=True):
+        assert np.allclose(one, std.sample(model, text, seed=seed, **given).samples, atol=2e-4)
+
+
+def test_the_axes_of_a_wan_transformers_arguments_are_those_of_its_record(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = std.load_model(models / "2.1")
+    text, calls = std.encode_prompt(model, cases.PROMPT), Calls(FAMILY, model)
+
+    def seen(*seeds: int) -> list[dict[str, Any]]:
+        return calls.of(monkeypatch, lambda: std.sample(model, text, seed=[*seeds], steps=1, width=64, height=64))
+
+    (alone, *_), (together, *_) = seen(1), seen(1, 2, 3)
+    told = {name for name, value in alone.items() if hasattr(value, "shape")}
+    assert told == {"hidden_states", "timestep", "encoder_hidden_states"}
+    for name in told:
+        assert FAMILY.record.axes[name].by == "rows"
+        assert together[name].shape == (3 * alone[name].shape[0], *alone[name].shape[1:])
