@@ -83,7 +83,7 @@ def measured(folder: Path, case: dict[str, Any], runs: int) -> tuple[Any, ...]:
     expected = reference.run(pipeline, case)
     first()  # weights are loaded
     made = graph.run(store=store)["image"]
-    found = made.pixels if hasattr(made, "pixels") else made.frames
+    found = made.channels if hasattr(made, "channels") else made.frames
     if not np.array_equal(np.asarray(found).reshape(expected.shape), expected):
         raise AssertionError(f"{case['name']}: the picture of the graph is not that of the one call")
     theirs, again, ours = alternate(runs, one_call, one_call, first)
