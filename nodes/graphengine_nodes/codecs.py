@@ -148,7 +148,7 @@ def _conditioning_parts(value: Conditioning) -> tuple[Tensors, dict[str, Any]]:
     tensors = {f"fallback.{name}": tensor for name, tensor in value.fallback.items()}
     tensors |= _encoded(value)
     facts: dict[str, Any] = {"family": value.family, "absent": value.absent}
-    facts |= {"references": value.references} if value.references else {}
+    facts |= {"seen": value.seen} if value.seen else {}
     if value.schedule:
         facts["schedule"] = [(turn.until, turn.until_step, turn.cycle) for turn in value.schedule]
         for index, turn in enumerate(value.schedule):
@@ -182,7 +182,7 @@ def _conditioning_of(tensors: Tensors, facts: dict[str, Any]) -> Conditioning:
         for index, (weight, told) in enumerate(facts.pop("joined", ()))
     )
     given: dict[str, Any] = {"pooled": tensors.get("pooled"), "fallback": below("fallback.")}
-    given["fields"] = below("fields.")
+    given |= {"fields": below("fields."), "seen": tuple(facts.pop("seen", ()))}
     return Conditioning(tensors["embeds"], schedule=turns, joined=joined, **given, **facts)
 
 

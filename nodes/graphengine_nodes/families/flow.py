@@ -6,6 +6,7 @@ out pictures encoded before (`pipeline_vae`), unless they encode pictures themse
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import weakref
@@ -201,7 +202,7 @@ class Flow(Pipelines):
             found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt, own=True)
         fields = {name: tensor for name, tensor in found.items() if name not in ("embeds", "pooled")}
         return Conditioning(
-            found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, references=len(seen)
+            found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, seen=_digests(seen)
         )
 
     def _check_text(self, model: Model, clip_skip: int, second: str | None, length: int | None) -> None:
@@ -455,7 +456,7 @@ class Flow(Pipelines):
         """See `Pipelines`."""
         task = self._task(request)
         _check_count(request.model, request.references, task)
-        _check_seen(request, len(request.references) + task.seen if self._text(request.model).pictures else 0)
+        _check_seen(request, task if self._text(request.model).pictures else None)
         if task.seen:
             _check_own_size(request, task)
         if task.global_noise and request.random:
@@ -689,17 +690,34 @@ def _check_own_size(request: SampleRequest, task: Task) -> None:
         )
 
 
-def _check_seen(request: SampleRequest, count: int) -> None:
-    """Refuse prompts whose text encoder saw another number of pictures than the sampler gets.
+def _digests(pictures: Sequence[Any]) -> tuple[str, ...]:
+    """Digests of PIL pictures, as `Conditioning.seen` has them."""
+    return tuple(hashlib.blake2b(repr(p.size).encode() + p.tobytes(), digest_size=16).hexdigest() for p in pictures)
+
+
+def _check_seen(request: SampleRequest, task: Task | None) -> None:
+    """Refuse prompts whose text encoder saw other pictures than the sampler gets.
+
+    Args:
+        task: Of the request; None where the model's text encoder sees none.
 
     Raises:
         ValueError: It is so.
     """
+    given = list(request.references)
+    if task is not None and task.seen and request.image is not None:
+        given += request.image.split()[: task.seen]
+    expected = () if task is None else _digests([one.pil() for one in _shown(given, task)])
     for prompt in (*request.positive, *request.negative):
-        if prompt.references != count:
+        if len(prompt.seen) != len(expected):
             raise ValueError(
-                f"a prompt was encoded with {prompt.references} reference pictures, and the sampler gets {count}: give "
-                "the same references to encode_prompt and to sample"
+                f"a prompt was encoded with {len(prompt.seen)} reference pictures, and the sampler gets "
+                f"{len(expected)}: give the same references to encode_prompt and to sample"
+            )
+        if prompt.seen != expected:
+            raise ValueError(
+                "a prompt was encoded with other pictures than the sampler gets: give the same references, in the same "
+                "order, to encode_prompt and to sample"
             )
 
 

@@ -312,7 +312,7 @@ class Conditioning:
         schedule: Of a prompt that changes with the steps: what it is at which; `embeds` are those of the beginning.
         joined: Of prompts that AND joins: all of them, each with its weight; `embeds` are those of the first.
         fields: Further tensors by name, in families that have them: `mask`, [1, tokens].
-        references: How many reference pictures the text encoder saw beside the text.
+        seen: Digests of the reference pictures that the text encoder saw beside the text, in their order.
     """
 
     embeds: torch.Tensor
@@ -323,12 +323,12 @@ class Conditioning:
     schedule: tuple[Turn, ...] = ()
     joined: tuple[tuple[float, Conditioning], ...] = ()
     fields: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    references: int = 0
+    seen: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         told = [f"{len(self.joined)} prompts joined"] if self.joined else []
         told += ["changing with the steps"] if self.schedule else []
-        told += [f"with {self.references} pictures"] if self.references else []
+        told += [f"with {len(self.seen)} pictures"] if self.seen else []
         return _line("Conditioning", tensor_line(self.embeds), self.family, "absent" if self.absent else "", *told)
 
     def at(self, step: int, steps: int) -> Conditioning:
@@ -343,7 +343,7 @@ class Conditioning:
         """The absent prompt of the same text encoder."""
         found = {**self.fallback}
         embeds, pooled = found.pop("embeds"), found.pop("pooled", None)
-        return Conditioning(embeds, self.family, True, pooled, self.fallback, fields=found, references=self.references)
+        return Conditioning(embeds, self.family, True, pooled, self.fallback, fields=found, seen=self.seen)
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """One of its tensors by name (`embeds`, `pooled`, a field); None if it has none of that name."""

@@ -135,9 +135,17 @@ def test_a_prompt_of_another_number_of_pictures_is_refused(plain: std.Model, edi
         std.inpaint(edit, blind, PICTURE, MASK)
 
 
+def test_a_prompt_of_other_pictures_is_refused(edit: std.Model) -> None:
+    seen = std.encode_prompt(edit, cases.PROMPT, references=OTHER)
+    with pytest.raises(ValueError, match="encoded with other pictures than the sampler gets"):
+        latents(edit, seen, references=PICTURE)
+    with pytest.raises(ValueError, match="encoded with other pictures than the sampler gets"):
+        std.inpaint(edit, seen, PICTURE, MASK)
+
+
 def test_the_text_encoder_sees_the_picture_with_both_prompts(edit: std.Model) -> None:
     one, two = (std.encode_prompt(edit, cases.PROMPT, references=picture) for picture in (PICTURE, OTHER))
-    assert one.references == 1
+    assert len(one.seen) == 1
     assert one.embeds.shape != two.embeds.shape or not torch.equal(one.embeds, two.embeds)
     negative = std.encode_prompt(edit, "a tree", references=PICTURE)
     found = latents(edit, one, negative=negative, references=PICTURE)
