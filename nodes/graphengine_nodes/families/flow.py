@@ -456,9 +456,9 @@ class Flow(Pipelines):
         """See `Pipelines`."""
         task = self._task(request)
         _check_count(request.model, request.references, task)
-        _check_seen(request, task if self._text(request.model).pictures else None)
         if task.seen:
             _check_own_size(request, task)
+        _check_seen(request, task if self._text(request.model).pictures else None)
         if task.global_noise and request.random:
             raise ValueError(
                 f"pictures of {request.model.source} with a ControlNet take a seed; leave the generator out"
@@ -740,7 +740,8 @@ def _missing(asks: frozenset[str], variant: Variant) -> str:
     """A sentence on a request for which a variant has no task."""
     known = [frozenset(filter(None, name.split("+"))) for name in variant.tasks]
     if not asks:
-        needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in sorted(known, key=len)]
+        least = [one for one in known if not any(other < one for other in known)]
+        needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in least]
         return f"this model needs {' or '.join(needed)}; link one"
     everywhere = frozenset.intersection(*known)
     if lacks := sorted(everywhere - asks):
