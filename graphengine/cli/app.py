@@ -26,6 +26,7 @@ COMMANDS = {
     "cache": "Show, clear or limit what is kept on disk.",
     "queue": "Submit jobs, look at them, cancel and reorder them.",
     "worker": "Run the jobs of this user's queue.",
+    "serve": "Run the jobs of this user's queue, and serve them over HTTP.",
 }
 """The commands, each the name of a module, with what the list of commands says of it."""
 

@@ -12,15 +12,14 @@ import typer
 
 from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, guarded, load_packs
-from graphengine.declare.node_groups import group_of, node_groups
+from graphengine.declare.node_facts import node_facts
+from graphengine.declare.node_groups import node_groups
 from graphengine.declare.node_help import help_of, wrapped
 from graphengine.errors import Problem, WorkflowError
 from graphengine.old_names import moved
-from graphengine.values.socket_types import type_name
 
 if TYPE_CHECKING:
     from graphengine.declare.definition import NodeDef
-    from graphengine.declare.sockets import Socket
 
 
 @guarded
@@ -47,12 +46,12 @@ def command(
         if definition is None:
             sentence, near = registry.why_not(name)
             raise WorkflowError(Problem("unknown node", sentence, found=name, nearest=near))
-        print(json_.dumps(facts(definition), indent=2, default=str) if json else help_of(definition, columns()))
+        print(json_.dumps(node_facts(definition), indent=2, default=str) if json else help_of(definition, columns()))
         return
     nodes = registry.nodes()
     listed = [nodes[full] for full in sorted(nodes)] if search is None else matching(search, nodes.values())
     if json:
-        print(json_.dumps([facts(definition) for definition in listed], indent=2, default=str))
+        print(json_.dumps([node_facts(definition) for definition in listed], indent=2, default=str))
     elif search is not None:
         _table(listed)
     else:
@@ -120,36 +119,6 @@ def columns() -> int:
 def first_line(definition: NodeDef[..., Any]) -> str:
     """The first line of a node's help."""
     return definition.doc.partition("\n")[0]
-
-
-def facts(definition: NodeDef[..., Any]) -> dict[str, Any]:
-    """A node as JSON data."""
-    inputs = [socket_facts(socket) for socket in definition.sockets.values()]
-    outputs = [{"name": name, "type": type_name(type)} for name, type in definition.outputs.items()]
-    return {
-        "name": definition.full_name,
-        "group": group_of(definition),
-        "version": definition.version,
-        "help": definition.doc,
-        "inputs": inputs,
-        "outputs": outputs,
-    }
-
-
-def socket_facts(socket: Socket) -> dict[str, Any]:
-    """An input as JSON data."""
-    data: dict[str, Any] = {"name": socket.name, "type": type_name(socket.type), "required": socket.required}
-    if not socket.required:
-        data["default"] = socket.default
-    if socket.range is not None:
-        data["range"] = [socket.range.min, socket.range.max, socket.range.step]
-    if socket.drawn:
-        data["drawn"] = True
-    if socket.choices is not None:
-        data["choices"] = list(socket.choices.values())
-    if socket.doc:
-        data["help"] = socket.doc
-    return data
 
 
 if not TYPE_CHECKING:

@@ -16,7 +16,8 @@ import typer
 
 from graphengine.cli import completion
 from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
-from graphengine.cli.nodes import columns, socket_facts
+from graphengine.cli.nodes import columns
+from graphengine.declare.node_facts import socket_facts
 from graphengine.declare.node_help import limits, wrapped
 from graphengine.errors import Problem, WorkflowError
 from graphengine.graph.type_inference import output_type

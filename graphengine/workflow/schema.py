@@ -11,10 +11,12 @@ import enum
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import Range, Socket
+from graphengine.graph.data import GraphData
 from graphengine.values.socket_types import socket_type, strip, type_name, type_names, union_members
 from graphengine.workflow.read import FORMAT
 from graphengine.workflow.write import NoData, plain
@@ -75,6 +77,24 @@ def schema(nodes: Mapping[str, NodeDef[..., Any]] | None = None) -> Schema:
             **{f"node.{d.full_name}": _inputs_of(d) for d in definitions},
         },
     }  # fmt: skip
+
+
+def inputs_schema(graph: GraphData) -> Schema:
+    """Generate the JSON Schema of the inputs of a graph, for forms and for programs that run it by name."""
+    bound = [(link.port, graph.nodes[id].sockets.get(name)) for id, name, link in graph.bound_sockets()]
+    drawn = {port for port, socket in bound if socket is not None and socket.drawn}
+    properties: Schema = {}
+    for name, declared in graph.inputs.items():
+        socket = replace(declared.socket(), drawn=name in drawn)
+        found = _literal(socket) or {}
+        properties[name] = {**found, "description": _doc(replace(socket, type=declared.type))}
+    needed = [name for name, declared in graph.inputs.items() if declared.required]
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        **({"required": needed} if needed else {}),
+    }
 
 
 def _graph_properties() -> Schema:

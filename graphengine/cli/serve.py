@@ -1,0 +1,251 @@
+"""`graphengine serve`: the service over HTTP. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, device_option, guarded, load_packs
+from graphengine.errors import FileError, WorkflowError
+from graphengine.system.threads import start
+
+if TYPE_CHECKING:
+    from graphengine.server.tokens import Tokens
+    from graphengine.service.service import Service
+
+FINISH_SECONDS, END_SECONDS = 5.0, 9.5
+"""Seconds after a SIGTERM that running jobs have to end, and after which this process ends, whatever it does."""
+
+commands = typer.Typer(help="The service over HTTP: workflows as endpoints, jobs, events and files.")
+token_commands = typer.Typer(no_args_is_help=True, help="The tokens of the users of a server.")
+commands.add_typer(token_commands, name="token")
+
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", metavar="FILE", help="Where the tokens are kept, as hashes.")
+]
+
+
+@commands.callback(invoke_without_command=True)
+def command(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; beyond this machine only with tokens.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8188,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=64, help="How many workers; default: one for each device.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, device_option("Where the workers compute: cpu, cuda:0, ...; may be repeated.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of each worker.")] = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="local: worker processes. inline: this process. ray: actors of a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="The Ray cluster, for --backend ray.")
+    ] = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", metavar="FOLDER", help="Files that jobs may name by a relative path.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Where the files of jobs are written.")
+    ] = None,
+    workflows: Annotated[
+        Path | None, typer.Option("--workflows", metavar="FOLDER", help="Workflow files that are run by their names.")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option("--models", metavar="FOLDER", help="Models that jobs may name by a relative path.")
+    ] = None,
+    token_file: TokenFile = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="A name by which browsers call it; may be repeated."),
+    ] = None,
+    allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Let jobs download models from the hub.")] = False,
+    queue: QueueFile = None,
+    packs: Packs = None,
+    debug: Debug = False,
+) -> None:
+    """Run the jobs of this user's queue, and serve them over HTTP until SIGTERM or Ctrl-C.
+
+    Then streams are ended, running jobs have some seconds to finish, and what is left is put back into the queue.
+    """
+    if context.invoked_subcommand is None:
+        _serve(
+            host=host, port=port, workers=workers, device=device, threads=threads, backend=backend, address=address,
+            input=input, output=output, workflows=workflows, models=models, token_file=token_file,
+            allow_host=allow_host, allow_hub=allow_hub, queue=queue, packs=packs, debug=debug,
+        )  # fmt: skip
+
+
+@guarded
+def _serve(
+    *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None, backend: str,
+    address: str | None, input: Path | None, output: Path | None, workflows: Path | None, models: Path | None,
+    token_file: Path | None, allow_host: list[str] | None, allow_hub: bool, queue: Path | None,
+    packs: list[Path] | None, debug: bool,
+) -> int | None:  # fmt: skip
+    from graphengine.server.file_store import FileStore
+    from graphengine.server.given import Folders
+    from graphengine.server.http import Door, is_loopback
+    from graphengine.server.job_api import JobApi
+    from graphengine.server.serving import application, listen, serve
+    from graphengine.service.metrics import Metrics
+    from graphengine.system.folders import queue_file, state_folder
+
+    tokens = _tokens(token_file)
+    here = is_loopback(host)
+    if not here and not tokens.all():
+        raise WorkflowError(
+            f"{host} is reached from other machines, and there are no tokens: `graphengine serve token add NAME` makes "
+            "one, or leave --host at 127.0.0.1"
+        )
+    if not allow_hub:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # of the workers too, which have this process's environment
+    load_packs(packs)
+    own = state_folder() / "server"
+    folders = Folders(
+        _folder(input or own / "input", make=input is None),
+        _folder(output or own / "output", make=True),
+        None if models is None else _folder(models),
+        None if workflows is None else _folder(workflows),
+    )
+    listening = listen(host, port)
+    made: list[Metrics] = []
+    options: dict[str, Any] = {
+        "packs": [str(folder) for folder in packs or ()], "prepare": lambda service: made.append(Metrics(service)),
+    }  # fmt: skip
+    file = queue or queue_file()
+    with listening, _service(backend, file, workers, device, threads, address, options) as service:
+        api = JobApi(service, folders, FileStore(own / "files"))
+        door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
+        shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+        who = "with a token" if tokens.all() else "without a token, from this machine"
+
+        def started() -> None:
+            print(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it", flush=True)
+
+        def stopped() -> None:
+            print("stopping; what does not finish now is put back", flush=True)
+            service.drain(put_back=True)
+            start(functools.partial(_end, service), "graphengine-end")
+
+        serve(application(api, door, made[0]), listening, started, stopped)
+    return None
+
+
+def _end(service: Service) -> None:
+    """Put running jobs back that do not finish soon, and end this process in time, whatever it does."""
+    end = time.monotonic() + END_SECONDS
+    pause = threading.Event()
+    while service.busy and time.monotonic() < end - END_SECONDS + FINISH_SECONDS:
+        pause.wait(0.05)
+    service.let_go()
+    pause.wait(end - time.monotonic())
+    print("ending, though nodes still run in this process", file=sys.stderr, flush=True)
+    os._exit(CANCELLED)
+
+
+@contextlib.contextmanager
+def _service(
+    backend: str, file: Path, workers: int | None, device: list[str] | None, threads: int | None, address: str | None,
+    options: dict[str, Any],
+) -> Iterator[Service]:  # fmt: skip
+    """The service with the wanted backend; refuses options that do not fit together."""
+    from graphengine.service.start import local_service, serving
+
+    def warn(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if backend not in ("local", "inline", "ray"):
+        raise WorkflowError(f"--backend is local, inline or ray, not {backend!r:.40}")
+    if (backend == "ray") != (address is not None):
+        raise WorkflowError("--backend ray and --address go together: HOST:PORT of the head of the cluster, or local")
+    if backend != "local" and device:
+        raise WorkflowError("--device is for --backend local")
+    if backend == "local":
+        with local_service(file, workers=workers, devices=device, threads=threads, on_warning=warn, **options) as found:
+            yield found
+    elif backend == "ray":
+        from graphengine.service.start_ray import ray_service
+
+        assert address is not None
+        with ray_service(file, address, workers=workers, threads=threads or 1, on_warning=warn, **options) as found:
+            yield found
+    else:
+        from graphengine.cache import DiskStore
+        from graphengine.service.workers.inline import InlineRunner
+        from graphengine.system.folders import cache_folder
+
+        del options["packs"]
+        runner = InlineRunner() if threads is None else InlineRunner(threads)
+        with serving(file, runner, DiskStore(cache_folder() / "store"), **options) as found:
+            yield found
+
+
+def _folder(folder: Path, make: bool = False) -> Path:
+    """A folder by its real path.
+
+    Raises:
+        FileError: There is none, and it cannot be made.
+    """
+    from graphengine.system.folders import state_folder
+    from graphengine.system.private import make_private
+
+    try:
+        if make and not folder.is_dir():
+            make_private(folder, state_folder() if folder.is_relative_to(state_folder()) else None)
+    except OSError as error:
+        raise FileError(f"{folder} cannot be made: {error.strerror or error}") from None
+    if not folder.is_dir():
+        raise FileError(f"{folder} is no folder")
+    return folder.resolve()
+
+
+def _tokens(file: Path | None) -> Tokens:
+    from graphengine.server.tokens import Tokens, token_file
+
+    return Tokens(file or token_file())
+
+
+@token_commands.command("add")
+@guarded
+def add(
+    name: Annotated[str, typer.Argument(help="The user; jobs and files of one user are hidden from others.")],
+    admin: Annotated[bool, typer.Option("--admin", help="May see and change what belongs to others too.")] = False,
+    token_file: TokenFile = None,
+    debug: Debug = False,
+) -> None:
+    """Make a token for a user and print it. It is shown this once: only its hash is kept."""
+    print(_tokens(token_file).add(name, admin))
+
+
+@token_commands.command("remove")
+@guarded
+def remove(
+    name: Annotated[str, typer.Argument(help="The user whose token is taken away.")],
+    token_file: TokenFile = None,
+    debug: Debug = False,
+) -> None:
+    """Take the token of a user away; a server that runs heeds it at once."""
+    _tokens(token_file).remove(name)
+
+
+@token_commands.command("list")
+@guarded
+def list_(token_file: TokenFile = None, debug: Debug = False) -> None:
+    """List the users who have tokens."""
+    for token in _tokens(token_file).all():
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(token.created))
+        print(f"{token.name}{'  admin' if token.admin else ''}  since {made}")

@@ -1,0 +1,234 @@
+"""The hub of events: one reader of the queue's log and of the service for all who watch jobs over the network."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from graphengine.events import Kind
+from graphengine.server.problems import ApiError
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.database import QueueError
+from graphengine.service.jobs.job import Change, Job, JobEventKind
+from graphengine.service.jobs.queue import NoJob
+from graphengine.service.service import Service
+
+log = logging.getLogger(__name__)
+
+MOST_KEPT = 200
+"""Changes that are kept for a watcher who reads slowly; beyond, it reads them from the log again."""
+MOST_LIVE = 64
+"""Nodes of which the latest progress is kept for a watcher."""
+MOST_WATCHERS = 2000
+PAGE = 1000
+PAUSE = 0.5
+"""Seconds after which the log is read though nothing has told of a change."""
+LIVE = (Kind.PROGRESS, Kind.NODE_STARTED, Kind.NODE_FINISHED)
+_LAST = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event as a watcher is told it.
+
+    Attributes:
+        number: Its number in the queue's log, from which a watcher can go on; None for progress, which is in no log.
+        kind: A `JobEventKind`, or a `Kind` of events of runs; `""` for a sign that nothing has happened for a while.
+        last: Nothing happens to the job after it.
+    """
+
+    number: int | None
+    kind: str
+    data: dict[str, Any]
+    last: bool = False
+
+
+class Watcher:
+    """What one client is still to be told of a job; used on the loop's thread only."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.behind = self.closed = False
+        self.wake = asyncio.Event()
+
+    def change(self, change: Change) -> None:
+        """Take a change."""
+        if len(self.changes) >= MOST_KEPT:
+            self.changes, self.behind = [], True
+        if not self.behind:
+            self.changes.append(change)
+        self.wake.set()
+
+    def happen(self, kind: str, node: str, data: dict[str, Any]) -> None:
+        """Take an event of the job's run: only the latest of each kind and node is kept."""
+        if len(self.live) < MOST_LIVE or (kind, node) in self.live:
+            self.live[kind, node] = data
+            self.wake.set()
+
+    def close(self) -> None:
+        """End the watching."""
+        self.closed = True
+        self.wake.set()
+
+
+class EventHub:
+    """Tells watchers of jobs what happens. `start` and `watch` are called on the loop.
+
+    Args:
+        service: The service whose queue is read; progress comes from it where it runs the jobs.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service, self.queue = service, service.queue
+        self._watchers: defaultdict[int, set[Watcher]] = defaultdict(set)
+        self._count = 0
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._unsubscribe = service.subscribe(self._hear)
+        self._thread = threading.Thread(target=self._read, name="graphengine-events", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read the log."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all watching."""
+        self._stop.set()
+        for watchers in list(self._watchers.values()):
+            for watcher in list(watchers):
+                watcher.close()
+
+    @property
+    def watching(self) -> int:
+        """How many clients watch jobs."""
+        return self._count
+
+    async def watch(self, job: Job, after: int = 0, silence: float = 15.0) -> AsyncIterator[Told]:
+        """What happens to a job, from the change after a number on, until its end.
+
+        Args:
+            after: The number of the last change that the client knows; 0 for all that the log holds.
+            silence: Seconds after which a client is told that nothing has happened.
+        """
+        if self._count >= MOST_WATCHERS:
+            raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
+        watcher, known, begun = Watcher(), after, False
+        self._watchers[job.id].add(watcher)  # before the log is read, so that nothing is missed
+        self._count += 1
+        try:
+            watcher.behind = True
+            while not watcher.closed:
+                if watcher.behind:
+                    watcher.behind, watcher.changes = False, []
+                    changes = await asyncio.to_thread(self.queue.changes, known, PAGE, job.id)
+                    watcher.behind |= len(changes) == PAGE
+                else:
+                    changes, watcher.changes = watcher.changes, []
+                live, watcher.live = watcher.live, {}
+                for (kind, _), data in live.items():
+                    yield Told(None, kind, data)
+                for change in changes:
+                    if change.number > known:
+                        known = change.number
+                        last = change.kind in _LAST
+                        yield Told(known, change.kind, _data(change), last)
+                        if last:
+                            return
+                if watcher.behind or watcher.changes:
+                    continue
+                if not begun and not live and (now := self._progress(job)) is not None:
+                    yield now
+                begun = True
+                if not changes and not live and (end := await asyncio.to_thread(self._ended, job)) is not None:
+                    yield end
+                    return
+                try:
+                    async with asyncio.timeout(silence):
+                        await watcher.wake.wait()
+                except TimeoutError:
+                    yield Told(None, "", {})
+                watcher.wake.clear()
+        finally:
+            self._count -= 1
+            self._watchers[job.id].discard(watcher)
+            if not self._watchers[job.id]:
+                del self._watchers[job.id]
+
+    def _progress(self, job: Job) -> Told | None:
+        """The progress that was told before a client came."""
+        now = self.service.doing().get(job.id, {})
+        if now.get("step") is None:
+            return None
+        return Told(None, Kind.PROGRESS, {name: now[name] for name in ("node", "type", "step", "total")})
+
+    def _ended(self, job: Job) -> Told | None:
+        """The end of a job whose last change the client knows, or which the log holds no longer."""
+        try:
+            now = self.queue.get(job.id)
+        except NoJob:
+            return Told(None, JobEventKind.DELETED, {}, last=True)
+        return Told(None, now.state, {}, last=True) if now.state.ended else None
+
+    async def ended(self, job: Job, seconds: float) -> bool:
+        """Wait until a job has ended, at most so long; whether it has."""
+        try:
+            async with asyncio.timeout(seconds):
+                async for told in self.watch(job):
+                    if told.last:
+                        return True
+        except TimeoutError:
+            pass
+        return False
+
+    def _hear(self, event: JobEvent) -> None:
+        """Hear of a run's event, on any thread."""
+        if event.job not in self._watchers or event.event is None or event.kind not in LIVE or self._loop is None:
+            return
+        data = event.event.as_dict()
+        data.pop("run", None)
+        self._on_loop(self._happen, event.job, str(event.kind), event.event.node, data)
+
+    def _happen(self, job: int, kind: str, node: str, data: dict[str, Any]) -> None:
+        for watcher in self._watchers.get(job, ()):
+            watcher.happen(kind, node, data)
+
+    def _change(self, changes: list[Change]) -> None:
+        for change in changes:
+            for watcher in self._watchers.get(change.job, ()):
+                watcher.change(change)
+
+    def _on_loop(self, function: Any, *arguments: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop has ended
+            self._stop.set()
+
+    def _read(self) -> None:
+        known: int | None = None
+        while not self._stop.is_set():
+            try:
+                if known is None:
+                    known = self.queue.last_change()
+                changes = self.queue.changes(known, PAGE)
+                if changes:
+                    known = changes[-1].number
+                    self._on_loop(self._change, changes)
+                if len(changes) < PAGE:
+                    self.queue.wait_for_change(PAUSE)
+            except QueueError as error:
+                log.warning("%s; watchers of jobs wait", error)
+                self._stop.wait(PAUSE)
+        self._unsubscribe()
+
+
+def _data(change: Change) -> dict[str, Any]:
+    facts = {name: value for name, value in change.facts.items() if name != "worker"}
+    return {"time": change.time, **facts}

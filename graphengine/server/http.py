@@ -1,0 +1,212 @@
+"""What all contracts share in HTTP: who may ask, how bodies are read, and how files are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import urllib.parse
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import IO, Any
+
+from aiohttp import web
+
+from graphengine.server.file_store import SHOWN
+from graphengine.server.json_text import parse
+from graphengine.server.problems import ApiError, as_api_error
+from graphengine.server.tokens import Caller, Tokens
+
+log = logging.getLogger(__name__)
+
+LARGEST_JSON = 32 << 20
+"""The most bytes of a body of JSON."""
+PIECE_SECONDS, BODY_SECONDS = 20.0, 600.0
+"""Seconds in which the next piece of a body, and all of it, must have arrived."""
+PIECE = 1 << 18
+_CLOSE = {"Connection": "close"}
+"""The header of an answer to a body that is not read to its end."""
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""The headers of every answer, unless a handler sets others."""
+
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Render = Callable[[ApiError, web.Request], web.Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who may ask.
+
+    Attributes:
+        tokens: The tokens of the users.
+        hosts: Names by which browsers may call this server, besides addresses and `localhost`.
+        open: Whether it may be used without a token while there is none: on loopback only.
+    """
+
+    tokens: Tokens
+    hosts: Collection[str] = ()
+    open: bool = True
+
+    def check_host(self, request: web.Request) -> None:
+        """Refuse names that are not ours: a page of another site could have its name lead to this machine (DNS
+        rebinding)."""
+        host = _name_of(request.headers.get("Host", ""))
+        if host not in ("localhost", *self.hosts) and not _is_address(host):
+            what = f"this server is not called {host[:80]!r}"
+            raise ApiError("forbidden", f"{what}; whoever runs it can say --allow-host {host[:80]}")
+
+    def check_origin(self, request: web.Request) -> None:
+        """Refuse what pages of other sites ask by a browser of somebody who is allowed to."""
+        site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+        foreign = site is not None and site not in ("same-origin", "none")
+        if origin is not None:
+            foreign |= urllib.parse.urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower()
+        if foreign:
+            raise ApiError("forbidden", "a page of another site may not use this server")
+
+    def caller(self, request: web.Request) -> Caller:
+        """Who asks, by the token of the request."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not self.tokens.all() and self.open:
+            return Caller("", admin=True)
+        if scheme.lower() == "bearer" and (found := self.tokens.caller(token.strip())) is not None:
+            return found
+        what = "the token is unknown" if scheme else "a token is needed: Authorization: Bearer TOKEN"
+        hint = "whoever runs this server makes one with `graphengine serve token add NAME`"
+        raise ApiError("unauthorized", f"{what}; {hint}", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _name_of(host: str) -> str:
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.rpartition(":")[0] if name.count(":") == 1 else name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens there is reached from this machine only."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def guard(door: Door, render: Render, without_token: Collection[str]) -> Any:
+    """The middleware around every route: who may ask, errors in the contract's form, safe headers.
+
+    Args:
+        render: Makes an answer of an error.
+        without_token: Paths that need none.
+    """
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            door.check_host(request)
+            door.check_origin(request)
+            if request.path not in without_token:
+                request[CALLER] = await asyncio.to_thread(door.caller, request)
+            answer = await handler(request)
+        except Exception as error:
+            answer = render(_as_answer(error, request), request)
+        for name, value in SAFE.items():
+            if not answer.prepared:
+                answer.headers.setdefault(name, value)
+        return answer
+
+    return middleware
+
+
+def _as_answer(error: Exception, request: web.Request) -> ApiError:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return ApiError("method_not_allowed", f"{request.path[:200]} takes {allowed}", headers={"Allow": allowed})
+    if isinstance(error, web.HTTPNotFound):
+        return ApiError("not_found", f"there is no {request.path[:200]!r} here; /v1/openapi.json lists all")
+    if isinstance(error, web.HTTPException):
+        return ApiError("bad_request", error.reason)
+    found = as_api_error(error)
+    if found is None or found.status >= 500:
+        log.error("%s %s failed", request.method, request.path[:200], exc_info=error)
+    return found or ApiError("internal", "the server has failed at this; its log says more")
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+async def pieces(request: web.Request, most: int, take: Callable[[bytes], object]) -> None:
+    """Read a body piece by piece, none of which is kept here.
+
+    Raises:
+        ApiError: It has more than `most` bytes, or does not arrive in time.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiError("bad_type", "a body is sent as it is, without Content-Encoding")
+    if (request.content_length or 0) > most:
+        what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
+        raise ApiError("too_large", what, headers=_CLOSE)
+    count = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                async with asyncio.timeout(PIECE_SECONDS):
+                    piece = await request.content.read(PIECE)
+                if not piece:
+                    return
+                count += len(piece)
+                if count > most:
+                    raise ApiError("too_large", f"the body has more than {most:,} bytes", headers=_CLOSE)
+                await asyncio.to_thread(take, piece)
+    except TimeoutError:
+        what = "the body did not arrive in time; send it again"
+        raise ApiError("slow", what, headers=_CLOSE) from None
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """The body of a request, a JSON object.
+
+    Raises:
+        ApiError: It is none.
+    """
+    if request.headers.get("Content-Type") is not None and not request.content_type.endswith(("/json", "+json")):
+        raise ApiError("bad_type", f"the body must be application/json, not {request.content_type[:80]}")
+    content = bytearray()
+    await pieces(request, LARGEST_JSON, content.extend)
+    data = await asyncio.to_thread(parse, bytes(content))
+    if not isinstance(data, dict):
+        raise ApiError("bad_request", f"the body must be a JSON object, not {type(data).__name__}")
+    return data
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+async def send_file(request: web.Request, file: IO[bytes], size: int, type: str, name: str) -> web.StreamResponse:
+    """Send an open file, and close it. Only types that are safe to show are shown, all others are saved."""
+    try:
+        how = "inline" if type in SHOWN else "attachment"
+        safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in PurePath(name).name)[:100]
+        headers = {"Content-Disposition": f'{how}; filename="{safe}"', "Cache-Control": "private, no-cache", **SAFE}
+        answer = web.StreamResponse(headers=headers)
+        answer.content_type, answer.content_length = type, size
+        await answer.prepare(request)
+        if request.method != "HEAD":
+            while piece := await asyncio.to_thread(file.read, PIECE):
+                await answer.write(piece)
+        await answer.write_eof()
+        return answer
+    finally:
+        file.close()

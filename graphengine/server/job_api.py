@@ -1,0 +1,322 @@
+"""`JobApi`: what the server does for its callers, typed and without HTTP; each contract renders it in its own form."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from graphengine.declare import registry
+from graphengine.declare.node_facts import node_facts
+from graphengine.errors import nearest
+from graphengine.graph.data import GraphData
+from graphengine.server.catalog import Catalog
+from graphengine.server.file_store import FileStore, open_inside
+from graphengine.server.given import Folders, bind
+from graphengine.server.problems import ApiError
+from graphengine.server.tokens import Caller
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.queue import ALL, NameTaken, NoJob
+from graphengine.service.service import Service
+from graphengine.workflow.files import from_document
+
+MOST_LABELS, LONGEST_LABEL = 16, 256
+MOST_LISTED = 100
+"""The most jobs of a page."""
+KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
+"""The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
+_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job that a caller wants.
+
+    Attributes:
+        workflow: The name of a workflow, or a graph as a document.
+        inputs: Its inputs, as `given.bind` takes them.
+        want: The wanted outputs; None for all.
+        labels: Texts by which jobs are found again.
+        priority: A job with a higher one is run first.
+        exact: As `graphengine run --exact`.
+        key: The Idempotency-Key: with it, the same order makes one job.
+        uuid: The job's UUID, if the caller chooses it.
+    """
+
+    workflow: str | Mapping[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    want: Sequence[str] | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    exact: bool = False
+    key: str | None = None
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as a caller sees it.
+
+    Attributes:
+        job: Its row in the queue.
+        ahead: How many jobs wait before it; None if it does not wait.
+        doing: What it does now, as `JobActivity.facts` has it; empty if it does not run here.
+        replayed: It was submitted before, with the same Idempotency-Key.
+    """
+
+    job: Job
+    ahead: int | None = None
+    doing: Mapping[str, Any] = field(default_factory=dict)
+    replayed: bool = False
+
+    @property
+    def outputs(self) -> dict[str, dict[str, Any]]:
+        """By output, the names of its files (`files`) or its plain value (`value`)."""
+        told = self.job.result.get("told", {}) if isinstance(self.job.result, Mapping) else {}
+        found: dict[str, dict[str, Any]] = {}
+        for name, one in told.items():
+            files = [Path(file).name for file in one.get("files", ())]
+            found[name] = {"files": files} if files else {"value": one.get("value")}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of jobs, the newest first; `cursor` leads to the next one, None on the last."""
+
+    jobs: list[JobView]
+    cursor: str | None
+
+
+class JobApi:
+    """Jobs, files, workflows, nodes and the queue, for callers who may be strangers. Every method is safe to call from
+    any thread, and raises `ApiError`, or an error that `as_api_error` makes one.
+
+    Args:
+        service: The service whose queue holds the jobs; it runs them, or another one of the same queue does.
+        folders: Where jobs read and write files.
+        files: The store of uploaded files.
+    """
+
+    def __init__(self, service: Service, folders: Folders, files: FileStore) -> None:
+        self.service, self.folders, self.files = service, folders, files
+        self.queue = service.queue
+        self.catalog = Catalog(folders.workflows, folders.readable())
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, caller: Caller, order: Order) -> JobView:
+        """Put a job into the queue; it is on disk when this returns."""
+        check_labels(order.labels)
+        name, wanted = order.uuid, ""
+        if order.key is not None:
+            if not 1 <= len(order.key) <= 255 or not order.key.isprintable():
+                raise ApiError("bad_request", "an Idempotency-Key has 1 to 255 printable characters")
+            name = str(uuid.uuid5(KEYS, f"{caller.user}\0{order.key}"))
+            wanted = _digest(order)
+            with contextlib.suppress(NoJob):
+                return self._replayed(name, wanted)
+        graph, called, roots = self._graph(caller, order.workflow)
+        bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots)
+        facts = {"labels": dict(order.labels)} | ({"order": wanted} if wanted else {})
+        try:
+            number = self.service.submit(
+                graph, bound, want=order.want, user=caller.user, priority=order.priority, exact=order.exact,
+                out=self.folders.output, name=called, roots=roots, base=self.folders.input, facts=facts, uuid=name,
+                whole=True,
+            )  # fmt: skip
+        except NameTaken:
+            if order.key is None:
+                raise ApiError("conflict", f"there is a job {name} already") from None
+            return self._replayed(name, wanted)
+        return self._view(self.queue.get(number))
+
+    def _replayed(self, name: str, wanted: str) -> JobView:
+        job = self.queue.named(name)
+        if job.facts.get("order") != wanted:
+            what = "this Idempotency-Key was sent with another request; a new request needs a new key"
+            raise ApiError("key_reused", what)
+        view = self._view(job)
+        return JobView(view.job, view.ahead, view.doing, replayed=True)
+
+    def _graph(self, caller: Caller, workflow: str | Mapping[str, Any]) -> tuple[GraphData, str, list[Path]]:
+        """The graph of an order, a name for its files, and the folders that its files may not leave."""
+        roots = [*self.folders.readable(), self.files.of(caller.user)]
+        if isinstance(workflow, str):
+            graph = self.catalog.graph(workflow)
+            return graph, _safe(workflow), [*roots, *([graph.folder] if graph.folder else [])]
+        try:
+            graph = from_document(workflow, name="workflow", base=self.folders.input, roots=roots)
+        except RecursionError:
+            raise ApiError("bad_request", "the workflow is nested too deep") from None
+        return graph, _safe(graph.title or "job"), roots
+
+    def get(self, caller: Caller, name: str) -> JobView:
+        """A job by its UUID."""
+        return self._view(self.find(caller, name))
+
+    def find(self, caller: Caller, name: str) -> Job:
+        """A job of the caller by its UUID, in any case; one of somebody else is not there."""
+        try:
+            job = self.queue.named(str(uuid.UUID(name)))
+        except (ValueError, NoJob):
+            raise ApiError("not_found", f"there is no job {name[:60]!r}") from None
+        if caller.scope is not None and job.user != caller.scope:
+            raise ApiError("not_found", f"there is no job {name[:60]!r}")
+        return job
+
+    def _view(self, job: Job) -> JobView:
+        doing = self.service.doing().get(job.id, {}) if job.state is State.RUNNING else {}
+        return JobView(job, self.queue.ahead(job.id) if job.state is State.QUEUED else None, doing)
+
+    def page(
+        self,
+        caller: Caller,
+        states: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        cursor: str | None = None,
+        limit: int = 20,
+    ) -> Page:
+        """A page of the caller's jobs, the newest first.
+
+        Args:
+            states: Only jobs in these; by default in any.
+            labels: Only jobs with all of these.
+            cursor: That of the page before; the other choices are in it, and need not be given again.
+            limit: The most jobs of the page, 1 to 100.
+        """
+        if not 1 <= limit <= MOST_LISTED:
+            raise ApiError("bad_request", f"limit is {limit}, but must be from 1 to {MOST_LISTED}")
+        check_labels(labels or {})
+        known = [state.value for state in State]
+        for state in states:
+            if state not in known:
+                near = nearest(state, known) or known
+                raise ApiError("bad_request", f"{state[:40]!r} is no state of a job; did you mean {' or '.join(near)}?")
+        before: int | None = None
+        if cursor is not None:
+            before, kept_states, kept_labels = _read_cursor(cursor)
+            if (states and sorted(states) != kept_states) or (labels and dict(labels) != kept_labels):
+                raise ApiError("bad_request", "the cursor belongs to a list with another choice of states or labels")
+            states, labels = kept_states, kept_labels
+        wanted = [State(state) for state in states] or list(State)
+        jobs = self.queue.history(wanted, caller.scope, before, limit + 1, labels)
+        more = len(jobs) > limit
+        next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {})) if more else None
+        return Page([self._view(job) for job in jobs[:limit]], next_one)
+
+    def cancel(self, caller: Caller, name: str) -> JobView:
+        """Cancel a job; one that has ended stays as it is."""
+        self.service.cancel(self.find(caller, name).id)
+        return self.get(caller, name)
+
+    def delete(self, caller: Caller, name: str) -> None:
+        """Take a job that has ended out of the history; the files that it wrote stay."""
+        self.service.delete(self.find(caller, name).id)
+
+    def move(self, caller: Caller, name: str, before: str | None = None) -> JobView:
+        """Put a waiting job before another one of the caller; without another, before all (for admins only)."""
+        job = self.find(caller, name)
+        if before is None and not caller.admin:
+            raise ApiError("forbidden", "only an admin moves a job before those of others; name one of your own")
+        self.queue.move(job.id, None if before is None else self.find(caller, before).id)
+        return self.get(caller, name)
+
+    def open_output(self, caller: Caller, name: str, file: str) -> tuple[IO[bytes], int, str]:
+        """Open a file that a job wrote, by its name; returns it, its bytes and its type."""
+        job = self.find(caller, name)
+        files = job.result.get("files", []) if isinstance(job.result, Mapping) else []
+        for path in files:
+            if Path(path).name == file:
+                return open_inside(path, [self.folders.output])
+        near = nearest(file, [Path(path).name for path in files])
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ApiError("not_found", f"job {job.uuid} has written no file {file[:80]!r}{hint}")
+
+    # --- nodes and the queue ------------------------------------------------------------------------------------------
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes as JSON data."""
+        known = registry.nodes()
+        return [node_facts(known[name]) for name in sorted(known)]
+
+    def node(self, name: str) -> dict[str, Any]:
+        """A node as JSON data."""
+        definition = registry.find(name)
+        if definition is None:
+            sentence, near = registry.why_not(name)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ApiError("not_found", f"{sentence}{hint}")
+        return node_facts(definition)
+
+    def queue_facts(self, caller: Caller) -> dict[str, Any]:
+        """The queue as the caller sees it: what runs, what waits, in which order, and what is paused."""
+        paused, limits = self.queue.paused(), self.queue.limits()
+        running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
+        waiting = [job for job in self.queue.waiting() if caller.scope in (None, job.user)]
+        limit = limits.get(caller.user, limits.get(ALL))
+        return {
+            "running": [self._view(job) for job in running],
+            "waiting": [self._view(job) for job in waiting[:MOST_LISTED]],
+            "paused": ALL in paused or caller.user in paused,
+            "limit": limit,
+        }
+
+    def pause(self, caller: Caller, paused: bool) -> None:
+        """Pause the caller's jobs or go on with them; an admin's request is for all users."""
+        user = ALL if caller.admin else caller.user
+        if paused:
+            self.queue.pause(user)
+        else:
+            self.queue.resume(user)
+
+    def ready(self) -> bool:
+        """Whether a job that is submitted now can be computed: a worker is usable, or computing is in this process."""
+        if self.service.stopping or not self.service.active:
+            return False
+        workers = self.service.backend.status()
+        return not workers or any(status.state in ("ready", "computing") for status in workers)
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Refuse labels that are none, by an `ApiError`."""
+    if len(labels) > MOST_LABELS:
+        raise ApiError("bad_request", f"a job has at most {MOST_LABELS} labels, not {len(labels)}")
+    for name, value in labels.items():
+        if _LABEL.fullmatch(name) is None:
+            raise ApiError("bad_request", f"{name[:60]!r} is no name of a label: 1 to 40 of A-Z a-z 0-9 _ . -")
+        if not isinstance(value, str) or len(value.encode()) > LONGEST_LABEL:
+            raise ApiError("bad_request", f"the label {name} must be a text of at most {LONGEST_LABEL} bytes")
+
+
+def _digest(order: Order) -> str:
+    facts = [order.workflow, order.inputs, order.want, order.labels, order.priority, order.exact]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _safe(name: str) -> str:
+    """A name that is safe in file names."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "_" for c in name)[:60] or "job"
+
+
+def _cursor(before: int, states: list[str], labels: dict[str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps([before, states, labels]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[int, list[str], dict[str, str]]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        before, states, labels = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        check_labels(labels)
+        if isinstance(states, list) and type(before) is int and 0 < before < 2**63:
+            return before, [State(state).value for state in states], labels
+    except (ValueError, TypeError, AttributeError, ApiError, RecursionError):
+        pass
+    raise ApiError("bad_request", "the cursor is none that this server gave; begin without one")

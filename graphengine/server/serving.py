@@ -1,0 +1,117 @@
+"""Serving: the application with all its routes, from its start to the end of its last stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from graphengine.errors import FileError
+from graphengine.server.event_hub import EventHub
+from graphengine.server.http import CALLER, Door, guard
+from graphengine.server.job_api import JobApi
+from graphengine.server.native import Native, problem_answer
+from graphengine.server.problems import ApiError
+from graphengine.service.metrics import Metrics
+
+THREADS = 16
+"""Threads for what waits for disks."""
+WITHOUT_TOKEN = ("/health", "/ready")
+CLOSING_SECONDS = 2.0
+"""Seconds that answers which are being sent have to end."""
+
+
+def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
+    """The application with all its routes."""
+    hub = EventHub(api.service)
+    app = web.Application(middlewares=[guard(door, problem_answer, WITHOUT_TOKEN)], client_max_size=1 << 20)
+
+    async def health(request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def ready(request: web.Request) -> web.Response:
+        is_ready = await asyncio.to_thread(api.ready)
+        words = "ready" if is_ready else "no worker can compute now"
+        return web.json_response({"status": words}, status=200 if is_ready else 503)
+
+    async def figures(request: web.Request) -> web.Response:
+        if not request[CALLER].admin:
+            raise ApiError("forbidden", "metrics are for admins: `graphengine serve token add NAME --admin`")
+        text = await asyncio.to_thread(generate_latest, metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app.router.add_get("/health", health)
+    app.router.add_get("/ready", ready)
+    app.router.add_get("/metrics", figures)
+    for route in Native(api, hub).routes():
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+
+    async def running(app: web.Application) -> AsyncIterator[None]:
+        hub.start()
+        yield
+
+    async def closing(app: web.Application) -> None:
+        hub.close()
+
+    app.cleanup_ctx.append(running)
+    app.on_shutdown.append(closing)
+    return app
+
+
+def serve(app: web.Application, listening: socket.socket, on_start: Callable[[], object],
+          on_stop: Callable[[], object]) -> None:  # fmt: skip
+    """Serve until SIGTERM or Ctrl-C, then end all streams.
+
+    Args:
+        listening: The socket, bound.
+        on_start: Called when requests are answered.
+        on_stop: Called at the signal, before streams are ended; it must not block.
+    """
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, "graphengine-http"))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS, handler_cancellation=True)
+        await runner.setup()
+        await web.SockSite(runner, listening, backlog=1024).start()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        on_start()
+        try:
+            await stop.wait()
+            on_stop()
+        finally:
+            await runner.cleanup()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind a socket.
+
+    Raises:
+        FileError: The port is taken, or the host is none of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except BaseException:
+            listening.close()
+            raise
+    except OSError as error:
+        raise FileError(f"{host}:{port} cannot be listened on: {error.strerror}; another --port, or --host?") from None
+    return listening

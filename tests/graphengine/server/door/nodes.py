@@ -1,0 +1,82 @@
+"""Light nodes for the tests of the server: they read a file, wait for one, fail, and make files of several types."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from graphengine import INERT, Context, Doc, File, SocketType, node, register_type
+
+_PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
+    "c9fe92ef0000000049454e44ae426082"
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Bytes that are written into a file with an ending."""
+
+    content: bytes
+    ending: str
+
+
+def _save(sheet: Sheet, path: Path, text: Mapping[str, str]) -> list[Path]:
+    file = path.with_name(f"{path.name}.{sheet.ending}")
+    file.write_bytes(sheet.content)
+    return [file]
+
+
+register_type(
+    SocketType(
+        Sheet, "Sheet", encode=lambda sheet: f"{sheet.ending}\n".encode() + sheet.content,
+        decode=lambda data: Sheet(data.partition(b"\n")[2], data.partition(b"\n")[0].decode()),
+        size=lambda sheet: len(sheet.content), save=_save,
+    )
+)  # fmt: skip
+
+
+@node(version=1)
+def digest(path: Annotated[str | Path, File("text")]) -> str:
+    """The SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@node(version=1)
+def model(source: Annotated[str | Path, File("weights", names=True, known=("tiny",))]) -> str:
+    """What a model's name leads to: its content, or the name."""
+    return Path(source).read_text() if isinstance(source, Path) else source
+
+
+@node(version=1)
+def store(text: str, path: Annotated[str | Path, File("text", write=True)]) -> str:
+    """Write a text into a file."""
+    Path(path).write_text(text)
+    return text
+
+
+@node(version=1, cache="never")
+def gate(text: str, file: Annotated[str, Doc("It is there once this may go on.")], ctx: Context = INERT) -> str:
+    """Give a text once a file is there."""
+    ctx.progress(1, 2)
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.01)
+    ctx.progress(2, 2)
+    return text
+
+
+@node(version=1)
+def sheet(text: str, ending: str = "html") -> Sheet:
+    """A text as a file; with the ending `png` a picture of one pixel."""
+    return Sheet(_PIXEL if ending == "png" else text.encode(), ending)
+
+
+@node(version=1)
+def fails(text: str) -> str:
+    """Fail."""
+    raise ValueError(f"{text} is not lucky")

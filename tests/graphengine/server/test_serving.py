@@ -1,0 +1,105 @@
+"""A server from its start to its end: health, what it imports, signals, restarts, where it listens."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.graphengine.cli.conftest import Run, cli
+
+from .conftest import PACK, Server
+
+__all__ = ["cli"]  # a fixture
+
+GATE = "/v1/workflows/gate/jobs"
+
+
+def test_health_and_metrics(server: Server) -> None:
+    assert server.ask("GET", "/health").data == {"status": "alive"}
+    assert server.ask("GET", "/ready").data == {"status": "ready"}
+    server.run("greet", {"text": "counted"})
+    figures = server.ask("GET", "/metrics").body.decode()
+    assert 'graphengine_jobs_ended_total{state="done"}' in figures
+    assert 'graphengine_jobs{state="queued"} 0.0' in figures
+
+
+def test_it_imports_no_torch(server: Server) -> None:
+    """Also after jobs and descriptions of all nodes: the server's process has mapped none of its libraries."""
+    server.run("greet", {"text": "light"})
+    assert server.ask("GET", "/v1/nodes").status == 200
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "python" in mapped
+    assert "libtorch" not in mapped
+
+
+def test_a_signal_ends_streams_and_puts_jobs_back(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve()
+    file = tmp_path / "go"
+    job = server.ask("POST", GATE, {"inputs": {"file": str(file)}}).data
+    waiting = server.ask("POST", "/v1/workflows/gate/jobs", {"inputs": {"file": str(file), "text": "second"}}).data
+    stream = server.events(job["id"])
+    stream.until("progress")
+    os.kill(server.process.pid, signal.SIGTERM)
+    assert [event.kind for event in stream if event.id] in ([], ["left"])  # a clean end: the last chunk came
+    assert server.stop() == 0
+    again = serve()
+    file.touch()
+    for one in (job, waiting):
+        assert [event.kind for event in again.events(one["id"])][-1] == "done"
+    assert again.ask("GET", job["urls"]["self"]).data["number"] == job["number"]
+
+
+@pytest.mark.slow  # the lease of the one that was killed lasts 15 s
+def test_killed_it_has_lost_nothing_that_was_acknowledged(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve()
+    server.ask("POST", "/v1/queue/pause")
+    made = [
+        server.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": str(n)}}, Idempotency_Key=str(n)).data["id"]
+        for n in range(5)
+    ]
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    again = serve()
+    answer = again.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": "3"}}, Idempotency_Key="3")
+    assert (answer.data["id"], answer.headers["idempotent-replayed"]) == (made[3], "true")
+    again.ask("POST", "/v1/queue/resume")
+    for name in made:
+        assert [event.kind for event in again.events(name)][-1] == "done"
+
+
+def test_beyond_this_machine_only_with_a_token(cli: Run, tmp_path: Path) -> None:
+    state = {"GRAPHENGINE_STATE": str(tmp_path / "state"), "GRAPHENGINE_PACKS": str(PACK)}
+    done = cli("serve", "--host", "0.0.0.0", "--port", 0, "--backend", "inline", **state)
+    assert done.code == 2
+    assert "graphengine serve token add NAME" in done.err
+    made = cli("serve", "token", "add", "ann", **state)
+    assert made.out.startswith("ge_")
+    assert "ann has a token already" in cli("serve", "token", "add", "ann", **state).err
+    assert cli("serve", "token", "list", **state).out.startswith("ann")
+    assert "did you mean ann" in cli("serve", "token", "remove", "anne", **state).err
+    assert cli("serve", "token", "remove", "ann", **state).code == 0
+    assert cli("serve", "token", "list", **state).out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "why"),
+    [
+        (["--backend", "other"], 2, "--backend is local, inline or ray"),
+        (["--backend", "ray"], 2, "--address go together"),
+        (["--models", "nowhere"], 3, "is no folder"),
+        (["--host", "256.0.0.1"], 2, "there are no tokens"),
+    ],
+)
+def test_options_that_are_wrong(cli: Run, options: list[str], code: int, why: str) -> None:
+    done = cli("serve", "--port", 0, *options)
+    assert (done.code, why in done.err) == (code, True), done.err
+
+
+def test_a_port_that_is_taken(server: Server, cli: Run) -> None:
+    done = cli("serve", "--port", server.port, "--backend", "inline")
+    assert done.code == 3
+    assert "cannot be listened on" in done.err
