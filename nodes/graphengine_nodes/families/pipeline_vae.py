@@ -154,6 +154,16 @@ def _class_over(cls: type) -> Any:
 
 
 def private(module: Any) -> Any:
-    """Copy a module's structure over the very same memory, for one call of a VAE that keeps state inside."""
-    memo = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return copy.deepcopy(module, memo)
+    """Clone a module's structure over the very same parameters and buffers, for one call: of a VAE that keeps state in
+    its modules while it works, or of a ControlNet to which a pipeline adds modules."""
+    made: dict[int, Any] = {}
+
+    def clone(one: Any) -> Any:
+        if id(one) not in made:
+            made[id(one)] = twin = object.__new__(type(one))
+            vars(twin).update(vars(one))
+            parts = vars(one)["_modules"].items()
+            vars(twin)["_modules"] = {name: None if part is None else clone(part) for name, part in parts}
+        return made[id(one)]
+
+    return clone(module)
