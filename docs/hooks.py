@@ -170,10 +170,9 @@ def commands_page() -> str:
 def command_section(name: str, command: Any, level: str) -> list[str]:
     """One command and those under it: its usage, help and options."""
     lines = [f"{level} {name}", "", *paragraphs(command.help or ""), ""]
-    if subcommands := getattr(command, "commands", None):
-        for below, subcommand in subcommands.items():
-            lines += command_section(f"{name} {below}", subcommand, level + "#")
-        return lines
+    subcommands = getattr(command, "commands", {})
+    if subcommands and not getattr(command, "invoke_without_command", False):
+        return [*lines, *commands_below(name, subcommands, level)]
     import click
 
     context = click.Context(command, info_name=name)
@@ -183,7 +182,13 @@ def command_section(name: str, command: Any, level: str) -> list[str]:
         record = parameter.get_help_record(context)
         if record is not None and parameter.name != "help":
             options.append(row(code(record[0]), cell(record[1])))
-    return [*lines, *(["| option | |", "| --- | --- |", *options, ""] if options else [])]
+    lines += ["| option | |", "| --- | --- |", *options, ""] if options else []
+    return [*lines, *commands_below(name, subcommands, level)]
+
+
+def commands_below(name: str, commands: Any, level: str) -> list[str]:
+    """The commands under a command."""
+    return [line for below, one in commands.items() for line in command_section(f"{name} {below}", one, level + "#")]
 
 
 def paragraphs(text: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from tests.graphengine.cli.conftest import Run, cli
@@ -28,7 +30,7 @@ def test_health_and_metrics(server: Server) -> None:
 
 
 def test_it_imports_no_torch(server: Server) -> None:
-    """Also after jobs and descriptions of all nodes: the server's process has mapped none of its libraries."""
+    """Nor after jobs whose values need none, and descriptions of all nodes: its libraries are not in the process."""
     server.run("greet", {"text": "light"})
     assert server.ask("GET", "/v1/nodes").status == 200
     mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
@@ -103,3 +105,19 @@ def test_a_port_that_is_taken(server: Server, cli: Run) -> None:
     done = cli("serve", "--port", server.port, "--backend", "inline")
     assert done.code == 3
     assert "cannot be listened on" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_picture_of_tiny_comes_from_a_worker(serve: Callable[..., Server], cli: Run, tmp_path: Path) -> None:
+    server = serve("--backend", "local", "--workers", 1, "--threads", 1)
+    job = server.run("text_to_image", {"prompt": "a red circle", "steps": 4, "seed": 3})
+    assert job["state"] == "done", job
+    assert server.ask("GET", "/ready").status == 200
+    picture = server.ask("GET", job["outputs"]["image"]["files"][0]["url"])
+    assert picture.headers["content-type"] == "image/png"
+    assert server.stop() == 0
+    done = cli("run", "text_to_image", "--set", "prompt=a red circle", "--set", "steps=4", "--set", "seed=3", "--json")
+    (file,) = done.lines[-1]["files"]
+    own, theirs = PIL.Image.open(tmp_path / file), PIL.Image.open(io.BytesIO(picture.body))
+    assert own.tobytes() == theirs.tobytes()
