@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import arguments
 from graphengine_nodes.families.family import Factors, SampleRequest
-from graphengine_nodes.families.flow import Flow, class_of
+from graphengine_nodes.families.flow import Flow
+from graphengine_nodes.families.flow_requests import class_of
 from graphengine_nodes.families.lora_families import changes_wan
 from graphengine_nodes.families.lora_places import wan_places
 from graphengine_nodes.families.record import ROWS, SHARED, Latents, Record, Task, Text, Variant
