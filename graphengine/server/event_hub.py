@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ class EventHub:
     def __init__(self, service: Service) -> None:
         self.service, self.queue = service, service.queue
         self._watchers: defaultdict[int, set[Watcher]] = defaultdict(set)
-        self._count = 0
+        self._count = self._known = 0
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsubscribe = service.subscribe(self._hear)
@@ -96,6 +97,7 @@ class EventHub:
     def start(self) -> None:
         """Begin to read the log."""
         self._loop = asyncio.get_running_loop()
+        self._known = self.queue.last_change()  # before anybody watches, so that no change is missed
         self._thread.start()
 
     def close(self) -> None:
@@ -110,7 +112,7 @@ class EventHub:
         """How many clients watch jobs."""
         return self._count
 
-    async def watch(self, job: Job, after: int = 0, silence: float = 15.0) -> AsyncIterator[Told]:
+    async def watch(self, job: Job, after: int = 0, silence: float = 15.0) -> AsyncGenerator[Told]:
         """What happens to a job, from the change after a number on, until its end.
 
         Args:
@@ -178,13 +180,11 @@ class EventHub:
 
     async def ended(self, job: Job, seconds: float) -> bool:
         """Wait until a job has ended, at most so long; whether it has."""
-        try:
-            async with asyncio.timeout(seconds):
-                async for told in self.watch(job):
+        with contextlib.suppress(TimeoutError, ApiError):  # too many watch: the client asks again
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job)) as events:
+                async for told in events:
                     if told.last:
                         return True
-        except TimeoutError:
-            pass
         return False
 
     def _hear(self, event: JobEvent) -> None:
@@ -212,14 +212,11 @@ class EventHub:
             self._stop.set()
 
     def _read(self) -> None:
-        known: int | None = None
         while not self._stop.is_set():
             try:
-                if known is None:
-                    known = self.queue.last_change()
-                changes = self.queue.changes(known, PAGE)
+                changes = self.queue.changes(self._known, PAGE)
                 if changes:
-                    known = changes[-1].number
+                    self._known = changes[-1].number
                     self._on_loop(self._change, changes)
                 if len(changes) < PAGE:
                     self.queue.wait_for_change(PAUSE)

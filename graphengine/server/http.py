@@ -120,6 +120,8 @@ def guard(door: Door, render: Render, without_token: Collection[str]) -> Any:
             if request.path not in without_token:
                 request[CALLER] = await asyncio.to_thread(door.caller, request)
             answer = await handler(request)
+        except ConnectionError:  # the client has gone, maybe in the middle of an answer
+            raise
         except Exception as error:
             answer = render(_as_answer(error, request), request)
         for name, value in SAFE.items():

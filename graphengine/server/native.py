@@ -15,13 +15,13 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
-from graphengine.server.event_hub import EventHub
+from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.file_store import StoredFile
-from graphengine.server.http import CALLER, json_body, pieces, send_file
+from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file
 from graphengine.server.job_api import JobApi, JobView, Order
 from graphengine.server.openapi import Route, document
 from graphengine.server.problems import ApiError
-from graphengine.service.jobs.job import State
+from graphengine.service.jobs.job import Job, State
 
 LONGEST_WAIT = 60.0
 """The most seconds that `Prefer: wait=N` is heeded."""
@@ -163,26 +163,19 @@ class Native:
         after = request.headers.get("Last-Event-ID", "0")
         if not after.isascii() or not after.isdigit() or len(after) > 18:
             raise ApiError("bad_request", f"Last-Event-ID must be the id of an event, not {after[:40]!r}")
-        events = self.hub.watch(job, int(after))
-        first = await anext(events, None)
-        if first is not None and first.number is None and first.last and int(after):
-            await events.aclose()  # type: ignore[attr-defined]
-            return web.Response(status=204)  # the client knows all: a browser connects no more
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        answer = web.StreamResponse(headers=headers)
+        answer = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **SAFE})
         answer.content_type = "text/event-stream"
-        async with contextlib.aclosing(events):  # type: ignore[type-var]
+        if request.method == "HEAD":
             await answer.prepare(request)
-            told = first
+            return answer
+        async with contextlib.aclosing(self.hub.watch(job, int(after))) as events:
+            told = await anext(events, None)
+            if told is not None and told.number is None and told.last and int(after):
+                return web.Response(status=204)  # the client knows all: a browser connects no more
+            await answer.prepare(request)
             await answer.write(b"retry: 1000\n\n")
             while told is not None:
-                text = ": nothing new\n\n"
-                if told.kind:
-                    number = "" if told.number is None else f"id: {told.number}\n"
-                    data = {"job": job.uuid, "kind": told.kind, **told.data}
-                    text = f"{number}event: {told.kind}\ndata: {json.dumps(data, default=str)}\n\n"
-                async with asyncio.timeout(WRITE_SECONDS):
-                    await answer.write(text.encode())
+                await _write(request, answer, _text(job, told))
                 told = await anext(events, None)
         await answer.write_eof()
         return answer
@@ -329,6 +322,26 @@ def file_data(stored: StoredFile) -> dict[str, Any]:
         "created": _time(stored.created),
         "url": f"/v1/files/{stored.id}",
     }
+
+
+def _text(job: Job, told: Told) -> str:
+    """An event as server-sent events are written; a comment if there is none."""
+    if not told.kind:
+        return ": nothing new\n\n"
+    number = "" if told.number is None else f"id: {told.number}\n"
+    data = json.dumps({"job": job.uuid, "kind": told.kind, **told.data}, default=str)
+    return f"{number}event: {told.kind}\ndata: {data}\n\n"
+
+
+async def _write(request: web.Request, answer: web.StreamResponse, text: str) -> None:
+    """Write a part of a stream; a client that reads nothing for long is let go."""
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await answer.write(text.encode())
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client reads nothing") from None
 
 
 def _time(seconds: float | None) -> str | None:
