@@ -128,7 +128,9 @@ def _serve(
     }  # fmt: skip
     file = queue or queue_file()
     with listening, _service(backend, file, workers, device, threads, address, options) as service:
-        api = JobApi(service, folders, FileStore(own / "files"))
+        files = FileStore(own / "files")
+        files.tidy()
+        api = JobApi(service, folders, files)
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
         shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         who = "with a token" if tokens.all() else "without a token, from this machine"

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,6 +115,13 @@ class FileStore:
 
     def __init__(self, folder: Path, most: int = 100 << 20) -> None:
         self.folder, self.most = folder, most
+
+    def tidy(self) -> None:
+        """Remove halves of files that a server which was killed has left; an upload lasts no hour."""
+        for part in self.folder.glob("*/.*.tmp"):
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < time.time() - 3600:
+                    part.unlink()
 
     def of(self, user: str) -> Path:
         """The folder of a user's files."""

@@ -28,6 +28,7 @@ from graphengine.service.service import Service
 from graphengine.workflow.files import from_document
 
 MOST_LABELS, LONGEST_LABEL = 16, 256
+MOST_PRIORITY = 1_000_000
 MOST_LISTED = 100
 """The most jobs of a page."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
@@ -115,6 +116,8 @@ class JobApi:
     def submit(self, caller: Caller, order: Order) -> JobView:
         """Put a job into the queue; it is on disk when this returns."""
         check_labels(order.labels)
+        if abs(order.priority) > MOST_PRIORITY:
+            raise ApiError("bad_request", f"priority must be from {-MOST_PRIORITY:,} to {MOST_PRIORITY:,}")
         name, wanted = order.uuid, ""
         if order.key is not None:
             if not 1 <= len(order.key) <= 255 or not order.key.isprintable():

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from graphengine.server.job_api import MOST_LABELS, MOST_PRIORITY
 from graphengine.server.problems import TITLES
 from graphengine.service.jobs.job import State
 from graphengine.version import __version__
@@ -131,11 +132,12 @@ def _list(name: str) -> Schema:
 
 
 def _order(more: Schema) -> Schema:
-    labels = {"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}, "maxProperties": 16}
+    label = {"type": "string", "maxLength": 256}
+    labels = {"type": "object", "additionalProperties": label, "maxProperties": MOST_LABELS}
     options = {
         "want": {"type": ["array", "null"], "items": {"type": "string"}, "minItems": 1},
         "labels": labels,
-        "priority": {"type": "integer"},
+        "priority": {"type": "integer", "minimum": -MOST_PRIORITY, "maximum": MOST_PRIORITY},
         "exact": {"type": "boolean"},
     }
     return {"type": "object", "properties": more | options, "additionalProperties": False}
