@@ -1,9 +1,11 @@
 """Model families: each is one module that says how its models load, encode, sample and decode.
 
 Nodes never branch on the family. A new family is a new module in this folder with a `FAMILY` in it; nothing else is
-edited. Family modules import no torch at their top: loading a model's reference needs none. What they share is in
-`pipelines` (loading, running a pipeline), `arguments` (what pipelines are given, VAEs) and `unet`; these have no
-`FAMILY`.
+edited. Family modules import no torch at their top: loading a model's reference needs none.
+
+The families of today are records of data (`record`) over one body (`flow`); Stable Diffusion and SDXL have a body of
+their own (`unet`). What both share is in `pipelines` (loading, running a pipeline) and `arguments` (what pipelines are
+given, VAEs). These have no `FAMILY`.
 """
 
 from __future__ import annotations

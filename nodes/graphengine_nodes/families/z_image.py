@@ -65,7 +65,7 @@ FAMILY = Flow(
             ragged="list",
         ),
         guidance=Guidance(off=0.0),
-        latents=Latents(),
+        latents=Latents(family="flux"),
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
         owns_vae=owns_vae,
