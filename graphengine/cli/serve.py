@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, device_option, guarded, load_packs
+from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import FileError, WorkflowError
 from graphengine.system.threads import start
 
@@ -143,7 +144,9 @@ def _serve(
             service.drain(put_back=True)
             start(functools.partial(_end, service), "graphengine-end")
 
-        serve(application(api, door, made[0]), listening, started, stopped)
+        app = application(api, door, made[0])
+        resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
+        serve(app, listening, started, stopped)
     return None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Roots, device_option, guarded, load_packs
+from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import WorkflowError
 from graphengine.system.threads import start
 
@@ -115,6 +116,7 @@ def command(
 
         serve = local_service(file, devices=device, threads=threads, **common)
     with serve as service:
+        resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
         start(functools.partial(_terminate, service, at_once), "graphengine-terminate")
         names = ", ".join(f"{status.name} on {status.device}" for status in service.backend.status())
         does = "running" if service.active else "standing by for another worker that runs"

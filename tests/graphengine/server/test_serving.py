@@ -29,6 +29,13 @@ def test_health_and_metrics(server: Server) -> None:
     assert 'graphengine_jobs{state="queued"} 0.0' in figures
 
 
+def test_its_memory_does_not_grow_with_garbage(server: Server) -> None:
+    """A command's process begins without Python's search for garbage; one that lasts needs it."""
+    graph = {"version": 1, "nodes": {"it": {"node": "door.collects"}}, "outputs": {"it": "it"}}
+    job = server.ask("POST", "/v1/jobs", {"workflow": graph}, Prefer="wait=60").data
+    assert job["outputs"] == {"it": {"value": True}}
+
+
 def test_it_imports_no_torch(server: Server) -> None:
     """Nor after jobs whose values need none, and descriptions of all nodes: its libraries are not in the process."""
     server.run("greet", {"text": "light"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Mapping
@@ -74,6 +75,12 @@ def gate(text: str, file: Annotated[str, Doc("It is there once this may go on.")
 def sheet(text: str, ending: str = "html") -> Sheet:
     """A text as a file; with the ending `png` a picture of one pixel."""
     return Sheet(_PIXEL if ending == "png" else text.encode(), ending)
+
+
+@node(version=1, cache="never")
+def collects() -> bool:
+    """Whether Python looks for garbage in this process."""
+    return gc.isenabled()
 
 
 @node(version=1)
