@@ -140,9 +140,10 @@ def _serve(
             print(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it", flush=True)
 
         def stopped() -> None:
-            print("stopping; what does not finish now is put back", flush=True)
             service.drain(put_back=True)
             start(functools.partial(_end, service), "graphengine-end")
+            with contextlib.suppress(OSError):  # whoever read the output may have gone
+                print("stopping; what does not finish now is put back", flush=True)
 
         app = application(api, door, made[0])
         resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
@@ -158,7 +159,8 @@ def _end(service: Service) -> None:
         pause.wait(0.05)
     service.let_go()
     pause.wait(end - time.monotonic())
-    print("ending, though nodes still run in this process", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print("ending, though nodes still run in this process", file=sys.stderr, flush=True)
     os._exit(CANCELLED)
 
 

@@ -62,6 +62,16 @@ def test_a_signal_ends_streams_and_puts_jobs_back(serve: Callable[..., Server], 
     assert again.ask("GET", job["urls"]["self"]).data["number"] == job["number"]
 
 
+def test_it_ends_though_nobody_reads_what_it_says(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve()
+    job = server.ask("POST", GATE, {"inputs": {"file": str(tmp_path / "never")}}).data
+    server.events(job["id"]).until("progress")
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+    os.kill(server.process.pid, signal.SIGTERM)
+    server.process.wait(30)
+
+
 @pytest.mark.slow  # the lease of the one that was killed lasts 15 s
 def test_killed_it_has_lost_nothing_that_was_acknowledged(serve: Callable[..., Server], tmp_path: Path) -> None:
     server = serve()
