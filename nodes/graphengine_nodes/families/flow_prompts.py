@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,7 @@ class FlowPrompts(FlowFiles):
 
             absent: dict[str, torch.Tensor] = {}
             if text.negative == "absent" and not (variant.guidance or self.record.guidance).embedded:
-                key = (length, tuple(id(part) for part in parts.values()))
-                absent = encode_absent() if seen else self._known(model, parts, key, encode_absent)
+                absent = encode_absent() if seen else self._known(model, parts, length, encode_absent)
             found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt, own=True)
         fields = {name: tensor for name, tensor in found.items() if name not in ("embeds", "pooled")}
         return Conditioning(
@@ -149,11 +149,14 @@ class FlowPrompts(FlowFiles):
                 found[name] = (value[0][None] if isinstance(value, list) else value).cpu()
         return found
 
-    def _known(self, model: Model, parts: Mapping[str, Any], key: Any, encode: Any) -> dict[str, torch.Tensor]:
+    def _known(
+        self, model: Model, parts: Mapping[str, Any], length: int | None, encode: Callable[[], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
         """The absent prompt as these text encoders encode it, encoded once unless a caller handed them in."""
         encoder = next(part for name, part in parts.items() if self.stems[name] is not None)
         if any(isinstance(digest, Held) for name, digest in model.components if name in parts):
-            return dict(encode())  # the caller may change it
+            return encode()  # the caller may change it
+        key = model.digest("text_encoder"), length
         known = self._absent.setdefault(encoder, {})
         if key not in known:
             known[key] = encode()
@@ -173,16 +176,19 @@ class FlowPrompts(FlowFiles):
                 if rows:
                     if len(rows) < len(texts):
                         raise ValueError(f"some of these prompts have no {name}; encode all of them by encode_prompt")
-                    call[f"{side}{argument}"] = self._batch(name, rows, len(request.seeds), device, dtype)
+                    call[f"{side}{argument}"] = self._batch(name, rows, len(request.seeds), text.ragged, device, dtype)
                 elif name in ("embeds", "pooled"):
                     raise ValueError(
                         f"{self.name} needs a {name} embedding with each prompt; this conditioning has none"
                     )
         return call
 
-    def _batch(self, name: str, rows: Sequence[torch.Tensor], count: int, device: str, dtype: torch.dtype) -> Any:
+    @staticmethod
+    def _batch(
+        name: str, rows: Sequence[torch.Tensor], count: int, ragged: str, device: str, dtype: torch.dtype
+    ) -> Any:
         """The tensors [1, ...] of all prompts for the pictures, as the pipelines take them."""
-        if self.record.text.ragged == "list":
+        if ragged == "list":
             each = arguments.each_picture(rows, count)
             return [row[0].to(device, dtype) for row in each]
         found = arguments.expand(rows, count).to(device)
@@ -219,12 +225,11 @@ class FlowPrompts(FlowFiles):
 
 def _constructed(cls: Any, parts: Mapping[str, Any]) -> Any:
     """A pipeline with some of its components; the others are None."""
-    import inspect
-
-    names = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "args", "kwargs")]
-    parameters = inspect.signature(cls.__init__).parameters
-    absent = {name: None for name in names if parameters[name].default in (None, parameters[name].empty)}
-    return cls(**(absent | {name: part for name, part in parts.items() if name in names}))
+    parameters = dict(inspect.signature(cls.__init__).parameters)
+    for name in ("self", "args", "kwargs"):
+        parameters.pop(name, None)
+    absent = {name: None for name, one in parameters.items() if one.default in (None, one.empty)}
+    return cls(**(absent | {name: part for name, part in parts.items() if name in parameters}))
 
 
 def _padded(texts: Sequence[Conditioning]) -> list[Conditioning]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphengine_nodes.families.family import ASKS, SampleRequest
 from graphengine_nodes.families.pipelines import class_named
-from graphengine_nodes.families.record import Task, Variant
+from graphengine_nodes.families.record import Task, Variant, asked
 from graphengine_nodes.values.types import Image, Model
 
 
@@ -64,7 +64,7 @@ def check_seen(request: SampleRequest, task: Task | None) -> None:
     """
     given = list(request.references)
     if task is not None and task.seen and request.image is not None:
-        given += request.image.split()[: task.seen]
+        given.append(request.image.split()[0])
     expected = () if task is None else digests([one.pil() for one in shown(given, task)])
     for prompt in (*request.positive, *request.negative):
         if len(prompt.seen) != len(expected):
@@ -81,7 +81,7 @@ def check_seen(request: SampleRequest, task: Task | None) -> None:
 
 def missing(asks: frozenset[str], variant: Variant) -> str:
     """A sentence on a request for which a variant has no task."""
-    known = [frozenset(filter(None, name.split("+"))) for name in variant.tasks]
+    known = [asked(name) for name in variant.tasks]
     if not asks:
         least = [one for one in known if not any(other < one for other in known)]
         needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in least]

@@ -22,9 +22,9 @@ from graphengine_nodes.families.lora_places import (
 )
 from graphengine_nodes.families.pipelines import COMMON, is_kl, kl_settings
 from graphengine_nodes.families.record import (
+    LIST,
     ROWS,
     SHARED,
-    Axis,
     Guidance,
     Latents,
     Record,
@@ -288,7 +288,7 @@ FAMILY = Flow(
             "encoder_hidden_states": ROWS,
             "txt_ids": SHARED,
             "img_ids": SHARED,
-            "controlnet_block_samples": Axis("list"),
+            "controlnet_block_samples": LIST,
         },
         controls=_control_arguments,
         modes=lambda config: None if config.get("num_mode") is None else int(config["num_mode"]),

@@ -77,8 +77,10 @@ class _Encoder:
         if self.start is None or not bool(torch.isnan(pictures).all()):
             if self.real is None:
                 raise RuntimeError("this pipeline was not expected to encode a picture, and has no weights to do so")
-            encoded = self.real.encode(pictures, return_dict=return_dict)
-            return encoded if self.seed is None else self._drawing(encoded, self.seed, pictures.device)
+            encoded = self.real.encode(pictures)
+            if self.seed is not None:
+                self._draw_by_seed(encoded.latent_dist, self.seed, pictures.device)
+            return encoded if return_dict else (encoded.latent_dist,)
         held = self.start.samples if isinstance(self.start, Latent) else self.start.mean
         rows = [(self.given + index) % len(held) for index in range(len(pictures))]
         self.given += len(pictures)
@@ -91,17 +93,14 @@ class _Encoder:
             found = DiagonalGaussianDistribution(moments.to(self.device))
         return SimpleNamespace(latent_dist=found) if return_dict else (found,)
 
-
-    def _drawing(self, encoded: Any, seed: int, device: Any) -> Any:
-        """What the real VAE returned, whose posterior draws from our generator where it is given none."""
+    def _draw_by_seed(self, distribution: Any, seed: int, device: Any) -> None:
+        """Make a posterior draw from a generator of ours where it is given none."""
         import torch
 
         if self.generator is None:
             self.generator = torch.Generator(device).manual_seed(signed(seed))
-        distribution = encoded.latent_dist
         draw, own = distribution.sample, self.generator
         distribution.sample = lambda generator=None: draw(own if generator is None else generator)
-        return encoded
 
 
 def _rows(batch: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

@@ -23,7 +23,6 @@ from graphengine_nodes.families.record import (
     ROWS,
     SCALAR,
     SHARED,
-    Axis,
     Config,
     Guidance,
     Latents,
@@ -31,6 +30,8 @@ from graphengine_nodes.families.record import (
     Task,
     Text,
     Variant,
+    by_channels,
+    exact_by_channels,
     packed,
     unpacked,
 )
@@ -38,7 +39,7 @@ from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 AREA = 1024 * 1024
 SEEN = 384 * 384
@@ -48,9 +49,7 @@ TASKS: Mapping[str, Task] = {
     "": Task(pipeline="qwenimage.pipeline_qwenimage.QwenImagePipeline"),
     "image": Task(pipeline="qwenimage.pipeline_qwenimage_img2img.QwenImageImg2ImgPipeline"),
     "inpaint": Task(pipeline="qwenimage.pipeline_qwenimage_inpaint.QwenImageInpaintPipeline", encodes=True),
-    "controlnet": Task(
-        pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True
-    ),
+    "controlnet": Task(pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True),
     "controlnet+inpaint": Task(
         pipeline="qwenimage.pipeline_qwenimage_controlnet_inpaint.QwenImageControlNetInpaintPipeline",
         encodes=True,
@@ -167,21 +166,6 @@ def _vae_settings(config: Config) -> dict[str, Any]:
     return {"factor": 2 ** len(halvings), "latent_channels": int(config.get("z_dim", 16))}
 
 
-def to_vae(latents: torch.Tensor, vae: Any) -> torch.Tensor:
-    """From the denoiser's scale to the VAE's, in the pipelines' order of rounding."""
-    import torch
-
-    shape = (1, -1, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    per_std: torch.Tensor = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
-    return latents / per_std + mean
-
-
-def exact(config: Config) -> Config:
-    """A mean and a deviation with which scaling changes no bit."""
-    return {"latents_mean": [0.0] * len(config["latents_mean"]), "latents_std": [1.0] * len(config["latents_std"])}
-
-
 def controls(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     """The arguments that hold the picture and the scale of a single ControlNet."""
     control = request.control[0]
@@ -242,10 +226,10 @@ FAMILY = Flow(
             pack=packed,
             unpack_step=unpacked,
             unpack=unpacked,
-            to_vae=to_vae,
+            to_vae=by_channels,
             frames=True,
             keeps_state=True,
-            exact=exact,
+            exact=exact_by_channels,
         ),
         # Heun and DPM++ take no sigmas of the pipelines.
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
@@ -264,7 +248,7 @@ FAMILY = Flow(
             "encoder_hidden_states_mask": ROWS,
             "img_shapes": LIST,
             "attention_kwargs": SHARED,
-            "controlnet_block_samples": Axis("rows"),
+            "controlnet_block_samples": ROWS,
             "return_dict": SCALAR,
         },
         controls=controls,

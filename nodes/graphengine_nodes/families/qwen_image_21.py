@@ -16,7 +16,7 @@ from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.lora_families import changes_qwen_image_21
 from graphengine_nodes.families.pipelines import class_named
-from graphengine_nodes.families.qwen_image import AREA, SCHEDULER, exact, lora_places, text_width
+from graphengine_nodes.families.qwen_image import AREA, SCHEDULER, lora_places, text_width
 from graphengine_nodes.families.record import (
     LIST,
     ROWS,
@@ -30,6 +30,7 @@ from graphengine_nodes.families.record import (
     Task,
     Text,
     Variant,
+    exact_by_channels,
     packed,
     unpacked,
 )
@@ -166,7 +167,7 @@ FAMILY = Flow(
             to_vae=_to_vae,
             frames=True,
             keeps_state=True,
-            exact=exact,
+            exact=exact_by_channels,
         ),
         schedulers=("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"),
         scheduler=lambda held: {**SCHEDULER},

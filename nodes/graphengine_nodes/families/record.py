@@ -115,10 +115,11 @@ class Variant:
 
     def task(self, asks: frozenset[str]) -> Task | None:
         """The task for what a request holds; None if there is none."""
-        return next((task for name, task in self.tasks.items() if _asked(name) == asks), None)
+        return next((task for name, task in self.tasks.items() if asked(name) == asks), None)
 
 
-def _asked(name: str) -> frozenset[str]:
+def asked(name: str) -> frozenset[str]:
+    """What a request of a task holds, by the task's name."""
     return frozenset(filter(None, name.split("+")))
 
 
@@ -219,6 +220,24 @@ def shifted(latents: torch.Tensor, vae: Any) -> torch.Tensor:
     shift: float | None = getattr(vae.config, "shift_factor", None)
     found: torch.Tensor = latents / vae.config.scaling_factor
     return found if shift is None else found + shift
+
+
+def by_channels(latents: torch.Tensor, vae: Any) -> torch.Tensor:
+    """From the denoiser's scale to the VAE's, by a mean and a deviation for each channel of latents [n, C, f, h, w].
+
+    In the order of the pipelines of Wan and Qwen-Image, which decides the last bits.
+    """
+    import torch
+
+    shape = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
+    per_std: torch.Tensor = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    return latents / per_std + mean
+
+
+def exact_by_channels(config: Config) -> Config:
+    """A mean and a deviation for each channel with which scaling changes no bit."""
+    return {"latents_mean": [0.0] * len(config["latents_mean"]), "latents_std": [1.0] * len(config["latents_std"])}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

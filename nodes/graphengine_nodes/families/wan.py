@@ -15,12 +15,22 @@ from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.flow_requests import class_of
 from graphengine_nodes.families.lora_families import changes_wan
 from graphengine_nodes.families.lora_places import wan_places
-from graphengine_nodes.families.record import ROWS, SHARED, Latents, Record, Task, Text, Variant
+from graphengine_nodes.families.record import (
+    ROWS,
+    SHARED,
+    Latents,
+    Record,
+    Task,
+    Text,
+    Variant,
+    by_channels,
+    exact_by_channels,
+)
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 # The map that other tools have published for Wan 2.1, in 0..1.
 PREVIEW: Factors = (
@@ -83,23 +93,6 @@ def _vae_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "latent_channels": config.get("z_dim", 16),
         "frame_factor": config.get("scale_factor_temporal", 4),
     }
-
-
-def _to_vae(latents: torch.Tensor, vae: Any) -> torch.Tensor:
-    """As the pipelines write it, which decides the last bits."""
-    import torch
-
-    def each(numbers: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(numbers).view(1, vae.config.z_dim, 1, 1, 1)
-
-    mean = each(vae.config.latents_mean).to(latents.device, latents.dtype)
-    scale = 1.0 / each(vae.config.latents_std).to(latents.device, latents.dtype)
-    return latents / scale + mean
-
-
-def _exact(config: Mapping[str, Any]) -> dict[str, Any]:
-    channels = int(config.get("z_dim", 16))
-    return {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels}
 
 
 def _boundary(config: Mapping[str, Any]) -> float | None:
@@ -183,7 +176,7 @@ FAMILY = Flow(
             always={"do_classifier_free_guidance": False},
             length=512,
         ),
-        latents=Latents(to_vae=_to_vae, frames=True, keeps_state=True, exact=_exact),
+        latents=Latents(to_vae=by_channels, frames=True, keeps_state=True, exact=exact_by_channels),
         schedulers=("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler", "DPMSolverMultistepScheduler"),
         scheduler=_scheduler,
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLWan",
