@@ -199,7 +199,8 @@ class Pipelines:
 
         def read(location: Location, module: Any, dtype: torch.dtype, small: bool) -> Tensors:
             projected = self.classes[component][1] != "CLIPTextModel"
-            part = contents.read(*read_headers(location.path), location.path).component(component, projected)
+            name = location.component or component  # the second of a pair is the first one of its file
+            part = contents.read(*read_headers(location.path), location.path).component(name, projected)
             if part is None:
                 raise ModelError(f"{location.path} holds no {component}")
             full = reading.in_full(module, dtype)

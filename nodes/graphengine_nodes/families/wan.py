@@ -125,6 +125,8 @@ def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
 def _check(request: SampleRequest, task: Task) -> None:
     if request.options.guidance_scale_2 is not None and request.model.setting("boundary_ratio") is None:
         raise ValueError(f"{request.model.source} has one denoiser for all steps; leave guidance_scale_2 out")
+    if request.model.setting("boundary_ratio") is not None and "transformer_2" not in dict(request.model.components):
+        raise ValueError(f"{request.model.source} is one of two denoisers; load the other too, and use pair_denoisers")
     if "video" in request.asks:  # this pipeline rounds steps down
         arguments.check_strength(request, class_of(task), lambda steps, strength: int(steps * strength))
 

@@ -19,14 +19,14 @@ def pair_denoisers(
     boundary_ratio: Annotated[
         float | None,
         Range(0, 1, 0.005),
-        Doc("How much noise is much, as a part of all: high denoises down to it. Default: the published model's."),
+        Doc("How much noise is much, as a part of all: high denoises down to it. Default: as in the published model."),
     ] = None,
 ) -> Denoiser:
     """Make one denoiser of two, which are in files of their own: Wan 2.2 14B's, for `join_model`.
 
     Raises:
         ModelError: The family's models have one denoiser; the two are of different kinds, precisions or options; one is
-            a pair already.
+            a pair already; both are the same, or their names say the contrary.
     """
     kind = family(high.model.family)
     second, first = kind.lora_names.second, kind.lora_names.parts["denoiser"]
@@ -45,7 +45,12 @@ def pair_denoisers(
     components = dict(high.model.components)
     components[second] = low.model.component(first)
     named = [name for name in kind.parts["denoiser"] if name in components]
-    settings = dict(high.model.settings) | kind.paired_settings(configs[0], boundary_ratio, high.source)
+    ratio = high.model.setting("boundary_ratio") if boundary_ratio is None else boundary_ratio
+    settings = dict(high.model.settings) | kind.paired_settings(configs[0], ratio, high.source)
+    if components[second] == components[first] and low.model.loras == high.model.loras:
+        raise ModelError(f"high and low are both {high.source}; give the one for much noise and the one for little")
+    if _says(high.source, "low") or _says(low.source, "high"):
+        raise ModelError(f"high is {high.source} and low is {low.source}: by their names they are to be swapped")
     return Denoiser(
         replace(
             high.model,
@@ -55,6 +60,13 @@ def pair_denoisers(
         ),
         high.families,
     )
+
+
+def _says(source: str, noise: str) -> bool:
+    """Whether a denoiser's name says that it is for much noise (`high`) or for little (`low`), and nothing else."""
+    words = source.lower().replace("\\", "/").rpartition("/")[2].replace("-", "_")
+    said = {one for one in ("high", "low") if f"{one}_noise" in words or f"{one}noise" in words}
+    return said == {noise}
 
 
 def _shape(config: dict[str, Any] | None) -> dict[str, Any] | None:

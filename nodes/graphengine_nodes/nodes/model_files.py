@@ -258,11 +258,35 @@ def components_in(
     return tuple(components)
 
 
-def present(found: Opened, part: str | None = None) -> list[str]:
-    """The names of a model's components, or of those of one part: optional ones only where they are there."""
-    kind = found.kind
+def present(found: Opened, part: str | None = None, own: Mapping[str, Location] | None = None) -> list[str]:
+    """The names of a model's components, or of those of one part: optional ones only where they are there.
+
+    A denoiser in a file or folder of its own is one, even where the folder of configurations has a pair: nothing tells
+    which of the two it is.
+
+    Args:
+        own: Where components lie that the folder does not hold.
+    """
+    kind, first = found.kind, found.kind.lora_names.parts["denoiser"]
     names = [name for names in kind.parts.values() for name in names] if part is None else [*kind.parts[part]]
-    return [name for name in names if name not in kind.optional or _is_there(found, name)]
+    there = [name for name in names if name not in kind.optional or _is_there(found, name)]
+    elsewhere = own is not None and first in own and own[first].path.resolve() != (found.folder / first).resolve()
+    alone = found.file is not None or elsewhere
+    return [name for name in there if not alone or name != kind.lora_names.second]
+
+
+def check_pair(found: Opened) -> None:
+    """Refuse a file with one denoiser for a model of two.
+
+    Raises:
+        ModelError: It is one.
+    """
+    second = found.kind.lora_names.second
+    if found.file is not None and second and (found.folder / second).is_dir():
+        raise ModelError(
+            f"{found.file} holds one denoiser, and {found.folder} is a model of two: load both files by load_denoiser, "
+            "each with this config, and put them together by pair_denoisers and join_model"
+        )
 
 
 def _is_there(found: Opened, name: str) -> bool:

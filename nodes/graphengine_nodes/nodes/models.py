@@ -10,6 +10,7 @@ from graphengine import Choices, Doc, File, ModelError, node
 from graphengine_nodes.nodes.model_files import (
     Opened,
     check_components,
+    check_pair,
     check_scale,
     components_in,
     noted,
@@ -77,6 +78,8 @@ def load_model(
     alone) are read from there too. Without such a folder, configurations follow from the names and shapes in the file's
     header; CLIP's tokenizer is that of the package `clip-anytorch`, T5's must be given by `tokenizer`.
 
+    A file with one denoiser of two (Wan 2.2) is no whole model: see `load_denoiser` and `pair_denoisers`.
+
     Every tensor of a single file is accounted for before any is read: one that is known to nothing is an error.
 
     A denoiser's file says by tensors named `v_pred` and `ztsnr`, by the end of `alphas_cumprod`, or in its header by
@@ -95,6 +98,7 @@ def load_model(
 
 def _model(found: Opened, variant: str | None, precision: str | None, trained: Mapping[str, Any]) -> Model:
     """The reference; notes where each component lies."""
+    check_pair(found)
     names = present(found)
     if found.derived:
         check_components(found, names)  # of what is missing there is no configuration either

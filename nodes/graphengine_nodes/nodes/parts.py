@@ -124,13 +124,15 @@ def load_denoiser(
 ) -> Denoiser:
     """Make a reference to a model's denoiser (UNet or transformer), with its scheduler, for `join_model`.
 
+    A file is one denoiser, also where `config` is a model with two (Wan 2.2): `pair_denoisers` makes a pair of files.
+
     In ComfyUI: `UNETLoader`, `UnetLoaderGGUF`.
 
     Raises:
         ModelError: There is no such denoiser, its family is unknown, or its files are incomplete, cut short or pickles.
     """
     found, own = _component(source, "denoiser", config, revision, variant)
-    components = components_in(found, present(found, "denoiser"), variant, own)
+    components = components_in(found, present(found, "denoiser", own), variant, own)
     settings = _settings(found, own) | training(found, prediction_type, zero_snr, variant, own)
     return Denoiser(
         Model(found.kind.name, components, _sorted(settings), precision, source=found.source), (found.kind.name,)

@@ -80,6 +80,27 @@ def test_two_files_of_denoisers_are_the_pair_that_they_came_from(folders: dict[s
     assert torch.equal(frames(joined), frames(std.apply_lora(whole, lora, noise="low")))
 
 
+def test_a_file_of_a_pair_is_one_denoiser_whatever_its_configuration_has(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = folders["2.2-14b"]
+    high, low = (tmp_path / f"wan_{noise}_noise.safetensors" for noise in ("high", "low"))
+    shutil.copy(folder / "transformer" / WEIGHTS, high)
+    shutil.copy(folder / "transformer_2" / WEIGHTS, low)
+    parts = [std.load_denoiser(file, config=folder) for file in (high, low)]
+    whole = std.load_model(folder)
+    paired = std.join_model(std.pair_denoisers(*parts), whole, whole)
+    assert torch.equal(frames(paired), frames(whole))
+    with pytest.raises(ModelError, match=r"wan_low_noise\S* holds one denoiser, and .* is a model of two: load both"):
+        std.load_model(low, config=folder)
+    with pytest.raises(ValueError, match=r"is one of two denoisers; load the other too, and use pair_denoisers"):
+        frames(std.join_model(parts[1], whole, whole))
+    with pytest.raises(ModelError, match="by their names they are to be swapped"):
+        std.pair_denoisers(*reversed(parts))
+    other = std.load_denoiser(folder / "transformer_2", config=folder)
+    assert [name for name, _ in other.model.components] == ["transformer", "scheduler"]
+
+
 def _alone(folder: Path, name: str, where: Path) -> Path:
     """A model's folder with one of its two denoisers."""
     found = where / name
@@ -110,6 +131,7 @@ def test_pairs_that_are_none_are_refused(folders: dict[str, Path]) -> None:
         (pair, text, "2.2-14b has two denoisers already"),
         (large, large, "2.2-5b is of a wan model, which has one denoiser for all steps"),
         (std.load_denoiser("tiny"), text, "is of a stable_diffusion model, which has one denoiser"),
+        (text, text, r"high and low are both .*2\.1; give the one for much noise"),
     ):
         with pytest.raises(ModelError, match=told):
             std.pair_denoisers(high, low)
