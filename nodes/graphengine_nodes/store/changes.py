@@ -263,17 +263,17 @@ OFFLOADERS: dict[str, Callable[[str], ModuleChange]] = {"sequential": sequential
 """By kind of offload, the change for weights that come to the device in pieces; `model` brings a component whole."""
 
 
-def shared_clone(module: Any, place: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+def shared_clone(module: Any, place: Callable[[str, torch.Tensor], torch.Tensor] | None = None) -> Any:
     """Copy a module's structure over the very same memory: changes to the copy do not reach the original.
 
     Args:
-        place: Gives the tensor to use in place of each tensor, which may be the same one.
+        place: Gives the tensor to use in place of each tensor, by its name; it may be the same one.
     """
     import torch
 
     memo: dict[int, Any] = {}
-    for tensor in [*module.parameters(), *module.buffers()]:
-        found = tensor.detach() if place is None else place(tensor.detach())
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        found = tensor.detach() if place is None else place(name, tensor.detach())
         # The copy has parameters of its own: moving or casting a module replaces the memory inside its parameters.
         memo[id(tensor)] = (
             torch.nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else found

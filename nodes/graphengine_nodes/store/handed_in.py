@@ -19,6 +19,7 @@ from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import families, family
 from graphengine_nodes.store.changes import ModuleChange, shared_clone
 from graphengine_nodes.values.references import ControlNet, Held, Model
+from graphengine_nodes.weights.reading import in_full
 
 if TYPE_CHECKING:
     import torch
@@ -126,14 +127,25 @@ def held(model: Model, name: str, device: str, changes: Sequence[ModuleChange]) 
 
 
 def placed(module: Any, device: str, dtype: torch.dtype | None = None) -> Any:
-    """A module on a device, with a dtype: itself if it has both already or moves by hooks, else a clone."""
+    """A module on a device, with a dtype: itself if it has both already or moves by hooks, else a clone.
+
+    Layers that its library keeps in single precision are so in the clone.
+    """
     import torch
 
     first = next(module.parameters())
-    there = first.device == torch.device(device) and dtype in (None, first.dtype)
+    computes = getattr(module, "dtype", first.dtype)  # its first parameter may be one that stays in single precision
+    there = first.device == torch.device(device) and dtype in (None, computes)
     if there or _has_hooks(module):
         return module
-    return shared_clone(module, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+    full = frozenset() if dtype is None else in_full(module, dtype)
+
+    def place(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor.to(device)
+        return tensor.to(device, dtype if full.isdisjoint(name.split(".")) else torch.float32)
+
+    return shared_clone(module, place)
 
 
 def _dtype(precision: str | None) -> torch.dtype | None:

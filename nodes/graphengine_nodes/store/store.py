@@ -291,7 +291,7 @@ class WeightStore:
             elif offload == "model":
 
                 def visitor() -> Any:
-                    return done(shared_clone(module, lambda tensor: tensor.to(device)), there)
+                    return done(shared_clone(module, lambda _, tensor: tensor.to(device)), there)
 
                 visit = (*key, home, *(change.key for change in changes), "visit", device)
                 module = stack.enter_context(self.hold(visit, device, visitor, stays=False))

@@ -132,10 +132,19 @@ def _check_scaling(config: Any, file: Path) -> None:
 
 
 def in_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
-    """The layers that stay in single precision in a half-precision module, as in the libraries: T5 overflows."""
+    """The layers that stay in single precision in a half-precision module, as `from_pretrained` of its library has it.
+
+    diffusers keeps those that a class names in every half precision; transformers keeps them in float16 alone (T5
+    overflows there), and in both what a class names strictly.
+    """
     import torch
 
-    return frozenset(getattr(module, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else frozenset()
+    if dtype not in (torch.float16, torch.bfloat16):
+        return frozenset()
+    names = set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16 or type(module).__module__.startswith("diffusers."):
+        names.update(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return frozenset(names)
 
 
 def read_tensors(

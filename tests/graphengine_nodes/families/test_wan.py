@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import graphengine_nodes as std
 import pytest
 import torch
@@ -62,6 +63,26 @@ def test_a_transformer_of_wan_in_one_file_in_blocks_and_in_small_numbers(
     for other in (blocks, small_numbers):
         assert not torch.equal(other, expected)
         assert (other - expected).abs().mean() < 0.1
+
+
+def test_layers_of_wan_in_single_precision_stay_so_wherever_they_come_from(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = folders["2.1"]
+    half = std.load_model(folder, precision="bfloat16")
+    expected = frames(half)
+    assert torch.equal(frames(std.change_precision(std.load_model(folder), "bfloat16")), expected)
+    file = small.single_transformer_file(folder, tmp_path / "one.safetensors", "model.diffusion_model.")
+    assert torch.equal(frames(std.load_model(file, config=folder, precision="bfloat16")), expected)
+    pipe = diffusers.WanPipeline.from_pretrained(folder)
+    loaded = std.loaded_model(pipe)
+    assert torch.equal(frames(std.change_precision(loaded, "bfloat16")), expected)
+    pipe = diffusers.WanPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    given = {"num_frames": 5, "num_inference_steps": 2, "width": 64, "height": 64, "guidance_scale": 5.0}
+    found = pipe("a red circle", generator=torch.Generator().manual_seed(3), output_type="pt", **given).frames[0]
+    assert torch.equal(frames(std.quantize_model(half, "float8")), found.permute(0, 2, 3, 1).float())
 
 
 def test_two_files_of_denoisers_are_the_pair_that_they_came_from(folders: dict[str, Path], tmp_path: Path) -> None:

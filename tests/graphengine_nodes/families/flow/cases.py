@@ -110,6 +110,7 @@ def line(
         "arguments": dict((call or {}) if arguments is None else arguments),
         "size": size,
         "references": 1,
+        "precision": None,
     }
 
     def case(task: str, what: str = "", **changes: Any) -> dict[str, Any]:
@@ -121,6 +122,7 @@ def line(
         if several:
             yield case(task, "two pictures", seeds=[5, 9])
     first = next(iter(tasks))
+    yield case(first, "bfloat16", precision="bfloat16")
     if negative:
         yield case(first, "negative", negative="a tree")
     if guided:

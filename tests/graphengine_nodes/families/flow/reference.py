@@ -19,16 +19,18 @@ import numpy as np
 import torch
 
 
-def read(models: Path, name: str, known: dict[str, Any]) -> Any:
-    """A model's own pipeline, read once."""
-    if name not in known:
-        known[name] = diffusers.DiffusionPipeline.from_pretrained(models / name)
-    return known[name]
+def read(models: Path, name: str, known: dict[str, Any], precision: str | None) -> Any:
+    """A model's own pipeline, read once in each precision."""
+    key = f"{name} {precision}"
+    if key not in known:
+        kind = getattr(torch, precision or "float32")
+        known[key] = diffusers.DiffusionPipeline.from_pretrained(models / name, torch_dtype=kind)
+    return known[key]
 
 
 def pipeline(models: Path, case: dict[str, Any], known: dict[str, Any]) -> Any:
     """The pipeline of a case, over modules that are read once unless a LoRA changes them."""
-    own = read(models, case["model"], {} if case["lora"] else known)
+    own = read(models, case["model"], {} if case["lora"] else known, case["precision"])
     cls = getattr(diffusers, case["class"])
     names = inspect.signature(cls.__init__).parameters
     parts = {name: part for name, part in {**own.config, **own.components}.items() if name in names}

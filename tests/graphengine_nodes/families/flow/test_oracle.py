@@ -18,7 +18,7 @@ CASES = cases.cases()
 
 def make(models: Path, case: dict[str, Any]) -> std.Image:
     """A case's picture through the nodes."""
-    model = std.load_model(models / case["model"])
+    model = std.load_model(models / case["model"], precision=case["precision"])
     if case["lora"]:
         model = std.apply_lora(model, std.load_lora(models / f"{case['model']}.safetensors"))
     asks = case["task"].split("+")

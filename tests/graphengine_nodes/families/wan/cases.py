@@ -52,6 +52,7 @@ def case(model: str, task: str = "", what: str = "", **changes: Any) -> dict[str
         "frames": FRAMES,
         "lora": None,
         "noise": None,
+        "precision": None,
     }
     return base | changes
 
@@ -67,6 +68,8 @@ def cases() -> list[dict[str, Any]]:
         case("2.1", what="LoRA", lora="lora"),
         case("2.1", what="Euler", scheduler="FlowMatchEulerDiscreteScheduler", steps=3),
         case("2.1", what="DPM++", scheduler="DPMSolverMultistepScheduler", steps=3),
+        case("2.1", what="bfloat16", precision="bfloat16"),
+        case("2.1", what="bfloat16 and LoRA", precision="bfloat16", lora="lora"),
         case("2.1", "video", negative="a tree"),
         case("2.1", "video", "Euler", scheduler="FlowMatchEulerDiscreteScheduler"),
         case("2.1-i2v", "first"),

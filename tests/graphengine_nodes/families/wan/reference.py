@@ -20,9 +20,11 @@ import torch
 
 def pipeline(models: Path, case: dict[str, Any], known: dict[str, Any]) -> Any:
     """The pipeline of a case, over modules that are read once unless a LoRA changes them."""
-    if case["model"] not in known or case["lora"]:
-        known[case["model"]] = diffusers.DiffusionPipeline.from_pretrained(models / case["model"])
-    own = known.pop(case["model"]) if case["lora"] else known[case["model"]]
+    key = f"{case['model']} {case['precision']}"
+    if key not in known or case["lora"]:
+        kind = getattr(torch, case["precision"] or "float32")
+        known[key] = diffusers.DiffusionPipeline.from_pretrained(models / case["model"], torch_dtype=kind)
+    own = known.pop(key) if case["lora"] else known[key]
     cls = getattr(diffusers, case["class"])
     names = inspect.signature(cls.__init__).parameters
     parts = {name: part for name, part in {**own.config, **own.components}.items() if name in names}

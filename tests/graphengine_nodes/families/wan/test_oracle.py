@@ -19,7 +19,7 @@ CASES = cases.cases()
 
 def make(models: Path, case: dict[str, Any]) -> std.Video:
     """A case's video through the nodes."""
-    model = std.load_model(models / case["model"])
+    model = std.load_model(models / case["model"], precision=case["precision"])
     if case["lora"]:
         model = std.apply_lora(model, std.load_lora(models / f"{case['lora']}.safetensors"), noise=case["noise"])
     asks = case["task"].split("+")
