@@ -133,7 +133,9 @@ def test_a_copy_is_the_same_graph_with_the_same_files(tmp_path: Path, name: str,
     original, copy = load(name), load(target)
     assert copy == original
     assert copy.problems() == original.problems() == []
-    files = [given.default for given in original.inputs.values() if str(given.default).endswith(".png")]
+    defaults = [given.default for given in original.inputs.values()]
+    named = [one for default in defaults for one in (default if isinstance(default, list) else [default])]
+    files = [one for one in named if str(one).endswith(".png")]
     for file in files:
         assert (target.parent / file).read_bytes() == (ROOT / "workflows" / file).read_bytes()
     written = {str(path.relative_to(target.parent)) for path in target.parent.rglob("*") if path.is_file()}
