@@ -179,6 +179,9 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
         raise ValueError(problem)
     set_timesteps = scheduler.set_timesteps
 
+    def said() -> str:
+        return ", ".join(f"{one} {value!r:.40}" for one, value in {**options, **lists}.items()) or "its options"
+
     @functools.wraps(set_timesteps)
     def guarded(*args: Any, **kwargs: Any) -> None:
         _end_in_lower_order(scheduler, args, kwargs, options)
@@ -188,9 +191,14 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
         except _FAILURES as error:
             if type(error).__name__ == "OutOfMemoryError":
                 raise
-            said = ", ".join(f"{one} {value!r:.40}" for one, value in {**options, **lists}.items()) or "its options"
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{name} cannot make its schedule with {said}: {reason:.200}") from None
+            raise ValueError(f"{name} cannot make its schedule with {said()}: {reason:.200}") from None
+        if scheduler.config.get("use_flow_sigmas") and not _falls(scheduler.sigmas):
+            # diffusers makes these schedules from 1000 noise levels or from the pipeline's own sigmas, turned around.
+            raise ValueError(
+                f"{name} makes no schedule from noise to a picture with {said()} in a flow-matching model; take "
+                f"{FLOW[0]} or another noise schedule"
+            )
         if scheduler.config.get("shift_terminal") and len(scheduler.timesteps) == 1:
             raise ValueError(f"{name} ends at a sigma of its own, to which one step alone cannot lead: take 2 steps")
         trained = getattr(scheduler.config, "num_train_timesteps", None)
@@ -202,6 +210,11 @@ def guard(scheduler: Any, options: Mapping[str, Any], times: Mapping[str, Any]) 
     scheduler.set_timesteps = guarded
     if name == "UniPCMultistepScheduler":
         _guard_step(scheduler)
+
+
+def _falls(sigmas: Any) -> bool:
+    """Whether sigmas of flow matching go down from noise, which is 1."""
+    return float(sigmas[0]) <= 1 and bool((sigmas[1:] <= sigmas[:-1]).all())
 
 
 def _as_taken(scheduler: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Sampler(NamedTuple):
 
 _MULTISTEP = ("DPMSolverMultistepScheduler",)
 _BH1 = {"solver_type": "bh1", "final_sigmas_type": "sigma_min"}  # down to no noise at all bh1 is not finite
+_BH1_OF_FLOWS = {"solver_type": "bh2", "final_sigmas_type": "zero"}
+"""What stands for `_BH1` in models of flows, whose sigma before the last one is a picture with much noise left."""
 _SDE = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 
 SAMPLERS = (
@@ -103,7 +105,10 @@ def read(name: str | None, kind: Sequence[str], family: str) -> tuple[str | None
         return name, {}
     cls = next((one for one in sampler.classes if one in kind), sampler.classes[0])
     noise_schedulers.check_name(cls, kind, family)
-    return cls, _options_of(cls, sampler)
+    options = _options_of(cls, sampler)
+    if any(one in noise_schedulers.FLOW for one in kind) and _BH1.items() <= options.items():
+        options |= _BH1_OF_FLOWS
+    return cls, options
 
 
 def _options_of(cls: str, sampler: Sampler) -> dict[str, Any]:

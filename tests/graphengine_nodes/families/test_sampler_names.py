@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from typing import Any
 
 import diffusers
 import graphengine_nodes as std
+import numpy as np
 import pytest
 import torch
 from graphengine_nodes.families import noise_schedulers, sampler_names
+from graphengine_nodes.families.lookup import families
 from graphengine_nodes.families.sampler_names import CLASSES, SAMPLERS, SCHEDULES
 from graphengine_nodes.testing import flux as testing_flux
+from graphengine_nodes.testing.z_image import z_image_model
 from graphengine_nodes.weights.files import TINY, read_json
 
 from graphengine import Graph, GraphEngineError
@@ -151,6 +156,65 @@ def test_flow_matching_has_a_shift(tmp_path: Path) -> None:
         std.sample(model, text, scheduler_options={"shift": 2.5, "use_dynamic_shifting": True}, **size)
     with pytest.raises(ValueError, match="DPMSolverMultistepScheduler is of the wrong kind for flux"):
         std.sample(model, text, seed=5, steps=3, scheduler="DPM++ 2M Karras", **size)
+
+
+def flow_kinds() -> list[tuple[str, ...]]:
+    """The schedulers that the families of flows take, each set once."""
+    found = {tuple(one.schedulers) for one in families().values()}
+    return sorted(kind for kind in found if set(kind) & set(noise_schedulers.FLOW))
+
+
+FLOW_OWN = {
+    "static": {"shift": 3.0},
+    "dynamic": {"use_dynamic_shifting": True, "time_shift_type": "exponential", "shift_terminal": 0.02},
+}
+
+
+@pytest.mark.parametrize("own", FLOW_OWN)
+def test_every_name_leaves_no_noise_in_a_flow_model(own: str) -> None:
+    """With the velocity towards one picture each sampler ends at that picture, or says that it has no such schedule."""
+    ran = set()
+    names = [f"{one} {schedule}".strip() for s in SAMPLERS for one in s.names for schedule in ("", *SCHEDULES)]
+    for kind, name in itertools.product(flow_kinds(), names):
+        try:
+            made = flow_scheduler(name, kind, FLOW_OWN[own])
+        except ValueError as error:
+            if not any(part in str(error) for part in ("wrong kind", "has no option", "no schedule from noise")):
+                raise
+            continue
+        generator = torch.Generator().manual_seed(0)
+        target, samples = (torch.randn(1, 4, 4, 4, generator=generator) for _ in range(2))
+        for index, time in enumerate(made.timesteps):
+            samples = made.step((samples - target) / made.sigmas[index], time, samples, return_dict=False)[0]
+        assert float(made.sigmas[-1]) == 0, name
+        assert torch.allclose(samples, target, atol=1e-5), name
+        ran.add(name)
+    assert {"uni_pc", "UniPC", "UniPC Simple", "uni_pc_bh2", "DPM++ 2M", "Euler", "Euler Karras", "Euler Beta"} <= ran
+    assert not {"UniPC Beta", "uni_pc Exponential", "DPM++ 2M Karras"} & ran
+
+
+def flow_scheduler(name: str, kind: tuple[str, ...], own: dict[str, Any]) -> Any:
+    """A sampler by name over a flow model's own scheduler, its timesteps set to 8 as pipelines set them."""
+    cls, options = sampler_names.read(name, kind, "any")
+    scheduler = noise_schedulers.own({**own, "_class_name": noise_schedulers.FLOW[0]}, cls, [1], kind, "any")
+    made = noise_schedulers.make(scheduler, cls, None, [1], options)
+    noise_schedulers.guard(made, options, {})
+    taken = inspect.signature(made.set_timesteps).parameters
+    steps = {"sigmas": list(np.linspace(1.0, 1 / 8, 8)), "num_inference_steps": 8, "mu": 1.15}
+    made.set_timesteps(**{one: value for one, value in steps.items() if one in taken})
+    return made
+
+
+def test_a_schedule_that_leads_from_a_picture_to_noise_is_refused(tmp_path: Path) -> None:
+    model = std.load_model(z_image_model(tmp_path / "model"))
+    text = std.encode_prompt(model, PROMPT)
+    call: dict[str, Any] = {"seed": 5, "steps": 3, "width": 64, "height": 64}
+    with pytest.raises(
+        ValueError, match=r"makes no schedule from noise to a picture with .*use_karras_sigmas True in a"
+    ):
+        std.sample(model, text, scheduler="UniPC Karras", **call)
+    plain = std.sample(model, text, scheduler="UniPCMultistepScheduler", **call).samples
+    assert torch.equal(std.sample(model, text, scheduler="UniPC", **call).samples, plain)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
