@@ -98,6 +98,9 @@ class Flow(FlowPrompts):
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
         """See `Family`. Several pictures of a pipeline that makes one at a time are several runs."""
+        if request.starts_from and not self._task(request).any_scheduler and request.options.scheduler is None:
+            with store.component(request.model, "scheduler", "cpu") as config:
+                self._check_beginning(request, str(config.get("_class_name")), f"{request.model.source}'s scheduler")
         if not self._task(request).single or len(request.seeds) == 1:
             return super().sample(store, request, device, step)
         return one_by_one(request, lambda one, told: super(Flow, self).sample(store, one, device, told), step)
@@ -152,7 +155,7 @@ class Flow(FlowPrompts):
         self.record.check(request, task)
 
     def _check_sampler(self, request: SampleRequest) -> None:
-        """Refuse a sampler that draws noise without the caller's generator, or cannot begin at a picture.
+        """Refuse a sampler that draws noise without the caller's generator, or cannot begin at the start.
 
         Raises:
             ValueError: It is so.
@@ -162,9 +165,19 @@ class Flow(FlowPrompts):
         algorithm = {**of_name, **(options.scheduler_options or {})}.get("algorithm_type")
         if _draws(algorithm):
             raise ValueError(f"{algorithm} draws noise that no seed decides in {self.name} models; take another")
-        if request.starts_from and name is not None and name not in noise_schedulers.FLOW:
+        if request.starts_from and name is not None and not self._task(request).any_scheduler:
+            self._check_beginning(request, name)
+
+    def _check_beginning(self, request: SampleRequest, name: str, whose: str = "") -> None:
+        """Refuse a scheduler that has not the method by which the pipelines begin at a start.
+
+        Raises:
+            ValueError: It has not.
+        """
+        if name in self.schedulers and name not in noise_schedulers.FLOW:
+            told, start = f"{whose}, {name}," if whose else name, "picture" if request.frames is None else "video"
             raise ValueError(
-                f"{name} cannot begin at a picture in a {self.name} model; take {' or '.join(self._beginning())}"
+                f"{told} cannot begin at a {start} in a {self.name} model; take {' or '.join(self._beginning())}"
             )
 
     def _beginning(self) -> list[str]:

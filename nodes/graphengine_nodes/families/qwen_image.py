@@ -52,6 +52,7 @@ TASKS: Mapping[str, Task] = {
     "controlnet": Task(pipeline="qwenimage.pipeline_qwenimage_controlnet.QwenImageControlNetPipeline", encodes=True),
     "controlnet+inpaint": Task(
         pipeline="qwenimage.pipeline_qwenimage_controlnet_inpaint.QwenImageControlNetInpaintPipeline",
+        any_scheduler=True,
         encodes=True,
         single=True,
         global_noise=True,

@@ -63,6 +63,8 @@ class Task:
         decides: Which reference picture decides the size, counted as in a list.
         global_noise: It encodes pictures with draws from torch's global generator, which the seed does not decide: the
             VAE gives it draws of a generator of their own, which begins at the seed. Only with `single`.
+        any_scheduler: Where it has a start, it takes schedulers of noise too: it asks them for noise by their own
+            method, or begins at noise alone. Others have only that of flow matching's.
     """
 
     pipeline: str
@@ -78,6 +80,7 @@ class Task:
     size: Callable[[int, int], tuple[int, int]] | None = None
     decides: int = -1
     global_noise: bool = False
+    any_scheduler: bool = False
 
     def lacks(self, model: Model) -> str | None:
         """A sentence on a model that has not the setting which it needs; None of one that has."""

@@ -47,6 +47,7 @@ TASKS: Mapping[str, Task] = {
         pipeline="controlnet_sd3.pipeline_stable_diffusion_3_controlnet_inpainting."
         "StableDiffusion3ControlNetInpaintingPipeline",
         encodes=True,
+        any_scheduler=True,
         single=True,
         global_noise=True,
         names={"image": None, "mask_image": "control_mask"},

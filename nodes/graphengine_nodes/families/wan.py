@@ -65,7 +65,9 @@ PICTURES = Task(
     names={"first": "image", "last": "last_image"},
     always=_frames,
 )
-VIDEO = Task(pipeline="wan.pipeline_wan_video2video.WanVideoToVideoPipeline", names={"image": "video"})
+VIDEO = Task(
+    pipeline="wan.pipeline_wan_video2video.WanVideoToVideoPipeline", names={"image": "video"}, any_scheduler=True
+)
 
 
 def _variant(index: Mapping[str, Any], config: Mapping[str, Any]) -> str:

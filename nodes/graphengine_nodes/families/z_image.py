@@ -21,7 +21,9 @@ TASKS: Mapping[str, Task] = {
     "inpaint": Task(pipeline="z_image.pipeline_z_image_inpaint.ZImageInpaintPipeline", encodes=True),
     "controlnet": Task(pipeline="z_image.pipeline_z_image_controlnet.ZImageControlNetPipeline", encodes=True),
     "controlnet+inpaint": Task(
-        pipeline="z_image.pipeline_z_image_controlnet_inpaint.ZImageControlNetInpaintPipeline", encodes=True
+        pipeline="z_image.pipeline_z_image_controlnet_inpaint.ZImageControlNetInpaintPipeline",
+        encodes=True,
+        any_scheduler=True,
     ),
 }
 

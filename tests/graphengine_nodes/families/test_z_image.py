@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,17 @@ def test_a_text_encoder_has_all_its_layers(model: std.Model) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             std.encode_prompt(model, cases.PROMPT, **given)
+
+
+def test_a_models_own_sampler_of_noise_cannot_begin_at_a_picture_either(
+    folder: Path, model: std.Model, tmp_path: Path
+) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    config = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    (other / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    changed, text = std.load_model(other), std.encode_prompt(model, cases.PROMPT)
+    start = std.encode_image(model, images.from_pil(cases.picture()))
+    given = {"latent": start, "seed": 1, "steps": 4, "strength": 0.5}
+    with pytest.raises(ValueError, match="other's scheduler, UniPCMultistepScheduler, cannot begin at a picture"):
+        std.sample(changed, text, **given)
+    std.sample(changed, text, scheduler="FlowMatchEulerDiscreteScheduler", **given)

@@ -129,6 +129,8 @@ def test_what_is_left_of_a_video_of_nothing_but_its_frames(model: std.Model, lat
     assert found.samples.shape == latent.samples.shape
     assert found.fps == 16.0
     assert not torch.equal(found.samples, latent.samples)
+    named = std.sample_video(model, text, video=latent, steps=2, strength=0.5, scheduler="UniPCMultistepScheduler")
+    assert torch.equal(named.samples, found.samples)  # the model's own
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -71,6 +71,7 @@ def cases() -> list[dict[str, Any]]:
         case("2.1", what="bfloat16", precision="bfloat16"),
         case("2.1", what="bfloat16 and LoRA", precision="bfloat16", lora="lora"),
         case("2.1", "video", negative="a tree"),
+        case("2.1", "video", "DPM++", scheduler="DPMSolverMultistepScheduler", steps=3),
         case("2.1", "video", "Euler", scheduler="FlowMatchEulerDiscreteScheduler"),
         case("2.1-i2v", "first"),
         case("2.1-i2v", "first", "negative", negative="a tree"),
