@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.values.types import Conditioning, Control, Image, Latent, Model, Posterior
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
+Row = TypeVar("Row")
 ToVAE = Callable[["torch.Tensor", Any], "torch.Tensor"]
 """Converts latents from the denoiser's scale to that of a VAE."""
 
@@ -32,8 +33,8 @@ def expand(rows: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     return torch.cat(each)
 
 
-def each_picture(rows: Sequence[torch.Tensor], count: int) -> list[torch.Tensor]:
-    """The tensor of each picture's prompt, which several pictures may have in common.
+def each_picture(rows: Sequence[Row], count: int) -> list[Row]:
+    """What each picture has of its prompt, which several pictures may have in common.
 
     Raises:
         ValueError: The number of pictures is no multiple of the number of prompts.
@@ -347,7 +348,8 @@ def check_painted(request: SampleRequest) -> None:
         return
     assert request.image is not None
     for control in request.control:
-        if control.image.size != request.image.size or not bool((control.image.pixels == request.image.pixels).all()):
+        seen = control.image.opaque().pixels
+        if control.image.size != request.image.size or not bool((seen == request.image.opaque().pixels).all()):
             raise ValueError(
                 "a ControlNet for inpainting sees the picture under the mask: give apply_controlnet the picture that "
                 "inpaint gets"
@@ -364,9 +366,7 @@ def one_control(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     if len(request.control) > 1:
         raise ValueError(f"{request.model.family} takes one ControlNet; leave the others out")
     if control.guess or (control.start, control.end) != (0.0, 1.0):
-        raise ValueError(
-            f"a ControlNet of {request.model.family} steers in all steps: leave start, end and guess out"
-        )
+        raise ValueError(f"a ControlNet of {request.model.family} steers in all steps: leave start, end and guess out")
     return {
         "control_image": signed_picture(control, request),
         "controlnet_conditioning_scale": float(control.scale),

@@ -245,8 +245,11 @@ class Flow(FlowPrompts):
 
     def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:
         """See `Pipelines`."""
-        values = arguments.inpaint_arguments(request, generators)
-        if self._task(request).seen:
+        values, task = arguments.inpaint_arguments(request, generators), self._task(request)
+        if task.raw:
+            values["image"] = 2.0 * values["image"] - 1.0
+            values["mask_image"] = (values["mask_image"] >= 0.5).float()
+        if task.seen:
             assert request.image is not None
             values["image"] = request.image.opaque().pil()
         return self._called(request, values)

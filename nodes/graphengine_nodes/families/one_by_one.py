@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from graphengine_nodes.families.arguments import each_picture
 from graphengine_nodes.families.family import Sampled, SampleRequest, Step
 from graphengine_nodes.values.types import Image
 
@@ -14,19 +14,26 @@ if TYPE_CHECKING:
 
 
 def one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
-    """Sample the pictures of a request one after another."""
+    """Sample the pictures of a request one after another.
+
+    Raises:
+        ValueError: There are prompts or pictures to start from or to follow that do not come out even.
+    """
     import torch
 
     count, found = len(request.seeds), []
     parts: dict[int, torch.Tensor] = {}
+    positive = each_picture(request.positive, count)
+    negative = each_picture(request.negative, count) if request.negative else []
+    _check_counts(request, count)
     for index, seed in enumerate(request.seeds):
         one = replace(
             request,
             seeds=[seed],
-            positive=[_of(request.positive, index, count)],
-            negative=[_of(request.negative, index, count)] if request.negative else (),
+            positive=[positive[index]],
+            negative=negative[index : index + 1],
             random=(request.random[index],) if len(request.random) > 1 else request.random,
-            **_pictures_of(request, index, count),
+            **_pictures_of(request, index),
         )
 
         def told(done: int, total: int, samples: torch.Tensor, index: int = index) -> None:
@@ -41,22 +48,28 @@ def one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
     return Sampled(torch.cat([one.samples for one in found]), random if len(request.random) != 1 else found[-1].random)
 
 
-def _pictures_of(request: SampleRequest, index: int, count: int) -> dict[str, Any]:
-    """What one of several pictures starts from and follows, of which there may be one for each or one for all."""
+def _check_counts(request: SampleRequest, count: int) -> None:
+    given = [("control pictures", len(one.image)) for one in request.control]
+    given += [] if request.image is None else [("pictures to paint over", len(request.image))]
+    given += [] if request.mask is None else [("masks", len(request.mask.values))]
+    for name, number in given:
+        if count % number:
+            raise ValueError(f"{number} {name} for {count} pictures; give one, or one for each picture")
 
-    def row(batch: torch.Tensor) -> torch.Tensor:
-        at = index * len(batch) // count
-        return batch[at : at + 1]
 
-    found: dict[str, Any] = {
-        "control": [replace(one, image=Image(row(one.image.pixels))) for one in request.control],
-    }
+def _pictures_of(request: SampleRequest, index: int) -> dict[str, Any]:
+    """What one of several pictures starts from and follows, of which there may be one for each or one for all.
+
+    Fewer pictures than there are to make come again in their order, as `arguments.repeat` has them.
+    """
+
+    def picture(batch: Image) -> Image:
+        return batch.split()[index % len(batch)]
+
+    found: dict[str, Any] = {"control": [replace(one, image=picture(one.image)) for one in request.control]}
     if request.image is not None:
-        found["image"] = Image(row(request.image.pixels))
+        found["image"] = picture(request.image)
     if request.mask is not None:
-        found["mask"] = replace(request.mask, values=row(request.mask.values))
+        at = index % len(request.mask.values)
+        found["mask"] = replace(request.mask, values=request.mask.values[at : at + 1])
     return found
-
-
-def _of(values: Sequence[Any], index: int, count: int) -> Any:
-    return values[index * len(values) // count]

@@ -65,6 +65,8 @@ class Task:
             VAE gives it draws of a generator of their own, which begins at the seed. Only with `single`.
         any_scheduler: Where it has a start, it takes schedulers of noise too: it asks them for noise by their own
             method, or begins at noise alone. Others have only that of flow matching's.
+        raw: It takes the picture and the mask as they are where they are tensors: it wants the picture in -1..1 and the
+            mask black and white, which others make of them.
     """
 
     pipeline: str
@@ -81,6 +83,7 @@ class Task:
     decides: int = -1
     global_noise: bool = False
     any_scheduler: bool = False
+    raw: bool = False
 
     def lacks(self, model: Model) -> str | None:
         """A sentence on a model that has not the setting which it needs; None of one that has."""

@@ -50,6 +50,7 @@ TASKS: Mapping[str, Task] = {
         any_scheduler=True,
         single=True,
         global_noise=True,
+        raw=True,
         names={"image": None, "mask_image": "control_mask"},
     ),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphengine_nodes.families import arguments
+from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.flow import Flow
 from graphengine_nodes.families.flux import PREVIEW, VAE_SCALE, owns_vae
 from graphengine_nodes.families.lora_families import changes_z_image
@@ -24,6 +26,8 @@ TASKS: Mapping[str, Task] = {
         pipeline="z_image.pipeline_z_image_controlnet_inpaint.ZImageControlNetInpaintPipeline",
         encodes=True,
         any_scheduler=True,
+        single=True,
+        raw=True,
     ),
 }
 
@@ -31,6 +35,18 @@ TASKS: Mapping[str, Task] = {
 def _settings(index: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Those of Turbo, which no tensor tells from the base model; the base model's card says 50 steps, guidance 4."""
     return {"steps": 9, "guidance_scale": 0.0, "width": 128, "height": 128}
+
+
+def _controls(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
+    """The arguments that hold the picture and the scale of a single ControlNet."""
+    found = arguments.one_control(request, nets)
+    net, channels = request.control[0].controlnet, request.model.setting("latent_channels", 16)
+    if net is not None and request.mask is not None and nets[0].config.control_in_dim == channels:
+        raise ValueError(
+            f"{net.source} is no ControlNet for inpainting, which alone goes with a mask: take a union of version 2.0 "
+            "or later, or use sample"
+        )
+    return found
 
 
 def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
@@ -79,6 +95,7 @@ FAMILY = Flow(
         vae_scale=VAE_SCALE,
         preview=PREVIEW,
         axes={"x": LIST, "t": ROWS, "cap_feats": LIST, "controlnet_block_samples": LIST},
+        controls=_controls,
         lends=True,
     )
 )

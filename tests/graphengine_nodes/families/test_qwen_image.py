@@ -202,6 +202,13 @@ def test_several_edits_are_single_ones(edit: std.Model) -> None:
     assert torch.equal(both, torch.cat(single))
 
 
+def test_a_picture_with_alpha_is_painted_over_by_several_seeds(edit: std.Model) -> None:
+    clear = replace(PICTURE, alpha=MASK.values)
+    text = std.encode_prompt(edit, cases.PROMPT, references=clear)
+    both, one = (std.inpaint(edit, text, clear, MASK, seed=seed, steps=2).samples for seed in ([1, 2], 1))
+    assert torch.equal(both[:1], one)
+
+
 def test_only_a_picture_of_the_edits_own_area_is_painted_over(edit: std.Model) -> None:
     text = std.encode_prompt(edit, cases.PROMPT, references=OTHER)
     small = std.resize_image(PICTURE, 32, 32)

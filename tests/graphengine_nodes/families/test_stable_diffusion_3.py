@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,16 @@ def test_a_controlnet_for_inpainting_sees_the_picture_under_the_mask(folder: Pat
     control = std.apply_controlnet(loaded, picture, 0.75)
     found = std.inpaint(model, text, picture, mask, control=control, seed=1, steps=2).samples
     assert torch.equal(found, expected)
+    soft = replace(mask, values=mask.values * 0.6 + (1 - mask.values) * 0.3)
+    clear = replace(picture, alpha=mask.values)
+    over = std.apply_controlnet(loaded, clear, 0.75)
+    assert torch.equal(std.inpaint(model, text, picture, soft, control=control, seed=1, steps=2).samples, expected)
+    one, other = (
+        std.inpaint(model, text, image, mask, control=over, seed=1, steps=2).samples
+        for image in (clear, clear.opaque())
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, expected)
     wrong = std.apply_controlnet(loaded, images.from_pil(cases.edges()), 0.75)
     with pytest.raises(ValueError, match="give apply_controlnet the picture that inpaint gets"):
         std.inpaint(model, text, picture, mask, control=wrong, seed=1, steps=2)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from graphengine_nodes.nodes import images
 from graphengine_nodes.testing import blocks
-from graphengine_nodes.testing.z_image import z_image_model
+from graphengine_nodes.testing.z_image import z_image_controlnet, z_image_model
 from safetensors.torch import load_file, save_file
 
 from tests.graphengine_nodes.families.flow import cases
@@ -75,6 +75,14 @@ def test_weights_in_blocks_of_8_bits_are_those_of_the_file(folder: Path, model: 
 def test_what_z_image_does_not_take_is_refused(given: dict[str, Any], message: str, model: std.Model) -> None:
     with pytest.raises(ValueError, match=message):
         latents(model, std.encode_prompt(model, cases.PROMPT), **given)
+
+
+def test_a_mask_needs_a_controlnet_for_inpainting(model: std.Model, tmp_path: Path) -> None:
+    net = std.load_controlnet(z_image_controlnet(tmp_path / "plain"))
+    picture, mask = images.from_pil(cases.picture()), std.mask_from_image(images.from_pil(cases.mask()))
+    control = std.apply_controlnet(net, images.from_pil(cases.edges()))
+    with pytest.raises(ValueError, match="plain is no ControlNet for inpainting"):
+        std.inpaint(model, std.encode_prompt(model, cases.PROMPT), picture, mask, control=control, steps=2)
 
 
 def test_sides_are_multiples_of_sixteen(model: std.Model) -> None:

@@ -81,11 +81,12 @@ def line(
     call: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
     size: tuple[int, int] = (64, 64),
+    net: str = "net",
 ) -> Iterator[dict[str, Any]]:
     """The cases of one model.
 
     Args:
-        model: The folder that the conftest makes; a ControlNet lies beside it, as `{model}-net`.
+        model: The folder that the conftest makes; a ControlNet lies beside it, as `{model}-{net}`.
         tasks: The pipelines of diffusers by task, as the family's record names tasks.
         guidance: The pipelines' argument that the guidance scale is for.
         schedulers: Others than the model's own that it is asked with.
@@ -96,6 +97,7 @@ def line(
         references: The most reference pictures that it is asked with; two are asked in a case of their own.
         call: Further arguments of diffusers' one call.
         arguments: The same for the nodes, where they differ.
+        net: What the ControlNet is called.
     """
     base: dict[str, Any] = {
         "model": model,
@@ -111,6 +113,7 @@ def line(
         "size": size,
         "references": 1,
         "precision": None,
+        "net": f"{model}-{net}",
     }
 
     def case(task: str, what: str = "", **changes: Any) -> dict[str, Any]:
@@ -154,6 +157,13 @@ def cases() -> list[dict[str, Any]]:
             schedulers=("UniPCMultistepScheduler",),
         ),
         *line(
+            "z_image",
+            {"controlnet+inpaint": "ZImageControlNetInpaintPipeline"},
+            guided=False,
+            lora=None,
+            net="painter",
+        ),
+        *line(
             "stable_diffusion_3",
             {
                 "": "StableDiffusion3Pipeline",
@@ -186,9 +196,7 @@ def cases() -> list[dict[str, Any]]:
             schedulers=("UniPCMultistepScheduler",),
             references=2,
         ),
-        *line(
-            "klein-distilled", {"": "Flux2KleinPipeline"}, negative=False, guided=False, lora=None, several=False
-        ),
+        *line("klein-distilled", {"": "Flux2KleinPipeline"}, negative=False, guided=False, lora=None, several=False),
         *line(
             "flux2-dev",
             {"": "Flux2Pipeline", "references": "Flux2Pipeline"},

@@ -28,6 +28,7 @@ def family_models(folder: Path) -> None:
     chroma.chroma_model(folder / "chroma")
     z_image.z_image_model(folder / "z_image")
     z_image.z_image_controlnet(folder / "z_image-net")
+    z_image.z_image_controlnet(folder / "z_image-painter", inpaint=True)
     sd3.sd3_model(folder / "stable_diffusion_3")
     sd3.sd3_controlnet(folder / "stable_diffusion_3-net")
     qwen_image.qwen_image_model(folder / "qwen_image")

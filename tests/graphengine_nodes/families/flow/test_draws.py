@@ -21,6 +21,7 @@ DRAWS = {
     "z_image image": "posterior noise",
     "z_image inpaint": "posterior noise posterior",
     "z_image controlnet": "mode noise",
+    "z_image controlnet+inpaint": "mode mode noise",
     "stable_diffusion_3 text": "noise",
     "stable_diffusion_3 image": "posterior noise",
     "stable_diffusion_3 inpaint": "posterior noise posterior",
@@ -93,7 +94,5 @@ def test_every_task_of_every_record_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_the_order_of_draws_is_that_of_this_release(
-    name: str, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_order_of_draws_is_that_of_this_release(name: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert draws(monkeypatch, lambda: make(models, BASE[name])) == DRAWS[name]
