@@ -191,3 +191,24 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert file.read_bytes() == b"the old one"
     assert os.listdir(tmp_path) == ["out.png"]
+
+
+def test_a_view_of_latents_with_frames_shows_the_one_in_the_middle() -> None:
+    samples = torch.randn(2, 16, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+    values = [
+        (std.Latent(samples, "wan"), std.Latent(samples[:, :, 1], "wan")),
+        (std.Posterior(samples, samples, "wan", {}), std.Posterior(samples[:, :, 1], samples[:, :, 1], "wan", {})),
+    ]
+    for whole, middle in values:
+        view = kind_of(whole).view
+        assert view is not None
+        found, expected = view(whole), view(middle)
+        assert isinstance(found, list)
+        assert len(found) == 2
+        assert found == expected
+
+
+def test_a_view_of_a_size_without_a_model_is_a_picture() -> None:
+    view = kind_of(std.empty_latent(None, 64, 64)).view
+    assert view is not None
+    assert view(std.empty_latent(None, 64, 64))

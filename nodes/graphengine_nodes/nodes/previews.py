@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from graphengine import ModelError
 from graphengine_nodes.families.family import Factors
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.values.picture_files import stretched
+from graphengine_nodes.values.picture_files import one_frame, stretched
 from graphengine_nodes.values.references import Held
 from graphengine_nodes.values.types import Image, Model
 from graphengine_nodes.weights import files
@@ -38,8 +38,7 @@ def preview(samples: torch.Tensor, model: Model) -> Image:
     import torch
 
     with torch.no_grad():
-        samples = samples[:, :, samples.shape[2] // 2] if samples.ndim == 5 else samples
-        small = torch.nan_to_num(_reduced(samples.float()))
+        small = torch.nan_to_num(_reduced(one_frame(samples).float()))
         factors = factors_of(model)
         if len(factors) != small.shape[1] + 1:
             return Image(stretched(small).cpu())

@@ -62,7 +62,8 @@ def upscale_latent(
     factor: Factor = 2.0,
     mode: Literal["nearest-exact", "bilinear", "bicubic", "area"] = "bicubic",
 ) -> Latent:
-    """Resize latents, to continue sampling from them; even sides stay even, as some families need.
+    """Resize latents, to continue sampling from them; even sides stay even, as some families need. Frames of videos are
+    resized one by one, and stay as many.
 
     Noise is stretched too: continue with a `strength` of 0.5 or more, which makes a clean picture of it.
 
@@ -70,12 +71,18 @@ def upscale_latent(
     """
     import torch
 
-    sides = [int(side) for side in latent.samples.shape[2:]]
+    samples = latent.samples
+    sides = [int(side) for side in samples.shape[-2:]]
     steps = [2 if side % 2 == 0 else 1 for side in sides]
     size = tuple(max(step, step * round(side * factor / step)) for side, step in zip(sides, steps, strict=True))
     if not latent.family:  # a size alone
-        return replace(latent, samples=latent.samples.new_zeros(len(latent.samples), 0, *size))
-    return replace(latent, samples=torch.nn.functional.interpolate(latent.samples, size, mode=mode), random=())
+        return replace(latent, samples=samples.new_zeros(len(samples), 0, *size))
+    if samples.ndim == 4:
+        return replace(latent, samples=torch.nn.functional.interpolate(samples, size, mode=mode), random=())
+    frames = samples.transpose(1, 2)
+    found = torch.nn.functional.interpolate(frames.flatten(0, 1), size, mode=mode)
+    found = found.reshape(*frames.shape[:2], *found.shape[1:]).transpose(1, 2).contiguous()
+    return replace(latent, samples=found, random=())
 
 
 @node(version=1)

@@ -133,12 +133,19 @@ def write_whole(file: Path, data: bytes) -> None:
         raise FileError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
+def one_frame(samples: torch.Tensor) -> torch.Tensor:
+    """Latents to show as pictures, [B, C, h, w]: of those with frames, [B, C, f, h, w], the frame in the middle."""
+    return samples[:, :, samples.shape[2] // 2] if samples.ndim == 5 else samples
+
+
 def stretched(samples: torch.Tensor) -> torch.Tensor:
     """Make rough pictures of latents whose preview map is unknown, [B, h, w, 3]: the first three channels, each picture
-    stretched to 0..1."""
+    stretched to 0..1; of several frames `one_frame`."""
     import torch
 
-    rough = torch.nan_to_num(samples[:, :3].float())
+    rough = torch.nan_to_num(one_frame(samples)[:, :3].float())
+    if not rough.shape[1]:  # a size without a model
+        rough = rough.new_zeros(len(rough), 1, *rough.shape[2:])
     if rough.shape[1] < 3:
         rough = rough[:, :1].expand(-1, 3, -1, -1)
     low, high = rough.amin((1, 2, 3), keepdim=True), rough.amax((1, 2, 3), keepdim=True)

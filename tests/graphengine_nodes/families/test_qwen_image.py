@@ -346,3 +346,21 @@ def test_a_picture_with_frames_is_previewed(plain: std.Model) -> None:
     from graphengine_nodes.nodes.previews import preview
 
     assert preview(torch.zeros(2, 16, 1, 8, 8), plain).pixels.shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["nearest-exact", "bilinear", "bicubic", "area"])
+def test_latents_with_frames_are_resized_frame_by_frame(mode: Any) -> None:
+    samples = torch.randn(2, 16, 3, 8, 4, generator=torch.Generator().manual_seed(0))
+    found = std.upscale_latent(std.Latent(samples, "wan"), 1.5, mode).samples
+    assert found.shape == (2, 16, 3, 12, 6)
+    for frame in range(3):
+        expected = torch.nn.functional.interpolate(samples[:, :, frame], (12, 6), mode=mode)
+        assert torch.equal(found[:, :, frame], expected)
+
+
+def test_qwen_images_latents_are_upscaled_and_sampled_on(plain: std.Model) -> None:
+    text = std.encode_prompt(plain, cases.PROMPT)
+    small = std.sample(plain, text, seed=1, steps=2, width=64, height=64)
+    large = std.sample(plain, text, latent=std.upscale_latent(small), strength=0.6, seed=1, steps=4)
+    assert large.samples.shape == (1, 16, 1, 16, 16)
+    assert std.decode_latent(plain, large).size == (128, 128)
