@@ -4,7 +4,6 @@ FLUX.1 Redux, which puts pictures into a prompt."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 from graphengine import INERT, Added, Choices, Context, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.picture_prompts import FAMILIES, attended, check_fits
+from graphengine_nodes.families.picture_scales import blocks_of, check_blocks, check_scale
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.nodes.models import PRECISIONS
 from graphengine_nodes.values.references import Held, IPAdapter, Redux
@@ -120,52 +120,35 @@ def apply_ip_adapter(
 
     Raises:
         ModelError: The adapter is for another model, or the model's family takes none.
-        ValueError: The scales are no numbers by block.
+        ValueError: The scales are no numbers by block, or name a block that the model does not have.
     """
     if model.family not in FAMILIES:
         raise ModelError(f"{model.source} is a {model.family} model, which takes no IP-Adapters")
     if adapter.families and model.family not in adapter.families:
         kinds = " or ".join(adapter.families)
         raise ModelError(f"{adapter.source} is an IP-Adapter for {kinds}; {model.source} is a {model.family} model")
-    _check_places(model, adapter)
-    layers = model.family == "flux"
-    if isinstance(scale, dict if layers else list):
-        wanted = "a list with a number for each double block" if layers else "a dictionary of numbers by block"
-        raise ValueError(f"scale is {scale!r:.80}; for {model.source}, {model.family}, give a number, or {wanted}")
-    if isinstance(scale, dict):
-        _check_blocks(scale)
+    shapes = _check_places(model, adapter)
+    check_scale(scale, model)
+    if isinstance(scale, dict) and shapes:
+        check_blocks(scale, blocks_of(shapes), model.source)
     kept = float(scale) if isinstance(scale, (int, float)) else json.dumps(scale, sort_keys=True)
     return replace(model, ip_adapters=(*model.ip_adapters, (adapter, kept)))
 
 
-def _check_blocks(scale: Mapping[str, Any]) -> None:
-    """Refuse scales by block that are not of the form that diffusers takes."""
+def _check_places(model: Model, adapter: IPAdapter) -> dict[str, Any]:
+    """Refuse an adapter whose layers do not fit a model's, as the headers of the files tell it, where they are here.
 
-    def is_scale(value: Any) -> bool:
-        many = value if isinstance(value, list) else [value]
-        return bool(many) and all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in many)
-
-    for side, value in scale.items():
-        inner = list(value.values()) if isinstance(value, dict) and side in ("up", "down") else [value]
-        names = list(value) if isinstance(value, dict) else []
-        named = all(isinstance(name, str) and name.removeprefix("block_").isdigit() for name in names)
-        if side not in ("up", "mid", "down") or not named or not all(map(is_scale, inner)):
-            raise ValueError(
-                f"scale has {side!r:.40}: {value!r:.80}; give a number, or numbers by block: {{down: 1.0, mid: 0.5, "
-                "up: {block_0: [0, 1, 0]}}"
-            )
-
-
-def _check_places(model: Model, adapter: IPAdapter) -> None:
-    """Refuse an adapter whose layers do not fit a model's, as the headers of the files tell it, where they are here."""
+    Returns:
+        The shapes of the denoiser's tensors; none where they are not known before it is loaded.
+    """
     name = family(model.family).parts["denoiser"][0]
     digest = model.component(name)
     if isinstance(digest, Held):
-        return
+        return {}
     try:
         file, location = files.locate(adapter.weights, adapter.source).path, files.locate(digest, model.source)
     except ModelError:
-        return  # on another machine, where they will be looked at
+        return {}  # on another machine, where they will be looked at
     stem = family(model.family).stems[name]
     assert stem is not None
     if location.path.is_dir():
@@ -175,6 +158,7 @@ def _check_places(model: Model, adapter: IPAdapter) -> None:
         part = contents.read(*read_headers(location.path), location.path).component(name)
         shapes = {} if part is None else dict(part.shapes)
     check_fits(model, adapter.source, read_adapter_file(file).layers, attended(shapes))
+    return shapes
 
 
 @node(version=1, on="device")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
+from graphengine_nodes.families.picture_scales import blocks_of, check_blocks
 from graphengine_nodes.values.types import Image
 from graphengine_nodes.weights.ip_adapter_files import read_adapter
 
@@ -48,6 +49,10 @@ def add_ip_adapters(denoiser: Any, adapters: Sequence[tuple[Path, float | str]])
     set_scale: Any = (FluxIPAdapterMixin if flux else IPAdapterMixin).set_ip_adapter_scale
     pipeline = SimpleNamespace(**{"transformer" if flux else "unet": denoiser})
     try:
+        if not flux:
+            for scale in scales:
+                if isinstance(scale, dict):
+                    check_blocks(scale, blocks_of(denoiser.state_dict()), "the denoiser")
         set_scale(pipeline, scales[0] if len(scales) == 1 else scales)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"the scales of {names} do not fit the denoiser's blocks: {error!s:.200}") from None

@@ -56,7 +56,7 @@ def copy(value: Any) -> Any:
 def test_values_come_back_whole(adapter: std.IPAdapter, prompt: std.ImagePrompt) -> None:
     assert copy(adapter) == adapter
     model = std.load_model("tiny")
-    applied = std.apply_ip_adapter(std.apply_ip_adapter(model, adapter, 0.5), adapter, {"up": {"block_0": [0, 1, 0]}})
+    applied = std.apply_ip_adapter(std.apply_ip_adapter(model, adapter, 0.5), adapter, {"up": {"block_0": [0, 1]}})
     assert copy(applied) == applied
     assert "ip_adapters" not in socket_type(std.Model).encode(model).decode()  # type: ignore[union-attr, misc]
     masked = std.encode_image_prompt(adapter, images.from_pil(cases.picture()), std.Mask(torch.rand(1, 8, 8)))
@@ -248,3 +248,24 @@ def test_a_bin_is_read_for_its_tensors_alone(folder: Path, tmp_path: Path) -> No
         std.load_ip_adapter(code, folder / "image_encoder")
     with pytest.raises(ModelError, match=r"is no IP-Adapter: it holds something else than image_proj and ip_adapter"):
         std.load_ip_adapter(other, folder / "image_encoder")
+
+
+@pytest.mark.parametrize("scale", [{"up": {"block_9": 1.0}}, {"mid": 1.0, "down": {"block_0": 1.0}}])
+def test_scales_are_for_blocks_that_the_model_has(scale: dict[str, Any], adapter: std.IPAdapter) -> None:
+    refused = r"scale has a number for (up|down)\.block_\d, which tiny does not have .*; it has down.*, mid, up"
+    with pytest.raises(ValueError, match=refused):
+        std.apply_ip_adapter(std.load_model("tiny"), adapter, scale)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), True])
+def test_a_scale_is_a_finite_number(scale: float, adapter: std.IPAdapter) -> None:
+    with pytest.raises(ValueError, match=rf"^scale is {scale!r}; give a finite number such as 1\.0$"):
+        std.apply_ip_adapter(std.load_model("tiny"), adapter, scale)
+
+
+def test_an_empty_dictionary_of_scales_is_refused(adapter: std.IPAdapter) -> None:
+    with pytest.raises(ValueError, match=r"^scale is empty: the pictures would do nothing; give a number"):
+        std.apply_ip_adapter(std.load_model("tiny"), adapter, {})
+    for scale in ({"up": {}}, {"mid": float("nan")}, {"up": {"block_1": [1.0, float("inf")]}}):
+        with pytest.raises(ValueError, match=r"^scale has .*; give a number, or numbers by block"):
+            std.apply_ip_adapter(std.load_model("tiny"), adapter, scale)

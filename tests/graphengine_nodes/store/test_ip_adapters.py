@@ -248,7 +248,14 @@ def test_the_base_is_shared_and_untouched(folder: Path) -> None:
         assert not any("IPAdapter" in type(one).__name__ for one in unet.attn_processors.values())
 
 
-def test_blocks_that_a_model_lacks_are_refused(folder: Path) -> None:
-    model, prompts = adapted(folder, "sd", ("plain", {"up": {"block_0": [0.0, 1.0, 0.0, 1.0, 1.0]}}))
-    with pytest.raises(ModelError, match=r"the scales of sd-plain.safetensors do not fit the denoiser's blocks"):
+def test_blocks_that_a_model_lacks_are_refused(folder: Path, pipes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"scale has 3 numbers for up.block_0 of sd, which has 2 layers"):
+        adapted(folder, "sd", ("plain", {"up": {"block_0": [0.0, 1.0, 0.0]}}))
+    _, prompts = adapted(folder, "sd", ("plain", 1.0))
+    loaded, adapter = std.loaded_model(pipes["sd"]), std.load_ip_adapter(folder / "sd-plain.safetensors")
+    model = std.apply_ip_adapter(loaded, adapter, {"up": {"block_9": 1.0}})
+    with pytest.raises(
+        ModelError,
+        match=r"the scales of sd-plain.safetensors do not fit the denoiser's blocks: .* up.block_9, .*; it has down",
+    ):
         latents(model, prompts)
