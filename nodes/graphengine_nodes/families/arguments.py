@@ -76,17 +76,37 @@ def channels_first(image: Image) -> torch.Tensor:
     return image.opaque().pixels.contiguous().permute(0, 3, 1, 2)
 
 
-def check_size(width: int, height: int, model: Model) -> None:
+def check_size(width: int, height: int, model: Model, frames: bool = False) -> None:
     """Refuse sides that do not fit the latents.
+
+    Args:
+        frames: They are a video's.
 
     Raises:
         ValueError: They are no multiples of what the model needs.
     """
     multiple = sides_of(model)
     if width % multiple or height % multiple:
+        what, remedy = "picture", "use resize_image, crop_image or pad_image"
+        if frames:
+            what, remedy = "video", "take frames_of, then resize_image, crop_image or pad_image, and video_of"
         raise ValueError(
-            f"a picture of {width} x {height} cannot be encoded: its sides must be multiples of {multiple}; "
-            "use resize_image, crop_image or pad_image"
+            f"a {what} of {width} x {height} cannot be encoded: its sides must be multiples of {multiple}; {remedy}"
+        )
+
+
+def check_channels(latent: Posterior | Latent, model: Model) -> None:
+    """Refuse latents of a VAE of another shape; families have some that differ, as Wan 2.1 and 2.2's 5B.
+
+    Raises:
+        ValueError: They have other channels than those of the model.
+    """
+    channels = (latent.samples if isinstance(latent, Latent) else latent.mean).shape[1]
+    wanted, factor = model.setting("latent_channels"), model.setting("factor")
+    if latent.family and wanted is not None and channels != wanted:
+        raise ValueError(
+            f"a {type(latent).__name__} of {channels} channels does not fit {model.source}, whose VAE makes latents of "
+            f"{wanted} channels at 1/{factor} of the size: take one that was made with this VAE or a model that has it"
         )
 
 

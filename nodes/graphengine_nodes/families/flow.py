@@ -56,7 +56,7 @@ class Flow(FlowPrompts):
         """See `Family`."""
         if not _makes_videos(model):
             return super().encode_video(store, model, video, device)
-        arguments.check_size(*video.size, model)
+        arguments.check_size(*video.size, model, frames=True)
         arguments.check_frames(len(video), model)
         with store.component(model, "vae", device) as shared:
             return arguments.encode_frames(private(shared), video, self.name, device)

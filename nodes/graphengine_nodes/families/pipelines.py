@@ -572,7 +572,9 @@ NAMED_BY_SOCKETS = {
     "num_images_per_prompt": "count",
     "num_frames": "frames",
     "generator": "seed",
-    "image": "latent, image or control",
+    "image": "latent, image, first or control",
+    "last_image": "last",
+    "video": "video",
     "mask_image": "mask",
     "control_image": "control",
     "controlnet_conditioning_scale": "apply_controlnet's scale",
@@ -582,8 +584,8 @@ NAMED_BY_SOCKETS = {
     "width": "width",
     "height": "height",
     "strength": "strength",
-    "output_type": "decode_latent",
-    "return_dict": "decode_latent",
+    "output_type": "decode_latent, or decode_video,",
+    "return_dict": "decode_latent, or decode_video,",
 }
 """Arguments of diffusers' pipelines that are inputs of the nodes, and the names of these inputs."""
 

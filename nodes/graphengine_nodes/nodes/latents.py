@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from graphengine import INERT, Context, Doc, Range, Uses, node
-from graphengine_nodes.families.arguments import side_problems, sides_of
+from graphengine_nodes.families.arguments import check_channels, side_problems, sides_of
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.references import model_of
 from graphengine_nodes.values.types import VAE, Image, Latent, Model, Posterior
@@ -84,7 +84,7 @@ def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ct
     In ComfyUI: `VAEDecode`.
 
     Raises:
-        ValueError: The latent is empty, or of another model family.
+        ValueError: The latent is empty, of another model family, or of other channels than the model's.
     """
     from graphengine_nodes.store.store import store
 
@@ -93,4 +93,5 @@ def decode_latent(model: Annotated[Model | VAE, Uses("vae")], latent: Latent, ct
     model = model_of(model)
     if latent.family and latent.family not in (model.family, family(model.family).latents):
         raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
+    check_channels(latent, model)
     return family(model.family).decode(store, model, latent, model.computes_on(ctx.device))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Uses, node
 from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
-from graphengine_nodes.families.arguments import references_of, sides_of
+from graphengine_nodes.families.arguments import check_channels, references_of, sides_of
 from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.picture_prompts import check_image_prompts, image_prompt_problems
@@ -441,15 +441,16 @@ def _seeds(seed: Seed, count: int | None, given: int) -> tuple[list[int], tuple[
 def _check_families(
     model: Model, values: Sequence[Conditioning | Posterior | Latent | None], controls: Sequence[Control]
 ) -> None:
-    """Refuse what was made with, or steers, a model of another family.
+    """Refuse what was made with, or steers, a model of another family, and latents of another shape.
 
     Raises:
-        ValueError: A value is of another family.
+        ValueError: A value is of another family, or has other channels than the model's latents.
     """
     for value in values:
         if isinstance(value, Latent) and value.empty and not value.family:  # a size, for any model
             continue
-        if isinstance(value, (Posterior, Latent)) and value.family == _latents_of(model):
+        if isinstance(value, (Posterior, Latent)) and value.family in (model.family, _latents_of(model)):
+            check_channels(value, model)
             continue
         if value is not None and value.family != model.family:
             name = type(value).__name__

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from graphengine import INERT, Context, Doc, Drawn, Range, Uses, node
 from graphengine_nodes.families import sampler_names
-from graphengine_nodes.families.arguments import check_frames, frame_problems
+from graphengine_nodes.families.arguments import check_channels, check_frames, frame_problems, sides_of
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.nodes.latents import Side, check_sides
@@ -65,8 +65,8 @@ def sample_video(
     """Denoise one video: from noise, or from a video with `strength`; its first and last picture may be given.
 
     Runs diffusers' own pipeline with a CPU generator: the result is bit-identical to the pipeline's. By default the
-    size is the model's; with a first picture it is of the same area with the picture's aspect. Pictures of another
-    size are stretched to it.
+    size is the model's; with a first picture it is of the same area with the picture's aspect, which also decides the
+    other side where one is given. Pictures of another size are stretched to it.
 
     Raises:
         ValueError: The model makes no videos, needs a first picture or takes none; a number of frames or a side does
@@ -88,6 +88,7 @@ def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
     yield from sampler_names.problems(inputs)
     if inputs.get("first") is not None and inputs.get("video") is not None:
         yield "a video starts from its first picture or from a video; leave first or video out"
+    yield from _start_problems(inputs)
 
 
 @sample_video.foresee
@@ -98,8 +99,11 @@ def _foresee(inputs: dict[str, Any]) -> Iterator[str]:
     yield from family(model.family).foresee(model, inputs)
     if model.setting("frame_factor") is None:
         yield f"{model.source}, {model.family}, makes no videos; use sample"
-    elif isinstance(frames, int):
+        return
+    if isinstance(frames, int):
         yield from frame_problems(frames, model)
+    if inputs.get("guidance_scale_2") is not None and model.setting("boundary_ratio") is None:
+        yield f"{model.source} has one denoiser for all steps; leave guidance_scale_2 out"
 
 
 def video_request(inputs: dict[str, Any]) -> SampleRequest:
@@ -112,6 +116,12 @@ def video_request(inputs: dict[str, Any]) -> SampleRequest:
     factor = model.setting("frame_factor")
     if factor is None:
         raise ValueError(f"{model.source}, {model.family}, makes no videos; use sample")
+    if not isinstance(inputs.get("seed", 0), (int, RandomState)):
+        raise ValueError(
+            "seed is a list, and a video takes one seed or generator; for several videos map over the seeds"
+        )
+    for problem in _start_problems(inputs):
+        raise ValueError(problem)
     given: dict[str, Image | None] = {name: inputs.get(name) for name in ("first", "last")}
     for name, picture in given.items():
         if picture is not None and len(picture) != 1:
@@ -123,6 +133,8 @@ def video_request(inputs: dict[str, Any]) -> SampleRequest:
             raise ValueError("video is the latent of a picture; give what encode_video or sample_video makes")
         if shape[0] != 1:
             raise ValueError(f"video holds {shape[0]} videos; give one")
+        if shape[2] == 1 and (isinstance(start, Posterior) or start.fps is None):
+            raise ValueError("video is a picture, one frame; give what encode_video makes of more of them")
         if frames is not None:
             raise ValueError("frames are the video's; leave them out where a video is given")
         frames = (int(shape[2]) - 1) * int(factor) + 1
@@ -130,14 +142,34 @@ def video_request(inputs: dict[str, Any]) -> SampleRequest:
     check_frames(frames, model)
     sides = {name: inputs.get(name) for name in ("width", "height")}
     first = given["first"]
-    if first is not None and set(sides.values()) == {None}:
-        size = family(model.family).size_of(model, [first])
-        sides = dict(zip(sides, size, strict=True)) if size is not None else sides
+    if first is not None and None in sides.values():
+        sides = _sides_by(first, sides["width"], sides["height"], model)
     request = request_of({**inputs, **sides, "latent": start})
     options = request.options
     if inputs.get("guidance_scale") is not None and inputs.get("guidance_scale_2") is None:
         options = replace(options, guidance_scale_2=None)  # the same, not the model's own
     return replace(request, options=options, frames=frames, first=first, last=given["last"])
+
+
+def _sides_by(first: Image, width: int | None, height: int | None, model: Model) -> dict[str, int | None]:
+    """The sides of a video with its first picture's aspect: of the model's own area, or by the side that is given."""
+    multiple, (wide, high) = sides_of(model), first.size
+    if width is not None:
+        height = max(multiple, round(width * high / wide / multiple) * multiple)
+    elif height is not None:
+        width = max(multiple, round(height * wide / high / multiple) * multiple)
+    elif (size := family(model.family).size_of(model, [first])) is not None:
+        width, height = size
+    return {"width": width, "height": height}
+
+
+def _start_problems(inputs: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the inputs that belong to the video that sampling starts from."""
+    if inputs.get("video") is None:
+        if inputs.get("strength") is not None:
+            yield "strength says how much of a video is replaced; give one to video, or leave strength out"
+    elif (inputs.get("width"), inputs.get("height")) != (None, None):
+        yield "width and height are the video's; leave them out where a video is given"
 
 
 @node(version=1, on="device")
@@ -165,7 +197,8 @@ def decode_video(
     """Decode the latents of a video.
 
     Raises:
-        ValueError: The latent is empty, no video's, or of another model family; the model makes no videos.
+        ValueError: The latent is empty, no video's, of another model family, or of other channels than the model's; the
+            model makes no videos.
     """
     from graphengine_nodes.store.store import store
 
@@ -174,5 +207,6 @@ def decode_video(
     model = model_of(model)
     if latent.family and latent.family not in (model.family, family(model.family).latents):
         raise ValueError(f"a latent of {latent.family} cannot be decoded by {model.source}, a {model.family} model")
+    check_channels(latent, model)
     shown = latent.fps or FPS if fps is None else fps
     return family(model.family).decode_video(store, model, latent, shown, model.computes_on(ctx.device))

@@ -62,12 +62,13 @@ def save_video(
 ) -> list[str]:
     """Write a video with the record of how it was made, as MP4 or as frames without loss; return the file names.
 
-    An MP4 has sides that are even: an odd one gets a row or column more, a copy of the last.
+    An MP4 has sides that are even: an odd one gets a row or column more, a copy of the last. Frames take the place of
+    earlier ones of the name, but not where those are more: what is left of them would look like the end of this video.
 
     In ComfyUI: `SaveVideo`, `SaveWEBM`.
 
     Raises:
-        FileError: It cannot be written; no half file is left.
+        FileError: It cannot be written; no half file is left; there are frames of a longer video of the name.
         ValueError: The suffix is that of another format.
     """
     text = ctx.making("video", video)

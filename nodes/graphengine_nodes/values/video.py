@@ -76,7 +76,7 @@ class Video:
         - `.webp`: one animated file without loss; frames that are equal to the one before become one with it.
 
         Raises:
-            FileError: It cannot be written; no half file is left.
+            FileError: It cannot be written; no half file is left; there are frames of a longer video of the name.
             ValueError: The suffix is that of another format.
         """
         from graphengine_nodes.values.video_files import save_frames

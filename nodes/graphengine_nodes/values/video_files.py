@@ -6,6 +6,8 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -56,12 +58,24 @@ def save_frames(frames: torch.Tensor, fps: float, path: Path, text: Mapping[str,
     if suffix == ".png":
         stem = path.name[: -len(suffix)]
         files = [path.with_name(f"{stem}_{number:04d}{path.suffix}") for number in range(len(frames))]
+        left = next((path.with_name(name) for name in _frames_after(path, len(frames))), None)
+        if left is not None:
+            raise FileError(
+                f"{left} is a frame of a longer video of this name: delete its frames, or take another name"
+            )
         for file, frame in zip(files, in_8_bits(frames), strict=True):
             write_whole(file, encoded(PIL.Image.fromarray(frame), "png", text))
         return files
     file = path if suffix in (".mp4", ".webp") else path.with_name(f"{path.name}.mp4")
     write_whole(file, _webp(frames, fps, text, file) if suffix == ".webp" else mp4(frames, fps, text, file, crf))
     return [file]
+
+
+def _frames_after(path: Path, count: int) -> list[str]:
+    """The names of files in order that would follow a video's frames, as if they were more of it."""
+    names = re.compile(rf"{re.escape(path.stem)}_(\d{{4,}}){re.escape(path.suffix)}")
+    there = os.listdir(path.parent) if path.parent.is_dir() else []
+    return sorted(name for name in there if (found := names.fullmatch(name)) and int(found[1]) >= count)
 
 
 # --- MP4 --------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from graphengine_nodes.store.store import store
 from graphengine_nodes.testing import small, wan
 
-from graphengine import Graph, ModelError, Reuse, run
+from graphengine import Graph, ModelError, Reuse, WorkflowError, run
 from graphengine.planning.reference_problems import reference_problems
 
 SMALL: dict[str, Any] = {"frames": 5, "steps": 2, "width": 64, "height": 64}
@@ -120,6 +120,9 @@ def test_a_first_picture_decides_the_aspect(folder: Path) -> None:
     wide = std.Image(torch.rand(1, 50, 200, 3))
     found = std.sample_video(model, text, first=wide, frames=5, steps=1)
     assert [8 * side for side in found.samples.shape[-2:]] == [32, 128]
+    for side in ({"width": 64}, {"height": 16}):
+        found = std.sample_video(model, text, first=wide, frames=5, steps=1, **side)
+        assert [8 * side for side in found.samples.shape[-2:]] == [16, 64]
 
 
 def test_what_is_left_of_a_video_of_nothing_but_its_frames(model: std.Model, latent: std.Latent) -> None:
@@ -144,6 +147,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "two pictures": ("5b", {"first": picture(2)}, "first is 2 pictures; a video takes one"),
     "a second scale": ("text", {"guidance_scale_2": 3.0}, "has one denoiser for all steps; leave guidance_scale_2 out"),
     "a scheduler": ("text", {"scheduler": "DDIMScheduler"}, "DDIMScheduler is of the wrong kind for wan"),
+    "several seeds": ("text", {"seed": [1, 2]}, "seed is a list, and a video takes one seed or generator"),
+    "strength alone": ("text", {"strength": 0.5}, "how much of a video is replaced; give one to video, or leave"),
+    "output_type": ("text", {"arguments": {"output_type": "pil"}}, "decode_latent, or decode_video, says it"),
     "frames by argument": (
         "text",
         {"arguments": {"num_frames": 9}},
@@ -171,11 +177,22 @@ def test_validate_tells_it_before_a_run(folder: Path) -> None:
     def film(model: Any) -> Any:
         return std.sample_video(model, std.encode_prompt(model, "a tree"), frames=10)
 
+    def strong(model: Any) -> Any:
+        return std.sample_video(model, std.encode_prompt(model, "a tree"), guidance_scale_2=3.0)
+
     def still(model: Any) -> Any:
         return std.sample(model, std.encode_prompt(model, "a tree"))
 
     assert any("a video of 10 frames does not fit text" in one for one in problems(film, "text"))
     assert any("this model needs a first picture" in one for one in problems(still, "picture"))
+    assert any("text has one denoiser for all steps" in one for one in problems(strong, "text"))
+    assert not problems(strong, "pair")
+
+    def replaced(model: Any) -> Any:
+        return std.sample_video(model, std.encode_prompt(model, "a tree"), strength=0.5)
+
+    with pytest.raises(WorkflowError, match="how much of a video is replaced"):
+        problems(replaced, "text")
 
 
 def test_latents_of_videos_and_pictures_are_not_mixed_up(
@@ -196,8 +213,36 @@ def test_latents_of_videos_and_pictures_are_not_mixed_up(
         std.encode_video(model, std.Video(torch.rand(4, 64, 64, 3), 8))
     with pytest.raises(ValueError, match=r"strength 0\.1 of 2 steps leaves no step to do"):
         std.sample_video(model, text, video=latent, steps=2, strength=0.1)
+    with pytest.raises(ValueError, match="width and height are the video's"):
+        std.sample_video(model, text, video=latent, width=64)
+    with pytest.raises(
+        ValueError, match=r"a video of 60 x 64 cannot be encoded: .* multiples of 16; take frames_of, then"
+    ):
+        std.encode_video(model, std.Video(torch.rand(5, 64, 60, 3), 8))
+    with pytest.raises(ValueError, match="video is a picture, one frame"):
+        std.sample_video(model, text, video=std.encode_image(model, picture()))
     with pytest.raises(ValueError, match="frames are the video's"):
         std.sample_video(model, text, video=latent, frames=5)
+
+
+def test_latents_of_another_vae_of_the_family_are_refused(
+    folder: Path, model: std.Model, latent: std.Latent, text: std.Conditioning
+) -> None:
+    other = std.load_model(folder / "5b")
+    sentence = "of 16 channels does not fit .*, whose VAE makes latents of 48 channels at 1/16 of the size"
+    loads = sum(store.loads.values())
+    for wrong in (
+        lambda: std.decode_video(other, latent),
+        lambda: std.decode_video(std.load_vae(folder / "5b" / "vae"), latent),
+        lambda: std.decode_latent(other, latent),
+        lambda: std.sample_video(other, text, video=latent),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            wrong()
+    assert sum(store.loads.values()) == loads
+    encoded = std.encode_video(other, std.Video(torch.rand(5, 64, 64, 3), 8))
+    with pytest.raises(ValueError, match=r"a Posterior of 48 channels does not fit text, .* 16 channels at 1/8 of"):
+        std.sample_video(model, text, video=encoded)
 
 
 def test_a_lora_says_which_of_two_denoisers_it_is_for(folder: Path, tmp_path: Path) -> None:

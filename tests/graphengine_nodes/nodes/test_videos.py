@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 
-from graphengine import Graph, WorkflowError, load
+from graphengine import FileError, Graph, WorkflowError, load
 from graphengine.provenance.describe import chunks
 from graphengine.results import record
 from graphengine.results.outputs import OutputWriter
@@ -99,7 +99,12 @@ def test_a_video_is_loaded_and_saved(tmp_path: Path) -> None:
     noise = std.Video(torch.rand(4, 48, 64, 3), 8)
     sizes = [Path(*std.save_video(noise, tmp_path / "noise.mp4", crf=crf)).stat().st_size for crf in (17, 51)]
     assert sizes[1] < sizes[0] / 2
-    assert len(std.save_video(video, tmp_path / "clip.png")) == 12
+    files = std.save_video(video, tmp_path / "clip.png")
+    assert len(files) == len(std.save_video(video, tmp_path / "clip.png")) == 12
+    before = Path(files[0]).read_bytes()
+    with pytest.raises(FileError, match=r"clip_0004.png is a frame of a longer video of this name: delete its frames"):
+        std.save_video(noise, tmp_path / "clip.png")
+    assert Path(files[0]).read_bytes() == before
 
 
 @pytest.mark.parametrize(
