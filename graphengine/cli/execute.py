@@ -9,7 +9,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -204,12 +204,12 @@ def print_drawn(inputs: BoundInputs) -> None:
         print(f"{place}: {number} was drawn", file=sys.stderr)
 
 
-def print_warnings(graph: GraphData, given: Collection[str] = ()) -> None:
+def print_warnings(graph: GraphData, given: Mapping[str, Any] | None = None) -> None:
     """Print the warnings of a graph on standard error.
 
     Args:
         graph: The graph.
-        given: The declared inputs that get a value.
+        given: The values that the declared inputs get.
     """
     listed = [*warnings(graph), *missing_files(graph, given)]
     print_problems(problem for problem in listed if problem.severity == "warning")

@@ -59,7 +59,7 @@ def problems_of(file: str, sets: list[str] | None = None) -> list[Problem]:
         problems = graph.problems()
         wrong = any(p.severity == "error" for p in problems)
         bound = bind_sets(graph, sets) if sets and not wrong else None
-        problems += missing_files(graph, () if bound is None else bound.given)
+        problems += missing_files(graph) if bound is None else missing_files(graph, bound.given, bound.base)
         return problems if wrong else [*problems, *reference_problems(graph, bound)]
     except WorkflowError as error:
         return error.problems

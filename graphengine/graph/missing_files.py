@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,34 @@ from graphengine.graph.validate import placed
 from graphengine.keys.files import resolve
 
 
-def missing_files(graph: GraphData, given: Collection[str] = ()) -> list[Problem]:
-    """List a warning, with its line, for each path among the literals and the defaults that does not exist.
+def missing_files(graph: GraphData, given: Mapping[str, Any] | None = None, base: Path | None = None) -> list[Problem]:
+    """List a warning, with its line, for each path among the literals and the inputs' values that does not exist.
 
     Args:
         graph: The graph.
-        given: The declared inputs that get a value, so that their defaults are not checked.
+        given: The values that the declared inputs get in the place of their defaults.
+        base: Where relative paths among these start; None: they are not checked.
     """
+    given = given or {}
     warnings = []
     for part in graph.with_parts():
-        base = part.folder or graph.folder or Path.cwd()
+        folder = part.folder or graph.folder or Path.cwd()
         for id, node in part.nodes.items():
             for name, rule in node.kind.files.items() if isinstance(node.kind, NodeDef) else ():
-                for what in _missing(node.literals.get(name), rule, base):
+                for what in _missing(node.literals.get(name), rule, folder):
                     warnings.append(placed(part, _warning(what, id, name), ("nodes", id)))
-    base = graph.folder or Path.cwd()
+    folder = graph.folder or Path.cwd()
     for id, socket, link in graph.bound_sockets():
         definition, declared = graph.nodes[id].kind, graph.inputs.get(link.port)
-        if declared is None or declared.name in given or not isinstance(definition, NodeDef):
+        if declared is None or not isinstance(definition, NodeDef) or socket not in definition.files:
             continue
-        if socket not in definition.files:
+        if declared.name not in given:
+            value, start = declared.default, folder
+        elif base is not None:
+            value, start = given[declared.name], base
+        else:
             continue
-        for what in _missing(declared.default, definition.files[socket], base):
+        for what in _missing(value, definition.files[socket], start):
             problem = placed(graph, _warning(what, INPUTS, declared.name), (INPUTS, declared.name))
             warnings += [problem] if problem not in warnings else []
     return warnings

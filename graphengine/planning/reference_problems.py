@@ -8,7 +8,7 @@ from typing import Any
 from graphengine.declare.definition import NodeDef
 from graphengine.declare.sockets import UNKNOWN, File
 from graphengine.errors import FileError, NodeError, Problem, Where, WorkflowError, text_of
-from graphengine.graph.data import GraphData, folder_of
+from graphengine.graph.data import GraphData, Node, folder_of
 from graphengine.graph.elements import INPUTS, Link
 from graphengine.graph.order import topological
 from graphengine.graph.validate import placed
@@ -61,6 +61,13 @@ def _known(graph: GraphData, id: str, bound: BoundInputs, plan: Plan) -> dict[st
     """What is known of a node's inputs before anything is computed; `UNKNOWN` for the rest of those that are given."""
     node = graph.nodes[id]
 
+    def several(source: Node) -> Any:
+        """What a mapped node makes: as many values as the lists have that it is mapped over."""
+        lists = [value(source.args.get(name)) for name in source.each]
+        counts = {len(one) if isinstance(one, list | tuple) else None for one in lists}
+        count = counts.pop() if len(counts) == 1 else None
+        return UNKNOWN if count is None else [UNKNOWN] * count
+
     def value(argument: Any) -> Any:
         if isinstance(argument, list):
             return [value(one) for one in argument]
@@ -70,7 +77,7 @@ def _known(graph: GraphData, id: str, bound: BoundInputs, plan: Plan) -> dict[st
             return bound[argument.port].value if argument.port in bound else UNKNOWN
         made = plan.references.get(argument.node)
         if made is None:
-            return UNKNOWN
+            return several(graph.nodes[argument.node]) if argument.node in graph.nodes else UNKNOWN
         return getattr(made[0], argument.port) if argument.port and isinstance(made[0], tuple) else made[0]
 
     return {name: value(argument) for name, argument in node.args.items()}
@@ -81,7 +88,11 @@ def _is_remote(graph: GraphData, id: str, bound: BoundInputs) -> bool:
     node = graph.nodes[id]
     assert isinstance(node.kind, NodeDef)
     given = node.literals | {name: bound[link.port].value for name, link in node.bound if link.port in bound}
-    return any(_is_name(given.get(name), rule, folder_of(graph)) for name, rule in node.kind.files.items())
+    of_caller = {name for name, link in node.bound if link.port in bound.given}
+    bases = {name: bound.base if name in of_caller else None for name in node.kind.files}
+    return any(
+        _is_name(given.get(name), rule, bases[name] or folder_of(graph)) for name, rule in node.kind.files.items()
+    )
 
 
 def _is_name(value: Any, rule: File, base: Path) -> bool:

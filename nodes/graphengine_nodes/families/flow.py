@@ -24,7 +24,7 @@ from graphengine_nodes.families.one_by_one import one_by_one
 from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
 from graphengine_nodes.families.pipelines import Tokenizer, class_named
-from graphengine_nodes.families.record import Shape, Task
+from graphengine_nodes.families.record import Shape, Task, Variant, asked
 from graphengine_nodes.families.repainting import Layout
 from graphengine_nodes.values.types import Image, Latent, Model, Posterior
 from graphengine_nodes.values.video import Video
@@ -74,26 +74,37 @@ class Flow(FlowPrompts):
         """See `Family`."""
         yield from super().foresee(model, given)
         variant = self._variant(model)
+        tasks = _possible(variant, given)
+        if not tasks:
+            asks = frozenset() if given.get("mask") is None else frozenset({"inpaint"})
+            yield f"{model.source}: {missing(asks, variant)}"
         there = {"references": "references", "inpaint": "mask", "control": "control", "controlnet": "control"}
         there |= {"first": "first", "last": "last"}
         for ask, name in there.items():
-            if given.get(name) is None and all(ask in task for task in variant.tasks):
+            if given.get(name) in (None, []) and tasks and all(ask in asked(task) for task in tasks):
                 yield f"{model.source}: this model needs {ASKS[ask]}; link one"
         if given.get("control") is not None and not any("control" in task for task in variant.tasks):
             yield f"{model.source}: this model takes no ControlNet; leave control out"
+        # Without a strength a latent may be empty, and stand for its size alone.
+        begins = given.get("latent") is not None and given.get("strength") is not None and not given.get("start")
+        if begins and not any("image" in asked(task) for task in variant.tasks):
+            yield f"{model.source}: {missing(frozenset({'image'}), variant)}"
         for name in ("first", "last", "video"):
             if given.get(name) is not None and not any(name in task for task in variant.tasks):
                 yield f"{model.source}: this model takes no {ASKS[name].removeprefix('a ')}; leave {name} out"
 
-    def reference_problems(self, model: Model, references: Any) -> Iterator[str]:
+    def reference_problems(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
         """See `Pipelines`."""
-        tasks = [task for name, task in self._variant(model).tasks.items() if "references" in name]
+        variant, references = self._variant(model), given["references"]
+        possible = _possible(variant, given)
+        tasks = [task for name, task in possible.items() if "references" in asked(name)]
         most = max((task.several for task in tasks), default=0)
         if tasks and (lacks := tasks[0].lacks(model)):
             yield lacks
-        elif not tasks:
-            yield f"{model.source}: this model takes no {ASKS['references']}; leave references out"
-        elif isinstance(references, list) and len(references) > most:
+        elif possible and not tasks:
+            beside = " beside a mask" if any("references" in asked(name) for name in variant.tasks) else ""
+            yield f"{model.source}: this model takes no {ASKS['references']}{beside}; leave references out"
+        elif tasks and isinstance(references, list) and len(references) > most:
             yield f"{model.source} takes {most} reference pictures at most, and got {len(references)}"
 
     def sample(self, store: Components, request: SampleRequest, device: str, step: Step) -> Sampled:
@@ -317,3 +328,9 @@ def _makes_videos(model: Model) -> bool:
 
 def _draws(algorithm: Any) -> bool:
     return str(algorithm).startswith("sde-")
+
+
+def _possible(variant: Variant, given: Mapping[str, Any]) -> dict[str, Task]:
+    """The tasks that a sampler's inputs can be for: with a mask those that paint over a picture, else the others."""
+    masked = given.get("mask") is not None
+    return {name: task for name, task in variant.tasks.items() if ("inpaint" in asked(name)) == masked}

@@ -86,16 +86,16 @@ def missing(asks: frozenset[str], variant: Variant) -> str:
         least = [one for one in known if not any(other < one for other in known)]
         needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in least]
         return f"this model needs {' or '.join(needed)}; link one"
-    everywhere = frozenset.intersection(*known)
-    if lacks := sorted(everywhere - asks):
-        return f"this model needs {ASKS[lacks[0]]}; link one"
     strange = sorted(name for name in asks if not any(name in one for one in known))
     if strange:
         them = "them" if ASKS[strange[0]].endswith("s") else "it"
         instead = f"leave {them} out"
         if strange == ["image"] and any("references" in one for one in known):
             instead = "give it to references"
-        if strange == ["inpaint"] and any("image" in one for one in known):
-            instead = "use repaint"
+        if strange == ["inpaint"]:
+            instead = "use repaint" if any("image" in one for one in known) else "use sample"
         return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; {instead}"
+    everywhere = frozenset.intersection(*known)
+    if lacks := sorted(everywhere - asks):
+        return f"this model needs {ASKS[lacks[0]]}; link one"
     return f"there is no pipeline for {' together with '.join(ASKS[name] for name in sorted(asks))}; leave one out"

@@ -247,10 +247,14 @@ class Pipelines:
         except ValueError as error:
             yield str(error)
         if given.get("references") not in (None, []):
-            yield from self.reference_problems(model, given["references"])
+            yield from self.reference_problems(model, given)
 
-    def reference_problems(self, model: Model, references: Any) -> Iterator[str]:
-        """Yield what is wrong with a sampler's reference pictures, or with a list of them, for a model."""
+    def reference_problems(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with a sampler's reference pictures, or with a list of them, for a model.
+
+        Args:
+            given: The sampler's inputs, with `references`.
+        """
         yield f"{model.source}, {self.name}, takes no {ASKS['references']}"
 
     def encode_video(self, store: Components, model: Model, video: Video, device: str) -> Posterior:

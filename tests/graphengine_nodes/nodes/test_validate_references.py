@@ -9,9 +9,13 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from graphengine_nodes import mask_from_image
 from graphengine_nodes.nodes import images
 from graphengine_nodes.store.store import store
+from graphengine_nodes.testing.chroma import chroma_model
 from graphengine_nodes.testing.flux import flux_model
+from graphengine_nodes.testing.flux2 import flux2_model
+from graphengine_nodes.testing.qwen_image import qwen_image_edit_model
 from graphengine_nodes.testing.sdxl import xl_model
 from graphengine_nodes.testing.z_image import z_image_model
 from graphengine_nodes.weights.files import TINY
@@ -132,3 +136,73 @@ def test_what_a_model_does_not_take_is_told_before_it_is_loaded(
     assert not store.digests("cpu")
     assert len(found) == len(told), found
     assert all(part in problem.what and problem.where.line == 7 for part, problem in zip(told, found, strict=True))
+
+
+REFERRED = """
+version: 1
+inputs: {images: {type: 'list[path]', default: [a.png, b.png]}, photo: {type: Image}, mask: {type: Mask}}
+nodes:
+  model: {node: load_model, with: {source: model}}
+  pictures: {node: load_image, from: {path: inputs.images}, each: [path]}
+  text: {node: encode_prompt, from: {model: model}, with: {prompt: a red circle}}
+  latent:
+    node: %s
+    from: {model: model, positive: text%s}
+    with: %s
+outputs: {latent: latent}
+"""
+PAINTED = ", image: inputs.photo, mask: inputs.mask"
+MAKERS = {
+    "chroma": chroma_model,
+    "klein": flux2_model,
+    "edit": qwen_image_edit_model,
+    "plus": partial(qwen_image_edit_model, plus=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("made", "sampler", "links", "given", "pictures", "told"),
+    [
+        ("edit", "sample", ", references: pictures", "{}", 1, ""),
+        ("edit", "sample", ", references: pictures", "{}", 2, "takes 1 reference pictures at most, and got 2"),
+        ("edit", "sample", ", references: pictures", "{}", 0, "this model needs reference pictures; link one"),
+        ("edit", "sample", "", "{}", 0, "this model needs reference pictures; link one"),
+        ("edit", "inpaint", PAINTED, "{}", 0, ""),
+        ("edit", "inpaint", PAINTED + ", references: pictures", "{}", 1, "takes no reference pictures beside a mask"),
+        ("plus", "inpaint", PAINTED, "{}", 0, "this model takes no picture with a mask; use sample"),
+        ("plus", "sample", ", references: pictures", "{}", 3, ""),
+        ("chroma", "inpaint", PAINTED, "{}", 0, "this model takes no picture with a mask; use repaint"),
+        ("chroma", "sample", ", latent: start", "{strength: 0.5}", 0, ""),
+        ("klein", "sample", ", latent: start", "{strength: 0.5}", 0, "no picture to start from; give it to references"),
+        ("klein", "sample", ", latent: start", "{}", 0, ""),
+    ],
+)
+def test_what_a_sampler_asks_of_a_model_is_told_before_a_run(
+    made: str, sampler: str, links: str, given: str, pictures: int, told: str, tmp_path: Path
+) -> None:
+    MAKERS[made](tmp_path / "model")
+    text = REFERRED % (sampler, links, given)
+    if "start" in links:
+        start = "  start: {node: encode_image, from: {model: model, image: inputs.photo}}\n"
+        text = text.replace("  text:", f"{start}  text:")
+    file = tmp_path / "referred.yaml"
+    file.write_text(text)
+    photo = images.from_pil(PIL.Image.new("RGB", (64, 64)))
+    values = {"images": ["a.png"] * pictures, "photo": photo, "mask": mask_from_image(photo)}
+    graph = load(file)
+    found = [problem.what for problem in reference_problems(graph, bind_inputs(graph, values))]
+    assert len(found) == bool(told), found
+    assert all(told in one for one in found)
+
+
+def test_a_path_by_set_starts_at_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "workflows").mkdir()
+    file = folder / "workflows" / "asked.yaml"
+    text = ASKED % ("tiny", "", "{scheduler: FlowMatchEulerDiscreteScheduler}")
+    file.write_text(text.replace("type: path", "type: str").replace(", photo: {type: Image}", ""))
+    monkeypatch.chdir(folder)
+    (told,) = [one.what for one in problems_of(str(file), ["model=tiny-copy"])]
+    assert "FlowMatchEulerDiscreteScheduler is of the wrong kind for stable_diffusion" in told
+    monkeypatch.chdir(folder / "workflows")
+    told = " ".join(one.what for one in problems_of(str(file), ["model=./tiny-copy"]))
+    assert f"there is no file or folder {folder / 'workflows' / 'tiny-copy'}" in told
