@@ -42,7 +42,8 @@ def pipeline(models: Path, case: dict[str, Any], known: dict[str, Any]) -> Any:
     if "controlnet" in case["task"]:
         config = (models / case["net"] / "config.json").read_text()
         net = next(name for name in NETS if f'"{name}"' in config)
-        parts["controlnet"] = getattr(diffusers, net).from_pretrained(models / case["net"])
+        kind = getattr(torch, case["precision"] or "float32")
+        parts["controlnet"] = getattr(diffusers, net).from_pretrained(models / case["net"], torch_dtype=kind)
     made = cls(**parts)
     made.set_progress_bar_config(disable=True)
     if case["lora"]:
@@ -128,6 +129,7 @@ def one_of_global_draws(pipe: Any, case: dict[str, Any], seed: int) -> torch.Ten
 
 def shifted(pipe: Any, latents: torch.Tensor) -> np.ndarray[Any, Any]:
     """Decode as text to image does: this pipeline's own decoding leaves the VAE's shift out."""
+    latents = latents.to(pipe.vae.dtype)
     with torch.no_grad():
         decoded = pipe.vae.decode(
             latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor, return_dict=False

@@ -33,7 +33,7 @@ def make(models: Path, case: dict[str, Any]) -> std.Image:
         negative = std.encode_prompt(model, case["negative"], references=seen)
     control = None
     if "controlnet" in asks:
-        net = std.load_controlnet(models / case["net"])
+        net = std.load_controlnet(models / case["net"], precision=case["precision"])
         control = std.apply_controlnet(net, images.from_pil(cases.edges()), 0.75)
     elif "control" in asks:
         control = std.follow_picture(images.from_pil(cases.edges()))
