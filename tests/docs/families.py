@@ -73,8 +73,8 @@ def table() -> str:
     head = ["models", "`text_to_image`", *(COLUMNS.get(ask, ASKS[ask]) for ask in asked), "schedulers"]
     lines = [head, ["---"] * len(head)]
     for name, held, schedulers in rows:
-        short = [one.removesuffix("Scheduler").removesuffix("Discrete").removesuffix("Multistep") for one in schedulers]
-        named = ", ".join(short) if len(short) < 5 else f"{len(short)} of diffusers"
+        few = len(schedulers) < 5
+        named = ", ".join(f"`{one}`" for one in schedulers) if few else f"{len(schedulers)} of diffusers"
         lines.append([name, "yes" * ("" in held), *(cell(ask, held) for ask in asked), named])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -43,7 +43,7 @@ def check_name(name: str, kind: Sequence[str], family: str, suggested: Sequence[
 
     Args:
         kind: The classes that it can use.
-        suggested: Further names, to suggest one that is near.
+        suggested: Further names that it takes, to suggest one that is near.
 
     Raises:
         ValueError: There is no scheduler of that name, or the family cannot use it.
@@ -52,7 +52,7 @@ def check_name(name: str, kind: Sequence[str], family: str, suggested: Sequence[
         return
     if name in (*KARRAS, *DISTILLED, *FLOW):
         raise ValueError(f"{name} is of the wrong kind for {family}; it takes one of {', '.join(kind)}")
-    near = nearest(name, [*kind, *suggested])
+    near = nearest(name, dict.fromkeys([*kind, *suggested]))
     advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(kind)}"
     raise ValueError(f"there is no scheduler {name!r}; {advice}")
 

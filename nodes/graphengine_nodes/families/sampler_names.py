@@ -101,7 +101,8 @@ def read(name: str | None, kind: Sequence[str], family: str) -> tuple[str | None
         return None, {}
     sampler = None if name in CLASSES else find(name)
     if sampler is None:
-        noise_schedulers.check_name(name, kind, family, SUGGESTED)
+        taken = [one for one in SUGGESTED if (known := find(one)) and not set(known.classes).isdisjoint(kind)]
+        noise_schedulers.check_name(name, kind, family, taken)
         return name, {}
     cls = next((one for one in sampler.classes if one in kind), sampler.classes[0])
     noise_schedulers.check_name(cls, kind, family)

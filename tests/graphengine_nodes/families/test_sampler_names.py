@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -348,3 +349,14 @@ def test_validation_needs_no_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("wrong", ["FlowMatchEuler", "FlowMatchEulerDiscrete", "UniPCMultistep", "DPMSolver", "Eulr"])
+def test_names_are_suggested_once_and_only_where_the_family_takes_them(wrong: str) -> None:
+    for name, family in families().items():
+        with pytest.raises(ValueError, match=f"there is no scheduler '{wrong}'; ") as caught:
+            sampler_names.read(wrong, family.schedulers, name)
+        told = re.sub(r".*; (did you mean |known are )", "", str(caught.value)).rstrip("?")
+        suggested = re.split(" or |, ", told)
+        assert len(set(suggested)) == len(suggested)
+        assert all(sampler_names.read(one, family.schedulers, name)[0] in family.schedulers for one in suggested)
