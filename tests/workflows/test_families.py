@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import graphengine_nodes as std
+import PIL.Image
 import pytest
+import torch
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.testing.flux import flux_controlnet, flux_model
 
@@ -83,6 +85,21 @@ def test_a_workflow_serves_a_family_with_its_own_defaults_or_is_refused(name: st
         assert found.size == (model.setting("width"), model.setting("height"))
     elif task != "references":
         assert found.size == (128, 128)  # that of the picture that the workflow is given
+
+
+def test_an_edit_keeps_the_alpha_that_a_model_sees(folders: Path, tmp_path: Path) -> None:
+    clear = PIL.Image.new("RGBA", (64, 64), (200, 60, 40, 255))
+    clear.paste((200, 60, 40, 0), (16, 16, 48, 48))
+    clear.save(tmp_path / "clear.png")
+    white = PIL.Image.new("RGBA", (64, 64), (255, 255, 255, 255))
+    white.alpha_composite(clear)
+    white.save(tmp_path / "white.png")
+
+    def edited(model: str, name: str) -> torch.Tensor:
+        return picture(folders, model, "edit", images=[str(tmp_path / name)], steps=2).pixels
+
+    assert not torch.equal(edited("qwen_image_21", "clear.png"), edited("qwen_image_21", "white.png"))
+    assert torch.equal(edited("kontext", "clear.png"), edited("kontext", "white.png"))
 
 
 def test_an_edit_without_a_picture_is_refused(folders: Path) -> None:
