@@ -405,6 +405,9 @@ class Family(Protocol):
             ValueError: The family knows no weights.
         """
 
+    def lacks(self, model: Model) -> str | None:
+        """A sentence on an optional component that a model of joined parts needs and has not; None if it has all."""
+
     def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int] | None:
         """The size of what is made with reference pictures, where nothing else says it; None for the model's own."""
 

@@ -43,7 +43,7 @@ class Flow(FlowPrompts):
         latents = self.record.latents
         with store.component(model, "vae", device) as shared:
             vae = private(shared) if latents.keeps_state else shared
-            return arguments.encode_pictures(vae, image, self.name, device, frames=latents.frames)
+            return arguments.encode_pictures(vae, image, latents.family or self.name, device, frames=latents.frames)
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
         """See `Family`."""

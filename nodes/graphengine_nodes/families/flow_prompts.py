@@ -119,6 +119,17 @@ class FlowPrompts(FlowFiles):
 
         return next(one for one in variants if reads(one))
 
+    def lacks(self, model: Model) -> str | None:
+        """See `Family`."""
+        there, reads = dict(model.components), self.parts["text_encoder"]
+        missing = [name for name in reads if name in self.optional and name not in there]
+        if not missing or not self._text(model).pictures:
+            return None
+        return (
+            f"{model.source} shows its text encoder pictures, and the one that is given has no {missing[0]}: load it "
+            f"with config, the folder of a model that edits"
+        )
+
     def _seen(self, model: Model, references: Sequence[Image]) -> list[Any]:
         """The reference pictures that the text encoder sees, as PIL has them.
 

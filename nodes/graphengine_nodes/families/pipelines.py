@@ -232,6 +232,10 @@ class Pipelines:
         """See `Family`."""
         raise ValueError(f"{model.source}, {self.name}, takes no weights in prompts; use encode_prompt, without them")
 
+    def lacks(self, model: Model) -> str | None:
+        """See `Family`."""
+        return None
+
     def size_of(self, model: Model, references: Sequence[Image]) -> tuple[int, int] | None:
         """See `Family`."""
         return None

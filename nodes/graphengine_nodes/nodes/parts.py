@@ -300,7 +300,8 @@ def join_model(
 
     Raises:
         ModelError: The parts are of different families; the text encoder gives prompts of another width than the
-            denoiser takes, or the VAE latents of another shape; the parts name different precisions.
+            denoiser takes, or none with pictures for a model that edits, or the VAE latents of another shape; the parts
+            name different precisions.
     """
     body = _denoiser_of(denoiser).model if isinstance(denoiser, Model) else denoiser.model
     words = _encoder_of(text_encoder) if isinstance(text_encoder, Model) else text_encoder
@@ -313,7 +314,7 @@ def join_model(
     _check_shape(decoder, settings, body.source)
     held = dict((*encoder.components, *body.components, *decoder.components))
     names = [name for names in lookup.family(body.family).parts.values() for name in names]
-    return Model(
+    joined = Model(
         body.family,
         tuple((name, held[name]) for name in names if name in held),
         _sorted(settings),
@@ -325,6 +326,9 @@ def join_model(
         encoder.embeddings,
         body.ip_adapters,
     )
+    if lacks := lookup.family(body.family).lacks(joined):
+        raise ModelError(lacks)
+    return joined
 
 
 @node(version=1)

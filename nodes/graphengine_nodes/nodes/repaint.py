@@ -25,6 +25,7 @@ from graphengine_nodes.nodes.sampling import (
     Steps,
     Strength,
     latent_of,
+    latents_of,
     reporter,
     request_of,
 )
@@ -89,7 +90,7 @@ def repaint(
     request = replace(request_of({**inputs, "latent": start, "mask": None}), repaint=Repaint(kept, weight))
     if not bool(weight.any()):
         log.warning("there is nothing to paint in the mask; the result is the original")
-        return Latent(repeat(kept, len(request.seeds)), model.family, random=request.random)
+        return Latent(repeat(kept, len(request.seeds)), latents_of(model), random=request.random)
     found = family(model.family).sample(store, request, model.computes_on(ctx.device), reporter(ctx, model))
     return latent_of(found.samples, request, found)
 
@@ -131,7 +132,7 @@ def _expanded(start: Posterior | Latent, count: int) -> Posterior | Latent:
 def _check_sizes(model: Model, original: Posterior, painted: Posterior, mask: Mask) -> int:
     """Check sizes and numbers; return how many pictures there are to paint on."""
     for value in (original, painted):
-        if value.family != model.family:
+        if value.family not in (model.family, latents_of(model)):
             raise ValueError(f"a picture of {value.family} does not fit {model.source}, a {model.family} model")
     factor = int(model.setting("factor"))
     sizes = [(int(one.mean.shape[-1]) * factor, int(one.mean.shape[-2]) * factor) for one in (original, painted)]

@@ -163,11 +163,11 @@ def sample(
 def latent_of(samples: torch.Tensor, request: SampleRequest, found: Sampled) -> Latent:
     """The latents of a run, or of some of its pictures."""
     done = 1.0 if request.options.end is None else request.options.end
-    latent = Latent(samples, _latents_of(request.model), random=found.random, done=done)
+    latent = Latent(samples, latents_of(request.model), random=found.random, done=done)
     return replace(latent, drawn=found.drawn, reached=found.reached)
 
 
-def _latents_of(model: Model) -> str:
+def latents_of(model: Model) -> str:
     """The family that a model's latents are of."""
     return family(model.family).latents or model.family
 
@@ -449,7 +449,7 @@ def _check_families(
     for value in values:
         if isinstance(value, Latent) and value.empty and not value.family:  # a size, for any model
             continue
-        if isinstance(value, (Posterior, Latent)) and value.family in (model.family, _latents_of(model)):
+        if isinstance(value, (Posterior, Latent)) and value.family in (model.family, latents_of(model)):
             check_channels(value, model)
             continue
         if value is not None and value.family != model.family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from graphengine_nodes.nodes import images
 from graphengine_nodes.testing.chroma import chroma_model
+from graphengine_nodes.testing.flux import flux_model
+from graphengine_nodes.testing.z_image import z_image_model
 from safetensors.torch import load_file, save_file
 
 from tests.graphengine_nodes.families.flow import cases
@@ -55,6 +58,35 @@ def test_a_vae_of_flux_serves_flux_and_chroma(
         own = std.encode_image(model, images.from_pil(cases.picture()))
         assert torch.equal(latent.samples, std.sample(model, text, latent=own, seed=3, steps=2).samples)
         assert torch.equal(std.decode_latent(vae, latent).pixels, std.decode_latent(model, latent).pixels)
+
+
+def test_pictures_that_a_vae_of_flux_encoded_begin_a_run_of_flux_chroma_and_z_image(
+    model: std.Model, text: std.Conditioning, tmp_path: Path
+) -> None:
+    flux = std.load_model(flux_model(tmp_path / "flux"))
+    picture, other = images.from_pil(cases.picture()), images.from_pil(cases.other().resize((64, 64)))
+    of_chroma, of_flux = std.encode_image(model, picture), std.encode_image(flux, picture)
+    assert (of_chroma.family, of_flux.family) == ("flux", "flux")
+    z_image = std.load_model(z_image_model(tmp_path / "z_image"))
+    assert std.encode_image(z_image, picture).family == "flux"
+    of_flux_prompt = std.encode_prompt(flux, cases.PROMPT)
+    given: dict[str, Any] = {"seed": 3, "steps": 2}
+    found = std.sample(flux, of_flux_prompt, latent=of_chroma, **given)
+    assert found.family == "flux"
+    assert torch.equal(
+        std.sample(model, text, latent=of_flux, **given).samples,
+        std.sample(
+            model,
+            text,
+            latent=replace(of_flux, family="chroma"),
+            **given,  # as results of before are labelled
+        ).samples,
+    )
+    mask = std.mask_from_image(images.from_pil(cases.mask()))
+    painted = std.encode_image(flux, other)
+    assert std.repaint(model, text, of_chroma, painted, mask, **given).family == "flux"
+    empty = std.Mask(torch.zeros(1, 64, 64))
+    assert std.repaint(model, text, of_chroma, painted, empty, **given).family == "flux"
 
 
 def test_a_lora_with_kohyas_names_and_alpha_is_that_of_diffusers(

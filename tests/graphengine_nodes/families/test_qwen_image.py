@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from graphengine_nodes.nodes import images
 from graphengine_nodes.testing import blocks, qwen_image
 from safetensors.torch import load_file, save_file
 
+from graphengine import ModelError
 from tests.graphengine_nodes.families.flow import cases
 
 PICTURE = images.from_pil(cases.picture())
@@ -364,3 +366,15 @@ def test_qwen_images_latents_are_upscaled_and_sampled_on(plain: std.Model) -> No
     large = std.sample(plain, text, latent=std.upscale_latent(small), strength=0.6, seed=1, steps=4)
     assert large.samples.shape == (1, 16, 1, 16, 16)
     assert std.decode_latent(plain, large).size == (128, 128)
+
+
+def test_a_text_encoder_without_a_processor_is_no_editors(
+    plain: std.Model, edit: std.Model, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copy(folders / "edit" / "text_encoder" / "model.safetensors", tmp_path / "words.safetensors")
+    for words in (plain, std.load_text_encoder(tmp_path / "words.safetensors", config=folders / "plain")):
+        with pytest.raises(ModelError, match="has no processor: load it with config, the folder of a model that edits"):
+            std.join_model(edit, words, edit)
+    words = std.load_text_encoder(tmp_path / "words.safetensors", config=folders / "edit")
+    assert std.join_model(edit, words, edit).component("processor")
+    assert std.join_model(plain, words, plain).family == std.join_model(plain, plain, edit).family == "qwen_image"
