@@ -155,7 +155,8 @@ class Flow(FlowPrompts):
         check_count(request.model, request.references, task)
         if task.seen:
             check_own_size(request, task)
-        check_seen(request, task if self._text(request.model).pictures else None)
+        variant = self._variant(request.model)
+        check_seen(request, task if self._text(request.model).pictures else None, variant)
         if task.global_noise and request.random:
             raise ValueError(
                 f"pictures of {request.model.source} with a ControlNet take a seed; leave the generator out"

@@ -87,8 +87,9 @@ class FlowPrompts(FlowFiles):
                 absent = encode_absent() if seen else self._known(model, parts, length, encode_absent)
             found = absent if prompt is None and absent else encode(text.absent if prompt is None else prompt, own=True)
         fields = {name: tensor for name, tensor in found.items() if name not in ("embeds", "pooled")}
+        by = digests(seen, variant)
         return Conditioning(
-            found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, seen=digests(seen)
+            found["embeds"], self.name, prompt is None, found.get("pooled"), absent, fields=fields, seen=by
         )
 
     def _check_text(self, model: Model, clip_skip: int, second: str | None, length: int | None) -> None:

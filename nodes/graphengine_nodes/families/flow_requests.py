@@ -22,9 +22,11 @@ def shown(references: Sequence[Image], task: Task) -> list[Image]:
     return [one if task.alpha else one.opaque() for one in references]
 
 
-def digests(pictures: Sequence[Any]) -> tuple[str, ...]:
-    """Digests of PIL pictures, as `Conditioning.seen` has them."""
-    return tuple(hashlib.blake2b(repr(p.size).encode() + p.tobytes(), digest_size=16).hexdigest() for p in pictures)
+def digests(pictures: Sequence[Any], variant: Variant) -> tuple[str, ...]:
+    """Digests of PIL pictures, as `Conditioning.seen` has them: after the pipeline that shows them."""
+    by = next(iter(variant.tasks.values())).class_name
+    found = [hashlib.blake2b(repr(p.size).encode() + p.tobytes(), digest_size=16).hexdigest() for p in pictures]
+    return tuple(f"{by} {digest}" for digest in found)
 
 
 def check_count(model: Model, references: Sequence[Image], task: Task) -> None:
@@ -53,11 +55,12 @@ def check_own_size(request: SampleRequest, task: Task) -> None:
         )
 
 
-def check_seen(request: SampleRequest, task: Task | None) -> None:
+def check_seen(request: SampleRequest, task: Task | None, variant: Variant) -> None:
     """Refuse prompts whose text encoder saw other pictures than the sampler gets.
 
     Args:
         task: Of the request; None where the model's text encoder sees none.
+        variant: Of the model.
 
     Raises:
         ValueError: It is so.
@@ -65,12 +68,17 @@ def check_seen(request: SampleRequest, task: Task | None) -> None:
     given = list(request.references)
     if task is not None and task.seen and request.image is not None:
         given.append(request.image.split()[0])
-    expected = () if task is None else digests([one.pil() for one in shown(given, task)])
+    expected = () if task is None else digests([one.pil() for one in shown(given, task)], variant)
     for prompt in (*request.positive, *request.negative):
         if len(prompt.seen) != len(expected):
             raise ValueError(
                 f"a prompt was encoded with {len(prompt.seen)} reference pictures, and the sampler gets "
                 f"{len(expected)}: give the same references to encode_prompt and to sample"
+            )
+        if [one.partition(" ")[0] for one in prompt.seen] != [one.partition(" ")[0] for one in expected]:
+            raise ValueError(
+                f"a prompt was encoded for another kind of model, which shows pictures to its text encoder otherwise "
+                f"than {request.model.source}: give encode_prompt the model that samples"
             )
         if prompt.seen != expected:
             raise ValueError(

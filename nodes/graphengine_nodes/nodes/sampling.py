@@ -181,7 +181,8 @@ def _check_sample(inputs: dict[str, Any]) -> Iterator[str]:
 
 @sample.group
 def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
-    """The value that calls of one batch share, the shape of the prompts; an `object()` keeps a call by itself."""
+    """The value that calls of one batch share: the shape of the prompts, which tensors they have, and the pictures that
+    they were encoded with. An `object()` keeps a call by itself."""
     seeds = seed if isinstance(seed, list) else [seed]
     data = all(_is_plain(value) for value in (others.get("arguments") or {}).values())
     lists = isinstance(positive, list) or isinstance(others.get("negative"), list) or others.get("count") is not None
@@ -191,7 +192,7 @@ def _group_sample(positive: Prompts, seed: Seed, **others: Any) -> Any:
     negative = others.get("negative")
     if any(one is not None and (one.schedule or one.joined) for one in (positive, negative)):
         return object()
-    return tuple(positive.embeds.shape)
+    return (*positive.embeds.shape, positive.pooled is None, *sorted(positive.fields), *positive.seen)
 
 
 def _is_plain(value: Any) -> bool:
@@ -350,7 +351,7 @@ def request_of(inputs: Mapping[str, Any]) -> SampleRequest:
         pictures, sides = _shape_of(latent, model)
         if isinstance(latent, Latent) and latent.empty:
             latent = None
-    elif controls and sides == (None, None):
+    elif controls and sides == (None, None) and image is None:
         sides = controls[0].image.size
     elif references and sides == (None, None) and image is None:
         sides = family(model.family).size_of(model, references) or sides

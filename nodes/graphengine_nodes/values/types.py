@@ -312,7 +312,8 @@ class Conditioning:
         schedule: Of a prompt that changes with the steps: what it is at which; `embeds` are those of the beginning.
         joined: Of prompts that AND joins: all of them, each with its weight; `embeds` are those of the first.
         fields: Further tensors by name, in families that have them: `mask`, [1, tokens].
-        seen: Digests of the reference pictures that the text encoder saw beside the text, in their order.
+        seen: Digests of the reference pictures that the text encoder saw beside the text, in their order, each after
+            the name of the pipeline that showed it.
     """
 
     embeds: torch.Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import graphengine_nodes as std
+import PIL.Image
 import pytest
 import torch
 from graphengine_nodes.nodes import images
@@ -62,6 +63,16 @@ def test_what_does_not_come_out_even_is_refused(
             seed=list(range(given.get("seeds", 2))),
             steps=2,
         )
+
+
+def test_a_control_picture_of_another_size_is_brought_to_that_of_the_picture(model: std.Model, net: Any) -> None:
+    text, other = std.encode_prompt(model, cases.PROMPT), images.from_pil(cases.edges().resize((70, 50)))
+    given: dict[str, Any] = {"seed": 1, "steps": 2}
+    control = std.apply_controlnet(net, other)
+    found = std.inpaint(model, text, PICTURE, MASK, control=control, **given).samples
+    fitted = images.from_pil(cases.edges().resize((70, 50)).resize((64, 64), PIL.Image.Resampling.LANCZOS))
+    expected = std.inpaint(model, text, PICTURE, MASK, control=std.apply_controlnet(net, fitted), **given).samples
+    assert torch.equal(found, expected)
 
 
 def test_each_picture_has_its_own_or_the_next_in_order(model: std.Model, net: Any) -> None:

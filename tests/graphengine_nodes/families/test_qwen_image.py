@@ -145,6 +145,25 @@ def test_a_prompt_of_other_pictures_is_refused(edit: std.Model) -> None:
         std.inpaint(edit, seen, PICTURE, MASK)
 
 
+def test_a_prompt_that_another_kind_of_model_encoded_is_refused(folders: Path, edit: std.Model) -> None:
+    plus = std.load_model(folders / "plus")
+    of_edit, of_plus = (std.encode_prompt(one, cases.PROMPT, references=PICTURE) for one in (edit, plus))
+    for model, text in ((edit, of_plus), (plus, of_edit)):
+        with pytest.raises(ValueError, match="encoded for another kind of model, which shows pictures"):
+            latents(model, text, references=PICTURE)
+
+
+def test_calls_of_other_pictures_are_not_of_one_batch(edit: std.Model) -> None:
+    group: Any = std.sample.group_fn
+    one, same, other = (
+        std.encode_prompt(edit, prompt, references=picture)
+        for prompt, picture in ((cases.PROMPT, PICTURE), (cases.PROMPT, PICTURE), (cases.PROMPT, OTHER))
+    )
+    assert group(positive=one, seed=1) == group(positive=same, seed=2)
+    unlike = replace(one, seen=other.seen)
+    assert group(positive=one, seed=1) != group(positive=unlike, seed=1)
+
+
 def test_the_text_encoder_sees_the_picture_with_both_prompts(edit: std.Model) -> None:
     one, two = (std.encode_prompt(edit, cases.PROMPT, references=picture) for picture in (PICTURE, OTHER))
     assert len(one.seen) == 1
