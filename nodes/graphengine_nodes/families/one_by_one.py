@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families.arguments import each_picture
 from graphengine_nodes.families.family import Sampled, SampleRequest, Step
-from graphengine_nodes.values.types import Image
+from graphengine_nodes.values.types import Image, Latent
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,8 @@ def one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
     """
     import torch
 
-    count, found = len(request.seeds), []
+    count = len(request.seeds)
+    found: list[Sampled] = []
     parts: dict[int, torch.Tensor] = {}
     positive = each_picture(request.positive, count)
     negative = each_picture(request.negative, count) if request.negative else []
@@ -45,7 +46,8 @@ def one_by_one(request: SampleRequest, sample: Any, step: Step) -> Sampled:
         if len(request.random) == 1:  # one generator draws all pictures
             request = replace(request, random=found[-1].random)
     random = tuple(state for one in found for state in one.random)
-    return Sampled(torch.cat([one.samples for one in found]), random if len(request.random) != 1 else found[-1].random)
+    random = random if len(request.random) != 1 else found[-1].random
+    return found[-1]._replace(samples=torch.cat([one.samples for one in found]), random=random)
 
 
 def _check_counts(request: SampleRequest, count: int) -> None:
@@ -67,6 +69,9 @@ def _pictures_of(request: SampleRequest, index: int) -> dict[str, Any]:
         return batch.split()[index % len(batch)]
 
     found: dict[str, Any] = {"control": [replace(one, image=picture(one.image)) for one in request.control]}
+    if isinstance(request.latent, Latent):  # one that is gone on with
+        at = index % len(request.latent.samples)
+        found["latent"] = replace(request.latent, samples=request.latent.samples[at : at + 1])
     if request.image is not None:
         found["image"] = picture(request.image)
     if request.mask is not None:

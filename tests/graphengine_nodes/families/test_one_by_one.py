@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import graphengine_nodes as std
@@ -9,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 from graphengine_nodes.nodes import images
-from graphengine_nodes.testing import z_image
+from graphengine_nodes.testing import sd3, z_image
 
 from tests.graphengine_nodes.families.flow import cases
 
@@ -73,6 +74,17 @@ def test_a_control_picture_of_another_size_is_brought_to_that_of_the_picture(mod
     fitted = images.from_pil(cases.edges().resize((70, 50)).resize((64, 64), PIL.Image.Resampling.LANCZOS))
     expected = std.inpaint(model, text, PICTURE, MASK, control=std.apply_controlnet(net, fitted), **given).samples
     assert torch.equal(found, expected)
+
+
+def test_several_runs_in_two_parts_are_the_whole_runs(tmp_path: Path) -> None:
+    model = std.load_model(sd3.sd3_model(tmp_path / "model"))
+    control = std.apply_controlnet(std.load_controlnet(sd3.sd3_controlnet(tmp_path / "net")), EDGES)
+    text = std.encode_prompt(model, cases.PROMPT)
+    given: dict[str, Any] = {"control": control, "seed": [1, 2], "steps": 2}
+    whole = std.sample(model, text, width=64, height=64, **given)
+    half = std.sample(model, text, width=64, height=64, end=0.5, **given)
+    assert half.reached is not None
+    assert torch.equal(std.sample(model, text, latent=half, start=0.5, **given).samples, whole.samples)
 
 
 def test_each_picture_has_its_own_or_the_next_in_order(model: std.Model, net: Any) -> None:
