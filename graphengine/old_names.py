@@ -175,7 +175,11 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "graphengine.cli.cache": {"told": "graphengine.cli.cache:size_text"},
     "graphengine.cli.completion": {"Line": "graphengine.cli.completion:TypedLine"},
-    "graphengine.cli.nodes": {"found": "graphengine.cli.nodes:matching"},
+    "graphengine.cli.nodes": {
+        "facts": "graphengine.declare.node_facts:node_facts",
+        "found": "graphengine.cli.nodes:matching",
+        "socket_facts": "graphengine.declare.node_facts:socket_facts",
+    },
     "graphengine.cli.sheet": {"Cell": "graphengine.cli.sheet:SheetCell"},
     "graphengine.keys.code": {"Walk": "graphengine.keys.code:CodeWalk"},
     "graphengine.keys.content": {

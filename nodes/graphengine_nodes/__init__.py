@@ -208,6 +208,7 @@ __pack__ = Pack(
         "Control pictures",
         "Latents",
         "Sampling",
+        "Shift of flow models",
         "Upscaling",
         "Pictures",
         "Masks",

@@ -40,7 +40,7 @@ WAIT = "version: 1\nnodes:\n  w: {node: toy.wait, with: {seconds: 8.0}}\noutputs
         (("submit", "paint.yaml", "--queue", "damaged.sqlite"), 3, "opened as a queue: file is not a database"),
         (("list", "--queue", "folder"), 3, "folder cannot be opened as a queue: it is no file"),
         (("submit", "paint.yaml", "--out", "damaged.sqlite"), 3, "damaged.sqlite cannot be written: a file is in its"),
-        (("stats", "--queue", "newer.sqlite"), 2, "is of version 99, this program knows 2; update it"),
+        (("stats", "--queue", "newer.sqlite"), 2, "is of version 99, this program knows 3; update it"),
         (("wait", 1, "--queue", "torn.sqlite"), 3, "torn.sqlite cannot be read: database disk image is malformed"),
     ],
 )  # fmt: skip

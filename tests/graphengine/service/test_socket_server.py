@@ -21,6 +21,7 @@ from graphengine.service.socket_server import SocketServer
 from graphengine.service.start import serving
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.system.channel import Listener, port_file, socket_file
+from tests.graphengine.sample import until
 from tests.graphengine.service.conftest import Runners
 from tests.graphengine.service.test_service import of
 from tests.graphengine.service.workers.test_contract import wait_for
@@ -116,13 +117,12 @@ def test_the_socket_is_of_who_runs_the_jobs(tmp_path: Path) -> None:
 
     with serving(file, InlineRunner(), disk, seconds=600):
         with serving(file, InlineRunner(), disk, seconds=600) as other:
-            assert (other.active, active()) == (False, True)
-        assert active()  # who stood by has not taken it away
+            until(active)
+            assert not other.active
+        until(active)  # who stood by has not taken it away
         following = serving(file, InlineRunner(), disk, seconds=600)
         other = following.__enter__()
-    while not other.active:
-        time.sleep(0.01)
-    assert active()
+    until(lambda: other.active and active())
     following.__exit__(None, None, None)
     assert hello(file) is None
 

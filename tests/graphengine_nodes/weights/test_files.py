@@ -260,8 +260,8 @@ def test_weights_that_do_not_fit_their_configuration(copy: Path) -> None:
 def test_a_foreign_model(copy: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    (copy / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
-    with pytest.raises(ModelError, match=r"holds a WanPipeline; known families are .*stable_diffusion_xl"):
+    (copy / "model_index.json").write_text('{"_class_name": "LTXPipeline"}')
+    with pytest.raises(ModelError, match=r"holds a LTXPipeline; known families are .*stable_diffusion_xl"):
         std.load_model(copy)
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ModelError, match=r"a\.safetensors is no checkpoint of a known family"):
