@@ -252,8 +252,6 @@ class Family(Protocol):
     """Whether its prompts may hold weights and what else `encode_weighted` reads."""
     latents: str
     """The family whose latents it works on, where that is not itself; else empty."""
-    begins: bool
-    """Whether its models can begin a picture: a refiner goes on with those of another family."""
     parts: Mapping[str, Sequence[str]]
     """The components that each part of a model consists of: text_encoder, denoiser, vae."""
     optional: Collection[str]

@@ -90,8 +90,6 @@ class Pipelines:
     """Whether its prompts may hold weights and what else `encode_weighted` reads."""
     latents: str = ""
     """The family whose latents it works on, where that is not itself."""
-    begins: bool = True
-    """Whether its models can begin a picture: a refiner goes on with those of another family."""
     parts: Mapping[str, Sequence[str]]
     optional: Sequence[str] = ()
     encoder_widths: Collection[int] = ()

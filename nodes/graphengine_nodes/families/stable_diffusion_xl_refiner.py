@@ -20,7 +20,6 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
 
     name = "stable_diffusion_xl_refiner"
     latents = "stable_diffusion_xl"
-    begins = False
     encoders = ("_2",)
     with_vae = ("", "Img2Img", "Inpaint")
     parts: Mapping[str, Sequence[str]] = {

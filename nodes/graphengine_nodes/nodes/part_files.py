@@ -239,7 +239,9 @@ def family_of_encoders(parts: Sequence[Component], paths: Sequence[Path]) -> Fam
     Raises:
         ModelError: There is none, or more than one.
     """
-    fitting = [kind for kind in families().values() if kind.begins and _reads(kind, parts)]
+    # Of the families on others' latents, a refiner has no encoders of its own, and others are told by widths alone.
+    asked = [kind for kind in families().values() if not kind.latents or kind.encoder_widths]
+    fitting = [kind for kind in asked if _reads(kind, parts)]
     known = [kind for kind in fitting if _of_known_widths(kind, parts)] or fitting
     held = " and ".join(path.name for path in paths)
     if not known:

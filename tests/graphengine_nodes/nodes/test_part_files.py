@@ -109,13 +109,13 @@ def test_the_scale_of_a_vae_is_its_familys(folder: Path, tmp_path: Path) -> None
     groups = {"config": json.dumps({"vae": {"norm_num_groups": 2}})}
     save_file(load_file(folder / "dev" / "vae" / WEIGHTS), file, groups)
     dev = std.load_model(folder / "dev")
-    with pytest.raises(ModelError, match=r"may be of flux or stable_diffusion_3 or .*whose scales differ: give family"):
+    with pytest.raises(ModelError, match=r"may be of flux or stable_diffusion_3, whose scales differ: give family"):
         std.load_vae(file)
     assert torch.equal(picture(std.join_model(dev, dev, std.load_vae(file, family="flux"))), picture(dev))
     published = shutil.copyfile(file, tmp_path / "ae.safetensors")
     assert torch.equal(picture(std.join_model(dev, dev, std.load_vae(published))), picture(dev))
     assert std.load_vae(shutil.copyfile(file, tmp_path / "sd3_vae.safetensors")).families == ("stable_diffusion_3",)
-    with pytest.raises(ModelError, match=r"is for flux or stable_diffusion_3 or .*, and not for stable_diffusion ones"):
+    with pytest.raises(ModelError, match=r"for flux or stable_diffusion_3 models, and not for stable_diffusion ones"):
         std.load_vae(file, family="stable_diffusion")
     with pytest.raises(ModelError, match="latents of 16 channels at 1/8 of the size; xl needs 4 at 1/8"):
         std.replace_vae(xl, file)

@@ -59,7 +59,7 @@ def test_each_takes_its_own_pictures_and_no_others(folder: Path) -> None:
         ("dev", {"control": follows}, "takes no control picture without a ControlNet; leave it out"),
         ("kontext", {"references": [picture()] * 2}, "takes 1 reference pictures at most, and got 2"),
         ("fill", {}, "needs a picture with a mask; link one"),
-        ("fill", {"control": follows}, "needs a picture with a mask; link one"),
+        ("fill", {"control": follows}, "takes no control picture without a ControlNet; leave it out"),
         ("control", {}, "needs a control picture without a ControlNet; link one"),
         ("control", {"control": [follows, net]}, "takes no ControlNet; leave it out"),
         ("control", {"control": [follows, follows]}, "follows one control picture, and got 2"),
