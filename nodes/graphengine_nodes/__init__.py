@@ -5,6 +5,7 @@ Importing it imports neither torch nor diffusers; a node does when it runs.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -107,15 +108,21 @@ for _name in ("diffusers.quantizers.torchao", "torch.utils._pytree"):
 
 def _environment() -> dict[str, Any]:
     """The environment that decides the bits of a result in this process; `device` is the default device of nodes."""
-    from importlib.metadata import version
-
     import torch
 
     found: dict[str, Any] = {"device": "cpu", "processor": torch.backends.cpu.get_cpu_capability()}
     if torch.cuda.is_available():
         found = {"device": "cuda", "processor": torch.cuda.get_device_name()}
     found["threads"] = torch.get_num_threads()
-    return found | {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return found | _versions()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """The versions of the libraries that compute: looked up once, since it takes 6 ms and each node is told of them."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
 def _parameters(step: Any, value: Any) -> str | None:
