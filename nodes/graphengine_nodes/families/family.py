@@ -1,4 +1,7 @@
-"""The protocol `Family` that a family module's `FAMILY` has, and the request and result of its sampler."""
+"""The protocol `Family` that a family module's `FAMILY` has, and the request and result of its sampler.
+
+The module is long because each method of the protocol says here, once for all families, what it promises.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.families import arguments, noise_schedulers, sampler_names
+from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, vae_coding
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.flow_prompts import FlowPrompts
 from graphengine_nodes.families.flow_requests import (
@@ -21,7 +21,6 @@ from graphengine_nodes.families.flow_requests import (
     shown,
 )
 from graphengine_nodes.families.one_by_one import one_by_one
-from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipeline_vae import PipelineVAE, private
 from graphengine_nodes.families.pipelines import Tokenizer, class_named
 from graphengine_nodes.families.record import Shape, Task, Variant, asked
@@ -43,14 +42,14 @@ class Flow(FlowPrompts):
         latents = self.record.latents
         with store.component(model, "vae", device) as shared:
             vae = private(shared) if latents.keeps_state else shared
-            return arguments.encode_pictures(vae, image, latents.family or self.name, device, frames=latents.frames)
+            return vae_coding.encode_pictures(vae, image, latents.family or self.name, device, frames=latents.frames)
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
         """See `Family`."""
         latents = self.record.latents
         with store.component(model, "vae", device) as shared:
             vae = private(shared) if latents.keeps_state else shared
-            return arguments.decode_pictures(vae, latent, device, latents.to_vae)
+            return vae_coding.decode_pictures(vae, latent, device, latents.to_vae)
 
     def encode_video(self, store: Components, model: Model, video: Video, device: str) -> Posterior:
         """See `Family`."""
@@ -59,14 +58,14 @@ class Flow(FlowPrompts):
         arguments.check_size(*video.size, model, frames=True)
         arguments.check_frames(len(video), model)
         with store.component(model, "vae", device) as shared:
-            return arguments.encode_frames(private(shared), video, self.name, device)
+            return vae_coding.encode_frames(private(shared), video, self.name, device)
 
     def decode_video(self, store: Components, model: Model, latent: Latent, fps: float, device: str) -> Video:
         """See `Family`."""
         if not _makes_videos(model):
             return super().decode_video(store, model, latent, fps, device)
         with store.component(model, "vae", device) as shared:
-            return arguments.decode_frames(private(shared), latent, fps, device, self.record.latents.to_vae)
+            return vae_coding.decode_frames(private(shared), latent, fps, device, self.record.latents.to_vae)
 
     # --- sampling -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class Flow(FlowPrompts):
 
     def image_prompts(self, request: SampleRequest, denoiser: Any, device: str) -> dict[str, Any]:
         """See `Pipelines`."""
-        return flux_arguments(request, denoiser, device)
+        return self.record.image_prompts(request, denoiser, device)
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
         """See `Pipelines`."""

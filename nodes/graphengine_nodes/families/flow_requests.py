@@ -13,6 +13,7 @@ from graphengine_nodes.values.types import Image, Model
 
 
 def class_of(task: Task) -> Any:
+    """Import the class of a task's pipeline."""
     module, _, name = task.pipeline.rpartition(".")
     return class_named(f"diffusers.pipelines.{module}", name)
 

@@ -20,6 +20,7 @@ from graphengine_nodes.families.lora_places import (
     flux_places,
     own_places,
 )
+from graphengine_nodes.families.picture_prompts import flux_arguments
 from graphengine_nodes.families.pipelines import COMMON, is_kl, kl_settings
 from graphengine_nodes.families.record import (
     LIST,
@@ -291,6 +292,7 @@ FAMILY = Flow(
             "controlnet_block_samples": LIST,
         },
         controls=_control_arguments,
+        image_prompts=flux_arguments,
         modes=lambda config: None if config.get("num_mode") is None else int(config["num_mode"]),
         check=_check,
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError, check_folder, nearest
-from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options
+from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options, vae_coding
 from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.picture_prompts import check_pipeline
@@ -375,7 +375,7 @@ class Pipelines:
     ) -> tuple[Any, dict[str, Any]]:
         """The pipeline's class, and its arguments for starting from `request.latent`."""
         assert request.latent is not None
-        latents = arguments.start_latents(request.latent, generators, len(request.seeds), device, dtype)
+        latents = vae_coding.start_latents(request.latent, generators, len(request.seeds), device, dtype)
         return cls, {"image": latents}
 
     def inpainting(self, request: SampleRequest, generators: Any) -> dict[str, Any]:

@@ -306,6 +306,7 @@ class Record:
         axes: How each argument of its denoiser belongs to the pictures that are made together.
         controls: The arguments for ControlNets; takes the request and the loaded nets.
         lends: Its pipelines put modules of the denoiser into the ControlNet, of which each call has a clone of its own.
+        image_prompts: The arguments that hold picture prompts; takes the request, the denoiser and the device.
         modes: See `Family.modes_of`.
         check: Refuses what its pipelines would ignore, or fail at with less clear words; raises ValueError.
         tokenizer: See `Family.packaged_tokenizer`.
@@ -337,6 +338,7 @@ class Record:
     preview: Factors = ()
     axes: Mapping[str, Axis]
     controls: Callable[[SampleRequest, Sequence[Any]], dict[str, Any]] = arguments.one_control
+    image_prompts: Callable[[SampleRequest, Any, str], dict[str, Any]] = lambda request, denoiser, device: {}
     lends: bool = False
     modes: Callable[[Config], int | None] = lambda config: None
     check: Callable[[SampleRequest, Task], None] = lambda request, task: None

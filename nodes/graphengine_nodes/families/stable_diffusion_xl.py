@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
-from graphengine_nodes.families import arguments
+from graphengine_nodes.families import arguments, vae_coding
 from graphengine_nodes.families.family import Components, Factors, SampleRequest, Words
 from graphengine_nodes.families.lora_places import changes_unet
 from graphengine_nodes.families.prompt_embeddings import tokenizer_of
@@ -260,7 +260,7 @@ class StableDiffusionXL(UNetFamily):
     def vae_for(self, request: SampleRequest, vae: Any) -> Any:
         if request.mask is None:
             return vae
-        if request.control and "latents_mean" in arguments.scaling_of(vae):
+        if request.control and "latents_mean" in vae_coding.scaling_of(vae):
             raise ValueError(
                 f"the VAE of {request.model.source} says the mean of its latents, of which diffusers' inpainting with "
                 "a ControlNet knows nothing; leave control out"

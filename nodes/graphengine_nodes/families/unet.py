@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
-from graphengine_nodes.families import arguments, noise_schedulers, picture_prompts
+from graphengine_nodes.families import arguments, noise_schedulers, picture_prompts, vae_coding
 from graphengine_nodes.families.family import Components, SampleRequest
 from graphengine_nodes.families.lora_places import clip_places, unet_places
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
@@ -99,11 +99,11 @@ class UNetFamily(Pipelines):
     def encode_image(self, store: Components, model: Model, image: Image, device: str) -> Posterior:
         arguments.check_size(*image.size, model)
         with store.component(model, "vae", device) as vae:
-            return arguments.encode_pictures(self.encoder(vae), image, self.name, device, vae.dtype)
+            return vae_coding.encode_pictures(self.encoder(vae), image, self.name, device, vae.dtype)
 
     def decode(self, store: Components, model: Model, latent: Latent, device: str) -> Image:
         with store.component(model, "vae", device) as vae:
-            return arguments.decode_pictures(self.decoder(vae), latent, device)
+            return vae_coding.decode_pictures(self.decoder(vae), latent, device)
 
     def encoder(self, vae: Any) -> Any:
         """The VAE as it encodes."""

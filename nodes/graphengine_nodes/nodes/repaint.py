@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from graphengine import INERT, Choices, Context, Doc, Uses, node
 from graphengine_nodes.families import sampler_names
-from graphengine_nodes.families.arguments import repeat, to_denoiser
+from graphengine_nodes.families.arguments import repeat
 from graphengine_nodes.families.family import Repaint
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.vae_coding import to_denoiser
 from graphengine_nodes.nodes.sampling import (
     Arguments,
     Count,
