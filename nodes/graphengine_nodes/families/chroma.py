@@ -14,7 +14,18 @@ from graphengine_nodes.families.flux import PREVIEW, VAE_SCALE, owns_vae
 from graphengine_nodes.families.lora_families import changes_chroma
 from graphengine_nodes.families.lora_places import chroma_places, own_places
 from graphengine_nodes.families.pipelines import COMMON, kl_settings
-from graphengine_nodes.families.record import ROWS, SHARED, Latents, Record, Task, Text, Variant, packed, unpacked
+from graphengine_nodes.families.record import (
+    ROWS,
+    SHARED,
+    Latents,
+    Record,
+    Task,
+    Text,
+    Variant,
+    packed,
+    prompt_width,
+    unpacked,
+)
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 TASKS: Mapping[str, Task] = {
@@ -26,12 +37,6 @@ TASKS: Mapping[str, Task] = {
 def _settings(index: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the pipelines; the sides count latents."""
     return {"steps": 35, "guidance_scale": 5.0, "width": 128, "height": 128}
-
-
-def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
-    if "transformer" in configs:
-        return (int(configs["transformer"].get("joint_attention_dim", 4096)),)
-    return (int(configs["text_encoder"].get("d_model", 512)),)
 
 
 def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
@@ -65,7 +70,7 @@ FAMILY = Flow(
         scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
         owns_vae=owns_vae,
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
-        prompt_widths=_prompt_widths,
+        prompt_widths=prompt_width(("joint_attention_dim", 4096), lambda config: int(config.get("d_model", 512))),
         lora_names=LoraNames(
             {"denoiser": "transformer"} | dict.fromkeys(("te", "te1", "t5xxl", "text_encoder"), "text_encoder"),
             _lora_places,

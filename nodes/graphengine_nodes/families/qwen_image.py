@@ -33,6 +33,7 @@ from graphengine_nodes.families.record import (
     by_channels,
     exact_by_channels,
     packed,
+    prompt_width,
     unpacked,
 )
 from graphengine_nodes.layouts.contents import Contents
@@ -156,12 +157,6 @@ def text_width(config: Config) -> int:
     return int(config.get("text_config", config).get("hidden_size", 3584))
 
 
-def _prompt_widths(configs: Mapping[str, Config]) -> tuple[int, ...]:
-    if "transformer" in configs:
-        return (int(configs["transformer"].get("joint_attention_dim", 3584)),)
-    return (text_width(configs["text_encoder"]),)
-
-
 def _vae_settings(config: Config) -> dict[str, Any]:
     halvings = config.get("temperal_downsample", (False, True, True))
     return {"factor": 2 ** len(halvings), "latent_channels": int(config.get("z_dim", 16))}
@@ -238,7 +233,7 @@ FAMILY = Flow(
         pipeline=_pipeline,
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLQwenImage",
         vae_settings=_vae_settings,
-        prompt_widths=_prompt_widths,
+        prompt_widths=prompt_width(("joint_attention_dim", 3584), text_width),
         lora_names=LoraNames({"denoiser": "transformer"}, lora_places),
         owns_lora=changes_qwen_image,
         axes={

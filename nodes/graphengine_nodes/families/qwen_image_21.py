@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from graphengine_nodes.families.record import (
     Variant,
     exact_by_channels,
     packed,
+    prompt_width,
     unpacked,
 )
 from graphengine_nodes.weights.lora_names import LoraNames
@@ -112,12 +113,6 @@ def _settings(index: Config, config: Config) -> dict[str, Any]:
     return {"steps": steps, "guidance_scale": 1.0, "width": 64, "height": 64}
 
 
-def _prompt_widths(configs: Mapping[str, Config]) -> tuple[int, ...]:
-    if "transformer" in configs:
-        return (int(configs["transformer"].get("context_in_dim", 4096)),)
-    return (text_width(configs["text_encoder"]),)
-
-
 def _check(request: SampleRequest, task: Task) -> None:
     model, given = request.model, request.options.arguments
     if request.references and given.get("output_resolution") is not None:
@@ -173,7 +168,7 @@ FAMILY = Flow(
         scheduler=lambda held: {**SCHEDULER},
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLQwenImage21",
         vae_settings=lambda config: {"factor": 16, "latent_channels": int(config.get("z_dim", 64))},
-        prompt_widths=_prompt_widths,
+        prompt_widths=prompt_width(("context_in_dim", 4096), text_width),
         lora_names=LoraNames({"denoiser": "transformer"}, lora_places),
         owns_lora=changes_qwen_image_21,
         axes={

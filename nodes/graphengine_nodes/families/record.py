@@ -246,6 +246,24 @@ def exact_by_channels(config: Config) -> Config:
     return {"latents_mean": [0.0] * len(config["latents_mean"]), "latents_std": [1.0] * len(config["latents_std"])}
 
 
+def prompt_width(
+    takes: tuple[str, int], gives: Callable[[Config], int]
+) -> Callable[[Mapping[str, Config]], tuple[int, ...]]:
+    """Make `prompt_widths` of a family with one text encoder.
+
+    Args:
+        takes: The entry of the denoiser's configuration that says the width, and its default.
+        gives: The width by the configuration of the text encoder.
+    """
+
+    def widths(configs: Mapping[str, Config]) -> tuple[int, ...]:
+        if "transformer" in configs:
+            return (int(configs["transformer"].get(*takes)),)
+        return (gives(configs["text_encoder"]),)
+
+    return widths
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latents:
     """The latents of a family.

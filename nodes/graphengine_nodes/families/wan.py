@@ -25,6 +25,7 @@ from graphengine_nodes.families.record import (
     Variant,
     by_channels,
     exact_by_channels,
+    prompt_width,
 )
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.lora_names import LoraNames, Place
@@ -114,12 +115,6 @@ def _scheduler(held: Contents) -> dict[str, Any]:
     }
 
 
-def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
-    if "transformer" in configs:
-        return (int(configs["transformer"].get("text_dim", 4096)),)
-    return (int(configs["text_encoder"].get("d_model", 4096)),)
-
-
 def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
     return wan_places(paths)
 
@@ -185,7 +180,7 @@ FAMILY = Flow(
         scheduler=_scheduler,
         owns_vae=lambda config: config.get("_class_name") == "AutoencoderKLWan",
         vae_settings=_vae_settings,
-        prompt_widths=_prompt_widths,
+        prompt_widths=prompt_width(("text_dim", 4096), lambda config: int(config.get("d_model", 4096))),
         lora_names=LoraNames({"denoiser": "transformer"}, _lora_places, second="transformer_2"),
         owns_lora=changes_wan,
         preview=PREVIEW,

@@ -12,7 +12,7 @@ from graphengine_nodes.families.flux import PREVIEW, VAE_SCALE, owns_vae
 from graphengine_nodes.families.lora_families import changes_z_image
 from graphengine_nodes.families.lora_places import z_image_places
 from graphengine_nodes.families.pipelines import COMMON, kl_settings
-from graphengine_nodes.families.record import LIST, ROWS, Guidance, Latents, Record, Task, Text, Variant
+from graphengine_nodes.families.record import LIST, ROWS, Guidance, Latents, Record, Task, Text, Variant, prompt_width
 from graphengine_nodes.weights.lora_names import LoraNames, Place
 
 CONTROL = {"controlnet": ("diffusers.models.controlnets.controlnet_z_image", "ZImageControlNetModel")}
@@ -49,12 +49,6 @@ def _controls(request: SampleRequest, nets: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
-def _prompt_widths(configs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
-    if "transformer" in configs:
-        return (int(configs["transformer"].get("cap_feat_dim", 2560)),)
-    return (int(configs["text_encoder"].get("hidden_size", 2560)),)
-
-
 def _lora_places(component: str, paths: Sequence[str]) -> dict[str, Place]:
     return z_image_places(paths)
 
@@ -88,7 +82,7 @@ FAMILY = Flow(
         scheduler=lambda held: {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
         owns_vae=owns_vae,
         vae_settings=lambda config: kl_settings({"latent_channels": 16, **config}),
-        prompt_widths=_prompt_widths,
+        prompt_widths=prompt_width(("cap_feat_dim", 2560), lambda config: int(config.get("hidden_size", 2560))),
         encoder_widths=(2560,),
         lora_names=LoraNames({"denoiser": "transformer"}, _lora_places),
         owns_lora=changes_z_image,
