@@ -16,7 +16,9 @@ import pytest
 
 from tests import ROOT
 
-PACKAGES = {"graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "multigen": ROOT}
+PACKAGES = {
+    "graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "graphengine_comfy": ROOT / "nodes", "multigen": ROOT,
+}  # fmt: skip
 
 
 @functools.cache

@@ -49,6 +49,7 @@ class Order:
         exact: As `graphengine run --exact`.
         key: The Idempotency-Key: with it, the same order makes one job.
         uuid: The job's UUID, if the caller chooses it.
+        facts: What a contract keeps with the job, as JSON data under a name of its own.
     """
 
     workflow: str | Mapping[str, Any]
@@ -59,6 +60,7 @@ class Order:
     exact: bool = False
     key: str | None = None
     uuid: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class JobApi:
                 return self._replayed(name, wanted)
         graph, called, roots = self._graph(caller, order.workflow)
         bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots)
-        facts = {"labels": dict(order.labels)} | ({"order": wanted} if wanted else {})
+        facts = dict(order.facts) | {"labels": dict(order.labels)} | ({"order": wanted} if wanted else {})
         try:
             number = self.service.submit(
                 graph, bound, want=order.want, user=caller.user, priority=order.priority, exact=order.exact,

@@ -15,11 +15,12 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file
 from graphengine.server.job_api import JobApi, JobView, Order
-from graphengine.server.openapi import Route, document
+from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
 from graphengine.service.jobs.job import Job, State
 
@@ -38,8 +39,15 @@ class Native:
         hub: The events of jobs.
     """
 
+    prefixes = ("/v1/",)
+    without_token = ()
+
     def __init__(self, api: JobApi, hub: EventHub) -> None:
         self.api, self.hub = api, hub
+
+    def problem(self, error: ApiError, request: web.Request) -> web.Response:
+        """An error as RFC 9457 has it."""
+        return problem_answer(error, request)
 
     def routes(self) -> list[Route]:
         """All routes, as the document of the API describes them."""

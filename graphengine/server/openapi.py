@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
-
+from graphengine.server.contract import Route
 from graphengine.server.job_api import MOST_LABELS, MOST_PRIORITY
 from graphengine.server.problems import TITLES
 from graphengine.service.jobs.job import State
 from graphengine.version import __version__
 
 Schema = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route.
-
-    Attributes:
-        method, path, handler: As aiohttp takes them.
-        summary: What it does.
-        answers: The schema of the body by status; `''` for none, `bytes` for a file.
-        body: The schema of the request's body, if it has one.
-        query: The types of the parameters of the query, by name.
-    """
-
-    method: str
-    path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    summary: str
-    answers: Mapping[str, str]
-    body: str | None = None
-    query: Mapping[str, str] = field(default_factory=dict)
 
 
 def document(routes: Sequence[Route], workflows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

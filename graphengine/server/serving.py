@@ -13,10 +13,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
+from graphengine.server.contract import Contract, contract_of
 from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, Door, guard
 from graphengine.server.job_api import JobApi
-from graphengine.server.native import Native, problem_answer
+from graphengine.server.native import Native
 from graphengine.server.problems import ApiError
 from graphengine.service.metrics import Metrics
 
@@ -30,7 +31,13 @@ CLOSING_SECONDS = 2.0
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
     hub = EventHub(api.service)
-    app = web.Application(middlewares=[guard(door, problem_answer, WITHOUT_TOKEN)], client_max_size=1 << 20)
+    contracts: list[Contract] = [Native(api, hub)]
+
+    def problem(error: ApiError, request: web.Request) -> web.Response:
+        return contract_of(contracts, request.path).problem(error, request)
+
+    without_token = [*WITHOUT_TOKEN, *(path for contract in contracts for path in contract.without_token)]
+    app = web.Application(middlewares=[guard(door, problem, without_token)], client_max_size=1 << 20)
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -49,7 +56,7 @@ def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/metrics", figures)
-    for route in Native(api, hub).routes():
+    for route in (route for contract in contracts for route in contract.routes()):
         if route.method == "GET":
             app.router.add_get(route.path, route.handler)
         else:

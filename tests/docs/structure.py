@@ -13,7 +13,9 @@ from pathlib import Path
 from tests import ROOT
 
 PAGE = ROOT / "docs" / "structure.md"
-HOUSES = {"graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "multigen": ROOT}
+HOUSES = {
+    "graphengine": ROOT, "graphengine_nodes": ROOT / "nodes", "graphengine_comfy": ROOT / "nodes", "multigen": ROOT,
+}  # fmt: skip
 MARK = re.compile(r"<!-- modules of ([\w.]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
