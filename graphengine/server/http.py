@@ -35,6 +35,9 @@ SAFE = {
 }
 """The headers of every answer, unless a handler sets others."""
 
+TOKEN_COOKIE = "graphengine_token"
+"""The cookie in which a browser sends a token, see `pages`."""
+
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,11 +75,17 @@ class Door:
         if foreign:
             raise ApiError("forbidden", "a page of another site may not use this server")
 
+    def needs_token(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self.tokens.all()) or not self.open
+
     def caller(self, request: web.Request) -> Caller:
-        """Who asks, by the token of the request."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if not self.tokens.all() and self.open:
+        """Who asks, by the token of the request: in its header, or in a browser's cookie."""
+        if not self.needs_token():
             return Caller("", admin=True)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not scheme and (cookie := request.cookies.get(TOKEN_COOKIE)):
+            scheme, token = "bearer", cookie
         if scheme.lower() == "bearer" and (found := self.tokens.caller(token.strip())) is not None:
             return found
         what = "the token is unknown" if scheme else "a token is needed: Authorization: Bearer TOKEN"

@@ -18,6 +18,7 @@ from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, Door, guard
 from graphengine.server.job_api import JobApi
 from graphengine.server.native import Native
+from graphengine.server.pages import Pages
 from graphengine.server.problems import ApiError
 from graphengine.service.metrics import Metrics
 
@@ -31,7 +32,7 @@ CLOSING_SECONDS = 2.0
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
     hub = EventHub(api.service)
-    contracts: list[Contract] = [Native(api, hub)]
+    contracts: list[Contract] = [Native(api, hub), Pages(door)]
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
         return contract_of(contracts, request.path).problem(error, request)
