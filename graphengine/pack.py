@@ -43,6 +43,43 @@ class PictureSettings:
 
 
 @dataclass(frozen=True)
+class FormatContext:
+    """What the reader of a `FileFormat` may use.
+
+    Attributes:
+        file: The file's name, for problems; None if it has none.
+        find: Returns the definition (`NodeDef`) of a node by its full name, or None.
+        nodes: Returns the definitions of all nodes of all packs by full name.
+    """
+
+    file: str | None
+    find: Callable[[str], Any]
+    nodes: Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format of workflow files of another tool, which `Pack(formats=...)` makes known wherever workflows are read.
+
+    Args:
+        name: The name of the tool or format, as people write it.
+        recognise: `recognise(data)` says whether plain data, as JSON holds it, has the format. It must be cheap.
+        read: `read(data, context)` returns a document of graphengine: a mapping with `version`, `nodes`, ... A node's
+            id and title in the file stand under `id` and `title` of its `ui`. What it does not understand it refuses
+            by a `WorkflowError`.
+        write: `write(graph, context)` returns the data of a file in the format; None if it can only be read.
+        picture: `picture(texts)` returns the data in the texts of a picture (the tEXt chunks of a PNG by name), or
+            None if there are none of this format.
+    """
+
+    name: str
+    recognise: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Mapping[str, Any], FormatContext], dict[str, Any]]
+    write: Callable[[Any, FormatContext], Any] | None = None
+    picture: Callable[[Mapping[str, str]], Any] | None = None
+
+
+@dataclass(frozen=True)
 class Pack:
     """A pack's description of itself, assigned to `__pack__` in its top module; only `name` is required.
 
@@ -67,6 +104,7 @@ class Pack:
         devices: Returns the devices of this machine that its nodes can compute on; each gets a worker of its own.
         groups: Titles of its modules in the order in which their nodes are listed; see
             `graphengine.declare.node_groups`.
+        formats: Formats of workflow files of other tools, which can be read with this pack.
     """
 
     name: str
@@ -80,6 +118,7 @@ class Pack:
     spare: Callable[[str, Mapping[str, Any]], Iterator[Mapping[str, Any]]] | None = None
     devices: Callable[[], list[str]] | None = None
     groups: tuple[str, ...] = ()
+    formats: tuple[FileFormat, ...] = ()
 
 
 def pack_of(module: ModuleType | str) -> Pack:

@@ -29,6 +29,7 @@ from graphengine.errors import FileError, Problem, Where, WorkflowError, nearest
 from graphengine.graph.build import GraphBuilder
 from graphengine.graph.data import GraphData
 from graphengine.system.opening import read_file
+from graphengine.workflow.formats import converted
 from graphengine.workflow.read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
 from graphengine.workflow.write import KeepBytes, WorkflowWriter
 from graphengine.workflow.yaml12 import MAX_SIZE, Lines
@@ -81,7 +82,7 @@ def from_document(
     """Make a graph from a document.
 
     Args:
-        data: The document: plain data, as YAML and JSON hold it.
+        data: The document: plain data, as YAML and JSON hold it. It may be in a format that a pack has registered.
         name, base, roots, fetch: As for `graphengine.loads`.
         lines: The line numbers by path in the document.
         make: Makes the empty graphs that are filled, including those of workflows used as nodes.
@@ -91,7 +92,8 @@ def from_document(
     """
     folder = Path.cwd() if base is None else Path(base).absolute()
     reach = Reach(folder, _folders(roots), fetch, open_file=_open, make=make)
-    graph = Reader(lines or {}, None, name, reach).graph_of(migrated(data, Where(file=name)))
+    document, places = _converted(data, lines or {}, Where(file=name))
+    graph = Reader(places, None, name, reach).graph_of(document)
     graph.base = None if base is None else folder
     return graph
 
@@ -179,9 +181,18 @@ def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
         path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open,
         make=reach.make,
     )
-    document, reader = migrated(data, Where(file=str(path))), Reader(lines, path, str(path), inside)
+    document, places = _converted(data, lines, Where(file=str(path)))
+    reader = Reader(places, path, str(path), inside)
     reach.known[path.resolve()] = reader.graph  # a workflow may use itself
     return reader.graph_of(document)
+
+
+def _converted(
+    data: Any, lines: Mapping[tuple[Any, ...], int], place: Where
+) -> tuple[dict[str, Any], Mapping[tuple[Any, ...], int]]:
+    """A document in our format and version, with the lines of its parts; one of another format has none."""
+    ours = converted(data, place)
+    return migrated(ours, place), lines if ours is data else {}
 
 
 def _open(path: Path, reach: Reach) -> GraphData:

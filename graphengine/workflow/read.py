@@ -122,10 +122,6 @@ def migrated(data: Any, place: Where) -> dict[str, Any]:
     if not isinstance(data, dict):
         what = f"this is {'a list' if isinstance(data, list) else 'a single value'}, not a workflow"
         raise WorkflowError(Problem("no workflow", what, place, "a workflow is a mapping with `version`, `nodes`, ..."))
-    if (form := comfyui_form(data)) is not None:
-        what = f"this is a workflow of ComfyUI ({form}), which graphengine cannot run"
-        hint = "write it anew from the nodes that `graphengine nodes` lists, or start from a shipped workflow"
-        raise WorkflowError(Problem("foreign workflow", what, place, hint))
     version = data.get("version", FORMAT)
     if type(version) is not int or version < 1:
         raise WorkflowError(Problem("bad version", f"the format version {version!r:.40} is no number from 1 on",
@@ -142,24 +138,6 @@ def migrated(data: Any, place: Where) -> dict[str, Any]:
         data = MIGRATIONS[version](data)
         version += 1
     return dict(data)
-
-
-def comfyui_form(data: Mapping[str, Any]) -> str | None:
-    """Recognise a workflow file of ComfyUI; returns which of its two formats it has, or None."""
-    nodes = data.get("nodes")
-    if isinstance(nodes, list):  # ours is a mapping
-        marks = {"last_node_id", "last_link_id", "links"} & data.keys()
-        parts = [node for node in nodes if isinstance(node, dict) and "type" in node]
-        if len(parts) == len(nodes) and (marks or any("widgets_values" in node for node in parts)):
-            return "as its editor saves it"
-    for prompt in (data, data.get("prompt"), data.get("output")):
-        if isinstance(prompt, dict) and any(
-            isinstance(node, dict) and isinstance(node.get("class_type"), str)
-            for id, node in prompt.items()
-            if id not in _TOP
-        ):
-            return "in its API format"
-    return None
 
 
 def declared_type(text: str) -> Any:

@@ -297,31 +297,6 @@ def test_what_is_wrong_is_among_the_problems(text: str, message: str) -> None:
     assert dumps(to_document(graph))  # what was wrong does not keep a graph from being written
 
 
-NODE = {"class_type": "KSampler", "inputs": {"seed": 1, "model": ["4", 0]}}
-EDITOR = {"id": 1, "type": "KSampler", "pos": [0, 0], "widgets_values": [1, "fixed", 20]}
-
-
-@pytest.mark.parametrize(
-    ("document", "form"),
-    [
-        ({"4": NODE, "6": NODE}, "in its API format"),
-        ({"4": NODE, "extra": 1}, "in its API format"),
-        ({"prompt": {"4": NODE}, "client_id": "me"}, "in its API format"),
-        ({"last_node_id": 9, "nodes": [EDITOR], "links": [], "version": 0.4}, "as its editor saves it"),
-        ({"nodes": [EDITOR], "version": 1}, "as its editor saves it"),
-        ({"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "version": 1}, "as its editor saves it"),
-    ],
-)
-def test_a_workflow_of_comfyui_is_called_one(tmp_path: Path, document: dict[str, Any], form: str) -> None:
-    file = tmp_path / "flow.json"
-    file.write_text(json.dumps(document))
-    with pytest.raises(WorkflowError) as caught:
-        load(file)
-    (problem,) = caught.value.problems
-    assert (problem.kind, problem.severity) == ("foreign workflow", "error")
-    assert str(problem).startswith(f"{file}: this is a workflow of ComfyUI ({form}), which graphengine cannot run")
-
-
 @pytest.mark.parametrize(
     "text",
     [

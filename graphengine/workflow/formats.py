@@ -1,0 +1,70 @@
+"""File formats of other tools: converts a document in a format that a pack has registered to a document of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphengine.declare.registry import find, modules, nodes
+from graphengine.errors import Problem, Where, WorkflowError, nearest, text_of
+from graphengine.graph.data import GraphData
+from graphengine.pack import FileFormat, FormatContext, pack_of
+
+ID, TITLE = "id", "title"
+"""The keys under `ui` of a node that hold its id and title in the file from which its document was converted."""
+
+
+def formats() -> list[FileFormat]:
+    """The file formats of all loaded packs."""
+    return [format for module in modules() for format in pack_of(module).formats]
+
+
+def converted(data: Any, place: Where) -> Any:
+    """Convert a document in a registered format; any other document is returned as it is.
+
+    Args:
+        data: The document: plain data, as YAML and JSON hold it.
+        place: The file, for problems.
+
+    Raises:
+        WorkflowError: It is in such a format, but cannot be converted.
+    """
+    if not isinstance(data, dict) or isinstance(data.get("nodes"), dict):  # `nodes` is a mapping in ours only
+        return data
+    for format in formats():
+        try:
+            if format.recognise(data):
+                return format.read(data, FormatContext(place.file, find, nodes))
+        except WorkflowError as error:
+            raise WorkflowError([p if p.where.file else p.at(file=place.file) for p in error.problems]) from None
+        except Exception as error:  # code of a pack, on data that may be wrong in any way
+            what = f"this file of {format.name} cannot be read: {type(error).__name__}: {text_of(error)}"
+            raise WorkflowError(Problem("damaged", what, place)) from error
+    return data
+
+
+def format_called(name: str) -> FileFormat:
+    """A format that can be written, by its name in any case.
+
+    Raises:
+        WorkflowError: There is none.
+    """
+    known = {format.name.lower(): format for format in formats() if format.write is not None}
+    if name.lower() not in known:
+        what, listed = f"no pack writes a format called {name:.60}", [format.name for format in known.values()]
+        near = nearest(name, listed)
+        raise WorkflowError(Problem("unknown format", what, hint="" if near else f"there are {', '.join(listed)}",
+                                    nearest=near))
+    return known[name.lower()]
+
+
+def original_ids(graph: GraphData) -> dict[str, str]:
+    """The ids that the nodes of a converted document had in its file, by their ids here; nodes without are left out."""
+    ids = ((id, node.ui.get(ID)) for id, node in graph.nodes.items())
+    return {id: original for id, original in ids if isinstance(original, str)}
+
+
+def original_titles(graph: GraphData) -> Mapping[str, str]:
+    """The titles that the nodes of a converted document had in its file, by their ids here."""
+    titles = ((id, node.ui.get(TITLE)) for id, node in graph.nodes.items())
+    return {id: title for id, title in titles if isinstance(title, str)}

@@ -1,0 +1,215 @@
+"""ComfyUI's API format, the JSON that `POST /prompt` takes: converts prompts to our documents, and graphs to prompts.
+
+    {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4", 0]}, "_meta": {"title": "Sampler"}}}
+
+An input is a literal or a link, `[id, slot]`, to an output of another node by its position.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Union, get_args, get_origin
+
+from graphengine import FormatContext, Problem, Where, WorkflowError
+from graphengine_comfy.formats.classes import Definition, definition_of, is_output, unknown_classes
+from graphengine_comfy.formats.node_ids import our_ids
+
+Prompt = Mapping[str, Any]
+
+_DOCUMENT = ("version", "title", "description", "inputs", "values", "workflows", "nodes", "outputs", "ui")
+_BUTTONS = frozenset({
+    "upload", "choose file to upload", "audioUI", "control_after_generate", "control_before_generate",
+})
+"""Entries that older editors write among a node's inputs: buttons and the like, which no class takes."""
+
+
+def prompt_in(data: Mapping[str, Any]) -> Prompt | None:
+    """The prompt in a file's data: all of it, or the part `prompt` (as requests have it) or `output`; None without."""
+    for part in (data, data.get("prompt"), data.get("output")):
+        if isinstance(part, Mapping) and any(
+            isinstance(node, Mapping) and isinstance(node.get("class_type"), str)
+            for id, node in part.items() if id not in _DOCUMENT
+        ):
+            return part
+    return None
+
+
+def is_link(value: Any) -> bool:
+    """Whether the value of an input is a link: a list of a node's id and the position of its output."""
+    return (
+        isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+        and isinstance(value[1], int | float) and not isinstance(value[1], bool)
+    )  # fmt: skip
+
+
+def document_of(prompt: Prompt, context: FormatContext) -> dict[str, Any]:
+    """Convert a prompt to a document of graphengine.
+
+    The output nodes become declared outputs, and nodes that none of them needs are left out, as ComfyUI does not run
+    them. A link to a node that is not there, or to an output that it lacks, is kept: the graph's `problems()` tell.
+
+    Args:
+        prompt: The prompt.
+        context: Knows all nodes.
+
+    Raises:
+        WorkflowError: It is no prompt, has unknown classes (one problem that lists all) or no output nodes. The nodes
+            of these problems are named by their ids in the prompt.
+    """
+    nodes = _checked(prompt)
+    definitions: dict[str, Definition] = {}
+    unknown: dict[str, list[str]] = {}
+    by_class: dict[str, Definition | None] = {}
+    for id, node in nodes.items():
+        name = node["class_type"]
+        if name not in by_class:
+            by_class[name] = definition_of(name, context)
+        if (definition := by_class[name]) is None:
+            unknown.setdefault(name, []).append(id)
+        else:
+            definitions[id] = definition
+    if unknown:
+        raise unknown_classes(unknown, context)
+    outputs = [id for id, definition in definitions.items() if is_output(definition)]
+    if not outputs:
+        what = "none of its nodes is an output, so that there is nothing to compute"
+        raise WorkflowError(Problem("no outputs", what, hint="add a SaveImage or a PreviewImage"))
+    needed, ids = _needed(nodes, outputs), our_ids(nodes)
+    entries = {ids[id]: _entry(id, nodes[id], definitions, ids) for id in nodes if id in needed}
+    links = {id: next(iter(definitions[id].outputs.items()), None) for id in outputs}
+    declared = {
+        ids[id]: f"{ids[id]}.{output[0]}" if output[0] else ids[id]
+        for id, output in links.items() if output is not None and output[1] is not type(None)
+    }  # fmt: skip
+    return {"version": 1, "nodes": entries, "outputs": declared}
+
+
+def _checked(prompt: Prompt) -> dict[str, dict[str, Any]]:
+    """The nodes of a prompt by id, each with a `class_type` and `inputs`; raises an error with all that are wrong."""
+    nodes: dict[str, dict[str, Any]] = {}
+    problems: list[Problem] = []
+    for key, node in prompt.items():
+        id = str(key)
+        where = Where(node=id[:60])
+        if not isinstance(node, dict):
+            problems.append(Problem("wrong type", "a node is a mapping with `class_type` and `inputs`", where))
+        elif not isinstance(node.get("class_type"), str) or not node["class_type"]:
+            problems.append(Problem("no class", "it does not say its class", where, "give it a `class_type`"))
+        elif not isinstance(node.get("inputs", {}), dict):
+            problems.append(Problem("wrong type", "`inputs` must be a mapping", where))
+        else:
+            nodes[id] = {**node, "inputs": node.get("inputs", {})}
+    if problems:
+        raise WorkflowError(problems)
+    return nodes
+
+
+def _needed(nodes: Mapping[str, Mapping[str, Any]], outputs: list[str]) -> set[str]:
+    """The ids of the nodes that the outputs need, with those of the outputs."""
+    needed: set[str] = set()
+    pending = list(outputs)
+    while pending:
+        id = pending.pop()
+        if id not in needed and id in nodes:
+            needed.add(id)
+            pending += [value[0] for value in nodes[id]["inputs"].values() if is_link(value)]
+    return needed
+
+
+def _entry(
+    id: str, node: Mapping[str, Any], definitions: Mapping[str, Definition], ids: Mapping[str, str]
+) -> dict[str, Any]:
+    """The entry of a node in the document."""
+    definition, links, literals = definitions[id], dict[str, Any](), dict[str, Any]()
+    for name, value in _inputs(node["inputs"], definition):
+        if is_link(value):
+            links[name] = _link(value, definitions, ids)
+        elif isinstance(value, list) and any(map(is_link, value)):  # of a growing input
+            links[name] = [_link(v, definitions, ids) if is_link(v) else {"value": v} for v in value]
+        else:
+            literals[name] = _literal(value, definition, name)
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    ui = {"id": id} | ({"title": title} if isinstance(title, str) and title else {})
+    parts = {"from": links, "with": literals}
+    return {"node": definition.full_name} | {key: part for key, part in parts.items() if part} | {"ui": ui}
+
+
+def _inputs(inputs: Mapping[str, Any], definition: Definition) -> Iterator[tuple[str, Any]]:
+    """The inputs of a node by the names of our sockets.
+
+    ComfyUI's growing inputs (`images.image0`, `images.image1`, ...) are a list (`images`) here, and an input that
+    depends on a choice (`resize_type.width`) has an underscore for the dot.
+    """
+    lists: dict[str, list[Any]] = {}
+    for name, value in inputs.items():
+        before, dot, _ = name.partition(".")
+        if name in _BUTTONS and name not in definition.sockets:
+            continue
+        if not dot or name in definition.sockets:
+            yield name, value
+        elif before in definition.sockets and _is_list(definition.sockets[before].type):
+            lists.setdefault(before, []).append(value)
+        else:
+            flat = name.replace(".", "_")
+            yield flat if flat in definition.sockets else name, value
+    yield from lists.items()
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(member) is list or member is list for member in _members(annotation))
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union type, or the type alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _link(value: list[Any], definitions: Mapping[str, Definition], ids: Mapping[str, str]) -> str:
+    """A link as documents write it: the id, with the output's name if the node has several."""
+    source, slot = value
+    if source not in definitions:
+        return ids.get(source) or next(iter(our_ids([source]).values()))
+    names = list(definitions[source].outputs)
+    if isinstance(slot, int | float) and slot == int(slot) and 0 <= slot < len(names):
+        name = names[int(slot)]
+        return f"{ids[source]}.{name}" if name else ids[source]
+    return f"{ids[source]}.{slot}"
+
+
+def _literal(value: Any, definition: Definition, name: str) -> Any:
+    """A literal in the type that the input has, where ComfyUI converts it too; any other as it is."""
+    if isinstance(value, dict) and list(value) == ["__value__"]:
+        value = value["__value__"]
+    socket = definition.sockets.get(name)
+    members = () if socket is None else _members(socket.type)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    if bool in members:
+        words = {"true": True, "false": False, 1: True, 0: False}
+        return words.get(value.lower() if isinstance(value, str) else value, value)
+    if int in members or float in members:
+        if isinstance(value, str) and str not in members:
+            value = _number(value, float in members)
+        if isinstance(value, float) and int in members and float not in members and value.is_integer():
+            return int(value)
+        return value
+    if str in members and not isinstance(value, str):
+        return str(value)
+    return value
+
+
+def _number(text: str, fraction: bool) -> Any:
+    """The number that a text holds; the text itself if it holds none."""
+    if re.fullmatch(r"\s*[-+]?[0-9]{1,40}\s*", text):
+        return int(text)
+    if fraction:
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else text
+    return text

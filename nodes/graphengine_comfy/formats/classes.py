@@ -1,0 +1,63 @@
+"""Classes: the nodes that a class name of a ComfyUI file means, which of them are outputs, and names nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from graphengine import FormatContext, NodeDef, Problem, Where, WorkflowError, nearest
+
+PACK = "comfy"
+"""The pack whose nodes are ComfyUI's own classes: `KSampler` is `comfy.KSampler`."""
+OUTPUTS = frozenset({
+    "ImageCompare", "MaskPreview", "PreviewAny", "PreviewImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveImage",
+    "SaveImageAdvanced", "SaveImageWebsocket", "SaveLatent", "SaveText", "SaveVideo", "SaveWEBM",
+})
+"""ComfyUI's classes that are outputs: a prompt computes what these need, and nothing else."""
+LISTED = 50
+"""The most unknown classes that an error lists by name."""
+
+Definition = NodeDef[..., Any]
+
+
+def definition_of(class_type: str, context: FormatContext) -> Definition | None:
+    """Find the node of a class: one of the pack `comfy` by its name, any other by its full name (`std.sample`)."""
+    name = class_type if "." in class_type else f"{PACK}.{class_type}"
+    definition: Definition | None = context.find(name)
+    return definition if definition is not None and definition.full_name == name else None
+
+
+def class_of(definition: Definition) -> str:
+    """The class name of a node in ComfyUI's files."""
+    return definition.name if definition.pack == PACK else definition.full_name
+
+
+def is_output(definition: Definition) -> bool:
+    """Whether a node is an output in the sense of ComfyUI: it shows or saves what it is given."""
+    return definition.output or (definition.pack == PACK and definition.name in OUTPUTS)
+
+
+def unknown_classes(nodes_by_class: Mapping[str, Iterable[str]], context: FormatContext) -> WorkflowError:
+    """Make the error that lists all classes that are not known, with their nodes and the nearest known names.
+
+    Args:
+        nodes_by_class: The ids in the file of the nodes of each unknown class.
+        context: Knows all nodes.
+    """
+    known = [class_of(definition) for definition in context.nodes().values()]
+    listed = list(nodes_by_class)
+    sentences, first = [], next(iter(next(iter(nodes_by_class.values()))))
+    for name in listed[:LISTED]:
+        ids = list(nodes_by_class[name])
+        shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5:,} more" if len(ids) > 5 else "")
+        near = nearest(name, known) if len(name) < 200 else ()
+        like = f"; did you mean {' or '.join(near)}?" if near else ""
+        sentences.append(f"{name:.80} ({'node' if len(ids) == 1 else 'nodes'} {shown}{like})")
+    if len(listed) > LISTED:
+        sentences.append(f"and {len(listed) - LISTED:,} more")
+    many = f"{len(listed):,} classes are" if len(listed) > 1 else "a class is"
+    hint = "`graphengine nodes comfy` lists the classes that are; nodes of other packs stand under their full names"
+    return WorkflowError(Problem(
+        "unknown classes", f"{many} not known here: {', '.join(sentences)}", Where(node=first), hint,
+        found=", ".join(listed[:LISTED]),
+    ))
