@@ -42,7 +42,8 @@ class Event:
         node, type: The node's id and full name; '' for events of the run.
         reuse: With `node_finished`: how the value was obtained.
         step, total: With `progress`: steps done, and steps in all.
-        value: With `node_finished` and `preview`: the value itself, which `as_dict` leaves out.
+        value: With `node_finished` and `preview`: the value itself, which `as_dict` leaves out. Of a preview that
+            another process has made, its `View`.
         seconds: With `node_finished` of a computed value and `run_finished`: how long it took.
         error: With `node_failed` and `run_failed`: the message.
         time: Seconds since the epoch.

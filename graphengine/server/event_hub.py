@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from graphengine.events import Kind
+from graphengine.events import Event, Kind
 from graphengine.server.problems import ApiError
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Change, Job, JobEventKind
 from graphengine.service.jobs.queue import NoJob
+from graphengine.service.previews import preview_png, small_picture
 from graphengine.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ MOST_WATCHERS = 2000
 PAGE = 1000
 PAUSE = 0.5
 """Seconds after which the log is read though nothing has told of a change."""
+PREVIEW_SECONDS = 0.5
+"""Seconds between two previews of a job; of those that come meanwhile, the newest is shown."""
 LIVE = (Kind.PROGRESS, Kind.NODE_STARTED, Kind.NODE_FINISHED)
 _LAST = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
 
@@ -38,7 +42,8 @@ class Told:
     """An event as a watcher is told it.
 
     Attributes:
-        number: Its number in the queue's log, from which a watcher can go on; None for progress, which is in no log.
+        number: Its number in the queue's log, from which a watcher can go on; None for progress and previews, which are
+            in no log.
         kind: A `JobEventKind`, or a `Kind` of events of runs; `""` for a sign that nothing has happened for a while.
         last: Nothing happens to the job after it.
     """
@@ -50,9 +55,14 @@ class Told:
 
 
 class Watcher:
-    """What one client is still to be told of a job; used on the loop's thread only."""
+    """What one client is still to be told of a job; used on the loop's thread only.
 
-    def __init__(self) -> None:
+    Args:
+        previews: Whether it is told previews.
+    """
+
+    def __init__(self, previews: bool = True) -> None:
+        self.previews = previews
         self.changes: list[Change] = []
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
         self.behind = self.closed = False
@@ -88,10 +98,13 @@ class EventHub:
     def __init__(self, service: Service) -> None:
         self.service, self.queue = service, service.queue
         self._watchers: defaultdict[int, set[Watcher]] = defaultdict(set)
+        self._seeing: Counter[int] = Counter()  # watchers that want previews, by job
+        self._newest: dict[int, Event] = {}  # the preview that is shown next, by job
+        self._showing: dict[int, asyncio.Task[None]] = {}
         self._count = self._known = 0
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._unsubscribe = service.subscribe(self._hear)
+        self._unsubscribe = service.subscribe(self._hear, self.wants_previews)
         self._thread = threading.Thread(target=self._read, name="graphengine-events", daemon=True)
 
     def start(self) -> None:
@@ -112,18 +125,27 @@ class EventHub:
         """How many clients watch jobs."""
         return self._count
 
-    async def watch(self, job: Job, after: int = 0, silence: float = 15.0) -> AsyncGenerator[Told]:
+    def wants_previews(self, job: int) -> bool:
+        """Whether a client is to be told previews of a job; called on any thread."""
+        return job in self._seeing
+
+    async def watch(
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+    ) -> AsyncGenerator[Told]:
         """What happens to a job, from the change after a number on, until its end.
 
         Args:
             after: The number of the last change that the client knows; 0 for all that the log holds.
             silence: Seconds after which a client is told that nothing has happened.
+            previews: Whether the client is told previews; where none is, none are made.
         """
         if self._count >= MOST_WATCHERS:
             raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
-        watcher, known, begun = Watcher(), after, False
+        watcher, known, begun = Watcher(previews), after, False
         self._watchers[job.id].add(watcher)  # before the log is read, so that nothing is missed
         self._count += 1
+        if previews:
+            self._seeing[job.id] += 1
         try:
             watcher.behind = True
             while not watcher.closed:
@@ -159,6 +181,7 @@ class EventHub:
                 watcher.wake.clear()
         finally:
             self._count -= 1
+            self._seeing -= Counter([job.id] if previews else [])  # drops jobs of which nobody wants previews
             self._watchers[job.id].discard(watcher)
             if not self._watchers[job.id]:
                 del self._watchers[job.id]
@@ -181,7 +204,7 @@ class EventHub:
     async def ended(self, job: Job, seconds: float) -> bool:
         """Wait until a job has ended, at most so long; whether it has."""
         with contextlib.suppress(TimeoutError, ApiError):  # too many watch: the client asks again
-            async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job)) as events:
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job, previews=False)) as events:
                 async for told in events:
                     if told.last:
                         return True
@@ -189,15 +212,53 @@ class EventHub:
 
     def _hear(self, event: JobEvent) -> None:
         """Hear of a run's event, on any thread."""
-        if event.job not in self._watchers or event.event is None or event.kind not in LIVE or self._loop is None:
+        if event.job not in self._watchers or event.event is None or self._loop is None:
+            return
+        if event.kind is Kind.PREVIEW and event.job in self._seeing:
+            self._on_loop(self._preview, event.job, event.event)
+        if event.kind not in LIVE:
             return
         data = event.event.as_dict()
         data.pop("run", None)
         self._on_loop(self._happen, event.job, str(event.kind), event.event.node, data)
 
     def _happen(self, job: int, kind: str, node: str, data: dict[str, Any]) -> None:
+        if kind == Kind.NODE_FINISHED and job in self._newest and self._newest[job].node == node:
+            del self._newest[job]  # the value itself is there
         for watcher in self._watchers.get(job, ()):
-            watcher.happen(kind, node, data)
+            if watcher.previews or kind != Kind.PREVIEW:
+                watcher.happen(kind, node, data)
+
+    def _preview(self, job: int, event: Event) -> None:
+        self._newest[job] = event
+        if job not in self._showing:
+            self._showing[job] = asyncio.create_task(self._show(job))
+
+    async def _show(self, job: int) -> None:
+        """Show the newest preview of a job, again and again while there are any."""
+        try:
+            while (event := self._newest.pop(job, None)) is not None and job in self._seeing:
+                data = await asyncio.to_thread(self._picture, job, event)
+                if data is not None:
+                    self._happen(job, Kind.PREVIEW, event.node, data)
+                await asyncio.sleep(PREVIEW_SECONDS)
+        finally:
+            del self._showing[job]
+
+    def _picture(self, job: int, event: Event) -> dict[str, Any] | None:
+        """A preview as data, with the step after which it was made; None if it is no picture."""
+        try:
+            png = preview_png(event.value)
+            if png is None:
+                return None
+            type, data = small_picture(png)
+        except Exception:  # of a pack's picture
+            log.exception("a preview of %s could not be shown", event.node, extra={"job": job})
+            return None
+        now = self.service.doing().get(job, {})
+        step, total = (now.get("step"), now.get("total")) if now.get("node") == event.node else (None, None)
+        content = base64.b64encode(data).decode()
+        return {"node": event.node, "step": step, "total": total, "type": type, "data": content}
 
     def _change(self, changes: list[Change]) -> None:
         for change in changes:

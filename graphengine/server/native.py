@@ -67,7 +67,7 @@ class Native:
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, "Cancel a job", job),
             Route("POST", "/v1/jobs/{id}/move", self.move, "Move a waiting job before another one", job, body="Move"),
             Route("GET", "/v1/jobs/{id}/events", self.events, "What happens to a job (server-sent events)",
-                  {"200": "text/event-stream", "204": ""}),
+                  {"200": "text/event-stream", "204": ""}, query={"previews": "boolean"}),
             Route("GET", "/v1/jobs/{id}/files/{name}", self.output, "A file that a job wrote", {"200": "bytes"}),
             Route("POST", "/v1/files", self.upload, "Upload a file: its bytes are the body",
                   {"200": "File", "201": "File"}, body="bytes"),
@@ -166,17 +166,21 @@ class Native:
         return web.json_response(job_data(view))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/jobs/{id}/events`: those of the queue's log have its numbers as ids, progress has none."""
+        """`GET /v1/jobs/{id}/events`: those of the queue's log have its numbers as ids, progress and previews
+        have none."""
         job = await asyncio.to_thread(self.api.find, request[CALLER], request.match_info["id"])
         after = request.headers.get("Last-Event-ID", "0")
         if not after.isascii() or not after.isdigit() or len(after) > 18:
             raise ApiError("bad_request", f"Last-Event-ID must be the id of an event, not {after[:40]!r}")
+        previews = request.query.get("previews", "true")
+        if previews not in ("true", "false"):
+            raise ApiError("bad_request", f"previews must be true or false, not {previews[:40]!r}")
         answer = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **SAFE})
         answer.content_type = "text/event-stream"
         if request.method == "HEAD":
             await answer.prepare(request)
             return answer
-        async with contextlib.aclosing(self.hub.watch(job, int(after))) as events:
+        async with contextlib.aclosing(self.hub.watch(job, int(after), previews=previews == "true")) as events:
             told = await anext(events, None)
             if told is not None and told.number is None and told.last and int(after):
                 return web.Response(status=204)  # the client knows all: a browser connects no more

@@ -57,6 +57,9 @@ class JobHost(Protocol):
     def is_to_blame(self, job: int) -> bool:
         """Note that a job has met a shortage of the service; returns whether the job itself takes too much."""
 
+    def wants_previews(self, job: int) -> bool:
+        """Whether a listener wants previews of a job now."""
+
     def tell(self, event: JobEvent) -> None:
         """Call the listeners with an event of a job."""
 
@@ -210,7 +213,7 @@ class JobRun:
             request.inputs,
             store=service.store,
             runner=runner,
-            listeners=[self._listen],
+            listeners=[self],
             exact=request.exact,
             keep_going=request.keep_going,
             roots=request.roots if service.roots is None else service.roots,
@@ -273,7 +276,13 @@ class JobRun:
         definition = registry.find(type)
         return definition is not None and definition.on == "here" and self._in_place(definition)
 
-    def _listen(self, event: Event) -> None:
+    @property
+    def previews(self) -> bool:
+        """Whether anybody wants its previews now."""
+        return self.service.wants_previews(self.job.id)
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event of its run."""
         self.doing.heard(event)
         if event.kind is Kind.NODE_STARTED and self._is_in_place(event.type):
             self.under_way.set()

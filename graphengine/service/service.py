@@ -121,7 +121,7 @@ class Service:
         self.roots = None if roots is None else [str(Path(root).absolute()) for root in roots]
         # In a container, each start may have the same process id: the last part tells them apart.
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._listeners: list[JobListener] = []
+        self._listeners: list[tuple[JobListener, Callable[[int], bool]]] = []
         self._running: dict[int, JobRun] = {}
         self._users: Counter[str] = Counter()
         self._turns: dict[str, int] = {}
@@ -229,10 +229,21 @@ class Service:
         lacking = {} if self._made is None else self._made.lacking()
         return {number: run.doing.facts() | {"lacks": lacking.get(number)} for number, run in runs.items()}
 
-    def subscribe(self, listener: JobListener) -> Callable[[], None]:
-        """Call a listener with every event of jobs that run here; returns a function that ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(
+        self, listener: JobListener, previews: Callable[[int], bool] = lambda job: False
+    ) -> Callable[[], None]:
+        """Call a listener with every event of jobs that run here; returns a function that ends that.
+
+        Args:
+            previews: Returns whether the listener wants previews of a job now: nodes make none that nobody wants.
+        """
+        entry = listener, previews
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
+
+    def wants_previews(self, job: int) -> bool:
+        """Whether a listener wants previews of a job now."""
+        return any(wanted(job) for _, wanted in self._listeners)
 
     @property
     def backend(self) -> Backend:
@@ -440,7 +451,7 @@ class Service:
 
     def tell(self, event: JobEvent) -> None:
         """Call the listeners with an event of a job."""
-        for listener in list(self._listeners):
+        for listener, _ in list(self._listeners):
             try:
                 listener(event)
             except Exception:  # of a listener: it must not stop the service

@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
-from graphengine.errors import as_exception
 from graphengine.events import Kind
 from graphengine.service.jobs.job import JobEventKind
+from graphengine.service.previews import preview_png
 from graphengine.system.channel import Listener, is_closed
-from graphengine.values.socket_types import socket_type
 
 if TYPE_CHECKING:
     from graphengine.service.job_events import JobEvent
@@ -50,7 +49,9 @@ class Announced(Protocol):
     def doing(self) -> dict[int, dict[str, Any]]:
         """The activity of its jobs, by number."""
 
-    def subscribe(self, listener: Callable[[JobEvent], None], /) -> Callable[[], None]:
+    def subscribe(
+        self, listener: Callable[[JobEvent], None], previews: Callable[[int], bool] = ..., /
+    ) -> Callable[[], None]:
         """Call a listener with every event of jobs; returns a function that ends that."""
 
 
@@ -98,7 +99,10 @@ class SocketServer:
                 with contextlib.suppress(queue.Full):  # a client that does not read loses events
                     events.put_nowait(event)
 
-        end = self.service.subscribe(listen)
+        def wants_previews(number: int) -> bool:
+            return job in (None, number) and (kinds is None or Kind.PREVIEW in kinds)
+
+        end = self.service.subscribe(listen, wants_previews)
         try:
             _write(client, {"kind": JobEventKind.WATCHING})
             while not is_closed(client.request):
@@ -113,22 +117,9 @@ def as_dict(event: JobEvent) -> dict[str, Any]:
     found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
     found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
     if event.kind == Kind.PREVIEW and event.event is not None:
-        found["png"] = preview_png(event.event.value)
+        png = preview_png(event.event.value)
+        found["png"] = None if png is None else base64.b64encode(png).decode()
     return found
-
-
-def preview_png(value: Any) -> str | None:
-    """The view of a value for people, as a PNG in base64; None if it has none."""
-    kind = socket_type(type(value))
-    if kind is None or kind.view is None:
-        return None
-    try:
-        views = kind.view(value)
-    except BaseException as error:  # of a pack's code; the client gets the event without the picture
-        as_exception(error)
-        return None
-    first = views[0] if isinstance(views, list) else views
-    return None if first.png is None else base64.b64encode(first.png).decode()
 
 
 def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:

@@ -86,6 +86,8 @@ class ReportRecorder:
 
 def views(value: Any) -> list[View]:
     """Views of a value: those of its type, or of the first items of a list; without either, its text."""
+    if isinstance(value, View):
+        return [value]
     registered = socket_type(type(value))
     if registered is not None and registered.view is not None:
         shown = registered.view(value)

@@ -46,6 +46,7 @@ from graphengine.service.workers.process import Handle
 from graphengine.service.workers.wire import BlobLost, Blobs, Message, Values, error_of
 from graphengine.service.workers.worker_state import PendingCall, WorkerState
 from graphengine.system.threads import start
+from graphengine.values.socket_types import View
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +313,8 @@ class WorkerRunner:
                 self._land(worker, pending.number, as_exception(error), 0.0, {})
                 continue
             made = {k: dict(v) for k, v in context.made.items()}
-            facts = {"node": context.node, "exact": call.exact, "made": made, "watched": context.watched}
+            pending.watched = context.watched
+            facts = {"node": context.node, "exact": call.exact, "made": made, "watched": pending.watched}
             facts |= {"call": pending.number, "share": pending.may_share}
             items.append({"inputs": inputs, "making": making, **facts})
         if not items:
@@ -379,7 +381,7 @@ class WorkerRunner:
         elif op == "progress":
             self._tell(pending, lambda: pending.call.context.progress(message["step"], message["total"]))
         elif op == "preview":
-            self._tell(pending, lambda: pending.call.context.preview(self.values.decode(message["tree"], blobs)))
+            self._tell(pending, lambda: pending.call.context.preview(View(png=blobs.get("png"))))
         elif op == "landed":
             self._answer(worker, pending, message, blobs)
 
@@ -388,9 +390,9 @@ class WorkerRunner:
             tell()
         except Cancelled:
             pass  # the keeper tells the worker
-        except BaseException:  # of a codec, or of a listener
+        except BaseException:  # of a listener
             about = {"job": pending.job.number, "node": pending.call.context.node}
-            log.exception("a preview of %s could not be shown", pending.call.definition.full_name, extra=about)
+            log.exception("a sign of %s could not be passed on", pending.call.definition.full_name, extra=about)
 
     def _answer(self, worker: WorkerState, pending: PendingCall, message: Message, blobs: Blobs) -> None:
         error, seconds = message.get("error"), float(message["seconds"])
@@ -541,10 +543,11 @@ class WorkerRunner:
                 self._closing.wait(retry.WORKER_PAUSES.first)
 
     def _look_after(self) -> None:
-        """Cancel calls that are not wanted, take back calls that are not acknowledged, end workers that hang or are
-        blocked, start lost workers again."""
+        """Cancel calls that are not wanted, tell workers which are watched, take back calls that are not acknowledged,
+        end workers that hang or are blocked, start lost workers again."""
         gone: list[PendingCall] = []
         cancels: list[tuple[Handle, int]] = []
+        watched: list[tuple[Handle, int, bool]] = []
         ended: list[tuple[WorkerState, End]] = []
         taken_back = False
         with self._lock:
@@ -564,6 +567,9 @@ class WorkerRunner:
                     if pending.call.context.cancelled and not pending.cancelled_at:
                         pending.cancelled_at = now
                         cancels.append((worker.handle, number))
+                    if pending.call.context.watched != pending.watched:
+                        pending.watched = not pending.watched
+                        watched.append((worker.handle, number, pending.watched))
                 if worker.reading or passed > SUSPENDED:
                     worker.extend_deadlines(passed)
                 if worker.state != "ready":
@@ -580,6 +586,8 @@ class WorkerRunner:
             overdue = any(worker.computing and now > worker.busy_until + OVERDUE for worker in self._workers.values())
         for handle, number in cancels:
             handle.send({"op": "cancel", "call": number}, {})
+        for handle, number, wanted in watched:
+            handle.send({"op": "watched", "call": number, "watched": wanted}, {})
         for worker, end in ended:
             worker.handle.kill()
             if end.fault is Fault.NOBODY:  # other ends are told when the worker has ended

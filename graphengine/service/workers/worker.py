@@ -25,6 +25,7 @@ from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorab
 from graphengine.execution.guard import Guard
 from graphengine.execution.runner import Call, compute
 from graphengine.keys.call_key import identity, is_current
+from graphengine.service.previews import preview_png
 from graphengine.service.workers.compatibility import missing_device, source_hashes
 from graphengine.service.workers.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.system.channel import pipe_from
@@ -64,9 +65,8 @@ class RemoteContext(Context):
         self._worker.tell({"op": "progress", "call": self._call, "step": step, "total": total})
 
     def preview(self, value: Any) -> None:
-        blobs: Blobs = {}
-        tree = Values(None).encode(value, blobs)  # with the message: it is looked at once, which is not worth the disk
-        self._worker.tell({"op": "preview", "call": self._call, "tree": tree}, blobs)
+        png = preview_png(value) if self.watched else None  # the service need not know the type
+        self._worker.tell({"op": "preview", "call": self._call}, {} if png is None else {"png": png})
 
     def making(self, socket: str, value: Any) -> Mapping[str, str]:
         return dict(self._making.get(socket, {}))
@@ -144,6 +144,10 @@ class Worker:
                     context = self._contexts.get(message["call"])
                     if context is not None:
                         context.stopped = True
+                elif message["op"] == "watched":
+                    context = self._contexts.get(message["call"])
+                    if context is not None:
+                        context.watched = bool(message["watched"])
         except (EOFError, OSError):  # the service is gone
             self.end()
         except BaseException:  # a worker that reads no messages is of no use

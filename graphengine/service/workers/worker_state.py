@@ -33,6 +33,7 @@ class PendingCall:
         cancelled_at: When its worker was told that it is cancelled; 0 if it was not.
         alone: Nothing may be computed beside it: a worker was lost while it computed several calls.
         may_share: Its values may go through the folder of the store; not once some were lost there.
+        watched: Its worker was told to send previews.
         submitted, waited: When the pool was given it, in seconds since the epoch, and for how long it waited.
     """
 
@@ -49,6 +50,7 @@ class PendingCall:
     cancelled_at: float = 0.0
     alone: bool = False
     may_share: bool = True
+    watched: bool = False
     submitted: float = field(default_factory=time.time)
     waited: float = 0.0
 

@@ -54,6 +54,12 @@ nodes:
   gate: {node: door.gate, from: {file: inputs.file, text: inputs.text}}
 outputs: {text: gate}
 """,
+    "shows": """\
+version: 1
+inputs: {file: {type: str}}
+nodes: {shows: {node: door.shows, from: {file: inputs.file}}}
+outputs: {made: shows}
+""",
     "fails": """\
 version: 1
 inputs: {text: {type: str, default: four}}
@@ -183,9 +189,10 @@ class Server:
         found: dict[str, Any] = answer.data
         return found
 
-    def events(self, job: str, **headers: str) -> Stream:
+    def events(self, job: str, previews: str = "", **headers: str) -> Stream:
         """The stream of a job's events."""
-        connection, answer = self.send("GET", f"/v1/jobs/{job}/events", **headers)
+        query = f"?previews={previews}" if previews else ""
+        connection, answer = self.send("GET", f"/v1/jobs/{job}/events{query}", **headers)
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         return Stream(connection, answer)

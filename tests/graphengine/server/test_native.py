@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
+import PIL.Image
 import pytest
 
-from .conftest import PIXEL, Answer, Server
+from tests.graphengine.sample import until
+
+from .conftest import PIXEL, Answer, Sent, Server
 
 GREETING = {"version": 1, "inputs": {"text": {"type": "str"}}, "nodes": {
     "sheet": {"node": "door.sheet", "from": {"text": "inputs.text"}}}, "outputs": {"sheet": "sheet"}}  # fmt: skip
@@ -91,6 +97,57 @@ def test_a_file_is_uploaded_by_its_hash_and_given_to_a_job(server: Server) -> No
 def test_a_file_is_given_as_a_data_url(server: Server) -> None:
     url = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
     assert server.run("digest", {"file": url})["outputs"]["digest"]["value"] == hashlib.sha256(PIXEL).hexdigest()
+
+
+def test_previews_are_made_for_those_who_watch_and_not_too_many(server: Server) -> None:
+    file = gate(server, "go-shows")
+    job = submit(server, "shows", {"file": file})
+    quiet = server.events(job["id"], previews="false")
+    quiet.until("node_started")
+    until(lambda: server.ask("GET", job["urls"]["self"]).data["state"] == "running")
+    assert server.ask("GET", job["urls"]["self"]).data["progress"]["step"] is None  # it has made none
+    stream, seen, times = server.events(job["id"]), list[Sent](), list[float]()
+    for event in stream:
+        if event.kind == "preview":
+            seen.append(event)
+            times.append(time.monotonic())
+            if len(seen) == 4:
+                break
+    assert times[3] - times[1] > 0.9  # two a second, of a hundred
+    first = seen[0].data
+    assert (seen[0].id, first["node"], first["type"], first["total"]) == ("", "shows", "image/png", 1_000_000)
+    assert base64.b64decode(first["data"]) == PIXEL
+    assert [event.data["step"] for event in seen] == sorted({event.data["step"] for event in seen})
+    stream.close()
+    step = 0
+
+    def is_still() -> bool:  # the server has seen that the client is gone
+        nonlocal step
+        time.sleep(0.3)  # the node looks every 0.01 s
+        before, step = step, server.ask("GET", job["urls"]["self"]).data["progress"]["step"]
+        return before == step
+
+    until(is_still)
+    open_gate(file)
+    ended = quiet.until("done")
+    assert "progress" in {event.kind for event in ended}
+    assert "preview" not in {event.kind for event in ended}
+    made = server.ask("GET", job["urls"]["self"]).data["outputs"]["made"]["value"]
+    assert made == step > 0
+
+
+def test_previews_of_a_model_in_a_worker(serve: Callable[..., Server]) -> None:
+    server = serve("--backend", "local", "--workers", 1, "--threads", 1)
+    inputs = {"prompt": "a red circle", "steps": 60, "seed": 1}
+    job = submit(server, "text_to_image", inputs)
+    events = server.events(job["id"]).until("done")
+    previews = [event.data for event in events if event.kind == "preview"]
+    assert previews
+    for preview in previews:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(preview["data"]))) as picture:
+            assert PIL.Image.MIME[str(picture.format)] == preview["type"]
+            assert max(picture.size) <= 128
+    assert previews[0]["total"] == 60
 
 
 def test_events_come_from_the_log_and_go_on_where_a_client_left(server: Server) -> None:

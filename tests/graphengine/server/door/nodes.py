@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from graphengine import INERT, Context, Doc, File, SocketType, node, register_type
+from graphengine import INERT, Context, Doc, File, SocketType, View, node, register_type
 
 _PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
@@ -36,7 +36,7 @@ register_type(
     SocketType(
         Sheet, "Sheet", encode=lambda sheet: f"{sheet.ending}\n".encode() + sheet.content,
         decode=lambda data: Sheet(data.partition(b"\n")[2], data.partition(b"\n")[0].decode()),
-        size=lambda sheet: len(sheet.content), save=_save,
+        size=lambda sheet: len(sheet.content), save=_save, view=lambda sheet: View(png=sheet.content),
     )
 )  # fmt: skip
 
@@ -69,6 +69,20 @@ def gate(text: str, file: Annotated[str, Doc("It is there once this may go on.")
         time.sleep(0.01)
     ctx.progress(2, 2)
     return text
+
+
+@node(version=1, cache="never")
+def shows(file: Annotated[str, Doc("It is there once this may end.")], ctx: Context = INERT) -> int:
+    """Show pictures while somebody watches; how many it has made."""
+    made = 0
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.01)
+        if ctx.watched:
+            made += 1
+            ctx.progress(made, 1_000_000)
+            ctx.preview(Sheet(_PIXEL, "png"))
+    return made
 
 
 @node(version=1)

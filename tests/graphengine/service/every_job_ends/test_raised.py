@@ -14,8 +14,8 @@ from graphengine.errors import NodeError, Raised, as_exception, text_of
 from graphengine.service import local_service
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.submit import submit
+from graphengine.service.previews import preview_png
 from graphengine.service.service import Service
-from graphengine.service.socket_server import preview_png
 from tests.graphengine.service.conftest import RAY
 
 RAISING = Path(__file__).parent / "raising"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from graphengine import INERT, Cancelled, Context, Doc, Pack, SocketType, node, register_type
+from graphengine import INERT, Cancelled, Context, Doc, Pack, SocketType, View, node, register_type
 
 
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -171,6 +171,18 @@ def where(x: int, seconds: float = 0.0, ctx: Context = INERT) -> str:
 def looked_at(ctx: Context = INERT) -> bool:
     """Whether anybody may look at previews."""
     return ctx.watched
+
+
+@node(version=1, on="device", cache="never")
+def shows(x: int, file: str, ctx: Context = INERT) -> int:
+    """Tell steps and show previews until a file is there; a step is a preview that was made as somebody watched."""
+    made = 0
+    while not Path(file).exists():
+        time.sleep(0.01)
+        made += ctx.watched
+        ctx.progress(made, 1_000_000)
+        ctx.preview(View(png=b"picture"))
+    return made
 
 
 @node(version=1, on="device")

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 
 from graphengine import Graph
 from graphengine.cache import DiskStore
+from graphengine.service.job_events import JobEvent
 from graphengine.service.service import Service
 from graphengine.service.socket_server import as_dict
-from tests.graphengine.service.conftest import Runners
+from tests.graphengine.sample import until
+from tests.graphengine.service.conftest import Runners, fake, local
+from tests.graphengine.service.test_service import of
 
 STEPS = 8
 PROMPTS = (
@@ -44,7 +48,12 @@ def picture_of(prompt: str, seed: int) -> Graph:
 def test_previews_come_nearer_to_the_picture(backend: Runners, tmp_path: Path) -> None:
     told: list[dict[str, Any]] = []
     with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
-        service.subscribe(lambda event: told.append(as_dict(event)) if event.kind == "preview" else None)
+
+        def listen(event: JobEvent) -> None:
+            if event.kind == "preview":
+                told.append(as_dict(event))
+
+        service.subscribe(listen, lambda job: True)
         numbers = [service.submit(picture_of(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
         service.wait(*numbers, timeout=600)
         pictures = {number: service.outputs(number)["image"].pil() for number in numbers}
@@ -57,3 +66,36 @@ def test_previews_come_nearer_to_the_picture(backend: Runners, tmp_path: Path) -
         alike = [float(np.corrcoef(preview.ravel(), final.ravel())[0, 1]) for preview in previews]
         assert alike[-1] > 0.8, alike
         assert alike[-1] > alike[STEPS // 2] > alike[0], alike
+
+
+@pytest.mark.parametrize("workers", [fake, local], indirect=True)
+def test_previews_are_made_only_while_somebody_wants_them(backend: Runners, tmp_path: Path) -> None:
+    wanted, steps, pictures = set[int](), list[int](), list[bytes]()
+
+    def listen(event: JobEvent) -> None:
+        if event.kind == "progress" and event.event is not None:
+            steps.append(event.event.step or 0)
+        elif event.kind == "preview" and event.event is not None and event.event.value.png is not None:
+            pictures.append(event.event.value.png)
+
+    def further() -> int:
+        count = len(steps)
+        until(lambda: len(steps) > count + 10)
+        return steps[-1]
+
+    with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
+        service.subscribe(listen, lambda job: job in wanted)
+        number = service.submit(of("shows", file=str(tmp_path / "end")), {"x": 1})
+        assert (further(), pictures) == (0, [])
+        wanted.add(number)  # in the middle of the node
+        until(lambda: len(pictures) > 3)
+        assert set(pictures) == {b"picture"}
+        wanted.clear()
+        further()  # the worker is told within some steps
+        made = further()
+        sent = len(pictures)
+        assert 0 < made == further()
+        assert sent == len(pictures)
+        (tmp_path / "end").touch()
+        service.wait(number, timeout=60)
+        assert service.outputs(number) == {"y": made}
