@@ -125,6 +125,11 @@ class EventHub:
         """How many clients watch jobs."""
         return self._count
 
+    @property
+    def full(self) -> bool:
+        """Whether no more clients may watch."""
+        return self._count >= MOST_WATCHERS
+
     def wants_previews(self, job: int) -> bool:
         """Whether a client is to be told previews of a job; called on any thread."""
         return job in self._seeing
@@ -139,7 +144,7 @@ class EventHub:
             silence: Seconds after which a client is told that nothing has happened.
             previews: Whether the client is told previews; where none is, none are made.
         """
-        if self._count >= MOST_WATCHERS:
+        if self.full:
             raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
         watcher, known, begun = Watcher(previews), after, False
         self._watchers[job.id].add(watcher)  # before the log is read, so that nothing is missed

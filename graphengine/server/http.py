@@ -25,6 +25,8 @@ LARGEST_JSON = 32 << 20
 PIECE_SECONDS, BODY_SECONDS = 20.0, 600.0
 """Seconds in which the next piece of a body, and all of it, must have arrived."""
 PIECE = 1 << 18
+WRITE_SECONDS = 30.0
+"""Seconds after which a client that reads nothing of a stream is let go."""
 _CLOSE = {"Connection": "close"}
 """The header of an answer to a body that is not read to its end."""
 SAFE = {
@@ -221,3 +223,21 @@ async def send_file(request: web.Request, file: IO[bytes], size: int, type: str,
         return answer
     finally:
         file.close()
+
+
+async def write_in_time(request: web.Request, answer: web.StreamResponse, part: bytes) -> None:
+    """Write a part of a stream; a client that reads nothing for long is let go."""
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await answer.write(part)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client reads nothing") from None
+
+
+def origin_of(request: web.Request) -> str:
+    """The scheme and host by which a client calls this server, for links in answers; behind a server that speaks TLS
+    the scheme is the one that the client used there."""
+    scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else request.scheme
+    return f"{scheme}://{request.headers.get('Host', '')}"

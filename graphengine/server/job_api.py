@@ -9,7 +9,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +26,15 @@ from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.queue import ALL, NameTaken, NoJob
 from graphengine.service.service import Service
 from graphengine.workflow.files import from_document
+from graphengine.workflow.formats import original_ids
 
 MOST_LABELS, LONGEST_LABEL = 16, 256
 MOST_PRIORITY = 1_000_000
 MOST_LISTED = 100
 """The most jobs of a page."""
+NODES, MAKERS, IDS = "nodes", "makers", "ids"
+"""Facts of a job: how many nodes its graph has; by output, the node that makes it; by node, its id in the file of
+another format from which the graph was converted."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
 """The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,40}")
@@ -61,6 +65,10 @@ class Order:
     key: str | None = None
     uuid: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def named(self, uuid: str) -> Order:
+        """The same order with the UUID of its job."""
+        return replace(self, uuid=uuid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,9 @@ class JobApi:
                 return self._replayed(name, wanted)
         graph, called, roots = self._graph(caller, order.workflow)
         bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots)
-        facts = dict(order.facts) | {"labels": dict(order.labels)} | ({"order": wanted} if wanted else {})
+        facts = {**order.facts, "labels": dict(order.labels), **_facts_of(graph)}
+        if wanted:
+            facts["order"] = wanted
         try:
             number = self.service.submit(
                 graph, bound, want=order.want, user=caller.user, priority=order.priority, exact=order.exact,
@@ -299,6 +309,13 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise ApiError("bad_request", f"{name[:60]!r} is no name of a label: 1 to 40 of A-Z a-z 0-9 _ . -")
         if not isinstance(value, str) or len(value.encode()) > LONGEST_LABEL:
             raise ApiError("bad_request", f"the label {name} must be a text of at most {LONGEST_LABEL} bytes")
+
+
+def _facts_of(graph: GraphData) -> dict[str, Any]:
+    """What contracts show of a job's graph."""
+    ids = original_ids(graph)
+    makers = {output: link.node for output, link in graph.outputs.items()}
+    return {NODES: len(graph.nodes), MAKERS: makers} | ({IDS: ids} if ids else {})
 
 
 def _digest(order: Order) -> str:

@@ -18,7 +18,7 @@ from graphengine.errors import nearest
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.file_store import StoredFile
-from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file
+from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
 from graphengine.server.job_api import JobApi, JobView, Order
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
@@ -26,8 +26,6 @@ from graphengine.service.jobs.job import Job, State
 
 LONGEST_WAIT = 60.0
 """The most seconds that `Prefer: wait=N` is heeded."""
-WRITE_SECONDS = 30.0
-"""Seconds after which a client that reads nothing of its events is let go."""
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
 
@@ -187,7 +185,7 @@ class Native:
             await answer.prepare(request)
             await answer.write(b"retry: 1000\n\n")
             while told is not None:
-                await _write(request, answer, _text(job, told))
+                await write_in_time(request, answer, _text(job, told).encode())
                 told = await anext(events, None)
         await answer.write_eof()
         return answer
@@ -343,17 +341,6 @@ def _text(job: Job, told: Told) -> str:
     number = "" if told.number is None else f"id: {told.number}\n"
     data = json.dumps({"job": job.uuid, "kind": told.kind, **told.data}, default=str)
     return f"{number}event: {told.kind}\ndata: {data}\n\n"
-
-
-async def _write(request: web.Request, answer: web.StreamResponse, text: str) -> None:
-    """Write a part of a stream; a client that reads nothing for long is let go."""
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await answer.write(text.encode())
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client reads nothing") from None
 
 
 def _time(seconds: float | None) -> str | None:

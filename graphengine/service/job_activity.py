@@ -39,6 +39,7 @@ class JobActivity:
         self.begun = False
         self.sign = time.monotonic()
         self._nodes: dict[str, _Node] = {}
+        self._finished: set[str] = set()
         self._lock = threading.Lock()
 
     def heard(self, event: Event) -> None:
@@ -47,6 +48,8 @@ class JobActivity:
             self.sign = time.monotonic()
             if event.kind in (Kind.NODE_FINISHED, Kind.NODE_FAILED):
                 self._nodes.pop(event.node, None)
+                if event.kind is Kind.NODE_FINISHED and "/" not in event.node:  # those of expansions are in no graph
+                    self._finished.add(event.node)
             elif event.kind is Kind.NODE_STARTED:
                 begun = not _waits_for_worker(event.type)
                 self._nodes[event.node] = _Node(event.type, self.sign, begun=begun)
@@ -76,8 +79,9 @@ class JobActivity:
         """The activity as JSON data.
 
         `state` is `queued` or `running`; `waits`, whether it runs and each of its nodes waits for a worker; `silent`,
-        the seconds since its last event. Of the node that was begun last: `node`, `type`, `worker` (None in the
-        service itself), `step`, `total`, and `left`, the seconds until its last step by the pace of those before.
+        the seconds since its last event; `finished`, how many nodes of its graph have a value. Of the node that was
+        begun last: `node`, `type`, `worker` (None in the service itself), `step`, `total`, and `left`, the seconds
+        until its last step by the pace of those before.
         """
         with self._lock:
             now, nodes = time.monotonic(), dict(self._nodes)
@@ -86,6 +90,7 @@ class JobActivity:
                 "state": "running" if self.begun else "queued",
                 "waits": self.begun and bool(nodes) and not begun,
                 "silent": now - self.sign,
+                "finished": len(self._finished),
             }
             if begun:
                 id = max(begun, key=lambda id: (begun[id].step is not None, begun[id].since))

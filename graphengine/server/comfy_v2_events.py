@@ -1,0 +1,97 @@
+"""Events of a job as the Comfy API v2 streams them: status, whole progress, previews, and outputs before the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from graphengine.server.comfy_v2_views import TERMINAL, node_name, output_data, produced, progress_data, status_data
+from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.job_api import JobApi, JobView
+from graphengine.server.problems import ApiError
+from graphengine.server.tokens import Caller
+from graphengine.service.jobs.job import Job
+
+PROGRESS_SECONDS = 0.5
+"""Seconds between two reports of progress."""
+LIVE = ("progress", "node_started", "node_finished")
+CHANGES = ("queued", "running", "cancelling", "lost", "left", "moved", "preferred")
+
+
+async def job_events(
+    api: JobApi, hub: EventHub, caller: Caller, job: Job, origin: str
+) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+    """What happens to a job, from now on until its end: names of events and their data; `("", {})` after 15 seconds in
+    which nothing has happened.
+
+    Args:
+        origin: The scheme and host by which the client calls this server.
+    """
+
+    shown: dict[str, Any] = {}
+
+    async def look() -> JobView:
+        return await asyncio.to_thread(api.get, caller, job.uuid)
+
+    def news(view: JobView) -> list[tuple[str, dict[str, Any]]]:
+        """The status, if it is another one than before; after the last one nothing is read, so outputs come first."""
+        nonlocal shown
+        status = status_data(view)
+        if status == shown:
+            return []
+        shown = status
+        outputs = [("output", output_data(view.job, one, origin)) for one in produced(view.job)]
+        return [*outputs, ("status", status)] if status["status"] in TERMINAL else [("status", status)]
+
+    view = await look()
+    for event in news(view):
+        yield event
+    if shown["status"] in TERMINAL:
+        return
+    if (progress := progress_data(view)) is not None:
+        yield "progress", progress
+    next_report, is_due = time.monotonic() + PROGRESS_SECONDS, False
+    async with contextlib.aclosing(hub.watch(job)) as events:
+        coming = asyncio.ensure_future(anext(events, None))
+        try:
+            while True:
+                left = max(next_report - time.monotonic(), 0) if is_due else None
+                await asyncio.wait({coming}, timeout=left)
+                if not coming.done():
+                    is_due, next_report = False, time.monotonic() + PROGRESS_SECONDS
+                    if (progress := progress_data(await look())) is not None:
+                        yield "progress", progress
+                    continue
+                told: Told | None = coming.result()
+                if told is None:
+                    return
+                if told.last:
+                    with contextlib.suppress(ApiError):
+                        for event in news(await look()):
+                            yield event
+                        return
+                    yield "status", {"status": "expired", "queue_position": None}  # it was deleted
+                    return
+                coming = asyncio.ensure_future(anext(events, None))
+                if told.kind in LIVE:
+                    is_due = True
+                elif told.kind == "preview":
+                    yield "preview", _preview(view, told)
+                if told.kind in CHANGES or not told.kind or (is_due and shown["status"] == "queued"):
+                    for event in news(view := await look()):
+                        yield event
+                if not told.kind:
+                    yield "", {}
+        finally:
+            coming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await coming
+
+
+def _preview(view: JobView, told: Told) -> dict[str, Any]:
+    data = told.data
+    node = node_name(view.job, str(data.get("node", "")))
+    return {"node_id": node, "content_type": data["type"], "data_base64": data["data"]}
