@@ -96,6 +96,8 @@ def _rule(graph: GraphData, name: str) -> File | None:
 
 
 def _file(value: Any, name: str, rule: File, user: str, folders: Folders, files: FileStore) -> Any:
+    if isinstance(value, list):
+        return [_file(item, name, rule, user, folders, files) for item in value]
     if not isinstance(value, str) or value in rule.known:
         return value
     if value.startswith(PREFIX):

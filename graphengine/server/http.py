@@ -213,12 +213,19 @@ async def send_file(request: web.Request, file: IO[bytes], size: int, type: str,
         how = "inline" if type in SHOWN else "attachment"
         safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in PurePath(name).name)[:100]
         headers = {"Content-Disposition": f'{how}; filename="{safe}"', "Cache-Control": "private, no-cache", **SAFE}
-        answer = web.StreamResponse(headers=headers)
-        answer.content_type, answer.content_length = type, size
+        part = _part(request, size)
+        first, last = part or (0, size - 1)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+        answer = web.StreamResponse(status=200 if part is None else 206, headers={"Accept-Ranges": "bytes", **headers})
+        answer.content_type, answer.content_length = type, last - first + 1
         await answer.prepare(request)
         if request.method != "HEAD":
-            while piece := await asyncio.to_thread(file.read, PIECE):
+            await asyncio.to_thread(file.seek, first)
+            left = last - first + 1
+            while left and (piece := await asyncio.to_thread(file.read, min(left, PIECE))):
                 await answer.write(piece)
+                left -= len(piece)
         await answer.write_eof()
         return answer
     finally:
@@ -241,3 +248,13 @@ def origin_of(request: web.Request) -> str:
     the scheme is the one that the client used there."""
     scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else request.scheme
     return f"{scheme}://{request.headers.get('Host', '')}"
+
+
+def _part(request: web.Request, size: int) -> tuple[int, int] | None:
+    """The first and last byte of the part of a file that is asked for, as players of videos do; None for all of it."""
+    try:
+        asked = request.http_range
+    except ValueError:  # several parts, or none: RFC 9110 lets a server send the whole file
+        return None
+    first, stop, _ = slice(asked.start, asked.stop).indices(size)
+    return (first, stop - 1) if (asked.start, asked.stop) != (None, None) and first < stop else None

@@ -17,6 +17,7 @@ from graphengine.declare import registry
 from graphengine.declare.node_facts import node_facts
 from graphengine.errors import nearest
 from graphengine.graph.data import GraphData
+from graphengine.planning.inputs import BoundInputs
 from graphengine.server.catalog import Catalog
 from graphengine.server.file_store import FileStore, open_inside
 from graphengine.server.given import Folders, bind
@@ -24,6 +25,7 @@ from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.queue import ALL, NameTaken, NoJob
+from graphengine.service.jobs.submit import in_short
 from graphengine.service.service import Service
 from graphengine.workflow.files import from_document
 from graphengine.workflow.formats import original_ids
@@ -138,7 +140,8 @@ class JobApi:
                 return self._replayed(name, wanted)
         graph, called, roots = self._graph(caller, order.workflow)
         bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots)
-        facts = {**order.facts, "labels": dict(order.labels), **_facts_of(graph)}
+        shown = _shown(order.inputs, bound)
+        facts = {**order.facts, "labels": dict(order.labels), "inputs": shown, **_facts_of(graph)}
         if wanted:
             facts["order"] = wanted
         try:
@@ -198,6 +201,7 @@ class JobApi:
         labels: Mapping[str, str] | None = None,
         cursor: str | None = None,
         limit: int = 20,
+        workflow: str | None = None,
     ) -> Page:
         """A page of the caller's jobs, the newest first.
 
@@ -206,6 +210,7 @@ class JobApi:
             labels: Only jobs with all of these.
             cursor: That of the page before; the other choices are in it, and need not be given again.
             limit: The most jobs of the page, 1 to 100.
+            workflow: Only jobs of the workflow of this name, or of a graph of this title.
         """
         if not 1 <= limit <= MOST_LISTED:
             raise ApiError("bad_request", f"limit is {limit}, but must be from 1 to {MOST_LISTED}")
@@ -217,14 +222,15 @@ class JobApi:
                 raise ApiError("bad_request", f"{state[:40]!r} is no state of a job; did you mean {' or '.join(near)}?")
         before: int | None = None
         if cursor is not None:
-            before, kept_states, kept_labels = _read_cursor(cursor)
-            if (states and sorted(states) != kept_states) or (labels and dict(labels) != kept_labels):
-                raise ApiError("bad_request", "the cursor belongs to a list with another choice of states or labels")
-            states, labels = kept_states, kept_labels
+            before, kept_states, kept_labels, kept_workflow = _read_cursor(cursor)
+            changed = (states and sorted(states) != kept_states) or (labels and dict(labels) != kept_labels)
+            if changed or (workflow is not None and workflow != kept_workflow):
+                raise ApiError("bad_request", "the cursor belongs to a list with another choice of jobs")
+            states, labels, workflow = kept_states, kept_labels, kept_workflow
         wanted = [State(state) for state in states] or list(State)
-        jobs = self.queue.history(wanted, caller.scope, before, limit + 1, labels)
+        jobs = self.queue.history(wanted, caller.scope, before, limit + 1, labels, workflow)
         more = len(jobs) > limit
-        next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {})) if more else None
+        next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {}), workflow) if more else None
         return Page([self._view(job) for job in jobs[:limit]], next_one)
 
     def cancel(self, caller: Caller, name: str) -> JobView:
@@ -318,6 +324,13 @@ def _facts_of(graph: GraphData) -> dict[str, Any]:
     return {NODES: len(graph.nodes), MAKERS: makers} | ({IDS: ids} if ids else {})
 
 
+def _shown(inputs: Mapping[str, Any], bound: BoundInputs) -> dict[str, Any]:
+    """The inputs as lists of jobs show them: texts as they were sent, not the server's paths that were made of them;
+    numbers as they were drawn."""
+    sent = {name: isinstance(value, str | list) for name, value in inputs.items()}
+    return {name: in_short(inputs[name] if sent[name] else value) for name, value in bound.given.items()}
+
+
 def _digest(order: Order) -> str:
     facts = [order.workflow, order.inputs, order.want, order.labels, order.priority, order.exact]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -328,17 +341,19 @@ def _safe(name: str) -> str:
     return "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "_" for c in name)[:60] or "job"
 
 
-def _cursor(before: int, states: list[str], labels: dict[str, str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps([before, states, labels]).encode()).decode().rstrip("=")
+def _cursor(before: int, states: list[str], labels: dict[str, str], workflow: str | None) -> str:
+    parts = [before, states, labels, *([] if workflow is None else [workflow])]
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
-def _read_cursor(cursor: str) -> tuple[int, list[str], dict[str, str]]:
+def _read_cursor(cursor: str) -> tuple[int, list[str], dict[str, str], str | None]:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
-        before, states, labels = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
+        before, states, labels, *more = json.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
         check_labels(labels)
-        if isinstance(states, list) and type(before) is int and 0 < before < 2**63:
-            return before, [State(state).value for state in states], labels
+        known = isinstance(states, list) and len(more) <= 1 and all(isinstance(one, str) for one in more)
+        if known and type(before) is int and 0 < before < 2**63:
+            return before, [State(state).value for state in states], labels, more[0] if more else None
     except (ValueError, TypeError, AttributeError, ApiError, RecursionError):
         pass
     raise ApiError("bad_request", "the cursor is none that this server gave; begin without one")

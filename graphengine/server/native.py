@@ -20,6 +20,7 @@ from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
 from graphengine.server.job_api import JobApi, JobView, Order
+from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
 from graphengine.service.jobs.job import Job, State
@@ -41,7 +42,7 @@ class Native:
     without_token = ()
 
     def __init__(self, api: JobApi, hub: EventHub) -> None:
-        self.api, self.hub = api, hub
+        self.api, self.hub, self.details = api, hub, JobDetails(api)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error as RFC 9457 has it."""
@@ -59,14 +60,18 @@ class Native:
                   {"200": "Job", "202": "Job"}, body="NamedOrder"),
             Route("POST", "/v1/jobs", self.submit, "Run a graph", {"200": "Job", "202": "Job"}, body="Order"),
             Route("GET", "/v1/jobs", self.jobs, "A page of jobs, the newest first", {"200": "Page"},
-                  query={"limit": "integer", "cursor": "string", "state": "string", "label.NAME": "string"}),
+                  query={"limit": "integer", "cursor": "string", "state": "string", "workflow": "string",
+                         "label.NAME": "string"}),
             Route("GET", "/v1/jobs/{id}", self.job, "A job", job),
             Route("DELETE", "/v1/jobs/{id}", self.delete, "Remove a job that has ended", {"204": ""}),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, "Cancel a job", job),
             Route("POST", "/v1/jobs/{id}/move", self.move, "Move a waiting job before another one", job, body="Move"),
             Route("GET", "/v1/jobs/{id}/events", self.events, "What happens to a job (server-sent events)",
                   {"200": "text/event-stream", "204": ""}, query={"previews": "boolean"}),
-            Route("GET", "/v1/jobs/{id}/files/{name}", self.output, "A file that a job wrote", {"200": "bytes"}),
+            Route("GET", "/v1/jobs/{id}/files/{name}", self.output,
+                  "A file that a job wrote; with width a small copy of a picture", {"200": "bytes"},
+                  query={"width": "integer"}),
+            *self.details.routes(),
             Route("POST", "/v1/files", self.upload, "Upload a file: its bytes are the body",
                   {"200": "File", "201": "File"}, body="bytes"),
             Route("GET", "/v1/files/{id}", self.download, "The bytes of an uploaded file", {"200": "bytes"}),
@@ -128,13 +133,16 @@ class Native:
         """`GET /v1/jobs`."""
         query = request.query
         labels = {name[6:]: value for name, value in query.items() if name.startswith("label.")}
-        _check_names({name: 0 for name in query if not name.startswith("label.")}, ("limit", "cursor", "state"))
+        others = {name: 0 for name in query if not name.startswith("label.")}
+        _check_names(others, ("limit", "cursor", "state", "workflow"))
         limit = query.get("limit", "20")
         if not limit.isascii() or not limit.isdigit() or len(limit) > 6:
             raise ApiError("bad_request", f"limit must be a whole number, not {limit[:40]!r}")
         states = [state for text in query.getall("state", []) for state in text.split(",")]
         cursor = query.get("cursor")
-        page = await asyncio.to_thread(self.api.page, request[CALLER], states, labels, cursor, int(limit))
+        page = await asyncio.to_thread(
+            self.api.page, request[CALLER], states, labels, cursor, int(limit), query.get("workflow")
+        )
         found: dict[str, Any] = {"jobs": [job_data(view) for view in page.jobs]}
         if page.cursor is not None:
             found["next_cursor"] = page.cursor
@@ -192,6 +200,8 @@ class Native:
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/jobs/{id}/files/{name}`."""
+        if "width" in request.query:
+            return await self.details.thumbnail(request)
         name = request.match_info["name"]
         found = await asyncio.to_thread(self.api.open_output, request[CALLER], request.match_info["id"], name)
         return await send_file(request, *found, name)

@@ -82,7 +82,7 @@ _SUBMITTING: list[Schema] = [
 def _content(name: str) -> Schema:
     if name == "bytes":
         return {"application/octet-stream": {}}
-    if name == "text/event-stream":
+    if name in ("text/event-stream", "text/html"):
         return {name: {"schema": {"type": "string"}}}
     schema: Schema = {"type": "object"} if name == "object" else {"$ref": f"#/components/schemas/{name}"}
     return {"application/json": {"schema": schema}}
@@ -157,6 +157,12 @@ def _schemas() -> Schema:
         "Workflow": _object(name=text, title=text, description=text, inputs=anything, outputs=anything),
         "Workflows": _object(workflows={"type": "array", "items": anything}),
         "Nodes": _object(nodes={"type": "array", "items": anything}),
+        "Workers": _object(
+            workers={"type": "array", "items": _object(
+                name=text, device=text, state=text, computing=count, models=count, loads=count,
+                free={"type": ["integer", "null"]}, computed=count, deaths=count,
+            )},
+        ),
         "Queue": _object(
             running=_list("Job"), waiting=_list("Job"), paused={"type": "boolean"}, limit={"type": ["integer", "null"]}
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -80,14 +80,24 @@ def schema(nodes: Mapping[str, NodeDef[..., Any]] | None = None) -> Schema:
 
 
 def inputs_schema(graph: GraphData) -> Schema:
-    """Generate the JSON Schema of the inputs of a graph, for forms and for programs that run it by name."""
+    """Generate the JSON Schema of the inputs of a graph, for forms and for programs that run it by name.
+
+    What JSON Schema has no word for stands under names of our own: `x-multiline`, a text of several lines; `x-file`, a
+    path to a file of this kind (`image`, `weights`, ...); `x-drawn`, a number that -1 draws; `x-step`, editors' step.
+    """
     bound = [(link.port, graph.nodes[id].sockets.get(name)) for id, name, link in graph.bound_sockets()]
-    drawn = {port for port, socket in bound if socket is not None and socket.drawn}
+    sockets: dict[str, list[Socket]] = {}
+    for port, target in bound:
+        if target is not None:
+            sockets.setdefault(port, []).append(target)
     properties: Schema = {}
     for name, declared in graph.inputs.items():
-        socket = replace(declared.socket(), drawn=name in drawn)
+        targets = sockets.get(name, [])
+        socket = replace(declared.socket(), drawn=any(target.drawn for target in targets))
         found = _literal(socket) or {}
-        properties[name] = {**found, "description": _doc(replace(socket, type=declared.type))}
+        properties[name] = {
+            **found, "description": _doc(replace(socket, type=declared.type)), **_for_forms(socket, targets)
+        }  # fmt: skip
     needed = [name for name, declared in graph.inputs.items() if declared.required]
     return {
         "type": "object",
@@ -95,6 +105,21 @@ def inputs_schema(graph: GraphData) -> Schema:
         "additionalProperties": False,
         **({"required": needed} if needed else {}),
     }
+
+
+def _for_forms(socket: Socket, targets: Sequence[Socket]) -> Schema:
+    """What a form needs to know of an input besides its type, by the input itself and the sockets it is linked to."""
+    found: Schema = {}
+    if any(target.multiline for target in targets):
+        found["x-multiline"] = True
+    files = [target.file.kind for target in targets if target.file is not None]
+    if files:
+        found["x-file"] = files[0]
+    if socket.drawn:
+        found["x-drawn"] = True
+    if socket.range is not None and socket.range.step is not None:
+        found["x-step"] = socket.range.step
+    return found
 
 
 def _graph_properties() -> Schema:

@@ -234,12 +234,14 @@ class Queue(Database):
         before: int | None = None,
         limit: int = 50,
         labels: Mapping[str, str] | None = None,
+        workflow: str | None = None,
     ) -> list[Job]:
         """A page of jobs, the newest first.
 
         Args:
             before: The last number of the page before; None for the first page.
             labels: Only jobs whose facts have these among their `labels`; a name holds no quotation mark.
+            workflow: Only jobs of the workflow of this name.
         """
         wanted = list(states)
         marks = ", ".join("?" * len(wanted))
@@ -251,6 +253,8 @@ class Queue(Database):
             query, values = f"{query} and id < ?", [*values, before]
         for name, value in (labels or {}).items():
             query, values = f"{query} and json_extract(facts, ?) = ?", [*values, f'$.labels."{name}"', value]
+        if workflow is not None:
+            query, values = f"{query} and json_extract(facts, '$.workflow') = ?", [*values, workflow]
         return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
 
     def counts(self) -> dict[State, int]:

@@ -321,3 +321,20 @@ def test_a_method_that_a_path_does_not_take(server: Server) -> None:
     answer = server.ask("PUT", "/v1/jobs")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, POST")
     assert "takes GET, HEAD, POST" in answer.problem["detail"]
+
+
+def test_a_part_of_a_file_is_sent(server: Server) -> None:
+    """Players of videos ask for parts."""
+    job = server.run("greet", {"text": "0123456789" * 10, "ending": "txt"})
+    url = job["outputs"]["sheet"]["files"][0]["url"]
+    whole = server.ask("GET", url).body
+    size = len(whole)
+    for asked, part, sent in (
+        ("bytes=0-3", whole[:4], f"0-3/{size}"), ("bytes=5-", whole[5:], f"5-{size - 1}/{size}"),
+        ("bytes=-4", whole[-4:], f"{size - 4}-{size - 1}/{size}"), ("bytes=2-9999", whole[2:], f"2-{size - 1}/{size}"),
+    ):  # fmt: skip
+        answer = server.ask("GET", url, Range=asked)
+        assert (answer.status, answer.body, answer.headers["content-range"]) == (206, part, f"bytes {sent}"), asked
+    for asked in ("bytes=0-1,3-4", "lines=1-2", "bytes=9999-", "bytes=a-b"):
+        answer = server.ask("GET", url, Range=asked)
+        assert (answer.status, answer.body) == (200, whole), asked
