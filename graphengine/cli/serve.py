@@ -73,6 +73,13 @@ def command(
         list[str] | None,
         typer.Option("--allow-host", metavar="NAME", help="A name by which browsers call it; may be repeated."),
     ] = None,
+    allow_fetch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-fetch", metavar="HOST",
+            help="A host from which jobs may fetch files by URL, or * for all public ones; may be repeated.",
+        ),
+    ] = None,
     allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Let jobs download models from the hub.")] = False,
     queue: QueueFile = None,
     packs: Packs = None,
@@ -86,7 +93,7 @@ def command(
         _serve(
             host=host, port=port, workers=workers, device=device, threads=threads, backend=backend, address=address,
             input=input, output=output, workflows=workflows, models=models, token_file=token_file,
-            allow_host=allow_host, allow_hub=allow_hub, queue=queue, packs=packs, debug=debug,
+            allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub, queue=queue, packs=packs, debug=debug,
         )  # fmt: skip
 
 
@@ -94,9 +101,10 @@ def command(
 def _serve(
     *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None, backend: str,
     address: str | None, input: Path | None, output: Path | None, workflows: Path | None, models: Path | None,
-    token_file: Path | None, allow_host: list[str] | None, allow_hub: bool, queue: Path | None,
-    packs: list[Path] | None, debug: bool,
+    token_file: Path | None, allow_host: list[str] | None, allow_fetch: list[str] | None, allow_hub: bool,
+    queue: Path | None, packs: list[Path] | None, debug: bool,
 ) -> int | None:  # fmt: skip
+    from graphengine.server.fetching import Fetcher
     from graphengine.server.file_store import FileStore
     from graphengine.server.given import Folders
     from graphengine.server.http import Door, is_loopback
@@ -131,7 +139,7 @@ def _serve(
     with listening, _service(backend, file, workers, device, threads, address, options) as service:
         files = FileStore(own / "files")
         files.tidy()
-        api = JobApi(service, folders, files)
+        api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
         shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         who = "with a token" if tokens.all() else "without a token, from this machine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,11 +17,14 @@ from graphengine.graph.elements import INPUTS
 from graphengine.graph.validate import problems as problems_of
 from graphengine.keys.files import resolve
 from graphengine.planning.inputs import BoundInputs, bind_inputs
-from graphengine.server.file_store import PREFIX, FileStore
+from graphengine.server.file_store import PREFIX, FileStore, StoredFile
 from graphengine.server.problems import ApiError
 from graphengine.values.socket_types import strip, union_members
 
 _DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
+
+
+Fetch = Callable[[str, str], StoredFile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,16 @@ class Folders:
 
 
 def bind(graph: GraphData, inputs: Mapping[str, Any], user: str, folders: Folders, files: FileStore,
-         roots: Sequence[Path]) -> BoundInputs:  # fmt: skip
+         roots: Sequence[Path], fetch: Fetch) -> BoundInputs:  # fmt: skip
     """The inputs of a job, checked together with its graph.
 
     Args:
         graph: The graph, which is not changed.
         inputs: As a client sent them. For an input of type `path`: the id of a file of the user (`sha256:...`), a data
-            URL, or a path inside the input folder.
+            URL, a URL that may be fetched, or a path inside the input folder.
         user: Whose files these are.
         roots: The folders that the job's files may not leave.
+        fetch: Fetches a file for a user by its URL, or says why not.
 
     Raises:
         WorkflowError: Holds everything that is wrong with the graph and the inputs.
@@ -65,8 +69,10 @@ def bind(graph: GraphData, inputs: Mapping[str, Any], user: str, folders: Folder
     for name, value in inputs.items():
         rule = _rule(graph, name)
         try:
-            given[name] = value if rule is None else _file(value, name, rule, user, folders, files)
+            given[name] = value if rule is None else _file(value, name, rule, user, folders, files, fetch)
         except ApiError as error:
+            if error.code == "busy":
+                raise
             found.append(Problem("no file", error.detail, Where(node=INPUTS, socket=name)))
     wrong = {problem.where.socket for problem in found if problem.where.node == INPUTS}
     try:
@@ -95,15 +101,19 @@ def _rule(graph: GraphData, name: str) -> File | None:
     return File() if any(isinstance(one, type) and issubclass(one, PurePath) for one in members) else None
 
 
-def _file(value: Any, name: str, rule: File, user: str, folders: Folders, files: FileStore) -> Any:
+def _file(
+    value: Any, name: str, rule: File, user: str, folders: Folders, files: FileStore, fetch: Fetch
+) -> Any:  # fmt: skip
     if isinstance(value, list):
-        return [_file(item, name, rule, user, folders, files) for item in value]
+        return [_file(item, name, rule, user, folders, files, fetch) for item in value]
     if not isinstance(value, str) or value in rule.known:
         return value
     if value.startswith(PREFIX):
         return str(files.get(user, value).path)
     if value.startswith("data:"):
         return str(files.put(user, _decoded(value, name)).path)
+    if value.lower().startswith(("http://", "https://")):
+        return str(fetch(user, value).path)
     path = PurePath(value)
     if "\0" in value or len(value) > 4096 or path.is_absolute() or ".." in path.parts or value.startswith("~"):
         raise ApiError("invalid", f"{value[:80]!r} is no path inside the folders of this server")

@@ -19,6 +19,7 @@ from graphengine.errors import nearest
 from graphengine.graph.data import GraphData
 from graphengine.planning.inputs import BoundInputs
 from graphengine.server.catalog import Catalog
+from graphengine.server.fetching import Fetcher
 from graphengine.server.file_store import FileStore, open_inside
 from graphengine.server.given import Folders, bind
 from graphengine.server.problems import ApiError
@@ -116,10 +117,12 @@ class JobApi:
         service: The service whose queue holds the jobs; it runs them, or another one of the same queue does.
         folders: Where jobs read and write files.
         files: The store of uploaded files.
+        fetcher: Fetches files by URL; by default none.
     """
 
-    def __init__(self, service: Service, folders: Folders, files: FileStore) -> None:
+    def __init__(self, service: Service, folders: Folders, files: FileStore, fetcher: Fetcher | None = None) -> None:
         self.service, self.folders, self.files = service, folders, files
+        self.fetcher = fetcher or Fetcher((), files)
         self.queue = service.queue
         self.catalog = Catalog(folders.workflows, folders.readable())
 
@@ -139,7 +142,7 @@ class JobApi:
             with contextlib.suppress(NoJob):
                 return self._replayed(name, wanted)
         graph, called, roots = self._graph(caller, order.workflow)
-        bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots)
+        bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots, self.fetcher.fetch)
         shown = _shown(order.inputs, bound)
         facts = {**order.facts, "labels": dict(order.labels), "inputs": shown, **_facts_of(graph)}
         if wanted:

@@ -24,6 +24,7 @@ TITLES = {
     "invalid": (422, "The workflow or its inputs are wrong"),
     "key_reused": (422, "The Idempotency-Key belongs to another request"),
     "queue_full": (429, "The queue takes no more jobs of this user now"),
+    "busy": (429, "The server does too much of this now"),
     "internal": (500, "The server has failed"),
     "unavailable": (503, "The server cannot do this now"),
 }
