@@ -1,4 +1,4 @@
-"""ComfyUI's file formats, which the pack registers: workflows in API format are read as documents of graphengine."""
+"""ComfyUI's file formats, which the pack registers: workflows in API format, and as the editor saves them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 from graphengine import FileFormat, FormatContext
 from graphengine_comfy.formats.api_format import document_of, prompt_in
+from graphengine_comfy.formats.class_facts import classes_of
+from graphengine_comfy.formats.ui_format import api_of
+from graphengine_comfy.formats.ui_format import recognise as is_workflow
 
 
 def recognise(data: Mapping[str, Any]) -> bool:
     """Whether a file's data is a workflow of ComfyUI."""
-    return prompt_in(data) is not None
+    return is_workflow(data) or prompt_in(data) is not None
 
 
 def read(data: Mapping[str, Any], context: FormatContext) -> dict[str, Any]:
@@ -20,7 +23,8 @@ def read(data: Mapping[str, Any], context: FormatContext) -> dict[str, Any]:
     Raises:
         WorkflowError: It cannot be converted.
     """
-    return document_of(prompt_in(data) or {}, context)
+    prompt = api_of(data, classes_of(context), context) if is_workflow(data) else prompt_in(data)
+    return document_of(prompt or {}, context)
 
 
 COMFYUI = FileFormat("ComfyUI", recognise, read)

@@ -160,10 +160,10 @@ def _inputs(inputs: Mapping[str, Any], definition: Definition) -> Iterator[tuple
 
 
 def _is_list(annotation: Any) -> bool:
-    return any(get_origin(member) is list or member is list for member in _members(annotation))
+    return any(get_origin(member) is list or member is list for member in members(annotation))
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union type, or the type alone."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
@@ -185,19 +185,19 @@ def _literal(value: Any, definition: Definition, name: str) -> Any:
     if isinstance(value, dict) and list(value) == ["__value__"]:
         value = value["__value__"]
     socket = definition.sockets.get(name)
-    members = () if socket is None else _members(socket.type)
+    kinds = () if socket is None else members(socket.type)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value
-    if bool in members:
+    if bool in kinds:
         words = {"true": True, "false": False, 1: True, 0: False}
         return words.get(value.lower() if isinstance(value, str) else value, value)
-    if int in members or float in members:
-        if isinstance(value, str) and str not in members:
-            value = _number(value, float in members)
-        if isinstance(value, float) and int in members and float not in members and value.is_integer():
+    if int in kinds or float in kinds:
+        if isinstance(value, str) and str not in kinds:
+            value = _number(value, float in kinds)
+        if isinstance(value, float) and int in kinds and float not in kinds and value.is_integer():
             return int(value)
         return value
-    if str in members and not isinstance(value, str):
+    if str in kinds and not isinstance(value, str):
         return str(value)
     return value
 

@@ -37,14 +37,14 @@ def is_output(definition: Definition) -> bool:
     return definition.output or (definition.pack == PACK and definition.name in OUTPUTS)
 
 
-def unknown_classes(nodes_by_class: Mapping[str, Iterable[str]], context: FormatContext) -> WorkflowError:
+def unknown_classes(nodes_by_class: Mapping[str, Iterable[str]], context: FormatContext | None) -> WorkflowError:
     """Make the error that lists all classes that are not known, with their nodes and the nearest known names.
 
     Args:
         nodes_by_class: The ids in the file of the nodes of each unknown class.
-        context: Knows all nodes.
+        context: Knows all nodes; None: no nearest names are given.
     """
-    known = [class_of(definition) for definition in context.nodes().values()]
+    known = [] if context is None else [class_of(definition) for definition in context.nodes().values()]
     listed = list(nodes_by_class)
     sentences, first = [], next(iter(next(iter(nodes_by_class.values()))))
     for name in listed[:LISTED]:

@@ -1,0 +1,11 @@
+"""Dynamic inputs: the inputs that a choice of a class brings with it (`resize_type` and `resize_type.width`).
+
+Our nodes have such an input under a name with an underscore for the dot: `resize_type_width`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+DYNAMIC_COMBOS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
+"""By class and input: the further inputs of each choice, in their order."""
