@@ -8,11 +8,13 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.comfy_v2_assets import with_files
 from graphengine.server.comfy_v2_events import job_events
 from graphengine.server.comfy_v2_views import (
     PREFIX,
@@ -88,8 +90,10 @@ class ComfyV2:
 
     def _submit(self, caller: Caller, order: Order, key: str | None) -> JobView:
         name = "" if key is None else self._name(caller, key)
+        workflow = with_files(self.api, caller, order.workflow)
+        inputs = with_files(self.api, caller, order.inputs, as_ids=True)
         try:
-            return self.api.submit(caller, order.named(name))
+            return self.api.submit(caller, replace(order, workflow=workflow, inputs=inputs, uuid=name))
         except Exception as error:
             refused = as_api_error(error)
             if refused is None:

@@ -38,6 +38,7 @@ _CODES = {
     "bad_request": "invalid_request",
     "too_large": "payload_too_large",
     "bad_type": "invalid_request",
+    "bad_range": "range_not_satisfiable",
     "slow": "invalid_request",
     "invalid": "invalid_workflow",
     "key_reused": "idempotency_key_reuse",

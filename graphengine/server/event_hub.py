@@ -146,7 +146,7 @@ class EventHub:
         """
         if self.full:
             raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
-        watcher, known, begun = Watcher(previews), after, False
+        watcher, known, begun, has_ended = Watcher(previews), after, False, False
         self._watchers[job.id].add(watcher)  # before the log is read, so that nothing is missed
         self._count += 1
         if previews:
@@ -176,8 +176,11 @@ class EventHub:
                     yield now
                 begun = True
                 if not changes and not live and (end := await asyncio.to_thread(self._ended, job)) is not None:
-                    yield end
-                    return
+                    if has_ended:
+                        yield end
+                        return
+                    has_ended = watcher.behind = True  # since the log was read, maybe: it is read once more
+                    continue
                 try:
                     async with asyncio.timeout(silence):
                         await watcher.wake.wait()

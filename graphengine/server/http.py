@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import IO, Any
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from graphengine.server.file_store import SHOWN
 from graphengine.server.json_text import parse
@@ -25,8 +26,11 @@ LARGEST_JSON = 32 << 20
 PIECE_SECONDS, BODY_SECONDS = 20.0, 600.0
 """Seconds in which the next piece of a body, and all of it, must have arrived."""
 PIECE = 1 << 18
+MOST_PARTS, LONGEST_FIELD = 100, 8192
+"""The most parts of a form, and the most bytes of each but the file."""
 WRITE_SECONDS = 30.0
 """Seconds after which a client that reads nothing of a stream is let go."""
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII)
 _CLOSE = {"Connection": "close"}
 """The header of an answer to a body that is not read to its end."""
 SAFE = {
@@ -204,32 +208,111 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     return data
 
 
+async def form_parts(
+    request: web.Request, most: int, fields: dict[str, list[str]], take: Callable[[bytes], object]
+) -> None:
+    """Read a form piece by piece (`multipart/form-data`); the bytes of its part `file` are not kept here.
+
+    Args:
+        most: The most bytes of all of it.
+        fields: Is given the texts of each part but `file`, by its name.
+        take: Called with each piece of the part `file`.
+
+    Raises:
+        ApiError: It is no form, too large, or does not arrive in time.
+    """
+    if request.content_type != "multipart/form-data":
+        raise ApiError("bad_type", f"the body must be multipart/form-data, not {request.content_type[:80]}")
+    if (request.content_length or 0) > most:
+        what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
+        raise ApiError("too_large", what, headers=_CLOSE)
+    files = parts = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            form = await request.multipart()
+            while (part := await asyncio.wait_for(form.next(), PIECE_SECONDS)) is not None:
+                parts += 1
+                if not isinstance(part, BodyPartReader) or part.name is None or parts > MOST_PARTS:
+                    what = f"a form has at most {MOST_PARTS} parts, each with a name"
+                    raise ApiError("bad_request", what, headers=_CLOSE)
+                files += part.name == "file"
+                text = bytearray()
+                while piece := await asyncio.wait_for(part.read_chunk(PIECE), PIECE_SECONDS):
+                    if part.name == "file":
+                        await asyncio.to_thread(take, piece)
+                    elif len(text := text + piece) > LONGEST_FIELD:
+                        what = f"{part.name[:60]} has more than {LONGEST_FIELD:,} bytes"
+                        raise ApiError("too_large", what, headers=_CLOSE)
+                if part.name != "file":
+                    fields.setdefault(part.name, []).append(text.decode())
+    except TimeoutError:
+        raise ApiError("slow", "the body did not arrive in time; send it again", headers=_CLOSE) from None
+    except UnicodeDecodeError:
+        raise ApiError("bad_request", "a part of the form is no UTF-8 text", headers=_CLOSE) from None
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise ApiError("bad_request", f"the body is no form: {str(error)[:200]}", headers=_CLOSE) from None
+    if files != 1:
+        raise ApiError("bad_request", f"the form must have one part `file`, not {files}")
+
+
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-async def send_file(request: web.Request, file: IO[bytes], size: int, type: str, name: str) -> web.StreamResponse:
-    """Send an open file, and close it. Only types that are safe to show are shown, all others are saved."""
+async def send_file(
+    request: web.Request, file: IO[bytes], size: int, type: str, name: str, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Send an open file, or the range of its bytes that the request asks for, and close it. Only types that are safe to
+    show are shown, all others are saved.
+
+    Args:
+        headers: More headers of the answer.
+
+    Raises:
+        ApiError: The file has none of the bytes that the request asks for.
+    """
     try:
         how = "inline" if type in SHOWN else "attachment"
         safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in PurePath(name).name)[:100]
-        headers = {"Content-Disposition": f'{how}; filename="{safe}"', "Cache-Control": "private, no-cache", **SAFE}
-        part = _part(request, size)
-        first, last = part or (0, size - 1)
-        if part is not None:
-            headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-        answer = web.StreamResponse(status=200 if part is None else 206, headers={"Accept-Ranges": "bytes", **headers})
-        answer.content_type, answer.content_length = type, last - first + 1
+        first, end = _range(request, size)
+        given = {"Content-Disposition": f'{how}; filename="{safe}"', "Cache-Control": "private, no-cache",
+                 "Accept-Ranges": "bytes", **SAFE, **(headers or {})}  # fmt: skip
+        answer = web.StreamResponse(headers=given)
+        if (first, end) != (0, size):
+            answer.set_status(206)
+            answer.headers["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+        answer.content_type, answer.content_length = type, end - first
         await answer.prepare(request)
         if request.method != "HEAD":
+            left = end - first
             await asyncio.to_thread(file.seek, first)
-            left = last - first + 1
-            while left and (piece := await asyncio.to_thread(file.read, min(left, PIECE))):
+            while left and (piece := await asyncio.to_thread(file.read, min(PIECE, left))):
                 await answer.write(piece)
                 left -= len(piece)
         await answer.write_eof()
         return answer
     finally:
         file.close()
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int]:
+    """The first byte that is wanted and the one behind the last: all where no range is asked for, or several, or one
+    that cannot be read (RFC 9110, section 14.2)."""
+    found = _RANGE.fullmatch(request.headers.get("Range", ""))
+    if found is None or request.method != "GET" or "If-Range" in request.headers:
+        return 0, size
+    first, last = found[1], found[2]
+    if not first and not last:
+        return 0, size
+    if not first:
+        start, end = size - min(int(last), size), size
+    else:
+        start, end = int(first), size if not last else min(int(last) + 1, size)
+        if last and int(last) < start:
+            return 0, size
+    if start >= end:
+        unsatisfied = {"Content-Range": f"bytes */{size}"}
+        raise ApiError("bad_range", f"the file has {size:,} bytes, none of those that are asked for", (), unsatisfied)
+    return start, end
 
 
 async def write_in_time(request: web.Request, answer: web.StreamResponse, part: bytes) -> None:
@@ -248,13 +331,3 @@ def origin_of(request: web.Request) -> str:
     the scheme is the one that the client used there."""
     scheme = "https" if request.headers.get("X-Forwarded-Proto", "") == "https" else request.scheme
     return f"{scheme}://{request.headers.get('Host', '')}"
-
-
-def _part(request: web.Request, size: int) -> tuple[int, int] | None:
-    """The first and last byte of the part of a file that is asked for, as players of videos do; None for all of it."""
-    try:
-        asked = request.http_range
-    except ValueError:  # several parts, or none: RFC 9110 lets a server send the whole file
-        return None
-    first, stop, _ = slice(asked.start, asked.stop).indices(size)
-    return (first, stop - 1) if (asked.start, asked.stop) != (None, None) and first < stop else None

@@ -9,7 +9,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,10 +68,6 @@ class Order:
     key: str | None = None
     uuid: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def named(self, uuid: str) -> Order:
-        """The same order with the UUID of its job."""
-        return replace(self, uuid=uuid)
 
 
 @dataclass(frozen=True, slots=True)

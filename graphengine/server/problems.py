@@ -21,6 +21,7 @@ TITLES = {
     "too_large": (413, "The body is too large"),
     "bad_type": (415, "The body is of a type that is not taken here"),
     "slow": (408, "The body did not arrive in time"),
+    "bad_range": (416, "The file has no such bytes"),
     "invalid": (422, "The workflow or its inputs are wrong"),
     "key_reused": (422, "The Idempotency-Key belongs to another request"),
     "queue_full": (429, "The queue takes no more jobs of this user now"),

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
 from graphengine.server.comfy_v2 import ComfyV2
+from graphengine.server.comfy_v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
 from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, Door, guard
@@ -33,7 +34,7 @@ CLOSING_SECONDS = 2.0
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
     hub = EventHub(api.service)
-    contracts: list[Contract] = [Native(api, hub), ComfyV2(api, hub), Pages(door)]
+    contracts: list[Contract] = [Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), Pages(door)]
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
         return contract_of(contracts, request.path).problem(error, request)

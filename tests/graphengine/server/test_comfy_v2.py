@@ -109,6 +109,29 @@ def test_outputs_are_told_before_the_end(server: Server) -> None:
     assert [event.kind for event in late] == ["output", "status"]
 
 
+def test_a_prompt_is_run_and_its_nodes_keep_their_names(server: Server) -> None:
+    go = str(server.folder / "go-prompt")
+    prompt = {
+        "3": {"class_type": "door.gate", "inputs": {"text": "through", "file": go}},
+        "57:9": {"class_type": "door.show", "inputs": {"text": ["3", 0]}, "_meta": {"title": "Page"}},
+        "60": {"class_type": "door.fails", "inputs": {"text": "no output needs it"}},
+    }
+    job = submit(server, {"workflow": prompt})
+    live = iter(stream(server, job["id"]))
+    progress = next(event.data for event in live if event.kind == "progress" and event.data["step"])
+    assert (progress["current_node"], progress["current_node_class"], progress["nodes_total"]) == ("3", "door.gate", 2)
+    (server.folder / "go-prompt").touch()
+    assert [data["node_id"] for data in of(list(live), "output")] == ["57:9"]
+    assert server.ask("GET", f"{JOBS}/{job['id']}/workflow").data == {"workflow": prompt, "format": "api"}
+    prompt["57:9"]["inputs"] = {"text": ["61", 0], "nonsense": 1}
+    error = refusal(server.ask("POST", JOBS, {"workflow": prompt}), 422, "invalid_workflow")
+    assert {fault["field"] for fault in error["details"]["node_errors"]["57:9"]} == {"text", "nonsense"}
+    prompt["4"] = {"class_type": "KSamplr", "inputs": {}}
+    error = refusal(server.ask("POST", JOBS, {"workflow": prompt}), 422, "invalid_workflow")
+    assert "KSamplr" in error["message"]
+    assert "4" in error["details"]["node_errors"]
+
+
 def test_inputs_are_given_by_name(server: Server) -> None:
     job = run(server, {"workflow": GREETING, "inputs": {"text": "by name"}})
     assert (job["outputs"][0]["node_id"], job["outputs"][0]["size_bytes"]) == ("sheet", 7)
@@ -118,8 +141,7 @@ def test_inputs_are_given_by_name(server: Server) -> None:
 
 def test_the_workflow_of_a_job_comes_back_as_it_was(server: Server) -> None:
     given = workflow("sheet", text="x")
-    order = {"workflow": given, "extra_data": {"api_key_comfy_org": "secret-key"}}
-    job = submit(server, order)
+    job = run(server, {"workflow": given, "extra_data": {"api_key_comfy_org": "secret-key"}})
     answer = check(server.ask("GET", f"{JOBS}/{job['id']}/workflow"), "GET", f"{JOB}/workflow")
     assert answer.data == {"workflow": given, "format": "api"}
     files = [file for file in server.folder.rglob("*") if file.is_file()]

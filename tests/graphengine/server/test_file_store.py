@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graphengine.server.file_store import FileStore, open_inside, type_of
+from graphengine.server.file_store import FileStore, NewAsset, open_inside, type_of
 from graphengine.server.problems import ApiError
 
 
@@ -24,7 +24,7 @@ def test_a_file_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (kept.id, kept.new, kept.size) == (f"sha256:{hashlib.sha256(b'12345').hexdigest()}", True, 5)
     assert not store.put("ann", b"12345").new
     assert store.put("ben", b"12345").path != kept.path
-    assert [file.stat().st_mode & 0o077 for file in tmp_path.rglob("*")] == [0] * 5
+    assert [file.stat().st_mode & 0o077 for file in tmp_path.rglob("*")] == [0] * 6
     with pytest.raises(ApiError, match="there is no file"):
         store.get("carl", kept.id)
 
@@ -53,6 +53,29 @@ def test_what_leads_outside_is_gone(tmp_path: Path) -> None:
     for path in ("in/link", "in/folder/secret", "secret", "in/../secret", "in"):
         with pytest.raises(ApiError, match="is gone"):
             open_inside(tmp_path / path, [tmp_path / "in"])
+
+
+def test_a_file_is_removed_when_nobody_holds_it(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "files")
+    upload = store.upload("ann")
+    upload.write(b"12345")
+    over = upload.keep_as(NewAsset("a.png", seconds=0))
+    assert (over.new, over.made) == (True, True)
+    with pytest.raises(ApiError, match="there is no asset"):
+        store.asset("ann", over.record.id)
+    named = store.path_like(over)
+    assert (named.suffix, named.read_bytes()) == (".png", b"12345")
+    kept = store.put("ann", b"12345")
+    store.tidy()
+    assert kept.path.exists()
+    held = store.hold("ann", over.record.blake3, NewAsset("b.png"))
+    assert held is not None
+    assert store.hold("ben", over.record.blake3, NewAsset("b.png")) is None
+    with pytest.raises(ApiError, match="is an asset"):
+        store.delete("ann", kept.id)
+    store.delete_asset("ann", held.record.id)
+    store.delete("ann", kept.id)
+    assert [*store.of("ann").iterdir()] == []
 
 
 @pytest.mark.parametrize("head", [b"", b"\x89PNG", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x18ftypheic", b"<svg", b"\xff\xd8"])

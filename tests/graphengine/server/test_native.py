@@ -335,6 +335,9 @@ def test_a_part_of_a_file_is_sent(server: Server) -> None:
     ):  # fmt: skip
         answer = server.ask("GET", url, Range=asked)
         assert (answer.status, answer.body, answer.headers["content-range"]) == (206, part, f"bytes {sent}"), asked
-    for asked in ("bytes=0-1,3-4", "lines=1-2", "bytes=9999-", "bytes=a-b"):
+    for asked in ("bytes=0-1,3-4", "lines=1-2", "bytes=3-1", "bytes=a-b"):
         answer = server.ask("GET", url, Range=asked)
         assert (answer.status, answer.body) == (200, whole), asked
+    beyond = server.ask("GET", url, Range="bytes=9999-")
+    assert (beyond.status, beyond.problem["code"]) == (416, "bad_range")
+    assert beyond.headers["content-range"] == f"bytes */{size}"

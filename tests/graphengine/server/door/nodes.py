@@ -91,6 +91,12 @@ def sheet(text: str, ending: str = "html") -> Sheet:
     return Sheet(_PIXEL if ending == "png" else text.encode(), ending)
 
 
+@node(version=1, output=True)
+def show(text: str) -> Sheet:
+    """A text as a page that is an output of every workflow it is in."""
+    return Sheet(text.encode(), "txt")
+
+
 @node(version=1, cache="never")
 def collects() -> bool:
     """Whether Python looks for garbage in this process."""
