@@ -93,6 +93,9 @@ class EventHub:
 
     Args:
         service: The service whose queue is read; progress comes from it where it runs the jobs.
+
+    Attributes:
+        closed: Set when all watching has ended.
     """
 
     def __init__(self, service: Service) -> None:
@@ -102,6 +105,7 @@ class EventHub:
         self._newest: dict[int, Event] = {}  # the preview that is shown next, by job
         self._showing: dict[int, asyncio.Task[None]] = {}
         self._count = self._known = 0
+        self.closed = asyncio.Event()
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsubscribe = service.subscribe(self._hear, self.wants_previews)
@@ -116,6 +120,7 @@ class EventHub:
     def close(self) -> None:
         """End all watching."""
         self._stop.set()
+        self.closed.set()
         for watchers in list(self._watchers.values()):
             for watcher in list(watchers):
                 watcher.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from graphengine.cache.tree import blobs_of
 from graphengine.declare import registry
 from graphengine.declare.node_facts import node_facts
 from graphengine.errors import nearest
@@ -38,6 +39,8 @@ MOST_LISTED = 100
 NODES, MAKERS, IDS = "nodes", "makers", "ids"
 """Facts of a job: how many nodes its graph has; by output, the node that makes it; by node, its id in the file of
 another format from which the graph was converted."""
+MOST_VALUE = 512 << 20
+"""The most bytes of an output's value."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
 """The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,40}")
@@ -249,6 +252,27 @@ class JobApi:
         self.queue.move(job.id, None if before is None else self.find(caller, before).id)
         return self.get(caller, name)
 
+    def value(self, caller: Caller, name: str, output: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """An output of a job as a tree (see `cache.tree`), and the bytes of the blobs in it."""
+        job = self.find(caller, name)
+        trees = job.result.get("outputs", {}) if isinstance(job.result, Mapping) else {}
+        if output not in trees:
+            near = nearest(output, trees)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ApiError("not_found", f"job {job.uuid} has no output {output[:80]!r}{hint}")
+        if trees[output] is None:
+            raise ApiError("not_found", f"the value of {output} cannot leave the process that made it")
+        folder, blobs = self.queue.body(job.id)["files"], dict[str, bytes]()
+        try:
+            for blob in blobs_of(trees[output]):
+                blobs[blob] = self.service.files.get(folder, blob)
+                if sum(map(len, blobs.values())) > MOST_VALUE:
+                    what = f"the value of {output} has more than {MOST_VALUE:,} bytes; its files are there"
+                    raise ApiError("conflict", what)
+        except OSError:
+            raise ApiError("not_found", f"the value of {output} is gone") from None
+        return trees[output], blobs
+
     def open_output(self, caller: Caller, name: str, file: str) -> tuple[IO[bytes], int, str]:
         """Open a file that a job wrote, by its name; returns it, its bytes and its type."""
         job = self.find(caller, name)
@@ -287,15 +311,26 @@ class JobApi:
             "waiting": [self._view(job) for job in waiting[:MOST_LISTED]],
             "paused": ALL in paused or caller.user in paused,
             "limit": limit,
+            **({"limits": limits} if caller.admin else {}),
         }
 
-    def pause(self, caller: Caller, paused: bool) -> None:
-        """Pause the caller's jobs or go on with them; an admin's request is for all users."""
-        user = ALL if caller.admin else caller.user
+    def pause(self, caller: Caller, paused: bool, user: str | None = None) -> None:
+        """Pause the caller's jobs or go on with them; an admin's request is for all users, or for the one named."""
+        if user is not None and user != caller.user and not caller.admin:
+            raise ApiError("forbidden", "only an admin pauses the jobs of others")
+        user = user if user is not None else ALL if caller.admin else caller.user
         if paused:
             self.queue.pause(user)
         else:
             self.queue.resume(user)
+
+    def set_limit(self, caller: Caller, count: int | None, user: str = ALL) -> None:
+        """Limit how many jobs of a user may wait, None for any number; without a user, of each who has no own limit."""
+        if not caller.admin:
+            raise ApiError("forbidden", "only an admin sets limits: `graphengine serve token add NAME --admin`")
+        if count is not None and not 0 <= count < 2**63:
+            raise ApiError("bad_request", f"limit is {str(count)[:40]}, but must be 0 or more, or null for any number")
+        self.queue.set_limit(count, user)
 
     def ready(self) -> bool:
         """Whether a job that is submitted now can be computed: a worker is usable, or computing is in this process."""

@@ -1,4 +1,7 @@
-"""The native API under `/v1`: workflows as endpoints, jobs, events, files, nodes and the queue."""
+"""The native API under `/v1`: workflows as endpoints, jobs, events, files, nodes and the queue.
+
+The module is long because each route has a handler here, which reads a request and renders what `JobApi` returns.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from aiohttp import web
 from graphengine.errors import nearest
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.event_socket import EventSocket, event_data
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
 from graphengine.server.job_api import JobApi, JobView, Order
@@ -24,6 +28,7 @@ from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
 from graphengine.service.jobs.job import Job, State
+from graphengine.service.workers.wire import pack
 
 LONGEST_WAIT = 60.0
 """The most seconds that `Prefer: wait=N` is heeded."""
@@ -68,6 +73,7 @@ class Native:
             Route("POST", "/v1/jobs/{id}/move", self.move, "Move a waiting job before another one", job, body="Move"),
             Route("GET", "/v1/jobs/{id}/events", self.events, "What happens to a job (server-sent events)",
                   {"200": "text/event-stream", "204": ""}, query={"previews": "boolean"}),
+            Route("GET", "/v1/jobs/{id}/values/{name}", self.value, "The value of an output, whole", {"200": "bytes"}),
             Route("GET", "/v1/jobs/{id}/files/{name}", self.output,
                   "A file that a job wrote; with width a small copy of a picture", {"200": "bytes", "206": "bytes"},
                   query={"width": "integer"}),
@@ -81,8 +87,11 @@ class Native:
             Route("GET", "/v1/nodes/{name}", self.node, "A node", {"200": "object"}),
             Route("GET", "/v1/queue", self.queue, "What runs and what waits", {"200": "Queue"}),
             Route("POST", "/v1/queue/pause", self.pause, "Begin no more jobs of the caller, or of all",
-                  {"200": "Queue"}),
-            Route("POST", "/v1/queue/resume", self.resume, "End a pause", {"200": "Queue"}),
+                  {"200": "Queue"}, body="Pause"),
+            Route("POST", "/v1/queue/resume", self.resume, "End a pause", {"200": "Queue"}, body="Pause"),
+            Route("PUT", "/v1/queue/limit", self.limit, "Limit how many jobs of a user may wait (admins only)",
+                  {"200": "Queue"}, body="Limit"),
+            *EventSocket(self.api, self.hub).routes(),
         ]  # fmt: skip
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -207,6 +216,12 @@ class Native:
         found = await asyncio.to_thread(self.api.open_output, request[CALLER], request.match_info["id"], name)
         return await send_file(request, *found, name)
 
+    async def value(self, request: web.Request) -> web.Response:
+        """`GET /v1/jobs/{id}/values/{name}`: a JSON object, and the bytes of its blobs (see `workers.wire.pack`)."""
+        caller, info = request[CALLER], request.match_info
+        tree, blobs = await asyncio.to_thread(self.api.value, caller, info["id"], info["name"])
+        return web.Response(body=await asyncio.to_thread(pack, tree, blobs), content_type="application/octet-stream")
+
     # --- files --------------------------------------------------------------------------------------------------------
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -265,12 +280,26 @@ class Native:
 
     async def pause(self, request: web.Request) -> web.Response:
         """`POST /v1/queue/pause`."""
-        await asyncio.to_thread(self.api.pause, request[CALLER], True)
-        return await self.queue(request)
+        return await self._pause(request, True)
 
     async def resume(self, request: web.Request) -> web.Response:
         """`POST /v1/queue/resume`."""
-        await asyncio.to_thread(self.api.pause, request[CALLER], False)
+        return await self._pause(request, False)
+
+    async def _pause(self, request: web.Request, paused: bool) -> web.Response:
+        data = await json_body(request) if request.body_exists else {}
+        _check_names(data, ("user",))
+        await asyncio.to_thread(self.api.pause, request[CALLER], paused, _field(data, "user", str, None))
+        return await self.queue(request)
+
+    async def limit(self, request: web.Request) -> web.Response:
+        """`PUT /v1/queue/limit`."""
+        data = await json_body(request)
+        _check_names(data, ("limit", "user"))
+        if "limit" not in data:
+            raise ApiError("bad_request", "limit is missing: how many jobs may wait, or null for any number")
+        count, user = _field(data, "limit", int, None), _field(data, "user", str, "")
+        await asyncio.to_thread(self.api.set_limit, request[CALLER], count, user)
         return await self.queue(request)
 
     async def openapi(self, request: web.Request) -> web.Response:
@@ -350,7 +379,7 @@ def _text(job: Job, told: Told) -> str:
     if not told.kind:
         return ": nothing new\n\n"
     number = "" if told.number is None else f"id: {told.number}\n"
-    data = json.dumps({"job": job.uuid, "kind": told.kind, **told.data}, default=str)
+    data = json.dumps(event_data(job, told), default=str)
     return f"{number}event: {told.kind}\ndata: {data}\n\n"
 
 

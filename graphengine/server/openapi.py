@@ -55,7 +55,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": answers,
     }
     if route.body is not None:
-        found["requestBody"] = {"required": route.body != "Move", "content": _content(route.body)}
+        found["requestBody"] = {"required": route.body not in ("Move", "Pause"), "content": _content(route.body)}
     return found
 
 
@@ -152,6 +152,17 @@ def _schemas() -> Schema:
         "Page": {"type": "object", "properties": {"jobs": _list("Job"), "next_cursor": text}, "required": ["jobs"]},
         "Order": order | {"required": ["workflow"]},
         "NamedOrder": _order({"inputs": anything}),
+        "Limit": {"type": "object", "properties": {"limit": {"type": ["integer", "null"], "minimum": 0}, "user": text},
+                  "required": ["limit"], "additionalProperties": False},
+        "Pause": {"type": "object", "properties": {"user": text}, "additionalProperties": False},
+        "Subscribe": {
+            "type": "object",
+            "properties": {"subscribe": text, "after": count, "previews": {"type": "boolean"}},
+            "required": ["subscribe"],
+            "additionalProperties": False,
+        },
+        "Unsubscribe": {"type": "object", "properties": {"unsubscribe": text}, "required": ["unsubscribe"],
+                        "additionalProperties": False},
         "Move": {"type": "object", "properties": {"before": maybe}, "additionalProperties": False},
         "File": _object(id=text, size=count, content_type=text, created=when, url=text),
         "Workflow": _object(name=text, title=text, description=text, inputs=anything, outputs=anything),

@@ -228,3 +228,13 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for one in made:
         one.stop()
+
+
+@pytest.fixture
+def tokens(serve: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
+    """A server with tokens of ann, ben and an admin."""
+    from graphengine.server.tokens import Tokens
+
+    known = Tokens(tmp_path / "tokens.json")
+    made = {name: known.add(name, admin=name == "root") for name in ("ann", "ben", "root")}
+    return serve("--token-file", tmp_path / "tokens.json"), made

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -227,16 +226,6 @@ def test_data_urls_that_are_none(server: Server, url: str) -> None:
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tokens(serve: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
-    """A server with tokens of ann, ben and an admin."""
-    from graphengine.server.tokens import Tokens
-
-    known = Tokens(tmp_path / "tokens.json")
-    made = {name: known.add(name, admin=name == "root") for name in ("ann", "ben", "root")}
-    return serve("--token-file", tmp_path / "tokens.json"), made
 
 
 def test_what_is_somebody_elses_is_not_there(tokens: tuple[Server, dict[str, str]], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import jsonschema
 import PIL.Image
 import pytest
 
+from graphengine.service.workers.wire import unpack
 from tests.graphengine.sample import until
 
 from .conftest import PIXEL, Answer, Sent, Server
@@ -43,6 +44,20 @@ def gate(server: Server, name: str) -> str:
 def open_gate(file: str) -> None:
     with open(file, "x"):
         pass
+
+
+def until_still(server: Server, job: dict[str, Any]) -> int:
+    """Wait until a job of `shows` makes no more previews: nobody watches it. How many it has made."""
+    step = -1
+
+    def is_still() -> bool:
+        nonlocal step
+        time.sleep(0.3)  # the node looks every 0.01 s
+        before, step = step, server.ask("GET", job["urls"]["self"]).data["progress"]["step"]
+        return before == step
+
+    until(is_still)
+    return step
 
 
 def test_a_workflow_is_run_by_its_name(server: Server) -> None:
@@ -99,12 +114,44 @@ def test_a_file_is_given_as_a_data_url(server: Server) -> None:
     assert server.run("digest", {"file": url})["outputs"]["digest"]["value"] == hashlib.sha256(PIXEL).hexdigest()
 
 
+def test_limits_and_pauses_of_users_are_set_by_admins(tokens: tuple[Server, dict[str, str]]) -> None:
+    server, token = tokens
+    server.token = token["root"]
+    facts = server.ask("PUT", "/v1/queue/limit", {"limit": 5}).data
+    assert (facts["limit"], facts["limits"]) == (5, {"": 5})
+    assert server.ask("PUT", "/v1/queue/limit", {"limit": 0, "user": "ann"}).data["limits"] == {"": 5, "ann": 0}
+    assert server.ask("POST", "/v1/queue/pause", {"user": "ben"}).data["paused"] is False  # not of all
+    for wrong in ({}, {"limit": -1}, {"limit": 2**70}, {"limit": "5"}, {"limit": 5, "usr": "ann"}, {"limit": True}):
+        assert server.ask("PUT", "/v1/queue/limit", wrong).problem["status"] == 400, wrong
+    server.token = token["ann"]
+    assert server.ask("PUT", "/v1/queue/limit", {"limit": None, "user": "ann"}).problem["code"] == "forbidden"
+    assert server.ask("POST", "/v1/queue/resume", {"user": "ben"}).problem["code"] == "forbidden"
+    facts = server.ask("GET", "/v1/queue").data
+    assert (facts["limit"], "limits" in facts) == (0, False)
+    full = server.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": "x"}})
+    assert (full.problem["code"], full.headers["retry-after"]) == ("queue_full", "5")
+    server.token = token["ben"]
+    assert server.ask("GET", "/v1/queue").data["paused"] is True
+    assert server.ask("POST", "/v1/queue/resume").data["paused"] is False  # his own
+
+
+def test_the_value_of_an_output(server: Server) -> None:
+    job = server.run("greet", {"text": "whole"})
+    found = server.ask("GET", f"/v1/jobs/{job['id']}/values/sheet")
+    tree, blobs = unpack(found.body)
+    assert (tree["type"], blobs) == ("Sheet", {tree["blob"]: b"html\nwhole"})
+    assert "did you mean sheet?" in server.ask("GET", f"/v1/jobs/{job['id']}/values/shet").problem["detail"]
+    failed = submit(server, "fails", {})
+    server.events(failed["id"]).until("failed")
+    assert server.ask("GET", f"/v1/jobs/{failed['id']}/values/text").problem["code"] == "not_found"
+
+
 def test_previews_are_made_for_those_who_watch_and_not_too_many(server: Server) -> None:
     file = gate(server, "go-shows")
     job = submit(server, "shows", {"file": file})
     quiet = server.events(job["id"], previews="false")
-    quiet.until("node_started")
-    until(lambda: server.ask("GET", job["urls"]["self"]).data["state"] == "running")
+    quiet.until("running")
+    until(lambda: server.ask("GET", job["urls"]["self"]).data["state"] == "running")  # its node has begun
     assert server.ask("GET", job["urls"]["self"]).data["progress"]["step"] is None  # it has made none
     stream, seen, times = server.events(job["id"]), list[Sent](), list[float]()
     for event in stream:
@@ -119,15 +166,7 @@ def test_previews_are_made_for_those_who_watch_and_not_too_many(server: Server) 
     assert base64.b64decode(first["data"]) == PIXEL
     assert [event.data["step"] for event in seen] == sorted({event.data["step"] for event in seen})
     stream.close()
-    step = 0
-
-    def is_still() -> bool:  # the server has seen that the client is gone
-        nonlocal step
-        time.sleep(0.3)  # the node looks every 0.01 s
-        before, step = step, server.ask("GET", job["urls"]["self"]).data["progress"]["step"]
-        return before == step
-
-    until(is_still)
+    step = until_still(server, job)
     open_gate(file)
     ended = quiet.until("done")
     assert "progress" in {event.kind for event in ended}
