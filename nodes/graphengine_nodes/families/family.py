@@ -101,6 +101,21 @@ def signed(seed: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Loop:
+    """A caller's own way through the noise, for one call of a pipeline.
+
+    Attributes:
+        scheduler: In diffusers' form, with timesteps of its own.
+        latents: What it begins at, with noise, in the pipeline's layout.
+        answer: Answers the calls of the denoiser in its place, see `stand_in`; None: the denoiser does.
+    """
+
+    scheduler: Any
+    latents: torch.Tensor
+    answer: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SampleRequest:
     """One call of a family's sampler, everything resolved.
 
@@ -117,6 +132,8 @@ class SampleRequest:
         image_prompts: One for each of the model's IP-Adapters, in their order.
         frames: Of a video, how many it has; None where pictures are made.
         first, last: The pictures that a video begins and ends with.
+        loop: Makes the caller's own way through the noise, given the pipeline's layout of latents and the device: it
+            stands in the place of the model's scheduler and of the noise that is drawn. Only without a start.
     """
 
     model: Model
@@ -135,6 +152,7 @@ class SampleRequest:
     frames: int | None = None
     first: Image | None = None
     last: Image | None = None
+    loop: Callable[[Callable[[torch.Tensor], torch.Tensor], str], Loop] | None = None
 
     @property
     def nets(self) -> list[ControlNet]:

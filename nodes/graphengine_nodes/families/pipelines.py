@@ -25,6 +25,7 @@ from graphengine_nodes.families.cutting import Cut
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.picture_prompts import check_pipeline
 from graphengine_nodes.families.repainting import Blending, Layout
+from graphengine_nodes.families.stand_in import stand_in
 from graphengine_nodes.families.steering import Steering, steered
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.layouts.contents import Component, Contents
@@ -499,14 +500,15 @@ def sample_with(
         embeds = call["prompt_embeds"]
         steering = Steering(request, lambda now: family.prompts(now, str(embeds.device), embeds.dtype))
         components = steering.over(family.denoiser, components)
+    loop = None
+    if request.loop is not None:
+        denoiser = components[family.denoiser]
+        loop = request.loop(family.layouts(cls, request)[0], str(denoiser.device))
+        call["latents"] = loop.latents.to(denoiser.device, denoiser.dtype)
+        if loop.answer is not None:
+            components = {**components, family.denoiser: stand_in(denoiser, loop.answer)}
     pipeline = cls(**(absent | dict(components) | family.constructor_options(request) | {"scheduler": own}))
-    # Constructors correct outdated configurations of the model's scheduler, and only of that one.
-    chosen = {**of_name, **(options.scheduler_options or {})}
-    scheduler = noise_schedulers.make(own, name, options.timestep_spacing, request.seeds, chosen)
-    if request.model.setting("zero_snr"):
-        noise_schedulers.check_zero_snr(scheduler)
-    times = {name: further[name] for name in scheduler_options.OWN_TIMES if further.get(name) is not None}
-    noise_schedulers.guard(scheduler, chosen, times)
+    scheduler = _scheduler(own, name, of_name, request, further) if loop is None else loop.scheduler
     pipeline.scheduler = scheduler
     if pipeline.vae is None:
         pipeline.vae_scale_factor = request.model.setting("factor")
@@ -527,6 +529,26 @@ def sample_with(
         raise ValueError(f"{name} gave numbers that are not finite; take another scheduler or more steps")
     found = Sampled(samples.cpu(), request.ended(call["generator"]))
     return found._replace(drawn=cut.drawn, reached=cut.reached) if cut and options.end else found
+
+
+def _scheduler(
+    own: Any, name: str | None, of_name: Mapping[str, Any], request: SampleRequest, further: Mapping[str, Any]
+) -> Any:
+    """The scheduler that a request asks for, over the configuration of the model's own.
+
+    Args:
+        own: After the pipeline was constructed, which corrects outdated configurations of the model's scheduler, and
+            only of that one.
+        name, of_name: The class in its place, and the options that a sampler's name means.
+    """
+    options = request.options
+    chosen = {**of_name, **(options.scheduler_options or {})}
+    scheduler = noise_schedulers.make(own, name, options.timestep_spacing, request.seeds, chosen)
+    if request.model.setting("zero_snr"):
+        noise_schedulers.check_zero_snr(scheduler)
+    times = {name: further[name] for name in scheduler_options.OWN_TIMES if further.get(name) is not None}
+    noise_schedulers.guard(scheduler, chosen, times)
+    return scheduler
 
 
 def _watched(

@@ -131,7 +131,7 @@ class UNetFamily(Pipelines):
         """See `Pipelines`."""
         super().check_request(request, cls)
         model = request.model
-        if model.setting("unet_channels") == 9 and request.mask is None:
+        if model.setting("unet_channels") == 9 and request.mask is None and request.loop is None:
             raise ModelError(f"{model.source} is an inpainting checkpoint; use the node inpaint, not sample")
         arguments.check_strength(request, cls, lambda steps, strength: int(steps * strength))
 

@@ -60,8 +60,8 @@ def _reduced(samples: torch.Tensor) -> torch.Tensor:
 def factors_of(model: Model) -> Factors:
     """Find the preview map of a model's VAE."""
     kind = family(model.family)
-    digest = model.component("vae")
-    if isinstance(digest, Held):
+    digest = dict(model.components).get("vae")
+    if digest is None or isinstance(digest, Held):
         return kind.preview
     try:
         folder = files.locate(digest, f"{model.source}'s vae").folder
