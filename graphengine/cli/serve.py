@@ -122,6 +122,8 @@ def _serve(
         )
     if not allow_hub:
         os.environ["HF_HUB_OFFLINE"] = "1"  # of the workers too, which have this process's environment
+    if models is not None:
+        os.environ["GRAPHENGINE_MODELS"] = str(models.absolute())  # in which packs find models by name
     load_packs(packs)
     own = state_folder() / "server"
     folders = Folders(

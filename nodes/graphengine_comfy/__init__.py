@@ -5,7 +5,17 @@ Importing it imports neither torch nor diffusers; a node does when it runs.
 
 from __future__ import annotations
 
-from graphengine import Pack
+from graphengine import NodeDef, Pack
 from graphengine_comfy.formats import COMFYUI
+from graphengine_comfy.nodes import conditioning, control, images, latents, loaders, masks, primitives, sampling
 
-__pack__ = Pack(name="comfy", distribution="graphengine", formats=(COMFYUI,))
+__pack__ = Pack(
+    name="comfy",
+    distribution="graphengine",
+    libraries=("torch", "diffusers", "transformers", "numpy", "pillow", "scipy"),
+    formats=(COMFYUI,),
+    groups=("Loaders", "Prompts", "Steering", "Latents", "Sampling", "Pictures", "Masks", "Values"),
+)
+
+_MODULES = (loaders, conditioning, control, latents, sampling, images, masks, primitives)
+globals().update({name: one for module in _MODULES for name, one in vars(module).items() if isinstance(one, NodeDef)})

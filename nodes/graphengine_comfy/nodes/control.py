@@ -1,0 +1,128 @@
+"""Steering: ControlNets, and changes of how a model is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+import graphengine_nodes as std
+from graphengine_nodes import VAE, Control, Image
+
+from graphengine import Choices, Range, node
+from graphengine_comfy.nodes.resizing import MOST
+from graphengine_comfy.values import CONDITIONING, CONTROL_NET, MODEL, Entry
+
+Strength = Annotated[float, Range(0.0, 10.0, 0.01)]
+Share = Annotated[float, Range(0.0, 1.0, 0.001)]
+Shift = Annotated[float, Range(0.0, 100.0, 0.01)]
+
+
+def _steered(given: CONDITIONING, control: Control | None, **options: bool) -> CONDITIONING:
+    if control is None:
+        return given
+    return CONDITIONING(
+        tuple(Entry(one.prompt, {**one.options, **options}, (*one.controls, control)) for one in given.entries)
+    )
+
+
+def _control(net: CONTROL_NET, image: Image, strength: float, start: float = 0.0, end: float = 1.0) -> Control | None:
+    """A ControlNet with its picture; None where it does nothing."""
+    if strength == 0 or start >= end:
+        return None
+    return std.apply_controlnet(net.net, image, scale=strength, start=start, end=end, mode=net.mode)
+
+
+@node(version=1)
+def ControlNetApply(
+    *, conditioning: CONDITIONING, control_net: CONTROL_NET, image: Image, strength: Strength = 1.0
+) -> CONDITIONING:
+    """Steer sampling by a picture, with the negative prompt too."""
+    return _steered(conditioning, _control(control_net, image, strength), control_both=True)
+
+
+class Steered(NamedTuple):
+    """A positive and a negative prompt, both with a ControlNet."""
+
+    positive: CONDITIONING
+    negative: CONDITIONING
+
+
+@node(version=1)
+def ControlNetApplyAdvanced(
+    *,
+    positive: CONDITIONING,
+    negative: CONDITIONING,
+    control_net: CONTROL_NET,
+    image: Image,
+    strength: Strength = 1.0,
+    start_percent: Share = 0.0,
+    end_percent: Share = 1.0,
+    vae: VAE | None = None,
+) -> Steered:
+    """Steer a part of sampling by a picture: from a share of it to another.
+
+    Raises:
+        ValueError: A VAE is given, for ControlNets that read latents.
+    """
+    if vae is not None:
+        raise ValueError("ControlNets that read latents are not followed here: leave vae out")
+    control = _control(control_net, image, strength, start_percent, end_percent)
+    return Steered(_steered(positive, control), _steered(negative, control))
+
+
+UNION_TYPES = (
+    "auto", "openpose", "depth", "hed/pidi/scribble/ted", "canny/lineart/anime_lineart/mlsd", "normal", "segment",
+    "tile", "repaint",
+)  # fmt: skip
+
+
+@node(version=1)
+def SetUnionControlNetType(
+    *, control_net: CONTROL_NET, type: Annotated[str, Choices(*UNION_TYPES)] = "auto"
+) -> CONTROL_NET:
+    """Say which kind of control pictures a union ControlNet of SDXL follows.
+
+    Raises:
+        ValueError: The kind is to be found out, which diffusers' pipelines do not do.
+    """
+    if type == "auto":
+        raise ValueError("diffusers' pipelines do not find out the kind of a control picture: say the type")
+    return replace(control_net, mode=UNION_TYPES.index(type) - 1)
+
+
+# --- changes of how a model is sampled --------------------------------------------------------------------------------
+
+
+def _patched(model: MODEL, name: str, value: object) -> MODEL:
+    return replace(model, patches=(*(one for one in model.patches if one[0] != name), (name, value)))
+
+
+@node(version=1)
+def ModelSamplingSD3(*, model: MODEL, shift: Shift = 3.0) -> MODEL:
+    """Set the shift of a flow-matching model: how much of sampling is spent on much noise."""
+    return _patched(model, "shift", shift)
+
+
+@node(version=1)
+def ModelSamplingAuraFlow(*, model: MODEL, shift: Shift = 1.73) -> MODEL:
+    """Set the shift of a flow-matching model, as ModelSamplingSD3."""
+    return _patched(model, "shift", shift)
+
+
+Side = Annotated[int, Range(16, MOST, 8)]
+
+
+@node(version=1)
+def ModelSamplingFlux(
+    *, model: MODEL, max_shift: Shift = 1.15, base_shift: Shift = 0.5, width: Side = 1024, height: Side = 1024
+) -> MODEL:
+    """Set the shift of FLUX.1 by the size of the picture: between those of 256 and 1024 pixels a side."""
+    return _patched(model, "flux_shift", (max_shift, base_shift, width, height))
+
+
+@node(version=1)
+def DifferentialDiffusion(
+    *, model: MODEL, strength: Annotated[float | None, Range(0.0, 1.0, 0.01)] = None
+) -> MODEL:
+    """Let a soft mask of latents say when each place begins to change, instead of how much."""
+    return _patched(model, "differential", 1.0 if strength is None else strength)

@@ -1,0 +1,520 @@
+"""Sampling of latents by ComfyUI's meaning, on diffusers' pipelines: noise, sigmas, masks, prompts with options.
+
+The module is long because each option of a prompt becomes an argument of a pipeline, or is refused, here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.families import vae_coding
+from graphengine_nodes.families.family import Components, Loop, SampleRequest, SamplingOptions
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.pipelines import class_named, in_pixels
+from graphengine_nodes.nodes.parts import ALONE
+from graphengine_nodes.nodes.sampling import reporter
+from graphengine_nodes.values.types import Conditioning, Control, Image, Model, Turn
+
+from graphengine import Context
+from graphengine_comfy.nodes.resizing import resized
+from graphengine_comfy.sampling.model_sampling import (
+    FAMILY_SHIFTS,
+    DiscreteSampling,
+    FlowSampling,
+    ModelSampling,
+    flux_mu,
+    of_scheduler,
+    shifted,
+)
+from graphengine_comfy.sampling.noise import noise_for
+from graphengine_comfy.values import CONDITIONING, LATENT, MODEL, NOISE, SAMPLER, Entry
+
+if TYPE_CHECKING:
+    import torch
+
+UNETS = ("stable_diffusion", "stable_diffusion_xl")
+"""The families whose pipelines take prompts that change with the steps, or several at once."""
+
+FAMILIES = (*UNETS, "flux", "chroma", "stable_diffusion_3", "z_image", "qwen_image")
+"""The families that are sampled; of the others the meaning of latents or of sigmas has not been followed yet."""
+
+KL = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16}
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def vae_config(model: MODEL) -> dict[str, Any]:
+    """The configuration of the VAE that a model's latents are for: that of its checkpoint, or its family's."""
+    if model.vae:
+        found: dict[str, Any] = json.loads(model.vae)
+        return found
+    kind = family(model.denoiser.model.family)
+    module, cls = kind.classes["vae"]
+    if cls == "AutoencoderKL":
+        own = {**KL, "latent_channels": 4} if kind.name in UNETS else KL
+        return {"_class_name": cls, **own, **kind.vae_scale}
+    parameters = inspect.signature(class_named(module, cls).__init__).parameters
+    return {"_class_name": cls} | {n: one.default for n, one in parameters.items() if one.default is not one.empty}
+
+
+def whole(model: MODEL) -> Model:
+    """A model's reference with the settings that depend on its VAE.
+
+    Raises:
+        ValueError: Its family is not sampled here.
+    """
+    found = model.denoiser.model
+    if found.family not in FAMILIES:
+        raise ValueError(
+            f"{model.source} is a {found.family} model, which these nodes do not sample yet; those of the pack std do"
+        )
+    if found.setting("factor", ALONE) != ALONE:
+        return found
+    settings = in_pixels(dict(found.settings), family(found.family).vae_settings(vae_config(model)))
+    return replace(found, settings=tuple(sorted(settings.items())))
+
+
+class Store:
+    """The store of weights, with the configuration of a VAE where a model has none."""
+
+    def __init__(self, store: Components, config: Mapping[str, Any]) -> None:
+        self._store, self._config = store, config
+
+    def component(self, model: Model, name: str, device: str) -> AbstractContextManager[Any]:
+        """See `Components`."""
+        return self._store.component(model, name, device)
+
+    def controlnet(self, reference: Any, device: str, model: Model) -> AbstractContextManager[Any]:
+        """See `Components`."""
+        return self._store.controlnet(reference, device, model)
+
+    def config(self, model: Model, name: str) -> Mapping[str, Any]:
+        """See `Components`."""
+        return self._config if name == "vae" else self._store.config(model, name)
+
+
+def model_sampling(model: MODEL) -> ModelSampling:
+    """The noise levels of a model, with the shift that nodes have set.
+
+    Raises:
+        ValueError: Its scheduler says what ComfyUI's names have no meaning for; a shift is for a model without one.
+    """
+    from graphengine_nodes.store.store import store
+
+    found = model.denoiser.model
+    with store.component(found, "scheduler", "cpu") as config:
+        told = dict(config)
+    if (prediction := found.setting("prediction_type")) is not None:
+        told["prediction_type"] = prediction
+    if (zero := found.setting("zero_snr")) is not None:
+        told["rescale_betas_zero_snr"] = zero
+    own = of_scheduler(told)
+    if isinstance(own, FlowSampling):
+        name = found.family
+        if name == "flux":
+            name = "flux_schnell" if not found.setting("guidance_scale") else "flux_dev"
+        own = FAMILY_SHIFTS.get(name, own)
+    if (shift := model.patch("shift")) is not None:
+        own = shifted(own, float(shift))
+    if (flux := model.patch("flux_shift")) is not None:
+        largest, base, width, height = flux
+        if not isinstance(own, FlowSampling):
+            raise ValueError(f"ModelSamplingFlux is for flow-matching models; {model.source} predicts noise")
+        own = FlowSampling.flux(flux_mu(int(width), int(height), float(largest), float(base)))
+    return own
+
+
+def scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a VAE's configuration that convert between its scale and the denoiser's."""
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+# --- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def denoise(
+    model: MODEL,
+    positive: CONDITIONING,
+    negative: CONDITIONING | None,
+    cfg: float,
+    latent: LATENT,
+    noise: NOISE,
+    sampler: SAMPLER,
+    sigmas: Sequence[float],
+    ctx: Context,
+) -> tuple[LATENT, LATENT]:
+    """Sample latents down a table of sigmas.
+
+    Returns:
+        The latents, with the mask and the places of what they were made of; and the last estimate of the picture.
+
+    Raises:
+        ValueError: The inputs contradict each other, or an option is not followed by diffusers' pipelines.
+    """
+    import torch
+    from graphengine_nodes.store.store import store
+
+    from graphengine_comfy.sampling.samplers import sampler_named
+    from graphengine_comfy.sampling.scheduler import Keep, sigma_scheduler
+
+    if len(sigmas) < 2:
+        return latent, latent
+    reference, levels, config = whole(model), model_sampling(model), vae_config(model)
+    if sampler.options:
+        told = ", ".join(name for name, _ in sampler.options)
+        raise ValueError(f"options of samplers are not followed here ({told}): leave them at their defaults")
+    if not cfg >= 1:
+        raise ValueError(f"cfg is {cfg:g}, but diffusers' pipelines guide from 1 on: give 1 or more")
+    solver = sampler_named(sampler.name)
+    if solver.note and solver.solver is not None:
+        ctx.note(sampler=f"{solver.name}: {solver.note}")
+    samples = _of_model(latent.samples, reference)
+    empty = not bool(samples.count_nonzero())
+    begun = samples if empty else vae_coding.to_denoiser(samples, scaling(config))
+    drawn = torch.zeros_like(begun)
+    if noise.seed is not None:
+        drawn = noise_for(noise.seed, begun.shape, latent.batch_index)
+    mask = None if latent.noise_mask is None else _mask(latent.noise_mask, begun)
+    estimates: list[Any] = []
+
+    def loop(pack: Any, device: str) -> Loop:
+        keep = None
+        if mask is not None:
+            parts = [pack(one).to(device) for one in (begun, drawn, mask.expand_as(begun))]
+            keep = Keep(*parts, **_mask_at(model, levels, sigmas))
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep)
+        scheduler.init_noise_sigma = 1.0  # the latents have their noise already
+        estimates.append(scheduler)
+        latents = pack(levels.begin(begun, drawn, sigmas[0]))
+        if keep is not None:
+            latents = keep.noisy(latents.to(device), sigmas[0], levels)
+        return Loop(scheduler, latents, _answer(model, positive, negative, begun, config, pack))
+
+    calls = _calls(solver.solver_for(levels), sigmas, levels)
+    request = _request(model, reference, levels, calls, positive, negative, cfg, begun)
+    request = replace(request, loop=loop)
+    device = reference.computes_on(ctx.device)
+    components = Store(store, config)
+    vae = (("vae", model.shown_by),) if model.shown_by else ()
+    step = reporter(ctx, replace(reference, components=(*reference.components, *vae)))
+    found = family(reference.family).sample(components, request, device, step)
+    result = _unpacked(found.samples.float(), begun)
+    ended = levels.end(result, sigmas[-1]) if sigmas[-1] > 0 else result
+    picture = ended
+    if sigmas[-1] > 0:
+        kind: Any = family(reference.family)
+        unpack = kind.layouts(kind.pipeline_for(request), request)[1]
+        picture = _unpacked(unpack(estimates[-1].denoised.cpu()), begun)
+    made = [vae_coding.to_vae(one, scaling(config)) for one in (ended, picture)]
+    first, second = (LATENT(one, latent.noise_mask, latent.batch_index) for one in made)
+    return first, second
+
+
+def _calls(solver: Any, sigmas: Sequence[float], levels: ModelSampling) -> list[float]:
+    """The sigma of each call of the model."""
+    from graphengine_comfy.sampling.scheduler import called_sigmas
+
+    return called_sigmas(solver, sigmas, levels.flow)
+
+
+def _of_model(samples: torch.Tensor, model: Model) -> torch.Tensor:
+    """Latents in a model's own shape; empty ones of other channels have its channels.
+
+    Raises:
+        ValueError: They are of another shape than the model's latents.
+    """
+    channels = int(model.setting("latent_channels", 4))
+    if samples.shape[1] != channels:
+        if bool(samples.count_nonzero()):
+            raise ValueError(
+                f"latents of {samples.shape[1]} channels do not fit {model.source}, whose latents have {channels}: "
+                "encode with its own VAE"
+            )
+        samples = samples.new_zeros(samples.shape[0], channels, *samples.shape[2:])
+    record = getattr(family(model.family), "record", None)
+    if record is not None and record.latents.frames and samples.ndim == 4:
+        samples = samples[:, :, None]
+    multiple = int(model.setting("multiple", model.setting("factor"))) // int(model.setting("factor"))
+    height, width = (int(side) for side in samples.shape[-2:])
+    if height % multiple or width % multiple:
+        factor = int(model.setting("factor"))
+        raise ValueError(
+            f"latents of {width * factor} x {height * factor} pixels do not fit {model.source}: both sides must be "
+            f"multiples of {multiple * factor}"
+        )
+    return samples.float()
+
+
+def _unpacked(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return found[:, :, None] if found.ndim < like.ndim else found
+
+
+def _mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A mask [B, 1, H, W] in the size of latents, for each of them."""
+    import torch
+
+    height, width = (int(side) for side in like.shape[-2:])
+    mask = resized(mask.float(), width, height, "bilinear")
+    mask = torch.cat([mask] * -(-len(like) // len(mask)))[: len(like)]
+    return mask[:, :, None] if like.ndim == 5 else mask
+
+
+def _mask_at(model: MODEL, levels: ModelSampling, sigmas: Sequence[float]) -> dict[str, Any]:
+    """How a mask changes with the sigma: under DifferentialDiffusion each place begins when its value is reached."""
+    strength = model.patch("differential")
+    if strength is None:
+        return {}
+    last = max(levels.sigma_min, sigmas[-1])
+    first, end = levels.timestep(sigmas[0]), levels.timestep(last)
+
+    def at(mask: torch.Tensor, sigma: float) -> torch.Tensor:
+        share = (levels.timestep(sigma) - end) / (first - end) if first != end else 0.0
+        hard = (mask >= share).to(mask)
+        return hard if strength == 1.0 else strength * hard + (1 - strength) * mask
+
+    return {"mask_at": at}
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def _request(
+    model: MODEL,
+    reference: Model,
+    levels: ModelSampling,
+    calls: Sequence[float],
+    positive: CONDITIONING,
+    negative: CONDITIONING | None,
+    cfg: float,
+    begun: torch.Tensor,
+) -> SampleRequest:
+    """What the family's sampler is asked for."""
+    guided = cfg > 1
+    sides = [positive] if negative is None or not guided else [positive, negative]
+    if guided and negative is None:
+        raise ValueError("cfg above 1 needs a negative prompt")
+    for side in sides:
+        _check(side, reference)
+    prompts = _one_length([_prompt(side, levels, calls, reference) for side in sides])
+    factor = int(reference.setting("factor"))
+    width, height = int(begun.shape[-1]) * factor, int(begun.shape[-2]) * factor
+    scale, further = _guidance(reference, sides, cfg)
+    options = SamplingOptions(
+        steps=len(calls),
+        guidance_scale=scale,
+        width=width,
+        height=height,
+        arguments={**further, **_sizes(reference, sides, width, height)},
+    )
+    return SampleRequest(
+        reference,
+        [prompts[0]],
+        [0] * len(begun),
+        options,
+        [prompts[1]] if len(prompts) > 1 else [],
+        control=_controls(sides, levels, calls, width, height),
+    )
+
+
+def _check(side: CONDITIONING, model: Model) -> None:
+    """Refuse prompts of another family, and options that are not followed.
+
+    Raises:
+        ValueError: There are some.
+    """
+    for entry in side.entries:
+        if entry.prompt.family != model.family:
+            raise ValueError(
+                f"a prompt of {entry.prompt.family} does not fit {model.source}, a {model.family} model: load the text "
+                "encoder of its type"
+            )
+        if "references" in entry.options:
+            raise ValueError(
+                "reference latents are not followed here yet; the standard pack's sample takes reference pictures"
+            )
+        strength = entry.options.get("strength", 1.0)
+        if strength != 1.0 and len(side.entries) == 1:
+            raise ValueError("a strength of conditioning means something among several only; leave it at 1")
+
+
+def _active(entry: Entry, levels: ModelSampling, sigma: float) -> bool:
+    start, end = entry.options.get("start", 0.0), entry.options.get("end", 1.0)
+    begins = levels.sigma_at_percent(start) if start > 0 else math.inf
+    return levels.sigma_at_percent(end) <= sigma <= begins
+
+
+def _prompt(side: CONDITIONING, levels: ModelSampling, calls: Sequence[float], model: Model) -> Conditioning:
+    """The prompts of one side as one: several are averaged, or stand in turn at the steps.
+
+    Raises:
+        ValueError: They change and are averaged at once, or at a step there is none.
+    """
+    turns = [tuple(n for n, one in enumerate(side.entries) if _active(one, levels, sigma)) for sigma in calls]
+    if len(side.entries) == 1 and all(turns):
+        return side.entries[0].prompt
+    if model.family not in UNETS:
+        raise ValueError(f"several prompts, or prompts for some steps, are not followed for {model.family} models")
+    if not all(turns):
+        raise ValueError("there is a step at which no prompt acts: let the times of the prompts meet")
+    if len(set(turns)) == 1:
+        parts = [side.entries[n] for n in turns[0]]
+        if len(parts) == 1:
+            return parts[0].prompt
+        weights = [float(one.options.get("strength", 1.0)) for one in parts]
+        equal = _one_length([one.prompt for one in parts])
+        joined = tuple((weight / sum(weights), one) for weight, one in zip(weights, equal, strict=True))
+        return replace(equal[0], joined=joined)
+    if any(len(turn) > 1 for turn in turns):
+        raise ValueError("prompts that are averaged at some steps only are not followed: let their times not overlap")
+    equal = _one_length([one.prompt for one in side.entries])
+    schedule = []
+    for index, (turn,) in enumerate(turns):
+        if index + 1 == len(turns) or turns[index + 1] != (turn,):
+            until = None if index + 1 == len(turns) else index + 1
+            schedule.append(Turn(equal[turn].embeds, equal[turn].pooled, until_step=until))
+    return replace(equal[turns[0][0]], schedule=tuple(schedule))
+
+
+def _one_length(prompts: Sequence[Conditioning]) -> list[Conditioning]:
+    """Prompts of a family with a UNet at one length: repeated, which changes nothing for attention."""
+    if prompts[0].family not in UNETS:
+        return list(prompts)
+    longest = math.lcm(*(_length(one) for one in prompts))
+
+    def longer(one: Any) -> Any:
+        return replace(one, embeds=one.embeds.repeat(1, longest // one.embeds.shape[1], 1))
+
+    found = []
+    for one in prompts:
+        schedule = tuple(map(longer, one.schedule))
+        joined = tuple((weight, longer(part)) for weight, part in one.joined)
+        found.append(replace(longer(one), schedule=schedule, joined=joined))
+    return found
+
+
+def _length(prompt: Conditioning) -> int:
+    return int(prompt.embeds.shape[1])
+
+
+GUIDANCE = 3.5
+"""The guidance that FLUX.1 dev is told where no node says it."""
+
+
+def _guidance(model: Model, sides: Sequence[CONDITIONING], cfg: float) -> tuple[float, dict[str, Any]]:
+    """The pipeline's guidance scale, and further arguments that guide.
+
+    Raises:
+        ValueError: The prompts say different guidance.
+    """
+    record = getattr(family(model.family), "record", None)
+    if record is None or not record.guidance.embedded:
+        return cfg, {}
+    said = {float(entry.options.get("guidance", GUIDANCE)) for side in sides for entry in side.entries}
+    if len(said) > 1:
+        raise ValueError("positive and negative prompt say different guidance: give both the same FluxGuidance")
+    real = {} if cfg == 1 or record.guidance.real is None else {record.guidance.real: cfg}
+    return said.pop(), real
+
+
+SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
+
+
+def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int) -> dict[str, Any]:
+    """The sizes that SDXL is told with each side; by default those of the latents."""
+    if model.family != "stable_diffusion_xl":
+        return {}
+    found: dict[str, Any] = {}
+    for name, side in zip(("", "negative_"), sides, strict=False):
+        told = [{one: entry.options.get(one) for one in SIZES} for entry in side.entries]
+        if any(one != told[0] for one in told):
+            raise ValueError("prompts that are averaged say different sizes: give all of them the same")
+        own = {one: value for one, value in told[0].items() if value is not None}
+        wide, high = own.get("width", width), own.get("height", height)
+        found[f"{name}original_size"] = (high, wide)
+        found[f"{name}crops_coords_top_left"] = (own.get("crop_h", 0), own.get("crop_w", 0))
+        found[f"{name}target_size"] = (own.get("target_height", high), own.get("target_width", wide))
+    return found
+
+
+# --- ControlNets and inpainting models --------------------------------------------------------------------------------
+
+
+def _controls(
+    sides: Sequence[CONDITIONING], levels: ModelSampling, calls: Sequence[float], width: int, height: int
+) -> list[Control]:
+    """The ControlNets that steer, their pictures in the size of the latents, their times in calls of the model.
+
+    Raises:
+        ValueError: They differ between prompts.
+    """
+    lists = [entry.controls for side in sides for entry in side.entries]
+    both = [tuple(one for one in sides[0].entries[0].controls)]
+    for one in lists:
+        known = {id(control.image) for control in one}
+        others = {id(control.image) for control in both[0]}
+        legacy = all(entry.options.get("control_both") for entry in sides[0].entries)
+        if known != others and not (legacy and not one):
+            raise ValueError("a ControlNet steers one of the prompts alone; give it positive and negative prompt")
+    found = []
+    for control in both[0]:
+        begins = levels.sigma_at_percent(control.start) if control.start > 0 else math.inf
+        ends = levels.sigma_at_percent(control.end)
+        acts = [index for index, sigma in enumerate(calls) if ends <= sigma <= begins]
+        if not acts or control.scale == 0:
+            continue
+        pixels = resized(control.image.opaque().pixels.movedim(-1, 1), width, height, "nearest-exact", "center")
+        picture = Image(pixels.movedim(1, -1).contiguous())
+        start, end = acts[0] / len(calls), (acts[-1] + 1) / len(calls)
+        found.append(replace(control, image=picture, start=start, end=end))
+    return found
+
+
+def _answer(
+    model: MODEL,
+    positive: CONDITIONING,
+    negative: CONDITIONING | None,
+    begun: torch.Tensor,
+    config: Mapping[str, Any],
+    pack: Any,
+) -> Any:
+    """What is asked of an inpainting model: beside the latents the mask, and the picture without its masked parts.
+
+    Raises:
+        ValueError: The model takes them and there are none.
+    """
+    import torch
+
+    takes = model.denoiser.model.setting("unet_channels", 4) == 9
+    if not takes:
+        return None
+    options = positive.entries[0].options
+    if "concat_latent" not in options:
+        raise ValueError(f"{model.source} is an inpainting model: give it InpaintModelConditioning")
+    count = len(begun)
+    height, width = (int(side) for side in begun.shape[-2:])
+    latent = vae_coding.to_denoiser(options["concat_latent"], scaling(config))
+    latent = resized(latent, width, height, "bilinear")
+    mask = resized(options["concat_mask"].float(), width, height, "bilinear").round()
+    extra = torch.cat([mask.expand(len(latent), -1, -1, -1), latent], dim=1)
+    extra = torch.cat([extra] * -(-count // len(extra)))[:count]
+    return functools.partial(_with_extra, extra=extra)
+
+
+def _with_extra(module: Any, sample: torch.Tensor, *args: Any, extra: torch.Tensor, **kwargs: Any) -> Any:
+    """Call a UNet with further channels."""
+    import torch
+
+    more = torch.cat([extra.to(sample)] * (len(sample) // len(extra)))
+    return module(torch.cat([sample, more], dim=1), *args, **kwargs)
+
+
+__all__ = ["DiscreteSampling", "denoise", "model_sampling", "vae_config", "whole"]

@@ -1,0 +1,339 @@
+"""Pictures: reading, showing, sizes.
+
+The module is long because each of ComfyUI's nodes has its own names, defaults and limits of the same inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import graphengine_nodes as std
+from graphengine_nodes import Image, Mask
+from graphengine_nodes.nodes.images import read_image
+from graphengine_nodes.values.picture_reading import has_own_colours
+
+from graphengine import INERT, Choices, Context, File, Range, node
+from graphengine_comfy.nodes.resizing import CROPS, METHODS, MOST, resized
+from graphengine_comfy.values import UPSCALE_MODEL
+
+if TYPE_CHECKING:
+    import torch
+
+Method = Annotated[str, Choices(*METHODS)]
+Crop = Annotated[str, Choices(*CROPS)]
+Side = Annotated[int, Range(0, MOST, 1)]
+
+
+class Loaded(NamedTuple):
+    """A picture, and what is transparent in it."""
+
+    IMAGE: Image
+    MASK: Mask
+
+
+@node(version=1)
+def LoadImage(*, image: Annotated[str | Path, File("image")]) -> Loaded:
+    """Read a picture, and its transparency as a mask: 1 where it is transparent. Without any the mask is empty.
+
+    Colours under transparency are as the file has them.
+
+    Raises:
+        FileError: It is no picture, or cut short.
+    """
+    import torch
+
+    found = read_image(Path(image), alpha=True)
+    mask = torch.zeros(1, 64, 64) if found.alpha is None else 1.0 - found.alpha
+    return Loaded(Image(found.pixels), Mask(mask))
+
+
+@LoadImage.fingerprint
+def _colours(image: str | Path) -> str | None:
+    return "colours are read" if has_own_colours(Path(image)) else None
+
+
+@node(version=1)
+def LoadImageMask(
+    *,
+    image: Annotated[str | Path, File("image")],
+    channel: Annotated[str, Choices("alpha", "red", "green", "blue")] = "alpha",
+) -> Mask:
+    """Read a mask from a channel of a picture; of alpha, what is transparent is 1.
+
+    Raises:
+        FileError: It is no picture, or cut short.
+    """
+    import torch
+
+    found = read_image(Path(image), alpha=True)
+    if channel == "alpha":
+        return Mask(torch.zeros(1, 64, 64) if found.alpha is None else 1.0 - found.alpha)
+    return Mask(found.pixels[..., ("red", "green", "blue").index(channel)].contiguous())
+
+
+@node(version=1)
+def SaveImage(*, images: Image, filename_prefix: str = "ComfyUI") -> Image:
+    """Give pictures as an output of the workflow, whose files are called by the prefix; it writes none itself."""
+    return images
+
+
+@node(version=1)
+def PreviewImage(*, images: Image) -> Image:
+    """Give pictures as an output of the workflow that is to be looked at."""
+    return images
+
+
+@node(version=1)
+def ImageCompare(*, image_a: Image | None = None, image_b: Image | None = None, compare_view: Any = None) -> Image:
+    """Give two pictures as one output, the second beside the first, resized to its height.
+
+    Raises:
+        ValueError: Neither is linked.
+    """
+    import torch
+
+    given = [one for one in (image_a, image_b) if one is not None]
+    if not given:
+        raise ValueError("there is no picture to compare: link image_a and image_b")
+    first = given[0].opaque()
+    if len(given) == 1:
+        return first
+    width, height = given[1].size
+    second = _scaled(given[1].opaque(), round(width * first.size[1] / height), first.size[1], "bilinear")
+    count = max(len(first), len(second))
+    sides = [torch.cat([one.pixels, one.pixels[-1:].repeat(count - len(one), 1, 1, 1)]) for one in (first, second)]
+    return Image(torch.cat(sides, dim=2))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def _scaled(image: Image, width: int, height: int, method: str, crop: str = "disabled") -> Image:
+    if width * height > 2**27:
+        raise ValueError(f"{width} x {height} is more than 134 million pixels")
+    found = resized(image.channels.movedim(-1, 1), width, height, method, crop).movedim(1, -1)
+    alpha = None if image.alpha is None else found[..., 3].contiguous()
+    return Image(found[..., :3].contiguous(), alpha)
+
+
+@node(version=1)
+def ImageScale(
+    *,
+    image: Image,
+    upscale_method: Method = "nearest-exact",
+    width: Side = 512,
+    height: Side = 512,
+    crop: Crop = "disabled",
+) -> Image:
+    """Resize pictures; a side of 0 follows from the other one."""
+    own_width, own_height = image.size
+    if not width and not height:
+        return image
+    width = width or max(1, round(own_width * height / own_height))
+    height = height or max(1, round(own_height * width / own_width))
+    return _scaled(image, width, height, upscale_method, crop)
+
+
+@node(version=1)
+def ImageScaleBy(
+    *, image: Image, upscale_method: Method = "nearest-exact", scale_by: Annotated[float, Range(0.01, 8.0, 0.01)] = 1.0
+) -> Image:
+    """Resize pictures by a factor."""
+    width, height = (max(1, round(side * scale_by)) for side in image.size)
+    return _scaled(image, width, height, upscale_method)
+
+
+@node(version=1)
+def ImageScaleToTotalPixels(
+    *,
+    image: Image,
+    upscale_method: Method = "nearest-exact",
+    megapixels: Annotated[float, Range(0.01, 16.0, 0.01)] = 1.0,
+    resolution_steps: Annotated[int, Range(1, 256, 1)] = 1,
+) -> Image:
+    """Resize pictures to so many times 1024 x 1024 pixels, with sides that are multiples of `resolution_steps`."""
+    factor = math.sqrt(megapixels * 1024 * 1024 / math.prod(image.size))
+    width, height = (max(1, round(side * factor / resolution_steps)) * resolution_steps for side in image.size)
+    return _scaled(image, width, height, upscale_method)
+
+
+KONTEXT_SIZES = (
+    (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
+    (1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688),
+    (1568, 672),
+)  # fmt: skip
+"""The sizes that FLUX.1 Kontext was trained at."""
+
+
+@node(version=1)
+def FluxKontextImageScale(*, image: Image) -> Image:
+    """Resize pictures to that size of FLUX.1 Kontext's training whose proportions are nearest."""
+    aspect = image.size[0] / image.size[1]
+    width, height = min(KONTEXT_SIZES, key=lambda size: abs(aspect - size[0] / size[1]))
+    return _scaled(image, width, height, "lanczos", "center")
+
+
+class Sized(NamedTuple):
+    """The size of pictures, and how many there are."""
+
+    width: int
+    height: int
+    batch_size: int
+
+
+@node(version=1)
+def GetImageSize(*, image: Image) -> Sized:
+    """Give the width and height of pictures, and how many there are."""
+    return Sized(*image.size, len(image))
+
+
+class Padded(NamedTuple):
+    """A larger picture, and what was added to it."""
+
+    IMAGE: Image
+    MASK: Mask
+
+
+Margin = Annotated[int, Range(0, MOST, 8)]
+
+
+@node(version=1)
+def ImagePadForOutpaint(
+    *,
+    image: Image,
+    left: Margin = 0,
+    top: Margin = 0,
+    right: Margin = 0,
+    bottom: Margin = 0,
+    feathering: Annotated[int, Range(0, MOST, 1)] = 40,
+) -> Padded:
+    """Make pictures larger, in grey, and a mask of what was added, which reaches into the picture by `feathering`."""
+    import torch
+
+    count, (width, height) = len(image), image.size
+    pixels = torch.full((count, height + top + bottom, width + left + right, 3), 0.5)
+    pixels[:, top : top + height, left : left + width] = image.pixels
+    inside = torch.zeros(height, width)
+    if feathering and feathering * 2 < min(width, height):
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+        far = torch.full((height, width), max(height, width))
+        sides = ((top, rows), (bottom, height - rows), (left, columns), (right, width - columns))
+        for margin, distance in sides:
+            far = torch.minimum(far, distance.expand(height, width)) if margin else far
+        inside = ((feathering - far) / feathering).clamp(min=0) ** 2
+    mask = torch.ones(pixels.shape[1:3])
+    mask[top : top + height, left : left + width] = inside
+    return Padded(Image(pixels), Mask(mask[None]))
+
+
+@node(version=1)
+def ImageCrop(
+    *,
+    image: Image,
+    width: Annotated[int, Range(1, MOST, 1)] = 512,
+    height: Annotated[int, Range(1, MOST, 1)] = 512,
+    x: Side = 0,
+    y: Side = 0,
+) -> Image:
+    """Cut a piece out of pictures; what would lie outside is left out."""
+    x, y = min(x, image.size[0] - 1), min(y, image.size[1] - 1)
+    area = (slice(None), slice(y, y + height), slice(x, x + width))
+    alpha = None if image.alpha is None else image.alpha[area].contiguous()
+    return Image(image.pixels[area].contiguous(), alpha)
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+
+@node(version=1)
+def ImageInvert(*, image: Image) -> Image:
+    """Invert the colours of pictures."""
+    return Image(1.0 - image.pixels, image.alpha)
+
+
+@node(version=1)
+def EmptyImage(
+    *,
+    width: Annotated[int, Range(1, MOST, 1)] = 512,
+    height: Annotated[int, Range(1, MOST, 1)] = 512,
+    batch_size: Annotated[int, Range(1, 4096, 1)] = 1,
+    color: Annotated[int, Range(0, 0xFFFFFF, 1)] = 0,
+) -> Image:
+    """Make pictures of one colour, written as 0xRRGGBB."""
+    import torch
+
+    channels = [(color >> shift & 255) / 255 for shift in (16, 8, 0)]
+    return Image(torch.tensor(channels).expand(batch_size, height, width, 3).contiguous())
+
+
+@node(version=1)
+def ImageBatch(*, image1: Image, image2: Image) -> Image:
+    """Join pictures to a batch; the second ones are resized to the size of the first."""
+    import torch
+
+    second = _scaled(image2, *image1.size, "bilinear", "center")
+    if image1.alpha is None and second.alpha is None:
+        return Image(torch.cat([image1.pixels, second.pixels]))
+    alphas = [torch.ones(one.pixels.shape[:3]) if one.alpha is None else one.alpha for one in (image1, second)]
+    return Image(torch.cat([image1.pixels, second.pixels]), torch.cat(alphas))
+
+
+@node(version=1)
+def RepeatImageBatch(*, image: Image, amount: Annotated[int, Range(1, 4096, 1)] = 1) -> Image:
+    """Repeat a batch of pictures."""
+    alpha = None if image.alpha is None else image.alpha.repeat(amount, 1, 1)
+    return Image(image.pixels.repeat(amount, 1, 1, 1), alpha)
+
+
+@node(version=1)
+def ImageFromBatch(
+    *, image: Image, batch_index: Annotated[int, Range(0, 4095, 1)] = 0, length: Annotated[int, Range(1, 4096, 1)] = 1
+) -> Image:
+    """Take some pictures of a batch, from a place on."""
+    start = min(batch_index, len(image) - 1)
+    end = start + min(length, len(image) - start)
+    return Image(image.pixels[start:end], None if image.alpha is None else image.alpha[start:end])
+
+
+@node(version=1)
+def ImageCompositeMasked(
+    *,
+    destination: Image,
+    source: Image,
+    x: Side = 0,
+    y: Side = 0,
+    resize_source: bool = False,
+    mask: Mask | None = None,
+) -> Image:
+    """Lay a picture over another at a place, where a mask says so; without one everywhere."""
+    import torch
+
+    width, height = destination.size
+    above = _scaled(source.opaque(), width, height, "bilinear") if resize_source else source.opaque()
+    count = max(len(destination), len(above))
+    below = _repeated(destination.pixels, count).clone()
+    pixels = _repeated(above.pixels, count)[:, : max(height - y, 0), : max(width - x, 0)]
+    weight = torch.ones(count, *above.pixels.shape[1:3])
+    if mask is not None:
+        sized = resized(mask.values[:, None], above.size[0], above.size[1], "bilinear")[:, 0]
+        weight = _repeated(sized, count)
+    weight = weight[:, : pixels.shape[1], : pixels.shape[2], None]
+    area = (slice(None), slice(y, y + pixels.shape[1]), slice(x, x + pixels.shape[2]))
+    below[area] = pixels * weight + below[area] * (1.0 - weight)
+    return Image(below)
+
+
+def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
+    """A batch of so many: repeated from its beginning."""
+    import torch
+
+    times = -(-count // len(values))
+    return torch.cat([values] * times)[:count]
+
+
+@node(version=1, on="device")
+def ImageUpscaleWithModel(*, upscale_model: UPSCALE_MODEL, image: Image, ctx: Context = INERT) -> Image:
+    """Make pictures larger with an upscale model."""
+    return std.upscale_with_model(upscale_model.upscaler, image, ctx=ctx)

@@ -1,0 +1,274 @@
+"""Loaders: nodes that make references to the files of models."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, NamedTuple
+
+import graphengine_nodes as std
+from graphengine_nodes import VAE, Denoiser
+from graphengine_nodes.families.lookup import families
+from graphengine_nodes.nodes.parts import config_of
+from graphengine_nodes.values.references import Model, digest_of
+
+from graphengine import Choices, ModelError, Range, node
+from graphengine_comfy.nodes.model_folders import choices, find
+from graphengine_comfy.values import (
+    CLIP,
+    CLIP_VISION,
+    CONTROL_NET,
+    MODEL,
+    STYLE_MODEL,
+    UPSCALE_MODEL,
+)
+
+
+def _files(folder: str) -> Callable[[], list[str]]:
+    return functools.partial(choices, folder)
+
+
+Checkpoint = Annotated[str, Choices(_files("checkpoints"))]
+Lora = Annotated[str, Choices(_files("loras"))]
+Encoder = Annotated[str, Choices(_files("text_encoders"))]
+Strength = Annotated[float, Range(-100.0, 100.0, 0.01)]
+
+
+class Checkpointed(NamedTuple):
+    """The parts of a checkpoint."""
+
+    MODEL: MODEL
+    CLIP: CLIP
+    VAE: VAE
+
+
+@node(version=1)
+def CheckpointLoaderSimple(*, ckpt_name: Checkpoint) -> Checkpointed:
+    """Load a checkpoint: a file or a folder in diffusers layout in the folder `checkpoints`, or `tiny`.
+
+    Raises:
+        ModelError: It is no model of a known family, or incomplete.
+    """
+    model = std.load_model(find("checkpoints", ckpt_name))
+    parts = std.split_model(model)
+    denoiser = MODEL(parts.denoiser, _vae_config(model), shown_by=model.component("vae"))
+    return Checkpointed(denoiser, CLIP(parts.text_encoder), parts.vae)
+
+
+def _vae_config(model: Model) -> str:
+    config = config_of(model, "vae")
+    return "" if config is None else json.dumps(config, sort_keys=True)
+
+
+PRECISIONS = {"default": None, "fp8_e4m3fn": None, "fp8_e4m3fn_fast": None, "fp8_e5m2": None}
+"""Of `weight_dtype`; numbers in 8 bits save memory only: the result is computed without."""
+
+
+@node(version=1)
+def UNETLoader(
+    *,
+    unet_name: Annotated[str, Choices(_files("diffusion_models"))],
+    weight_dtype: Annotated[str, Choices("default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")] = "default",
+) -> MODEL:
+    """Load a denoiser: a file or folder in `diffusion_models` or `unet`. Its numbers stay as the file has them.
+
+    Raises:
+        ModelError: It is no denoiser of a known family, or incomplete; `weight_dtype` asks to round it.
+    """
+    if weight_dtype != "default":
+        raise ModelError(f"weight_dtype {weight_dtype} rounds the weights, which is not done here: give default")
+    return MODEL(std.load_denoiser(find("diffusion_models", unet_name)))
+
+
+TYPES = {
+    "stable_diffusion": "stable_diffusion",
+    "sdxl": "stable_diffusion_xl",
+    "sd3": "stable_diffusion_3",
+    "flux": "flux",
+    "chroma": "chroma",
+    "lumina2": "z_image",
+    "z_image": "z_image",
+    "qwen_image": "qwen_image",
+    "flux2": "flux2",
+    "wan": "wan",
+}
+"""ComfyUI's types of text encoders, and the families that read prompts with them."""
+
+OTHER_TYPES = ("stable_cascade", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "hidream", "hunyuan_image", "ace")
+CLIP_TYPES = (*TYPES, *OTHER_TYPES)
+
+
+def _encoders(type: str, *names: str) -> CLIP:
+    if type not in TYPES or TYPES[type] not in families():
+        raise ModelError(f"text encoders of the type {type!r} are of no family that is here")
+    paths = [find("text_encoders", name) for name in names]
+    first, second, third = [*paths, None, None][:3]
+    assert first is not None
+    whole = len(names) == 1 and getattr(first, "is_dir", lambda: False)()
+    family = None if whole else TYPES[type]
+    return CLIP(std.load_text_encoder(first, source_2=second, source_3=third, family=family))
+
+
+@node(version=1)
+def CLIPLoader(
+    *,
+    clip_name: Encoder,
+    type: Annotated[str, Choices(*CLIP_TYPES)] = "stable_diffusion",
+    device: Annotated[str, Choices("default", "cpu")] = "default",
+) -> CLIP:
+    """Load a text encoder: a file in `text_encoders` or `clip`, or a model's folder there. `device` changes nothing.
+
+    Raises:
+        ModelError: It is no text encoder of a family of this type.
+    """
+    return _encoders(type, clip_name)
+
+
+@node(version=1)
+def DualCLIPLoader(
+    *,
+    clip_name1: Encoder,
+    clip_name2: Encoder,
+    type: Annotated[str, Choices("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")] = "sdxl",
+    device: Annotated[str, Choices("default", "cpu")] = "default",
+) -> CLIP:
+    """Load the two text encoders of a model, in any order.
+
+    Raises:
+        ModelError: They are no text encoders of a family of this type.
+    """
+    return _encoders(type, clip_name1, clip_name2)
+
+
+@node(version=1)
+def TripleCLIPLoader(*, clip_name1: Encoder, clip_name2: Encoder, clip_name3: Encoder) -> CLIP:
+    """Load the three text encoders of Stable Diffusion 3, in any order.
+
+    Raises:
+        ModelError: They are no text encoders of it.
+    """
+    return _encoders("sd3", clip_name1, clip_name2, clip_name3)
+
+
+@node(version=1)
+def VAELoader(*, vae_name: Annotated[str, Choices(_files("vae"))]) -> VAE:
+    """Load a VAE: a file or folder in `vae`.
+
+    Raises:
+        ModelError: It is no VAE of a known family.
+    """
+    return std.load_vae(find("vae", vae_name))
+
+
+# --- LoRAs ------------------------------------------------------------------------------------------------------------
+
+
+class Patched(NamedTuple):
+    """A model and its text encoders with a LoRA."""
+
+    MODEL: MODEL
+    CLIP: CLIP
+
+
+@node(version=1)
+def LoraLoader(
+    *,
+    model: MODEL,
+    clip: CLIP,
+    lora_name: Lora,
+    strength_model: Strength = 1.0,
+    strength_clip: Strength = 1.0,
+) -> Patched:
+    """Add a LoRA of the folder `loras` to a model and its text encoders; at strength 0 it changes nothing.
+
+    Changes that have no place in the model are left out with a warning.
+
+    Raises:
+        ModelError: It is for another family.
+    """
+    return Patched(
+        _with_lora(model, lora_name, strength_model),
+        replace(clip, encoder=std.TextEncoder(*_applied(clip.encoder, "text_encoder", lora_name, strength_clip))),
+    )
+
+
+@node(version=1)
+def LoraLoaderModelOnly(*, model: MODEL, lora_name: Lora, strength_model: Strength = 1.0) -> MODEL:
+    """Add a LoRA of the folder `loras` to a model alone; at strength 0 it changes nothing.
+
+    Raises:
+        ModelError: It is for another family.
+    """
+    return _with_lora(model, lora_name, strength_model)
+
+
+def _with_lora(model: MODEL, name: str, strength: float) -> MODEL:
+    return replace(model, denoiser=Denoiser(*_applied(model.denoiser, "denoiser", name, strength)))
+
+
+def _applied(
+    part: Denoiser | std.TextEncoder, which: str, name: str, strength: float
+) -> tuple[Model, tuple[str, ...]]:
+    """A part of a model with the changes of a LoRA that are for it."""
+    if strength == 0:
+        return part.model, part.families
+    lora = std.load_lora(find("loras", name))
+    if which not in lora.parts:
+        return part.model, part.families
+    lora = replace(lora, parts=(which,))
+    return std.apply_lora(part.model, lora, strength, partial=True), part.families
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+
+@node(version=1)
+def ControlNetLoader(*, control_net_name: Annotated[str, Choices(_files("controlnet"))]) -> CONTROL_NET:
+    """Load a ControlNet of the folder `controlnet`, or `tiny-canny`.
+
+    Raises:
+        ModelError: It is no ControlNet of a known family.
+    """
+    return CONTROL_NET(std.load_controlnet(find("controlnet", control_net_name)))
+
+
+@node(version=1)
+def CLIPVisionLoader(*, clip_name: Annotated[str, Choices(_files("clip_vision"))]) -> CLIP_VISION:
+    """Name an image encoder of the folder `clip_vision`; the style model that reads by it loads it."""
+    return CLIP_VISION(_content("clip_vision", clip_name), clip_name)
+
+
+@node(version=1)
+def StyleModelLoader(*, style_model_name: Annotated[str, Choices(_files("style_models"))]) -> STYLE_MODEL:
+    """Name a style model (FLUX.1 Redux) of the folder `style_models`."""
+    return STYLE_MODEL(_content("style_models", style_model_name), style_model_name)
+
+
+def _content(folder: str, name: str) -> str:
+    """A digest of a file's content, or of all files of a folder."""
+    from graphengine import fingerprint
+
+    path = find(folder, name)
+    assert not isinstance(path, str)
+    if path.is_file():
+        return fingerprint(path)
+    return digest_of([[one.name, fingerprint(one)] for one in sorted(path.iterdir()) if one.is_file()])
+
+
+@node(version=1)
+def UpscaleModelLoader(*, model_name: Annotated[str, Choices(_files("upscale_models"))]) -> UPSCALE_MODEL:
+    """Load an upscale model of the folder `upscale_models`.
+
+    Raises:
+        ModelError: It is none of an architecture that spandrel knows.
+    """
+    path = find("upscale_models", model_name)
+    return UPSCALE_MODEL(std.load_upscaler(path))
+
+
+@node(version=1)
+def CLIPSetLastLayer(*, clip: CLIP, stop_at_clip_layer: Annotated[int, Range(-24, -1, 1)] = -1) -> CLIP:
+    """Take the output of an earlier layer of the text encoders: -1 is the last one, -2 the one before."""
+    return replace(clip, stop_at=stop_at_clip_layer)

@@ -1,0 +1,176 @@
+"""Prompts to embeddings as ComfyUI does it: weights, and prompts longer than a text encoder reads.
+
+A prompt is taken apart into words with weights, whose tokens fill chunks of the encoder's length; a word of fewer than
+eight tokens is not divided. A weight moves a token's embedding away from that of the empty prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.prompt_embeddings import spelled, tokenizer_of
+from graphengine_nodes.values.types import Conditioning, Model
+
+from graphengine_comfy.sampling.prompt_weights import weighted_texts
+from graphengine_comfy.values import CLIP
+
+if TYPE_CHECKING:
+    import torch
+
+LARGE = 8
+"""Tokens from which a word is divided between chunks."""
+
+UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
+"""The families that read prompts with CLIP alone."""
+
+LEAST = {"flux": 256, "stable_diffusion_3": 77, "chroma": 1}
+"""The fewest tokens of T5 that ComfyUI gives the families with it; longer prompts are as long as they are."""
+
+
+class Chunk(NamedTuple):
+    """The tokens that a text encoder reads at once, each with its weight."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
+    """Encode a prompt, as one text for all text encoders or one for each.
+
+    Raises:
+        ValueError: It has weights that the family's text encoders are not given here.
+    """
+    from graphengine_nodes.store.store import store
+
+    model = clip.encoder.model
+    kind = family(model.family)
+    device = model.computes_on(device)
+    if model.family in UNETS:
+        return _by_clip(store, clip, [spelled(model, text) or "" for text in texts], device)
+    if clip.stop_at is not None:
+        raise ValueError(f"{clip.source} is of a {model.family} model, which needs all layers: leave the layer out")
+    plain = ["".join(text for text, _ in pairs(one)) for one in texts]
+    if any(weight != 1.0 for one in texts for _, weight in pairs(one)):
+        raise ValueError(
+            f"weights in prompts are not applied for {model.family} models: write the prompt without (…), or its "
+            r"brackets as \( and \)"
+        )
+    second = plain[1] if len(plain) > 1 and plain[1] != plain[0] else None
+    length = _length(store, model, second or plain[0])
+    return kind.encode_prompt(store, model, plain[0], 0, device, second, length)
+
+
+def pairs(prompt: str) -> list[tuple[str, float]]:
+    """The texts of a prompt with their weights.
+
+    Raises:
+        ValueError: A weight is not finite, or brackets stand too deep inside one another.
+    """
+    return [(piece.text, piece.weight) for piece in weighted_texts(prompt)]
+
+
+def _length(store: Any, model: Model, text: str) -> int | None:
+    """The tokens of T5 that a prompt is given; None in families that need no number."""
+    least = LEAST.get(model.family)
+    name = {"flux": "tokenizer_2", "stable_diffusion_3": "tokenizer_3"}.get(model.family)
+    if least is None or name is None or name not in dict(model.components):
+        return None
+    with store.component(model, name, "cpu") as shared, shared.lock:
+        tokens = len(shared.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    if tokens > 512:
+        raise ValueError(f"the prompt has {tokens} tokens; diffusers gives T5 at most 512: make it shorter")
+    return max(least, tokens)
+
+
+def _by_clip(store: Any, clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
+    import torch
+
+    model = clip.encoder.model
+    names = [name for name in family(model.family).parts["text_encoder"] if name.startswith("text_encoder")]
+    each = list(texts) if len(texts) == len(names) else [texts[0]] * len(names)
+    rows, empties = [], []
+    for name, text in zip(names, each, strict=True):
+        with store.component(model, name.replace("text_encoder", "tokenizer"), "cpu") as shared, shared.lock:
+            words = tokenizer_of(model, shared.tokenizer)
+            rows.append(chunks(pairs(text), words))
+            empties.append(chunks([], words)[0])
+    longest = max(map(len, rows))
+    embeds, pooled = [], None
+    for name, row, empty in zip(names, rows, empties, strict=True):
+        row = row + [empty] * (longest - len(row))
+        with store.component(model, name, device) as encoder, torch.no_grad():
+            read = [_read(encoder, chunk.ids, _layer(clip, encoder), model.family, device) for chunk in row]
+            weighted = any(weight != 1.0 for chunk in row for weight in chunk.weights)
+            nothing = _read(encoder, empty.ids, _layer(clip, encoder), model.family, device)[0] if weighted else None
+        embeds.append(torch.cat([_moved(one, nothing, chunk) for (one, _), chunk in zip(read, row, strict=True)], 1))
+        pooled = read[0][1] if read[0][1] is not None else pooled
+    return Conditioning(torch.cat(embeds, dim=-1), model.family, pooled=pooled)
+
+
+def chunks(words: Sequence[tuple[str, float]], tokenizer: Any) -> list[Chunk]:
+    """Fill chunks with the tokens of texts with weights; at least one chunk.
+
+    Args:
+        tokenizer: Of the text encoder; whoever shares it must hold its lock.
+    """
+    limit = tokenizer.model_max_length
+    found: list[list[tuple[int, float]]] = [[]]
+    for text, weight in words:
+        for word in filter(None, text.replace("\n", " ").split(" ")):
+            ids = tokenizer(word, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
+            left = [(token, weight) for token in ids]
+            large = len(left) >= LARGE
+            while left:
+                room = limit - 2 - len(found[-1])
+                if len(left) <= room:
+                    found[-1] += left
+                    left = []
+                    continue
+                if large:
+                    found[-1] += left[:room]
+                    left = left[room:]
+                found.append([])
+    return [_chunk(tokens, tokenizer) for tokens in found]
+
+
+def _chunk(tokens: Sequence[tuple[int, float]], tokenizer: Any) -> Chunk:
+    inner = [(tokenizer.bos_token_id, 1.0), *tokens, (tokenizer.eos_token_id, 1.0)]
+    inner += [(tokenizer.pad_token_id, 1.0)] * (tokenizer.model_max_length - len(inner))
+    ids, weights = zip(*inner, strict=True)
+    return Chunk(ids, weights)
+
+
+def _layer(clip: CLIP, encoder: Any) -> int | None:
+    """The layer whose output is taken, counted from the last as -1; None for that which the family takes itself."""
+    layers = encoder.config.num_hidden_layers
+    if clip.stop_at is None or -clip.stop_at > layers:
+        return None
+    cut = 1 if layers == 23 else 0  # files in diffusers layout of SD 2.x are without the last layer
+    if clip.stop_at + cut > -1:
+        raise ValueError(f"{clip.source} has no layer after the one before the last: give -2 or less")
+    return clip.stop_at + cut
+
+
+def _read(
+    encoder: Any, ids: tuple[int, ...], layer: int | None, family_name: str, device: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A text encoder's output for tokens, [1, tokens, width], and where it has one the pooled one, [1, width]."""
+    import torch
+
+    plain = family_name == "stable_diffusion"
+    told = encoder(torch.tensor([ids], device=device), output_hidden_states=True)
+    hidden = told.hidden_states[layer if layer is not None else -1 if plain else -2]
+    if plain:
+        hidden = getattr(encoder, "text_model", encoder).final_layer_norm(hidden)
+    pooled = told[0] if told[0].ndim == 2 else None
+    return hidden.cpu(), None if pooled is None else pooled.cpu()
+
+
+def _moved(embeds: torch.Tensor, nothing: torch.Tensor | None, chunk: Chunk) -> torch.Tensor:
+    """A chunk's embeddings, each as far from the empty prompt's as its weight says."""
+    if nothing is None or all(weight == 1.0 for weight in chunk.weights):
+        return embeds
+    weights = embeds.new_tensor(chunk.weights)[None, :, None]
+    return ((embeds - nothing) * weights + nothing).where(weights != 1.0, embeds)

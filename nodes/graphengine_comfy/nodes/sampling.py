@@ -1,0 +1,179 @@
+"""Sampling: from noise to latents, in one node or with its parts as nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+from graphengine import INERT, Choices, Context, Drawn, Range, node
+from graphengine_comfy.nodes.denoising import denoise, model_sampling
+from graphengine_comfy.sampling.samplers import SAMPLERS
+from graphengine_comfy.sampling.sigmas import SCHEDULES, sigma_table
+from graphengine_comfy.values import CONDITIONING, GUIDER, LATENT, MODEL, NOISE, SAMPLER, SIGMAS
+
+Seed = Annotated[int, Range(0, 2**64 - 1, 1), Drawn()]
+Steps = Annotated[int, Range(1, 10000, 1)]
+Cfg = Annotated[float, Range(0.0, 100.0, 0.1)]
+SamplerName = Annotated[str, Choices(*SAMPLERS)]
+Scheduler = Annotated[str, Choices(*SCHEDULES)]
+Share = Annotated[float, Range(0.0, 1.0, 0.01)]
+Step = Annotated[int, Range(0, 10000, 1)]
+Switch = Annotated[str, Choices("enable", "disable")]
+
+
+@node(version=1, on="device")
+def KSampler(
+    *,
+    model: MODEL,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName = "euler",
+    scheduler: Scheduler = "normal",
+    positive: CONDITIONING,
+    negative: CONDITIONING,
+    latent_image: LATENT,
+    denoise: Share = 1.0,
+    ctx: Context = INERT,
+) -> LATENT:
+    """Denoise latents, guided by a positive and away from a negative prompt.
+
+    With `denoise` below 1 sampling begins at the latents with less noise: at the last `steps` of a longer table.
+
+    Raises:
+        ValueError: The inputs contradict each other; a sampler or an option is not followed here.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    values = _table(model, scheduler, steps, denoise, sampler_name)
+    return _sampled(model, positive, negative, cfg, latent_image, NOISE(seed), SAMPLER(sampler_name), values, ctx)
+
+
+@node(version=1, on="device")
+def KSamplerAdvanced(
+    *,
+    model: MODEL,
+    add_noise: Switch = "enable",
+    noise_seed: Seed = 0,
+    steps: Steps = 20,
+    cfg: Cfg = 8.0,
+    sampler_name: SamplerName = "euler",
+    scheduler: Scheduler = "normal",
+    positive: CONDITIONING,
+    negative: CONDITIONING,
+    latent_image: LATENT,
+    start_at_step: Step = 0,
+    end_at_step: Step = 10000,
+    return_with_leftover_noise: Annotated[str, Choices("disable", "enable")] = "disable",
+    ctx: Context = INERT,
+) -> LATENT:
+    """Denoise latents from a step of a table to another.
+
+    Raises:
+        ValueError: As `KSampler`.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    values = _table(model, scheduler, steps, 1.0, sampler_name)
+    if end_at_step < len(values) - 1:
+        values = values[: end_at_step + 1]
+        if return_with_leftover_noise == "disable" and values:
+            values = (*values[:-1], 0.0)
+    values = values[start_at_step:] if start_at_step < len(values) - 1 else ()
+    noise = NOISE(noise_seed if add_noise == "enable" else None)
+    return _sampled(model, positive, negative, cfg, latent_image, noise, SAMPLER(sampler_name), values, ctx)
+
+
+def _table(model: MODEL, scheduler: str, steps: int, share: float, sampler: str) -> tuple[float, ...]:
+    return tuple(sigma_table(model_sampling(model), scheduler, steps, share, sampler).tolist())
+
+
+def _sampled(model: MODEL, positive: CONDITIONING, negative: CONDITIONING | None, *others: Any) -> LATENT:
+    return denoise(model, positive, negative, *others)[0]
+
+
+# --- its parts --------------------------------------------------------------------------------------------------------
+
+
+@node(version=1)
+def RandomNoise(*, noise_seed: Seed = 0) -> NOISE:
+    """Give the noise of a seed."""
+    return NOISE(noise_seed)
+
+
+@node(version=1)
+def DisableNoise() -> NOISE:
+    """Give no noise."""
+    return NOISE(None)
+
+
+@node(version=1)
+def KSamplerSelect(*, sampler_name: SamplerName = "euler") -> SAMPLER:
+    """Give a sampler by its name."""
+    return SAMPLER(sampler_name)
+
+
+@node(version=1)
+def BasicGuider(*, model: MODEL, conditioning: CONDITIONING) -> GUIDER:
+    """Guide by one prompt."""
+    return GUIDER(model, conditioning, None, 1.0)
+
+
+@node(version=1)
+def CFGGuider(*, model: MODEL, positive: CONDITIONING, negative: CONDITIONING, cfg: Cfg = 8.0) -> GUIDER:
+    """Guide by a positive and away from a negative prompt."""
+    return GUIDER(model, positive, negative, cfg)
+
+
+@node(version=1, on="device")
+def BasicScheduler(*, model: MODEL, scheduler: Scheduler = "simple", steps: Steps = 20, denoise: Share = 1.0) -> SIGMAS:
+    """Give the sigmas of a model by a schedule's name."""
+    return SIGMAS(_table(model, scheduler, steps, denoise, "euler"))
+
+
+class Denoised(NamedTuple):
+    """What sampling has reached, and the picture as it is estimated there."""
+
+    output: LATENT
+    denoised_output: LATENT
+
+
+@node(version=1, on="device")
+def SamplerCustom(
+    *,
+    model: MODEL,
+    add_noise: bool = True,
+    noise_seed: Seed = 0,
+    cfg: Cfg = 8.0,
+    positive: CONDITIONING,
+    negative: CONDITIONING,
+    sampler: SAMPLER,
+    sigmas: SIGMAS,
+    latent_image: LATENT,
+    ctx: Context = INERT,
+) -> Denoised:
+    """Denoise latents down given sigmas with a given sampler.
+
+    Raises:
+        ValueError: As `KSampler`.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    noise = NOISE(noise_seed if add_noise else None)
+    return Denoised(*denoise(model, positive, negative, cfg, latent_image, noise, sampler, sigmas.values, ctx))
+
+
+@node(version=1, on="device")
+def SamplerCustomAdvanced(
+    *,
+    noise: NOISE,
+    guider: GUIDER,
+    sampler: SAMPLER,
+    sigmas: SIGMAS,
+    latent_image: LATENT,
+    ctx: Context = INERT,
+) -> Denoised:
+    """Denoise latents: noise, guidance, sampler and sigmas are given.
+
+    Raises:
+        ValueError: As `KSampler`.
+        Cancelled: The run was cancelled; at most one step later.
+    """
+    told = (guider.model, guider.positive, guider.negative, guider.cfg)
+    return Denoised(*denoise(*told, latent_image, noise, sampler, sigmas.values, ctx))

@@ -1,0 +1,50 @@
+"""LoRAs, ControlNets and the shift of flow models reach sampling."""
+
+from __future__ import annotations
+
+import graphengine_comfy as comfy
+import graphengine_nodes as std
+import pytest
+import torch
+from graphengine_comfy.nodes.loaders import Checkpointed
+from graphengine_nodes.nodes import images
+
+from tests.graphengine_comfy.nodes.test_sampling import encode, picture, sample
+from tests.graphengine_nodes import cases
+
+
+def test_the_blueprint_lora_makes_blueprints(tiny: Checkpointed) -> None:
+    text = "a red house on a white background"
+    changed = comfy.LoraLoader(model=tiny.MODEL, clip=tiny.CLIP, lora_name="tiny-blueprint")
+    found = picture(tiny, sample(tiny, text, model=changed.MODEL)).mean((0, 1))
+    assert found[2] > found[0] + 0.1
+    alone = comfy.LoraLoaderModelOnly(model=tiny.MODEL, lora_name="tiny-blueprint", strength_model=0.0)
+    assert alone == tiny.MODEL
+    assert changed.MODEL.digest() != tiny.MODEL.digest()
+
+
+def test_control_edges_are_followed(tiny: Checkpointed) -> None:
+    control = std.canny(images.from_pil(cases.picture()))
+    net = comfy.ControlNetLoader(control_net_name="tiny-canny")
+    text = "a yellow square on a blue background"
+    positive, negative = encode(tiny, text), encode(tiny, "")
+    steered = comfy.ControlNetApplyAdvanced(positive=positive, negative=negative, control_net=net, image=control)
+
+    def near(found: torch.Tensor) -> float:
+        edges = std.canny(std.Image(found[None])).pixels[..., 0]
+        around = torch.nn.functional.max_pool2d(edges[None], 5, 1, 2)[0, 0]
+        return float(around[control.pixels[0, ..., 0] > 0].mean())
+
+    told = {"steps": 10, "seed": 2}
+    free = near(picture(tiny, sample(tiny, positive=positive, negative=negative, **told)))
+    both = sample(tiny, positive=steered.positive, negative=steered.negative, **told)
+    assert near(picture(tiny, both)) > max(0.5, free + 0.1)
+    legacy = comfy.ControlNetApply(conditioning=positive, control_net=net, image=control)
+    assert torch.equal(sample(tiny, positive=legacy, negative=negative, **told).samples, both.samples)
+    with pytest.raises(ValueError, match="positive and negative"):
+        sample(tiny, positive=steered.positive, negative=negative, **told)
+
+
+def test_a_shift_is_for_flow_models_alone(tiny: Checkpointed) -> None:
+    with pytest.raises(ValueError, match="flow-matching"):
+        sample(tiny, model=comfy.ModelSamplingSD3(model=tiny.MODEL, shift=3.0))
