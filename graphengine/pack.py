@@ -70,6 +70,7 @@ class FileFormat:
         write: `write(graph, context)` returns the data of a file in the format; None if it can only be read.
         picture: `picture(texts)` returns the data in the texts of a picture (the tEXt chunks of a PNG by name), or
             None if there are none of this format.
+        is_output: `is_output(definition)` says whether files of the format run a node for what it shows or saves.
     """
 
     name: str
@@ -77,6 +78,7 @@ class FileFormat:
     read: Callable[[Mapping[str, Any], FormatContext], dict[str, Any]]
     write: Callable[[Any, FormatContext], Any] | None = None
     picture: Callable[[Mapping[str, str]], Any] | None = None
+    is_output: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,7 @@ class EventHub:
         self._seeing: Counter[int] = Counter()  # watchers that want previews, by job
         self._newest: dict[int, Event] = {}  # the preview that is shown next, by job
         self._showing: dict[int, asyncio.Task[None]] = {}
+        self._listeners: list[Callable[[Sequence[Change]], None]] = []
         self._count = self._known = 0
         self.closed = asyncio.Event()
         self._stop = threading.Event()
@@ -124,6 +125,10 @@ class EventHub:
         for watchers in list(self._watchers.values()):
             for watcher in list(watchers):
                 watcher.close()
+
+    def listen(self, on_changes: Callable[[Sequence[Change]], None]) -> None:
+        """Call a function with the changes of all jobs as they happen, on the loop; it must not block."""
+        self._listeners.append(on_changes)
 
     @property
     def watching(self) -> int:
@@ -277,6 +282,8 @@ class EventHub:
         for change in changes:
             for watcher in self._watchers.get(change.job, ()):
                 watcher.change(change)
+        for on_changes in self._listeners:
+            on_changes(changes)
 
     def _on_loop(self, function: Any, *arguments: Any) -> None:
         assert self._loop is not None

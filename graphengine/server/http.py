@@ -192,13 +192,17 @@ async def pieces(request: web.Request, most: int, take: Callable[[bytes], object
         raise ApiError("slow", what, headers=_CLOSE) from None
 
 
-async def json_body(request: web.Request) -> dict[str, Any]:
+async def json_body(request: web.Request, any_type: bool = False) -> dict[str, Any]:
     """The body of a request, a JSON object.
+
+    Args:
+        any_type: Whatever the client calls the body, it is read as JSON.
 
     Raises:
         ApiError: It is none.
     """
-    if request.headers.get("Content-Type") is not None and not request.content_type.endswith(("/json", "+json")):
+    named = request.headers.get("Content-Type") is not None and not any_type
+    if named and not request.content_type.endswith(("/json", "+json")):
         raise ApiError("bad_type", f"the body must be application/json, not {request.content_type[:80]}")
     content = bytearray()
     await pieces(request, LARGEST_JSON, content.extend)

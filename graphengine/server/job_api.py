@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -234,6 +234,40 @@ class JobApi:
         more = len(jobs) > limit
         next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {}), workflow) if more else None
         return Page([self._view(job) for job in jobs[:limit]], next_one)
+
+    def recent(
+        self, caller: Caller, states: Sequence[State], skip: int, limit: int, newest_first: bool = True
+    ) -> tuple[list[Job], int]:
+        """Jobs of the caller by their places in the list, for clients that count; returns them, and how many there are.
+
+        Args:
+            states: Only jobs in these.
+            skip: How many jobs to leave out at the beginning.
+        """
+        counts = self.queue.counts(caller.scope)
+        total = sum(counts[state] for state in states)
+        if not newest_first:
+            skip, limit = max(0, total - skip - limit), max(0, min(limit, total - skip))
+        jobs = self.queue.history(states, caller.scope, limit=limit, skip=skip) if limit else []
+        return jobs if newest_first else jobs[::-1], total
+
+    def unfinished(self, caller: Caller) -> list[Job]:
+        """The caller's jobs that run, then those that wait, paused or not, in their order."""
+        running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
+        return [*running, *self.queue.waiting(user=caller.scope, paused=True)]
+
+    def remaining(self, caller: Caller) -> int:
+        """How many of the caller's jobs run and wait."""
+        counts = self.queue.counts(caller.scope)
+        return counts[State.RUNNING] + counts[State.QUEUED]
+
+    def place(self, caller: Caller, name: str, is_later: Callable[[Job], bool]) -> None:
+        """Put a waiting job before the first of the caller's waiting jobs for which `is_later` holds."""
+        job = self.find(caller, name)
+        for other in self.queue.waiting(user=caller.user, paused=True):
+            if other.id != job.id and is_later(other):
+                self.queue.move(job.id, other.id)
+                return
 
     def cancel(self, caller: Caller, name: str) -> JobView:
         """Cancel a job; one that has ended stays as it is."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
+from graphengine.server.comfy_classic import ComfyClassic
 from graphengine.server.comfy_v2 import ComfyV2
 from graphengine.server.comfy_v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
@@ -34,7 +35,9 @@ CLOSING_SECONDS = 2.0
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
     hub = EventHub(api.service)
-    contracts: list[Contract] = [Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), Pages(door)]
+    contracts: list[Contract] = [
+        Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), ComfyClassic(api, hub), Pages(door),
+    ]  # fmt: skip
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
         return contract_of(contracts, request.path).problem(error, request)

@@ -58,6 +58,12 @@ def format_called(name: str) -> FileFormat:
     return known[name.lower()]
 
 
+def is_output(definition: Any) -> bool:
+    """Whether files of a registered format run a node for what it shows or saves."""
+    tests = (format.is_output for format in formats())
+    return bool(definition.output) or any(test is not None and test(definition) for test in tests)
+
+
 def original_ids(graph: GraphData) -> dict[str, str]:
     """The ids that the nodes of a converted document had in its file, by their ids here; nodes without are left out."""
     ids = ((id, node.ui.get(ID)) for id, node in graph.nodes.items())

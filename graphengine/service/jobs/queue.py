@@ -181,13 +181,19 @@ class Queue(Database):
             raise NoJob(f"there is no job {id}")
         return [Attempt(number, *facts) for number, facts in enumerate(json.loads(found[0][0]), start=1)]
 
-    def waiting(self, limit: int = 1000) -> list[Job]:
-        """The next jobs in their order, without paused ones: by priority, then as they came or were moved."""
-        query = (
-            f"select {COLUMNS} from jobs where state = 'queued' and user not in (select user from paused) "
-            f"and not exists (select 1 from paused where user = '') order by {_ORDER} limit ?"
-        )
-        return [job_of(row) for row in self.read(query, (limit,))]
+    def waiting(self, limit: int = 1000, user: str | None = None, paused: bool = False) -> list[Job]:
+        """The next jobs in their order: by priority, then as they came or were moved.
+
+        Args:
+            user: Only this user's.
+            paused: Those that are paused too.
+        """
+        query, values = f"select {COLUMNS} from jobs where state = 'queued'", tuple[str, ...]()
+        if user is not None:
+            query, values = f"{query} and user = ?", (user,)
+        if not paused:
+            query += " and user not in (select user from paused) and not exists (select 1 from paused where user = '')"
+        return [job_of(row) for row in self.read(f"{query} order by {_ORDER} limit ?", (*values, limit))]
 
     def first_of_users(self) -> list[Job]:
         """The next job of each user among the jobs of the highest priority, without paused ones."""
@@ -235,11 +241,13 @@ class Queue(Database):
         limit: int = 50,
         labels: Mapping[str, str] | None = None,
         workflow: str | None = None,
+        skip: int = 0,
     ) -> list[Job]:
         """A page of jobs, the newest first.
 
         Args:
             before: The last number of the page before; None for the first page.
+            skip: How many jobs to leave out at the beginning, for clients that count instead.
             labels: Only jobs whose facts have these among their `labels`; a name holds no quotation mark.
             workflow: Only jobs of the workflow of this name.
         """
@@ -256,10 +264,21 @@ class Queue(Database):
         if workflow is not None:
             query, values = f"{query} and json_extract(facts, '$.workflow') = ?", [*values, workflow]
         return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
+        return [job_of(row) for row in self.read(f"{query} order by id desc limit ? offset ?", [*values, limit, skip])]
 
-    def counts(self) -> dict[State, int]:
-        """How many jobs are in each state."""
-        found = dict(self.read("select state, count(*) from jobs group by state"))
+    def wrote(self, user: str, file: str) -> bool:
+        """Whether a job of a user has written a file."""
+        name = json.dumps(file)[1:-1]  # found fast as a text first
+        query = (
+            "select 1 from jobs where user = ? and state = 'done' and instr(result, ?) and exists "
+            "(select 1 from json_each(result, '$.files') as file where file.value = ?) limit 1"
+        )
+        return bool(self.read(query, (user, name, file)))
+
+    def counts(self, user: str | None = None) -> dict[State, int]:
+        """How many jobs are in each state, of one user or of all."""
+        which, values = ("", ()) if user is None else (" where user = ?", (user,))
+        found = dict(self.read(f"select state, count(*) from jobs{which} group by state", values))
         return {state: found.get(state, 0) for state in State}
 
     def changes(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Change]:

@@ -8,6 +8,7 @@ from typing import Any
 from graphengine import FileFormat, FormatContext
 from graphengine_comfy.formats.api_format import document_of, prompt_in
 from graphengine_comfy.formats.class_facts import classes_of
+from graphengine_comfy.formats.classes import is_output
 from graphengine_comfy.formats.ui_format import api_of
 from graphengine_comfy.formats.ui_format import recognise as is_workflow
 
@@ -27,5 +28,5 @@ def read(data: Mapping[str, Any], context: FormatContext) -> dict[str, Any]:
     return document_of(prompt or {}, context)
 
 
-COMFYUI = FileFormat("ComfyUI", recognise, read)
+COMFYUI = FileFormat("ComfyUI", recognise, read, is_output=is_output)
 """ComfyUI's workflows."""

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from graphengine import INERT, Context, Doc, File, SocketType, View, node, register_type
+from graphengine import INERT, Context, Doc, Drawn, File, Range, SocketType, View, node, register_type
 
 _PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100"
@@ -107,3 +107,30 @@ def collects() -> bool:
 def fails(text: str) -> str:
     """Fail."""
     raise ValueError(f"{text} is not lucky")
+
+
+@node(version=1)
+def page(
+    width: Annotated[int, Range(1, 100), Doc("How wide.")] = 10, look: Literal["plain", "bold"] = "plain",
+    seed: Annotated[int, Range(0, 2**64 - 1), Drawn()] = 0,
+) -> Sheet:  # fmt: skip
+    """A picture."""
+    return Sheet(_PIXEL, "png")
+
+
+@node(version=1, output=True)
+def present(sheet: Sheet) -> Sheet:
+    """Show a sheet."""
+    return sheet
+
+
+@node(version=1, output=True)
+def tell(text: str) -> str:
+    """Show a text."""
+    return text
+
+
+@node(version=1, output=True)
+def count(number: int) -> int:
+    """Show a number."""
+    return number
