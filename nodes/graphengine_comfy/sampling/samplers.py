@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from graphengine import nearest
-from graphengine_comfy.sampling import solvers
+from graphengine_comfy.sampling import noisy_solvers, solvers
 
 if TYPE_CHECKING:
     from graphengine_comfy.sampling.model_sampling import ModelSampling
@@ -26,6 +26,17 @@ class Meaning(StrEnum):
     """Not computed; `Sampler.note` says why and what to take."""
 
 
+class Noise(StrEnum):
+    """Which noise a sampler draws between the steps."""
+
+    INDEPENDENT = "independent"
+    """A draw of a generator for each time it asks."""
+    PATH = "path"
+    """Increments of a Brownian path over sigma, whose tree is on the CPU."""
+    PATH_ON_DEVICE = "path on device"
+    """The same with the tree where the latents are: ComfyUI's names that end in `_gpu`."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A sampler of ComfyUI's.
@@ -36,6 +47,7 @@ class Sampler:
         solver: What computes it; None if it is refused.
         note: A sentence that says what differs; empty if nothing does.
         no_flow: A sentence that says why it is refused for flow matching; empty if it is not.
+        noise: Which noise it draws between the steps, if any.
     """
 
     name: str
@@ -43,6 +55,7 @@ class Sampler:
     solver: Solver | None
     note: str = ""
     no_flow: str = ""
+    noise: Noise = Noise.INDEPENDENT
 
     def solver_for(self, model: ModelSampling) -> Solver:
         """What computes it for a model.
@@ -74,8 +87,8 @@ def _exact(name: str, solver: Solver, no_flow: str = "") -> Sampler:
     return Sampler(name, Meaning.EXACT, solver, "", no_flow)
 
 
-def _near(name: str, solver: Solver, note: str, no_flow: str = "") -> Sampler:
-    return Sampler(name, Meaning.NEAREST, solver, note, no_flow)
+def _near(name: str, solver: Solver, note: str = "", noise: Noise = Noise.INDEPENDENT) -> Sampler:
+    return Sampler(name, Meaning.NEAREST, solver, note or _PUBLISHED, "", noise)
 
 
 def _refused(name: str, note: str) -> Sampler:
@@ -83,56 +96,54 @@ def _refused(name: str, note: str) -> Sampler:
 
 
 _UNCONDITIONAL = "it needs what the model makes without the prompt, which diffusers' pipelines do not hand out; take {}"
-_PUBLISHED = "computed as published; there were no numbers of ComfyUI's to compare it with"
-_NOT_YET = "no published method was followed yet; take {}"
-_TREE = "noise from a Brownian tree is not drawn yet; take {}"
+_PUBLISHED = "computed as published, not compared with numbers of ComfyUI"
+_NO_PAPER = "there is no paper of it; computed as it is known, not compared with numbers of ComfyUI"
+_ADAPTIVE = "it asks the model as often as a picture needs, which diffusers' pipelines must know before; take dpmpp_2m"
+_ADAMS = "its stochastic Adams steps are not computed yet; take dpmpp_2m_sde"
 
 _ALL = (
     _exact("euler", solvers.euler),
     _refused("euler_cfg_pp", _UNCONDITIONAL.format("euler")),
-    _exact("euler_ancestral", solvers.euler_ancestral),
+    _exact("euler_ancestral", noisy_solvers.euler_ancestral),
     _refused("euler_ancestral_cfg_pp", _UNCONDITIONAL.format("euler_ancestral")),
     _exact("heun", solvers.heun),
-    _refused("heunpp2", _NOT_YET.format("heun")),
+    _near("heunpp2", solvers.heunpp2, _NO_PAPER),
     _exact("dpm_2", solvers.dpm_2),
-    _near("dpm_2_ancestral", solvers.dpm_2_ancestral, _PUBLISHED),
+    _near("dpm_2_ancestral", noisy_solvers.dpm_2_ancestral),
     _exact("lms", solvers.lms),
-    _refused("dpm_fast", _NOT_YET.format("dpmpp_2m")),
-    _refused(
-        "dpm_adaptive",
-        "it asks the model as often as a picture needs, which pipelines of diffusers must know before; take dpmpp_2m",
-    ),
-    _exact("dpmpp_2s_ancestral", solvers.dpmpp_2s_ancestral),
+    _near("dpm_fast", solvers.dpm_fast),
+    _refused("dpm_adaptive", _ADAPTIVE),
+    _exact("dpmpp_2s_ancestral", noisy_solvers.dpmpp_2s_ancestral),
     _refused("dpmpp_2s_ancestral_cfg_pp", _UNCONDITIONAL.format("dpmpp_2s_ancestral")),
-    _refused("dpmpp_sde", _TREE.format("dpmpp_2s_ancestral")),
-    _refused("dpmpp_sde_gpu", _TREE.format("dpmpp_2s_ancestral")),
+    _near("dpmpp_sde", noisy_solvers.dpmpp_sde, noise=Noise.PATH),
+    _near("dpmpp_sde_gpu", noisy_solvers.dpmpp_sde, noise=Noise.PATH_ON_DEVICE),
     _exact("dpmpp_2m", solvers.dpmpp_2m),
     _refused("dpmpp_2m_cfg_pp", _UNCONDITIONAL.format("dpmpp_2m")),
-    _refused("dpmpp_2m_sde", _TREE.format("dpmpp_2m")),
-    _refused("dpmpp_2m_sde_gpu", _TREE.format("dpmpp_2m")),
-    _refused("dpmpp_2m_sde_heun", _TREE.format("dpmpp_2m")),
-    _refused("dpmpp_2m_sde_heun_gpu", _TREE.format("dpmpp_2m")),
-    _refused("dpmpp_3m_sde", _TREE.format("dpmpp_2m")),
-    _refused("dpmpp_3m_sde_gpu", _TREE.format("dpmpp_2m")),
-    _exact("ddpm", solvers.euler_ancestral, "its steps are for models that predict noise; take euler_ancestral"),
-    _exact("lcm", solvers.lcm),
+    _near("dpmpp_2m_sde", noisy_solvers.dpmpp_2m_sde, noise=Noise.PATH),
+    _near("dpmpp_2m_sde_gpu", noisy_solvers.dpmpp_2m_sde, noise=Noise.PATH_ON_DEVICE),
+    _near("dpmpp_2m_sde_heun", noisy_solvers.dpmpp_2m_sde_heun, noise=Noise.PATH),
+    _near("dpmpp_2m_sde_heun_gpu", noisy_solvers.dpmpp_2m_sde_heun, noise=Noise.PATH_ON_DEVICE),
+    _near("dpmpp_3m_sde", noisy_solvers.dpmpp_3m_sde, noise=Noise.PATH),
+    _near("dpmpp_3m_sde_gpu", noisy_solvers.dpmpp_3m_sde, noise=Noise.PATH_ON_DEVICE),
+    _exact("ddpm", noisy_solvers.euler_ancestral, "its steps are for models that predict noise; take euler_ancestral"),
+    _exact("lcm", noisy_solvers.lcm),
     _exact("ipndm", solvers.ipndm),
     _near("ipndm_v", solvers.lms, "computed as lms, which weighs uneven steps exactly where ipndm_v approximates"),
     _exact("deis", solvers.deis),
     _exact("res_multistep", solvers.res_multistep),
     _refused("res_multistep_cfg_pp", _UNCONDITIONAL.format("res_multistep")),
-    _refused("res_multistep_ancestral", _NOT_YET.format("res_multistep or euler_ancestral")),
-    _refused("res_multistep_ancestral_cfg_pp", _UNCONDITIONAL.format("euler_ancestral")),
-    _refused("gradient_estimation", _NOT_YET.format("euler")),
-    _refused("gradient_estimation_cfg_pp", _UNCONDITIONAL.format("euler")),
-    _refused("er_sde", _NOT_YET.format("euler_ancestral")),
-    _refused("seeds_2", _NOT_YET.format("dpmpp_2s_ancestral")),
-    _refused("seeds_3", _NOT_YET.format("dpmpp_2s_ancestral")),
-    _refused("sa_solver", _NOT_YET.format("dpmpp_2m")),
-    _refused("sa_solver_pece", _NOT_YET.format("dpmpp_2m")),
+    _near("res_multistep_ancestral", noisy_solvers.res_multistep_ancestral),
+    _refused("res_multistep_ancestral_cfg_pp", _UNCONDITIONAL.format("res_multistep_ancestral")),
+    _near("gradient_estimation", solvers.gradient_estimation),
+    _refused("gradient_estimation_cfg_pp", _UNCONDITIONAL.format("gradient_estimation")),
+    _near("er_sde", noisy_solvers.er_sde),
+    _near("seeds_2", noisy_solvers.seeds_2),
+    _near("seeds_3", noisy_solvers.seeds_3),
+    _refused("sa_solver", _ADAMS),
+    _refused("sa_solver_pece", _ADAMS),
     _exact("ddim", solvers.euler),
-    _refused("uni_pc", _NOT_YET.format("dpmpp_2m")),
-    _refused("uni_pc_bh2", _NOT_YET.format("dpmpp_2m")),
+    _near("uni_pc", solvers.uni_pc),
+    _near("uni_pc_bh2", solvers.uni_pc_bh2),
 )
 
 SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _ALL}

@@ -6,7 +6,9 @@ Importing this module imports torch and diffusers; import it where a picture is 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 
 from graphengine_comfy.sampling.model_sampling import ModelSampling
 from graphengine_comfy.sampling.noise import check_seed
-from graphengine_comfy.sampling.samplers import Sampler, sampler_named
+from graphengine_comfy.sampling.samplers import Noise, Sampler, sampler_named
 from graphengine_comfy.sampling.solvers import Solver, Steps, Surroundings
 
 
@@ -51,7 +53,7 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Take the sampler, the table, the model's noise levels, how noise in between is drawn and what a mask
         keeps."""
         self._solver, self._table, self._model, self._draws, self._keep = solver, list(table), model, draws, keep
-        self.calls = called_sigmas(solver, table, model.flow)
+        self.calls = _calls(solver, table, _around(_no_noise, model))
         self.sigmas = torch.tensor(self._table, dtype=torch.float32)
         self.init_noise_sigma = model.begin_scale(self._table[0])
         self.set_timesteps()
@@ -166,7 +168,7 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _begin(self, x: torch.Tensor) -> Steps:
         """Start the sampler at a latent."""
-        under_way = self._solver(x, self._table, Surroundings(self._draws.beside(x), self._model.flow))
+        under_way = self._solver(x, self._table, _around(self._draws.beside(x, self._table), self._model))
         next(under_way)
         return under_way
 
@@ -197,23 +199,69 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return index
 
 
-class Draws:
-    """Noise that samplers draw between the steps, from a generator on the latent's device.
+@dataclass(frozen=True)
+class NoiseForm:
+    """How noise is drawn where a pipeline carries latents in another form than ComfyUI (FLUX packs them).
 
-    On the CPU the seed counts one further, as in ComfyUI since 0.3.65 or so: it would be the noise that sampling began
-    at. GPUs draw other numbers for a seed than CPUs.
+    Attributes:
+        shape: Of the latents in ComfyUI, in which noise is drawn: `(batch, channels, height, width)`.
+        pack: Brings them into the pipeline's form.
     """
 
-    def __init__(self, seed: int, draw: Callable[[torch.Generator], torch.Tensor] | None = None) -> None:
-        self.seed, self.draw = seed, draw
+    shape: tuple[int, ...]
+    pack: Callable[[torch.Tensor], torch.Tensor]
 
-    def beside(self, x: torch.Tensor) -> Callable[[float, float], torch.Tensor]:
-        """Draw noise in the form of a latent, for the way from one sigma to another, in order."""
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise that samplers draw between the steps, on the latent's device but for a tree on the CPU.
+
+    On the CPU the seed of independent noise counts one further, as in ComfyUI since 0.3.65 or so: it would be the noise
+    that sampling began at. GPUs draw other numbers for a seed than CPUs.
+
+    Attributes:
+        seed: Where the generator begins.
+        kind: Independent noise, or that of a Brownian path, from a tree on the CPU or on the latent's device.
+        form: How it is drawn where the pipeline's form of latents is another.
+    """
+
+    seed: int
+    kind: Noise = Noise.INDEPENDENT
+    form: NoiseForm | None = None
+
+    def beside(self, x: torch.Tensor, table: Sequence[float]) -> Callable[[float, float], torch.Tensor]:
+        """Noise in the form of a latent, for the way from one sigma of a table to another."""
+        shape = x.shape if self.form is None else self.form.shape
+        path = self._independent(shape, x) if self.kind is Noise.INDEPENDENT else self._path(shape, x, table)
+
+        def noise(sigma: float, following: float) -> torch.Tensor:
+            drawn = path(sigma, following)
+            return (drawn if self.form is None else self.form.pack(drawn)).to(x)
+
+        return noise
+
+    def _independent(self, shape: Sequence[int], x: torch.Tensor) -> Callable[[float, float], torch.Tensor]:
         seed = (self.seed + (x.device.type == "cpu")) % 2**64
         generator = torch.Generator(x.device).manual_seed(seed)
-        if draw := self.draw:
-            return lambda sigma, following: draw(generator).to(x)
-        return lambda sigma, following: torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return lambda sigma, following: torch.randn(tuple(shape), generator=generator, device=x.device)
+
+    def _path(
+        self, shape: Sequence[int], x: torch.Tensor, table: Sequence[float]
+    ) -> Callable[[float, float], torch.Tensor]:
+        """Increments of a Brownian path over sigma, of variance 1: the same for a way however it is divided."""
+        import torchsde
+
+        where = "cpu" if self.kind is Noise.PATH else x.device
+        ends = [torch.tensor(end) for end in (min(one for one in table if one > 0), max(table))]
+        tree = torchsde.BrownianTree(ends[0], torch.zeros(tuple(shape), device=where), ends[1], entropy=self.seed)
+        low, high = (round(float(end), 6) for end in ends)  # as the tree rounds them, which warns of what is beyond
+
+        def increment(sigma: float, following: float) -> torch.Tensor:
+            begin, end = (min(max(one, low), high) for one in (following, sigma))
+            drawn: torch.Tensor = tree(begin, end) / math.sqrt(sigma - following)
+            return drawn
+
+        return increment
 
 
 class Keep:
@@ -262,7 +310,7 @@ def sigma_scheduler(
     model: ModelSampling,
     seed: int = 0,
     keep: Keep | None = None,
-    draw: Callable[[torch.Generator], torch.Tensor] | None = None,
+    form: NoiseForm | None = None,
 ) -> SigmaScheduler:
     """Make the scheduler that runs a sampler over a table of sigmas.
 
@@ -272,9 +320,7 @@ def sigma_scheduler(
         model: The noise levels of the model, which say what it predicts.
         seed: Of the noise that some samplers draw between the steps; ComfyUI takes that of the first noise.
         keep: What a mask keeps.
-        draw: Draws noise of variance 1 from a generator, on its device and in float32, in the form in which the
-            pipeline carries latents; needed where that is another than ComfyUI's (FLUX packs them). By default
-            `torch.randn` of their shape.
+        form: How noise is drawn where the pipeline carries latents in another form; by default that of its latents.
 
     Raises:
         ValueError: There is no such sampler, or it is refused for this model; the table is none.
@@ -285,13 +331,18 @@ def sigma_scheduler(
     if len(table) < 2 or not all(before > after >= 0 for before, after in itertools.pairwise(table)):
         raise ValueError("a table of sigmas has at least two, each below the one before and none below 0")
     scheduler: SigmaScheduler = SigmaScheduler(sampler=chosen.name)
-    return scheduler.prepare(chosen.solver_for(model), table, model, Draws(seed, draw), keep)
+    return scheduler.prepare(chosen.solver_for(model), table, model, Draws(seed, chosen.noise, form), keep)
 
 
 def called_sigmas(solver: Solver, table: Sequence[float], flow: bool) -> list[float]:
+    """The sigmas at which a sampler asks the model."""
+    return _calls(solver, table, Surroundings(_no_noise, flow))
+
+
+def _calls(solver: Solver, table: Sequence[float], around: Surroundings) -> list[float]:
     """The sigmas at which a sampler asks the model, found by running it over nothing."""
     nothing = torch.zeros(1)
-    under_way = solver(nothing, list(table), Surroundings(lambda sigma, following: nothing, flow))
+    under_way = solver(nothing, list(table), around)
     found: list[float] = []
     try:
         x, sigma = next(under_way)
@@ -300,3 +351,11 @@ def called_sigmas(solver: Solver, table: Sequence[float], flow: bool) -> list[fl
             x, sigma = under_way.send((x, nothing))
     except StopIteration:
         return found
+
+
+def _no_noise(sigma: float, following: float) -> torch.Tensor:
+    return torch.zeros(1)
+
+
+def _around(noise: Callable[[float, float], torch.Tensor], model: ModelSampling) -> Surroundings:
+    return Surroundings(noise, model.flow, model.sigma_at_percent(0.0001) if model.flow else 1.0)

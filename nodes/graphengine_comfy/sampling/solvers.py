@@ -8,8 +8,8 @@ changed it, for instance where a mask keeps a picture.
 In the sources: D is `denoised`, d = (x - D) / sigma is the derivative of x by sigma in the probability flow (Karras et
 al. 2022, "Elucidating the design space of diffusion-based generative models", equation 3), and lambda = -log(sigma) is
 the half logarithm of the signal-to-noise ratio, in which DPM-Solver (Lu et al. 2022) steps. For flow matching x -
-sigma * v is D as well, so all samplers without noise of their own compute the same formulas there. Those that add
-noise in between have to keep the scale 1 - sigma of the picture too: `_renoised`.
+sigma * v is D as well, so these samplers, which draw no noise of their own, compute the same formulas there. Those
+that draw noise between the steps are in `noisy_solvers`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ class Surroundings:
     Attributes:
         noise: Draws noise of variance 1 for the way from one sigma to another.
         flow: Whether the model does flow matching, where the picture's own scale is 1 - sigma.
+        nearly_noise: The sigma that stands for 1 in flow matching where logarithms are taken: 0.0001 of the way on.
     """
 
     noise: Callable[[float, float], torch.Tensor]
     flow: bool = False
+    nearly_noise: float = 0.9999
 
 
 Solver = Callable[["torch.Tensor", Sequence[float], Surroundings], Steps]
@@ -180,75 +182,130 @@ def res_multistep(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings
     return x
 
 
-def euler_ancestral(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
-    """Euler's method further down than the next sigma, and noise up to it: ancestral sampling (Ho et al. 2020, Song et
-    al. 2020), as in k-diffusion. DDPM's own step is the same."""
+def gradient_estimation(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
+    """Gradient estimation (Permenter and Yuan 2023, "Interpreting and improving diffusion models from an optimization
+    perspective", algorithm 2, gamma 2): the derivative is led away from the one before."""
+    before = None
     for sigma, following in itertools.pairwise(sigmas):
         x, denoised = yield x, sigma
-        down = _down(sigma, following)
-        x = _renoised(x + (down - sigma) * (x - denoised) / sigma, sigma, down, following, around)
+        if following == 0:
+            return denoised
+        slope = (x - denoised) / sigma
+        x = x + (following - sigma) * (slope if before is None else 2 * slope - before)
+        before = slope
     return x
 
 
-def dpm_2_ancestral(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
-    """`dpm_2` further down than the next sigma, and noise up to it (k-diffusion)."""
-    for sigma, following in itertools.pairwise(sigmas):
+def heunpp2(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
+    """Heun++ as it spread among user interfaces, without a paper: the slopes at the next two sigmas of the table are
+    averaged with this one's, weighted by their sigmas; near the end there are fewer."""
+    for index, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
+        x, denoised = yield x, sigma
+        slopes = [(x - denoised) / sigma]
+        ahead = [one for one in sigmas[index + 1 : index + 3] if one > sigmas[-1]]
+        at, place = x, sigma
+        for one in ahead:
+            at = at + (one - place) * slopes[-1]
+            at, denoised = yield at, one
+            slopes.append((at - denoised) / one)
+            place = one
+        weights = [one / (len(slopes) * sigmas[0]) for one in ahead]
+        mean = (1 - sum(weights)) * slopes[0]
+        for weight, slope in zip(weights, slopes[1:], strict=True):
+            mean = mean + weight * slope
+        x = x + (following - sigma) * mean
+    return x
+
+
+def dpm_fast(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
+    """DPM-Solver-fast (Lu et al. 2022, appendix D.2), as in k-diffusion: as many calls of the model as there are
+    steps, in steps of third order with one or two of lower order at the end, even in lambda between the table's ends;
+    what lies between is not used, and the end is the last sigma above 0."""
+    last = sigmas[-1] if sigmas[-1] > 0 else sigmas[-2]
+    calls = len(sigmas) - 1
+    if last == sigmas[0]:
+        x, denoised = yield x, last
+        return denoised
+    orders = [3] * (calls // 3 - 1) + [2, 1] if calls % 3 == 0 else [3] * (calls // 3) + [calls % 3]
+    length = math.log(sigmas[0] / last) / len(orders)
+    for index, order in enumerate(orders):
+        sigma = sigmas[0] * math.exp(-index * length)
         x, denoised = yield x, sigma
         slope = (x - denoised) / sigma
-        down = _down(sigma, following)
-        if down > 0:
-            middle = math.sqrt(sigma * down)
-            halfway, denoised = yield x + (middle - sigma) * slope, middle
-            slope = (halfway - denoised) / middle
-        x = _renoised(x + (down - sigma) * slope, sigma, down, following, around)
+        change = 0.0 * slope
+        for share, call in zip((1 / order, 2 / order), range(order - 1), strict=False):
+            middle = sigma * math.exp(-share * length)
+            growth = math.expm1(share * length)
+            at = x - middle * growth * slope
+            if call:  # the second stage of third order bends by the first one's change
+                at = at - middle * 2 * (growth / (share * length) - 1) * change
+            at, denoised = yield at, middle
+            change = (at - denoised) / middle - slope
+        end, growth = sigma * math.exp(-length), math.expm1(length)
+        bend = growth if order == 2 else (growth / length - 1) * 3 / 2
+        x = x - end * (growth * slope + bend * change)
     return x
 
 
-def dpmpp_2s_ancestral(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
-    """DPM-Solver++(2S) (Lu et al. 2022) further down than the next sigma, and noise up to it (k-diffusion)."""
-    for sigma, following in itertools.pairwise(sigmas):
-        x, denoised = yield x, sigma
-        down = _down(sigma, following)
-        if down > 0:
-            middle = _middle(sigma, down, around.flow)
-            halfway = middle / sigma * x + (1 - middle / sigma) * denoised
-            _, denoised = yield halfway, middle
-        x = _renoised(down / sigma * x + (1 - down / sigma) * denoised, sigma, down, following, around)
+def uni_pc(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
+    """UniPC of order 3 with B(h) = h (Zhao et al. 2023, variant bh1)."""
+    return _uni_pc(x, sigmas, lambda minus_h: minus_h)
+
+
+def uni_pc_bh2(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
+    """UniPC of order 3 with B(h) = exp(h) - 1 (Zhao et al. 2023, variant bh2)."""
+    return _uni_pc(x, sigmas, math.expm1)
+
+
+def _uni_pc(x: torch.Tensor, sigmas: Sequence[float], scale: Callable[[float], float]) -> Steps:
+    """Predict the next latent from the last three pictures, and correct it by the picture made there (UniPC,
+    algorithms 1 and 2, predicting pictures). A last sigma of 0 is 0.001, as in ComfyUI; the last step is not
+    corrected."""
+    table = [*sigmas[:-1], sigmas[-1] or min(0.001, sigmas[-2] / 2)]
+    steps = len(table) - 1
+    highest = min(3, max(steps - 1, 1))
+    x, denoised = yield x, table[0]
+    pictures: list[torch.Tensor] = [denoised]
+    for step in range(1, steps + 1):
+        order = min(highest, step, steps + 1 - step)
+        sigma, following = table[step - 1], table[step]
+        length = math.log(sigma / following)
+        ratios = [math.log(sigma / table[step - 1 - back]) / length for back in range(1, order)]
+        changes = [(old - pictures[0]) / ratio for old, ratio in zip(pictures[1:order], ratios, strict=True)]
+        predicting, correcting = _uni_pc_weights([*ratios, 1.0], length, scale(-length))
+        base = following / sigma * x - math.expm1(-length) * pictures[0]
+        predicted = base
+        for weight, change in zip(predicting, changes, strict=True):
+            predicted = predicted - scale(-length) * weight * change
+        if step == steps:
+            return predicted
+        predicted, denoised = yield predicted, following
+        x = base
+        for weight, change in zip(correcting, [*changes, denoised - pictures[0]], strict=True):
+            x = x - scale(-length) * weight * change
+        pictures = [denoised, *pictures][:3]
     return x
 
 
-def lcm(x: torch.Tensor, sigmas: Sequence[float], around: Surroundings) -> Steps:
-    """Multistep consistency sampling (Luo et al. 2023): all noise is removed, and new noise of the next sigma added."""
-    for sigma, following in itertools.pairwise(sigmas):
-        _, x = yield x, sigma
-        if following > 0:
-            x = (1 - following if around.flow else 1) * x + following * around.noise(sigma, following)
-    return x
+def _uni_pc_weights(ratios: Sequence[float], length: float, scale: float) -> tuple[list[float], list[float]]:
+    """Weights of the changes of pictures in UniPC's predictor and corrector: those that meet its order conditions.
 
-
-def _down(sigma: float, following: float) -> float:
-    """The sigma to step down to before noise leads up to the following one.
-
-    The noise has the variance that it has in the reverse of the diffusion, following^2 (sigma^2 - following^2) /
-    sigma^2; what is left of following^2 is the square of this. For flow matching ComfyUI steps down by the same ratio.
+    Args:
+        ratios: Where the pictures lie, in lengths of this step from its start; the last one at its end.
+        length: Of the step, in lambda.
+        scale: B(h).
     """
-    return following**2 / sigma
+    import numpy as np
 
-
-def _middle(sigma: float, down: float, flow: bool) -> float:
-    """The sigma in the middle of a step, by the half logarithm of the signal-to-noise ratio."""
-    if not flow:
-        return math.sqrt(sigma * down)
-    if sigma == 1:
-        return 0.9999  # where the ratio is 0 and its logarithm infinite: ComfyUI's choice
-    ratio = math.sqrt((1 - sigma) / sigma * (1 - down) / down)
-    return 1 / (1 + ratio)
-
-
-def _renoised(x: torch.Tensor, sigma: float, down: float, following: float, around: Surroundings) -> torch.Tensor:
-    """Noise added from the sigma `down` up to the following one; none at 0."""
-    if following == 0:
-        return x
-    scale = (1 - following) / (1 - down) if around.flow else 1.0
-    added = math.sqrt(max(following**2 - (scale * down) ** 2, 0.0))
-    return scale * x + added * around.noise(sigma, following)
+    order = len(ratios)
+    conditions, factorial = [], 1.0
+    phi = math.expm1(-length) / -length - 1
+    for power in range(1, order + 1):
+        conditions.append(phi * factorial / scale)
+        factorial *= power + 1
+        phi = phi / -length - 1 / factorial
+    places = np.vander(ratios, increasing=True).T
+    right = np.array(conditions)
+    predicting = [0.5] if order == 2 else np.linalg.solve(places[:-1, :-1], right[:-1]).tolist()
+    correcting = [0.5] if order == 1 else np.linalg.solve(places, right).tolist()
+    return predicting, correcting
