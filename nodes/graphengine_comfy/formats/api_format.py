@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from graphengine import FormatContext, Problem, Where, WorkflowError
-from graphengine_comfy.formats.classes import Definition, definition_of, is_output, unknown_classes
+from graphengine_comfy.formats.classes import Definition, definitions_of, is_output, unknown_classes
 from graphengine_comfy.formats.node_ids import our_ids
 
 Prompt = Mapping[str, Any]
@@ -62,13 +62,11 @@ def document_of(prompt: Prompt, context: FormatContext) -> dict[str, Any]:
     nodes = _checked(prompt)
     definitions: dict[str, Definition] = {}
     unknown: dict[str, list[str]] = {}
-    by_class: dict[str, Definition | None] = {}
+    find = definitions_of(context)
     for id, node in nodes.items():
-        name = node["class_type"]
-        if name not in by_class:
-            by_class[name] = definition_of(name, context)
-        if (definition := by_class[name]) is None:
-            unknown.setdefault(name, []).append(id)
+        definition = find(node["class_type"])
+        if definition is None:
+            unknown.setdefault(node["class_type"], []).append(id)
         else:
             definitions[id] = definition
     if unknown:

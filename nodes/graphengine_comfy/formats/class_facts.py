@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from graphengine import FormatContext, Socket
 from graphengine_comfy.formats.api_format import members
-from graphengine_comfy.formats.classes import PACK, Definition, definition_of
+from graphengine_comfy.formats.classes import PACK, Definition, definitions_of
 from graphengine_comfy.formats.dynamic_inputs import DYNAMIC_COMBOS
 
 PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN")
@@ -55,10 +55,11 @@ Classes = Callable[[str], ClassFacts | None]
 def classes_of(context: FormatContext) -> Classes:
     """The facts of all classes that are nodes here."""
     known: dict[str, ClassFacts | None] = {}
+    find = definitions_of(context)
 
     def facts(name: str) -> ClassFacts | None:
         if name not in known:
-            definition = definition_of(name, context)
+            definition = find(name)
             known[name] = None if definition is None else facts_of(definition)
         return known[name]
 

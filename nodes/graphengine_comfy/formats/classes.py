@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from graphengine import FormatContext, NodeDef, Problem, Where, WorkflowError, nearest
@@ -14,17 +14,30 @@ OUTPUTS = frozenset({
     "SaveImageAdvanced", "SaveImageWebsocket", "SaveLatent", "SaveText", "SaveVideo", "SaveWEBM",
 })
 """ComfyUI's classes that are outputs: a prompt computes what these need, and nothing else."""
+MOST_SEARCHED = 100
+"""The most names of a file that are searched outside the packs, which takes longer."""
 LISTED = 50
 """The most unknown classes that an error lists by name."""
 
 Definition = NodeDef[..., Any]
 
 
-def definition_of(class_type: str, context: FormatContext) -> Definition | None:
-    """Find the node of a class: one of the pack `comfy` by its name, any other by its full name (`std.sample`)."""
-    name = class_type if "." in class_type else f"{PACK}.{class_type}"
-    definition: Definition | None = context.find(name)
-    return definition if definition is not None and definition.full_name == name else None
+def definitions_of(context: FormatContext) -> Callable[[str], Definition | None]:
+    """Make the function that finds the node of a class: one of the pack `comfy` by its name, any other by its full name
+    (`std.sample`); None for an unknown class."""
+    nodes, known = context.nodes(), dict[str, Definition | None]()
+    searches = iter(range(MOST_SEARCHED))
+
+    def find(class_type: str) -> Definition | None:
+        name = class_type if "." in class_type else f"{PACK}.{class_type}"
+        if name not in known:
+            definition = nodes.get(name)
+            if definition is None and "." in class_type and next(searches, None) is not None:
+                definition = context.find(name)  # a node of the running script is in no pack
+            known[name] = definition if definition is not None and definition.full_name == name else None
+        return known[name]
+
+    return find
 
 
 def class_of(definition: Definition) -> str:

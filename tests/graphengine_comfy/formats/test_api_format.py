@@ -129,9 +129,9 @@ def test_many_nodes_are_read_in_linear_time() -> None:
         data = prompt()
         for n in range(100, 100 + count):
             data[str(n)] = {"class_type": f"Unknown{n}", "inputs": {"x": [str(n - 1), 0]}}
-        began = time.perf_counter()
+        began = time.process_time()
         problems(data)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     seconds(100)
-    assert seconds(20_000) < 10 * max(seconds(4_000), 0.05)
+    assert seconds(16_000) < 16 * max(seconds(2_000), 0.05)

@@ -102,12 +102,12 @@ def test_long_chains_of_reroutes_take_linear_time() -> None:
             sheet.node(id, "Reroute", **{"": ("*", id - 1 if id > 10 else 3, 0)})
             sheet.node(10 * count + id, "Sharpen", [1.0], image=("IMAGE", id, 0))
         data = chain(sheet).workflow()
-        began = time.perf_counter()
+        began = time.process_time()
         assert converted(data)[str(10 * count + 9 + count)]["inputs"]["image"] == ["3", 0]
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     seconds(100)
-    assert seconds(8_000) < 16 * max(seconds(1_000), 0.02)
+    assert seconds(8_000) < 20 * max(seconds(1_000), 0.05)
 
 
 WRONG = (None, 3, "x", [], {}, [[]], [{}], [None], {"a": 1}, True, [3], -1, 1e400, [[1, 2]])
