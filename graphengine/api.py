@@ -68,7 +68,8 @@ def load(
     The nodes of the running script or notebook are found as `main.NAME`, if they are defined before the call.
 
     Args:
-        source: The path of a `.yaml`, `.yml` or `.json` file, or the name of a shipped workflow.
+        source: The path of a `.yaml`, `.yml` or `.json` file, or the name of a shipped workflow. A file may be in a
+            format that a pack has registered (`Pack(formats=...)`), and so may a PNG in whose texts a workflow stands.
         packs: Folders of nodes, or `.py` files, to load first (see `load_pack`).
         roots: Folders that must contain the file and every file that it names; None allows all.
         anywhere: The file itself may lie outside `roots`, since the user named it; the files that it names may not.

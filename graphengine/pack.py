@@ -68,8 +68,8 @@ class FileFormat:
             id and title in the file stand under `id` and `title` of its `ui`. What it does not understand it refuses
             by a `WorkflowError`.
         write: `write(graph, context)` returns the data of a file in the format; None if it can only be read.
-        picture: `picture(texts)` returns the data in the texts of a picture (the tEXt chunks of a PNG by name), or
-            None if there are none of this format.
+        picture: `picture(texts)` returns the workflow, as JSON, among the texts of a picture (the text chunks of a PNG
+            by name), or None if there is none of this format.
         is_output: `is_output(definition)` says whether files of the format run a node for what it shows or saves.
     """
 
@@ -77,7 +77,7 @@ class FileFormat:
     recognise: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Mapping[str, Any], FormatContext], dict[str, Any]]
     write: Callable[[Any, FormatContext], Any] | None = None
-    picture: Callable[[Mapping[str, str]], Any] | None = None
+    picture: Callable[[Mapping[str, str]], str | None] | None = None
     is_output: Callable[[Any], bool] | None = None
 
 

@@ -58,7 +58,8 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON for programs on s
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Give a declared input a value; texts need no quotes.",
+        "--set", metavar="NAME=VALUE",
+        help="Give a declared input a value, or an input of a node (NODE.INPUT=VALUE); texts need no quotes.",
         autocompletion=completion.inputs,
     ),
 ]

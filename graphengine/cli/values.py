@@ -62,14 +62,46 @@ def _read_sets(graph: GraphData, pairs: Iterable[str] | None) -> tuple[dict[str,
     from graphengine.graph.validate import problems as problems_of
 
     values: dict[str, Any] = {}
-    problems: list[Problem] = problems_of(graph)
+    wrong: list[Problem] = []
     for pair in pairs or ():
         try:
-            declared, text = _split(graph, pair, "--set")
-            values[declared.name] = parse(text, declared)
+            if not _set_literal(graph, pair):
+                declared, text = _split(graph, pair, "--set")
+                values[declared.name] = parse(text, declared)
         except WorkflowError as error:
-            problems += error.problems
-    return values, problems
+            wrong += error.problems
+    return values, [*problems_of(graph), *wrong]
+
+
+def _set_literal(graph: GraphData, pair: str) -> bool:
+    """Set an input of a node as `--set NODE.INPUT=VALUE` says, in the graph itself; False if no node is named.
+
+    A node of a file of another tool may be named by its id there.
+
+    Raises:
+        WorkflowError: The node has no such input, or the input is linked.
+    """
+    from graphengine.workflow.formats import original_ids
+
+    name, separator, text = pair.partition("=")
+    id, dot, socket_name = name.rpartition(".")
+    if not separator or not dot or name in graph.inputs:
+        return False
+    id = next((ours for ours, original in original_ids(graph).items() if original == id), id)
+    if id not in graph.nodes:
+        return False
+    node, where = graph.nodes[id], Where(node=id, socket=socket_name)
+    socket = node.sockets.get(socket_name)
+    if socket is None:
+        near = nearest(socket_name, node.sockets)
+        hint = "" if near else f"it has {', '.join(node.sockets)}"
+        what = f"{node.type} has no input {socket_name}"
+        raise WorkflowError(Problem("unknown socket", what, where, hint, nearest=near))
+    if (link := dict(node.sources()).get(socket_name)) is not None:
+        hint = f"set the input {link.port}" if link.node == INPUTS else "set an input of that node"
+        raise WorkflowError(Problem("linked", f"it gets its value from {link}", where, hint))
+    graph.set(id, socket_name, parse(text, Input(name, socket.type, socket.required, socket.default)))
+    return True
 
 
 def _raise_errors(problems: list[Problem]) -> None:

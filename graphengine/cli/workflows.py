@@ -19,7 +19,7 @@ from graphengine.cli.common import Debug, Json, Packs, cut, guarded, load_packs
 from graphengine.cli.nodes import columns
 from graphengine.declare.node_facts import socket_facts
 from graphengine.declare.node_help import limits, wrapped
-from graphengine.errors import Problem, WorkflowError
+from graphengine.errors import FileError, Problem, WorkflowError
 from graphengine.graph.type_inference import output_type
 from graphengine.system.terminal import printable
 from graphengine.values.socket_types import type_name
@@ -43,6 +43,10 @@ def command(
     copy: Annotated[
         Path | None, typer.Option("--copy", metavar="FILE", help="Write a copy of it, to edit: .yaml or .json.")
     ] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", metavar="FORMAT", help="The format of the copy, if it is another tool's: comfyui."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let the copy overwrite files.")] = False,
     json: Json = False,
     packs: Packs = None,
@@ -50,13 +54,16 @@ def command(
 ) -> None:
     """List the shipped workflows, show one of them, or copy it.
 
-    A copy is written together with the files that it names, such as pictures, and runs as the shipped one does.
+    A copy is written together with the files that it names, such as pictures, and runs as the shipped one does. With
+    --as comfyui it is a prompt in ComfyUI's API format, with the defaults of the inputs.
     """
     from graphengine.api import load
     from graphengine.workflow.files import shipped
 
     if force and copy is None:
         raise WorkflowError(Problem("usage", "--force belongs to --copy FILE"))
+    if as_ is not None and copy is None:
+        raise WorkflowError(Problem("usage", "--as belongs to --copy FILE"))
     if copy is not None and name is None:
         raise WorkflowError(Problem("usage", "--copy needs the name of a workflow: graphengine workflows NAME --copy "
                                     f"{copy}"))
@@ -73,12 +80,27 @@ def command(
     from graphengine.workflow.copies import copy_workflow
 
     assert graph.file is not None  # it was loaded from one
-    written = copy_workflow(graph.file, copy, force=force)
+    written = copy_workflow(graph.file, copy, force=force) if as_ is None else _export(graph, copy, as_, force)
     if json:
         print(json_.dumps({"workflow": name, "files": [str(file) for file in written]}))
     else:
         for file in written:
             print(file)
+
+
+def _export(graph: GraphData, target: Path, format: str, force: bool) -> list[Path]:
+    """Write a workflow in the format of another tool; returns the file."""
+    from graphengine.system.staging import write_file
+    from graphengine.workflow.formats import exported
+
+    if target.suffix.lower() != ".json":
+        raise WorkflowError(Problem("bad name", f"{target} is no name for a file of another tool", hint="end it in "
+                                    ".json"))
+    text = json_.dumps(exported(graph, format), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if target.exists() and not force:
+        raise FileError(f"{target} would be overwritten; say --force to do that")
+    write_file(target, text.encode())
+    return [target]
 
 
 def facts(name: str, graph: GraphData) -> dict[str, Any]:

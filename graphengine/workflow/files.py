@@ -30,6 +30,7 @@ from graphengine.graph.build import GraphBuilder
 from graphengine.graph.data import GraphData
 from graphengine.system.opening import read_file
 from graphengine.workflow.formats import converted
+from graphengine.workflow.pictures import is_picture, refuse_writing, workflow_in
 from graphengine.workflow.read import FORMAT, MIGRATIONS, Fetch, Reach, Reader, migrated
 from graphengine.workflow.write import KeepBytes, WorkflowWriter
 from graphengine.workflow.yaml12 import MAX_SIZE, Lines
@@ -47,7 +48,7 @@ def load_file(
     anywhere: bool = False,
     make: Callable[[], GraphData] = GraphBuilder,
 ) -> GraphData:
-    """Read a workflow file, or a shipped workflow by its name.
+    """Read a workflow file, a shipped workflow by its name, or the workflow in a picture of another tool.
 
     Args:
         source, roots, anywhere: As for `graphengine.load`.
@@ -176,7 +177,9 @@ def _folders(roots: Sequence[str | Path] | None) -> tuple[Path, ...] | None:
 
 
 def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
-    data, lines = _parse_file(path if anywhere else reach.confine(path))
+    place = path if anywhere else reach.confine(path)
+    picture = is_picture(place)
+    data, lines = (workflow_in(place), {}) if picture else _parse_file(place)
     inside = Reach(
         path.absolute().parent, reach.roots, reach.fetch, (*reach.chain, path.resolve()), reach.known, _open,
         make=reach.make,
@@ -184,7 +187,10 @@ def _load_file(path: Path, reach: Reach, anywhere: bool = False) -> GraphData:
     document, places = _converted(data, lines, Where(file=str(path)))
     reader = Reader(places, path, str(path), inside)
     reach.known[path.resolve()] = reader.graph  # a workflow may use itself
-    return reader.graph_of(document)
+    graph = reader.graph_of(document)
+    if picture:
+        refuse_writing(graph, place)
+    return graph
 
 
 def _converted(

@@ -64,6 +64,21 @@ def is_output(definition: Any) -> bool:
     return bool(definition.output) or any(test is not None and test(definition) for test in tests)
 
 
+def exported(graph: GraphData, name: str) -> Any:
+    """The data of a file that holds a graph in a registered format.
+
+    Args:
+        graph: The graph.
+        name: The format's name, in any case.
+
+    Raises:
+        WorkflowError: There is no such format, or the graph has parts that it cannot hold.
+    """
+    format = format_called(name)
+    assert format.write is not None
+    return format.write(graph, FormatContext(None, find, nodes))
+
+
 def original_ids(graph: GraphData) -> dict[str, str]:
     """The ids that the nodes of a converted document had in its file, by their ids here; nodes without are left out."""
     ids = ((id, node.ui.get(ID)) for id, node in graph.nodes.items())

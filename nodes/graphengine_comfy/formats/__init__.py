@@ -1,14 +1,15 @@
-"""ComfyUI's file formats, which the pack registers: workflows in API format, and as the editor saves them."""
+"""ComfyUI's file formats, which the pack registers: workflows in API format, as the editor saves them, in pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from graphengine import FileFormat, FormatContext
+from graphengine import FileFormat, FormatContext, Graph
 from graphengine_comfy.formats.api_format import document_of, prompt_in
 from graphengine_comfy.formats.class_facts import classes_of
 from graphengine_comfy.formats.classes import is_output
+from graphengine_comfy.formats.export import prompt_of
 from graphengine_comfy.formats.ui_format import api_of
 from graphengine_comfy.formats.ui_format import recognise as is_workflow
 
@@ -28,5 +29,19 @@ def read(data: Mapping[str, Any], context: FormatContext) -> dict[str, Any]:
     return document_of(prompt or {}, context)
 
 
-COMFYUI = FileFormat("ComfyUI", recognise, read, is_output=is_output)
+def write(graph: Graph, context: FormatContext) -> dict[str, Any]:
+    """Write a graph in API format.
+
+    Raises:
+        WorkflowError: It has parts that a prompt cannot hold.
+    """
+    return prompt_of(graph)
+
+
+def in_picture(texts: Mapping[str, str]) -> str | None:
+    """The workflow among the texts of a picture of ComfyUI: the prompt that made it, else what the editor had."""
+    return texts.get("prompt") or texts.get("workflow")
+
+
+COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output)
 """ComfyUI's workflows."""
