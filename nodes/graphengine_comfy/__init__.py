@@ -7,15 +7,35 @@ from __future__ import annotations
 
 from graphengine import NodeDef, Pack
 from graphengine_comfy.formats import COMFYUI
-from graphengine_comfy.nodes import conditioning, control, images, latents, loaders, masks, primitives, sampling
+from graphengine_comfy.nodes import (
+    conditioning,
+    control,
+    images,
+    latents,
+    loaders,
+    masks,
+    picture_prompts,
+    primitives,
+    sampling,
+)
 
 __pack__ = Pack(
     name="comfy",
     distribution="graphengine",
     libraries=("torch", "diffusers", "transformers", "numpy", "pillow", "scipy"),
     formats=(COMFYUI,),
-    groups=("Loaders", "Prompts", "Steering", "Latents", "Sampling", "Pictures", "Masks", "Values"),
+    groups=(
+        "Loaders",
+        "Prompts",
+        "Pictures as prompts",
+        "Steering",
+        "Latents",
+        "Sampling",
+        "Pictures",
+        "Masks",
+        "Values",
+    ),
 )
 
-_MODULES = (loaders, conditioning, control, latents, sampling, images, masks, primitives)
+_MODULES = (loaders, conditioning, picture_prompts, control, latents, sampling, images, masks, primitives)
 globals().update({name: one for module in _MODULES for name, one in vars(module).items() if isinstance(one, NodeDef)})

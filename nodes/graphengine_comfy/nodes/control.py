@@ -126,3 +126,30 @@ def DifferentialDiffusion(
 ) -> MODEL:
     """Let a soft mask of latents say when each place begins to change, instead of how much."""
     return _patched(model, "differential", 1.0 if strength is None else strength)
+
+
+PREDICTIONS = {"eps": "epsilon", "v_prediction": "v_prediction", "x0": "sample"}
+"""What a model predicts, by ComfyUI's names."""
+
+
+@node(version=1)
+def ModelSamplingDiscrete(
+    *,
+    model: MODEL,
+    sampling: Annotated[str, Choices("eps", "v_prediction", "lcm", "x0", "img_to_img", "img_to_img_flow")] = "eps",
+    zsnr: bool = False,
+) -> MODEL:
+    """Say what a model predicts, and whether it was trained down to no signal (zero terminal SNR).
+
+    Raises:
+        ValueError: A prediction is asked for that is not followed here.
+    """
+    if sampling not in PREDICTIONS:
+        raise ValueError(f"sampling as {sampling} is not followed here; eps, v_prediction and x0 are")
+    return _patched(model, "prediction", (PREDICTIONS[sampling], zsnr))
+
+
+@node(version=1)
+def RescaleCFG(*, model: MODEL, multiplier: Share = 0.7) -> MODEL:
+    """Rescale guidance against overexposure, of models that predict velocity."""
+    return _patched(model, "rescale_cfg", multiplier)

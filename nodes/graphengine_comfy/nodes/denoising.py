@@ -5,7 +5,6 @@ The module is long because each option of a prompt becomes an argument of a pipe
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import math
@@ -23,10 +22,10 @@ from graphengine_nodes.nodes.sampling import reporter
 from graphengine_nodes.values.types import Conditioning, Control, Image, Model, Turn
 
 from graphengine import Context
+from graphengine_comfy.nodes.further_inputs import answer_for, scaling
 from graphengine_comfy.nodes.resizing import resized
 from graphengine_comfy.sampling.model_sampling import (
     FAMILY_SHIFTS,
-    DiscreteSampling,
     FlowSampling,
     ModelSampling,
     flux_mu,
@@ -116,6 +115,8 @@ def model_sampling(model: MODEL) -> ModelSampling:
         told["prediction_type"] = prediction
     if (zero := found.setting("zero_snr")) is not None:
         told["rescale_betas_zero_snr"] = zero
+    if (patch := model.patch("prediction")) is not None:
+        told["prediction_type"], told["rescale_betas_zero_snr"] = patch
     own = of_scheduler(told)
     if isinstance(own, FlowSampling):
         name = found.family
@@ -130,12 +131,6 @@ def model_sampling(model: MODEL) -> ModelSampling:
             raise ValueError(f"ModelSamplingFlux is for flow-matching models; {model.source} predicts noise")
         own = FlowSampling.flux(flux_mu(int(width), int(height), float(largest), float(base)))
     return own
-
-
-def scaling(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a VAE's configuration that convert between its scale and the denoiser's."""
-    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-    return {name: config[name] for name in names if config.get(name) is not None}
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -197,7 +192,8 @@ def denoise(
         latents = pack(levels.begin(begun, drawn, sigmas[0]))
         if keep is not None:
             latents = keep.noisy(latents.to(device), sigmas[0], levels)
-        return Loop(scheduler, latents, _answer(model, positive, negative, begun, config, pack))
+        answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
+        return Loop(scheduler, latents, answer)
 
     calls = _calls(solver.solver_for(levels), sigmas, levels)
     request = _request(model, reference, levels, calls, positive, negative, cfg, begun)
@@ -313,6 +309,7 @@ def _request(
         guidance_scale=scale,
         width=width,
         height=height,
+        guidance_rescale=_rescale(model, levels),
         arguments={**further, **_sizes(reference, sides, width, height)},
     )
     return SampleRequest(
@@ -337,9 +334,10 @@ def _check(side: CONDITIONING, model: Model) -> None:
                 f"a prompt of {entry.prompt.family} does not fit {model.source}, a {model.family} model: load the text "
                 "encoder of its type"
             )
-        if "references" in entry.options:
+        if "references" in entry.options and model.family != "flux":
             raise ValueError(
-                "reference latents are not followed here yet; the standard pack's sample takes reference pictures"
+                f"reference latents are not followed for {model.family} models here; the node std.sample takes "
+                "reference pictures"
             )
         strength = entry.options.get("strength", 1.0)
         if strength != 1.0 and len(side.entries) == 1:
@@ -425,6 +423,18 @@ def _guidance(model: Model, sides: Sequence[CONDITIONING], cfg: float) -> tuple[
     return said.pop(), real
 
 
+def _rescale(model: MODEL, levels: ModelSampling) -> float | None:
+    """How far guidance is rescaled.
+
+    Raises:
+        ValueError: The model does not predict velocity: ComfyUI rescales that, and diffusers what is predicted.
+    """
+    found: float | None = model.patch("rescale_cfg")
+    if found is not None and levels.prediction != "v_prediction":
+        raise ValueError(f"RescaleCFG is for models that predict velocity, which {model.source} does not")
+    return found
+
+
 SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 
 
@@ -445,7 +455,7 @@ def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int)
     return found
 
 
-# --- ControlNets and inpainting models --------------------------------------------------------------------------------
+# --- ControlNets ------------------------------------------------------------------------------------------------------
 
 
 def _controls(
@@ -476,45 +486,3 @@ def _controls(
         start, end = acts[0] / len(calls), (acts[-1] + 1) / len(calls)
         found.append(replace(control, image=picture, start=start, end=end))
     return found
-
-
-def _answer(
-    model: MODEL,
-    positive: CONDITIONING,
-    negative: CONDITIONING | None,
-    begun: torch.Tensor,
-    config: Mapping[str, Any],
-    pack: Any,
-) -> Any:
-    """What is asked of an inpainting model: beside the latents the mask, and the picture without its masked parts.
-
-    Raises:
-        ValueError: The model takes them and there are none.
-    """
-    import torch
-
-    takes = model.denoiser.model.setting("unet_channels", 4) == 9
-    if not takes:
-        return None
-    options = positive.entries[0].options
-    if "concat_latent" not in options:
-        raise ValueError(f"{model.source} is an inpainting model: give it InpaintModelConditioning")
-    count = len(begun)
-    height, width = (int(side) for side in begun.shape[-2:])
-    latent = vae_coding.to_denoiser(options["concat_latent"], scaling(config))
-    latent = resized(latent, width, height, "bilinear")
-    mask = resized(options["concat_mask"].float(), width, height, "bilinear").round()
-    extra = torch.cat([mask.expand(len(latent), -1, -1, -1), latent], dim=1)
-    extra = torch.cat([extra] * -(-count // len(extra)))[:count]
-    return functools.partial(_with_extra, extra=extra)
-
-
-def _with_extra(module: Any, sample: torch.Tensor, *args: Any, extra: torch.Tensor, **kwargs: Any) -> Any:
-    """Call a UNet with further channels."""
-    import torch
-
-    more = torch.cat([extra.to(sample)] * (len(sample) // len(extra)))
-    return module(torch.cat([sample, more], dim=1), *args, **kwargs)
-
-
-__all__ = ["DiscreteSampling", "denoise", "model_sampling", "vae_config", "whole"]

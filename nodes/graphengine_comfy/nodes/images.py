@@ -281,6 +281,21 @@ def ImageBatch(*, image1: Image, image2: Image) -> Image:
 
 
 @node(version=1)
+def BatchImagesNode(*, images: list[Image]) -> Image:
+    """Join any number of pictures to a batch; they are resized to the size of the first.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not images:
+        raise ValueError("there is no picture: link at least one")
+    found = images[0]
+    for image in images[1:]:
+        found = ImageBatch.fn(image1=found, image2=image)
+    return found
+
+
+@node(version=1)
 def RepeatImageBatch(*, image: Image, amount: Annotated[int, Range(1, 4096, 1)] = 1) -> Image:
     """Repeat a batch of pictures."""
     alpha = None if image.alpha is None else image.alpha.repeat(amount, 1, 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Annotated, NamedTuple
 
 import graphengine_nodes as std
@@ -54,16 +57,12 @@ def CheckpointLoaderSimple(*, ckpt_name: Checkpoint) -> Checkpointed:
     model = std.load_model(find("checkpoints", ckpt_name))
     parts = std.split_model(model)
     denoiser = MODEL(parts.denoiser, _vae_config(model), shown_by=model.component("vae"))
-    return Checkpointed(denoiser, CLIP(parts.text_encoder), parts.vae)
+    return Checkpointed(denoiser, CLIP(_with_embeddings(parts.text_encoder)), parts.vae)
 
 
 def _vae_config(model: Model) -> str:
     config = config_of(model, "vae")
     return "" if config is None else json.dumps(config, sort_keys=True)
-
-
-PRECISIONS = {"default": None, "fp8_e4m3fn": None, "fp8_e4m3fn_fast": None, "fp8_e5m2": None}
-"""Of `weight_dtype`; numbers in 8 bits save memory only: the result is computed without."""
 
 
 @node(version=1)
@@ -108,7 +107,21 @@ def _encoders(type: str, *names: str) -> CLIP:
     assert first is not None
     whole = len(names) == 1 and getattr(first, "is_dir", lambda: False)()
     family = None if whole else TYPES[type]
-    return CLIP(std.load_text_encoder(first, source_2=second, source_3=third, family=family))
+    return CLIP(_with_embeddings(std.load_text_encoder(first, source_2=second, source_3=third, family=family)))
+
+
+def _with_embeddings(encoder: std.TextEncoder) -> std.TextEncoder:
+    """Text encoders with all textual inversions of the folder `embeddings` that fit, by their files' names.
+
+    A prompt's key cannot hold the files that its words name: the reference of the text encoder holds them.
+    """
+    model = encoder.model
+    for name in choices("embeddings"):
+        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(name).stem)
+        if name.endswith(".safetensors") and stem not in dict(model.embeddings):
+            with contextlib.suppress(ModelError):  # of another family
+                model = std.apply_embedding(model, stem, find("embeddings", name))
+    return std.TextEncoder(model, encoder.families)
 
 
 @node(version=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 from graphengine import INERT, Choices, Context, Drawn, Range, node
@@ -126,6 +128,104 @@ def CFGGuider(*, model: MODEL, positive: CONDITIONING, negative: CONDITIONING, c
 def BasicScheduler(*, model: MODEL, scheduler: Scheduler = "simple", steps: Steps = 20, denoise: Share = 1.0) -> SIGMAS:
     """Give the sigmas of a model by a schedule's name."""
     return SIGMAS(_table(model, scheduler, steps, denoise, "euler"))
+
+
+SigmaMax = Annotated[float, Range(0.0, 5000.0, 0.01)]
+SigmaMin = Annotated[float, Range(0.0, 5000.0, 0.01)]
+Rho = Annotated[float, Range(0.0, 100.0, 0.01)]
+
+
+def _falling(values: Sequence[float]) -> SIGMAS:
+    return SIGMAS((*(float(one) for one in values), 0.0))
+
+
+@node(version=1)
+def KarrasScheduler(
+    *, steps: Steps = 20, sigma_max: SigmaMax = 14.614642, sigma_min: SigmaMin = 0.0291675, rho: Rho = 7.0
+) -> SIGMAS:
+    """Give sigmas that are even in their `rho`th root (Karras et al. 2022, equation 5)."""
+    import numpy as np
+
+    return _falling((np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps) ** rho).tolist())
+
+
+@node(version=1)
+def ExponentialScheduler(
+    *, steps: Steps = 20, sigma_max: SigmaMax = 14.614642, sigma_min: SigmaMin = 0.0291675
+) -> SIGMAS:
+    """Give sigmas that are even in their logarithm."""
+    import numpy as np
+
+    return _falling(np.exp(np.linspace(np.log(sigma_max), np.log(sigma_min), steps)).tolist())
+
+
+@node(version=1)
+def PolyexponentialScheduler(
+    *, steps: Steps = 20, sigma_max: SigmaMax = 14.614642, sigma_min: SigmaMin = 0.0291675, rho: Rho = 1.0
+) -> SIGMAS:
+    """Give sigmas whose logarithm falls with the `rho`th power of the step."""
+    import numpy as np
+
+    ramp = np.linspace(1, 0, steps) ** rho
+    return _falling(np.exp(ramp * (np.log(sigma_max) - np.log(sigma_min)) + np.log(sigma_min)).tolist())
+
+
+@node(version=1, on="device")
+def SDTurboScheduler(*, model: MODEL, steps: Annotated[int, Range(1, 10, 1)] = 1, denoise: Share = 1.0) -> SIGMAS:
+    """Give the sigmas of distilled models, which were trained at ten timesteps.
+
+    Raises:
+        ValueError: The model does flow matching.
+    """
+    import torch
+
+    levels = model_sampling(model)
+    if levels.flow:
+        raise ValueError(f"SDTurboScheduler is for models that predict noise; {model.source} does flow matching")
+    start = 10 - int(10 * denoise)
+    times = (torch.arange(1, 11) * 100 - 1).flip(0)[start : start + steps]
+    return _falling(levels.sigma(times).tolist())
+
+
+@node(version=1)
+def ManualSigmas(*, sigmas: str = "1, 0.5") -> SIGMAS:
+    """Give sigmas that are written out, with commas or spaces between them.
+
+    Raises:
+        ValueError: One is no number.
+    """
+    found = [one for one in re.split(r"[,;\s]+", sigmas) if one]
+    try:
+        return SIGMAS(tuple(float(one) for one in found))
+    except ValueError:
+        raise ValueError(f"sigmas are numbers with commas between them, not {sigmas!r:.80}") from None
+
+
+class Split(NamedTuple):
+    """Two parts of a table of sigmas; the last of the first is the first of the second."""
+
+    high_sigmas: SIGMAS
+    low_sigmas: SIGMAS
+
+
+@node(version=1)
+def SplitSigmas(*, sigmas: SIGMAS, step: Step = 0) -> Split:
+    """Divide sigmas after a number of steps."""
+    return Split(SIGMAS(sigmas.values[: step + 1]), SIGMAS(sigmas.values[step:]))
+
+
+@node(version=1)
+def SplitSigmasDenoise(*, sigmas: SIGMAS, denoise: Share = 1.0) -> Split:
+    """Divide sigmas before a share of their steps, counted from the end."""
+    steps = max(len(sigmas.values) - 1, 0)
+    left = round(steps * denoise)
+    return Split(SIGMAS(sigmas.values[: len(sigmas.values) - left]), SIGMAS(sigmas.values[-(left + 1) :]))
+
+
+@node(version=1)
+def SetFirstSigma(*, sigmas: SIGMAS, sigma: Annotated[float, Range(0.0, 20000.0, 0.001)] = 136.0) -> SIGMAS:
+    """Give other sigmas to the beginning: the first one."""
+    return SIGMAS((sigma, *sigmas.values[1:]))
 
 
 class Denoised(NamedTuple):

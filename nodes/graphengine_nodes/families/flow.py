@@ -123,6 +123,8 @@ class Flow(FlowPrompts):
         """
         tasks = self._variant(request.model)
         found = tasks.task(request.asks)
+        if found is None and request.loop is not None and not request.asks:
+            found = next(iter(self.record.variants.values())).task(frozenset())  # the loop gives what else it takes
         if found is None:
             raise ValueError(f"{request.model.source}: {missing(request.asks, tasks)}")
         if lacks := found.lacks(request.model):

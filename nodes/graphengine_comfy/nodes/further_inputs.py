@@ -1,0 +1,190 @@
+"""What denoisers take beside noisy latents: the picture and mask of inpainting models, control and reference pictures.
+
+diffusers' pipelines of text to image know nothing of them: a stand-in of the denoiser adds them to each of its calls.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from graphengine_nodes.families import vae_coding
+
+from graphengine_comfy.nodes.resizing import resized
+from graphengine_comfy.values import CONDITIONING, MODEL
+
+if TYPE_CHECKING:
+    import torch
+
+Pack = Callable[["torch.Tensor"], "torch.Tensor"]
+FILL, CONTROL = 384, 128
+"""The channels of FLUX.1's transformers that take a picture with a mask, and a control picture."""
+
+
+def scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a VAE's configuration that convert between its scale and the denoiser's."""
+    names = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
+def answer_for(
+    model: MODEL,
+    sides: Sequence[CONDITIONING],
+    begun: torch.Tensor,
+    mask: torch.Tensor | None,
+    config: Mapping[str, Any],
+    pack: Pack,
+) -> Callable[..., Any] | None:
+    """What answers for a denoiser that takes more than noisy latents; None for one that takes nothing else.
+
+    Args:
+        sides: The prompts that guide.
+        begun: The latents that sampling begins at, in the denoiser's scale.
+        mask: The mask of noise, in their size.
+        config: Of the VAE.
+        pack: To the pipeline's layout of latents.
+
+    Raises:
+        ValueError: It takes more than there is, or positive and negative prompt bring different ones.
+    """
+    options = _options(sides)
+    reference = model.denoiser.model
+    if reference.family == "flux":
+        return _of_flux(model, options, begun, config, pack)
+    if reference.setting("unet_channels", 4) != 9:
+        return None
+    if "concat_latent" in options:
+        latent, covered = _picture(options["concat_latent"], begun, config), options["concat_mask"]
+    elif mask is not None:
+        latent, covered = begun, mask
+    else:
+        raise ValueError(f"{model.source} is an inpainting model: give it InpaintModelConditioning, or latents a mask")
+    height, width = (int(side) for side in begun.shape[-2:])
+    covered = _repeated(resized(covered.float()[:, :1], width, height, "bilinear").round(), begun)
+    return functools.partial(_beside_latents, extra=_cat(covered, latent))
+
+
+def _options(sides: Sequence[CONDITIONING]) -> Mapping[str, Any]:
+    """The options of the prompts that make further inputs, which all prompts must have in common."""
+    names = ("concat_latent", "concat_mask", "references")
+    found = [{name: one.options[name] for name in names if name in one.options} for s in sides for one in s.entries]
+    if any(_told(one) != _told(found[0]) for one in found):
+        raise ValueError(
+            "positive and negative prompt bring different pictures for the model: give both the same, or cfg 1"
+        )
+    return found[0]
+
+
+def _told(options: Mapping[str, Any]) -> Any:
+    """What tells options apart: tensors by their bytes."""
+    def bytes_of(value: Any) -> Any:
+        listed = value if isinstance(value, (list, tuple)) else [value]
+        return [one.numpy().tobytes() for one in listed]
+
+    return {name: bytes_of(value) for name, value in options.items()}
+
+
+def _picture(latent: torch.Tensor, begun: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
+    """A picture's latents in the denoiser's scale and the size of those that are sampled, one for each."""
+    height, width = (int(side) for side in begun.shape[-2:])
+    found = resized(latent.float(), width, height, "bilinear", "center")
+    return _repeated(vae_coding.to_denoiser(found, scaling(config)), begun)
+
+
+def _repeated(batch: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat([batch] * -(-len(like) // len(batch)))[: len(like)]
+
+
+def _cat(*parts: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.cat(parts, dim=1)
+
+
+def _beside_latents(module: Any, sample: torch.Tensor, *args: Any, extra: torch.Tensor, **kwargs: Any) -> Any:
+    """Call a UNet with further channels."""
+    import torch
+
+    more = torch.cat([extra.to(sample)] * (len(sample) // len(extra)))
+    return module(torch.cat([sample, more], dim=1), *args, **kwargs)
+
+
+# --- FLUX.1 -----------------------------------------------------------------------------------------------------------
+
+
+def _of_flux(
+    model: MODEL, options: Mapping[str, Any], begun: torch.Tensor, config: Mapping[str, Any], pack: Pack
+) -> Callable[..., Any] | None:
+    """The channels of Fill, Canny and Depth, and the reference pictures of Kontext."""
+    import torch
+
+    channels = {"fill": FILL, "control": CONTROL}.get(str(model.denoiser.model.setting("variant", "")), 64)
+    extra = None
+    if channels != 64:
+        if "concat_latent" not in options:
+            node = "InpaintModelConditioning" if channels == FILL else "InstructPixToPixConditioning"
+            raise ValueError(f"{model.source} takes a picture beside latents: give it {node}")
+        parts = [_picture(options["concat_latent"], begun, config)]
+        if channels == FILL:
+            parts.append(_eight_by_eight(options.get("concat_mask"), begun))
+        extra = pack(torch.cat(parts, dim=1))
+    references = [vae_coding.to_denoiser(one.float(), scaling(config)) for one in options.get("references", ())]
+    if extra is None and not references:
+        return None
+    return functools.partial(_flux_call, extra=extra, references=[_packed(one, begun) for one in references])
+
+
+def _eight_by_eight(mask: torch.Tensor | None, begun: torch.Tensor) -> torch.Tensor:
+    """A mask as Fill takes it: the 8 x 8 pixels of each latent as its channels, [n, 64, h, w]."""
+    height, width = (int(side) for side in begun.shape[-2:])
+    if mask is None:
+        return begun.new_ones(len(begun), 64, height, width)
+    full = resized(mask.float().mean(dim=1, keepdim=True), width * 8, height * 8, "bilinear", "center")[:, 0]
+    found = full.reshape(len(full), height, 8, width, 8).permute(0, 2, 4, 1, 3).flatten(1, 2)
+    return _repeated(found, begun)
+
+
+def _packed(latent: torch.Tensor, begun: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+    """A reference's latents two by two, [n, h * w / 4, 64], and how many of them lie above one another and beside."""
+    import torch
+
+    height, width = (int(side) for side in latent.shape[-2:])
+    latent = torch.nn.functional.pad(latent, (0, width % 2, 0, height % 2), mode="replicate")
+    count, channels, height, width = latent.shape
+    found = latent.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    found = found.reshape(count, height // 2 * (width // 2), channels * 4)
+    return _repeated(found, begun), height // 2, width // 2
+
+
+def _flux_call(
+    module: Any,
+    *args: Any,
+    hidden_states: torch.Tensor,
+    img_ids: torch.Tensor,
+    extra: torch.Tensor | None,
+    references: Sequence[tuple[torch.Tensor, int, int]],
+    **kwargs: Any,
+) -> Any:
+    """Call FLUX's transformer with further channels, and with the tokens of references behind those of the latents.
+
+    The first reference lies over the picture, each further one beside or under those before, on a layer of its own.
+    """
+    import torch
+
+    count = hidden_states.shape[1]
+    states, places = hidden_states, [img_ids]
+    if extra is not None:
+        states = torch.cat([states, extra.to(states)], dim=2)
+    tall = wide = 0
+    for tokens, high, broad in references:
+        top, left = (0, wide) if high + tall > broad + wide else (tall, 0)
+        tall, wide = max(tall, high + top), max(wide, broad + left)
+        rows, columns = torch.meshgrid(torch.arange(high), torch.arange(broad), indexing="ij")
+        place = torch.stack([torch.ones_like(rows), rows + top, columns + left], dim=-1).reshape(-1, 3)
+        places.append(place.to(img_ids))
+        states = torch.cat([states, tokens.to(states)], dim=1)
+    found = module(*args, hidden_states=states, img_ids=torch.cat(places), **kwargs)
+    return (found[0][:, :count], *found[1:])

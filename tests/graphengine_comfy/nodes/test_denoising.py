@@ -1,0 +1,207 @@
+"""FLUX.1 and SDXL are sampled as ComfyUI samples them: computed here by hand on diffusers' own modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import graphengine_comfy as comfy
+import pytest
+import torch
+from graphengine_comfy.sampling.model_sampling import FAMILY_SHIFTS, DiscreteSampling
+from graphengine_comfy.sampling.sigmas import sigma_table
+from graphengine_comfy.values import CONDITIONING, LATENT
+from graphengine_nodes.testing.flux import flux_model
+from graphengine_nodes.testing.sdxl import xl_model
+
+from graphengine import ModelError
+
+SCALE, SHIFT = 0.3611, 0.1159
+"""Of FLUX.1's VAE."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ComfyUI's folders with small models of FLUX.1 and SDXL."""
+    root = tmp_path_factory.mktemp("models")
+    for variant in ("", "fill", "control"):
+        flux_model(root / "checkpoints" / f"flux{variant}", variant=variant)
+    for folder in ("diffusion_models", "text_encoders", "vae"):
+        (root / folder).mkdir()
+        (root / folder / "flux").symlink_to(root / "checkpoints" / "flux")
+    xl_model(root / "checkpoints" / "xl")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _models(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHENGINE_MODELS", str(models))
+
+
+def noise(seed: int, channels: int = 16, side: int = 8) -> torch.Tensor:
+    return torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(latents: torch.Tensor) -> torch.Tensor:
+    count, channels, height, width = latents.shape
+    found = latents.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return found.reshape(count, height * width // 4, channels * 4)
+
+
+def unpacked(tokens: torch.Tensor, side: int) -> torch.Tensor:
+    found = tokens.reshape(1, side // 2, side // 2, 16, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return found.reshape(1, 16, side, side)
+
+
+def places(side: int, layer: int = 0) -> torch.Tensor:
+    rows, columns = torch.meshgrid(torch.arange(side // 2), torch.arange(side // 2), indexing="ij")
+    return torch.stack([torch.full_like(rows, layer), rows, columns], dim=-1).reshape(-1, 3).float()
+
+
+def flux_by_hand(
+    folder: Path, prompt: CONDITIONING, x: torch.Tensor, guidance: float, extra: Any = None, reference: Any = None
+) -> torch.Tensor:
+    """Four steps of Euler over `simple`, in the scale of the VAE."""
+    from diffusers import FluxTransformer2DModel
+
+    model = FluxTransformer2DModel.from_pretrained(folder / "transformer").eval()
+    told, side, count = prompt.entries[0].prompt, x.shape[-1], x.shape[-1] ** 2 // 4
+    sigmas, ids = sigma_table(FAMILY_SHIFTS["flux_dev"], "simple", 4), places(side)
+    ids = ids if reference is None else torch.cat([ids, places(side, 1)])
+    for index in range(4):
+        states = packed(x)
+        states = states if extra is None else torch.cat([states, packed(extra)], dim=2)
+        states = states if reference is None else torch.cat([states, packed(reference)], dim=1)
+        with torch.no_grad():
+            velocity = model(
+                hidden_states=states,
+                timestep=sigmas[index : index + 1],
+                guidance=torch.tensor([guidance]),
+                pooled_projections=told.pooled,
+                encoder_hidden_states=told.embeds,
+                txt_ids=torch.zeros(told.embeds.shape[1], 3),
+                img_ids=ids,
+            ).sample[:, :count]
+        x = x + (sigmas[index + 1] - sigmas[index]) * unpacked(velocity, side)
+    return x / SCALE + SHIFT
+
+
+def close(found: LATENT, wanted: torch.Tensor) -> bool:
+    return bool((found.samples - wanted).abs().max() < 1e-4 * wanted.abs().max())
+
+
+def sampled(model: Any, prompt: CONDITIONING, latent: LATENT, **changes: Any) -> LATENT:
+    told: dict[str, Any] = {"seed": 5, "steps": 4, "cfg": 1.0, "scheduler": "simple"}
+    return comfy.KSampler(model=model, positive=prompt, negative=prompt, latent_image=latent, **(told | changes))
+
+
+def test_parts_of_flux_are_sampled_as_by_hand(models: Path) -> None:
+    model = comfy.UNETLoader(unet_name="flux")
+    clip, vae = comfy.CLIPLoader(clip_name="flux", type="flux"), comfy.VAELoader(vae_name="flux")
+    prompt = comfy.FluxGuidance(conditioning=comfy.CLIPTextEncode(text="a house", clip=clip), guidance=2.5)
+    assert prompt.entries[0].prompt.embeds.shape[1] == 256
+    found = sampled(model, prompt, comfy.EmptySD3LatentImage(width=64, height=64))
+    assert close(found, flux_by_hand(models / "checkpoints" / "flux", prompt, noise(5), 2.5))
+    assert comfy.VAEDecode(samples=found, vae=vae).size == (64, 64)
+    four = comfy.EmptyLatentImage(width=64, height=64)  # empty latents have the channels that the model needs
+    assert torch.equal(sampled(model, prompt, four).samples, found.samples)
+    whole = comfy.CheckpointLoaderSimple(ckpt_name="flux")
+    assert torch.equal(sampled(whole.MODEL, prompt, four).samples, found.samples)
+
+
+def test_flux_begins_at_a_picture(models: Path) -> None:
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="flux")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    latent = comfy.VAEEncode(pixels=comfy.EmptyImage(width=64, height=64, color=0xFF8000), vae=vae)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    masked = comfy.SetLatentNoiseMask(samples=latent, mask=comfy.images.Mask(mask))
+    found = sampled(model, prompt, masked, denoise=0.5)
+    change = (found.samples - latent.samples).abs().amax((0, 1))
+    assert change[0].max() < 1e-4
+    assert change[3:5, 3:5].min() > 1e-3
+    begun = (latent.samples - SHIFT) * SCALE
+    sigma = sigma_table(FAMILY_SHIFTS["flux_dev"], "simple", 8)[-5:]
+    assert sigma[0] < 0.9
+    steps = sampled(model, prompt, latent, steps=4, denoise=0.5)
+    assert (steps.samples - latent.samples).abs().max() > 1e-2
+    assert begun.shape == steps.samples.shape
+
+
+def test_fill_and_canny_see_their_pictures(models: Path) -> None:
+    picture = comfy.EmptyImage(width=64, height=64, color=0x3060C0)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="fluxfill")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    positive, _, latent = comfy.InpaintModelConditioning(
+        positive=prompt, negative=prompt, vae=vae, pixels=picture, mask=comfy.images.Mask(mask), noise_mask=False
+    )
+    found = sampled(model, positive, latent)
+    concat = (positive.entries[0].options["concat_latent"] - SHIFT) * SCALE
+    pieces = mask.reshape(1, 8, 8, 8, 8).permute(0, 2, 4, 1, 3).reshape(1, 64, 8, 8)
+    extra = torch.cat([concat, pieces], dim=1)
+    assert close(found, flux_by_hand(models / "checkpoints" / "fluxfill", prompt, noise(5), 3.5, extra))
+    with pytest.raises(ValueError, match="InpaintModelConditioning"):
+        sampled(model, prompt, latent)
+
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="fluxcontrol")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    positive, _, latent = comfy.InstructPixToPixConditioning(
+        positive=prompt, negative=prompt, vae=vae, pixels=picture
+    )
+    extra = (positive.entries[0].options["concat_latent"] - SHIFT) * SCALE
+    found = sampled(model, positive, latent)
+    assert close(found, flux_by_hand(models / "checkpoints" / "fluxcontrol", prompt, noise(5), 3.5, extra))
+
+
+def test_kontext_sees_a_reference(models: Path) -> None:
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="flux")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    latent = comfy.VAEEncode(pixels=comfy.EmptyImage(width=64, height=64, color=0x3060C0), vae=vae)
+    seeing = comfy.ReferenceLatent(conditioning=prompt, latent=latent)
+    found = sampled(model, seeing, comfy.EmptySD3LatentImage(width=64, height=64))
+    reference = (latent.samples - SHIFT) * SCALE
+    folder = models / "checkpoints" / "flux"
+    assert close(found, flux_by_hand(folder, prompt, noise(5), 3.5, reference=reference))
+    two = comfy.ReferenceLatent(conditioning=seeing, latent=latent)
+    assert not close(sampled(model, two, comfy.EmptySD3LatentImage(width=64, height=64)), found.samples)
+
+
+def test_sdxl_is_told_the_sizes_of_each_side(models: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="xl")
+    told = {"width": 96, "height": 80, "crop_w": 8, "crop_h": 16, "target_width": 64, "target_height": 72}
+    positive = comfy.CLIPTextEncodeSDXL(clip=clip, text_l="a house", text_g="a boat", **told)
+    negative = comfy.CLIPTextEncode(text="a tree", clip=clip)
+    found = comfy.KSampler(
+        model=model, seed=5, steps=3, cfg=4.0, positive=positive, negative=negative,
+        latent_image=comfy.EmptyLatentImage(width=64, height=64),
+    )  # fmt: skip
+    unet = UNet2DConditionModel.from_pretrained(models / "checkpoints" / "xl" / "unet").eval()
+    levels = DiscreteSampling()
+    sigmas = sigma_table(levels, "normal", 3)
+    x = noise(5, 4) * (1 + sigmas[0] ** 2).sqrt()
+    sides = [negative.entries[0].prompt, positive.entries[0].prompt]
+    embeds = torch.cat([one.embeds for one in sides])
+    pooled = torch.cat([one.pooled for one in sides if one.pooled is not None])
+    times = torch.tensor([[64, 64, 0, 0, 64, 64], [80, 96, 16, 8, 72, 64]])
+    for index in range(3):
+        with torch.no_grad():
+            out = unet(
+                torch.cat([x, x]) / (sigmas[index] ** 2 + 1).sqrt(),
+                torch.tensor(levels.timestep(float(sigmas[index]))),
+                encoder_hidden_states=embeds,
+                added_cond_kwargs={"text_embeds": pooled, "time_ids": times},
+            ).sample
+        x = x + (out[:1] + 4.0 * (out[1:] - out[:1])) * (sigmas[index + 1] - sigmas[index])
+    assert close(found, x / 0.13025)
+
+
+def test_unknown_files_are_told_with_near_names(models: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no 'fluxfil'.*did you mean flux"):
+        comfy.CheckpointLoaderSimple(ckpt_name="fluxfil")
+    (models / "outside").mkdir(exist_ok=True)
+    with pytest.raises(ModelError, match="there is no"):
+        comfy.VAELoader(vae_name="../checkpoints/flux")
