@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ class Route:
         summary: What it does.
         answers: The schema of the body by status; `''` for none, `bytes` for a file.
         body: The schema of the request's body, if it has one.
-        query: The types of the parameters of the query, by name.
+        query: The types of the parameters of the query, by name, or their schemas.
     """
 
     method: str
@@ -29,7 +29,7 @@ class Route:
     summary: str
     answers: Mapping[str, str]
     body: str | None = None
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Contract(Protocol):

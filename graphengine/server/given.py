@@ -68,6 +68,8 @@ def bind(graph: GraphData, inputs: Mapping[str, Any], user: str, folders: Folder
     given: dict[str, Any] = {}
     for name, value in inputs.items():
         rule = _rule(graph, name)
+        if rule is not None and value == graph.inputs[name].default:
+            continue  # a file beside the workflow, where a client's own are not looked for
         try:
             given[name] = value if rule is None else _file(value, name, rule, user, folders, files, fetch)
         except ApiError as error:

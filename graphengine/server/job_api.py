@@ -43,7 +43,9 @@ MOST_VALUE = 512 << 20
 """The most bytes of an output's value."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
 """The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
-_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+LABEL_NAME = "[A-Za-z0-9_.-]{1,40}"
+"""The pattern of names of labels."""
+_LABEL = re.compile(LABEL_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,8 +383,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for name, value in labels.items():
         if _LABEL.fullmatch(name) is None:
             raise ApiError("bad_request", f"{name[:60]!r} is no name of a label: 1 to 40 of A-Z a-z 0-9 _ . -")
-        if not isinstance(value, str) or len(value.encode()) > LONGEST_LABEL:
-            raise ApiError("bad_request", f"the label {name} must be a text of at most {LONGEST_LABEL} bytes")
+        if not isinstance(value, str) or len(value) > LONGEST_LABEL:
+            raise ApiError("bad_request", f"the label {name} must be a text of at most {LONGEST_LABEL} characters")
 
 
 def _facts_of(graph: GraphData) -> dict[str, Any]:

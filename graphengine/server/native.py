@@ -23,7 +23,7 @@ from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.event_socket import EventSocket, event_data
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
-from graphengine.server.job_api import JobApi, JobView, Order
+from graphengine.server.job_api import MOST_LISTED, JobApi, JobView, Order
 from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
@@ -65,8 +65,8 @@ class Native:
                   {"200": "Job", "202": "Job"}, body="NamedOrder"),
             Route("POST", "/v1/jobs", self.submit, "Run a graph", {"200": "Job", "202": "Job"}, body="Order"),
             Route("GET", "/v1/jobs", self.jobs, "A page of jobs, the newest first", {"200": "Page"},
-                  query={"limit": "integer", "cursor": "string", "state": "string", "workflow": "string",
-                         "label.NAME": "string"}),
+                  query={"limit": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED}, "cursor": "string",
+                         "state": "string", "workflow": "string", "label.NAME": "string"}),
             Route("GET", "/v1/jobs/{id}", self.job, "A job", job),
             Route("DELETE", "/v1/jobs/{id}", self.delete, "Remove a job that has ended", {"204": ""}),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, "Cancel a job", job),
@@ -76,7 +76,7 @@ class Native:
             Route("GET", "/v1/jobs/{id}/values/{name}", self.value, "The value of an output, whole", {"200": "bytes"}),
             Route("GET", "/v1/jobs/{id}/files/{name}", self.output,
                   "A file that a job wrote; with width a small copy of a picture", {"200": "bytes", "206": "bytes"},
-                  query={"width": "integer"}),
+                  query={"width": {"type": "integer", "minimum": 1, "maximum": 9999}}),
             *self.details.routes(),
             Route("POST", "/v1/files", self.upload, "Upload a file: its bytes are the body",
                   {"200": "File", "201": "File"}, body="bytes"),
@@ -417,6 +417,8 @@ def _field(data: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = data.get(name)
     if value is None:
         return default
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one sort of numbers
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         words = {dict: "an object", int: "a whole number", bool: "true or false", str: "a text"}
         raise ApiError("bad_request", f"{name} must be {words[kind]}, not {json.dumps(value)[:60]}")

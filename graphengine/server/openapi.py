@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.server.contract import Route
-from graphengine.server.job_api import MOST_LABELS, MOST_PRIORITY
+from graphengine.server.job_api import LABEL_NAME, LONGEST_LABEL, MOST_LABELS, MOST_PRIORITY
 from graphengine.server.problems import TITLES
 from graphengine.service.jobs.job import State
 from graphengine.version import __version__
@@ -41,11 +41,13 @@ def _operation(route: Route) -> dict[str, Any]:
     parameters: list[Schema] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
     ]
-    parameters += [{"name": name, "in": "query", "schema": {"type": kind}} for name, kind in route.query.items()]
+    for name, type in route.query.items():
+        parameters.append({"name": name, "in": "query", "schema": {"type": type} if isinstance(type, str) else type})
     if "202" in route.answers:
         parameters += _SUBMITTING
     if "text/event-stream" in route.answers.values():
-        parameters.append({"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}})
+        number = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+        parameters.append({"name": "Last-Event-ID", "in": "header", "schema": number})
     answers: dict[str, Any] = {status: _answer(name) for status, name in route.answers.items()}
     answers["default"] = _problem()
     found: dict[str, Any] = {
@@ -61,6 +63,7 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _named(workflow: Mapping[str, Any]) -> dict[str, Any]:
     order = _order({"inputs": workflow["inputs"]})
+    order["properties"]["want"]["items"] = {"enum": list(workflow["outputs"])}
     if workflow["inputs"].get("required"):
         order["required"] = ["inputs"]
     return {
@@ -74,7 +77,7 @@ def _named(workflow: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _SUBMITTING: list[Schema] = [
-    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255}},
+    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"}},
     {"name": "Prefer", "in": "header", "schema": {"type": "string"}, "description": "wait=SECONDS, at most 60"},
 ]
 
@@ -82,7 +85,9 @@ _SUBMITTING: list[Schema] = [
 def _content(name: str) -> Schema:
     if name == "bytes":
         return {"application/octet-stream": {}}
-    if name in ("text/event-stream", "text/html"):
+    if name == "text/event-stream":  # a schema would be that of each event, which OpenAPI 3.1 cannot say
+        return {name: {}}
+    if name == "text/html":
         return {name: {"schema": {"type": "string"}}}
     schema: Schema = {"type": "object"} if name == "object" else {"$ref": f"#/components/schemas/{name}"}
     return {"application/json": {"schema": schema}}
@@ -109,13 +114,17 @@ def _list(name: str) -> Schema:
 
 
 def _order(more: Schema) -> Schema:
-    label = {"type": "string", "maxLength": 256}
-    labels = {"type": "object", "additionalProperties": label, "maxProperties": MOST_LABELS}
+    labels = {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": f"^{LABEL_NAME}$"},
+        "additionalProperties": {"type": "string", "maxLength": LONGEST_LABEL},
+        "maxProperties": MOST_LABELS,
+    }
     options = {
         "want": {"type": ["array", "null"], "items": {"type": "string"}, "minItems": 1},
         "labels": labels,
-        "priority": {"type": "integer", "minimum": -MOST_PRIORITY, "maximum": MOST_PRIORITY},
-        "exact": {"type": "boolean"},
+        "priority": {"type": ["integer", "null"], "minimum": -MOST_PRIORITY, "maximum": MOST_PRIORITY},
+        "exact": {"type": ["boolean", "null"]},
     }
     return {"type": "object", "properties": more | options, "additionalProperties": False}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from graphengine.execution.run import Result
@@ -36,8 +37,6 @@ def deliver(
         QueueError: There is no such finisher.
     """
     outputs = dict(result.outputs)
-    if request.want is not None:  # there, names begin with the number of the output
-        outputs = {request.want[int(name.partition(":")[0])]: value for name, value in outputs.items()}
     trees = result_tree(outputs, name, files)  # first: if that fails, no file of a failed job was written
     files.sync(name)
     written: dict[str, Any] = {}
@@ -61,6 +60,15 @@ def deliver(
         "seconds": result.seconds,
         "elapsed": result.elapsed,
     }
+
+
+def named_as_wanted(want: Sequence[str], result: Result) -> Result:
+    """The result of a run of a list of wanted outputs, whose names begin with their numbers, by the names alone."""
+
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {want[int(name.partition(":")[0])]: value for name, value in values.items()}
+
+    return replace(result, outputs=renamed(result.outputs), made=renamed(result.made))
 
 
 def remove_written(attempts: Sequence[Attempt]) -> None:

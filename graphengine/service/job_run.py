@@ -21,7 +21,7 @@ from graphengine.planning.inputs import bind_inputs
 from graphengine.results.outputs import OutputWriter, check_folder, remove_marked
 from graphengine.service.job_activity import JobActivity
 from graphengine.service.job_events import JobEvent, JobEventKind
-from graphengine.service.job_results import Finisher, deliver, remove_written
+from graphengine.service.job_results import Finisher, deliver, named_as_wanted, remove_written
 from graphengine.service.jobs.database import QueueError, QueueFileError
 from graphengine.service.jobs.job import Job
 from graphengine.service.jobs.lease import Lease
@@ -207,7 +207,7 @@ class JobRun:
         request.inputs = bind_inputs(request.graph, request.inputs, request.base)
         runner = service.backend.of(policy)
         self._in_place = getattr(runner, "in_place", self._in_place)
-        return run(
+        result = run(
             request.graph,
             None if request.want is None else list(request.want),
             request.inputs,
@@ -220,6 +220,7 @@ class JobRun:
             cancellation=self._cancellation,
             progress=False,
         )
+        return result if request.want is None else named_as_wanted(request.want, result)
 
     def _wait_for_turn(self) -> None:
         """Wait until the job before it of its user has begun: each job has a thread of its own."""
