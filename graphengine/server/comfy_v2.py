@@ -206,7 +206,7 @@ def order_of(data: Mapping[str, Any]) -> Order:
     if data.get("webhook_url") is not None:
         raise Refused(422, "invalid_request", "webhook_url is not taken here; wait for the job, or watch its events")
     if not isinstance(workflow, dict):
-        raise Refused(422, "invalid_request", "workflow must be an object: a workflow in API format")
+        raise Refused(422, "invalid_request", "workflow must be an object: a workflow in ComfyUI's API format")
     if inputs is not None and not isinstance(inputs, dict):
         raise Refused(422, "invalid_request", "inputs must be an object: values of the workflow's inputs by name")
     if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
@@ -218,9 +218,6 @@ def order_of(data: Mapping[str, Any]) -> Order:
         and all(isinstance(value, str) for value in extra.values())
     ):
         raise Refused(422, "invalid_request", "extra_data holds api_key_comfy_org, a text, and nothing else")
-    if is_canvas(workflow):
-        what = "this is a workflow as the editor saves it; export it in API format"
-        raise Refused(422, "workflow_format_ui", what)
     labels, facts = _metadata(data.get("metadata"))
     # The key in extra_data is for nodes that call ComfyUI's paid services, of which there are none here: it is dropped.
     facts |= {"prompt": workflow, "client": "", "extra": {}, "outputs": [], "previews": False}

@@ -19,7 +19,9 @@ LANGUAGES = {*RUN.values(), "text", "css", "toml"}
 """What a block may be in: what is run, and what is only read."""
 PICTURES = {"photo.png": "tree.png", "painted.png": "tree_painted.png", "mask.png": "mask.png"}
 """Pictures that a page may name as the reader's own."""
-LONG = {"docs/guides/http.md", "docs/guides/queue.md", "docs/guides/service-thread.md"}
+LONG = {
+    "docs/guides/comfyui-clients.md", "docs/guides/http.md", "docs/guides/queue.md", "docs/guides/service-thread.md",
+}  # fmt: skip
 """Pages that start workers."""
 
 

@@ -132,6 +132,20 @@ def test_a_prompt_is_run_and_its_nodes_keep_their_names(server: Server) -> None:
     assert "4" in error["details"]["node_errors"]
 
 
+def test_a_workflow_as_the_editor_saves_it_is_run(server: Server) -> None:
+    show = {"id": 9, "type": "door.show", "inputs": [{"name": "text", "type": "STRING", "link": 1}], "outputs": []}
+    texts = {"id": 7, "type": "door.digest", "inputs": [], "widgets_values": ["words.txt"],
+             "outputs": [{"name": "STRING", "type": "STRING", "links": [1]}]}  # fmt: skip
+    saved = {"last_node_id": 9, "last_link_id": 1, "nodes": [texts, show], "links": [[1, 7, 0, 9, 0, "STRING"]]}
+    (server.folder / "in" / "words.txt").write_text("words")
+    job = run(server, {"workflow": saved})
+    assert [output["node_id"] for output in job["outputs"]] == ["9"], job
+    assert server.ask("GET", f"{JOBS}/{job['id']}/workflow").data == {"workflow": saved, "format": "save"}
+    saved["nodes"][0]["type"] = "Digst"
+    error = refusal(server.ask("POST", JOBS, {"workflow": saved}), 422, "invalid_workflow")
+    assert "Digst" in error["message"]
+
+
 def test_inputs_are_given_by_name(server: Server) -> None:
     job = run(server, {"workflow": GREETING, "inputs": {"text": "by name"}})
     assert (job["outputs"][0]["node_id"], job["outputs"][0]["size_bytes"]) == ("sheet", 7)
