@@ -1,8 +1,13 @@
+import re
+
 import pytest
 from graphengine_comfy.sampling.model_sampling import DiscreteSampling, FlowSampling
 from graphengine_comfy.sampling.samplers import SAMPLERS, Meaning, sampler_named
 
+from tests import ROOT
 from tests.graphengine_comfy.sampling.reference import numbers
+
+GUIDE = ROOT / "docs" / "guides" / "comfyui-sampling.md"
 
 
 def test_every_name_of_comfyui_is_known_and_no_other() -> None:
@@ -27,3 +32,10 @@ def test_refusals_and_unknown_names_say_what_to_take() -> None:
         sampler_named("ddpm").solver_for(FlowSampling())
     with pytest.raises(ValueError, match="no sampler 'dpmpp2m'; did you mean dpmpp_2m"):
         sampler_named("dpmpp2m")
+
+
+def test_the_guide_lists_each_name_where_it_belongs() -> None:
+    rows = [row.split("|") for row in GUIDE.read_text("utf-8").splitlines() if row.startswith("| ")]
+    listed = [(name, cells[1].strip()) for cells in rows for name in re.findall(r"`(\w+)`", cells[2])]
+    expected = {name: sampler.meaning.value for name, sampler in SAMPLERS.items()}
+    assert {name: meaning for name, meaning in listed if meaning in set(Meaning)} == expected

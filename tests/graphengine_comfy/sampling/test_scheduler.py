@@ -71,7 +71,7 @@ def test_pictures_of_a_known_distribution_come_out_as_they_are_distributed(name:
     if (model.flow and SAMPLERS[name].no_flow) or name == "lcm":
         pytest.skip("refused for flow matching, or no solver")
     deviation = 0.5
-    scheduler = sigma_scheduler(name, sigma_table(model, "simple", 120, sampler=name), model, seed=3)
+    scheduler = sigma_scheduler(name, sigma_table(model, "simple", 200, sampler=name), model, seed=3)
     x = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1)) * scheduler.init_noise_sigma
     for call, timestep in enumerate(scheduler.timesteps):
         sigma = scheduler.calls[call]
