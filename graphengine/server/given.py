@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -64,7 +64,7 @@ def bind(graph: GraphData, inputs: Mapping[str, Any], user: str, folders: Folder
         WorkflowError: Holds everything that is wrong with the graph and the inputs.
     """
     found = [problem for problem in problems_of(graph) if problem.severity == "error"]
-    found += _of_files(graph, roots)
+    found += _of_files(graph, roots, files.of(user))
     given: dict[str, Any] = {}
     for name, value in inputs.items():
         rule = _rule(graph, name)
@@ -138,14 +138,22 @@ def _decoded(url: str, name: str) -> bytes:
         raise ApiError("invalid", f"{name}: the data URL holds no base64: {error}") from None
 
 
-def _of_files(graph: GraphData, roots: Sequence[Path]) -> list[Problem]:
-    """What is wrong with the files that the nodes of a graph name, or write."""
+def _of_files(graph: GraphData, roots: Sequence[Path], uploads: Path) -> list[Problem]:
+    """What is wrong with the files that the nodes of a graph name, or write.
+
+    Args:
+        uploads: The folder of the user's uploads, which only inputs that take files may name: its place is not shown.
+    """
     found = []
     for part in graph.with_parts():
         for id, node in part.nodes.items():
             for name, socket in node.sockets.items():
                 rule, where = socket.file, Where(node=id, socket=name)
                 if rule is None:
+                    value = node.literals.get(name)
+                    if any(str(uploads) in text for text in _texts(value)):
+                        what = "this input takes no file, so that no asset can stand here"
+                        found.append(Problem("no file", what, where))
                     continue
                 if rule.write:
                     what = f"{node.type} writes a file by itself, which jobs of a server do not"
@@ -159,6 +167,15 @@ def _of_files(graph: GraphData, roots: Sequence[Path]) -> list[Problem]:
                         except FileError as error:
                             found.append(Problem("no file", _without(str(error), roots), where))
     return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a literal."""
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _without(text: str, roots: Sequence[Path]) -> str:

@@ -274,8 +274,16 @@ def test_jobs_of_others_and_unknown_tokens(serve: Any) -> None:
     refusal(server.ask("GET", JOBS), 401, "unauthorized")
     server.token = tokens["ann"]
     job = submit(server, {"workflow": workflow("sheet", text="mine")}, Idempotency_Key="k")
+    list(stream(server, job["id"]))
+    output = get(server, job["id"])["outputs"][0]["id"]
     server.token = tokens["ben"]
-    refusal(server.ask("GET", f"{JOBS}/{job['id']}"), 404, "not_found")
+    for path in ("", "/workflow", "/events", "/logs"):
+        refusal(server.ask("GET", f"{JOBS}/{job['id']}{path}"), 404, "not_found")
+    refusal(server.ask("POST", f"{JOBS}/{job['id']}/cancel"), 404, "not_found")
+    for path in ("", "/content"):
+        refusal(server.ask("GET", f"/api/v2/assets/{output}{path}"), 404, "not_found")
+    theirs = workflow("digest", path={"__type": "core/ASSET", "info": {"id": output}})
+    refusal(server.ask("POST", JOBS, {"workflow": theirs}), 422, "missing_asset")
     assert server.ask("GET", JOBS).data == {"jobs": []}
     submit(server, {"workflow": workflow("sheet", text="mine too")}, Idempotency_Key="k")
 

@@ -157,6 +157,14 @@ def test_assets_that_are_missing_are_all_named(server: Server) -> None:
     assert error["details"]["missing_ids"] == [*gone, ""]
 
 
+def test_an_asset_stands_only_where_a_file_may(server: Server) -> None:
+    asset = upload(server, fresh()).data
+    given = workflow("sheet", text=reference(id=asset["id"]))
+    error = refusal(server.ask("POST", JOBS, {"workflow": given}), 422, "invalid_workflow")
+    assert error["details"]["node_errors"]["it"][0]["field"] == "text"
+    assert str(server.folder) not in str(error)
+
+
 def test_a_key_is_taken_once(server: Server) -> None:
     content = fresh()
     refusal(upload(server, content, "k1", expected_hash=hash_of(b"")), 409, "hash_mismatch")
