@@ -159,7 +159,7 @@ def denoise(
     from graphengine_nodes.store.store import store
 
     from graphengine_comfy.sampling.samplers import sampler_named
-    from graphengine_comfy.sampling.scheduler import Keep, sigma_scheduler
+    from graphengine_comfy.sampling.scheduler import Keep, NoiseForm, sigma_scheduler
 
     if len(sigmas) < 2:
         return latent, latent
@@ -186,7 +186,8 @@ def denoise(
         if mask is not None:
             parts = [pack(one).to(device) for one in (begun, drawn, mask.expand_as(begun))]
             keep = Keep(*parts, **_mask_at(model, levels, sigmas))
-        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep)
+        form = NoiseForm(tuple(begun.shape), pack)
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep, form)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
         latents = pack(levels.begin(begun, drawn, sigmas[0]))
