@@ -56,6 +56,20 @@ def CLIPTextEncodeSDXL(
 
 
 @node(version=1, on="device")
+def CLIPTextEncodeSDXLRefiner(
+    *,
+    ascore: Annotated[float, Range(0.0, 1000.0, 0.01)] = 6.0,
+    width: Pixels = 1024,
+    height: Pixels = 1024,
+    text: Text = "",
+    clip: Encoders,
+    ctx: Context = INERT,
+) -> CONDITIONING:
+    """Encode a prompt for SDXL's refiner, with the size and the score of pictures that the model is told."""
+    return _one(encode(clip, [text], ctx.device), aesthetic_score=ascore, width=width, height=height)
+
+
+@node(version=1, on="device")
 def CLIPTextEncodeFlux(
     *,
     clip: Encoders,

@@ -38,7 +38,7 @@ from graphengine_comfy.values import CONDITIONING, LATENT, MODEL, NOISE, SAMPLER
 if TYPE_CHECKING:
     import torch
 
-UNETS = ("stable_diffusion", "stable_diffusion_xl")
+UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
 """The families whose pipelines take prompts that change with the steps, or several at once."""
 
 FAMILIES = (*UNETS, "flux", "chroma", "stable_diffusion_3", "z_image", "qwen_image")
@@ -436,15 +436,17 @@ def _rescale(model: MODEL, levels: ModelSampling) -> float | None:
     return found
 
 
-SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
+SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height", "aesthetic_score")
+SCORES = (6.0, 2.5)
+"""The scores of pictures that the refiner is told with the positive and the negative prompt."""
 
 
 def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int) -> dict[str, Any]:
-    """The sizes that SDXL is told with each side; by default those of the latents."""
-    if model.family != "stable_diffusion_xl":
+    """The sizes that SDXL is told with each side, by default those of the latents; and the scores of its refiner."""
+    if model.family not in UNETS[1:]:
         return {}
     found: dict[str, Any] = {}
-    for name, side in zip(("", "negative_"), sides, strict=False):
+    for name, score, side in zip(("", "negative_"), SCORES, sides, strict=False):
         told = [{one: entry.options.get(one) for one in SIZES} for entry in side.entries]
         if any(one != told[0] for one in told):
             raise ValueError("prompts that are averaged say different sizes: give all of them the same")
@@ -452,7 +454,10 @@ def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int)
         wide, high = own.get("width", width), own.get("height", height)
         found[f"{name}original_size"] = (high, wide)
         found[f"{name}crops_coords_top_left"] = (own.get("crop_h", 0), own.get("crop_w", 0))
-        found[f"{name}target_size"] = (own.get("target_height", high), own.get("target_width", wide))
+        if model.family == "stable_diffusion_xl_refiner":
+            found[f"{name}aesthetic_score"] = own.get("aesthetic_score", score)
+        else:
+            found[f"{name}target_size"] = (own.get("target_height", high), own.get("target_width", wide))
     return found
 
 

@@ -107,6 +107,26 @@ def ImageCompare(*, image_a: Image | None = None, image_b: Image | None = None, 
     return Image(torch.cat(sides, dim=2))
 
 
+@node(version=1)
+def SaveImageAdvanced(
+    *,
+    images: Image,
+    filename_prefix: str = "ComfyUI",
+    format: str = "png",
+    format_bit_depth: str | None = None,
+    format_input_color_space: str | None = None,
+) -> Image:
+    """Give pictures as an output of the workflow, which are written as PNG in 8 bits.
+
+    Raises:
+        ValueError: Another format is asked for.
+    """
+    plain = (format, format_bit_depth or "8-bit", format_input_color_space or "sRGB")
+    if plain != ("png", "8-bit", "sRGB"):
+        raise ValueError(f"outputs are written as PNG, 8-bit, sRGB, and not as {', '.join(plain)}")
+    return images
+
+
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +264,40 @@ def ImageCrop(
     return Image(image.pixels[area].contiguous(), alpha)
 
 
+RATIOS = {
+    "1:1 (Square)": (1, 1),
+    "2:3 (Portrait Photo)": (2, 3),
+    "3:2 (Photo)": (3, 2),
+    "3:4 (Portrait Standard)": (3, 4),
+    "4:3 (Standard)": (4, 3),
+    "16:9 (Widescreen)": (16, 9),
+    "9:16 (Portrait Widescreen)": (9, 16),
+    "21:9 (Ultrawide)": (21, 9),
+}
+"""ComfyUI's names of proportions."""
+
+
+class Resolution(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+@node(version=1)
+def ResolutionSelector(
+    *,
+    aspect_ratio: Annotated[str, Choices(*RATIOS)] = "1:1 (Square)",
+    megapixels: Annotated[float, Range(0.1, 16.0, 0.1)] = 1.0,
+    multiple: Annotated[int, Range(1, 128, 1)] = 8,
+) -> Resolution:
+    """Give a size by its proportions and its area, in times 1024 x 1024 pixels."""
+    wide, high = RATIOS[aspect_ratio]
+    factor = math.sqrt(megapixels * 1024 * 1024 / (wide * high))
+    sides = [max(1, round(side * factor / multiple)) * multiple for side in (wide, high)]
+    return Resolution(sides[0], sides[1])
+
+
 # --- others -----------------------------------------------------------------------------------------------------------
 
 
@@ -352,3 +406,99 @@ def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
 def ImageUpscaleWithModel(*, upscale_model: UPSCALE_MODEL, image: Image, ctx: Context = INERT) -> Image:
     """Make pictures larger with an upscale model."""
     return std.upscale_with_model(upscale_model.upscaler, image, ctx=ctx)
+
+
+COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0)}
+COLOURS |= {"blue": (0.0, 0.0, 1.0)}
+
+
+@node(version=1)
+def ImageStitch(
+    *,
+    image1: Image,
+    direction: Annotated[str, Choices("right", "down", "left", "up")] = "right",
+    match_image_size: bool = True,
+    spacing_width: Annotated[int, Range(0, 1024, 2)] = 0,
+    spacing_color: Annotated[str, Choices(*COLOURS)] = "white",
+    image2: Image | None = None,
+) -> Image:
+    """Put a picture beside another; resized to its side, or with black around it."""
+    import torch
+
+    if image2 is None:
+        return image1
+    across, first, second = direction in ("right", "left"), image1.opaque(), image2.opaque()
+    if match_image_size:
+        width, height = second.size
+        size = (round(width * first.size[1] / height), first.size[1])
+        size = size if across else (first.size[0], round(height * first.size[0] / width))
+        second = _scaled(second, *size, "lanczos")
+    count = max(len(first), len(second))
+    parts = [torch.cat([one.pixels, one.pixels[-1:].repeat(count - len(one), 1, 1, 1)]) for one in (first, second)]
+    side, along = (1, 2) if across else (2, 1)
+    longest = max(int(one.shape[side]) for one in parts)
+    parts = [_centred(one, side, longest) for one in parts]
+    parts = parts if direction in ("right", "down") else parts[::-1]
+    if spacing_width:
+        shape = [*parts[0].shape]
+        shape[along] = spacing_width + spacing_width % 2
+        parts.insert(1, torch.tensor(COLOURS[spacing_color]).expand(shape))
+    return Image(torch.cat(parts, dim=along))
+
+
+def _centred(pixels: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """Pictures [B, H, W, 3] with black around them along an axis, up to a length."""
+    import torch
+
+    more = length - int(pixels.shape[axis])
+    pads = [0, 0] * (3 - axis) + [more // 2, more - more // 2]
+    return torch.nn.functional.pad(pixels, pads)
+
+
+@node(version=1)
+def Canny(
+    *,
+    image: Image,
+    low_threshold: Annotated[float, Range(0.01, 0.99, 0.01)] = 0.4,
+    high_threshold: Annotated[float, Range(0.01, 0.99, 0.01)] = 0.8,
+) -> Image:
+    """Draw the edges of pictures in white on black, by Canny's method, after a blur.
+
+    OpenCV computes it in 8 bits, so that edges may differ from ComfyUI's in single pixels.
+    """
+    import cv2
+    import numpy as np
+    import PIL.Image
+    from graphengine_nodes.nodes.images import from_pil
+
+    found = []
+    for picture in image.opaque().pils():
+        grey = cv2.GaussianBlur(np.asarray(picture.convert("L")), (5, 5), 1.0)
+        found.append(cv2.Canny(grey, low_threshold * 255, high_threshold * 255, L2gradient=True))
+    return from_pil(*(PIL.Image.fromarray(one) for one in found))
+
+
+@node(version=1)
+def JoinImageWithAlpha(*, image: Image, alpha: Mask) -> Image:
+    """Give pictures transparency: where the mask is 1 nothing is seen."""
+    import torch
+
+    mask = resized(alpha.values[:, None], image.size[0], image.size[1], "bilinear")[:, 0]
+    count = max(len(image), len(mask))
+    return Image(_repeated(image.pixels, count), 1.0 - torch.clamp(_repeated(mask, count), 0, 1))
+
+
+class Separated(NamedTuple):
+    """A picture without its transparency, and the transparency."""
+
+    IMAGE: Image
+    MASK: Mask
+
+
+@node(version=1)
+def SplitImageWithAlpha(*, image: Image) -> Separated:
+    """Take the transparency of pictures away, and give it as a mask: 1 where nothing is seen."""
+    import torch
+
+    mask = torch.zeros(image.pixels.shape[:3]) if image.alpha is None else 1.0 - image.alpha
+    return Separated(Image(image.pixels), Mask(mask))

@@ -95,8 +95,16 @@ TYPES = {
 }
 """ComfyUI's types of text encoders, and the families that read prompts with them."""
 
-OTHER_TYPES = ("stable_cascade", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "hidream", "hunyuan_image", "ace")
-CLIP_TYPES = (*TYPES, *OTHER_TYPES)
+CLIP_TYPES = (
+    "stable_diffusion", "stable_cascade", "sd3", "stable_audio", "mochi", "ltxv", "pixart", "cosmos", "lumina2", "wan",
+    "hidream", "chroma", "ace", "omnigen2", "qwen_image", "hunyuan_image", "flux2", "ovis", "flux", "sdxl", "z_image",
+)  # fmt: skip
+"""The types of a single text encoder; the last three are for folders of whole models."""
+
+
+DUAL_TYPES = (
+    "sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image", "hunyuan_video_15", "kandinsky5", "ltxv", "ace",
+)  # fmt: skip
 
 
 def _encoders(type: str, *names: str) -> CLIP:
@@ -144,7 +152,7 @@ def DualCLIPLoader(
     *,
     clip_name1: Encoder,
     clip_name2: Encoder,
-    type: Annotated[str, Choices("sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image")] = "sdxl",
+    type: Annotated[str, Choices(*DUAL_TYPES)] = "sdxl",
     device: Annotated[str, Choices("default", "cpu")] = "default",
 ) -> CLIP:
     """Load the two text encoders of a model, in any order.

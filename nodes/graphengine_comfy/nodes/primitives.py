@@ -66,3 +66,18 @@ def PreviewAny(*, source: Any) -> str:
         except (TypeError, ValueError):
             pass
     return repr(source)
+
+
+@node(version=1)
+def StringReplace(
+    *, string: Annotated[str, Multiline()] = "", find: Annotated[str, Multiline()] = "",
+    replace: Annotated[str, Multiline()] = "",
+) -> str:
+    """Put a text in the place of another wherever that stands."""
+    return string.replace(find, replace) if find else string
+
+
+@node(version=1)
+def SaveText(*, text: Annotated[str, Multiline()] = "", filename_prefix: str = "ComfyUI", format: str = "txt") -> str:
+    """Give a text as an output of the workflow."""
+    return text

@@ -152,7 +152,8 @@ def check_strength(request: SampleRequest, cls: Any, left: Callable[[int, float]
     """
     parameter = inspect.signature(cls.__call__).parameters.get("strength")
     options, further = request.options, request.options.arguments
-    if parameter is None or further.get("denoising_start") is not None:  # denoising_start replaces it
+    # denoising_start replaces it, and a caller's own loop has no start.
+    if parameter is None or further.get("denoising_start") is not None or request.loop is not None:
         return
     strength = float(parameter.default if options.strength is None else options.strength)
     times = [further[name] for name in ("timesteps", "sigmas") if further.get(name) is not None]

@@ -61,7 +61,7 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
         return {"image": torch.zeros(1, 4, height, width), "strength": 1.0}
 
     def check_request(self, request: SampleRequest, cls: Any) -> None:
-        if request.latent is None and request.mask is None:
+        if request.latent is None and request.mask is None and request.loop is None:
             raise ModelError(
                 f"{request.model.source} is SDXL's refiner, which cannot begin: give it a latent, with start where a "
                 "base model stopped, or with strength"

@@ -136,7 +136,7 @@ class UNetFamily(Pipelines):
         arguments.check_strength(request, cls, lambda steps, strength: int(steps * strength))
 
     def needs_vae(self, request: SampleRequest) -> bool:
-        return request.starts_from in self.with_vae
+        return request.loop is None and request.starts_from in self.with_vae
 
 
 def refuse_length(model: Model, max_sequence_length: int | None) -> None:

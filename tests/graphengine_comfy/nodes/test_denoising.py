@@ -11,8 +11,9 @@ import torch
 from graphengine_comfy.sampling.model_sampling import FAMILY_SHIFTS, DiscreteSampling
 from graphengine_comfy.sampling.sigmas import sigma_table
 from graphengine_comfy.values import CONDITIONING, LATENT
-from graphengine_nodes.testing.flux import flux_model
-from graphengine_nodes.testing.sdxl import xl_model
+from graphengine_nodes.testing.flux import flux_model, flux_redux
+from graphengine_nodes.testing.sd import inpainting_model
+from graphengine_nodes.testing.sdxl import xl_model, xl_refiner
 
 from graphengine import ModelError
 
@@ -30,6 +31,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir()
         (root / folder / "flux").symlink_to(root / "checkpoints" / "flux")
     xl_model(root / "checkpoints" / "xl")
+    xl_refiner(root / "checkpoints" / "refiner")
+    inpainting_model(root / "checkpoints" / "nine")
+    redux = flux_redux(root / "redux")
+    for folder in ("style_models", "clip_vision"):
+        (root / folder).mkdir()
+    (root / "style_models" / "redux").symlink_to(redux / "image_embedder")
+    (root / "clip_vision" / "siglip").symlink_to(redux / "image_encoder")
     return root
 
 
@@ -216,6 +224,80 @@ def test_sdxl_is_told_the_sizes_of_each_side(models: Path) -> None:
             ).sample
         x = x + (out[:1] + 4.0 * (out[1:] - out[:1])) * (sigmas[index + 1] - sigmas[index])
     assert close(found, x / 0.13025)
+
+
+def test_the_refiner_goes_on_where_a_base_stopped(models: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="refiner")
+    positive = comfy.CLIPTextEncodeSDXLRefiner(ascore=7.0, width=96, height=80, text="a house", clip=clip)
+    negative = comfy.CLIPTextEncode(text="", clip=clip)
+    begun = LATENT(noise(3, 4) * 5)
+    found = comfy.KSamplerAdvanced(
+        model=model, steps=5, cfg=4.0, positive=positive, negative=negative, add_noise="disable", start_at_step=3,
+        latent_image=begun,
+    )  # fmt: skip
+    unet = UNet2DConditionModel.from_pretrained(models / "checkpoints" / "refiner" / "unet").eval()
+    levels = DiscreteSampling()
+    sigmas, x = sigma_table(levels, "normal", 5)[3:], begun.samples * 0.13025
+    sides = [negative.entries[0].prompt, positive.entries[0].prompt]
+    told = {"text_embeds": torch.cat([one.pooled for one in sides if one.pooled is not None])}
+    told["time_ids"] = torch.tensor([[64, 64, 0, 0, 2.5], [80, 96, 0, 0, 7.0]])
+    for index in range(2):
+        with torch.no_grad():
+            out = unet(
+                torch.cat([x, x]) / (sigmas[index] ** 2 + 1).sqrt(),
+                torch.tensor(levels.timestep(float(sigmas[index]))),
+                encoder_hidden_states=torch.cat([one.embeds for one in sides]),
+                added_cond_kwargs=told,
+            ).sample
+        x = x + (out[:1] + 4.0 * (out[1:] - out[:1])) * (sigmas[index + 1] - sigmas[index])
+    assert close(found, x / 0.13025)
+
+
+def test_inpainting_models_see_the_picture_and_the_mask(models: Path) -> None:
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="nine")
+    picture, mask = comfy.EmptyImage(width=64, height=64, color=0x3060C0), torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    prompt, empty = (comfy.CLIPTextEncode(text=text, clip=clip) for text in ("a red circle", ""))
+    told = {"vae": vae, "pixels": picture, "mask": comfy.images.Mask(mask)}
+    positive, negative, latent = comfy.InpaintModelConditioning(positive=prompt, negative=empty, **told)
+    other = comfy.InpaintModelConditioning(
+        positive=prompt, negative=empty, **(told | {"pixels": comfy.EmptyImage(width=64, height=64, color=0xFF0000)})
+    )
+
+    def made(positive: CONDITIONING, negative: CONDITIONING, latent: LATENT) -> torch.Tensor:
+        return comfy.KSampler(
+            model=model, steps=3, cfg=3.0, positive=positive, negative=negative, latent_image=latent
+        ).samples
+
+    found = made(positive, negative, latent)
+    assert (found - made(other.positive, other.negative, latent)).abs().max() > 1e-3
+    classic = comfy.VAEEncodeForInpaint(**told)
+    assert classic.noise_mask is not None
+    assert made(prompt, empty, classic).isfinite().all()
+    with pytest.raises(ValueError, match="give it InpaintModelConditioning"):
+        made(prompt, empty, comfy.EmptyLatentImage(width=64, height=64))
+    with pytest.raises(ValueError, match="different pictures"):
+        made(positive, other.negative, latent)
+
+
+def test_redux_puts_a_picture_behind_the_prompt(models: Path) -> None:
+    clip = comfy.CLIPLoader(clip_name="flux", type="flux")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    seen = comfy.CLIPVisionEncode(
+        clip_vision=comfy.CLIPVisionLoader(clip_name="siglip"), image=comfy.EmptyImage(width=64, height=48, color=0x80)
+    )
+    style = comfy.StyleModelLoader(style_model_name="redux")
+    full, half = (
+        comfy.StyleModelApply(conditioning=prompt, style_model=style, clip_vision_output=seen, strength=strength)
+        for strength in (1.0, 0.5)
+    )
+    words = prompt.entries[0].prompt.embeds
+    found, less = (one.entries[0].prompt.embeds for one in (full, half))
+    assert found.shape[1] > words.shape[1]
+    assert torch.equal(found[:, : words.shape[1]], words)
+    assert torch.allclose(less[:, words.shape[1] :], found[:, words.shape[1] :] * 0.5)
 
 
 def test_unknown_files_are_told_with_near_names(models: Path) -> None:
