@@ -87,6 +87,34 @@ def bind(graph: GraphData, inputs: Mapping[str, Any], user: str, folders: Folder
     return bound
 
 
+def put_uploads(graph: GraphData, user: str, files: FileStore) -> None:
+    """Put the paths of uploaded files in the place of their ids in a graph that was just read.
+
+    Raises:
+        WorkflowError: The user has no such file; holds all that are missing.
+    """
+    missing: list[Problem] = []
+
+    def path_of(value: Any, where: Where) -> Any:
+        if isinstance(value, list):
+            return [path_of(item, where) for item in value]
+        if not isinstance(value, str | PurePath) or not str(value).startswith(PREFIX):
+            return value
+        try:
+            return str(files.get(user, str(value)).path)
+        except ApiError as error:
+            missing.append(Problem("no file", error.detail, where))
+            return value
+
+    for part in graph.with_parts():
+        for id, node in part.nodes.items():
+            for name, socket in node.sockets.items():
+                if socket.file is not None and name in node.literals:
+                    node.args[name] = node.literals[name] = path_of(node.literals[name], Where(node=id, socket=name))
+    if missing:
+        raise WorkflowError(missing)
+
+
 def _rule(graph: GraphData, name: str) -> File | None:
     """The rule of the file that an input names; None if it names none."""
     declared = graph.inputs.get(name)

@@ -22,7 +22,7 @@ from graphengine.planning.inputs import BoundInputs
 from graphengine.server.catalog import Catalog
 from graphengine.server.fetching import Fetcher
 from graphengine.server.file_store import FileStore, open_inside
-from graphengine.server.given import Folders, bind
+from graphengine.server.given import Folders, bind, put_uploads
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.service.jobs.job import Job, State
@@ -178,6 +178,7 @@ class JobApi:
             graph = from_document(workflow, name="workflow", base=self.folders.input, roots=roots)
         except RecursionError:
             raise ApiError("bad_request", "the workflow is nested too deep") from None
+        put_uploads(graph, caller.user, self.files)
         return graph, _safe(graph.title or "job"), roots
 
     def get(self, caller: Caller, name: str) -> JobView:
@@ -340,11 +341,11 @@ class JobApi:
         """The queue as the caller sees it: what runs, what waits, in which order, and what is paused."""
         paused, limits = self.queue.paused(), self.queue.limits()
         running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
-        waiting = [job for job in self.queue.waiting() if caller.scope in (None, job.user)]
+        waiting = self.queue.waiting(MOST_LISTED, caller.scope, paused=True)
         limit = limits.get(caller.user, limits.get(ALL))
         return {
             "running": [self._view(job) for job in running],
-            "waiting": [self._view(job) for job in waiting[:MOST_LISTED]],
+            "waiting": [self._view(job) for job in waiting],
             "paused": ALL in paused or caller.user in paused,
             "limit": limit,
             **({"limits": limits} if caller.admin else {}),

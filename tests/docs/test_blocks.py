@@ -20,7 +20,8 @@ LANGUAGES = {*RUN.values(), "text", "css", "toml"}
 PICTURES = {"photo.png": "tree.png", "painted.png": "tree_painted.png", "mask.png": "mask.png"}
 """Pictures that a page may name as the reader's own."""
 LONG = {
-    "docs/guides/comfyui-clients.md", "docs/guides/http.md", "docs/guides/queue.md", "docs/guides/service-thread.md",
+    "docs/guides/client.md", "docs/guides/comfyui-clients.md", "docs/guides/http.md", "docs/guides/queue.md",
+    "docs/guides/service-thread.md",
 }  # fmt: skip
 """Pages that start workers."""
 
