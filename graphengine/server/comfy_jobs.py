@@ -60,8 +60,8 @@ def outputs(job: Job, folder: Path) -> dict[str, dict[str, Any]]:
             if facts is not None:
                 sort = "images" if ending in IMAGES else "audio" if ending in AUDIO else "files"
                 shown.setdefault(sort, []).append(facts)
-        if "images" in shown:
-            shown["animated"] = [any(facts["filename"].endswith(MOVING) for facts in shown["images"])]
+        if any(facts["filename"].endswith(MOVING) for facts in shown.get("images", ())):
+            shown["animated"] = [True]
         if "value" in one:
             value = one["value"]
             shown["text"] = [str(part) for part in (value if isinstance(value, list) else [value])]

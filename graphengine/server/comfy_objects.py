@@ -52,8 +52,12 @@ def object_info(definition: NodeDef[..., Any], files_of: FilesOf) -> dict[str, A
         files_of: Lists the files that an input may name, which makes a list to choose from.
     """
     inputs: dict[str, dict[str, Any]] = {"required": {}, "optional": {}, "hidden": {}}
+    own = definition.pack == BARE
     for name, socket in definition.sockets.items():
-        inputs["required" if socket.required else "optional"][name] = input_info(socket, files_of)
+        # Saved workflows hold the values of widgets in the order of a class's inputs, the required ones first. Those of
+        # ComfyUI's own classes are required even where they have a default.
+        required = socket.required or (own and socket.default is not None)
+        inputs["required" if required else "optional"][name] = input_info(socket, files_of)
     shows = is_output(definition)
     outputs = {} if shows else definition.outputs
     types = [comfy_type(annotation) for annotation in outputs.values()]

@@ -168,8 +168,8 @@ class Sockets:
             remaining = await asyncio.to_thread(self.api.remaining, caller)
             socket.send("status", {"status": {"exec_info": {"queue_remaining": remaining}}, "sid": name})
             self._of[client] = socket  # replaces an older connection of the same program
-            tasks += [asyncio.create_task(work) for work in (socket.write(), self._close_at_end(socket))]
             await self._resume(client, socket)
+            tasks += [asyncio.create_task(work) for work in (socket.write(), self._close_at_end(socket))]
             async for message in socket.answer:
                 if message.type is WSMsgType.TEXT:
                     self._heard(socket, message.data)
