@@ -9,26 +9,23 @@ import asyncio
 import contextlib
 import json
 import logging
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import psutil
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
 from graphengine.declare import registry
 from graphengine.declare.sockets import File
 from graphengine.errors import Problem, WorkflowError
 from graphengine.server import comfy_jobs, comfy_prompt
-from graphengine.server.comfy_files import CHANNELS, FORMATS, MODELS, PICTURES, Files, Named, Upload
+from graphengine.server.comfy_file_routes import FileRoutes
+from graphengine.server.comfy_files import PICTURES, Files
 from graphengine.server.comfy_objects import all_objects, full_name, is_shown, object_info
 from graphengine.server.comfy_prompt import Prompt, Refused
 from graphengine.server.comfy_socket import Sockets, features
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub
-from graphengine.server.http import BODY_SECONDS, CALLER, PIECE, PIECE_SECONDS, SAFE, json_body, send_file
+from graphengine.server.http import CALLER, json_body
 from graphengine.server.job_api import JobApi, JobView, Order
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
@@ -45,14 +42,6 @@ MOST_ENTRIES = 200
 MOST_ITEMS = 1000
 """The most jobs of a page of `/api/jobs`."""
 MOST_IDS = 1000
-MOST_CONVERSIONS = 2
-"""How many pictures are made smaller at once."""
-LONGEST_FIELD = 64 << 10
-FOLDERS = (
-    "checkpoints", "clip_vision", "configs", "controlnet", "diffusion_models", "embeddings", "hypernetworks", "loras",
-    "style_models", "text_encoders", "upscale_models", "vae",
-)  # fmt: skip
-"""ComfyUI's folders of models."""
 
 
 class ComfyClassic:
@@ -71,7 +60,7 @@ class ComfyClassic:
 
     def __init__(self, api: JobApi, hub: EventHub) -> None:
         self.api, self.files, self.sockets = api, Files(api), Sockets(api, hub)
-        self._converting = asyncio.Semaphore(MOST_CONVERSIONS)
+        self.file_routes = FileRoutes(api, self.files)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error as ComfyUI has it."""
@@ -102,14 +91,14 @@ class ComfyClassic:
         add("POST", "/jobs/cancel", self.cancel_all, "Cancel jobs")
         add("GET", "/jobs/{id}", self.job, "A job")
         add("POST", "/jobs/{id}/cancel", self.cancel, "Cancel a job")
-        add("GET", "/view", self.view, "A file")
-        add("POST", "/upload/image", self.upload, "Upload a file")
-        add("POST", "/upload/mask", self.upload_mask, "Upload a painted mask")
-        add("GET", "/system_stats", self.system, "The machine")
-        add("GET", "/embeddings", self.embeddings, "The names of embeddings")
-        add("GET", "/models", self.model_folders, "The folders of models")
-        add("GET", "/models/{folder}", self.models, "The models in a folder")
-        add("POST", "/free", self.free, "Free memory")
+        add("GET", "/view", self.file_routes.view, "A file")
+        add("POST", "/upload/image", self.file_routes.upload, "Upload a file")
+        add("POST", "/upload/mask", self.file_routes.upload_mask, "Upload a painted mask")
+        add("GET", "/system_stats", self.file_routes.system, "The machine")
+        add("GET", "/embeddings", self.file_routes.embeddings, "The names of embeddings")
+        add("GET", "/models", self.file_routes.model_folders, "The folders of models")
+        add("GET", "/models/{folder}", self.file_routes.models, "The models in a folder")
+        add("POST", "/free", self.file_routes.free, "Free memory")
         return found
 
     # --- nodes --------------------------------------------------------------------------------------------------------
@@ -140,18 +129,15 @@ class ComfyClassic:
         return web.json_response(text=await asyncio.to_thread(text))
 
     def _files_of(self, caller: Caller) -> Callable[[File], Sequence[str] | None]:
-        """Lists the files that an input may name: pictures in the input folder, models in the folder of their kind."""
-        known: dict[str, list[str]] = {}
+        """Lists the files that an input may name: pictures in the input folder. Other names are typed."""
+        pictures: list[str] = []
 
         def files_of(rule: File) -> Sequence[str] | None:
-            if rule.kind not in known:
-                if rule.kind == "image":
-                    known[rule.kind] = self.files.listed(caller, self.api.folders.input, PICTURES)
-                elif rule.kind in FOLDERS and self.api.folders.models is not None:
-                    known[rule.kind] = self.files.listed(caller, self.api.folders.models / rule.kind, MODELS)
-                elif rule.kind not in FOLDERS:
-                    return None
-            return known.get(rule.kind, [])
+            if rule.kind != "image":
+                return None
+            if not pictures:
+                pictures.extend(self.files.listed(caller, self.api.folders.input, PICTURES))
+            return pictures
 
         return files_of
 
@@ -380,161 +366,6 @@ class ComfyClassic:
 
         return web.json_response({"cancelled": await asyncio.to_thread(cancel)})
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    async def view(self, request: web.Request) -> web.StreamResponse:
-        """`GET /view`: a file, or a copy of a picture that is smaller (`preview=webp;75`) or one part of it."""
-        query, caller = request.query, request[CALLER]
-        named = Named(query.get("filename", ""), query.get("subfolder", ""), query.get("type", "output"))
-        file, size, type = await asyncio.to_thread(self.files.open, caller, named)
-        preview, channel = query.get("preview", ""), query.get("channel", "rgba")
-        if channel not in CHANNELS:
-            file.close()
-            raise ApiError("bad_request", f"channel must be rgba, rgb or a, not {channel[:40]!r}")
-        if not type.startswith("image/") or (not preview and channel == "rgba"):
-            return await send_file(request, file, size, type, named.filename)
-        with file:
-            async with self._converting:
-                if preview:
-                    format, _, quality = preview.partition(";")
-                    known = format if format in FORMATS else "webp"
-                    percent = int(quality) if quality.isascii() and quality.isdigit() and len(quality) < 4 else 90
-                    done = asyncio.to_thread(self.files.smaller, file, known, max(1, min(percent, 100)))
-                else:
-                    done = asyncio.to_thread(self.files.channel, file, channel)
-                content, type = await asyncio.shield(done)
-        headers = {"Cache-Control": "private, no-cache", "Content-Disposition": "inline", **SAFE}
-        return web.Response(body=content, content_type=type, headers=headers)
-
-    async def upload(self, request: web.Request) -> web.Response:
-        """`POST /upload/image`: a form with `image`, `type`, `subfolder` and `overwrite`."""
-        upload, name, fields = await self._form(request)
-        try:
-            named = Named(name, fields.get("subfolder", ""), fields.get("type", "input"))
-            overwrite = fields.get("overwrite", "").lower() in ("true", "1")
-            kept = await asyncio.to_thread(self.files.keep, request[CALLER], upload, named, overwrite)
-        finally:
-            await asyncio.to_thread(upload.close)
-        return web.json_response(kept.facts())
-
-    async def upload_mask(self, request: web.Request) -> web.Response:
-        """`POST /upload/mask`: as `/upload/image`, with `original_ref`: the picture that gets the mask as its alpha."""
-        upload, name, fields = await self._form(request)
-        caller = request[CALLER]
-
-        def paint() -> Named:
-            original = _reference(fields.get("original_ref", ""))
-            file, _, _ = self.files.open(caller, original)
-            with file:
-                content = self.files.painted(file, upload.read())
-            result = self.files.begin(self.api.files.most)
-            try:
-                result.write(content)
-                named = Named(name, fields.get("subfolder", ""), fields.get("type", "input"))
-                return self.files.keep(caller, result, named, fields.get("overwrite", "").lower() in ("true", "1"))
-            finally:
-                result.close()
-
-        try:
-            async with self._converting:
-                kept = await asyncio.shield(asyncio.to_thread(paint))
-        finally:
-            await asyncio.to_thread(upload.close)
-        return web.json_response(kept.facts())
-
-    async def _form(self, request: web.Request) -> tuple[Upload, str, dict[str, str]]:
-        """The file of a form, its name, and the other fields; the file is written as it arrives."""
-        if not request.content_type.startswith("multipart/"):
-            raise ApiError("bad_type", "the body must be a form (multipart/form-data) with the file as `image`")
-        upload: Upload | None = None
-        name, fields = "", dict[str, str]()
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in await request.multipart():
-                    if not isinstance(part, BodyPartReader):
-                        raise ApiError("bad_request", "a form inside a form is not taken here")
-                    if part.name == "image" and part.filename is not None and upload is None:
-                        name = part.filename
-                        upload = await asyncio.to_thread(self.files.begin, self.api.files.most)
-                        await _take(part, upload.write)
-                    elif len(fields) < 20:
-                        content = bytearray()
-                        await _take(part, lambda piece, content=content: _limited(content, piece))  # type: ignore[misc]
-                        fields[str(part.name)] = content.decode("utf-8", "replace")
-            if upload is None or not upload.size:
-                raise ApiError("bad_request", "the form holds no file called `image`")
-            return upload, name, fields
-        except BaseException as error:
-            if upload is not None:
-                await asyncio.to_thread(upload.close)
-            if isinstance(error, TimeoutError):
-                what = "the form did not arrive in time; send it again"
-                raise ApiError("slow", what, headers={"Connection": "close"}) from None
-            if isinstance(error, ValueError | AssertionError):
-                raise ApiError("bad_request", "the form is damaged") from None
-            raise
-
-    # --- the machine --------------------------------------------------------------------------------------------------
-
-    async def system(self, request: web.Request) -> web.Response:
-        """`GET /system_stats`."""
-        return web.json_response(await asyncio.to_thread(self._system))
-
-    def _system(self) -> dict[str, Any]:
-        memory = psutil.virtual_memory()
-        devices = []
-        for index, status in enumerate(self.api.service.backend.status()):
-            free = memory.available if status.free is None else status.free
-            total = memory.total if status.device == "cpu" else max(free, 0)
-            type = status.device.partition(":")[0]
-            devices.append({
-                "name": f"{status.device} {status.name}", "type": type, "index": index, "vram_total": total,
-                "vram_free": free, "torch_vram_total": total, "torch_vram_free": free,
-            })  # fmt: skip
-        total, free = memory.total, memory.available
-        alone = {
-            "name": "cpu", "type": "cpu", "index": 0, "vram_total": total, "vram_free": free,
-            "torch_vram_total": total, "torch_vram_free": free,
-        }  # fmt: skip
-        system = {
-            "os": platform.system().lower(), "ram_total": total, "ram_free": free,
-            "comfyui_version": _version("graphengine"), "python_version": platform.python_version(),
-            "pytorch_version": _version("torch"), "embedded_python": False, "argv": [],
-        }  # fmt: skip
-        return {"system": system, "devices": devices or [alone]}
-
-    async def embeddings(self, request: web.Request) -> web.Response:
-        """`GET /embeddings`."""
-        found = await asyncio.to_thread(self._models, request[CALLER], "embeddings")
-        return web.json_response([str(Path(name).with_suffix("")) for name in found])
-
-    async def model_folders(self, request: web.Request) -> web.Response:
-        """`GET /models`."""
-        return web.json_response(await asyncio.to_thread(self._model_folders))
-
-    def _model_folders(self) -> list[str]:
-        models, found = self.api.folders.models, set(FOLDERS)
-        if models is not None:
-            found |= {entry.name for entry in models.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-        return sorted(found)
-
-    async def models(self, request: web.Request) -> web.Response:
-        """`GET /models/{folder}`."""
-        folder = request.match_info["folder"]
-        if folder not in await asyncio.to_thread(self._model_folders):
-            raise ApiError("not_found", f"there is no folder of models {folder[:60]!r}")
-        return web.json_response(await asyncio.to_thread(self._models, request[CALLER], folder))
-
-    def _models(self, caller: Caller, folder: str) -> list[str]:
-        models = self.api.folders.models
-        return [] if models is None else self.files.listed(caller, models / folder, MODELS)
-
-    async def free(self, request: web.Request) -> web.Response:
-        """`POST /free`: models leave the memory by themselves when their room is needed, so that nothing is done."""
-        if request.body_exists:
-            await json_body(request, any_type=True)
-        return web.json_response({})
-
 
 FAILED = "prompt_outputs_failed_validation"
 STATUS = {"invalid": 400}
@@ -550,35 +381,6 @@ def problem_answer(error: ApiError, request: web.Request) -> web.Response:
     return web.json_response(
         {"error": told, "node_errors": nodes}, status=STATUS.get(error.code, error.status), headers=error.headers
     )
-
-
-async def _take(part: BodyPartReader, take: Callable[[bytes], object]) -> None:
-    while True:
-        async with asyncio.timeout(PIECE_SECONDS):
-            piece = await part.read_chunk(PIECE)
-        if not piece:
-            return
-        await asyncio.to_thread(take, piece)
-
-
-def _limited(content: bytearray, piece: bytes) -> None:
-    content.extend(piece)
-    if len(content) > LONGEST_FIELD:
-        raise ApiError("too_large", f"a field of the form has at most {LONGEST_FIELD:,} bytes")
-
-
-def _reference(text: str) -> Named:
-    """The file that `original_ref` names."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        data = None
-    if not isinstance(data, dict) or not all(isinstance(data.get(name, ""), str) for name in _NAMES):
-        raise ApiError("bad_request", "original_ref must be JSON with filename, subfolder and type")
-    return Named(data.get("filename", ""), data.get("subfolder", ""), data.get("type", "output"))
-
-
-_NAMES = ("filename", "subfolder", "type")
 
 
 def _ids(data: Mapping[str, Any], name: str) -> list[str]:
@@ -599,10 +401,3 @@ def _whole(request: web.Request, name: str, default: int, least: int = 0) -> int
     if number < least:
         raise ApiError("bad_request", f"{name} must be a whole number, not {text[:40]!r}")
     return number
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
