@@ -1,16 +1,19 @@
 """Files as ComfyUI's clients name them (`filename`, `subfolder`, `type`): shown, made smaller, uploaded, painted on.
 
 What is uploaded is kept in the input folder, where jobs find it by its name. Where there are several users, each has a
-folder of their own in it.
+folder of their own in it, whose name nobody else can guess: the input folder as such is open to the jobs of all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import io
 import os
 import re
+import secrets
+import threading
 import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,7 +26,9 @@ from graphengine.server.file_store import HEAD, open_inside, type_of
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
-from graphengine.system.opening import check_inside, entries_of
+from graphengine.system.folders import state_folder
+from graphengine.system.opening import check_inside, entries_of, read_file
+from graphengine.system.private import make_private, write_private
 from graphengine.warning_filters import warnings_as
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 USERS = "users"
 """The folder inside the input folder with a folder for each user."""
+SECRET = "uploads.key"
 TEMP = "temp"
 """The folder inside the input folder for files of the type `temp`."""
 TYPES = ("output", "input", TEMP)
@@ -66,6 +72,7 @@ class Files:
 
     def __init__(self, api: JobApi) -> None:
         self.api, self.folders = api, api.folders
+        self._lock = threading.Lock()
 
     # --- where files are ----------------------------------------------------------------------------------------------
 
@@ -83,7 +90,16 @@ class Files:
         """The folder of a user inside the input folder, as clients write it; empty for an admin."""
         if caller.scope is None:
             return PurePosixPath()
-        return PurePosixPath(USERS, hashlib.sha256(caller.user.encode()).hexdigest()[:32])
+        return PurePosixPath(USERS, hmac.digest(self._secret(), caller.user.encode(), "sha256").hex()[:32])
+
+    def _secret(self) -> bytes:
+        """What makes the names of users' folders."""
+        with self._lock:
+            file = self.api.files.folder.parent / SECRET
+            if not file.exists():
+                make_private(file.parent, state_folder())
+                write_private(file, secrets.token_bytes(32), durable=True)
+            return read_file(file)
 
     def path(self, caller: Caller, named: Named) -> Path:
         """The path of a file that the caller may read.

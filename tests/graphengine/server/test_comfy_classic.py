@@ -485,3 +485,130 @@ def test_forms_that_are_none_are_refused(server: Server) -> None:
     assert put(server, image="no file").status == 400
     assert put(server, image=("..", PIXEL)).status == 400
     assert server.ask("POST", "/upload/image", b"nothing", Content_Type="multipart/form-data; boundary=x").status == 400
+
+
+# --- several users ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_somebody_elses_is_not_there(tokens: tuple[Server, dict[str, str]]) -> None:
+    server, token = tokens
+    server.token = token["ann"]
+    id = send(server, PAGE, client_id="ann")["prompt_id"]
+    [picture] = ended(server, id)["outputs"]["9"]["images"]
+    query = "&".join(f"{name}={value}" for name, value in picture.items())
+    assert server.ask("GET", f"/view?{query}").body == PIXEL
+    upload = put(server, image=("cat.png", PIXEL)).data
+    asked = f"/view?filename={upload['name']}&subfolder={upload['subfolder']}&type=input"
+    assert server.ask("GET", asked).body == PIXEL
+    (server.folder / "in" / "shared.png").write_bytes(PIXEL)
+    choices = server.ask("GET", "/object_info/LoadImage").data["LoadImage"]["input"]["required"]["image"][0]
+    assert choices == ["shared.png", f"{upload['subfolder']}/cat.png"]
+    server.token = token["ben"]
+    assert server.ask("GET", f"/view?{query}").status == 404
+    assert server.ask("GET", asked).status == 404
+    assert server.ask("GET", "/view?filename=shared.png&type=input").status == 200
+    assert put(server, image=("shared.png", b"other"), overwrite="true").data["subfolder"].startswith("users/")
+    assert (server.folder / "in" / "shared.png").read_bytes() == PIXEL
+    choices = server.ask("GET", "/object_info/LoadImage").data["LoadImage"]["input"]["required"]["image"][0]
+    assert not any("cat.png" in choice for choice in choices)
+    assert server.ask("GET", f"/history/{id}").data == {}
+    assert server.ask("GET", "/history").data == {}
+    assert server.ask("GET", f"/api/jobs/{id}").status == 404
+    assert server.ask("GET", "/api/jobs").data["pagination"]["total"] == 0
+    for path, body in (("/history", {"clear": True}), ("/history", {"delete": [id]}), ("/queue", {"clear": True})):
+        assert server.ask("POST", path, body).status == 200
+    server.token = token["ann"]
+    assert server.ask("GET", f"/history/{id}").data
+
+
+def test_sockets_hear_only_of_jobs_of_their_user(tokens: tuple[Server, dict[str, str]]) -> None:
+    server, token = tokens
+    ann, ben = ({"Authorization": f"Bearer {token[name]}"} for name in ("ann", "ben"))
+
+    async def work() -> None:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with talk(server, "same"):
+                pass
+        assert refused.value.status == 401
+        server.token = token["ann"]
+        async with talk(server, "same", **ann) as mine, talk(server, "same", **ben) as yours:
+            id = (await post(server, "/prompt", {"prompt": PAGE, "client_id": "same"}))["prompt_id"]
+            await mine.end_of(id)
+            told = await yours.until(lambda one: one["type"] == "status")
+            assert {one["type"] for one in told} == {"status"}
+            assert told[-1]["data"]["status"]["exec_info"]["queue_remaining"] == 0
+
+    run(work())
+
+
+@pytest.mark.parametrize("header", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
+def test_pages_of_other_sites_get_no_socket(server: Server, header: dict[str, str]) -> None:
+    async def work() -> None:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with talk(server, "evil", **header):
+                pass
+        assert refused.value.status == 403
+
+    run(work())
+
+
+def test_a_bearer_of_nothing_is_nobody_where_no_token_is_needed(server: Server) -> None:
+    """Open WebUI sends it always."""
+    assert server.ask("GET", "/queue", Authorization="Bearer ").status == 200
+    assert server.ask("GET", "/queue", Authorization="Bearer None").status == 200
+
+
+def test_sockets_are_closed_when_the_server_ends(serve: Callable[..., Server]) -> None:
+    server = serve()
+
+    async def work() -> None:
+        async with talk(server, "last") as client:
+            server.process.terminate()
+            message = await asyncio.wait_for(client.socket.receive(), 10)
+            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+    run(work())
+    assert server.stop() == 0
+
+
+def test_the_mask_of_the_mask_editor_becomes_the_alpha_of_the_picture(server: Server) -> None:
+    import io
+
+    import PIL.Image
+
+    def png(mode: str, colour: Any, size: tuple[int, int] = (4, 4)) -> bytes:
+        buffer = io.BytesIO()
+        PIL.Image.new(mode, size, colour).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    put(server, image=("base.png", png("RGB", (10, 20, 30))))
+    reference = json.dumps({"filename": "base.png", "subfolder": "", "type": "input"})
+    mask = png("RGBA", (0, 0, 0, 99))
+    kept = put(server, "/upload/mask", image=("mask.png", mask), original_ref=reference, subfolder="clipspace").data
+    assert kept == {"name": "mask.png", "subfolder": "clipspace", "type": "input"}
+    painted = server.ask("GET", "/view?filename=mask.png&subfolder=clipspace&type=input").body
+    with PIL.Image.open(io.BytesIO(painted)) as picture:
+        assert picture.getpixel((0, 0)) == (10, 20, 30, 99)
+    alpha = server.ask("GET", "/view?filename=mask.png&subfolder=clipspace&type=input&channel=a").body
+    with PIL.Image.open(io.BytesIO(alpha)) as picture:
+        assert picture.getpixel((0, 0)) == (0, 0, 0, 99)
+    for wrong in ("", "{}", '{"filename": "../x"}', '{"filename": 5}', '{"filename": "none.png", "type": "input"}'):
+        answer = put(server, "/upload/mask", image=("mask.png", mask), original_ref=wrong)
+        assert answer.status in (400, 404), wrong
+    small = put(server, "/upload/mask", image=("m.png", png("RGBA", 0, (2, 2))), original_ref=reference)
+    assert "2x2" in small.data["error"]["message"]
+
+
+def test_the_machine_is_shown_without_its_secrets(server: Server) -> None:
+    told = server.ask("GET", "/system_stats").data
+    assert told["system"]["argv"] == []
+    assert told["devices"][0]["vram_total"] > 0
+    assert "checkpoints" in server.ask("GET", "/models").data
+    (server.folder / "models" / "loras" / "sub").mkdir(parents=True, exist_ok=True)
+    (server.folder / "models" / "loras" / "sub" / "a.safetensors").write_bytes(b"x")
+    (server.folder / "models" / "loras" / "notes.txt").write_bytes(b"x")
+    assert server.ask("GET", "/models/loras").data == ["sub/a.safetensors"]
+    assert server.ask("GET", "/models/%2e%2e").status == 404
+    assert server.ask("GET", "/embeddings").data == []
+    assert server.ask("POST", "/free", {"unload_models": True}).status == 200
+    assert server.ask("GET", "/features").data["supports_preview_metadata"] is True
