@@ -128,7 +128,7 @@ class ComfyV2:
         limit = query.get("limit", "50")
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:6]) <= MOST_LISTED:
             raise ApiError("bad_request", f"limit must be from 1 to {MOST_LISTED}, not {limit[:40]!r}")
-        states = sorted({state.value for status in wanted if (state := STATES[status]) is not None})
+        states = sorted({state.value for status in wanted for state in STATES[status]})
         if wanted and not states:
             return answer({"jobs": []})
         cursor = query.get("cursor") or None

@@ -53,6 +53,7 @@ async def job_events(
         return
     if (progress := progress_data(view)) is not None:
         yield "progress", progress
+    reported = progress
     next_report, is_due = time.monotonic() + PROGRESS_SECONDS, False
     async with contextlib.aclosing(hub.watch(job)) as events:
         coming = asyncio.ensure_future(anext(events, None))
@@ -62,7 +63,9 @@ async def job_events(
                 await asyncio.wait({coming}, timeout=left)
                 if not coming.done():
                     is_due, next_report = False, time.monotonic() + PROGRESS_SECONDS
-                    if (progress := progress_data(await look())) is not None:
+                    progress = progress_data(await look())
+                    if progress is not None and progress != reported:
+                        reported = progress
                         yield "progress", progress
                     continue
                 told: Told | None = coming.result()

@@ -23,17 +23,20 @@ PREFIX = "/api/v2"
 KEPT = timedelta(days=36525)
 """How long after its beginning a job or an asset is said to expire, where a client asks for a date: nothing expires."""
 TERMINAL = ("succeeded", "failed", "canceled", "expired")
-STATES: Mapping[str, State | None] = {
-    "queued": State.QUEUED,
-    "running": State.RUNNING,
-    "canceling": State.RUNNING,
-    "succeeded": State.DONE,
-    "failed": State.FAILED,
-    "canceled": State.CANCELLED,
-    "expired": None,
+STATES: Mapping[str, tuple[State, ...]] = {
+    "queued": (State.QUEUED, State.RUNNING),  # a job that no worker has begun is shown as one that waits
+    "running": (State.RUNNING,),
+    "canceling": (State.RUNNING,),
+    "succeeded": (State.DONE,),
+    "failed": (State.FAILED,),
+    "canceled": (State.CANCELLED,),
+    "expired": (),
 }
-"""By the status of a job in this API, its state in the queue; None for a status that no job of ours has."""
-_STATUS = {state: status for status, state in STATES.items() if state is not None and status != "canceling"}
+"""By the status of a job in this API, the states in the queue that it may have."""
+_STATUS = {
+    State.QUEUED: "queued", State.RUNNING: "running", State.DONE: "succeeded", State.FAILED: "failed",
+    State.CANCELLED: "canceled",
+}  # fmt: skip
 _CODES = {
     "bad_request": "invalid_request",
     "too_large": "payload_too_large",

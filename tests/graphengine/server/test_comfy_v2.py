@@ -252,6 +252,27 @@ def test_jobs_are_listed_by_label_and_status(server: Server) -> None:
         refusal(server.ask("GET", f"{JOBS}?{query}"), 400, code)
 
 
+def test_a_job_that_waits_is_listed(server: Server) -> None:
+    server.ask("POST", "/v1/queue/pause")
+    try:
+        job = submit(server, {"workflow": workflow("sheet", text="x"), "metadata": {"set": "waits"}})["id"]
+        path = f"{JOBS}?metadata[set]=waits"
+        assert [one["id"] for one in server.ask("GET", f"{path}&status=queued").data["jobs"]] == [job]
+        assert server.ask("GET", f"{path}&status=running").data == {"jobs": []}
+    finally:
+        server.ask("POST", "/v1/queue/resume")
+    list(stream(server, job))
+    assert server.ask("GET", f"{path}&status=queued").data == {"jobs": []}
+
+
+def test_links_lead_where_the_client_has_come_from(server: Server) -> None:
+    job = run(server, {"workflow": workflow("sheet", text="x")})["id"]
+    by_name = server.ask("GET", f"{JOBS}/{job}", Host=f"localhost:{server.port}").data
+    assert by_name["urls"]["self"] == f"http://localhost:{server.port}{JOBS}/{job}"
+    behind = server.ask("GET", f"{JOBS}/{job}", Host="localhost", X_Forwarded_Proto="https").data
+    assert behind["outputs"][0]["url"].startswith("https://localhost/api/v2/assets/")
+
+
 def test_metadata_that_is_one_text(server: Server) -> None:
     job = submit(server, {"workflow": workflow("sheet", text="x"), "metadata": "my run"})
     assert get(server, job["id"])["metadata"] == "my run"

@@ -30,6 +30,15 @@ def test_the_real_sdk_does_all_that_it_can(serve: Any, client_environment: Envir
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
+def test_the_real_sdk_makes_pictures_by_classes_of_comfyui(serve: Any, client_environment: Environment) -> None:
+    python, server = client_environment("comfy-sdk==0.5.0", "blake3"), serve("--backend", "local", "--device", "cpu")
+    environment = {**os.environ, "PYTHONPATH": ""}
+    script = TALK.with_name("comfy_sdk_picture.py")
+    done = subprocess.run([python, script, server.url], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "all seen", done.stderr[-3000:]
+
+
 def test_what_the_sdk_said_is_answered_as_then(server: Server) -> None:
     (server.folder / "in" / "words.txt").write_text("words")
     gates = iter([server.folder / "go-sync", server.folder / "go-async"])  # opened when progress is seen
