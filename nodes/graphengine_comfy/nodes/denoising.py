@@ -22,7 +22,7 @@ from graphengine_nodes.nodes.sampling import reporter
 from graphengine_nodes.values.types import Conditioning, Control, Image, Model, Turn
 
 from graphengine import Context
-from graphengine_comfy.nodes.further_inputs import answer_for, scaling
+from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
 from graphengine_comfy.nodes.resizing import resized
 from graphengine_comfy.sampling.model_sampling import (
     FAMILY_SHIFTS,
@@ -194,6 +194,8 @@ def denoise(
         if keep is not None:
             latents = keep.noisy(latents.to(device), sigmas[0], levels)
         answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
+        if reference.family in GUIDED and cfg > 1 and negative is not None:
+            answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device)
         return Loop(scheduler, latents, answer)
 
     calls = _calls(solver.solver_for(levels), sigmas, levels)
@@ -318,7 +320,7 @@ def _request(
         [prompts[0]],
         [0] * len(begun),
         options,
-        [prompts[1]] if len(prompts) > 1 else [],
+        prompts[1:] if reference.family not in GUIDED else [],
         control=_controls(sides, levels, calls, width, height),
     )
 
@@ -386,6 +388,11 @@ def _prompt(side: CONDITIONING, levels: ModelSampling, calls: Sequence[float], m
 def _one_length(prompts: Sequence[Conditioning]) -> list[Conditioning]:
     """Prompts of a family with a UNet at one length: repeated, which changes nothing for attention."""
     if prompts[0].family not in UNETS:
+        if prompts[0].family == "stable_diffusion_3" and len(set(map(_length, prompts))) > 1:
+            raise ValueError(
+                "one of these prompts is longer than the 77 tokens of T5 that the other has; Stable Diffusion 3's "
+                "pipeline takes both at one length: make it shorter"
+            )
         return list(prompts)
     longest = math.lcm(*(_length(one) for one in prompts))
 
@@ -414,6 +421,8 @@ def _guidance(model: Model, sides: Sequence[CONDITIONING], cfg: float) -> tuple[
     Raises:
         ValueError: The prompts say different guidance.
     """
+    if model.family in GUIDED:
+        return GUIDED[model.family], {}
     record = getattr(family(model.family), "record", None)
     if record is None or not record.guidance.embedded:
         return cfg, {}

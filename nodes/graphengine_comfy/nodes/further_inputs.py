@@ -1,15 +1,20 @@
 """What denoisers take beside noisy latents: the picture and mask of inpainting models, control and reference pictures.
 
 diffusers' pipelines of text to image know nothing of them: a stand-in of the denoiser adds them to each of its calls.
+Some pipelines guide by another formula than ComfyUI: there the stand-in asks for the negative prompt too, and guides.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import vae_coding
+from graphengine_nodes.families.family import SampleRequest
+from graphengine_nodes.families.lookup import family
+from graphengine_nodes.values.types import Conditioning
 
 from graphengine_comfy.nodes.resizing import resized
 from graphengine_comfy.values import CONDITIONING, MODEL
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 Pack = Callable[["torch.Tensor"], "torch.Tensor"]
 FILL, CONTROL = 384, 128
 """The channels of FLUX.1's transformers that take a picture with a mask, and a control picture."""
+
+
+GUIDED: Mapping[str, float] = {"z_image": 0.0, "qwen_image": 1.0}
+"""The families that a stand-in guides, and the guidance scale at which their pipelines do not: Z-Image's counts from 0,
+and Qwen-Image's makes the result as large as without guidance."""
 
 
 def scaling(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,3 +198,44 @@ def _flux_call(
         states = torch.cat([states, tokens.to(states)], dim=1)
     found = module(*args, hidden_states=states, img_ids=torch.cat(places), **kwargs)
     return (found[0][:, :count], *found[1:])
+
+
+# --- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def guided(request: SampleRequest, negative: Conditioning, cfg: float, device: str) -> Callable[..., Any]:
+    """What answers for a denoiser in a pipeline that does not guide: the negative prompt, and the way from it.
+
+    Args:
+        request: What the family's sampler is asked for, with the positive prompt.
+        cfg: How far to go from the negative prompt: 1 is to the positive one.
+    """
+    import torch
+
+    kind: Any = family(request.model.family)
+    asked = kind.prompts(replace(request, positive=[negative], negative=()), device, torch.float32)
+    call = {"z_image": _z_image_call, "qwen_image": _qwen_call}[request.model.family]
+    return functools.partial(call, prompts=asked, cfg=cfg)
+
+
+def _z_image_call(
+    module: Any, latents: Any, times: Any, texts: Any, *args: Any, prompts: Any, cfg: float, **kwargs: Any
+) -> Any:
+    positive = module(latents, times, texts, *args, **kwargs)
+    others = [one.to(texts[0]) for one in prompts["prompt_embeds"]]
+    negative = module(latents, times, others, *args, **kwargs)
+    pairs = zip(positive[0], negative[0], strict=True)
+    return ([_towards(no.float(), yes.float(), cfg) for yes, no in pairs], *positive[1:])
+
+
+def _qwen_call(module: Any, *args: Any, prompts: Any, cfg: float, **kwargs: Any) -> Any:
+    positive = module(*args, **kwargs)
+    mask = prompts.get("prompt_embeds_mask")
+    mask = None if mask is None or bool(mask.all()) else mask
+    texts = prompts["prompt_embeds"].to(kwargs["encoder_hidden_states"])
+    told = {**kwargs, "encoder_hidden_states": texts, "encoder_hidden_states_mask": mask}
+    return (_towards(module(*args, **told)[0], positive[0], cfg), *positive[1:])
+
+
+def _towards(negative: torch.Tensor, positive: torch.Tensor, cfg: float) -> torch.Tensor:
+    return negative + cfg * (positive - negative)

@@ -7,6 +7,7 @@ eight tokens is not divided. A weight moves a token's embedding away from that o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphengine_nodes.families.lookup import family
@@ -59,7 +60,10 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
         )
     second = plain[1] if len(plain) > 1 and plain[1] != plain[0] else None
     length = _length(store, model, second or plain[0])
-    return kind.encode_prompt(store, model, plain[0], 0, device, second, length)
+    found = kind.encode_prompt(store, model, plain[0], 0, device, second, length)
+    if model.family == "stable_diffusion_3" and "text_encoder_3" not in dict(model.components):
+        return replace(found, embeds=found.embeds[:, :77].clone())  # without T5's zeros
+    return found
 
 
 def pairs(prompt: str) -> list[tuple[str, float]]:
