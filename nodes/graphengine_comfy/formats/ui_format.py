@@ -19,6 +19,7 @@ from graphengine import FormatContext, Problem, Where, WorkflowError
 from graphengine_comfy.formats.class_facts import Classes, ClassFacts, InputFacts
 from graphengine_comfy.formats.classes import unknown_classes
 from graphengine_comfy.formats.dynamic_prompts import Alternatives, settled
+from graphengine_comfy.formats.group_nodes import groups_of
 
 MUTED, BYPASSED = 2, 4
 NOTES = frozenset({"Note", "MarkdownNote"})
@@ -134,6 +135,8 @@ class _Conversion:
                 raise _wrong("a subgraph has no `id`")
             self.written[written["id"]] = written
         self.renamed = _renamed(workflow, list(self.written.values()))
+        self.groups = groups_of(workflow, classes)
+        self.written |= {type: group.subgraph for type, group in self.groups.items()}
         self.definitions: dict[str, _Definition] = {}
         self.resolved: dict[Any, Target | None] = {}
         self.count = 0
@@ -145,7 +148,7 @@ class _Conversion:
         """The definition of a subgraph."""
         if type not in self.definitions:
             of = f"the subgraph {type:.60}"
-            self.definitions[type] = self.read(self.written[type], of, self.renamed[type], subgraph=True)
+            self.definitions[type] = self.read(self.written[type], of, self.renamed.get(type), subgraph=True)
         return self.definitions[type]
 
     def read(
@@ -221,6 +224,13 @@ class _Conversion:
     def set_promoted(self, scope: _Scope, host: _Node) -> None:
         """Find the values that the host of a subgraph gives to widgets inside it."""
         definition, values = scope.definition, host.data.get("widgets_values")
+        if host.type in self.groups:
+            position, listed = 0, values if isinstance(values, list) else []
+            for id, name, extra in self.groups[host.type].widgets:
+                if position < len(listed):
+                    scope.override[id, name] = listed[position]
+                position += 1 + extra
+            values = None
         named = host.data.get("widgets_values_named")
         named = named if isinstance(named, dict) else values if isinstance(values, dict) else {}
         given = values if isinstance(values, list) else []
@@ -244,7 +254,7 @@ class _Conversion:
         for number, proxy in enumerate(proxies if isinstance(proxies, list) else ()):
             if number < len(given) and isinstance(proxy, list) and len(proxy) >= 2:
                 inner = str(proxy[0])
-                self.set_proxy(scope, self.renamed[host.type].get(inner, inner), str(proxy[1]), given[number])
+                self.set_proxy(scope, self.renamed.get(host.type, {}).get(inner, inner), str(proxy[1]), given[number])
 
     def set_proxy(self, scope: _Scope, inner: str, name: str, value: Any) -> None:
         """Set the value of a widget inside, which an older file names by the inner node's id and its name."""

@@ -12,7 +12,7 @@ from graphengine_comfy.formats.class_facts import classes_in
 from graphengine_comfy.formats.ui_format import api_of, recognise
 
 from graphengine import WorkflowError, loads
-from tests.graphengine_comfy.formats.workflows import OBJECT_INFO, ONE, TWO, WORKFLOWS, Sheet, chain
+from tests.graphengine_comfy.formats.workflows import OBJECT_INFO, ONE, TWO, WORKFLOWS, Sheet, chain, renumbered
 
 RECORDED = json.loads(Path(__file__).with_name("recorded.json").read_text())
 """The prompts that the editor (comfyui-frontend-package 1.58.1) makes of the workflows; see `test_against_editor`."""
@@ -29,7 +29,7 @@ def converted(data: Any) -> dict[str, Any]:
 def test_a_workflow_becomes_the_prompt_that_the_editor_makes(name: str) -> None:
     data = WORKFLOWS[name]()
     before = copy.deepcopy(data)
-    assert converted(data) == RECORDED[name]
+    assert converted(data) == renumbered(name, RECORDED[name])
     assert data == before
 
 
@@ -63,6 +63,17 @@ def test_unknown_classes_that_do_not_run_are_no_error() -> None:
     data = WORKFLOWS["bypassed"]()
     next(node for node in data["nodes"] if node["id"] == 6)["type"] = "Sharpn"
     assert converted(data) == RECORDED["bypassed"]
+
+
+def test_parts_of_group_nodes_that_are_not_converted_are_refused() -> None:
+    data = WORKFLOWS["group node"]()
+    group = data["extra"]["groupNodes"]["sampling"]
+    group["nodes"][1]["type"] = "PrimitiveNode"
+    assert "holds a PrimitiveNode, which is not converted" in refused(data)
+    group["links"] = [[0, 0, 99, 0, 1, "COND"]]
+    assert "the definition of the group node sampling is damaged" in refused(data)
+    data["extra"] = {}
+    assert "workflow/sampling (node 5)" in refused(data)
 
 
 def test_alternatives_in_a_text_are_refused() -> None:

@@ -374,6 +374,50 @@ def _growing() -> Any:
     return sheet.workflow()
 
 
+def _group() -> Any:
+    """Two prompts, a sampler and a decoder in a group node, whose widgets stand on the group."""
+    sheet = Sheet()
+    sheet.node(1, "Loader", ["b.st"])
+    sheet.node(3, "Empty", [640, 448, 2])
+    inner = Sheet()
+    inner.node(0, "Encode", ["in the group"], clip="CLIP")
+    inner.node(1, "Encode", ["unused"], clip="CLIP")
+    inner.node(2, "Sampler", [5, "fixed", 20, 7.5, "ddim", 0.75], model="MODEL", positive="COND", latent="LATENT")
+    inner.node(3, "Decode", latent="LATENT", vae="VAE")
+    group = {
+        "nodes": [{key: value for key, value in node.items() if key != "id"} for node in inner.nodes],
+        "links": [[0, 0, 2, 1, 20, "COND"], [2, 0, 3, 0, 22, "LATENT"]],
+        "external": [[3, 0, "IMAGE"], [1, 0, "COND"]],
+    }
+    values = ["a red circle", "a blue one", 77, "fixed", 12, 5.5, "euler", 0.5]
+    sheet.node(5, "workflow/sampling", values, **{
+        "clip": ("CLIP", 1, 1), "Encode clip": ("CLIP", 1, 1), "model": ("MODEL", 1, 0), "latent": ("LATENT", 3, 0),
+        "vae": ("VAE", 1, 2),
+    })  # fmt: skip
+    sheet.nodes[-1]["outputs"] = [
+        {"name": "COND", "type": "COND", "links": []}, {"name": "IMAGE", "type": "IMAGE", "links": []},
+    ]  # fmt: skip
+    sheet.node(6, "Save", ["out"], images=("IMAGE", 5, 1))
+    data = sheet.workflow()
+    data["extra"] = {"groupNodes": {"sampling": group}}
+    return data
+
+
+def renumbered(name: str, prompt: dict[str, Any]) -> dict[str, Any]:
+    """A prompt of the editor with our ids: the editor gives a group node and the nodes in it new ones."""
+    if name != "group node":
+        return prompt
+    ids = {f"11:{7 + number}": f"5:{number}" for number in range(4)}
+
+    def new(value: Any) -> Any:
+        return [ids.get(value[0], value[0]), value[1]] if isinstance(value, list) else value
+
+    return {
+        ids.get(id, id): {**node, "inputs": {key: new(value) for key, value in node["inputs"].items()}}
+        for id, node in prompt.items()
+    }
+
+
 WORKFLOWS: dict[str, Callable[[], Any]] = {
     "plain": _plain,
     "version 1": _version_1,
@@ -410,5 +454,6 @@ WORKFLOWS: dict[str, Callable[[], Any]] = {
     "other dynamic choice": _dynamic(["factor", 1.5, True]),
     "dynamic choice with a link": _dynamic(["size", 300, 200, True], how__height=("INT", 9, 0, True)),
     "growing input": _growing,
+    "group node": _group,
 }
 """The workflows by name."""
