@@ -21,7 +21,7 @@ from graphengine.server.tokens import Caller
 
 MOST_CONVERSIONS = 2
 """How many pictures are made smaller at once."""
-LONGEST_FIELD = 64 << 10
+MOST_FIELDS, LONGEST_FIELD = 20, 64 << 10
 FOLDERS = (
     "checkpoints", "clip_vision", "configs", "controlnet", "diffusion_models", "embeddings", "hypernetworks", "loras",
     "style_models", "text_encoders", "upscale_models", "vae",
@@ -107,6 +107,9 @@ class FileRoutes:
         """The file of a form, its name, and the other fields; the file is written as it arrives."""
         if not request.content_type.startswith("multipart/"):
             raise ApiError("bad_type", "the body must be a form (multipart/form-data) with the file as `image`")
+        if (request.content_length or 0) > self.api.files.most + MOST_FIELDS * LONGEST_FIELD:
+            what = f"the form has {request.content_length:,} bytes; a file has at most {self.api.files.most:,} here"
+            raise ApiError("too_large", what, headers={"Connection": "close"})
         upload: Upload | None = None
         name, fields = "", dict[str, str]()
         try:
@@ -118,7 +121,9 @@ class FileRoutes:
                         name = part.filename
                         upload = await asyncio.to_thread(self.files.begin, self.api.files.most)
                         await _take(part, upload.write)
-                    elif len(fields) < 20:
+                    else:
+                        if len(fields) >= MOST_FIELDS:
+                            raise ApiError("bad_request", f"a form has at most {MOST_FIELDS} fields here")
                         content = bytearray()
                         await _take(part, lambda piece, content=content: _limited(content, piece))  # type: ignore[misc]
                         fields[str(part.name)] = content.decode("utf-8", "replace")

@@ -216,10 +216,12 @@ class Sockets:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def expect(self, job: Job, client: Client) -> None:
-        """Tell a client of a job from now on."""
+        """Tell a client of a job from now on, if it is connected or comes before the job has ended."""
         self._waiting[job.id] = client
         if job.state.ended or job.started is not None or job.id in self._seen:
             self._begin(job.id)
+            if job.state.ended:
+                self._waiting.pop(job.id, None)
 
     def _changed(self, changes: Iterable[Change]) -> None:
         """Hear of changes of the queue."""
@@ -233,9 +235,10 @@ class Sockets:
                     self._seen[change.job] = None
                     while len(self._seen) > REMEMBERED:
                         self._seen.popitem(last=False)
-            ended = change.kind in (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED)
-            if ended and (task := self._tasks.get(change.job)) is not None:
-                self._ending.add(task)
+            if change.kind in (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED):
+                self._waiting.pop(change.job, None)
+                if (task := self._tasks.get(change.job)) is not None:
+                    self._ending.add(task)
             self._dirty.set()
         if self._teller is None:
             self._teller = asyncio.create_task(self._tell_counts())
@@ -261,7 +264,10 @@ class Sockets:
             await asyncio.sleep(PAUSE)
 
     def _begin(self, number: int) -> None:
-        if number not in self._tasks and (client := self._waiting.pop(number, None)) is not None:
+        """Begin to tell of a job that has begun, if its client is connected."""
+        client = self._waiting.get(number)
+        if number not in self._tasks and client in self._of:
+            del self._waiting[number]
             task = self._tasks[number] = asyncio.create_task(self._follow(number, client))
             task.add_done_callback(lambda _: self._tasks.pop(number, None))
 
