@@ -22,6 +22,10 @@ TYPES = {
     "Image": "IMAGE", "Mask": "MASK", "Video": "VIDEO",
 }  # fmt: skip
 """ComfyUI's names of types that have another name here; all others keep theirs."""
+PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN")
+"""The types that have widgets."""
+GROWING, MOST_LINKS = "COMFY_AUTOGROW_V3", 50
+"""ComfyUI's type of an input that takes several links, to which the frontend adds sockets; and how many these are."""
 LARGEST = 2**64 - 1
 """The largest seed that ComfyUI knows."""
 
@@ -82,8 +86,9 @@ def object_info(definition: NodeDef[..., Any], files_of: FilesOf) -> dict[str, A
 def input_info(socket: Socket, files_of: FilesOf) -> list[Any]:
     """An input as `/object_info` has it: `[TYPE, options]`, or `[choices, options]`.
 
-    A plain value with the default None is shown as a socket without a widget: a widget would always send a value,
-    while no value is what makes the node take its own default.
+    A list of values that come by links is shown as an input that grows. A plain value with the default None is shown as
+    a socket without a widget: a widget would always send a value, while no value is what makes the node take its own
+    default.
     """
     options: dict[str, Any] = {}
     if socket.doc:
@@ -99,10 +104,22 @@ def input_info(socket: Socket, files_of: FilesOf) -> list[Any]:
         elif not socket.required:
             options["forceInput"] = True
         return [choices, options]
+    if (item := _item(socket.type)) is not None:
+        prefix = socket.name.removesuffix("s")
+        template = {"input": {"required": {prefix: [item, options]}}, "prefix": prefix, "min": int(socket.required),
+                    "max": MOST_LINKS}  # fmt: skip
+        return [GROWING, {**options, "template": template}]
     type = comfy_type(socket.type)
-    if type in ("INT", "FLOAT", "STRING", "BOOLEAN"):
+    if type in PLAIN:
         _widget(socket, type, options)
     return [type, options]
+
+
+def _item(annotation: Any) -> str | None:
+    """What a list holds that is made of links (`images.image0`, `images.image1`, ...); None for any other type."""
+    lists = [member for member in union_members(strip(annotation)) if get_origin(strip(member)) is list]
+    items = [comfy_type(get_args(strip(member))[0]) for member in lists]
+    return items[0] if len(items) == 1 and items[0] not in PLAIN else None
 
 
 def comfy_type(annotation: Any) -> str:
@@ -113,7 +130,7 @@ def comfy_type(annotation: Any) -> str:
     if any(_is_any(member) for member in members):
         return ANY
     names = [_name(member) for member in members]
-    plain = [name for name in names if name in ("INT", "FLOAT", "STRING", "BOOLEAN")]
+    plain = [name for name in names if name in PLAIN]
     return plain[0] if plain else ",".join(dict.fromkeys(names))
 
 

@@ -129,6 +129,13 @@ def test_nodes_are_shown_with_widgets_and_choices_in_the_form_that_all_clients_r
     assert known["door.present"]["output_node"]
     assert known["std.sample"]["input"]["required"]["model"] == ["Model", {}]
     assert known["std.sample"]["input"]["optional"]["steps"][1]["forceInput"], "no value is the model's own"
+    assert known["BatchImagesNode"]["input"]["required"]["images"] == [
+        "COMFY_AUTOGROW_V3",
+        {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 1, "max": 50}},
+    ]
+    cases = known["flow.switch"]["input"]["required"]["cases"][1]["template"]
+    assert cases["input"]["required"]["case"][0] == "*"
+    assert cases["input"]["required"]["case"][1]["lazy"], "only the one that is chosen is computed"
     assert "IMAGE" in known["std.decode_latent"]["output"]
     assert "std.save_image" not in known, "jobs of a server write no files by themselves"
     assert "door.store" not in known
@@ -334,6 +341,16 @@ def test_a_job_is_in_the_queue_from_the_answer_on_until_it_is_in_the_history(ser
     assert error(server, {"prompt": PAGE, "prompt_id": chosen}, 409)["error"]["type"] == "conflict"
     assert server.ask("POST", "/history", {"delete": [chosen]}).status == 200
     assert server.ask("GET", f"/history/{chosen}").data == {}
+
+
+def test_a_list_of_links_comes_as_sockets_that_were_added(server: Server) -> None:
+    prompt = {
+        "1": {"class_type": "PrimitiveString", "inputs": {"value": "a"}},
+        "2": {"class_type": "PrimitiveString", "inputs": {"value": "b"}},
+        "3": {"class_type": "flow.switch", "inputs": {"choice": 1, "cases.case0": ["1", 0], "cases.case1": ["2", 0]}},
+        "4": {"class_type": "door.tell", "inputs": {"text": ["3", 0]}},
+    }
+    assert ended(server, send(server, prompt)["prompt_id"])["outputs"] == {"4": {"text": ["b"]}}
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
