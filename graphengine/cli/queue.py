@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphengine.cli import remote
 from graphengine.cli.common import (
     EXIT_FAILED,
     WRONG,
@@ -32,6 +33,7 @@ from graphengine.cli.common import (
     workflow_name,
 )
 from graphengine.cli.sweep import Over
+from graphengine.errors import WorkflowError
 from graphengine.events import Kind
 from graphengine.system.terminal import console
 
@@ -43,8 +45,32 @@ commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, ca
 
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
+HERE = ("submit", "clean", "stats", "report")
+"""Commands for the queue of this machine only; `run --server` submits to a server."""
 WIDE = 1000
 """Columns of a table that is not shown on a terminal, so that each job has one line."""
+
+
+@commands.callback()
+def command(context: typer.Context, server: remote.ServerUrl = None, token_file: remote.TokenFile = None) -> None:
+    """Submit jobs, look at them, cancel and reorder them."""
+    if server is None:
+        return
+    if context.invoked_subcommand in HERE:
+        what = f"{context.invoked_subcommand} is for the queue of this machine"
+        raise typer.BadParameter(what, param_hint="--server")
+    context.obj = remote.Server(server, token_file)
+
+
+def _there(context: typer.Context) -> remote.Server | None:
+    """The server whose queue a command is for; None for the queue of this machine."""
+    return context.find_object(remote.Server)
+
+
+def _only_here(**given: Any) -> None:
+    """Refuse options that a server does not take."""
+    if names := [name for name, value in given.items() if value is not None]:
+        raise WorkflowError(f"a server cannot follow {', '.join(names)}")
 
 
 @contextmanager
@@ -113,6 +139,7 @@ def _over(graph: GraphData, set: list[str] | None, over: list[str]) -> tuple[Gra
 @commands.command("list")
 @guarded
 def list_(
+    context: typer.Context,
     state: Annotated[list[str] | None, typer.Option("--state", help="Only queued, running, done, ...")] = None,
     user: Annotated[str | None, typer.Option("--user", help="Only this user's.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20,
@@ -122,9 +149,13 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """List the newest jobs; a page at a time with --before."""
+    if (there := _there(context)) is not None:
+        _only_here(**{"--user": user, "--before": before, "--queue": queue})
+        remote.list_(there, state or (), limit, json)
+        return
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
-    from graphengine.errors import WorkflowError, nearest
+    from graphengine.errors import nearest
     from graphengine.service.jobs.job import State
 
     for name in state or ():
@@ -144,8 +175,13 @@ def list_(
 
 @commands.command("show")
 @guarded
-def show(job: Number, queue: QueueFile = None, json: Json = False, debug: Debug = False) -> None:
+def show(
+    context: typer.Context, job: Number, queue: QueueFile = None, json: Json = False, debug: Debug = False
+) -> None:
     """Show a job with its attempts, its error and its results."""
+    if (there := _there(context)) is not None:
+        remote.show(there, job, json)
+        return
     from graphengine.cli import job_rows
 
     with _queue(queue) as base:
@@ -169,8 +205,10 @@ def show(job: Number, queue: QueueFile = None, json: Json = False, debug: Debug 
 
 @commands.command("cancel")
 @guarded
-def cancel(jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
+def cancel(context: typer.Context, jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
     """Cancel jobs: waiting ones at once, others within a step."""
+    if (there := _there(context)) is not None:
+        return remote.each(there, jobs, remote.cancel_one)
     with _queue(queue) as base:
 
         def cancel_one(job: int) -> None:
@@ -182,8 +220,10 @@ def cancel(jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int 
 
 @commands.command("delete")
 @guarded
-def delete(jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
+def delete(context: typer.Context, jobs: Numbers, queue: QueueFile = None, debug: Debug = False) -> int | None:
     """Delete jobs that have ended, with their stored results. The files in their --out folders stay."""
+    if (there := _there(context)) is not None:
+        return remote.each(there, jobs, lambda client, job: client.delete(job))
     from graphengine.service.jobs.submit import delete as forget
 
     with _queue(queue) as base:
@@ -229,6 +269,7 @@ def _each(jobs: list[int], work: Callable[[int], None]) -> int | None:
 @commands.command("move")
 @guarded
 def move(
+    context: typer.Context,
     job: Number,
     before: Annotated[
         int | None,
@@ -238,6 +279,11 @@ def move(
     debug: Debug = False,
 ) -> None:
     """Move a waiting job before another one, or before all. It takes the priority of that one."""
+    if (there := _there(context)) is not None:
+        with there.client() as client:
+            client.move(str(job), None if before is None else str(before))
+        print(f"job {job} is run before {'all others' if before is None else f'job {before}'}")
+        return
     from graphengine.cli import job_rows
     from graphengine.errors import GraphEngineError
 
@@ -256,11 +302,16 @@ def move(
 @commands.command("pause")
 @guarded
 def pause(
+    context: typer.Context,
     user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
     queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
     """Begin no more jobs until `resume`; those that run go on."""
+    if (there := _there(context)) is not None:
+        with there.client() as client:
+            client.pause(user or None)
+        return
     with _queue(queue) as base:
         base.pause(user)
 
@@ -268,11 +319,16 @@ def pause(
 @commands.command("resume")
 @guarded
 def resume(
+    context: typer.Context,
     user: Annotated[str, typer.Option("--user", help="Only this user's jobs.")] = "",
     queue: QueueFile = None,
     debug: Debug = False,
 ) -> None:
     """Begin waiting jobs again after `pause`."""
+    if (there := _there(context)) is not None:
+        with there.client() as client:
+            client.resume(user or None)
+        return
     with _queue(queue) as base:
         base.resume(user)
 
@@ -280,6 +336,7 @@ def resume(
 @commands.command("limit")
 @guarded
 def limit(
+    context: typer.Context,
     count: Annotated[int | None, typer.Argument(metavar="[JOBS]", min=0, help="The limit; default: none.")] = None,
     user: Annotated[
         str, typer.Option("--user", help="The user to limit; default: all users without a limit of their own.")
@@ -288,6 +345,10 @@ def limit(
     debug: Debug = False,
 ) -> None:
     """Limit how many jobs of a user may wait. Further ones are refused when they are submitted."""
+    if (there := _there(context)) is not None:
+        with there.client() as client:
+            client.limit(count, user)
+        return
     with _queue(queue) as base:
         base.set_limit(count, user)
 
@@ -295,6 +356,7 @@ def limit(
 @commands.command("wait")
 @guarded
 def wait(
+    context: typer.Context,
     jobs: Annotated[
         list[int] | None, typer.Argument(metavar="[JOB...]", help="The jobs; default: all that wait or run.")
     ] = None,
@@ -307,6 +369,9 @@ def wait(
     from graphengine.cli.watching import CHECK_SECONDS, attending, left_alone
     from graphengine.service.job_activity import words
 
+    if (there := _there(context)) is not None:
+        with left_alone():
+            return remote.wait(there, jobs, timeout)
     end = None if timeout is None else time.monotonic() + timeout
     with _queue(queue) as base, left_alone():
         numbers, look = jobs or base.unfinished(), attending(base, queue)
@@ -382,6 +447,7 @@ def report(
 @commands.command("watch")
 @guarded
 def watch(
+    context: typer.Context,
     job: Annotated[int | None, typer.Argument(metavar="JOB", min=1, help="The job; default: all jobs.")] = None,
     queue: QueueFile = None,
     json: Json = False,
@@ -390,6 +456,10 @@ def watch(
     """Follow jobs: a live table, or events as lines of JSON."""
     from graphengine.cli.watching import Following, attending, left_alone, table
 
+    if (there := _there(context)) is not None:
+        with left_alone():
+            remote.watch(there, job, json, _event)
+        return
     with _queue(queue) as base, left_alone():
         look = attending(base, queue)
         if json or not sys.stdout.isatty():  # a live table is for a terminal

@@ -27,7 +27,8 @@ from graphengine.cli.common import (
     sentence,
     workflow_name,
 )
-from graphengine.errors import GraphEngineError
+from graphengine.cli.remote import Server, ServerUrl, TokenFile, run_there
+from graphengine.errors import GraphEngineError, WorkflowError
 
 if TYPE_CHECKING:
     from graphengine.cli.execute import Session
@@ -59,10 +60,21 @@ def command(
             "`graphengine worker`. auto: the service if one runs, else inline.",
         ),
     ] = "auto",
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
     debug: Debug = False,
 ) -> int | None:
     """Run a workflow and write its outputs. Each picture holds the record of how it was made."""
     graph = load_workflow(file, packs, root)
+    if server is not None:
+        given = {
+            "--device": device, "--no-cache": no_cache, "--report": report, "--keep-going": keep_going, "--root": root,
+            "--backend": backend != "auto",
+        }  # fmt: skip
+        if here := [name for name, value in given.items() if value]:
+            raise WorkflowError(f"a server cannot follow {', '.join(here)}")
+        run_there(Server(server, token_file), graph, set, out, exact, json)
+        return None
     if backend in ("auto", "service"):
         from graphengine.cli.handover import hand_over
 

@@ -195,7 +195,7 @@ class AsyncClient:
                 _, body = await self._connection.ask("GET", f"/v1/jobs/{job.id}/values/{_quoted(name)}")
                 return await asyncio.to_thread(_decoded, body)
             except (UnknownType, ServerError) as error:
-                if isinstance(error, ServerError) and error.code != "not_found":
+                if isinstance(error, ServerError) and error.problem != "not_found":
                     raise
             if not output.files:
                 return output.value

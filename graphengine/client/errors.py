@@ -15,12 +15,12 @@ class ServerError(GraphEngineError):
 
     Attributes:
         status: The status in HTTP; 0 without an answer.
-        code: The code of the problem, as `not_found`.
+        problem: The code of the problem, as `not_found`.
     """
 
-    def __init__(self, message: str, status: int = 0, code: str = "") -> None:
+    def __init__(self, message: str, status: int = 0, problem: str = "") -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.problem = status, problem
 
 
 class NotAllowed(ServerError):

@@ -39,6 +39,8 @@ MOST_LISTED = 100
 NODES, MAKERS, IDS = "nodes", "makers", "ids"
 """Facts of a job: how many nodes its graph has; by output, the node that makes it; by node, its id in the file of
 another format from which the graph was converted."""
+LONGEST_NUMBER = 18
+"""Digits of a job's number."""
 MOST_VALUE = 512 << 20
 """The most bytes of an output's value."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
@@ -186,9 +188,10 @@ class JobApi:
         return self._view(self.find(caller, name))
 
     def find(self, caller: Caller, name: str) -> Job:
-        """A job of the caller by its UUID, in any case; one of somebody else is not there."""
+        """A job of the caller by its UUID, in any case, or its number; one of somebody else is not there."""
         try:
-            job = self.queue.named(str(uuid.UUID(name)))
+            is_number = name.isascii() and name.isdigit() and len(name) <= LONGEST_NUMBER
+            job = self.queue.get(int(name)) if is_number else self.queue.named(str(uuid.UUID(name)))
         except (ValueError, NoJob):
             raise ApiError("not_found", f"there is no job {name[:60]!r}") from None
         if caller.scope is not None and job.user != caller.scope:

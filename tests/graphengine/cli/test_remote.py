@@ -1,0 +1,78 @@
+"""`run --server` and `queue --server`: what the commands do on this machine, on a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.graphengine.cli.conftest import command
+from tests.graphengine.sample import until
+from tests.graphengine.server.conftest import Server, serve, server, tokens
+from tests.graphengine.server.test_native import gate, open_gate, submit
+
+__all__ = ["serve", "server", "tokens"]
+
+
+def go(server: Server, *arguments: object, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command beside a server."""
+    own = server.environment | more
+    told = subprocess.run(command(*arguments), cwd=server.folder, env=own, capture_output=True, text=True, timeout=60)
+    assert told.returncode == code, told.stderr
+    assert "Traceback" not in told.stderr
+    return told
+
+
+def test_a_run_writes_its_files_here(server: Server) -> None:
+    (server.folder / "words.txt").write_text("of this machine")
+    run = ["run", "flows/greet.yaml", "--server", server.url, "--set", "text=good morning", "--out", "mine"]
+    assert go(server, *run).stdout == "mine/greet_sheet_00000.html\n"
+    *_, last = map(json.loads, go(server, *run, "--json").stdout.splitlines())
+    assert (last["kind"], last["files"]) == ("outputs", ["mine/greet_sheet_00001.html"])  # the first one stays
+    assert (server.folder / "mine" / "greet_sheet_00001.html").read_text() == "good morning"
+    told = go(server, "run", "flows/digest.yaml", "--server", server.url, "--set", "file=words.txt").stdout
+    assert told.splitlines()[1] == "model: tiny"
+    assert "four is not lucky" in go(server, "run", "flows/fails.yaml", "--server", server.url, code=1).stderr
+    assert "--device" in go(server, "run", "flows/greet.yaml", "--server", server.url, "--device", "cpu", code=2).stderr
+    assert "graphengine serve" in go(server, "run", "flows/greet.yaml", "--set", "text=x", "--server",
+                                     "http://127.0.0.1:9", code=2).stderr  # fmt: skip
+
+
+def test_ctrl_c_cancels_the_job(server: Server) -> None:
+    run = command("run", "flows/gate.yaml", "--server", server.url, "--set", f"file={gate(server, 'interrupted')}")
+    with subprocess.Popen(run, cwd=server.folder, env=server.environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        number = process.stderr.readline().split()[1]
+        until(lambda: server.ask("GET", f"/v1/jobs/{number}").data["state"] == "running")
+        process.terminate()
+        assert process.wait(30) == 130
+    assert server.ask("GET", f"/v1/jobs/{number}").data["state"] == "cancelled"
+
+
+def test_the_queue_with_a_token_in_a_file(tokens: tuple[Server, dict[str, str]], tmp_path: Path) -> None:
+    server, token = tokens
+    file = tmp_path / "ann.token"
+    file.write_text(token["ann"] + "\n")
+    ann = ["queue", "--server", server.url, "--token-file", file]
+    server.token = token["ann"]
+    job = submit(server, "gate", {"file": (path := gate(server, "through"))})["number"]
+    assert "gate" in go(server, *ann, "list").stdout
+    assert f"job {job} is being cancelled" in go(server, *ann, "cancel", job).stdout
+    again = submit(server, "gate", {"file": path})["number"]
+    open_gate(path)
+    assert go(server, *ann, "wait", again).stdout == f"job {again} is done\n"
+    assert go(server, *ann, "watch", again).stdout.splitlines()[-1] == f"job {again} done"
+    assert "text: through" in go(server, *ann, "show", again).stdout
+    assert "token" in go(server, "queue", "--server", server.url, "list", code=2).stderr
+    assert "limits" in go(server, *ann, "limit", 3, code=2).stderr
+    assert go(server, "queue", "--server", server.url, "list", "--json", GRAPHENGINE_TOKEN=token["ben"]).stdout == ""
+    assert "no job" in go(server, "queue", "--server", server.url, "cancel", again, code=2,
+                          GRAPHENGINE_TOKEN=token["ben"]).stderr  # fmt: skip
+    assert "of this machine" in go(server, *ann, "clean", code=2).stderr
+
+
+@pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 19, "-1", "1.0"])
+def test_numbers_of_no_job(server: Server, number: str) -> None:
+    assert server.ask("GET", f"/v1/jobs/{number}").problem["code"] == "not_found"
