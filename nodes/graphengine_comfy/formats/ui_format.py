@@ -179,7 +179,7 @@ class _Conversion:
     def read_values(self, definition: _Definition) -> None:
         """Find the values of all widgets, and write those of primitives into the widgets that they are linked to."""
         for node in definition.nodes.values():
-            if node.type in VIRTUAL or node.type in self.written or node.mode in (MUTED, BYPASSED):
+            if node.type in VIRTUAL or node.type in self.written:
                 continue
             facts = self.classes(node.type)
             definition.values[node.id] = {} if facts is None else widget_values(facts, node.data)
@@ -285,7 +285,8 @@ class _Conversion:
         """The node and the name of the widget inside that an input of a subgraph sets; None if it sets none."""
         for id, slot in definition.targets[number]:
             node = definition.nodes.get(id)
-            if node is not None and slot < len(node.inputs) and (name := _widget_name(node.inputs[slot])):
+            name = _widget_name(node.inputs[slot]) if node is not None and slot < len(node.inputs) else None
+            if node is not None and name and (node.type in self.written or name in definition.values.get(id, {})):
                 return id, name
         return None
 

@@ -315,6 +315,18 @@ def _nested(values: Any = (0.8,), inner_values: Any = (0.3,)) -> Any:
     return sheet.workflow(inner.subgraph(ONE), outer.subgraph(TWO))
 
 
+def _promoted_twice(mode: int) -> Any:
+    """A widget outside that is one of two nodes inside, the first of which does not run."""
+    sheet = chain(Sheet(), save=False)
+    _host(sheet, 7, ONE, image=("IMAGE", 5, 0), amount=("FLOAT", None, 0, True))
+    sheet.node(8, "Save", ["out"], images=("IMAGE", 7, 0))
+    inner = Sheet(PROMOTED, [("IMAGE", "IMAGE")])
+    inner.node(31, "Sharpen", [0.1], mode, image=("IMAGE", -10, 0), amount=("FLOAT", -10, 1, True))
+    inner.node(32, "Sharpen", [0.2], image=("IMAGE", -10, 0), amount=("FLOAT", -10, 1, True))
+    inner.give(0, 32)
+    return sheet.workflow(inner.subgraph(ONE))
+
+
 def _mode_of(data: Any, id: int, mode: int) -> Any:
     data = copy.deepcopy(data)
     scopes = [data["nodes"], *(found["nodes"] for found in data.get("definitions", {}).get("subgraphs", ()))]
@@ -440,6 +452,8 @@ WORKFLOWS: dict[str, Callable[[], Any]] = {
     "proxy widgets": _proxies,
     "nested subgraphs": _nested,
     "nested subgraphs without values": lambda: _nested((), ()),
+    "promoted widget of a muted node": lambda: _promoted_twice(2),
+    "promoted widget of a bypassed node": lambda: _promoted_twice(4),
     "muted subgraph": lambda: _mode_of(_promoted(), 7, 2),
     "bypassed subgraph": lambda: _mode_of(_promoted(), 7, 4),
     "muted inside a subgraph": lambda: _mode_of(_promoted(), 31, 2),
