@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.families import vae_coding
@@ -23,7 +24,7 @@ from graphengine_nodes.values.types import Conditioning, Control, Image, Model, 
 
 from graphengine import Context
 from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
-from graphengine_comfy.nodes.resizing import resized
+from graphengine_comfy.nodes.resizing import resized, two_by_two
 from graphengine_comfy.sampling.model_sampling import (
     FAMILY_SHIFTS,
     FlowSampling,
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
 UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
 """The families whose pipelines take prompts that change with the steps, or several at once."""
 
-FAMILIES = (*UNETS, "flux", "chroma", "stable_diffusion_3", "z_image", "qwen_image")
+FAMILIES = (*UNETS, "flux", "flux2", "chroma", "stable_diffusion_3", "z_image", "qwen_image")
 """The families that are sampled; of the others the meaning of latents or of sigmas has not been followed yet."""
+
+FLUX2 = "flux2"
+"""The family whose latents ComfyUI has two by two, 128 channels at 1/16 of the size, in the denoiser's scale."""
 
 KL = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 16}
 
@@ -88,7 +92,11 @@ class Store:
         self._store, self._config = store, config
 
     def component(self, model: Model, name: str, device: str) -> AbstractContextManager[Any]:
-        """See `Components`."""
+        """See `Components`. FLUX.2's pipelines read numbers of the VAE, which what is sampled does not depend on."""
+        if name == "vae" and model.family == FLUX2 and name not in dict(model.components):
+            import torch
+
+            return nullcontext(SimpleNamespace(bn=torch.nn.BatchNorm2d(128, affine=False).eval(), dtype=torch.float32))
         return self._store.component(model, name, device)
 
     def controlnet(self, reference: Any, device: str, model: Model) -> AbstractContextManager[Any]:
@@ -159,7 +167,7 @@ def denoise(
     from graphengine_nodes.store.store import store
 
     from graphengine_comfy.sampling.samplers import sampler_named
-    from graphengine_comfy.sampling.scheduler import Keep, NoiseForm, sigma_scheduler
+    from graphengine_comfy.sampling.scheduler import Keep, sigma_scheduler
 
     if len(sigmas) < 2:
         return latent, latent
@@ -174,7 +182,7 @@ def denoise(
         ctx.note(sampler=f"{solver.name}: {solver.note}")
     samples = _of_model(latent.samples, reference)
     empty = not bool(samples.count_nonzero())
-    begun = samples if empty else vae_coding.to_denoiser(samples, scaling(config))
+    begun = samples if empty or reference.family == FLUX2 else vae_coding.to_denoiser(samples, scaling(config))
     drawn = torch.zeros_like(begun)
     if noise.seed is not None:
         drawn = noise_for(noise.seed, begun.shape, latent.batch_index)
@@ -182,21 +190,20 @@ def denoise(
     estimates: list[Any] = []
 
     def loop(pack: Any, device: str) -> Loop:
-        keep = None
+        inner, keep = (_tokens if reference.family == FLUX2 else pack), None
+        latents = levels.begin(begun, drawn, sigmas[0])
         if mask is not None:
-            parts = [pack(one).to(device) for one in (begun, drawn, mask.expand_as(begun))]
-            keep = Keep(*parts, **_mask_at(model, levels, sigmas))
-        form = NoiseForm(tuple(begun.shape), pack)
-        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep, form)
+            full, at = mask.expand_as(begun), _mask_at(model, levels, sigmas)
+            latents = Keep(begun, drawn, full, at).noisy(latents, sigmas[0], levels)
+            moved = [inner(one).to(device) for one in (begun, drawn, full)]
+            keep = Keep(moved[0], moved[1], moved[2], at)
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
-        latents = pack(levels.begin(begun, drawn, sigmas[0]))
-        if keep is not None:
-            latents = keep.noisy(latents.to(device), sigmas[0], levels)
         answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
         if reference.family in GUIDED and cfg > 1 and negative is not None:
             answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device)
-        return Loop(scheduler, latents, answer)
+        return Loop(scheduler, latents if reference.family == FLUX2 else pack(latents), answer)
 
     calls = _calls(solver.solver_for(levels), sigmas, levels)
     request = _request(model, reference, levels, calls, positive, negative, cfg, begun)
@@ -206,14 +213,16 @@ def denoise(
     vae = (("vae", model.shown_by),) if model.shown_by else ()
     step = reporter(ctx, replace(reference, components=(*reference.components, *vae)))
     found = family(reference.family).sample(components, request, device, step)
-    result = _unpacked(found.samples.float(), begun)
+    result = _in_shape(found.samples.float(), begun)
     ended = levels.end(result, sigmas[-1]) if sigmas[-1] > 0 else result
     picture = ended
     if sigmas[-1] > 0:
         kind: Any = family(reference.family)
         unpack = kind.layouts(kind.pipeline_for(request), request)[1]
-        picture = _unpacked(unpack(estimates[-1].denoised.cpu()), begun)
-    made = [vae_coding.to_vae(one, scaling(config)) for one in (ended, picture)]
+        picture = _in_shape(unpack(estimates[-1].denoised.cpu()), begun)
+    made = [ended, picture]
+    if reference.family != FLUX2:
+        made = [vae_coding.to_vae(one, scaling(config)) for one in made]
     first, second = (LATENT(one, latent.noise_mask, latent.batch_index) for one in made)
     return first, second
 
@@ -225,27 +234,33 @@ def _calls(solver: Any, sigmas: Sequence[float], levels: ModelSampling) -> list[
     return called_sigmas(solver, sigmas, levels.flow)
 
 
+def _factor(model: Model) -> int:
+    """The pixels a side of one latent."""
+    return int(model.setting("factor")) * (2 if model.family == FLUX2 else 1)
+
+
 def _of_model(samples: torch.Tensor, model: Model) -> torch.Tensor:
     """Latents in a model's own shape; empty ones of other channels have its channels.
 
     Raises:
         ValueError: They are of another shape than the model's latents.
     """
-    channels = int(model.setting("latent_channels", 4))
+    channels = 128 if model.family == FLUX2 else int(model.setting("latent_channels", 4))
     if samples.shape[1] != channels:
         if bool(samples.count_nonzero()):
             raise ValueError(
                 f"latents of {samples.shape[1]} channels do not fit {model.source}, whose latents have {channels}: "
                 "encode with its own VAE"
             )
-        samples = samples.new_zeros(samples.shape[0], channels, *samples.shape[2:])
+        sides = [side // 2 if model.family == FLUX2 else side for side in samples.shape[2:]]  # theirs are 8 pixels
+        samples = samples.new_zeros(samples.shape[0], channels, *sides)
     record = getattr(family(model.family), "record", None)
     if record is not None and record.latents.frames and samples.ndim == 4:
         samples = samples[:, :, None]
-    multiple = int(model.setting("multiple", model.setting("factor"))) // int(model.setting("factor"))
+    multiple = int(model.setting("multiple", model.setting("factor"))) // _factor(model)
     height, width = (int(side) for side in samples.shape[-2:])
     if height % multiple or width % multiple:
-        factor = int(model.setting("factor"))
+        factor = _factor(model)
         raise ValueError(
             f"latents of {width * factor} x {height * factor} pixels do not fit {model.source}: both sides must be "
             f"multiples of {multiple * factor}"
@@ -253,8 +268,16 @@ def _of_model(samples: torch.Tensor, model: Model) -> torch.Tensor:
     return samples.float()
 
 
-def _unpacked(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _in_shape(found: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Latents of the standard pack in the shape of this one's: with frames, or two by two."""
+    if found.shape[1] * 4 == like.shape[1]:
+        return two_by_two(found)
     return found[:, :, None] if found.ndim < like.ndim else found
+
+
+def _tokens(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [n, C, h, w] in FLUX.2's layout, [n, h * w, C]."""
+    return latents.flatten(2).permute(0, 2, 1)
 
 
 def _mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -267,11 +290,13 @@ def _mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return mask[:, :, None] if like.ndim == 5 else mask
 
 
-def _mask_at(model: MODEL, levels: ModelSampling, sigmas: Sequence[float]) -> dict[str, Any]:
+def _mask_at(
+    model: MODEL, levels: ModelSampling, sigmas: Sequence[float]
+) -> Callable[[torch.Tensor, float], torch.Tensor]:
     """How a mask changes with the sigma: under DifferentialDiffusion each place begins when its value is reached."""
     strength = model.patch("differential")
     if strength is None:
-        return {}
+        return lambda mask, sigma: mask
     last = max(levels.sigma_min, sigmas[-1])
     first, end = levels.timestep(sigmas[0]), levels.timestep(last)
 
@@ -280,7 +305,7 @@ def _mask_at(model: MODEL, levels: ModelSampling, sigmas: Sequence[float]) -> di
         hard = (mask >= share).to(mask)
         return hard if strength == 1.0 else strength * hard + (1 - strength) * mask
 
-    return {"mask_at": at}
+    return at
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
@@ -304,7 +329,7 @@ def _request(
     for side in sides:
         _check(side, reference)
     prompts = _one_length([_prompt(side, levels, calls, reference) for side in sides])
-    factor = int(reference.setting("factor"))
+    factor = _factor(reference)
     width, height = int(begun.shape[-1]) * factor, int(begun.shape[-2]) * factor
     scale, further = _guidance(reference, sides, cfg)
     options = SamplingOptions(
@@ -337,7 +362,7 @@ def _check(side: CONDITIONING, model: Model) -> None:
                 f"a prompt of {entry.prompt.family} does not fit {model.source}, a {model.family} model: load the text "
                 "encoder of its type"
             )
-        if "references" in entry.options and model.family != "flux":
+        if "references" in entry.options and model.family not in ("flux", FLUX2):
             raise ValueError(
                 f"reference latents are not followed for {model.family} models here; the node std.sample takes "
                 "reference pictures"
@@ -424,12 +449,17 @@ def _guidance(model: Model, sides: Sequence[CONDITIONING], cfg: float) -> tuple[
     if model.family in GUIDED:
         return GUIDED[model.family], {}
     record = getattr(family(model.family), "record", None)
-    if record is None or not record.guidance.embedded:
+    if record is None:
+        return cfg, {}
+    guidance = record.variants[model.setting("variant", "")].guidance or record.guidance
+    if cfg > 1 and (guidance.off == math.inf or (guidance.embedded and guidance.real is None)):
+        raise ValueError(f"{model.source} takes no negative prompt: give cfg 1")
+    if not guidance.embedded:
         return cfg, {}
     said = {float(entry.options.get("guidance", GUIDANCE)) for side in sides for entry in side.entries}
     if len(said) > 1:
         raise ValueError("positive and negative prompt say different guidance: give both the same FluxGuidance")
-    real = {} if cfg == 1 or record.guidance.real is None else {record.guidance.real: cfg}
+    real = {} if cfg == 1 or guidance.real is None else {guidance.real: cfg}
     return said.pop(), real
 
 

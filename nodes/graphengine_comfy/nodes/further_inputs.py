@@ -62,6 +62,9 @@ def answer_for(
     reference = model.denoiser.model
     if reference.family == "flux":
         return _of_flux(model, options, begun, config, pack)
+    if reference.family == "flux2":
+        references = [_repeated(one.float(), begun) for one in options.get("references", ())]
+        return functools.partial(_flux2_call, references=references) if references else None
     if reference.setting("unet_channels", 4) != 9:
         return None
     if "concat_latent" in options:
@@ -197,6 +200,30 @@ def _flux_call(
         places.append(place.to(img_ids))
         states = torch.cat([states, tokens.to(states)], dim=1)
     found = module(*args, hidden_states=states, img_ids=torch.cat(places), **kwargs)
+    return (found[0][:, :count], *found[1:])
+
+
+def _flux2_call(
+    module: Any,
+    *args: Any,
+    hidden_states: torch.Tensor,
+    img_ids: torch.Tensor,
+    references: Sequence[torch.Tensor],
+    **kwargs: Any,
+) -> Any:
+    """Call FLUX.2's transformer with the tokens of references behind those of the latents, each at its own time."""
+    import torch
+
+    count = hidden_states.shape[1]
+    states, places = [hidden_states], [img_ids]
+    for number, latents in enumerate(references, start=1):
+        height, width = (int(side) for side in latents.shape[-2:])
+        times = torch.tensor([10 * number])
+        place = torch.cartesian_prod(times, torch.arange(height), torch.arange(width), torch.arange(1)).to(img_ids)
+        places.append(place if img_ids.ndim == 2 else place[None].expand(len(img_ids), -1, -1))
+        states.append(latents.flatten(2).permute(0, 2, 1).to(hidden_states))
+    told = {"hidden_states": torch.cat(states, dim=1), "img_ids": torch.cat(places, dim=-2)}
+    found = module(*args, **told, **kwargs)
     return (found[0][:, :count], *found[1:])
 
 

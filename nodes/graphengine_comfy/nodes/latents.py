@@ -10,7 +10,7 @@ from graphengine_nodes import VAE, Image, Latent, Mask
 from graphengine_nodes.families.lookup import family
 
 from graphengine import INERT, Choices, Context, Range, Uses, node
-from graphengine_comfy.nodes.resizing import CROPS, LATENT_METHODS, MOST, resized
+from graphengine_comfy.nodes.resizing import CROPS, LATENT_METHODS, MOST, one_by_one, resized, two_by_two
 from graphengine_comfy.values import CONDITIONING, LATENT, Entry
 
 if TYPE_CHECKING:
@@ -60,12 +60,26 @@ def EmptyFlux2LatentImage(
 
 
 def _factor(vae: VAE) -> int:
-    return int(vae.model.setting("factor", 8))
+    return int(vae.model.setting("factor", 8)) * (2 if _is_flux2(vae) else 1)
+
+
+def _is_flux2(vae: VAE) -> bool:
+    """Whether its latents stand two by two in ComfyUI, in the scale of the denoiser."""
+    return vae.model.family == "flux2"
 
 
 def encoded(vae: VAE, pixels: torch.Tensor, ctx: Context) -> torch.Tensor:
     """The most likely latents of pictures [B, H, W, 3], whose sides are cut in the middle to what the VAE takes."""
-    return std.encode_image(vae, Image(fitted(vae, pixels)), ctx=ctx).mean.float()
+    found = std.encode_image(vae, Image(fitted(vae, pixels)), ctx=ctx).mean.float()
+    if not _is_flux2(vae):
+        return found
+    from graphengine_nodes.store.store import store
+
+    with store.component(vae.model, "vae", "cpu") as module:
+        mean, spread = module.bn.running_mean, (module.bn.running_var + module.config.batch_norm_eps).sqrt()
+        shape = (1, -1, 1, 1)
+        scaled: torch.Tensor = (two_by_two(found) - mean.view(shape).float()) / spread.view(shape).float()
+    return scaled
 
 
 def fitted(vae: VAE, pixels: torch.Tensor) -> torch.Tensor:
@@ -90,12 +104,14 @@ def VAEDecode(*, samples: LATENT, vae: Decoder, ctx: Context = INERT) -> Image:
         ValueError: They are of another shape than the VAE's.
     """
     found = samples.samples
-    channels = vae.model.setting("latent_channels")
+    channels = 128 if _is_flux2(vae) else vae.model.setting("latent_channels")
     if found.shape[1] != channels:
         raise ValueError(f"latents of {found.shape[1]} channels do not fit {vae.source}, whose latents have {channels}")
     record = getattr(family(vae.model.family), "record", None)
     if record is not None and record.latents.frames and found.ndim == 4:
         found = found[:, :, None]
+    if _is_flux2(vae):
+        return std.decode_latent(vae, Latent(one_by_one(found), "flux2"), ctx=ctx)
     return std.decode_latent(vae, Latent(found, vae.model.family, scale="vae"), ctx=ctx)
 
 

@@ -87,3 +87,17 @@ def _slerp(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> to
     straight = first * (1 - share) + second * share
     found = torch.where(dot > 1 - 1e-5, first, found)
     return torch.where(dot < 1e-5 - 1, straight, found)
+
+
+def two_by_two(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [n, C, h, w] two by two, as FLUX.2 has them: [n, 4 C, h / 2, w / 2]."""
+    n, channels, height, width = latents.shape
+    found = latents.reshape(n, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return found.reshape(n, channels * 4, height // 2, width // 2)
+
+
+def one_by_one(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of `two_by_two` as they were."""
+    n, channels, height, width = latents.shape
+    found = latents.reshape(n, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+    return found.reshape(n, channels // 4, height * 2, width * 2)

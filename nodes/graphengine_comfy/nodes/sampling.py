@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
@@ -185,6 +186,21 @@ def SDTurboScheduler(*, model: MODEL, steps: Annotated[int, Range(1, 10, 1)] = 1
     start = 10 - int(10 * denoise)
     times = (torch.arange(1, 11) * 100 - 1).flip(0)[start : start + steps]
     return _falling(levels.sigma(times).tolist())
+
+
+@node(version=1)
+def Flux2Scheduler(
+    *,
+    steps: Annotated[int, Range(1, 4096, 1)] = 20,
+    width: Annotated[int, Range(16, 16384, 1)] = 1024,
+    height: Annotated[int, Range(16, 16384, 1)] = 1024,
+) -> SIGMAS:
+    """Give sigmas of FLUX.2: even ones, shifted by the size of the picture and the number of steps."""
+    from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+
+    shift = math.exp(compute_empirical_mu(round(width * height / 256), steps))
+    times = [1 - step / steps for step in range(steps)]
+    return _falling([shift / (shift + (1 / time - 1)) for time in times])
 
 
 @node(version=1)

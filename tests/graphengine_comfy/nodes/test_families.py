@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from graphengine_nodes.testing.chroma import chroma_model
 from graphengine_nodes.testing.flux import flux_model
+from graphengine_nodes.testing.flux2 import flux2_model
 from graphengine_nodes.testing.qwen_image import qwen_image_model
 from graphengine_nodes.testing.sd3 import sd3_model
 from graphengine_nodes.testing.sdxl import xl_model
@@ -19,6 +21,7 @@ from graphengine_nodes.testing.z_image import z_image_model
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "chroma": chroma_model,
     "flux": flux_model,
+    "flux2": flux2_model,
     "qwen_image": qwen_image_model,
     "stable_diffusion_3": sd3_model,
     "stable_diffusion_xl": xl_model,
@@ -53,3 +56,47 @@ def test_guidance_goes_from_the_negative_prompt(
         model=model, steps=2, cfg=1.0, positive=one, negative=other, latent_image=again, denoise=0.5
     )
     assert begun.samples.shape == whole.samples.shape
+
+
+def test_flux2_is_sampled_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import Flux2Transformer2DModel
+
+    flux2_model(tmp_path / "checkpoints" / "flux2")
+    monkeypatch.setenv("GRAPHENGINE_MODELS", str(tmp_path))
+    model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="flux2")
+    seen = comfy.VAEEncode(pixels=comfy.EmptyImage(width=64, height=64, color=0x3060C0), vae=vae)
+    assert seen.samples.shape == (1, 128, 4, 4)
+    prompt = comfy.CLIPTextEncode(text="a red house", clip=clip)
+    seeing = comfy.ReferenceLatent(conditioning=prompt, latent=seen)
+    sigmas = comfy.Flux2Scheduler(steps=3, width=64, height=64)
+    network = Flux2Transformer2DModel.from_pretrained(tmp_path / "checkpoints" / "flux2" / "transformer").eval()
+
+    def by_hand(reference: torch.Tensor | None) -> torch.Tensor:
+        x = torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(5))
+        embeds, values = prompt.entries[0].prompt.embeds, torch.tensor(sigmas.values)
+        places = [torch.cartesian_prod(torch.tensor([t]), *map(torch.arange, (4, 4, 1))) for t in (0, 10)]
+        words = torch.cartesian_prod(*map(torch.arange, (1, 1, 1, embeds.shape[1])))
+        for now, then in itertools.pairwise(values):
+            states = [x] if reference is None else [x, reference]
+            with torch.no_grad():
+                out = network(
+                    hidden_states=torch.cat([one.flatten(2).permute(0, 2, 1) for one in states], dim=1),
+                    timestep=now[None],
+                    guidance=None,
+                    encoder_hidden_states=embeds,
+                    txt_ids=words[None],
+                    img_ids=torch.cat(places[: len(states)])[None],
+                ).sample[:, :16]
+            x = x + (then - now) * out.permute(0, 2, 1).reshape(1, 128, 4, 4)
+        return x
+
+    for conditioning, reference in ((prompt, None), (seeing, seen.samples)):
+        found, _ = comfy.SamplerCustomAdvanced(
+            noise=comfy.RandomNoise(noise_seed=5),
+            guider=comfy.BasicGuider(model=model, conditioning=conditioning),
+            sampler=comfy.KSamplerSelect(sampler_name="euler"),
+            sigmas=sigmas,
+            latent_image=comfy.EmptyFlux2LatentImage(width=64, height=64),
+        )
+        wanted = by_hand(reference)
+        assert (found.samples - wanted).abs().max() < 1e-4 * wanted.abs().max()
