@@ -54,7 +54,7 @@ class ComfyClassic:
 
     prefixes = (
         "/api/", "/object_info", "/prompt", "/queue", "/history", "/interrupt", "/view", "/upload/", "/system_stats",
-        "/embeddings", "/models", "/free", "/features", "/ws",
+        "/embeddings", "/models", "/experiment/", "/free", "/features", "/ws",
     )  # fmt: skip
     without_token = ()
 
@@ -98,6 +98,8 @@ class ComfyClassic:
         add("GET", "/embeddings", self.file_routes.embeddings, "The names of embeddings")
         add("GET", "/models", self.file_routes.model_folders, "The folders of models")
         add("GET", "/models/{folder}", self.file_routes.models, "The models in a folder")
+        add("GET", "/experiment/models", self.file_routes.model_lists, "The folders of models, for the frontend")
+        add("GET", "/experiment/models/{folder}", self.file_routes.model_list, "The models in a folder")
         add("POST", "/free", self.file_routes.free, "Free memory")
         return found
 
@@ -208,7 +210,7 @@ class ComfyClassic:
             return Refused("missing_node_type", str(first), errors)
         if not errors:
             return Refused("invalid_prompt", str(first), {})
-        return Refused(FAILED, "Prompt outputs failed validation", errors, str(first))
+        return Refused(FAILED, "Prompt outputs failed validation", errors, comfy_prompt.in_ids(str(first), ids))
 
     def _place(self, caller: Caller, prompt: Prompt, job: Job) -> None:
         """Give a job the place that its client asks for, before the caller's own jobs; an admin's goes before all."""

@@ -186,10 +186,22 @@ class FileRoutes:
 
     async def models(self, request: web.Request) -> web.Response:
         """`GET /models/{folder}`."""
+        return web.json_response(await self._listed(request))
+
+    async def model_lists(self, request: web.Request) -> web.Response:
+        """`GET /experiment/models`: the folders, without their places on this machine."""
+        names = await asyncio.to_thread(self._model_folders)
+        return web.json_response([{"name": name, "folders": []} for name in names])
+
+    async def model_list(self, request: web.Request) -> web.Response:
+        """`GET /experiment/models/{folder}`."""
+        return web.json_response([{"name": name, "pathIndex": 0} for name in await self._listed(request)])
+
+    async def _listed(self, request: web.Request) -> list[str]:
         folder = request.match_info["folder"]
         if folder not in await asyncio.to_thread(self._model_folders):
             raise ApiError("not_found", f"there is no folder of models {folder[:60]!r}")
-        return web.json_response(await asyncio.to_thread(self._models, request[CALLER], folder))
+        return await asyncio.to_thread(self._models, request[CALLER], folder)
 
     def _models(self, caller: Caller, folder: str) -> list[str]:
         models = self.api.folders.models

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from graphengine.events import Reuse
-from graphengine.server.comfy_prompt import FACTS, shown_id
+from graphengine.server.comfy_prompt import FACTS, in_ids, shown_id
 from graphengine.server.job_api import IDS, MAKERS
 from graphengine.service.jobs.job import Job, State
 
@@ -116,10 +116,14 @@ def error_of(job: Job) -> dict[str, Any]:
     id = node_of(job, node)
     written = facts_of(job).get("prompt", {}).get(id, {})
     return {
-        "node_id": id, "node_type": written.get("class_type", type), "exception_message": job.error or "it has failed",
-        "exception_type": result.get("cause") or result.get("error") or "Error", "traceback": [], "current_inputs": {},
+        "node_id": id,
+        "node_type": written.get("class_type", type),
+        "exception_message": in_ids(job.error or "it has failed", ids_of(job)),
+        "exception_type": result.get("cause") or result.get("error") or "Error",
+        "traceback": [],
+        "current_inputs": {},
         "current_outputs": [],
-    }  # fmt: skip
+    }
 
 
 def job_item(job: Job, folder: Path) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def node_errors(
         if id not in found:
             dependent = [output for output, part in reach.items() if id in part]
             found[id] = {"errors": [], "dependent_outputs": dependent, "class_type": nodes[id]["class_type"]}
-        found[id]["errors"].append(_error(problem, nodes[id]))
+        found[id]["errors"].append(_error(problem, nodes[id], ids))
     return found
 
 
@@ -220,7 +220,12 @@ def shown_id(node: str, ids: Mapping[str, str]) -> str:
     return ids.get(node) or ids.get(outer) or outer
 
 
-def _error(problem: Problem, node: Mapping[str, Any]) -> dict[str, Any]:
+def in_ids(text: str, ids: Mapping[str, str]) -> str:
+    """A sentence with the ids of the prompt in place of those of the graph."""
+    return re.sub(r"\bn\w+", lambda found: ids.get(found[0], found[0]), text) if ids else text
+
+
+def _error(problem: Problem, node: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
     type = ERRORS.get(problem.kind, "custom_validation_failed")
     socket = problem.where.socket or ""
     value = node.get("inputs", {}).get(socket)
@@ -232,13 +237,14 @@ def _error(problem: Problem, node: Mapping[str, Any]) -> dict[str, Any]:
             type = "value_bigger_than_max"
     near = f"; did you mean {' or '.join(problem.nearest)}?" if problem.nearest else ""
     hint = f" ({problem.hint})" if problem.hint else ""
+    what = in_ids(f"{problem.what}{near}{hint}", ids)
     extra: dict[str, Any] = {"input_name": socket} if socket else {}
     if isinstance(value, str | int | float | bool):
         extra["received_value"] = value
     return {
         "type": type,
         "message": MESSAGES[type],
-        "details": f"{socket}: {problem.what}{near}{hint}" if socket else f"{problem.what}{near}{hint}",
+        "details": f"{socket}: {what}" if socket else what,
         "extra_info": extra,
     }
 

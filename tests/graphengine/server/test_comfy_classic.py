@@ -260,7 +260,7 @@ def test_a_failure_names_the_node_and_ends_like_a_run(server: Server) -> None:
             failed = next(one["data"] for one in told if one["type"] == "execution_error")
             assert (failed["node_id"], failed["node_type"]) == ("5", "door.fails")
             assert failed["exception_type"] == "ValueError"
-            assert "four is not lucky" in failed["exception_message"]
+            assert failed["exception_message"].startswith("node 5 (door.fails) failed: ValueError: four is not lucky")
             assert failed["traceback"] == []
             entry = ended(server, answer["prompt_id"])
             assert entry["status"]["status_str"] == "error"
@@ -374,6 +374,7 @@ def test_what_is_wrong_is_told_in_the_words_that_the_frontend_knows(server: Serv
         ("3", "required_input_missing", "sheet"), ("4", "return_type_mismatch", "text"),
     }  # fmt: skip
     assert found["node_errors"]["1"]["class_type"] == "door.page"
+    assert found["node_errors"]["4"]["errors"][0]["details"].startswith("text: wants str, gets Sheet from 1")
     assert found["node_errors"]["1"]["dependent_outputs"] == ["2", "4"]
 
 
@@ -632,6 +633,9 @@ def test_the_machine_is_shown_without_its_secrets(server: Server) -> None:
     (server.folder / "models" / "loras" / "notes.txt").write_bytes(b"x")
     assert server.ask("GET", "/models/loras").data == ["sub/a.safetensors"]
     assert server.ask("GET", "/models/%2e%2e").status == 404
+    assert {"name": "loras", "folders": []} in server.ask("GET", "/api/experiment/models").data
+    listed = server.ask("GET", "/api/experiment/models/loras").data
+    assert listed == [{"name": "sub/a.safetensors", "pathIndex": 0}]
     assert server.ask("GET", "/embeddings").data == []
     assert server.ask("POST", "/free", {"unload_models": True}).status == 200
     assert server.ask("GET", "/features").data["supports_preview_metadata"] is True
