@@ -7,5 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-DYNAMIC_COMBOS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {}
+DYNAMIC_COMBOS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "ResizeImageMaskNode": {
+        "resize_type": {
+            "scale dimensions": ("width", "height", "crop"),
+            "scale by multiplier": ("multiplier",),
+            "scale longer dimension": ("longer_size",),
+            "scale total pixels": ("megapixels",),
+        },
+    },
+    "SaveImageAdvanced": {"format": {"png": ("bit_depth", "input_color_space")}},
+}
 """By class and input: the further inputs of each choice, in their order."""

@@ -4,7 +4,9 @@ import enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pytest
 from graphengine_comfy.formats.class_facts import InputFacts, classes_in, facts_of
+from graphengine_comfy.formats.ui_format import widget_values
 
 from graphengine import Choices, Drawn, NodeDef, Range
 from tests.graphengine_comfy.formats.workflows import OBJECT_INFO
@@ -42,6 +44,27 @@ def test_plain_values_and_choices_have_widgets() -> None:
     }  # fmt: skip
     assert not found["image"].widget
     assert not found["name"].widget
+
+
+def test_inputs_of_a_choice_stand_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ResizeImageMaskNode(
+        input: list[bytes],
+        resize_type: Literal["scale dimensions", "scale longer dimension"],
+        resize_type_width: int = 512,
+        resize_type_height: int = 512,
+        resize_type_crop: str = "center",
+        resize_type_longer_size: int = 1024,
+        scale_method: str = "area",
+    ) -> str:
+        return ""
+
+    monkeypatch.setattr("graphengine_comfy.formats.class_facts.PACK", NodeDef(ResizeImageMaskNode).pack)
+    found = facts_of(NodeDef(ResizeImageMaskNode))
+    assert [fact.name for fact in found] == ["input", "resize_type", "scale_method"]
+    values = widget_values(found, {"widgets_values": ["scale longer dimension", 2048, "lanczos"]})
+    assert values == {
+        "resize_type": "scale longer dimension", "resize_type.longer_size": 2048, "scale_method": "lanczos",
+    }  # fmt: skip
 
 
 def test_facts_are_read_from_object_info() -> None:
