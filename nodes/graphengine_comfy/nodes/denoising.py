@@ -332,6 +332,12 @@ def _request(
     factor = _factor(reference)
     width, height = int(begun.shape[-1]) * factor, int(begun.shape[-2]) * factor
     scale, further = _guidance(reference, sides, cfg)
+    controls = _controls(sides, levels, calls, width, height)
+    if controls and reference.family not in UNETS:
+        raise ValueError(
+            f"ControlNets of {reference.family} models read pictures by a VAE, which is not followed here; the nodes "
+            "std.apply_controlnet and std.sample do"
+        )
     options = SamplingOptions(
         steps=len(calls),
         guidance_scale=scale,
@@ -346,7 +352,7 @@ def _request(
         [0] * len(begun),
         options,
         prompts[1:] if reference.family not in GUIDED else [],
-        control=_controls(sides, levels, calls, width, height),
+        control=controls,
     )
 
 

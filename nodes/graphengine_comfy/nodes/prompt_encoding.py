@@ -53,7 +53,8 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
     if clip.stop_at is not None:
         raise ValueError(f"{clip.source} is of a {model.family} model, which needs all layers: leave the layer out")
     plain = ["".join(text for text, _ in pairs(one)) for one in texts]
-    if any(weight != 1.0 for one in texts for _, weight in pairs(one)):
+    weighted = any(weight != 1.0 for one in texts for _, weight in pairs(one))
+    if weighted and model.family != "flux":
         raise ValueError(
             f"weights in prompts are not applied for {model.family} models: write the prompt without (…), or its "
             r"brackets as \( and \)"
@@ -63,7 +64,35 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
     found = kind.encode_prompt(store, model, plain[0], 0, device, second, length)
     if model.family == "stable_diffusion_3" and "text_encoder_3" not in dict(model.components):
         return replace(found, embeds=found.embeds[:, :77].clone())  # without T5's zeros
+    if weighted:
+        assert length is not None
+        return replace(found, embeds=_by_t5(store, model, pairs(texts[-1]), length, device))
     return found
+
+
+def _by_t5(store: Any, model: Model, words: Sequence[tuple[str, float]], length: int, device: str) -> torch.Tensor:
+    """A prompt with weights as FLUX.1's T5 encodes it, [1, length, width]. Of CLIP the pooled embedding alone counts,
+    which weights do not change."""
+    import torch
+
+    with store.component(model, "tokenizer_2", "cpu") as shared, shared.lock:
+        own = shared.tokenizer
+        tokens = [(token, weight) for text, weight in words for token in _tokens(own, text)]
+        end, pad = own.eos_token_id, own.pad_token_id
+    tokens = [*tokens[: length - 1], (end, 1.0)]
+    rest = length - len(tokens)
+    chunk = Chunk((*(token for token, _ in tokens), *(pad,) * rest), (*(w for _, w in tokens), *(1.0,) * rest))
+    with store.component(model, "text_encoder_2", device) as encoder, torch.no_grad():
+        rows = [chunk.ids, (end, *(pad,) * (length - 1))]
+        embeds, nothing = (encoder(torch.tensor([ids], device=device))[0].cpu() for ids in rows)
+    return _moved(embeds, nothing, chunk)
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text, word by word."""
+    words = filter(None, text.replace("\n", " ").split(" "))
+    told = {"truncation": False, "add_special_tokens": False, "verbose": False}
+    return [token for word in words for token in tokenizer(word, **told)["input_ids"]]
 
 
 def pairs(prompt: str) -> list[tuple[str, float]]:
@@ -123,7 +152,7 @@ def chunks(words: Sequence[tuple[str, float]], tokenizer: Any) -> list[Chunk]:
     found: list[list[tuple[int, float]]] = [[]]
     for text, weight in words:
         for word in filter(None, text.replace("\n", " ").split(" ")):
-            ids = tokenizer(word, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = _tokens(tokenizer, word)
             left = [(token, weight) for token in ids]
             large = len(left) >= LARGE
             while left:

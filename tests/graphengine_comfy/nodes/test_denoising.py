@@ -136,6 +136,23 @@ def test_noise_in_between_is_drawn_in_the_form_of_the_latents(models: Path) -> N
     assert close(found, flux_by_hand(models / "checkpoints" / "flux", prompt, noise(5), 3.5, between=between))
 
 
+def test_weights_move_the_words_of_t5(models: Path) -> None:
+    clip = comfy.CLIPLoader(clip_name="flux", type="flux")
+
+    def prompt(text: str) -> Any:
+        return comfy.CLIPTextEncode(text=text, clip=clip).entries[0].prompt
+
+    plain, heavy, empty = prompt("a red house"), prompt("a (red:1.5) house"), prompt("")
+    moved = (plain.embeds - heavy.embeds).abs().amax((0, 2)) > 1e-6
+    assert 0 < moved.sum() < 10
+    wanted = empty.embeds + 1.5 * (plain.embeds - empty.embeds)
+    assert torch.allclose(heavy.embeds[:, moved], wanted[:, moved], atol=1e-5)
+    assert torch.equal(heavy.pooled, plain.pooled)
+    nearly = prompt("a (red:1.000001) house")
+    assert torch.allclose(nearly.embeds, plain.embeds, atol=1e-4)
+    assert len(prompt("(long) " * 60).embeds[0]) > 256
+
+
 def test_flux_begins_at_a_picture(models: Path) -> None:
     model, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="flux")
     prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
