@@ -27,12 +27,13 @@ class Catalog:
 
     def __init__(self, folder: Path | None = None, roots: Sequence[Path] = ()) -> None:
         self.folder, self.roots = folder, list(roots)
+        self._shipped = shipped()  # packs are loaded once, and looking for their files takes as long as a job
         self._lock = threading.Lock()
         self._read: dict[str, tuple[tuple[int, int], GraphData]] = {}
 
     def files(self) -> dict[str, Path]:
         """The workflows' files, by name."""
-        found = dict(shipped())
+        found = dict(self._shipped)
         if self.folder is not None:
             try:
                 mine = sorted(self.folder.iterdir())

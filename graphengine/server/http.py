@@ -25,6 +25,8 @@ LARGEST_JSON = 32 << 20
 """The most bytes of a body of JSON."""
 PIECE_SECONDS, BODY_SECONDS = 20.0, 600.0
 """Seconds in which the next piece of a body, and all of it, must have arrived."""
+SMALL_JSON = 1 << 13
+"""Bytes of JSON that are read faster than a thread is asked to."""
 PIECE = 1 << 18
 MOST_PARTS, LONGEST_FIELD = 100, 8192
 """The most parts of a form, and the most bytes of each but the file."""
@@ -164,8 +166,12 @@ def _as_answer(error: Exception, request: web.Request) -> ApiError:
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
-async def pieces(request: web.Request, most: int, take: Callable[[bytes], object]) -> None:
+async def pieces(request: web.Request, most: int, take: Callable[[bytes], object], waits: bool = True) -> None:
     """Read a body piece by piece, none of which is kept here.
+
+    Args:
+        take: Called with each piece.
+        waits: `take` may wait for a disk, and is called on a thread.
 
     Raises:
         ApiError: It has more than `most` bytes, or does not arrive in time.
@@ -186,7 +192,10 @@ async def pieces(request: web.Request, most: int, take: Callable[[bytes], object
                 count += len(piece)
                 if count > most:
                     raise ApiError("too_large", f"the body has more than {most:,} bytes", headers=_CLOSE)
-                await asyncio.to_thread(take, piece)
+                if waits:
+                    await asyncio.to_thread(take, piece)
+                else:
+                    take(piece)
     except TimeoutError:
         what = "the body did not arrive in time; send it again"
         raise ApiError("slow", what, headers=_CLOSE) from None
@@ -205,8 +214,9 @@ async def json_body(request: web.Request, any_type: bool = False) -> dict[str, A
     if named and not request.content_type.endswith(("/json", "+json")):
         raise ApiError("bad_type", f"the body must be application/json, not {request.content_type[:80]}")
     content = bytearray()
-    await pieces(request, LARGEST_JSON, content.extend)
-    data = await asyncio.to_thread(parse, bytes(content))
+    await pieces(request, LARGEST_JSON, content.extend, waits=False)
+    text = bytes(content)
+    data = parse(text) if len(text) <= SMALL_JSON else await asyncio.to_thread(parse, text)
     if not isinstance(data, dict):
         raise ApiError("bad_request", f"the body must be a JSON object, not {type(data).__name__}")
     return data
