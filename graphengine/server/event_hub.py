@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import logging
 import threading
 from collections import Counter, defaultdict
@@ -25,21 +26,23 @@ log = logging.getLogger(__name__)
 
 MOST_KEPT = 200
 """Changes that are kept for a watcher who reads slowly; beyond, it reads them from the log again."""
-MOST_LIVE = 64
-"""Nodes of which the latest progress is kept for a watcher."""
+MOST_LIVE = 256
+"""Steps that are kept for a watcher who reads slowly; beyond, the latest of each node."""
 MOST_WATCHERS = 2000
 PAGE = 1000
 PAUSE = 0.5
 """Seconds after which the log is read though nothing has told of a change."""
+FLUSH_SECONDS = 0.1
+"""Seconds between two wakes of watchers for steps: what happens meanwhile is told at once, with less work."""
 PREVIEW_SECONDS = 0.5
 """Seconds between two previews of a job; of those that come meanwhile, the newest is shown."""
 LIVE = (Kind.PROGRESS, Kind.NODE_STARTED, Kind.NODE_FINISHED)
 _LAST = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Told:
-    """An event as a watcher is told it.
+    """An event of a job as its watchers are told it.
 
     Attributes:
         number: Its number in the queue's log, from which a watcher can go on; None for progress and previews, which are
@@ -53,6 +56,14 @@ class Told:
     data: dict[str, Any]
     last: bool = False
 
+    def message(self, job: str) -> str:
+        """The event as JSON text, made once for all watchers of the job."""
+        if (text := self.__dict__.get("_message")) is None:
+            number = {} if self.number is None else {"number": self.number}
+            data = {"job": job, "kind": self.kind, **self.data, **number, **({"last": True} if self.last else {})}
+            text = self.__dict__["_message"] = json.dumps(data, default=str)
+        return text
+
 
 class Watcher:
     """What one client is still to be told of a job; used on the loop's thread only.
@@ -64,7 +75,7 @@ class Watcher:
     def __init__(self, previews: bool = True) -> None:
         self.previews = previews
         self.changes: list[Change] = []
-        self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.live: list[Told] = []
         self.behind = self.closed = False
         self.wake = asyncio.Event()
 
@@ -76,11 +87,12 @@ class Watcher:
             self.changes.append(change)
         self.wake.set()
 
-    def happen(self, kind: str, node: str, data: dict[str, Any]) -> None:
-        """Take an event of the job's run: only the latest of each kind and node is kept."""
-        if len(self.live) < MOST_LIVE or (kind, node) in self.live:
-            self.live[kind, node] = data
-            self.wake.set()
+    def happen(self, told: Told) -> None:
+        """Take an event of the job's run; `wake` is set by the hub, for several events at once."""
+        self.live.append(told)
+        if len(self.live) > MOST_LIVE:
+            latest = {(told.kind, told.data.get("node")): told for told in self.live}
+            self.live = list(latest.values())[-MOST_LIVE // 2 :]
 
     def close(self) -> None:
         """End the watching."""
@@ -106,6 +118,8 @@ class EventHub:
         self._showing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
         self._count = self._known = 0
+        self._waking: set[Watcher] = set()  # watchers that are woken at the next flush
+        self._flushed = 0.0
         self.closed = asyncio.Event()
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,7 +161,16 @@ class EventHub:
     async def watch(
         self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
     ) -> AsyncGenerator[Told]:
-        """What happens to a job, from the change after a number on, until its end.
+        """What happens to a job, event by event; see `batches`."""
+        async with contextlib.aclosing(self.batches(job, after, silence, previews)) as batches:
+            async for batch in batches:
+                for told in batch:
+                    yield told
+
+    async def batches(
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+    ) -> AsyncGenerator[list[Told]]:
+        """What happens to a job, from the change after a number on, until its end; what is there at once, at once.
 
         Args:
             after: The number of the last change that the client knows; 0 for all that the log holds.
@@ -170,24 +193,22 @@ class EventHub:
                     watcher.behind |= len(changes) == PAGE
                 else:
                     changes, watcher.changes = watcher.changes, []
-                live, watcher.live = watcher.live, {}
-                for (kind, _), data in live.items():
-                    yield Told(None, kind, data)
-                for change in changes:
-                    if change.number > known:
-                        known = change.number
-                        last = change.kind in _LAST
-                        yield Told(known, change.kind, _data(change), last)
-                        if last:
-                            return
+                live, watcher.live = watcher.live, []
+                batch = live + [told for told in map(_told, changes) if (told.number or 0) > known]
+                if batch:
+                    known = max(known, batch[-1].number or 0)
+                    ends = [place for place, told in enumerate(batch, 1) if told.last]
+                    yield batch[: ends[0]] if ends else batch
+                    if ends:
+                        return
                 if watcher.behind or watcher.changes:
                     continue
                 if not begun and not live and (now := self._progress(job)) is not None:
-                    yield now
+                    yield [now]
                 begun = True
                 if not changes and not live and (end := await asyncio.to_thread(self._ended, job)) is not None:
                     if has_ended:
-                        yield end
+                        yield [end]
                         return
                     has_ended = watcher.behind = True  # since the log was read, maybe: it is read once more
                     continue
@@ -195,7 +216,7 @@ class EventHub:
                     async with asyncio.timeout(silence):
                         await watcher.wake.wait()
                 except TimeoutError:
-                    yield Told(None, "", {})
+                    yield [Told(None, "", {})]
                 watcher.wake.clear()
         finally:
             self._count -= 1
@@ -238,14 +259,28 @@ class EventHub:
             return
         data = event.event.as_dict()
         data.pop("run", None)
-        self._on_loop(self._happen, event.job, str(event.kind), event.event.node, data)
+        self._on_loop(self._happen, event.job, Told(None, str(event.kind), data))
 
-    def _happen(self, job: int, kind: str, node: str, data: dict[str, Any]) -> None:
-        if kind == Kind.NODE_FINISHED and job in self._newest and self._newest[job].node == node:
+    def _happen(self, job: int, told: Told) -> None:
+        node = told.data.get("node")
+        if told.kind == Kind.NODE_FINISHED and job in self._newest and self._newest[job].node == node:
             del self._newest[job]  # the value itself is there
         for watcher in self._watchers.get(job, ()):
-            if watcher.previews or kind != Kind.PREVIEW:
-                watcher.happen(kind, node, data)
+            if watcher.previews or told.kind != Kind.PREVIEW:
+                watcher.happen(told)
+                if not self._waking:
+                    self._wake_soon()
+                self._waking.add(watcher)
+
+    def _wake_soon(self) -> None:
+        assert self._loop is not None
+        self._loop.call_at(max(self._flushed + FLUSH_SECONDS, self._loop.time()), self._flush)
+
+    def _flush(self) -> None:
+        assert self._loop is not None
+        self._flushed, waking, self._waking = self._loop.time(), self._waking, set()
+        for watcher in waking:
+            watcher.wake.set()
 
     def _preview(self, job: int, event: Event) -> None:
         self._newest[job] = event
@@ -258,7 +293,7 @@ class EventHub:
             while (event := self._newest.pop(job, None)) is not None and job in self._seeing:
                 data = await asyncio.to_thread(self._picture, job, event)
                 if data is not None:
-                    self._happen(job, Kind.PREVIEW, event.node, data)
+                    self._happen(job, Told(None, Kind.PREVIEW, data))
                 await asyncio.sleep(PREVIEW_SECONDS)
         finally:
             del self._showing[job]
@@ -307,6 +342,6 @@ class EventHub:
         self._unsubscribe()
 
 
-def _data(change: Change) -> dict[str, Any]:
+def _told(change: Change) -> Told:
     facts = {name: value for name, value in change.facts.items() if name != "worker"}
-    return {"time": change.time, **facts}
+    return Told(change.number, change.kind, {"time": change.time, **facts}, change.kind in _LAST)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, WRITE_SECONDS
 from graphengine.server.job_api import JobApi
 from graphengine.server.json_text import parse
@@ -25,11 +24,6 @@ LONGEST = 1 << 16
 """The most bytes of a client's message."""
 HEARTBEAT = 20.0
 """Seconds between pings; a client that answers none is gone."""
-
-
-def event_data(job: Job, told: Told) -> dict[str, Any]:
-    """An event as JSON data."""
-    return {"job": job.uuid, "kind": told.kind, **told.data}
 
 
 class EventSocket:
@@ -108,12 +102,11 @@ class _Following:
         """Tell what happens to a job until its end."""
         ended = False
         try:
-            async with contextlib.aclosing(self._hub.watch(job, after, previews=previews)) as events:
-                async for told in events:
-                    if told.kind:  # the pings show that the client is there
-                        number = {} if told.number is None else {"number": told.number}
-                        await self._send(event_data(job, told) | number | ({"last": True} if told.last else {}))
-                    ended = told.last
+            async with contextlib.aclosing(self._hub.batches(job, after, previews=previews)) as batches:
+                async for batch in batches:
+                    # A sign that nothing has happened is not sent: the pings show that the client is there.
+                    await self._send(*(told.message(job.uuid) for told in batch if told.kind))
+                    ended = batch[-1].last
         except ConnectionError:  # the client has gone
             return
         except Exception as error:
@@ -129,13 +122,14 @@ class _Following:
             raise error
         problem = {"kind": "problem", "job": job, "code": known.code, "detail": known.detail}
         with contextlib.suppress(ConnectionError):
-            await self._send(problem)
+            await self._send(json.dumps(problem))
 
-    async def _send(self, data: Mapping[str, Any]) -> None:
-        """Send a message; a client that reads nothing for long is let go."""
+    async def _send(self, *messages: str) -> None:
+        """Send messages; a client that reads nothing for long is let go."""
         try:
             async with asyncio.timeout(WRITE_SECONDS):
-                await self._socket.send_str(json.dumps(data, default=str))
+                for message in messages:
+                    await self._socket.send_str(message)
         except TimeoutError:
             if self._request.transport is not None:
                 self._request.transport.abort()

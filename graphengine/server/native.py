@@ -20,7 +20,7 @@ from aiohttp import web
 from graphengine.errors import nearest
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub, Told
-from graphengine.server.event_socket import EventSocket, event_data
+from graphengine.server.event_socket import EventSocket
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
 from graphengine.server.job_api import MOST_LISTED, JobApi, JobView, Order
@@ -196,15 +196,16 @@ class Native:
         if request.method == "HEAD":
             await answer.prepare(request)
             return answer
-        async with contextlib.aclosing(self.hub.watch(job, int(after), previews=previews == "true")) as events:
-            told = await anext(events, None)
-            if told is not None and told.number is None and told.last and int(after):
+        async with contextlib.aclosing(self.hub.batches(job, int(after), previews=previews == "true")) as batches:
+            batch = await anext(batches, None)
+            if batch is not None and batch[0].number is None and batch[0].last and int(after):
                 return web.Response(status=204)  # the client knows all: a browser connects no more
             await answer.prepare(request)
             await answer.write(b"retry: 1000\n\n")
-            while told is not None:
-                await write_in_time(request, answer, _text(job, told).encode())
-                told = await anext(events, None)
+            while batch is not None:
+                text = "".join(_text(job, told) for told in batch)
+                await write_in_time(request, answer, text.encode())
+                batch = await anext(batches, None)
         await answer.write_eof()
         return answer
 
@@ -379,8 +380,7 @@ def _text(job: Job, told: Told) -> str:
     if not told.kind:
         return ": nothing new\n\n"
     number = "" if told.number is None else f"id: {told.number}\n"
-    data = json.dumps(event_data(job, told), default=str)
-    return f"{number}event: {told.kind}\ndata: {data}\n\n"
+    return f"{number}event: {told.kind}\ndata: {told.message(job.uuid)}\n\n"
 
 
 def _time(seconds: float | None) -> str | None:

@@ -60,6 +60,12 @@ inputs: {file: {type: str}}
 nodes: {shows: {node: door.shows, from: {file: inputs.file}}}
 outputs: {made: shows}
 """,
+    "paces": """\
+version: 1
+inputs: {steps: {type: int}, seconds: {type: float}}
+nodes: {paces: {node: door.paces, from: {steps: inputs.steps, seconds: inputs.seconds}}}
+outputs: {steps: paces}
+""",
     "fails": """\
 version: 1
 inputs: {text: {type: str, default: four}}

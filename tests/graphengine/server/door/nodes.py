@@ -72,6 +72,16 @@ def gate(text: str, file: Annotated[str, Doc("It is there once this may go on.")
 
 
 @node(version=1, cache="never")
+def paces(steps: int, seconds: float, ctx: Context = INERT) -> int:
+    """Take steps at a pace, for measurements."""
+    begin = time.monotonic()
+    for step in range(1, steps + 1):
+        time.sleep(max(0.0, begin + step * seconds / steps - time.monotonic()))
+        ctx.progress(step, steps)
+    return steps
+
+
+@node(version=1, cache="never")
 def shows(file: Annotated[str, Doc("It is there once this may end.")], ctx: Context = INERT) -> int:
     """Show pictures while somebody watches; how many it has made."""
     made = 0
