@@ -1,1 +1,1 @@
-"""Workflows of ComfyUI's editor become the prompts that the editor itself makes of them, in a browser."""
+"""The promise that workflows of ComfyUI's editor become the prompts that the editor itself makes of them."""

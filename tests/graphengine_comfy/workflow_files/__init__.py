@@ -1,1 +1,1 @@
-"""Files of ComfyUI are run, checked and written by the command line as any workflow is."""
+"""The promise that the command line runs, checks and writes files of ComfyUI as it does any workflow."""
