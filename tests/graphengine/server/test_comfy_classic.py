@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -38,8 +39,9 @@ def send(server: Server, prompt: Any, **more: Any) -> Any:
 
 def ended(server: Server, id: str) -> dict[str, Any]:
     """A job's entry in the history, once it has ended: as clients poll for it."""
+    end = time.monotonic() + 60
     while not (found := server.ask("GET", f"/history/{id}").data):
-        pass
+        assert time.monotonic() < end, f"{id} has not ended"
     assert list(found) == [id]
     entry: dict[str, Any] = found[id]
     return entry
@@ -311,6 +313,25 @@ def test_previews_go_only_to_sockets_that_say_they_know_them(server: Server) -> 
             assert about["image_type"] in ("image/png", "image/jpeg")
             assert message.data[8 + length :][:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0")
             (server.folder / "seen").touch()
+        prompt["4"]["inputs"]["file"] = str(server.folder / "unseen")
+        async with talk(server, "plain") as client:
+            id = (await post(server, "/prompt", {"prompt": prompt, "client_id": "plain"}))["prompt_id"]
+            await client.until(lambda one: one["type"] == "executing" and one["data"]["node"] == "4")
+            (server.folder / "unseen").touch()
+            told = await client.end_of(id)
+            assert not client.frames
+            made = [one["data"]["output"]["text"] for one in told if one["type"] == "executed"]
+            assert ["0"] in made, "none were made for nobody"
+        prompt["4"]["inputs"]["file"] = str(server.folder / "asked")
+        async with talk(server, "asks") as client:
+            asked = {"prompt": prompt, "client_id": "asks", "extra_data": {"preview_method": "auto"}}
+            await post(server, "/prompt", asked)
+            async with asyncio.timeout(30):
+                while (message := await client.socket.receive()).type is not aiohttp.WSMsgType.BINARY:
+                    pass
+            kind, format = struct.unpack(">II", message.data[:8])
+            assert (kind, format) in ((1, 1), (1, 2))
+            (server.folder / "asked").touch()
 
     run(work())
 

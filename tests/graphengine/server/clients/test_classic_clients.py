@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("tiny"))
     (made.folder / "prompt.json").write_text(json.dumps(PICTURE))
     id = made.ask("POST", "/prompt", {"prompt": PICTURE}).data["prompt_id"]
+    end = time.monotonic() + 300
     while id not in (found := made.ask("GET", f"/history/{id}").data):
-        pass
+        assert time.monotonic() < end, made.log.read_text()
+        time.sleep(0.1)
     assert found[id]["status"]["completed"], found
     yield made
     assert made.stop() == 0
