@@ -37,8 +37,8 @@ from graphengine.workflow.formats import is_output, original_ids
 log = logging.getLogger(__name__)
 
 ENDED = (State.DONE, State.FAILED, State.CANCELLED)
-MOST_ENTRIES = 200
-"""The most entries of `/history`, which some clients ask for many times a second."""
+ENTRIES, MOST_ENTRIES = 64, 200
+"""The entries of `/history`, which some clients ask for many times a second: without `max_items`, and at most."""
 MOST_ITEMS = 1000
 """The most jobs of a page of `/api/jobs`."""
 MOST_IDS = 1000
@@ -274,7 +274,7 @@ class ComfyClassic:
 
     async def history(self, request: web.Request) -> web.Response:
         """`GET /history`: the newest `max_items` jobs, the oldest of them first."""
-        most = min(_whole(request, "max_items", MOST_ENTRIES), MOST_ENTRIES)
+        most = min(_whole(request, "max_items", ENTRIES), MOST_ENTRIES)
         skip = max(0, _whole(request, "offset", 0, least=-1))
 
         def text() -> str:
