@@ -167,7 +167,7 @@ def denoise(
     from graphengine_nodes.store.store import store
 
     from graphengine_comfy.sampling.samplers import sampler_named
-    from graphengine_comfy.sampling.scheduler import Keep, sigma_scheduler
+    from graphengine_comfy.sampling.scheduler import Keep, NoiseForm, sigma_scheduler
 
     if len(sigmas) < 2:
         return latent, latent
@@ -197,7 +197,8 @@ def denoise(
             latents = Keep(begun, drawn, full, at).noisy(latents, sigmas[0], levels)
             moved = [inner(one).to(device) for one in (begun, drawn, full)]
             keep = Keep(moved[0], moved[1], moved[2], at)
-        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep)
+        form = NoiseForm(tuple(begun.shape), inner)
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep, form)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
         answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)

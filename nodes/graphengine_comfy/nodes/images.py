@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import graphengine_nodes as std
 from graphengine_nodes import Image, Mask
@@ -177,6 +177,64 @@ def ImageScaleToTotalPixels(
     factor = math.sqrt(megapixels * 1024 * 1024 / math.prod(image.size))
     width, height = (max(1, round(side * factor / resolution_steps)) * resolution_steps for side in image.size)
     return _scaled(image, width, height, upscale_method)
+
+
+@node(version=1)
+def ImageScaleToMaxDimension(
+    *, image: Image, upscale_method: Method = "area", largest_size: Annotated[int, Range(0, MOST, 1)] = 512
+) -> Image:
+    """Resize pictures so that the longer side has a length; at 0 they stay."""
+    longest = max(image.size)
+    if not largest_size:
+        return image
+    width, height = (max(1, round(side * largest_size / longest)) for side in image.size)
+    return _scaled(image, width, height, upscale_method)
+
+
+T = TypeVar("T")
+WAYS = ("scale dimensions", "scale by multiplier", "scale longer dimension", "scale total pixels")
+"""ComfyUI's names of ways to say a size."""
+
+
+@node(version=1)
+def ResizeImageMaskNode(
+    *,
+    input: T,
+    resize_type: Annotated[str, Choices(*WAYS)] = "scale dimensions",
+    resize_type_width: Side = 512,
+    resize_type_height: Side = 512,
+    resize_type_crop: Crop = "center",
+    resize_type_multiplier: Annotated[float, Range(0.01, 8.0, 0.01)] = 1.0,
+    resize_type_longer_size: Side = 512,
+    resize_type_megapixels: Annotated[float, Range(0.01, 16.0, 0.01)] = 1.0,
+    scale_method: Method = "area",
+) -> T:
+    """Resize pictures or masks, to a size that is said in one of several ways.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    given: Any = input
+    if isinstance(given, Mask):
+        image = Image(given.values[..., None].expand(-1, -1, -1, 3))
+    elif isinstance(given, Image):
+        image = given
+    else:
+        raise ValueError(f"a {type(given).__name__} is neither a picture nor a mask")
+    if resize_type == "scale dimensions":
+        wide, high, crop = resize_type_width, resize_type_height, resize_type_crop
+        found = ImageScale.fn(image=image, upscale_method=scale_method, width=wide, height=high, crop=crop)
+    elif resize_type == "scale by multiplier":
+        found = ImageScaleBy.fn(image=image, upscale_method=scale_method, scale_by=resize_type_multiplier)
+    elif resize_type == "scale longer dimension":
+        longest = resize_type_longer_size
+        found = ImageScaleToMaxDimension.fn(image=image, upscale_method=scale_method, largest_size=longest)
+    else:
+        area = resize_type_megapixels
+        found = ImageScaleToTotalPixels.fn(image=image, upscale_method=scale_method, megapixels=area)
+    made: Any = Mask(found.pixels[..., 0].contiguous()) if isinstance(given, Mask) else found
+    resized_one: T = made
+    return resized_one
 
 
 KONTEXT_SIZES = (

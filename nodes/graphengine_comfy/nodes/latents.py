@@ -135,6 +135,22 @@ def VAEDecodeTiled(
 
 
 @node(version=1, on="device")
+def VAEEncodeTiled(
+    *,
+    pixels: Image,
+    vae: Decoder,
+    tile_size: Tile = 512,
+    overlap: Annotated[int, Range(0, 4096, 32)] = 64,
+    temporal_size: Annotated[int, Range(8, 4096, 4)] = 64,
+    temporal_overlap: Annotated[int, Range(4, 4096, 4)] = 8,
+    ctx: Context = INERT,
+) -> LATENT:
+    """Encode pictures to latents piece by piece, in the VAE's own tiles, whatever sizes are given."""
+    tiled = VAE(vae.model.with_options(tiling=True), vae.families)
+    return VAEEncode.fn(pixels=pixels, vae=tiled, ctx=ctx)
+
+
+@node(version=1, on="device")
 def VAEEncodeForInpaint(
     *,
     pixels: Image,

@@ -100,3 +100,9 @@ def FeatherMask(*, mask: Mask, left: Pixels = 0, top: Pixels = 0, right: Pixels 
 def ThresholdMask(*, mask: Mask, value: Annotated[float, Range(0.0, 1.0, 0.01)] = 0.5) -> Mask:
     """Make masks hard: 1 above a value."""
     return Mask((mask.values > value).float())
+
+
+@node(version=1)
+def MaskPreview(*, mask: Mask) -> Image:
+    """Give masks as grey pictures, as an output of the workflow that is to be looked at."""
+    return MaskToImage.fn(mask=mask)

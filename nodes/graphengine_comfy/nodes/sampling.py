@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from graphengine import INERT, Choices, Context, Drawn, Range, node
@@ -111,6 +111,16 @@ def DisableNoise() -> NOISE:
 def KSamplerSelect(*, sampler_name: SamplerName = "euler") -> SAMPLER:
     """Give a sampler by its name."""
     return SAMPLER(sampler_name)
+
+
+@KSampler.check
+@KSamplerAdvanced.check
+@KSamplerSelect.check
+def _check_sampler(inputs: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for a sampler that is not computed here."""
+    found = SAMPLERS.get(str(inputs.get("sampler_name")))
+    if found is not None and found.solver is None:
+        yield f"the sampler {found.name} is not computed here: {found.note}"
 
 
 @node(version=1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from graphengine_comfy.sampling.model_sampling import FAMILY_SHIFTS, DiscreteSampling
 from graphengine_comfy.sampling.sigmas import sigma_table
-from graphengine_comfy.values import CONDITIONING, LATENT
+from graphengine_comfy.values import CONDITIONING, LATENT, SIGMAS
 from graphengine_nodes.testing.flux import flux_model, flux_redux
 from graphengine_nodes.testing.sd import inpainting_model
 from graphengine_nodes.testing.sdxl import xl_model, xl_refiner
@@ -170,6 +170,29 @@ def test_flux_begins_at_a_picture(models: Path) -> None:
     steps = sampled(model, prompt, latent, steps=4, denoise=0.5)
     assert (steps.samples - latent.samples).abs().max() > 1e-2
     assert begun.shape == steps.samples.shape
+
+
+def test_noise_between_the_steps_is_drawn_in_the_shape_of_latents(models: Path) -> None:
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="flux")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    empty = comfy.EmptySD3LatentImage(width=64, height=64)
+    told: dict[str, Any] = {"steps": 2, "sampler_name": "euler_ancestral"}
+    whole = sampled(model, prompt, empty, **told)
+    table = sigma_table(FAMILY_SHIFTS["flux_dev"], "simple", 2).tolist()
+    first, _ = comfy.SamplerCustom(
+        model=model, noise_seed=5, cfg=1.0, positive=prompt, negative=prompt, latent_image=empty,
+        sampler=comfy.KSamplerSelect(sampler_name="euler"), sigmas=SIGMAS((table[0], table[1] ** 2 / table[0])),
+    )  # fmt: skip
+    down, fresh = table[1] ** 2 / table[0], noise(6)
+    x = (first.samples - SHIFT) * SCALE * (1 - down)
+    scale = (1 - table[1]) / (1 - down)
+    x = scale * x + (table[1] ** 2 - (scale * down) ** 2) ** 0.5 * fresh
+    begun = LATENT(x / (1 - table[1]) / SCALE + SHIFT)
+    wanted, _ = comfy.SamplerCustom(
+        model=model, add_noise=False, cfg=1.0, positive=prompt, negative=prompt, latent_image=begun,
+        sampler=comfy.KSamplerSelect(sampler_name="euler"), sigmas=SIGMAS((table[1], 0.0)),
+    )  # fmt: skip
+    assert close(whole, wanted.samples)
 
 
 def test_fill_and_canny_see_their_pictures(models: Path) -> None:

@@ -31,6 +31,11 @@ def test_sizes() -> None:
     assert comfy.ImageScaleToTotalPixels(image=image, megapixels=0.01, resolution_steps=8).size == (136, 80)
     assert comfy.FluxKontextImageScale(image=image).size == (1328, 800)
     assert tuple(comfy.GetImageSize(image=image)) == (100, 60, 2)
+    assert comfy.ResizeImageMaskNode(input=image, resize_type_width=50, resize_type_height=50).size == (50, 50)
+    longer = {"resize_type": "scale longer dimension", "resize_type_longer_size": 50}
+    mask = comfy.ResizeImageMaskNode(input=Mask(torch.ones(1, 60, 100)), **longer)
+    assert isinstance(mask, Mask)
+    assert mask.size == (50, 30)
     assert len(comfy.BatchImagesNode(images=[image, Image(torch.rand(1, 30, 30, 3))])) == 3
     assert comfy.ImageStitch(image1=image, image2=Image(torch.rand(1, 30, 30, 3)), spacing_width=4).size == (164, 60)
     assert tuple(comfy.ResolutionSelector(aspect_ratio="16:9 (Widescreen)", multiple=16)) == (1360, 768)

@@ -209,8 +209,8 @@ def test_prompts_take_turns_by_their_times(tiny: Checkpointed) -> None:
 
 
 def test_what_is_not_followed_says_so(tiny: Checkpointed) -> None:
-    with pytest.raises(ValueError, match=r"uni_pc is not computed here: .*dpmpp_2m"):
-        sample(tiny, sampler_name="uni_pc")
+    with pytest.raises(ValueError, match=r"dpm_adaptive is not computed here: .*dpmpp_2m"):
+        sample(tiny, sampler_name="dpm_adaptive")
     with pytest.raises(ValueError, match="guide from 1 on"):
         sample(tiny, cfg=0.5)
     with pytest.raises(ValueError, match="16 channels do not fit tiny"):
@@ -218,6 +218,9 @@ def test_what_is_not_followed_says_so(tiny: Checkpointed) -> None:
     changed = json.loads(json.dumps(PROMPT))
     changed["3"]["inputs"]["sampler_name"] = "eulerr"
     with pytest.raises(g.WorkflowError, match="euler"):
+        g.loads(json.dumps(changed), "default.json").check()
+    changed["3"]["inputs"]["sampler_name"] = "dpm_adaptive"
+    with pytest.raises(g.WorkflowError, match="dpm_adaptive is not computed here"):
         g.loads(json.dumps(changed), "default.json").check()
 
 
