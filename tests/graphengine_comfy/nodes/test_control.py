@@ -48,3 +48,25 @@ def test_control_edges_are_followed(tiny: Checkpointed) -> None:
 def test_a_shift_is_for_flow_models_alone(tiny: Checkpointed) -> None:
     with pytest.raises(ValueError, match="flow-matching"):
         sample(tiny, model=comfy.ModelSamplingSD3(model=tiny.MODEL, shift=3.0))
+
+
+def test_a_soft_mask_says_when_each_place_begins(tiny: Checkpointed) -> None:
+    begun = sample(tiny, "a red circle on a blue background")
+    ramp = torch.linspace(0, 1, 128).expand(1, 128, 128)
+    masked = comfy.SetLatentNoiseMask(samples=begun, mask=std.Mask(ramp.contiguous()))
+    told = {"latent_image": masked, "seed": 5, "steps": 8}
+    changed = comfy.DifferentialDiffusion(model=tiny.MODEL)
+    found = sample(tiny, "a green tree", model=changed, **told)
+    change = (found.samples - begun.samples).abs().mean((0, 1, 2))
+    assert change[0] < 0.2 * change[-4:].mean()  # which begins at the last step only
+    assert change[-4:].mean() > 2 * change[1:5].mean()
+    assert (found.samples - sample(tiny, "a green tree", **told).samples).abs().max() > 0.05
+
+
+def test_what_a_model_predicts_can_be_said(tiny: Checkpointed) -> None:
+    same = comfy.ModelSamplingDiscrete(model=tiny.MODEL, sampling="v_prediction", zsnr=True)
+    assert torch.equal(sample(tiny, model=same).samples, sample(tiny).samples)
+    with pytest.raises(ValueError, match="lcm is not followed"):
+        comfy.ModelSamplingDiscrete(model=tiny.MODEL, sampling="lcm")
+    rescaled = comfy.RescaleCFG(model=tiny.MODEL, multiplier=0.7)
+    assert (sample(tiny, model=rescaled).samples - sample(tiny).samples).abs().max() > 1e-3
