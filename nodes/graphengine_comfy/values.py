@@ -237,10 +237,12 @@ class NOISE:
     """Noise that is to be drawn.
 
     Attributes:
-        seed: The seed of the batch's generator; None for no noise.
+        seed: The seed of the batch's generator, and of the noise that some samplers draw between the steps.
+        begins: Whether sampling begins with noise; without it the latents are taken as they are.
     """
 
-    seed: int | None
+    seed: int
+    begins: bool = True
 
 
 @dataclass(frozen=True, eq=False, slots=True)

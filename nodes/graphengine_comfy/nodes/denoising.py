@@ -184,7 +184,7 @@ def denoise(
     empty = not bool(samples.count_nonzero())
     begun = samples if empty or reference.family == FLUX2 else vae_coding.to_denoiser(samples, scaling(config))
     drawn = torch.zeros_like(begun)
-    if noise.seed is not None:
+    if noise.begins:
         drawn = noise_for(noise.seed, begun.shape, latent.batch_index)
     mask = None if latent.noise_mask is None else _mask(latent.noise_mask, begun)
     estimates: list[Any] = []
@@ -198,7 +198,7 @@ def denoise(
             moved = [inner(one).to(device) for one in (begun, drawn, full)]
             keep = Keep(moved[0], moved[1], moved[2], at)
         form = NoiseForm(tuple(begun.shape), inner)
-        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed or 0, keep, form)
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed, keep, form)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
         answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
@@ -510,6 +510,21 @@ def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int)
 # --- ControlNets ------------------------------------------------------------------------------------------------------
 
 
+def _is_same(one: Control, other: Control) -> bool:
+    """Whether two ControlNets steer alike; of what was kept on disk each prompt has a copy of the picture."""
+    import torch
+
+    if _told(one) != _told(other):
+        return False
+    first, second = one.image.channels, other.image.channels
+    return first is second or torch.equal(first, second)
+
+
+def _told(one: Control) -> tuple[Any, ...]:
+    net = None if one.controlnet is None else one.controlnet.digest()
+    return net, one.scale, one.start, one.end, one.guess, one.mode
+
+
 def _controls(
     sides: Sequence[CONDITIONING], levels: ModelSampling, calls: Sequence[float], width: int, height: int
 ) -> list[Control]:
@@ -521,11 +536,13 @@ def _controls(
     lists = [entry.controls for side in sides for entry in side.entries]
     both = [tuple(one for one in sides[0].entries[0].controls)]
     for one in lists:
-        known = {id(control.image) for control in one}
-        others = {id(control.image) for control in both[0]}
+        same = len(one) == len(both[0]) and all(map(_is_same, one, both[0]))
         legacy = all(entry.options.get("control_both") for entry in sides[0].entries)
-        if known != others and not (legacy and not one):
-            raise ValueError("a ControlNet steers one of the prompts alone; give it positive and negative prompt")
+        if not same and not (legacy and not one):
+            raise ValueError(
+                "a ControlNet steers one of the prompts alone, or each in its own way; give positive and negative "
+                "prompt the same ones, with the same pictures and strengths"
+            )
     found = []
     for control in both[0]:
         begins = levels.sigma_at_percent(control.start) if control.start > 0 else math.inf

@@ -80,7 +80,7 @@ def KSamplerAdvanced(
         if return_with_leftover_noise == "disable" and values:
             values = (*values[:-1], 0.0)
     values = values[start_at_step:] if start_at_step < len(values) - 1 else ()
-    noise = NOISE(noise_seed if add_noise == "enable" else None)
+    noise = NOISE(noise_seed, begins=add_noise == "enable")
     return _sampled(model, positive, negative, cfg, latent_image, noise, SAMPLER(sampler_name), values, ctx)
 
 
@@ -103,8 +103,8 @@ def RandomNoise(*, noise_seed: Seed = 0) -> NOISE:
 
 @node(version=1)
 def DisableNoise() -> NOISE:
-    """Give no noise."""
-    return NOISE(None)
+    """Give no noise to begin with; samplers that draw noise between the steps have the seed 0."""
+    return NOISE(0, begins=False)
 
 
 @node(version=1)
@@ -281,7 +281,7 @@ def SamplerCustom(
         ValueError: As `KSampler`.
         Cancelled: The run was cancelled; at most one step later.
     """
-    noise = NOISE(noise_seed if add_noise else None)
+    noise = NOISE(noise_seed, begins=add_noise)
     return Denoised(*denoise(model, positive, negative, cfg, latent_image, noise, sampler, sigmas.values, ctx))
 
 

@@ -15,7 +15,7 @@ from graphengine_nodes.testing.flux import flux_model, flux_redux
 from graphengine_nodes.testing.sd import inpainting_model
 from graphengine_nodes.testing.sdxl import xl_model, xl_refiner
 
-from graphengine import ModelError
+from graphengine import ModelError, socket_type
 
 SCALE, SHIFT = 0.3611, 0.1159
 """Of FLUX.1's VAE."""
@@ -346,3 +346,28 @@ def test_unknown_files_are_told_with_near_names(models: Path) -> None:
     (models / "outside").mkdir(exist_ok=True)
     with pytest.raises(ModelError, match="there is no"):
         comfy.VAELoader(vae_name="../checkpoints/flux")
+
+
+def test_a_controlnet_of_both_prompts_is_the_same_read_back_from_disk_and_no_other() -> None:
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="tiny")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    net = comfy.ControlNetLoader(control_net_name="tiny-canny")
+    picture = comfy.EmptyImage(width=64, height=64, color=0xFFFFFF)
+    both = comfy.ControlNetApplyAdvanced(positive=prompt, negative=prompt, control_net=net, image=picture)
+    kept = socket_type(CONDITIONING)
+    assert kept is not None
+    assert kept.encode is not None
+    assert kept.decode is not None
+    again = kept.decode(kept.encode(both.negative))
+
+    def made(negative: CONDITIONING) -> torch.Tensor:
+        empty = comfy.EmptyLatentImage(width=64, height=64)
+        return comfy.KSampler(
+            model=model, positive=both.positive, negative=negative, latent_image=empty, steps=2, cfg=2.0
+        ).samples
+
+    assert torch.equal(made(again), made(both.negative))
+    for changes in ({"strength": 0.5}, {"end_percent": 0.5}, {"image": comfy.EmptyImage(width=64, height=64)}):
+        told: dict[str, Any] = {"positive": prompt, "negative": prompt, "control_net": net, "image": picture}
+        with pytest.raises(ValueError, match="with the same pictures and strengths"):
+            made(comfy.ControlNetApplyAdvanced(**(told | changes)).negative)

@@ -239,3 +239,27 @@ def test_keys_hold_what_matters(tmp_path: Path) -> None:
     assert "n3" in computed(seed=4)
     assert "n3" in computed(denoise=0.5)
     assert "n6" not in computed(cfg=2.0)
+
+
+def test_a_seed_counts_between_the_steps_without_noise_at_the_beginning(tiny: Checkpointed) -> None:
+    begun = comfy.VAEEncode(pixels=comfy.EmptyImage(width=64, height=64, color=0x3060C0), vae=tiny.VAE)
+    prompt = encode(tiny, "a boat")
+    told: dict[str, Any] = {"model": tiny.MODEL, "cfg": 1.0, "positive": prompt, "negative": prompt}
+    told |= {"latent_image": begun}
+
+    def advanced(seed: int, sampler: str) -> torch.Tensor:
+        return comfy.KSamplerAdvanced(
+            **told, steps=3, start_at_step=1, noise_seed=seed, sampler_name=sampler, add_noise="disable"
+        ).samples
+
+    def custom(seed: int, sampler: str) -> torch.Tensor:
+        sigmas = comfy.BasicScheduler(model=tiny.MODEL, steps=3, scheduler="normal")
+        return comfy.SamplerCustom(
+            **told, add_noise=False, noise_seed=seed, sampler=comfy.KSamplerSelect(sampler_name=sampler),
+            sigmas=comfy.SplitSigmas(sigmas=sigmas, step=1).low_sigmas,
+        )[0].samples
+
+    assert torch.equal(advanced(1, "euler"), advanced(2, "euler"))
+    for sampler in ("euler_ancestral", "dpmpp_sde"):
+        assert not torch.equal(advanced(1, sampler), advanced(2, sampler))
+        assert torch.allclose(advanced(2**64 - 1, sampler), custom(2**64 - 1, sampler), atol=1e-5)
