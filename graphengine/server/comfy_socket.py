@@ -274,7 +274,7 @@ class Sockets:
     async def _follow(self, number: int, client: Client) -> None:
         """Tell a client what happens to a job, until its end."""
         try:
-            job = await asyncio.to_thread(self.api.queue.get, number)
+            job = await asyncio.to_thread(self.api.job, number)
         except NoJob:
             return
         run = self._runs[number] = _Run(job, client)
@@ -369,7 +369,7 @@ class Sockets:
         """Tell the end of a job. Its entry in the history is there already."""
         id = run.job.uuid
         try:
-            job = await asyncio.to_thread(self.api.queue.get, run.job.id)
+            job = await asyncio.to_thread(self.api.job, run.job.id)
         except NoJob:
             self._send(run, "executing", {"node": None, "prompt_id": id})
             return

@@ -105,13 +105,14 @@ class EventHub:
 
     Args:
         service: The service whose queue is read; progress comes from it where it runs the jobs.
+        shown: Makes of an error's sentence what watchers may see of it.
 
     Attributes:
         closed: Set when all watching has ended.
     """
 
-    def __init__(self, service: Service) -> None:
-        self.service, self.queue = service, service.queue
+    def __init__(self, service: Service, shown: Callable[[str], str] = str) -> None:
+        self.service, self.queue, self._shown = service, service.queue, shown
         self._watchers: defaultdict[int, set[Watcher]] = defaultdict(set)
         self._seeing: Counter[int] = Counter()  # watchers that want previews, by job
         self._newest: dict[int, Event] = {}  # the preview that is shown next, by job
@@ -194,7 +195,7 @@ class EventHub:
                 else:
                     changes, watcher.changes = watcher.changes, []
                 live, watcher.live = watcher.live, []
-                batch = live + [told for told in map(_told, changes) if (told.number or 0) > known]
+                batch = live + [told for told in map(self._told, changes) if (told.number or 0) > known]
                 if batch:
                     known = max(known, batch[-1].number or 0)
                     ends = [place for place, told in enumerate(batch, 1) if told.last]
@@ -341,7 +342,8 @@ class EventHub:
                 self._stop.wait(PAUSE)
         self._unsubscribe()
 
-
-def _told(change: Change) -> Told:
-    facts = {name: value for name, value in change.facts.items() if name != "worker"}
-    return Told(change.number, change.kind, {"time": change.time, **facts}, change.kind in _LAST)
+    def _told(self, change: Change) -> Told:
+        facts = {name: value for name, value in change.facts.items() if name != "worker"}
+        if isinstance(facts.get("error"), str):
+            facts["error"] = self._shown(facts["error"])
+        return Told(change.number, change.kind, {"time": change.time, **facts}, change.kind in _LAST)

@@ -9,26 +9,28 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from graphengine.cache.tree import blobs_of
 from graphengine.declare import registry
 from graphengine.declare.node_facts import node_facts
-from graphengine.errors import nearest
+from graphengine.errors import WorkflowError, nearest
 from graphengine.graph.data import GraphData
 from graphengine.planning.inputs import BoundInputs
 from graphengine.server.catalog import Catalog
 from graphengine.server.fetching import Fetcher
 from graphengine.server.file_store import FileStore, open_inside
 from graphengine.server.given import Folders, bind, put_uploads
+from graphengine.server.places import Places
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.queue import ALL, NameTaken, NoJob
 from graphengine.service.jobs.submit import in_short
 from graphengine.service.service import Service
+from graphengine.system.folders import cache_folder, state_folder
 from graphengine.workflow.files import from_document
 from graphengine.workflow.formats import original_ids
 
@@ -128,6 +130,8 @@ class JobApi:
         self.fetcher = fetcher or Fetcher((), files)
         self.queue = service.queue
         self.catalog = Catalog(folders.workflows, folders.readable())
+        known = (folders.input, folders.output, folders.models, folders.workflows, state_folder(), cache_folder())
+        self.places = Places(files.folder, known)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -144,8 +148,11 @@ class JobApi:
             wanted = _digest(order)
             with contextlib.suppress(NoJob):
                 return self._replayed(name, wanted)
-        graph, called, roots = self._graph(caller, order.workflow)
-        bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots, self.fetcher.fetch)
+        try:
+            graph, called, roots = self._graph(caller, order.workflow)
+            bound = bind(graph, order.inputs, caller.user, self.folders, self.files, roots, self.fetcher.fetch)
+        except WorkflowError as error:
+            raise WorkflowError(self.places.of_problems(error.problems)) from None
         shown = _shown(order.inputs, bound)
         facts = {**order.facts, "labels": dict(order.labels), "inputs": shown, **_facts_of(graph)}
         if wanted:
@@ -160,10 +167,10 @@ class JobApi:
             if order.key is None:
                 raise ApiError("conflict", f"there is a job {name} already") from None
             return self._replayed(name, wanted)
-        return self._view(self.queue.get(number))
+        return self._view(self.job(number))
 
     def _replayed(self, name: str, wanted: str) -> JobView:
-        job = self.queue.named(name)
+        job = self.shown(self.queue.named(name))
         if job.facts.get("order") != wanted:
             what = "this Idempotency-Key was sent with another request; a new request needs a new key"
             raise ApiError("key_reused", what)
@@ -196,7 +203,19 @@ class JobApi:
             raise ApiError("not_found", f"there is no job {name[:60]!r}") from None
         if caller.scope is not None and job.user != caller.scope:
             raise ApiError("not_found", f"there is no job {name[:60]!r}")
-        return job
+        return self.shown(job)
+
+    def job(self, number: int) -> Job:
+        """A job by its number, whoever's it is, as it is shown."""
+        return self.shown(self.queue.get(number))
+
+    def shown(self, job: Job) -> Job:
+        """A job as callers may see it: its error does not tell where this server keeps files."""
+        if not job.error or (error := self.places.without_places(job.error)) == job.error:
+            return job
+        changed = replace(job, error=error)
+        object.__setattr__(changed, "uuid", job.uuid)  # which is no field of it
+        return changed
 
     def _view(self, job: Job) -> JobView:
         doing = self.service.doing().get(job.id, {}) if job.state is State.RUNNING else {}
@@ -239,7 +258,7 @@ class JobApi:
         jobs = self.queue.history(wanted, caller.scope, before, limit + 1, labels, workflow)
         more = len(jobs) > limit
         next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {}), workflow) if more else None
-        return Page([self._view(job) for job in jobs[:limit]], next_one)
+        return Page([self._view(self.shown(job)) for job in jobs[:limit]], next_one)
 
     def recent(
         self, caller: Caller, states: Sequence[State], skip: int, limit: int, newest_first: bool = True
@@ -254,7 +273,8 @@ class JobApi:
         total = sum(counts[state] for state in states)
         if not newest_first:
             skip, limit = max(0, total - skip - limit), max(0, min(limit, total - skip))
-        jobs = self.queue.history(states, caller.scope, limit=limit, skip=skip) if limit else []
+        found = self.queue.history(states, caller.scope, limit=limit, skip=skip) if limit else []
+        jobs = [self.shown(job) for job in found]
         return jobs if newest_first else jobs[::-1], total
 
     def unfinished(self, caller: Caller) -> list[Job]:

@@ -82,12 +82,11 @@ class JobDetails:
         return web.Response(text=page, content_type="text/html", headers=headers)
 
     def _report(self, caller: Caller, name: str) -> str:
-        page = job_page(self.api.queue, self.api.find(caller, name).id)
-        folders = self.api.folders
-        places = [self.api.files.folder, folders.input, folders.output, folders.models, folders.workflows]
-        for place in sorted((html.escape(str(place)) for place in places if place), key=len, reverse=True):
-            page = page.replace(f"{place}/", "")  # strangers need not know where this server keeps its files
-        return page
+        job = self.api.find(caller, name)
+        page, said = job_page(self.api.queue, job.id), self.api.queue.get(job.id).error
+        if said:  # strangers need not know where this server keeps its files
+            page = page.replace(html.escape(said), html.escape(job.error or ""))
+        return self.api.places.without_folders(page)
 
     async def workers(self, request: web.Request) -> web.Response:
         """`GET /v1/workers`: `computing` is how many nodes it computes; there are none where this process computes."""

@@ -34,12 +34,13 @@ CLOSING_SECONDS = 2.0
 
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
-    hub = EventHub(api.service)
+    hub = EventHub(api.service, api.places.without_places)
     contracts: list[Contract] = [
         Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), ComfyClassic(api, hub), Pages(door),
     ]  # fmt: skip
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
+        error.detail, error.problems = api.places.without_folders(error.detail), api.places.of_problems(error.problems)
         return contract_of(contracts, request.path).problem(error, request)
 
     without_token = [*WITHOUT_TOKEN, *(path for contract in contracts for path in contract.without_token)]

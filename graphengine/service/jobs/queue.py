@@ -263,7 +263,6 @@ class Queue(Database):
             query, values = f"{query} and json_extract(facts, ?) = ?", [*values, f'$.labels."{name}"', value]
         if workflow is not None:
             query, values = f"{query} and json_extract(facts, '$.workflow') = ?", [*values, workflow]
-        return [job_of(row) for row in self.read(f"{query} order by id desc limit ?", [*values, limit])]
         return [job_of(row) for row in self.read(f"{query} order by id desc limit ? offset ?", [*values, limit, skip])]
 
     def wrote(self, user: str, file: str) -> bool:

@@ -47,6 +47,12 @@ nodes:
   model: {node: door.model, from: {source: inputs.model}}
 outputs: {digest: digest, model: model}
 """,
+    "misses": """\
+version: 1
+inputs: {file: {type: path}}
+nodes: {misses: {node: door.misses, from: {path: inputs.file}}}
+outputs: {text: misses}
+""",
     "gate": """\
 version: 1
 inputs: {file: {type: str}, text: {type: str, default: through}}

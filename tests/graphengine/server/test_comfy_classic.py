@@ -660,3 +660,18 @@ def test_the_machine_is_shown_without_its_secrets(server: Server) -> None:
     assert server.ask("GET", "/embeddings").data == []
     assert server.ask("POST", "/free", {"unload_models": True}).status == 200
     assert server.ask("GET", "/features").data["supports_preview_metadata"] is True
+
+
+def test_pages_of_jobs_follow_each_other(server: Server) -> None:
+    made = []
+    for n in range(3):
+        made.append(send(server, {"1": {"class_type": "door.tell", "inputs": {"text": f"page {n}"}}})["prompt_id"])
+        ended(server, made[-1])
+    total = server.ask("GET", "/api/jobs?limit=1").data["pagination"]["total"]
+    pages = [server.ask("GET", f"/api/jobs?limit=1&offset={skip}").data["jobs"] for skip in (0, 1, 2, total)]
+    assert [[job["id"] for job in page] for page in pages] == [[made[2]], [made[1]], [made[0]], []]
+    assert [list(server.ask("GET", f"/history?max_items=1&offset={skip}").data) for skip in (0, 2)] == [
+        [made[2]], [made[0]]
+    ]
+    first = server.ask("GET", "/api/jobs?limit=1&sort_order=asc").data["jobs"][0]["id"]
+    assert first == server.ask("GET", f"/api/jobs?limit=1&offset={total - 1}").data["jobs"][0]["id"]

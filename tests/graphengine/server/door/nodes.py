@@ -120,6 +120,12 @@ def fails(text: str) -> str:
 
 
 @node(version=1)
+def misses(path: Annotated[str | Path, File("text")]) -> str:
+    """Fail, as a library does that names the file and its own."""
+    raise FileNotFoundError(f"no such file: {Path(path).resolve()!s}, asked at {__file__}, see https://a.example/b/c")
+
+
+@node(version=1)
 def page(
     width: Annotated[int, Range(1, 100), Doc("How wide.")] = 10, look: Literal["plain", "bold"] = "plain",
     seed: Annotated[int, Range(0, 2**64 - 1), Drawn()] = 0,

@@ -1,0 +1,50 @@
+"""No answer tells where the server keeps files: neither an upload, nor a file that a node has asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graphengine.server.places import Places
+
+from .conftest import PIXEL, Server
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("'/srv/in/a/b.png' is no picture", "'a/b.png' is no picture"),
+        ("/srv/in-other/b.png", "b.png"),
+        (f"/state/files/{'0' * 32}/{'a' * 64} is gone", f"sha256:{'a' * 64} is gone"),
+        ("[Errno 2] No such file: '/usr/lib/python3/x.py' (see https://a.example/b/c)",
+         "[Errno 2] No such file: 'x.py' (see https://a.example/b/c)"),
+        ("1/2 and a/b/c and 3 / 4 and s/step and in /srv/in", "1/2 and a/b/c and 3 / 4 and s/step and in "),
+    ],
+)  # fmt: skip
+def test_sentences_tell_no_places(sentence: str, shown: str) -> None:
+    assert Places(Path("/state/files"), [Path("/srv/in"), None]).without_places(sentence) == shown
+
+
+def test_no_contract_tells_where_files_are(server: Server) -> None:
+    file = server.ask("POST", "/v1/files", PIXEL).data["id"]
+    job = server.run("misses", {"file": file})
+    assert f"no such file: {file}, asked at nodes.py, see https://a.example/b/c" in job["error"]["message"]
+    id = job["id"]
+    (server.folder / "in" / "note.txt").write_text("here")
+    prompt = {"1": {"class_type": "door.misses", "inputs": {"path": "note.txt"}},
+              "2": {"class_type": "door.tell", "inputs": {"text": ["1", 0]}}}  # fmt: skip
+    classic = server.ask("POST", "/prompt", {"prompt": prompt}).data["prompt_id"]
+    for name in (id, classic):
+        events = [event.data for event in server.events(name)]
+        assert events[-1]["kind"] == "failed"
+        told = json.dumps(events)
+        for path in (f"/v1/jobs/{name}", f"/v1/jobs/{name}/report", f"/history/{name}", f"/api/jobs/{name}",
+                     f"/api/v2/jobs/{name}", "/v1/jobs", "/api/jobs", "/api/v2/jobs"):  # fmt: skip
+            answer = server.ask("GET", path)
+            assert answer.status == 200, path
+            told += answer.body.decode()
+        assert "no such file" in told
+        assert str(server.folder) not in told
+        assert str(Path(__file__).parent) not in told
