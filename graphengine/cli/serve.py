@@ -81,6 +81,9 @@ def command(
         ),
     ] = None,
     allow_hub: Annotated[bool, typer.Option("--allow-hub", help="Let jobs download models from the hub.")] = False,
+    upload_limit: Annotated[
+        int, typer.Option("--upload-limit", metavar="MIB", min=1, help="How much each user's uploads may hold.")
+    ] = 20_480,
     queue: QueueFile = None,
     packs: Packs = None,
     debug: Debug = False,
@@ -93,7 +96,8 @@ def command(
         _serve(
             host=host, port=port, workers=workers, device=device, threads=threads, backend=backend, address=address,
             input=input, output=output, workflows=workflows, models=models, token_file=token_file,
-            allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub, queue=queue, packs=packs, debug=debug,
+            allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub,
+            upload_limit=upload_limit, queue=queue, packs=packs, debug=debug,
         )  # fmt: skip
 
 
@@ -102,7 +106,7 @@ def _serve(
     *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None, backend: str,
     address: str | None, input: Path | None, output: Path | None, workflows: Path | None, models: Path | None,
     token_file: Path | None, allow_host: list[str] | None, allow_fetch: list[str] | None, allow_hub: bool,
-    queue: Path | None, packs: list[Path] | None, debug: bool,
+    upload_limit: int, queue: Path | None, packs: list[Path] | None, debug: bool,
 ) -> int | None:  # fmt: skip
     from graphengine.server.fetching import Fetcher
     from graphengine.server.file_store import FileStore
@@ -139,7 +143,7 @@ def _serve(
     }  # fmt: skip
     file = queue or queue_file()
     with listening, _service(backend, file, workers, device, threads, address, options) as service:
-        files = FileStore(own / "files")
+        files = FileStore(own / "files", most_of_user=upload_limit << 20)
         files.tidy()
         api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
@@ -241,11 +245,16 @@ def _tokens(file: Path | None) -> Tokens:
 def add(
     name: Annotated[str, typer.Argument(help="The user; jobs and files of one user are hidden from others.")],
     admin: Annotated[bool, typer.Option("--admin", help="May see and change what belongs to others too.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="May change nothing.")] = False,
+    workflow: Annotated[
+        list[str] | None,
+        typer.Option("--workflow", metavar="NAME", help="May run this workflow only; may be repeated."),
+    ] = None,
     token_file: TokenFile = None,
     debug: Debug = False,
 ) -> None:
     """Make a token for a user and print it. It is shown this once: only its hash is kept."""
-    print(_tokens(token_file).add(name, admin))
+    print(_tokens(token_file).add(name, admin, read_only, workflow))
 
 
 @token_commands.command("remove")
@@ -265,4 +274,6 @@ def list_(token_file: TokenFile = None, debug: Debug = False) -> None:
     """List the users who have tokens."""
     for token in _tokens(token_file).all():
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(token.created))
-        print(f"{token.name}{'  admin' if token.admin else ''}  since {made}")
+        rights = ["admin"] * token.admin + ["read-only"] * token.read_only
+        rights += [] if token.workflows is None else [f"only {', '.join(token.workflows)}"]
+        print("  ".join([token.name, *rights, f"since {made}"]))

@@ -155,6 +155,10 @@ class EventHub:
         """Whether no more clients may watch."""
         return self._count >= MOST_WATCHERS
 
+    def is_watched(self, job: Job) -> bool:
+        """Whether a client watches a job."""
+        return bool(self._watchers.get(job.id))
+
     def wants_previews(self, job: int) -> bool:
         """Whether a client is to be told previews of a job; called on any thread."""
         return job in self._seeing

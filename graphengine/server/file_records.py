@@ -75,6 +75,12 @@ class Changing:
         query = f"select {_COLUMNS} from records where user = ? and {column} = ? order by created"
         return [_record(row) for row in self._base.execute(query, (self._user, value)).fetchall()]
 
+    def held(self) -> tuple[int, int]:
+        """How many files the user holds, and their bytes."""
+        files = "select distinct digest, size from records where user = ?"
+        row = self._base.execute(f"select count(*), coalesce(sum(size), 0) from ({files})", (self._user,)).fetchone()
+        return row[0], row[1]
+
     def users(self) -> list[str]:
         """All users who hold files that expire."""
         rows = self._base.execute("select distinct user from records where expires is not null").fetchall()

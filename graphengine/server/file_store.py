@@ -33,6 +33,8 @@ SHOWN = ("image/png", "image/jpeg", "image/webp", "video/mp4")
 """The types of files that a browser may show; all others it saves."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENDING = re.compile(r"\.[a-z0-9]{1,12}")
+MOST_FILES = 50_000
+"""The most files of a user."""
 HEAD = 64
 """The first bytes of a file, by which its type is told."""
 KEY_SECONDS = 24 * 3600
@@ -135,7 +137,7 @@ class Upload:
         if expected is not None and expected != PREFIX + digest:
             raise ApiError("bad_request", f"the file that arrived is {PREFIX}{digest}, not {expected[:80]}")
         with self._store.records.changing(self._user) as records:
-            new = self._place(digest)
+            new = self._place(records, digest)
             records.add(Record(PREFIX + digest, digest, self.blake3, self.size, UNKNOWN, time.time()))
         return _stored(self._folder / digest, new)
 
@@ -144,12 +146,21 @@ class Upload:
         digest = self._sha256.hexdigest()
         with self._store.records.changing(self._user) as records:
             check_key(records, asset.key)
-            new = self._place(digest)
+            new = self._place(records, digest)
             record, made = _asset(records, digest, self.blake3, self.size, asset)
         return Asset(record, self._folder / digest, new, made)
 
-    def _place(self, digest: str) -> bool:
-        """Give the file its name; whether it is new."""
+    def _place(self, records: Changing, digest: str) -> bool:
+        """Give the file its name; whether it is new.
+
+        Raises:
+            ApiError: The user holds as much as may be.
+        """
+        if not records.find("digest", digest):
+            (count, size), most = records.held(), self._store.most_of_user
+            if count >= MOST_FILES or size + self.size > most:
+                what = f"your uploads are {count:,} files with {size:,} bytes; they may be {MOST_FILES:,} with {most:,}"
+                raise ApiError("too_large", f"{what}; delete some of them")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -200,10 +211,11 @@ class FileStore:
     Args:
         folder: Made when the first file arrives.
         most: The most bytes of a file.
+        most_of_user: The most bytes of all files of a user.
     """
 
-    def __init__(self, folder: Path, most: int = 100 << 20) -> None:
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, most: int = 100 << 20, most_of_user: int = 20 << 30) -> None:
+        self.folder, self.most, self.most_of_user = folder, most, most_of_user
         self.records = FileRecords(folder / "records.db")
 
     def tidy(self) -> None:

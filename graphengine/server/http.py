@@ -43,6 +43,8 @@ SAFE = {
 }
 """The headers of every answer, unless a handler sets others."""
 
+READING = ("GET", "HEAD", "OPTIONS")
+"""The methods that change nothing."""
 TOKEN_COOKIE = "graphengine_token"
 """The cookie in which a browser sends a token, see `pages`."""
 
@@ -135,7 +137,9 @@ def guard(door: Door, render: Render, without_token: Collection[str]) -> Any:
             door.check_host(request)
             door.check_origin(request)
             if request.path not in without_token:
-                request[CALLER] = await asyncio.to_thread(door.caller, request)
+                caller = request[CALLER] = await asyncio.to_thread(door.caller, request)
+                if caller.read_only and request.method not in READING:
+                    raise ApiError("forbidden", "this token may read and change nothing")
             answer = await handler(request)
         except ConnectionError:  # the client has gone, maybe in the middle of an answer
             raise

@@ -45,6 +45,8 @@ LONGEST_NUMBER = 18
 """Digits of a job's number."""
 MOST_VALUE = 512 << 20
 """The most bytes of an output's value."""
+MOST_FACTS = 4 << 20
+"""The most bytes that a contract keeps with a job: lists of jobs read them of each."""
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
 """The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
 LABEL_NAME = "[A-Za-z0-9_.-]{1,40}"
@@ -140,6 +142,11 @@ class JobApi:
         check_labels(order.labels)
         if abs(order.priority) > MOST_PRIORITY:
             raise ApiError("bad_request", f"priority must be from {-MOST_PRIORITY:,} to {MOST_PRIORITY:,}")
+        if order.facts and len(json.dumps(order.facts)) > MOST_FACTS:
+            raise ApiError("too_large", f"the job has more than {MOST_FACTS:,} bytes; upload pictures, and name them")
+        if caller.workflows is not None and order.workflow not in caller.workflows:
+            names = ", ".join(caller.workflows)
+            raise ApiError("forbidden", f"this token may run only these workflows, by their names at /v1: {names}")
         name, wanted = order.uuid, ""
         if order.key is not None:
             if not 1 <= len(order.key) <= 255 or not order.key.isprintable():

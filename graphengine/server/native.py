@@ -27,6 +27,7 @@ from graphengine.server.job_api import MOST_LISTED, JobApi, JobView, Order
 from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
+from graphengine.server.tokens import Caller
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.workers.wire import pack
 
@@ -128,7 +129,7 @@ class Native:
         # A client that goes away now has still submitted its job.
         view = await asyncio.shield(asyncio.to_thread(self.api.submit, caller, order))
         ended = view.job.state.ended
-        if wait and not ended and await self.hub.ended(view.job, wait):
+        if wait and not ended and await self._ended(caller, order, view, wait):
             view, ended = await asyncio.to_thread(self.api.get, caller, view.job.uuid), True
         headers = {"Location": f"/v1/jobs/{view.job.uuid}"}
         if view.replayed:
@@ -138,6 +139,17 @@ class Native:
         if not ended:
             headers["Retry-After"] = "1"
         return web.json_response(job_data(view), status=200 if wait and ended else 202, headers=headers)
+
+    async def _ended(self, caller: Caller, order: Order, view: JobView, seconds: float) -> bool:
+        """Wait for a job, at most so long; whether it has ended. A client that leaves meanwhile has not been told of
+        the job: it is cancelled, unless an Idempotency-Key leads back to it or somebody else watches it."""
+        try:
+            return await self.hub.ended(view.job, seconds)
+        except asyncio.CancelledError:
+            wanted = view.replayed or order.key is not None or self.hub.is_watched(view.job)
+            if not wanted and not self.hub.closed.is_set():
+                asyncio.get_running_loop().run_in_executor(None, self.api.cancel, caller, view.job.uuid)
+            raise
 
     async def jobs(self, request: web.Request) -> web.Response:
         """`GET /v1/jobs`."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
@@ -18,7 +21,7 @@ from graphengine.server.comfy_v2 import ComfyV2
 from graphengine.server.comfy_v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
 from graphengine.server.event_hub import EventHub
-from graphengine.server.http import CALLER, Door, guard
+from graphengine.server.http import CALLER, Door, Handler, guard
 from graphengine.server.job_api import JobApi
 from graphengine.server.native import Native
 from graphengine.server.pages import Pages
@@ -30,6 +33,12 @@ THREADS = 16
 WITHOUT_TOKEN = ("/health", "/ready")
 CLOSING_SECONDS = 2.0
 """Seconds that answers which are being sent have to end."""
+HEADER_SECONDS = 20.0
+"""Seconds in which the headers of a connection's first request must have arrived."""
+IDLE_SECONDS = 75.0
+"""Seconds for which a connection is kept after an answer, until the headers of the next request have arrived."""
+SERVED = web.AppKey("served", set[object])
+"""The connections that have sent the headers of a request."""
 
 
 def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
@@ -44,7 +53,15 @@ def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
         return contract_of(contracts, request.path).problem(error, request)
 
     without_token = [*WITHOUT_TOKEN, *(path for contract in contracts for path in contract.without_token)]
-    app = web.Application(middlewares=[guard(door, problem, without_token)], client_max_size=1 << 20)
+    served = set[object]()
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        served.add(request.protocol)
+        return await handler(request)
+
+    app = web.Application(middlewares=[note, guard(door, problem, without_token)], client_max_size=1 << 20)
+    app[SERVED] = served
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -94,8 +111,13 @@ def serve(app: web.Application, listening: socket.socket, on_start: Callable[[],
     async def run() -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, "graphengine-http"))
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_SECONDS, handler_cancellation=True)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=CLOSING_SECONDS, handler_cancellation=True,
+            keepalive_timeout=IDLE_SECONDS,
+        )  # fmt: skip
         await runner.setup()
+        assert runner.server is not None
+        letting_go = asyncio.create_task(_let_silent_go(runner.server, app[SERVED]))
         await web.SockSite(runner, listening, backlog=1024).start()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -105,10 +127,30 @@ def serve(app: web.Application, listening: socket.socket, on_start: Callable[[],
             await stop.wait()
             on_stop()
         finally:
+            letting_go.cancel()
             await runner.cleanup()
 
+    logging.getLogger("aiohttp.server").addFilter(_is_of_interest)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run())
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    """Whether a record of aiohttp is no mistake of a stranger: what is no HTTP is answered, and could fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+async def _let_silent_go(server: web.Server, served: set[object]) -> None:
+    """End connections that send no request: each costs memory and a file descriptor, and anybody can open thousands."""
+    since: dict[object, float] = {}
+    while True:
+        await asyncio.sleep(HEADER_SECONDS / 4)
+        now, open_ones = time.monotonic(), server.connections
+        served.intersection_update(open_ones)
+        since = {one: since.get(one, now) for one in open_ones if one not in served}
+        for connection in open_ones:
+            if now - since.get(connection, now) > HEADER_SECONDS:
+                connection.force_close()
 
 
 def listen(host: str, port: int) -> socket.socket:

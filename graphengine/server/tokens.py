@@ -8,7 +8,8 @@ import json
 import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from graphengine.errors import FileError, GraphEngineError, Problem, WorkflowError, nearest
@@ -27,10 +28,14 @@ class Caller:
     Attributes:
         user: The user whose jobs and files these are; '' where no tokens are needed.
         admin: May see and change what belongs to others too, and pause the whole queue.
+        read_only: May submit, upload and change nothing.
+        workflows: The named workflows of which alone jobs may be made; None for any graph.
     """
 
     user: str
     admin: bool = False
+    read_only: bool = False
+    workflows: tuple[str, ...] | None = None
 
     @property
     def scope(self) -> str | None:
@@ -46,6 +51,8 @@ class Token:
     hash: str
     admin: bool
     created: float
+    read_only: bool = False
+    workflows: tuple[str, ...] | None = None
 
 
 def token_file() -> Path:
@@ -91,11 +98,16 @@ class Tokens:
         given, found = _hash(text), None
         for token in self.all():
             if hmac.compare_digest(token.hash, given):
-                found = Caller(token.name, token.admin)
+                found = Caller(token.name, token.admin, token.read_only, token.workflows)
         return found
 
-    def add(self, name: str, admin: bool = False) -> str:
+    def add(
+        self, name: str, admin: bool = False, read_only: bool = False, workflows: Sequence[str] | None = None
+    ) -> str:
         """Make a token; its text is returned, and kept nowhere.
+
+        Args:
+            admin, read_only, workflows: As those of `Caller`.
 
         Raises:
             WorkflowError: The name is wrong, or has a token already.
@@ -106,8 +118,9 @@ class Tokens:
         known = self.all()
         if any(token.name == name for token in known):
             raise WorkflowError(Problem("bad name", f"{name} has a token already", hint="remove it first"))
+        named = None if workflows is None else tuple(workflows)
         text = PREFIX + secrets.token_urlsafe(32)
-        self._write([*known, Token(name, _hash(text), admin, time.time())])
+        self._write([*known, Token(name, _hash(text), admin, time.time(), read_only, named)])
         return text
 
     def remove(self, name: str) -> None:
@@ -141,7 +154,8 @@ def _read(file: Path) -> list[Token]:
         data = json.loads(read_file(file))
         if data["version"] != 1:
             raise GraphEngineError(f"version {data['version']}")
-        return [Token(**token) for token in data["tokens"]]
+        tokens = [Token(**token) for token in data["tokens"]]
+        return [t if t.workflows is None else replace(t, workflows=tuple(t.workflows)) for t in tokens]
     except OSError as error:
         raise FileError(f"{file} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, GraphEngineError):

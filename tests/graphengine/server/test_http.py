@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.graphengine.sample import until
 
 from .conftest import PIXEL, Server
 
@@ -304,3 +308,100 @@ def test_a_queue_limit_is_told_with_when_to_ask_again(tokens: tuple[Server, dict
     server.token = token["ben"]
     assert server.ask("POST", GREET, order).status == 202
     assert json.loads(server.ask("GET", "/v1/queue").body)["limit"] is None
+
+
+def test_a_token_has_no_more_rights_than_it_was_made_with(serve: Callable[..., Server], tmp_path: Path) -> None:
+    from graphengine.server.tokens import Tokens
+
+    known = Tokens(tmp_path / "tokens.json")
+    reads, greets = known.add("reads", read_only=True), known.add("greets", workflows=["greet"])
+    server, order = serve("--token-file", tmp_path / "tokens.json"), {"inputs": {"text": "x"}}
+    prompt = {"1": {"class_type": "door.tell", "inputs": {"text": "x"}}}
+    server.token = reads
+    assert server.ask("GET", "/v1/jobs").status == server.ask("GET", "/queue").status == 200
+    for method, path, body in (
+        ("POST", GREET, order), ("POST", "/prompt", {"prompt": prompt}), ("POST", "/api/v2/jobs", {"workflow": prompt}),
+        ("POST", "/v1/files", b"x"), ("DELETE", f"/v1/files/sha256:{'0' * 64}", None), ("PUT", "/v1/queue/limit", {}),
+        ("POST", "/interrupt", None), ("POST", "/v1/queue/pause", None),
+    ):  # fmt: skip
+        answer = server.ask(method, path, body)
+        assert (answer.status, b"may read and change nothing" in answer.body) == (403, True), path
+    server.token = greets
+    assert server.ask("POST", GREET, order).status == 202
+    for path, body in (
+        ("/v1/workflows/fails/jobs", {}), ("/v1/jobs", _graph("door.sheet", text="x")), ("/prompt", {"prompt": prompt}),
+        ("/api/v2/jobs", {"workflow": prompt}),
+    ):  # fmt: skip
+        answer = server.ask("POST", path, body)
+        assert (answer.status, b"these workflows" in answer.body) == (403, True), path
+
+
+def test_a_user_keeps_no_more_files_than_may_be(serve: Callable[..., Server]) -> None:
+    server = serve("--upload-limit", 1)
+    first = server.ask("POST", "/v1/files", b"a" * 700_000).data
+    answer = server.ask("POST", "/v1/files", b"b" * 700_000)
+    assert (answer.status, answer.problem["code"]) == (413, "too_large")
+    assert "delete some" in answer.problem["detail"]
+    assert server.ask("POST", "/v1/files", b"a" * 700_000).status == 200  # it is there already
+    url = "data:text/plain;base64," + base64.b64encode(b"c" * 700_000).decode()
+    refused = server.ask("POST", "/v1/workflows/digest/jobs", {"inputs": {"file": url}})
+    assert "delete some" in refused.problem["problems"][0]["what"]
+    assert server.ask("DELETE", first["url"]).status == 204
+    assert server.ask("POST", "/v1/files", b"b" * 700_000).status == 201
+    assert len(list((server.folder / "state" / "server" / "files").glob("*/*"))) == 1  # no halves are left
+
+
+def test_what_jobs_keep_is_bounded(server: Server) -> None:
+    prompt = {"1": {"class_type": "door.tell", "inputs": {"text": "y" * (5 << 20)}}}
+    for path, body in (("/prompt", {"prompt": prompt}), ("/api/v2/jobs", {"workflow": prompt})):
+        assert server.ask("POST", path, body).status == 413, path
+
+
+def test_a_client_that_leaves_cancels_what_only_it_wanted(server: Server) -> None:
+    def left(**headers: str) -> str:
+        """A job whose client has left while it waited for the end."""
+        body = json.dumps({"inputs": {"file": str(server.folder / "never")}}).encode()
+        lines = [f"Host: 127.0.0.1:{server.port}", "Content-Type: application/json", f"Content-Length: {len(body)}",
+                 "Prefer: wait=60", *(f"{name.replace('_', '-')}: {text}" for name, text in headers.items())]
+        head = "POST /v1/workflows/gate/jobs HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.encode() + body)
+            until(lambda: server.ask("GET", "/v1/queue").data["running"])
+            job: str = server.ask("GET", "/v1/queue").data["running"][0]["id"]
+            if headers:
+                return job
+        until(lambda: server.ask("GET", f"/v1/jobs/{job}").data["state"] == "cancelled")
+        return job
+
+    left()
+    kept = left(Idempotency_Key="leaves")  # the client can ask for it again
+    other = server.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": "y"}}, Prefer="wait=60").data
+    assert other["state"] == "done"
+    assert server.ask("GET", f"/v1/jobs/{kept}").data["state"] == "running"
+    server.ask("POST", f"/v1/jobs/{kept}/cancel")
+    until(lambda: not server.ask("GET", "/v1/queue").data["running"])
+
+
+@pytest.mark.slow
+def test_connections_that_send_no_request_are_ended(server: Server) -> None:
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(200)]
+    for connection in silent[::2]:
+        connection.sendall(b"GET /v1/jobs HTTP/1.1\r\nHost: ")
+    asking, answer = server.send("GET", "/health")
+    answer.read()
+    for connection in silent:
+        connection.settimeout(40)
+        assert connection.recv(1) == b""
+        connection.close()
+    asking.request("GET", "/health")
+    assert asking.getresponse().status == 200
+    asking.close()
+
+
+def test_what_is_no_http_is_not_in_the_log(server: Server) -> None:
+    for content in (b"GARBAGE\r\n\r\n", b"\x16\x03\x01\x02", b"GET /secret HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(content)
+            connection.settimeout(10)
+            assert connection.recv(400).startswith(b"HTTP/1.0 400")
+    assert server.log.read_text() == ""
