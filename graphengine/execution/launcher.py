@@ -389,6 +389,7 @@ class RunContext(Context):
 
     def begin(self) -> None:
         self._begun = True
+        self.facts.clear()  # of a batch that came to nothing
 
     @property
     def device(self) -> str:  # type: ignore[override]

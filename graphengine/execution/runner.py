@@ -156,7 +156,10 @@ class ThreadRunner:
 
 
 def compute(calls: Sequence[Call]) -> None:
-    """Compute one call, or several of one group by the node's batched form, and land each, whatever raises."""
+    """Compute one call, or several of one group by the node's batched form, and land each, whatever raises.
+
+    Where the batched form fails, each call is computed by itself.
+    """
     live = []
     for call in calls:
         if (error := _entered(call)) is None:
@@ -182,6 +185,13 @@ def compute(calls: Sequence[Call]) -> None:
             compute([call for call in live if call not in cancelled])
             return
         outcomes = [error] * len(live)
+    except Exception as error:
+        if len(live) > 1:  # one may be at fault, or all of them at once need too much memory
+            _let_go(error)
+            for call in live:
+                compute([call])
+            return
+        outcomes = [error]
     except BaseException as error:
         outcomes = [error] * len(live)
     seconds, facts = (time.perf_counter() - began) / len(live), dict[str, Any]()

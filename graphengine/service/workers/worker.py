@@ -52,6 +52,9 @@ class RemoteContext(Context):
         self.facts: dict[str, Any] = {}
         self.stopped = False
 
+    def begin(self) -> None:
+        self.facts.clear()  # of a batch that came to nothing
+
     @property
     def cancelled(self) -> bool:
         return self.stopped

@@ -272,6 +272,50 @@ def test_a_batched_form_that_is_ended_by_one_cancellation_is_called_again_for_th
 
 
 @node(version=1, on="device", batch=("seed",))
+def strict(seed: int, context: Context = INERT) -> int:
+    if seed == 13:
+        raise ValueError("thirteen")
+    return seed
+
+
+@strict.many
+def _(seed: list[int], context: list[Context]) -> Sequence[Any]:
+    """Written by somebody who lets one wrong item end all."""
+    SAMPLED.append(list(seed))
+    for one in context:
+        one.note(together=len(seed))
+    if 13 in seed:
+        raise ValueError("there is a thirteen")
+    return seed
+
+
+def test_a_batched_form_that_fails_is_called_again_for_each(runner: ThreadRunner) -> None:
+    from graphengine import run
+
+    store, made = Store(), list[Any]()
+
+    def work(seed: int) -> Callable[[], Any]:
+        with Graph() as g:
+            g.output("out", strict(seed))
+
+        def result() -> Any:
+            found = run(g, runner=runner, store=store)
+            made.append(found.made["out"])
+            return found["out"]
+
+        return result
+
+    one, bad, three = gathered(runner, store, [work(1), work(13), work(3)])
+    assert (one, three) == (1, 3)
+    assert isinstance(bad, NodeError)
+    assert str(bad.__cause__) == "thirteen"
+    assert [sorted(s) for s in SAMPLED] == [[1, 3, 13]]
+    assert len(made) == 2
+    assert [facts for facts in made if "together" in facts or "batch" in facts] == []
+    assert not store.flights
+
+
+@node(version=1, on="device", batch=("seed",))
 def short(seed: int) -> int:
     return seed
 
