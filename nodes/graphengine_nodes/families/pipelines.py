@@ -594,6 +594,11 @@ NAMED_BY_SOCKETS = {
     "negative_prompt_3": "negative",
     "negative_prompt_embeds": "negative",
     "negative_pooled_prompt_embeds": "negative",
+    "prompt_embeds_mask": "positive",
+    "prompt_attention_mask": "positive",
+    "negative_prompt_embeds_mask": "negative",
+    "negative_prompt_attention_mask": "negative",
+    "max_sequence_length": "encode_prompt's max_sequence_length",
     "clip_skip": "encode_prompt's clip_skip",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance_scale",
@@ -620,8 +625,17 @@ NAMED_BY_SOCKETS = {
 """Arguments of diffusers' pipelines that are inputs of the nodes, and the names of these inputs."""
 
 
+_IMAGE_PROMPT = "give the sampling node image_prompt, which encode_image_prompt makes"
+_ENCODED = "prompts are encoded before, by encode_prompt"
+
 REFUSED = {
-    "ip_adapter_image": "give the sampling node image_prompt, which encode_image_prompt makes",
+    "ip_adapter_image": _IMAGE_PROMPT,
+    "ip_adapter_image_embeds": _IMAGE_PROMPT,
+    "negative_ip_adapter_image": _IMAGE_PROMPT,
+    "negative_ip_adapter_image_embeds": _IMAGE_PROMPT,
+    "text_encoder_out_layers": _ENCODED,
+    "caption_upsample_temperature": _ENCODED,
+    "num_videos_per_prompt": "a call makes one video; map over the seeds",
     "padding_mask_crop": "it is for whole pictures; use crop_image before and composite after",
 }
 """Arguments of diffusers' pipelines that a sampler cannot take, and the remedy."""
@@ -651,8 +665,11 @@ def further_arguments(cls: Any, given: Mapping[str, Any], taken: Mapping[str, An
             raise ValueError(f"{name} is no further argument: {NAMED_BY_SOCKETS.get(name, name)} says it")
         if name in REFUSED:
             raise ValueError(f"{name} cannot be given: {REFUSED[name]}")
-    scaled = "scale" in (given.get("cross_attention_kwargs") or given.get("joint_attention_kwargs") or {})
-    if scaled:
+    attention = {name: value for name, value in given.items() if name.endswith("attention_kwargs")}
+    for name, value in attention.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {value!r:.80}, but must be a dictionary")
+    if any("scale" in (value or ()) for value in attention.values()):
         raise ValueError("the attention's scale is that of LoRAs, and changes shared weights: give it to apply_lora")
     # Files hold lists, but the pipelines add sizes and corners up as tuples; and some write into dictionaries.
     own = {name: dict(value) if isinstance(value, dict) else value for name, value in given.items()}

@@ -168,3 +168,22 @@ def test_what_belongs_to_a_prompt_is_not_kept_with_the_absent_one(tmp_path: Path
     assert not torch.equal(text.embeds, plain.embeds)
     assert torch.equal(text.negative.embeds, plain.embeds)
     assert torch.equal(std.encode_prompt(model, None, prompt_2="a tree").embeds, plain.embeds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"attention_kwargs": {"scale": 0.5}}, "the attention's scale is that of LoRAs"),
+        ({"attention_kwargs": 5}, "attention_kwargs is 5, but must be a dictionary"),
+        ({"max_sequence_length": 64}, "encode_prompt's max_sequence_length says it"),
+        ({"text_encoder_out_layers": [1]}, "text_encoder_out_layers cannot be given: prompts are encoded before"),
+        ({"caption_upsample_temperature": 0.5}, "cannot be given: prompts are encoded before"),
+    ],
+)
+def test_arguments_that_would_do_nothing_or_disturb_others_are_refused(
+    arguments: dict[str, Any], sentence: str, models: Path
+) -> None:
+    model = std.load_model(models / "flux2-dev")
+    text = std.encode_prompt(model, cases.PROMPT)
+    with pytest.raises(ValueError, match=sentence):
+        sampled(model, text, arguments=arguments)
