@@ -26,6 +26,8 @@ if not TYPE_CHECKING:  # a type checker tells of names that have moved
     __getattr__ = moved("multigen.pipes.building")
 
 PROMPTS = ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2")
+ATTENTION = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
+"""The names that pipelines have for arguments of the attention, whose `scale` is that of LoRAs."""
 
 READ_HERE = frozenset(
     {
@@ -33,7 +35,7 @@ READ_HERE = frozenset(
         "width", "height", "num_inference_steps", "guidance_scale", "guidance_rescale", "strength", "generator",
         "num_images_per_prompt", "clip_skip", "output_type", "return_dict", "image", "mask_image", "control_image",
         "controlnet_conditioning_scale", "guess_mode", "control_guidance_start", "control_guidance_end",
-        "cross_attention_kwargs", "joint_attention_kwargs", "max_sequence_length",
+        *ATTENTION, "max_sequence_length",
     }
 )  # fmt: skip
 """Arguments of diffusers' pipelines that Pipe classes read themselves; the others are the sampler's `arguments`."""
@@ -66,7 +68,7 @@ def arguments_of(cls: type) -> Mapping[str, Any]:
 def common(given: Mapping[str, Any], defaults: Mapping[str, Any], count: int) -> dict[str, Any]:
     """The inputs that all sampling nodes share: numbers, and the further arguments of diffusers' pipeline."""
     further = {n: v for n, v in given.items() if n in defaults and n not in READ_HERE and not alike(v, defaults[n])}
-    for name in ("cross_attention_kwargs", "joint_attention_kwargs"):
+    for name in ATTENTION:
         if others := {key: value for key, value in (given.get(name) or {}).items() if key != "scale"}:
             further[name] = others
     found: dict[str, Any] = {
@@ -82,7 +84,7 @@ def common(given: Mapping[str, Any], defaults: Mapping[str, Any], count: int) ->
 
 def lora_scale(given: Mapping[str, Any]) -> float:
     """The factor for the scales of all LoRAs in one call."""
-    return float((given.get("cross_attention_kwargs") or given.get("joint_attention_kwargs") or {}).get("scale", 1.0))
+    return float(next((given[name] for name in ATTENTION if given.get(name)), {}).get("scale", 1.0))
 
 
 def encoded(

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import PIL.Image
 import pytest
-from graphengine_nodes.testing import flux2, qwen_image, sd3, z_image
+from graphengine_nodes.testing import flux2, qwen_image, sd3, small, z_image
 
 from graphengine import ModelError
 from multigen import CIm2ImPipe, Cond2ImPipe, Im2ImPipe, Loader, MaskedIm2ImPipe, ModelType, Prompt2ImPipe
@@ -49,6 +49,17 @@ def test_text_and_image_to_image(name: str, kind: ModelType, text: str, image: s
     pipe.setup(picture(), strength=0.5, steps=4, **scale)
     further: dict[str, Any] = {"image": picture(), "width": 64, "height": 64, "strength": 0.5, **scale}
     expected = bare(image, model)(**given, **further, num_inference_steps=4, generator=generator()).images
+    assert same(pipe.gen({**given, "generator": generator()}), expected)
+
+
+def test_the_scale_of_loras_by_the_attentions_arguments(folder: Path) -> None:
+    lora = small.lora_for(folder / "qwen_image", folder / "lora.safetensors")
+    pipe: Any = Prompt2ImPipe(folder / "qwen_image")
+    pipe.setup(width=64, height=48, steps=2, loras=[lora])
+    given = {"prompt": PROMPT, "attention_kwargs": {"scale": 0.5}}
+    direct = bare("QwenImagePipeline", folder / "qwen_image")
+    direct.load_lora_weights(lora)
+    expected = direct(**given, width=64, height=48, num_inference_steps=2, generator=generator()).images
     assert same(pipe.gen({**given, "generator": generator()}), expected)
 
 
