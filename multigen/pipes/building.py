@@ -84,7 +84,8 @@ def common(given: Mapping[str, Any], defaults: Mapping[str, Any], count: int) ->
 
 def lora_scale(given: Mapping[str, Any]) -> float:
     """The factor for the scales of all LoRAs in one call."""
-    return float(next((given[name] for name in ATTENTION if given.get(name)), {}).get("scale", 1.0))
+    scales = [value["scale"] for name in ATTENTION if "scale" in (value := given.get(name) or {})]
+    return float(scales[0]) if scales else 1.0
 
 
 def encoded(
