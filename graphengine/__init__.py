@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Multiline,
         Range,
         Socket,
+        Unknown,
         Uses,
     )
     from graphengine.errors import (
@@ -79,7 +80,8 @@ _HOMES = {
     "graphengine.declare.definition": ("NodeDef", "node"),
     "graphengine.declare.registry": ("load_pack",),
     "graphengine.declare.sockets": (
-        "UNKNOWN", "Added", "Choices", "Doc", "Drawn", "File", "Lazy", "Multiline", "Range", "Socket", "Uses",
+        "UNKNOWN", "Added", "Choices", "Doc", "Drawn", "File", "Lazy", "Multiline", "Range", "Socket", "Unknown",
+        "Uses",
     ),
     "graphengine.errors": (
         "Cancelled", "FileError", "GraphEngineError", "Lost", "ModelError", "NodeDefinitionError", "NodeError",
@@ -113,11 +115,11 @@ __all__ = [
     "Event", "File", "FileError", "FileFormat", "FormatContext", "Graph", "GraphEngineError", "Input", "Kind", "Lazy",
     "Link", "Lost", "ModelError", "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData",
     "NotRegular", "NotStorable", "Outside", "Pack", "PackError", "PictureSettings", "Problem", "Range", "Ref", "Result",
-    "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Uses", "View", "Where",
-    "WorkflowError", "cache_folder", "check_folder", "collect", "confined", "each", "fingerprint", "library_path",
-    "load", "load_pack", "loads", "make_private", "nearest", "node", "open_file", "promise_type", "read_file",
-    "register_type", "rooted", "roots_of", "run", "save", "show_lists", "socket_type", "switch", "warnings_as", "when",
-    "write_file", "write_private",
+    "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Unknown", "Uses", "View",
+    "Where", "WorkflowError", "cache_folder", "check_folder", "collect", "confined", "each", "fingerprint",
+    "library_path", "load", "load_pack", "loads", "make_private", "nearest", "node", "open_file", "promise_type",
+    "read_file", "register_type", "rooted", "roots_of", "run", "save", "show_lists", "socket_type", "switch",
+    "warnings_as", "when", "write_file", "write_private",
 ]  # fmt: skip
 
 

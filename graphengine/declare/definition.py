@@ -351,7 +351,7 @@ class NodeDef(Generic[P, R]):
         """Register a validator that `graphengine validate` calls when it has made the references to weights.
 
         It takes a dictionary with what is known of each given input before anything is computed (literals, and
-        references that come through links; `UNKNOWN` for what other links bring), and yields a sentence for each
+        references that come through links; an `Unknown` for what other links bring), and yields a sentence for each
         mistake.
         """
         self.foresee_fn = fn

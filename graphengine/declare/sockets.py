@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from graphengine.errors import shorten
@@ -36,15 +36,24 @@ class Choices:
         return tuple(self.of()) if callable(self.of) else self.of
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Unknown:
-    """The type of `UNKNOWN`, which stands for a value that a link will bring when the graph runs."""
+    """A value that a link will bring when the graph runs.
+
+    Attributes:
+        node: The full name of the node that makes it, such as `std.apply_controlnet`; empty where that is not known.
+        inputs: What is known of that node's inputs by name, `UNKNOWN` in place of the rest.
+    """
+
+    node: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "UNKNOWN"
 
 
 UNKNOWN = Unknown()
-"""What a validator registered with `.foresee` gets in place of a value that is not known yet."""
+"""What a validator registered with `.foresee` gets in place of a value of which nothing is known yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from graphengine.declare.definition import NodeDef
-from graphengine.declare.sockets import UNKNOWN, File
+from graphengine.declare.sockets import UNKNOWN, File, Unknown
 from graphengine.errors import FileError, NodeError, Problem, Where, WorkflowError, text_of
 from graphengine.graph.data import GraphData, Node, folder_of
 from graphengine.graph.elements import INPUTS, Link
@@ -58,7 +58,10 @@ def reference_problems(graph: GraphData, bound: BoundInputs | None = None) -> li
 
 
 def _known(graph: GraphData, id: str, bound: BoundInputs, plan: Plan) -> dict[str, Any]:
-    """What is known of a node's inputs before anything is computed; `UNKNOWN` for the rest of those that are given."""
+    """What is known of a node's inputs before anything is computed.
+
+    In place of what a link will bring stands an `Unknown`, with what is known of the inputs of the node that makes it.
+    """
     node = graph.nodes[id]
 
     def several(source: Node) -> Any:
@@ -68,16 +71,22 @@ def _known(graph: GraphData, id: str, bound: BoundInputs, plan: Plan) -> dict[st
         count = counts.pop() if len(counts) == 1 else None
         return UNKNOWN if count is None else [UNKNOWN] * count
 
-    def value(argument: Any) -> Any:
+    def made_by(source: Node) -> Any:
+        if source.each or not isinstance(source.kind, NodeDef):
+            return several(source)
+        inputs = {name: value(argument, deep=False) for name, argument in source.args.items()}
+        return Unknown(source.kind.full_name, inputs)
+
+    def value(argument: Any, deep: bool = True) -> Any:
         if isinstance(argument, list):
-            return [value(one) for one in argument]
+            return [value(one, deep) for one in argument]
         if not isinstance(argument, Link):
             return argument
         if argument.node == INPUTS:
             return bound[argument.port].value if argument.port in bound else UNKNOWN
         made = plan.references.get(argument.node)
         if made is None:
-            return several(graph.nodes[argument.node]) if argument.node in graph.nodes else UNKNOWN
+            return made_by(graph.nodes[argument.node]) if deep and argument.node in graph.nodes else UNKNOWN
         return getattr(made[0], argument.port) if argument.port and isinstance(made[0], tuple) else made[0]
 
     return {name: value(argument) for name, argument in node.args.items()}

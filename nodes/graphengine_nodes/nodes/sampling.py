@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Uses, node
+from graphengine import INERT, Added, Cancelled, Choices, Context, Doc, Drawn, Range, Unknown, Uses, node
 from graphengine_nodes.families import cutting, noise_schedulers, sampler_names
 from graphengine_nodes.families.arguments import check_channels, references_of, sides_of
 from graphengine_nodes.families.family import Sampled, SampleRequest, SamplingOptions, Step
@@ -21,6 +21,7 @@ from graphengine_nodes.nodes.previews import preview
 from graphengine_nodes.values.types import (
     Conditioning,
     Control,
+    ControlNet,
     Image,
     ImagePrompt,
     Latent,
@@ -309,6 +310,43 @@ def _foresee(inputs: dict[str, Any]) -> Iterator[str]:
     if isinstance(model, Model):
         yield from family(model.family).foresee(model, inputs)
         yield from image_prompt_problems(model, inputs.get("image_prompt"))
+        yield from family_problems(model, inputs)
+
+
+def family_problems(model: Model, inputs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with a sampler's inputs that were made with, or steer, models of other families.
+
+    Args:
+        inputs: As validators get them that foresee: of what links bring the node that makes it is known.
+    """
+    for name in ("positive", "negative", "latent", "control", "video"):
+        given = inputs.get(name)
+        for one in given if isinstance(given, list) else [given]:
+            if not isinstance(one, Unknown) or one.node not in _MADE:
+                continue
+            source: Any = one.inputs.get("controlnet" if name == "control" else "model")
+            if isinstance(source, Model) and name in ("latent", "video"):
+                fits = latents_of(source) in (model.family, latents_of(model))
+            else:
+                fits = not isinstance(source, Model | ControlNet) or source.family == model.family
+            if not fits:
+                yield _stranger(_MADE[one.node], source.family, model)
+
+
+_MADE = {
+    "std.encode_prompt": "a prompt",
+    "std.encode_prompts": "a prompt",
+    "std.encode_weighted": "a prompt",
+    "std.encode_image": "an encoded picture",
+    "std.encode_video": "an encoded video",
+    "std.apply_controlnet": "a ControlNet",
+}
+"""What nodes make of a model or a ControlNet, in words."""
+
+
+def _stranger(what: str, of: str, model: Model) -> str:
+    does = "cannot steer" if what == "a ControlNet" else "does not fit"
+    return f"{what} of {of} {does} {model.source}, a {model.family} model"
 
 
 sample.foresee(_foresee)
@@ -459,7 +497,7 @@ def _check_families(
     for control in controls:
         family_name = model.family if control.controlnet is None else control.controlnet.family
         if family_name != model.family:
-            raise ValueError(f"a ControlNet of {family_name} cannot steer {model.source}, a {model.family} model")
+            raise ValueError(_stranger("a ControlNet", family_name, model))
 
 
 def reporter(ctx: Context, model: Model) -> Step:

@@ -19,6 +19,7 @@ from graphengine_nodes.nodes.sampling import (
     SchedulerOptions,
     Steps,
     Strength,
+    family_problems,
     latent_of,
     reporter,
     request_of,
@@ -97,6 +98,7 @@ def _foresee(inputs: dict[str, Any]) -> Iterator[str]:
     if not isinstance(model, Model):
         return
     yield from family(model.family).foresee(model, inputs)
+    yield from family_problems(model, inputs)
     if model.setting("frame_factor") is None:
         yield f"{model.source}, {model.family}, makes no videos; use sample"
         return

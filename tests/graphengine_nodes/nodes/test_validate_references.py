@@ -195,6 +195,52 @@ def test_what_a_sampler_asks_of_a_model_is_told_before_a_run(
     assert all(told in one for one in found)
 
 
+STRANGERS = """
+version: 1
+inputs: {photo: {type: Image}}
+nodes:
+  model: {node: load_model, with: {source: flux}}
+  chroma: {node: load_model, with: {source: chroma}}
+  tiny: {node: load_model, with: {source: tiny}}
+  net: {node: load_controlnet, with: {source: tiny-canny}}
+  guide: {node: apply_controlnet, from: {controlnet: net, image: inputs.photo}}
+  text: {node: encode_prompt, from: {model: %s}, with: {prompt: a red circle}}
+  pair: {node: encode_prompts, from: {model: %s}, with: {prompt: a red circle}}
+  start: {node: encode_image, from: {model: %s, image: inputs.photo}}
+  latent:
+    node: sample
+    from: {model: model, positive: text, negative: pair.negative, latent: start%s}
+    with: {strength: 0.5}
+outputs: {latent: latent}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "told"),
+    [
+        (("model", "model", "chroma"), "", []),
+        (("tiny", "model", "model"), "", ["a prompt of stable_diffusion does not fit flux, a flux model"]),
+        (("model", "chroma", "model"), "", ["a prompt of chroma does not fit flux, a flux model"]),
+        (("model", "model", "tiny"), "", ["an encoded picture of stable_diffusion does not fit flux, a flux model"]),
+        (
+            ("model", "model", "model"),
+            ", control: [guide]",
+            ["a ControlNet of stable_diffusion cannot steer flux, a flux model"],
+        ),
+    ],
+)
+def test_what_is_of_another_family_is_told_before_a_run(
+    models: tuple[str, str, str], more: str, told: list[str], tmp_path: Path
+) -> None:
+    flux_model(tmp_path / "flux")
+    chroma_model(tmp_path / "chroma")
+    file = tmp_path / "strangers.yaml"
+    file.write_text(STRANGERS % (*models, more))
+    photo = images.from_pil(PIL.Image.new("RGB", (64, 64)))
+    found = reference_problems(graph := load(file), bind_inputs(graph, {"photo": photo}))
+    assert [problem.what for problem in found] == told
+
+
 def test_a_path_by_set_starts_at_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "workflows").mkdir()
     file = folder / "workflows" / "asked.yaml"
