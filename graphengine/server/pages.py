@@ -1,4 +1,4 @@
-"""Pages for people: the login; each page is a file, whose script renders what `/v1` says."""
+"""Pages for people: workflows, the queue, the login. Pages are files, whose script renders what `/v1` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from aiohttp import web
 
 from graphengine.server.contract import Route
-from graphengine.server.http import TOKEN_COOKIE, Door, pieces
+from graphengine.server.http import CALLER, TOKEN_COOKIE, Door, pieces
+from graphengine.server.job_api import JobApi
 from graphengine.server.native import problem_answer
 from graphengine.server.problems import ApiError
 
@@ -38,14 +39,15 @@ class Pages:
     """The pages of the server.
 
     Args:
+        api: Knows the workflows that have a page.
         door: Who may ask.
     """
 
     prefixes = ("/",)
     without_token = ("/login", "/logout", "/static/pages.css", "/static/icon.svg")
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
+    def __init__(self, api: JobApi, door: Door) -> None:
+        self.api, self.door = api, door
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error: for a browser that wants a page, a page or the way to the login; for all others as in `/v1`."""
@@ -59,11 +61,35 @@ class Pages:
         """All routes."""
         page = {"200": "text/html"}
         return [
+            Route("GET", "/", self.start, "The page of all workflows, the queue and the workers", page),
+            Route("GET", "/w/{name}", self.workflow, "The page of a workflow", page),
+            Route("GET", "/session", self.session, "What the pages need to know of who asks", {"200": "object"}),
             Route("GET", "/login", self.login, "The page that takes a token", page),
             Route("POST", "/login", self.take_token, "Take a token, and keep it in a cookie", {"303": ""}),
             Route("POST", "/logout", self.logout, "Forget the token", {"303": ""}),
             Route("GET", "/static/{name}", self.file, "A file of the pages", {"200": "bytes"}),
         ]
+
+    async def start(self, request: web.Request) -> web.Response:
+        """`GET /`."""
+        return _page("index.html")
+
+    async def workflow(self, request: web.Request) -> web.Response:
+        """`GET /w/{name}`."""
+        await asyncio.to_thread(self.api.catalog.graph, request.match_info["name"])  # or says what there is instead
+        return _page("workflow.html")
+
+    async def session(self, request: web.Request) -> web.Response:
+        """`GET /session`: the user, whether there is a login, and whether there is an editor."""
+        caller = request[CALLER]
+        paths = [resource.canonical for resource in request.app.router.resources()]
+        facts = {
+            "user": caller.user,
+            "admin": caller.admin,
+            "login": await asyncio.to_thread(self.door.needs_token),
+            "editor": any(path.startswith("/editor") for path in paths),
+        }
+        return web.json_response(facts, headers={"Cache-Control": "no-store"})
 
     async def login(self, request: web.Request) -> web.Response:
         """`GET /login`: there is no page of it where no token is in use."""

@@ -45,7 +45,7 @@ def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
     """The application with all its routes."""
     hub = EventHub(api.service, api.places.without_places)
     contracts: list[Contract] = [
-        Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), ComfyClassic(api, hub), Pages(door),
+        Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), ComfyClassic(api, hub), Pages(api, door),
     ]  # fmt: skip
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
