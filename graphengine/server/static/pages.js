@@ -12,7 +12,7 @@ function h(tag, given = {}, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== ""));
   return element;
 }
 
@@ -99,9 +99,12 @@ function thumbnail(job, width = 256) {
 
 // --- fields of a form -------------------------------------------------------------------------------------------------
 
+/** The members of a union, of unions in it too. */
+const membersOf = (schema) => (schema.anyOf ? schema.anyOf.flatMap(membersOf) : [schema]);
+
 /** The sort of a schema: its type, a picture, a choice; whether it may be null. */
 function sortOf(schema) {
-  const members = schema.anyOf ?? [schema];
+  const members = membersOf(schema);
   const known = members.filter((member) => member.type !== "null");
   const nullable = known.length < members.length || (schema.enum ?? []).includes(null) || schema.default === null;
   const [one] = known;
@@ -141,7 +144,7 @@ class Field {
     this.sort = sortOf(schema);
     this.id = `in-${name}`;
     this.problem = h("p", { class: "error", id: `${this.id}-error` });
-    const help = (schema.description ?? "").replace(/\s*\([^()]*\)$/, "");
+    const help = (schema.description ?? "").replace(/\s*\([^()]*\)$/, "").replaceAll("null:", "empty:");
     this.note = h("p", { class: "help dim", id: `${this.id}-help` }, help, this.limits());
     this.control = this.make();
     this.control.setAttribute("aria-describedby", `${this.id}-error ${this.id}-help`);
@@ -227,7 +230,7 @@ class Field {
       ondragover: (event) => { event.preventDefault(); this.zone.classList.add("over"); },
       ondragleave: () => this.zone.classList.remove("over"),
       ondrop: (event) => { event.preventDefault(); this.zone.classList.remove("over"); this.take([...event.dataTransfer.files]); },
-    }, words, typeof this.schema.default === "string" ? h("span", { class: "dim" }, `Else ${this.schema.default}`) : "");
+    }, words, this.schema.default ? h("span", { class: "dim" }, `Else ${[this.schema.default].flat().join(", ")}`) : "");
     this.around = h("div", { class: "pictures" }, this.strip, input, this.zone);
     return input;
   }
@@ -290,7 +293,8 @@ class Field {
     const { type } = this.sort;
     this.complain("");
     if (this.pictures) {
-      const ids = (Array.isArray(value) ? value : [value]).filter((id) => typeof id === "string" && id !== this.schema.default);
+      const isDefault = write(value ?? null) === write(this.schema.default ?? null); // it stays the server's own file
+      const ids = isDefault ? [] : [value].flat().filter((id) => typeof id === "string");
       this.pictures = ids.map((id) => ({ id, name: id, url: id.startsWith("sha256:") ? `/v1/files/${id}` : null }));
       this.show();
     } else if (type === "boolean") this.control.checked = value === true;
@@ -305,8 +309,8 @@ class Field {
 
   complain(text) {
     this.problem.textContent = text;
-    this.control.toggleAttribute("aria-invalid", Boolean(text));
     if (text) this.control.setAttribute("aria-invalid", "true");
+    else this.control.removeAttribute("aria-invalid");
   }
 }
 
@@ -379,7 +383,7 @@ class WorkflowPage {
 
   defaults() {
     for (const field of this.fields) field.set(field.schema.default);
-    this.refuse([]);
+    this.forgive();
   }
 
   paste(event) {
@@ -404,14 +408,14 @@ class WorkflowPage {
     const { inputs } = await ask("GET", job(id, "/inputs"));
     for (const field of this.fields) field.set(field.name in inputs ? inputs[field.name] : field.schema.default);
     $("more").open = this.fields.some((field) => field.minor && !field.untouched);
-    this.refuse([]);
+    this.forgive();
     $("form").scrollIntoView({ block: "start" });
     this.fields[0]?.control.focus({ preventScroll: true });
   }
 
   async run() {
     $("run").disabled = true;
-    this.refuse([]);
+    this.forgive();
     try {
       await Promise.all(this.fields.map((field) => field.ready()));
       const inputs = {};
@@ -445,7 +449,12 @@ class WorkflowPage {
 
   refuse(texts) {
     $("problems").replaceChildren(...texts.map((text) => h("p", { class: "error" }, text)));
-    if (!texts.length) for (const field of this.fields) field.complain("");
+  }
+
+  /** Take back what was said to be wrong. */
+  forgive() {
+    this.refuse([]);
+    for (const field of this.fields) field.complain("");
   }
 
   // What a job does, and what it has made.
@@ -464,7 +473,7 @@ class WorkflowPage {
       change(JSON.parse(event.data));
       this.live(now);
     });
-    live("running", () => { now.state = "running"; });
+    live("running", () => { now.state = "running"; this.remember(now); });
     live("node_started", (data) => { now.progress ??= { node: data.node, step: null, total: null }; now.state = "running"; });
     live("progress", (data) => { now.progress = data; now.state = "running"; });
     live("preview", (data) => { now.preview = `data:${data.type};base64,${data.data}`; });
@@ -606,7 +615,7 @@ class StartPage {
 
   workflow(one, last) {
     if (one.error) return h("li", { class: "card broken" }, h("h2", {}, label(one.name)), h("p", { class: "error" }, one.error));
-    const image = last ? thumbnail(last, 512) : h("span", { class: "tile none" }, (one.title || one.name).charAt(0));
+    const image = last ? thumbnail(last, 512) : h("span", { class: "tile none" }, (one.title || label(one.name)).charAt(0));
     return h("li", {}, h("a", { class: "card", href: `/w/${encodeURIComponent(one.name)}` },
       h("span", { class: "cover" }, image), h("span", { class: "words" }, h("h2", {}, one.title || label(one.name)), h("span", { class: "dim" }, one.description))));
   }
@@ -634,6 +643,7 @@ class StartPage {
       $("pause").hidden = false;
       $("pause").textContent = queue.paused ? "Resume" : "Pause";
       const count = (number, word) => (number ? `${number} ${word}` : "");
+      $("queue-link").textContent = count(queue.running.length + waiting.length, "in the queue") || "Queue";
       const words = [count(queue.running.length, "running"), count(waiting.length, "waiting")].filter(Boolean).join(", ") || "Nothing waits.";
       const now = queue.paused ? `Paused: no more jobs are begun. ${words}` : words;
       if ($("queue-words").textContent !== now) $("queue-words").textContent = now;

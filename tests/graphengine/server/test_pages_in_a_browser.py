@@ -1,0 +1,227 @@
+"""The pages as a person uses them: in a browser, with the embedded model, and with the keyboard only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from graphengine.server.tokens import Tokens
+
+from .conftest import Server
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
+"""The environment variable that makes a machine without a browser fail."""
+PATIENCE = 30_000
+"""Milliseconds that a page may take."""
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+EVIL_WORKFLOW = f"""\
+version: 1
+title: "{EVIL}"
+description: "{EVIL}"
+inputs: {{text: {{type: str, default: "{EVIL}", help: "{EVIL}"}}}}
+nodes: {{fails: {{node: door.fails, from: {{text: inputs.text}}}}}}
+outputs: {{text: fails}}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        sentence = f"there is no browser on this machine: install one of {', '.join(BROWSERS)}"
+        if os.environ.get(REQUIRED):
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        expect.set_options(timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def computed(server: Server) -> Server:
+    """A server that has the model in memory."""
+    (server.folder / "flows" / "evil.yaml").write_text(EVIL_WORKFLOW)
+    server.run("text_to_image", {"steps": 1, "prompt": "the first"})
+    return server
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a phone, on which no script fails and nothing is refused by the policy of the page."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss())[1])
+    page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    yield page
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    context.close()
+    assert wrong == []
+    assert wide <= 0, "the page is wider than a phone"
+
+
+def opened(page: Page, server: Server, workflow: str) -> Page:
+    """The page of a workflow, with its form."""
+    page.goto(f"{server.url}/w/{workflow}")
+    expect(page.locator("#run")).to_be_enabled()
+    return page
+
+
+def test_a_form_is_filled_and_its_picture_appears(computed: Server, page: Page) -> None:
+    opened(page, computed, "text_to_image")
+    expect(page.get_by_role("list").filter(has=page.locator(".shot")).get_by_role("button")).not_to_have_count(0)
+    page.get_by_label("Prompt", exact=True).fill("a red house")
+    page.get_by_role("spinbutton", name="Steps").fill("2")
+    page.get_by_role("button", name="Draw a new number at each run").click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    picture = page.get_by_alt_text("Image of this job")
+    expect(picture).to_be_visible()
+    page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+    assert picture.evaluate("image => image.getBoundingClientRect().width") > 200
+    making = page.locator("dl.making")
+    expect(making).to_contain_text("a red house")
+    expect(making).to_contain_text(re.compile(r"Seed\d+ drawn"))
+    assert "[object" not in page.locator("main").inner_text()
+    newest = page.locator(".shot").first
+    expect(newest).to_have_attribute("aria-current", "true")
+    expect(newest.locator("img")).to_have_attribute("src", re.compile(r"width=256$"))
+    job = page.url.partition("#job=")[2]
+    drawn = computed.ask("GET", f"/v1/jobs/{job}").data["drawn"]["seed"]
+    # The number is kept by a click, and the same picture is made again.
+    page.get_by_role("button", name=f"drawn: {drawn}").click()
+    expect(page.get_by_label("Seed")).to_have_value(str(drawn))
+    # What a job was made with comes back after other values, and after the page is loaded anew.
+    page.get_by_label("Prompt", exact=True).fill("another")
+    page.reload()
+    expect(page.get_by_alt_text("Image of this job")).to_be_visible()
+    page.get_by_role("button", name="Again").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red house")
+    page.locator(".shot").nth(1).click()
+    expect(page.locator("dl.making")).to_contain_text("the first")
+
+
+def test_progress_and_previews_are_seen_and_the_job_is_cancelled(computed: Server, page: Page) -> None:
+    opened(page, computed, "text_to_image")
+    page.get_by_role("spinbutton", name="Steps").fill("900")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text(re.compile(r"Sample, step \d+ of 900"))).to_be_visible()
+    expect(page.get_by_alt_text("Preview")).to_have_attribute("src", re.compile("^data:image/"))
+    assert page.get_by_role("progressbar").evaluate("bar => bar.max") == 900
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    assert computed.ask("GET", f"/v1/jobs/{page.url.partition('#job=')[2]}").data["state"] == "cancelled"
+
+
+def test_an_error_stands_at_its_field_and_goes_when_it_is_mended(computed: Server, page: Page) -> None:
+    opened(page, computed, "text_to_image")
+    page.get_by_role("spinbutton", name="Steps").fill("0")
+    page.get_by_label("Width").fill("99999")
+    page.get_by_role("button", name="Run", exact=True).click()
+    steps = page.get_by_role("spinbutton", name="Steps")
+    expect(steps).to_have_attribute("aria-invalid", "true")
+    expect(steps).to_be_focused()
+    expect(steps).to_have_accessible_description(re.compile("^0 .*1 to 1000"))
+    expect(page.get_by_label("Width")).to_have_attribute("aria-invalid", "true")
+    steps.fill("1")
+    expect(steps).not_to_have_attribute("aria-invalid", "true")
+
+
+def test_a_picture_is_dropped_and_the_default_is_left_alone(computed: Server, page: Page, tmp_path: Path) -> None:
+    opened(page, computed, "image_to_image")
+    page.get_by_role("spinbutton", name="Steps").fill("2")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_alt_text("Image of this job")).to_be_visible()
+    Image.radial_gradient("L").convert("RGB").resize((64, 64)).save(tmp_path / "in.png")
+    # A browser is given a dropped file by a script only.
+    content = list((tmp_path / "in.png").read_bytes())
+    dropped = page.evaluate_handle(
+        "bytes => { const drop = new DataTransfer();"
+        " drop.items.add(new File([new Uint8Array(bytes)], 'in.png', {type: 'image/png'})); return drop; }",
+        content,
+    )
+    page.locator(".drop").first.dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.get_by_alt_text("in.png")).to_be_visible()
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("dl.making")).to_contain_text("sha256:")
+    expect(page.get_by_alt_text("Image of this job")).to_be_visible()
+
+
+def test_no_text_of_a_workflow_is_read_as_html(computed: Server, page: Page) -> None:
+    opened(page, computed, "evil")
+    expect(page.get_by_role("heading", level=1)).to_have_text(EVIL)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="is not lucky")).to_contain_text(EVIL)
+    page.goto(computed.url)
+    expect(page.get_by_role("heading", name=EVIL)).to_be_visible()
+    expect(page.locator("#ended b", has_text="Evil").first).to_be_visible()
+    assert page.locator("main script, main img[onerror]").count() == 0
+
+
+def test_the_keyboard_is_enough(computed: Server, page: Page) -> None:
+    opened(page, computed, "greet")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="To the content")).to_be_focused()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "in-text":
+            break
+    page.keyboard.type("typed")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("link", name=re.compile(r"greet_sheet.*\.html"))).to_be_visible()
+
+
+def test_the_queue_is_paused_moved_and_cancelled(computed: Server, page: Page) -> None:
+    page.goto(computed.url)
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    for text in ("first", "second"):
+        computed.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": text}})
+    rows = page.locator("#jobs li")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("first")
+    rows.nth(1).get_by_role("button", name="Move up").click()
+    expect(rows.first).to_contain_text("second")
+    rows.nth(1).get_by_role("button", name="Cancel").click()
+    expect(rows).to_have_count(1)
+    page.get_by_role("button", name="Resume").click()
+    expect(rows).to_have_count(0)
+    ended = page.locator("#ended li").first
+    expect(ended).to_contain_text("second")
+    ended.get_by_role("link", name="Again").click()
+    expect(page.get_by_label("Text")).to_have_value("second")
+
+
+def test_a_token_opens_the_pages(browser: Browser, tmp_path: Path) -> None:
+    token = Tokens(tmp_path / "tokens.json").add("ann")
+    server = Server(tmp_path, "--token-file", tmp_path / "tokens.json")
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        page.goto(f"{server.url}/w/greet")
+        page.get_by_label("Token").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("This token is not known here.")
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(f"{server.url}/w/greet")
+        expect(page.get_by_label("Text")).to_be_visible()
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_label("Token")).to_be_visible()
+    finally:
+        context.close()
+        server.stop()
