@@ -29,7 +29,8 @@ from graphengine.service.jobs.queue import NoJob
 
 log = logging.getLogger(__name__)
 
-MOST_SOCKETS = 4000
+MOST_SOCKETS, MOST_OF_USER = 4000, 200
+"""The most connections, and the most of a user who is no admin."""
 MOST_FRAMES, MOST_BYTES = 2000, 8 << 20
 """What may wait for a client that reads slowly; one for which more waits is let go."""
 FEW_FRAMES = 20
@@ -159,6 +160,8 @@ class Sockets:
         if len(self._all) >= MOST_SOCKETS:
             raise ApiError("unavailable", "too many clients are connected", headers={"Retry-After": "5"})
         caller: Caller = request[CALLER]
+        if not caller.admin and sum(one.caller.user == caller.user for one in self._all) >= MOST_OF_USER:
+            raise ApiError("busy", f"a user has at most {MOST_OF_USER} sockets", headers={"Retry-After": "5"})
         name = request.query.get("clientId", "")[:LONGEST_ID] or uuid.uuid4().hex
         client, socket = (caller.user, name), Socket(caller, request)
         self._all.add(socket)  # before anything waits, so that the limit holds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -22,6 +23,8 @@ MOST_JOBS = 200
 """The most jobs that are followed on one socket."""
 LONGEST = 1 << 16
 """The most bytes of a client's message."""
+MOST_SOCKETS = 200
+"""The most sockets of a user who is no admin."""
 HEARTBEAT = 20.0
 """Seconds between pings; a client that answers none is gone."""
 
@@ -36,6 +39,7 @@ class EventSocket:
 
     def __init__(self, api: JobApi, hub: EventHub) -> None:
         self.api, self.hub = api, hub
+        self._open: Counter[str] = Counter()  # sockets by user
 
     def routes(self) -> list[Route]:
         """Its route."""
@@ -47,6 +51,18 @@ class EventSocket:
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LONGEST, compress=False)
         if not socket.can_prepare(request):
             raise ApiError("bad_request", "this is a WebSocket: ask with Upgrade: websocket")
+        caller: Caller = request[CALLER]
+        if self._open[caller.user] >= MOST_SOCKETS and not caller.admin:
+            what = f"a user has at most {MOST_SOCKETS} of these sockets; one follows {MOST_JOBS} jobs"
+            raise ApiError("busy", what, headers={"Retry-After": "5"})
+        self._open[caller.user] += 1
+        try:
+            await self._serve(request, socket)
+        finally:
+            self._open -= Counter([caller.user])  # drops users who have none
+        return socket
+
+    async def _serve(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         await socket.prepare(request)
         following = _Following(self.api, self.hub, request, socket)
         ending = asyncio.create_task(self._end(socket))
@@ -59,7 +75,6 @@ class EventSocket:
         finally:
             ending.cancel()
             await following.end()
-        return socket
 
     async def _end(self, socket: web.WebSocketResponse) -> None:
         await self.hub.closed.wait()

@@ -33,6 +33,8 @@ from graphengine.service.workers.wire import pack
 
 LONGEST_WAIT = 60.0
 """The most seconds that `Prefer: wait=N` is heeded."""
+LONGEST_LISTED = 2000
+"""The most characters of an output's text in a list of jobs."""
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
 
@@ -165,7 +167,7 @@ class Native:
         page = await asyncio.to_thread(
             self.api.page, request[CALLER], states, labels, cursor, int(limit), query.get("workflow")
         )
-        found: dict[str, Any] = {"jobs": [job_data(view) for view in page.jobs]}
+        found: dict[str, Any] = {"jobs": [job_data(view, in_list=True) for view in page.jobs]}
         if page.cursor is not None:
             found["next_cursor"] = page.cursor
         return web.json_response(found)
@@ -342,15 +344,16 @@ def problem_answer(error: ApiError, request: web.Request) -> web.Response:
     )
 
 
-def job_data(view: JobView) -> dict[str, Any]:
-    """A job as JSON data."""
+def job_data(view: JobView, in_list: bool = False) -> dict[str, Any]:
+    """A job as JSON data; in a list only the beginnings of long texts."""
     job, base = view.job, f"/v1/jobs/{view.job.uuid}"
     doing = view.doing
     began = job.state is State.RUNNING and doing and doing.get("state") == "queued"
     outputs: dict[str, Any] = {}
     for name, one in view.outputs.items():
         files = [{"name": file, "url": f"{base}/files/{urllib.parse.quote(file)}"} for file in one.get("files", ())]
-        outputs[name] = {"files": files} if "files" in one else {"value": _plain(one["value"])}
+        value = one.get("value")
+        outputs[name] = {"files": files} if "files" in one else {"value": _plain(_begin(value) if in_list else value)}
     facts = job.result if job.state is State.FAILED and isinstance(job.result, Mapping) else {}
     node = facts.get("node")
     error = {"message": job.error, "node": node[0] if node else None} if job.state is State.FAILED else None
@@ -374,6 +377,11 @@ def job_data(view: JobView) -> dict[str, Any]:
         "outputs": outputs,
         "urls": {"self": base, "events": f"{base}/events", "cancel": f"{base}/cancel"},
     }
+
+
+def _begin(value: Any) -> Any:
+    """A value; of a text that is long its beginning."""
+    return f"{value[:LONGEST_LISTED]}…" if isinstance(value, str) and len(value) > LONGEST_LISTED else value
 
 
 def file_data(stored: StoredFile) -> dict[str, Any]:

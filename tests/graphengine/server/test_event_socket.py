@@ -148,3 +148,23 @@ def test_a_client_that_vanishes_is_forgotten(server: Server) -> None:
     asyncio.run(follow())
     assert until_still(server, job) > 0
     open_gate(file)
+
+
+def test_a_user_has_so_many_sockets_and_no_more(tokens: tuple[Server, dict[str, str]]) -> None:
+    from graphengine.server.event_socket import MOST_SOCKETS
+
+    server, token = tokens
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13",
+               "Sec_WebSocket_Key": "AAAAAAAAAAAAAAAAAAAAAA=="}  # fmt: skip
+    for path in ("/v1/events", "/ws"):
+        server.token = token["ann"]
+        opened = [server.send("GET", path, **upgrade) for _ in range(MOST_SOCKETS)]
+        assert {answer.status for _, answer in opened} == {101}
+        refused = server.ask("GET", path, **upgrade)
+        assert (refused.status, int(refused.headers["retry-after"]) > 0) == (429, True)
+        server.token = token["ben"]
+        opened.append(server.send("GET", path, **upgrade))
+        assert opened[-1][1].status == 101
+        for connection, answer in opened:
+            answer.close()
+            connection.close()

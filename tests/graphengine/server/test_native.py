@@ -381,3 +381,15 @@ def test_a_part_of_a_file_is_sent(server: Server) -> None:
     beyond = server.ask("GET", url, Range="bytes=9999-")
     assert (beyond.status, beyond.problem["code"]) == (416, "bad_range")
     assert beyond.headers["content-range"] == f"bytes */{size}"
+
+
+def test_lists_of_jobs_hold_the_beginnings_of_long_texts(server: Server) -> None:
+    prompt = {"1": {"class_type": "door.tell", "inputs": {"text": "long " * 10_000}}}
+    id = server.ask("POST", "/prompt", {"prompt": prompt}).data["prompt_id"]
+    server.events(id).until("done")
+    (value,) = server.ask("GET", f"/v1/jobs/{id}").data["outputs"].values()
+    assert value == {"value": "long " * 10_000}
+    (listed,) = (job for job in server.ask("GET", "/v1/jobs").data["jobs"] if job["id"] == id)
+    (value,) = listed["outputs"].values()
+    assert value["value"].endswith("…")
+    assert len(value["value"]) < 3000
