@@ -36,6 +36,9 @@ Step = Callable[[int, int, "torch.Tensor"], None]
 """Called after each step with the steps done, all steps, and the latents so far; may raise to stop."""
 
 
+PictureScales = Literal["", "blocks", "layers"]
+"""By names of a UNet's blocks, or as a list with a number for each layer."""
+
 Factors = Sequence[tuple[float, float, float]]
 """For each latent channel, and last the constant, its part in R, G and B; see `graphengine_nodes.nodes.previews`."""
 
@@ -281,6 +284,9 @@ class Family(Protocol):
     """The other parts whose weights a part's results depend on, if any."""
     stems: Mapping[str, str | None]
     """The name of each component's weight files in diffusers layout; None where it has no weights."""
+
+    picture_scales: PictureScales
+    """How the scale of an IP-Adapter is given by parts of its denoiser; empty where its models take no IP-Adapters."""
 
     preview: Factors
     """The preview map of its published VAE; empty where it is not known."""

@@ -18,6 +18,7 @@ from graphengine_nodes.families.flow_requests import (
     check_seen,
     class_of,
     missing,
+    remedy,
     shown,
 )
 from graphengine_nodes.families.one_by_one import one_by_one
@@ -81,7 +82,7 @@ class Flow(FlowPrompts):
         there |= {"first": "first", "last": "last"}
         for ask, name in there.items():
             if given.get(name) in (None, []) and tasks and all(ask in asked(task) for task in tasks):
-                yield f"{model.source}: this model needs {ASKS[ask]}; link one"
+                yield f"{model.source}: this model needs {ASKS[ask]}; {remedy(frozenset({ask}))}"
         if given.get("control") is not None and not any("control" in task for task in variant.tasks):
             yield f"{model.source}: this model takes no ControlNet; leave control out"
         # Without a strength a latent may be empty, and stand for its size alone.

@@ -27,7 +27,7 @@ class FlowFiles(Pipelines):
         self.parts, self.optional, self.classes = record.parts, record.optional, record.classes
         self.encoder_widths = record.encoder_widths
         self.lora_names, self.vae_scale = record.lora_names, record.vae_scale
-        self.latents = record.latents.family
+        self.latents, self.picture_scales = record.latents.family, record.picture_scales
         self.needs: Mapping[str, Sequence[str]] = {"denoiser": ("vae",)}
 
     def owns_folder(self, index: Mapping[str, Any]) -> bool:

@@ -94,7 +94,7 @@ def missing(asks: frozenset[str], variant: Variant) -> str:
     if not asks:
         least = [one for one in known if not any(other < one for other in known)]
         needed = [" together with ".join(ASKS[name] for name in sorted(one)) for one in least]
-        return f"this model needs {' or '.join(needed)}; link one"
+        return f"this model needs {' or '.join(needed)}; {remedy(frozenset().union(*least))}"
     strange = sorted(name for name in asks if not any(name in one for one in known))
     if strange:
         them = "them" if ASKS[strange[0]].endswith("s") else "it"
@@ -106,5 +106,10 @@ def missing(asks: frozenset[str], variant: Variant) -> str:
         return f"this model takes no {ASKS[strange[0]].removeprefix('a ')}; {instead}"
     everywhere = frozenset.intersection(*known)
     if lacks := sorted(everywhere - asks):
-        return f"this model needs {ASKS[lacks[0]]}; link one"
+        return f"this model needs {ASKS[lacks[0]]}; {remedy(frozenset(lacks))}"
     return f"there is no pipeline for {' together with '.join(ASKS[name] for name in sorted(asks))}; leave one out"
+
+
+def remedy(asks: frozenset[str]) -> str:
+    """What to do where a request lacks something: the nodes that make pictures have no place for a video's."""
+    return "link one to sample_video" if asks & {"first", "last", "video"} else "link one"

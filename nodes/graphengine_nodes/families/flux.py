@@ -293,6 +293,7 @@ FAMILY = Flow(
         },
         controls=_control_arguments,
         image_prompts=flux_arguments,
+        picture_scales="layers",
         modes=lambda config: None if config.get("num_mode") is None else int(config["num_mode"]),
         check=_check,
     )

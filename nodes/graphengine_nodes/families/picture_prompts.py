@@ -12,9 +12,6 @@ from graphengine import ModelError
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.values.types import ImagePrompt, Model
 
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "flux")
-"""The families whose models take IP-Adapters."""
-
 
 def attended(shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[int, int], ...]:
     """The shapes of a denoiser's layers for keys of prompts, in the order in which it has its attentions to these.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from graphengine_nodes.families.family import PictureScales
 from graphengine_nodes.values.types import Model
 
 Blocks = Mapping[str, int]
@@ -35,13 +36,16 @@ def _are_numbers(value: Any) -> bool:
     return bool(many) and all(map(_is_number, many))
 
 
-def check_scale(scale: Any, model: Model) -> None:
+def check_scale(scale: Any, model: Model, form: PictureScales) -> None:
     """Refuse what is no scale for any model of a family.
+
+    Args:
+        form: The family's.
 
     Raises:
         ValueError: It is no finite number, and no list or dictionary of some as the family takes it.
     """
-    layers = model.family == "flux"
+    layers = form == "layers"
     if isinstance(scale, dict if layers else list):
         wanted = "a list with a number for each double block" if layers else "a dictionary of numbers by block"
         raise ValueError(f"scale is {scale!r:.80}; for {model.source}, {model.family}, give a number, or {wanted}")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine import ModelError, check_folder, nearest
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, scheduler_options, vae_coding
 from graphengine_nodes.families.cutting import Cut
-from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step, Words
+from graphengine_nodes.families.family import ASKS, Components, PictureScales, Sampled, SampleRequest, Step, Words
 from graphengine_nodes.families.picture_prompts import check_pipeline
 from graphengine_nodes.families.repainting import Blending, Layout
 from graphengine_nodes.families.stand_in import stand_in
@@ -93,6 +93,7 @@ class Pipelines:
     """The family whose latents it works on, where that is not itself."""
     parts: Mapping[str, Sequence[str]]
     optional: Sequence[str] = ()
+    picture_scales: PictureScales = ""
     encoder_widths: Collection[int] = ()
     needs: Mapping[str, Sequence[str]] = {}
     classes: Mapping[str, tuple[str, str]]

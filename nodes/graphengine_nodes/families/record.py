@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from graphengine_nodes.families import arguments
-from graphengine_nodes.families.family import Factors, SampleRequest
+from graphengine_nodes.families.family import Factors, PictureScales, SampleRequest
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.values.references import Model
 from graphengine_nodes.weights.headers import Header
@@ -325,6 +325,7 @@ class Record:
         controls: The arguments for ControlNets; takes the request and the loaded nets.
         lends: Its pipelines put modules of the denoiser into the ControlNet, of which each call has a clone of its own.
         image_prompts: The arguments that hold picture prompts; takes the request, the denoiser and the device.
+        picture_scales: See `Family`.
         modes: See `Family.modes_of`.
         check: Refuses what its pipelines would ignore, or fail at with less clear words; raises ValueError.
         tokenizer: See `Family.packaged_tokenizer`.
@@ -357,6 +358,7 @@ class Record:
     axes: Mapping[str, Axis]
     controls: Callable[[SampleRequest, Sequence[Any]], dict[str, Any]] = arguments.one_control
     image_prompts: Callable[[SampleRequest, Any, str], dict[str, Any]] = lambda request, denoiser, device: {}
+    picture_scales: PictureScales = ""
     lends: bool = False
     modes: Callable[[Config], int | None] = lambda config: None
     check: Callable[[SampleRequest, Task], None] = lambda request, task: None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine import ModelError
-from graphengine_nodes.families.family import SampleRequest
+from graphengine_nodes.families.family import PictureScales, SampleRequest
 from graphengine_nodes.families.stable_diffusion_xl import StableDiffusionXL, is_refiner
 from graphengine_nodes.layouts.contents import Contents
 from graphengine_nodes.weights.headers import Header
@@ -20,6 +20,7 @@ class StableDiffusionXLRefiner(StableDiffusionXL):
 
     name = "stable_diffusion_xl_refiner"
     latents = "stable_diffusion_xl"
+    picture_scales: PictureScales = ""
     encoders = ("_2",)
     with_vae = ("", "Img2Img", "Inpaint")
     parts: Mapping[str, Sequence[str]] = {

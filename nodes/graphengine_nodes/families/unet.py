@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
 from graphengine_nodes.families import arguments, noise_schedulers, picture_prompts, vae_coding
-from graphengine_nodes.families.family import Components, SampleRequest
+from graphengine_nodes.families.family import Components, PictureScales, SampleRequest
 from graphengine_nodes.families.lora_places import clip_places, unet_places
 from graphengine_nodes.families.pipelines import COMMON, Pipelines, is_kl
 from graphengine_nodes.values.references import Held
@@ -49,6 +49,7 @@ class UNetFamily(Pipelines):
     schedulers = (*noise_schedulers.KARRAS, *noise_schedulers.DISTILLED)
     denoiser = "unet"
     reads_marks = True
+    picture_scales: PictureScales = "blocks"
     guidance_scale: float
     with_vae: Sequence[str] = ("Inpaint",)
     """The starts with which its pipelines need the VAE."""

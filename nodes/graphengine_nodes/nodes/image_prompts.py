@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from graphengine import INERT, Added, Choices, Context, Doc, File, ModelError, Range, fingerprint, node
 from graphengine_nodes.families.lookup import family
-from graphengine_nodes.families.picture_prompts import FAMILIES, attended, check_fits
+from graphengine_nodes.families.picture_prompts import attended, check_fits
 from graphengine_nodes.families.picture_scales import blocks_of, check_blocks, check_scale
 from graphengine_nodes.layouts import contents
 from graphengine_nodes.nodes.models import PRECISIONS
@@ -122,13 +122,14 @@ def apply_ip_adapter(
         ModelError: The adapter is for another model, or the model's family takes none.
         ValueError: The scales are no numbers by block, or name a block that the model does not have.
     """
-    if model.family not in FAMILIES:
+    form = family(model.family).picture_scales
+    if not form:
         raise ModelError(f"{model.source} is a {model.family} model, which takes no IP-Adapters")
     if adapter.families and model.family not in adapter.families:
         kinds = " or ".join(adapter.families)
         raise ModelError(f"{adapter.source} is an IP-Adapter for {kinds}; {model.source} is a {model.family} model")
     shapes = _check_places(model, adapter)
-    check_scale(scale, model)
+    check_scale(scale, model, form)
     if isinstance(scale, dict) and shapes:
         check_blocks(scale, blocks_of(shapes), model.source)
     kept = float(scale) if isinstance(scale, (int, float)) else json.dumps(scale, sort_keys=True)

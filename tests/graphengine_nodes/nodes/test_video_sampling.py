@@ -140,8 +140,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "frames": ("text", {"frames": 10}, "a video of 10 frames does not fit text, .* of 4: 9 or 13"),
     "side": ("text", {"width": 72}, r"width is 72, but must be a multiple of 16 \(64 or 80\)"),
     "side of the 5B": ("5b", {"width": 48}, r"width is 48, but must be a multiple of 32 \(32 or 64\)"),
-    "no first picture": ("picture", {}, "this model needs a first picture; link one"),
-    "no last picture": ("both", {"first": picture()}, "this model needs a last picture; link one"),
+    "no first picture": ("picture", {}, "this model needs a first picture; link one to sample_video"),
+    "no last picture": ("both", {"first": picture()}, "this model needs a last picture; link one to sample_video"),
     "a first picture": ("text", {"first": picture()}, "this model takes no first picture; leave it out"),
     "a last picture": ("5b", {"first": picture(), "last": picture()}, "takes no last picture; leave it out"),
     "two pictures": ("5b", {"first": picture(2)}, "first is 2 pictures; a video takes one"),
@@ -184,7 +184,7 @@ def test_validate_tells_it_before_a_run(folder: Path) -> None:
         return std.sample(model, std.encode_prompt(model, "a tree"))
 
     assert any("a video of 10 frames does not fit text" in one for one in problems(film, "text"))
-    assert any("this model needs a first picture" in one for one in problems(still, "picture"))
+    assert any("needs a first picture; link one to sample_video" in one for one in problems(still, "picture"))
     assert any("text has one denoiser for all steps" in one for one in problems(strong, "text"))
     assert not problems(strong, "pair")
 
