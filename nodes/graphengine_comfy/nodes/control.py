@@ -61,10 +61,12 @@ def ControlNetApplyAdvanced(
 ) -> Steered:
     """Steer a part of sampling by a picture: from a share of it to another.
 
+    Those of Stable Diffusion and SDXL need no VAE.
+
     Raises:
-        ValueError: A VAE is given, for ControlNets that read latents.
+        ValueError: The ControlNet reads latents.
     """
-    if vae is not None:
+    if vae is not None and control_net.net.family not in ("stable_diffusion", "stable_diffusion_xl"):
         raise ValueError("ControlNets that read latents are not followed here: leave vae out")
     control = _control(control_net, image, strength, start_percent, end_percent)
     return Steered(_steered(positive, control), _steered(negative, control))

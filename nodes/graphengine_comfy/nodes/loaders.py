@@ -18,7 +18,7 @@ from graphengine_nodes.nodes.parts import config_of
 from graphengine_nodes.values.references import Model, digest_of
 
 from graphengine import Choices, ModelError, Range, node
-from graphengine_comfy.nodes.model_folders import choices, find
+from graphengine_comfy.nodes.model_folders import choices, find, tokenizers
 from graphengine_comfy.values import (
     CLIP,
     CLIP_VISION,
@@ -115,7 +115,19 @@ def _encoders(type: str, *names: str) -> CLIP:
     assert first is not None
     whole = len(names) == 1 and getattr(first, "is_dir", lambda: False)()
     family = None if whole else TYPES[type]
-    return CLIP(_with_embeddings(std.load_text_encoder(first, source_2=second, source_3=third, family=family)))
+    words = None if family is None else tokenizers(family)
+    config = words if words is not None and (words / "model_index.json").is_file() else None
+    try:
+        loaded = std.load_text_encoder(
+            first, source_2=second, source_3=third, family=family, tokenizer=words, config=config
+        )
+    except ModelError as error:
+        if family is None or words is not None or "give tokenizer" not in str(error):
+            raise
+        what, _, _ = str(error).partition(": give tokenizer")
+        advice = f"put the folders tokenizer, tokenizer_2, ... of a published {family} model into tokenizers/{family}"
+        raise ModelError(f"{what}: {advice} among the models") from None
+    return CLIP(_with_embeddings(loaded))
 
 
 def _with_embeddings(encoder: std.TextEncoder) -> std.TextEncoder:
@@ -177,10 +189,23 @@ def TripleCLIPLoader(*, clip_name1: Encoder, clip_name2: Encoder, clip_name3: En
 def VAELoader(*, vae_name: Annotated[str, Choices(_files("vae"))]) -> VAE:
     """Load a VAE: a file or folder in `vae`.
 
+    Files do not tell the scale of their latents. It need not be known: latents pass between nodes in the VAE's own.
+
     Raises:
         ModelError: It is no VAE of a known family.
     """
-    return std.load_vae(find("vae", vae_name))
+    path = find("vae", vae_name)
+    try:
+        return std.load_vae(path)
+    except ModelError:
+        for family in SEVERAL:
+            with contextlib.suppress(ModelError):
+                return std.load_vae(path, family=family)
+        raise
+
+
+SEVERAL = ("stable_diffusion", "flux")
+"""Families whose VAEs have the shape of another family's, with another scale: SDXL's and Stable Diffusion 3's."""
 
 
 # --- LoRAs ------------------------------------------------------------------------------------------------------------

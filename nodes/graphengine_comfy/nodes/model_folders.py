@@ -29,6 +29,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "style_models": ("style_models",),
     "upscale_models": ("upscale_models",),
     "embeddings": ("embeddings",),
+    "tokenizers": ("tokenizers",),
 }
 """ComfyUI's names of its folders of models, and the folders of each."""
 
@@ -67,6 +68,16 @@ def choices(folder: str) -> list[str]:
     found = {name: None for place in places(folder) for name in _names(place)}
     embedded = [EMBEDDED[folder]] if folder in EMBEDDED else []
     return [*embedded, *sorted(found, key=str.lower)]
+
+
+def tokenizers(family: str) -> Path | None:
+    """The folder `tokenizers/FAMILY` among the models: of the family's published models the folders `tokenizer`,
+    `tokenizer_2`, ..., which files of text encoders do not hold; with `model_index.json` the
+    configurations beside them count too. None if there is none."""
+    for place in places("tokenizers"):
+        if (place / family).is_dir():
+            return Path(rooted(place / family, [place.resolve(), *(root.resolve() for root in roots())]))
+    return None
 
 
 def find(folder: str, name: str) -> str | Path:

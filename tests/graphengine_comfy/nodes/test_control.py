@@ -70,3 +70,12 @@ def test_what_a_model_predicts_can_be_said(tiny: Checkpointed) -> None:
         comfy.ModelSamplingDiscrete(model=tiny.MODEL, sampling="lcm")
     rescaled = comfy.RescaleCFG(model=tiny.MODEL, multiplier=0.7)
     assert (sample(tiny, model=rescaled).samples - sample(tiny).samples).abs().max() > 1e-3
+
+
+def test_controlnets_that_read_pictures_leave_a_vae_alone() -> None:
+    _, clip, vae = comfy.CheckpointLoaderSimple(ckpt_name="tiny")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    net = comfy.ControlNetLoader(control_net_name="tiny-canny")
+    image = comfy.EmptyImage(width=64, height=64, color=0xFFFFFF)
+    steered = comfy.ControlNetApplyAdvanced(positive=prompt, negative=prompt, control_net=net, image=image, vae=vae)
+    assert len(steered.positive.entries[0].controls) == 1
