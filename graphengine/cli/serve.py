@@ -84,6 +84,7 @@ def command(
     upload_limit: Annotated[
         int, typer.Option("--upload-limit", metavar="MIB", min=1, help="How much each user's uploads may hold.")
     ] = 20_480,
+    editor: Annotated[bool, typer.Option("--editor", help="Serve the graph editor too, under /editor/.")] = False,
     queue: QueueFile = None,
     packs: Packs = None,
     debug: Debug = False,
@@ -97,7 +98,7 @@ def command(
             host=host, port=port, workers=workers, device=device, threads=threads, backend=backend, address=address,
             input=input, output=output, workflows=workflows, models=models, token_file=token_file,
             allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub,
-            upload_limit=upload_limit, queue=queue, packs=packs, debug=debug,
+            upload_limit=upload_limit, editor=editor, queue=queue, packs=packs, debug=debug,
         )  # fmt: skip
 
 
@@ -106,17 +107,20 @@ def _serve(
     *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None, backend: str,
     address: str | None, input: Path | None, output: Path | None, workflows: Path | None, models: Path | None,
     token_file: Path | None, allow_host: list[str] | None, allow_fetch: list[str] | None, allow_hub: bool,
-    upload_limit: int, queue: Path | None, packs: list[Path] | None, debug: bool,
+    upload_limit: int, editor: bool, queue: Path | None, packs: list[Path] | None, debug: bool,
 ) -> int | None:  # fmt: skip
+    from graphengine.server.editor import frontend_folder
     from graphengine.server.fetching import Fetcher
     from graphengine.server.file_store import FileStore
     from graphengine.server.given import Folders
     from graphengine.server.http import Door, is_loopback
     from graphengine.server.job_api import JobApi
     from graphengine.server.serving import application, listen, serve
+    from graphengine.server.user_files import UserFiles
     from graphengine.service.metrics import Metrics
     from graphengine.system.folders import queue_file, state_folder
 
+    frontend = frontend_folder() if editor else None
     tokens = _tokens(token_file)
     here = is_loopback(host)
     if not here and not tokens.all():
@@ -152,6 +156,8 @@ def _serve(
 
         def started() -> None:
             print(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it", flush=True)
+            if frontend is not None:
+                print(f"http://{shown}:{real}/editor/ is the editor", flush=True)
 
         def stopped() -> None:
             service.drain(put_back=True)
@@ -159,7 +165,8 @@ def _serve(
             with contextlib.suppress(OSError):  # whoever read the output may have gone
                 print("stopping; what does not finish now is put back", flush=True)
 
-        app = application(api, door, made[0])
+        users = UserFiles(own / "users", folders.workflows or _folder(own / "workflows", make=True))
+        app = application(api, door, made[0], None if frontend is None else (frontend, users))
         resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
         serve(app, listening, started, stopped)
     return None

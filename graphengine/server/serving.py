@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -20,12 +21,14 @@ from graphengine.server.comfy_classic import ComfyClassic
 from graphengine.server.comfy_v2 import ComfyV2
 from graphengine.server.comfy_v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
+from graphengine.server.editor import Editor
 from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, Door, Handler, guard
 from graphengine.server.job_api import JobApi
 from graphengine.server.native import Native
 from graphengine.server.pages import Pages
 from graphengine.server.problems import ApiError
+from graphengine.server.user_files import UserFiles
 from graphengine.service.metrics import Metrics
 
 THREADS = 16
@@ -41,12 +44,17 @@ SERVED = web.AppKey("served", set[object])
 """The connections that have sent the headers of a request."""
 
 
-def application(api: JobApi, door: Door, metrics: Metrics) -> web.Application:
-    """The application with all its routes."""
+def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, UserFiles] | None) -> web.Application:
+    """The application with all its routes.
+
+    Args:
+        editor: The folder of the editor's frontend and the files of its users; None for no editor.
+    """
     hub = EventHub(api.service, api.places.without_places)
-    contracts: list[Contract] = [
-        Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), ComfyClassic(api, hub), Pages(api, door),
-    ]  # fmt: skip
+    classic = ComfyClassic(api, hub)
+    contracts: list[Contract] = [Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), classic, Pages(api, door)]
+    if editor is not None:
+        contracts.append(Editor(*editor, classic))
 
     def problem(error: ApiError, request: web.Request) -> web.Response:
         error.detail, error.problems = api.places.without_folders(error.detail), api.places.of_problems(error.problems)

@@ -1,0 +1,1 @@
+"""The promise that the stock editor works with our nodes, as a person uses it."""
