@@ -134,7 +134,9 @@ def _modules_of(pack: str) -> Iterator[ModuleType]:
     """
     loading = tuple(f"{package}." for package in _registry.loading)
     for name, module in list(sys.modules.items()):
-        mine = name.partition(".")[0].strip("_") == pack or f"{name}.".startswith(loading)
+        mine = (pack in name and name.partition(".")[0].strip("_") == pack) or (
+            bool(loading) and f"{name}.".startswith(loading)
+        )  # the cheap questions first: files may ask for thousands of unknown nodes
         if mine and isinstance(module, ModuleType):
             yield module
 
