@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from graphengine.errors import FileError
-from graphengine.server.file_store import HEAD, open_inside, type_of
+from graphengine.server.file_store import HEAD, MOST_FILES, open_inside, type_of
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
@@ -186,6 +186,8 @@ class Files:
         own = self.own(caller)
         if own.parts and not inside.is_relative_to(own):
             inside = own / inside
+        if own.parts:
+            self._check_room(own, upload.size)
         folder = root.joinpath(*inside.parent.parts)
         try:
             root.mkdir(exist_ok=True)
@@ -197,6 +199,16 @@ class Files:
             raise ApiError("bad_request", f"{inside.as_posix()[:80]!r} cannot be written: {error.strerror}") from None
         subfolder = inside.parent.as_posix()
         return Named(final, "" if subfolder == "." else subfolder, named.type)
+
+    def _check_room(self, own: PurePosixPath, size: int) -> None:
+        """Refuse a file for which a user's folders have no room."""
+        count, most = 0, self.api.files.most_of_user
+        with contextlib.suppress(OSError):
+            for type in ("input", TEMP):
+                for entry in entries_of(self.root(type).joinpath(*own.parts), all=False):
+                    count, size = count + 1, size + entry.stat(follow_symlinks=False).st_size
+        if count >= MOST_FILES or size > most:
+            raise ApiError("too_large", f"your uploads may be {MOST_FILES:,} files with {most:,} bytes together")
 
     def painted(self, original: IO[bytes], mask: IO[bytes]) -> bytes:
         """A picture with the alpha of another one of its size, as a PNG: what the mask editor makes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import time
@@ -138,6 +139,9 @@ def serve(app: web.Application, listening: socket.socket, on_start: Callable[[],
             letting_go.cancel()
             await runner.cleanup()
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # each connection is a file, and so is each file of the queue
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     logging.getLogger("aiohttp.server").addFilter(_is_of_interest)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run())

@@ -183,6 +183,8 @@ def _literal(value: Any, definition: Definition, name: str) -> Any:
     if isinstance(value, dict) and list(value) == ["__value__"]:
         value = value["__value__"]
     socket = definition.sockets.get(name)
+    if socket is not None and socket.file is not None and isinstance(value, str):
+        return value.removesuffix(" [input]")  # as its mask editor writes: the folder in which files are looked for
     kinds = () if socket is None else members(socket.type)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return value

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -675,3 +676,18 @@ def test_pages_of_jobs_follow_each_other(server: Server) -> None:
     ]
     first = server.ask("GET", "/api/jobs?limit=1&sort_order=asc").data["jobs"][0]["id"]
     assert first == server.ask("GET", f"/api/jobs?limit=1&offset={total - 1}").data["jobs"][0]["id"]
+
+
+def test_a_user_uploads_no_more_than_may_be(serve: Callable[..., Server], tmp_path: Path) -> None:
+    from graphengine.server.tokens import Tokens
+
+    known = Tokens(tmp_path / "tokens.json")
+    ann, ben = known.add("ann"), known.add("ben")
+    server = serve("--token-file", tmp_path / "tokens.json", "--upload-limit", 1)
+    picture = PIXEL + bytes(700_000)
+    server.token = ann
+    assert put(server, image=("a.png", picture)).status == 200
+    refused = put(server, image=("b.png", picture), type="temp")
+    assert (refused.status, refused.data["error"]["type"]) == (413, "too_large")
+    server.token = ben
+    assert put(server, image=("b.png", picture)).status == 200

@@ -135,3 +135,15 @@ def test_many_nodes_are_read_in_linear_time() -> None:
 
     seconds(100)
     assert seconds(16_000) < 16 * max(seconds(2_000), 0.05)
+
+
+def test_a_picture_of_the_mask_editor_is_looked_for_in_the_input_folder() -> None:
+    """ComfyUI's mask editor writes the folder's name behind that of the file."""
+    found = {}
+    for name in ("clipspace/drawn.png [input]", "clipspace/drawn.png"):
+        data = {"1": {"class_type": "LoadImage", "inputs": {"image": name}},
+                "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x [input]"}}}
+        graph = read(data)
+        found[name] = graph.nodes["n1"].args["image"]
+        assert graph.nodes["n2"].args["filename_prefix"] == "x [input]"
+    assert set(map(str, found.values())) == {"clipspace/drawn.png"}
