@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from graphengine import Unknown
 from graphengine_nodes.families import arguments, noise_schedulers, sampler_names, vae_coding
 from graphengine_nodes.families.family import ASKS, Components, Sampled, SampleRequest, Step
 from graphengine_nodes.families.flow_prompts import FlowPrompts
@@ -85,6 +86,8 @@ class Flow(FlowPrompts):
                 yield f"{model.source}: this model needs {ASKS[ask]}; {remedy(frozenset({ask}))}"
         if given.get("control") is not None and not any("control" in task for task in variant.tasks):
             yield f"{model.source}: this model takes no ControlNet; leave control out"
+        elif strange := _steered_by(given.get("control")) - frozenset().union(*map(asked, variant.tasks)):
+            yield f"{model.source}: {missing(strange, variant)}"
         # Without a strength a latent may be empty, and stand for its size alone.
         begins = given.get("latent") is not None and given.get("strength") is not None and not given.get("start")
         if begins and not any("image" in asked(task) for task in variant.tasks):
@@ -323,6 +326,13 @@ class Flow(FlowPrompts):
 
     def _shape(self, cls: Any, request: SampleRequest) -> Shape:
         return Shape(*request.size, int(request.model.setting("factor")), cls)
+
+
+def _steered_by(control: Any) -> frozenset[str]:
+    """What a sampler's controls ask for, as far as it is known which nodes make them."""
+    asks = {"std.apply_controlnet": "controlnet", "std.follow_picture": "control"}
+    nodes = [one.node for one in (control if isinstance(control, list) else [control]) if isinstance(one, Unknown)]
+    return frozenset(asks[node] for node in nodes if node in asks)
 
 
 def _makes_videos(model: Model) -> bool:

@@ -21,7 +21,7 @@ from graphengine_nodes.families.lora_places import (
     own_places,
 )
 from graphengine_nodes.families.picture_prompts import flux_arguments
-from graphengine_nodes.families.pipelines import COMMON, is_kl, kl_settings
+from graphengine_nodes.families.pipelines import COMMON, class_named, is_kl, kl_settings
 from graphengine_nodes.families.record import (
     LIST,
     ROWS,
@@ -142,6 +142,27 @@ def _check(request: SampleRequest, task: Task) -> None:
     true_cfg = request.options.arguments.get("true_cfg_scale", 1.0) > 1
     if true_cfg and request.starts_from and request.control:
         raise ValueError("with a ControlNet and a picture to start from FLUX takes no true_cfg_scale; leave it out")
+    if task is KONTEXT_INPAINT and request.options.arguments.get("_auto_resize", True):
+        _check_kontext_size(request)
+
+
+def _check_kontext_size(request: SampleRequest) -> None:
+    """Refuse a picture of another size than Kontext's pipeline for inpainting would bring it to.
+
+    Raises:
+        ValueError: It is of another size.
+    """
+    assert request.image is not None
+    width, height = request.image.size
+    sizes = class_named(f"diffusers.pipelines.{INPAINT_MODULE}", "PREFERRED_KONTEXT_RESOLUTIONS")
+    _, wide, high = min((abs(width / height - w / h), w, h) for w, h in sizes)
+    wanted = (wide // 16 * 16, high // 16 * 16)
+    if (width, height) != wanted:
+        raise ValueError(
+            f"{request.model.source}, FLUX.1 Kontext, paints over pictures of the sizes that it was trained with: "
+            f"bring this one and its mask to {wanted[0]} x {wanted[1]} by resize_image and resize_mask; they are "
+            f"{width} x {height}. At this size it paints, less well, with arguments: {{_auto_resize: false}}"
+        )
 
 
 def _area(request: SampleRequest) -> dict[str, Any]:
@@ -157,6 +178,14 @@ KONTEXT = (
 )
 """The setting of models that take a reference picture, and what is said of others."""
 
+INPAINT_MODULE = "flux.pipeline_flux_kontext_inpaint"
+KONTEXT_INPAINT = Task(
+    pipeline=f"{INPAINT_MODULE}.FluxKontextInpaintPipeline",
+    encodes=True,
+    names={"references": "image_reference"},
+    always=_area,
+    needs=KONTEXT,
+)
 TEXT_TO_IMAGE: Mapping[str, Task] = {
     "": Task(pipeline="flux.pipeline_flux.FluxPipeline"),
     "image": Task(pipeline="flux.pipeline_flux_img2img.FluxImg2ImgPipeline"),
@@ -171,13 +200,7 @@ TEXT_TO_IMAGE: Mapping[str, Task] = {
     "references": Task(
         pipeline="flux.pipeline_flux_kontext.FluxKontextPipeline", encodes=True, always=_area, needs=KONTEXT
     ),
-    "inpaint+references": Task(
-        pipeline="flux.pipeline_flux_kontext_inpaint.FluxKontextInpaintPipeline",
-        encodes=True,
-        names={"references": "image_reference"},
-        always=_area,
-        needs=KONTEXT,
-    ),
+    "inpaint+references": KONTEXT_INPAINT,
 }
 FILL: Mapping[str, Task] = {"inpaint": Task(pipeline="flux.pipeline_flux_fill.FluxFillPipeline", encodes=True)}
 CONTROL: Mapping[str, Task] = {

@@ -204,6 +204,7 @@ nodes:
   tiny: {node: load_model, with: {source: tiny}}
   net: {node: load_controlnet, with: {source: tiny-canny}}
   guide: {node: apply_controlnet, from: {controlnet: net, image: inputs.photo}}
+  follow: {node: follow_picture, from: {image: inputs.photo}}
   text: {node: encode_prompt, from: {model: %s}, with: {prompt: a red circle}}
   pair: {node: encode_prompts, from: {model: %s}, with: {prompt: a red circle}}
   start: {node: encode_image, from: {model: %s, image: inputs.photo}}
@@ -226,6 +227,11 @@ outputs: {latent: latent}
             ("model", "model", "model"),
             ", control: [guide]",
             ["a ControlNet of stable_diffusion cannot steer flux, a flux model"],
+        ),
+        (
+            ("model", "model", "model"),
+            ", control: follow",
+            ["flux: this model takes no control picture without a ControlNet; leave it out"],
         ),
     ],
 )

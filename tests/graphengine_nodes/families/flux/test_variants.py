@@ -50,6 +50,26 @@ def test_a_single_file_is_kontext_by_its_name(folder: Path, tmp_path: Path) -> N
         sampled(found["flux1-dev"], **given)
 
 
+def test_kontext_paints_with_a_reference_at_the_sizes_of_its_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pipeline brings the picture to one of them, of which the latents have another shape than asked for."""
+    model, mask = std.load_model(folder / "kontext"), std.Mask(torch.ones(1, 64, 64))
+    text = std.encode_prompt(model, "a red circle")
+
+    def painted(**given: Any) -> torch.Tensor:
+        found = std.inpaint(model, text, picture(), mask, references=picture(), steps=2, seed=1, **given)
+        return found.samples
+
+    with pytest.raises(ValueError, match="bring this one and its mask to 1024 x 1024 by resize_image and resize_mask"):
+        painted()
+    own = painted(arguments={"_auto_resize": False})
+    assert own.shape[-2:] == (8, 8)
+    module = "diffusers.pipelines.flux.pipeline_flux_kontext_inpaint.PREFERRED_KONTEXT_RESOLUTIONS"
+    monkeypatch.setattr(module, [(64, 64)])
+    assert torch.equal(painted(), own)
+
+
 def test_each_takes_its_own_pictures_and_no_others(folder: Path) -> None:
     follows = std.follow_picture(picture())
     net = std.apply_controlnet(std.load_controlnet(folder / "net"), picture())
