@@ -162,6 +162,7 @@ class Field {
 
   limits() {
     const { minimum, maximum, type } = this.sort;
+    if (type === "list") return " One a line.";
     if (!["integer", "number"].includes(type) || (this.schema["x-drawn"] ?? false)) return "";
     const far = (bound) => bound === undefined || Math.abs(bound) > 1e9;
     if (far(minimum) && far(maximum)) return "";
@@ -181,7 +182,7 @@ class Field {
     if (type === "integer" || type === "number") return this.makeNumber(plain);
     if (type === "picture" || type === "pictures") return this.makePictures(plain);
     const several = type !== "string" || this.schema["x-multiline"];
-    const hint = type === "list" ? "One a line" : type === "any" ? "JSON, or a text" : this.sort.nullable ? "none" : undefined;
+    const hint = type === "any" ? "JSON, or a text" : this.sort.nullable ? "none" : undefined;
     if (!several) return h("input", { ...plain, type: "text", spellcheck: false, placeholder: this.sort.nullable ? "automatic" : undefined });
     return h("textarea", { ...plain, rows: this.name.startsWith("negative") ? 2 : 3, placeholder: hint });
   }
@@ -506,7 +507,7 @@ class WorkflowPage {
     }
     const outputs = Object.entries(job.outputs);
     const parts = outputs.map(([name, one]) => output(name, one, outputs.length > 1));
-    if (job.state === "failed") parts.push(h("p", { class: "failed error", role: "alert" }, job.error?.node ? h("b", {}, `${job.error.node}: `) : "", job.error?.message ?? "It failed."));
+    if (job.state === "failed") parts.push(h("p", { class: "failed error", role: "alert" }, job.error?.message ?? "It failed."));
     if (job.state === "cancelled") parts.push(h("p", { class: "empty dim", role: "status" }, "Cancelled."));
     const [first] = files(job);
     const download = (file) => h("a", { class: "button", href: file.url, download: file.name }, files(job).length > 1 ? file.name : "Download");

@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from graphengine.server.tokens import Tokens
+from tests import ROOT
 
 from .conftest import Server
 
@@ -30,6 +31,17 @@ inputs: {{text: {{type: str, default: "{EVIL}", help: "{EVIL}"}}}}
 nodes: {{fails: {{node: door.fails, from: {{text: inputs.text}}}}}}
 outputs: {{text: fails}}
 """
+
+CLIP = """\
+version: 1
+inputs: {image: {type: path, default: tree.png}}
+nodes:
+  read: {node: std.load_image, from: {path: inputs.image}}
+  clip: {node: std.video_of, with: {fps: 5}, from: {image: [read, read, read]}}
+  digest: {node: door.digest, from: {path: inputs.image}}
+outputs: {clip: clip, digest: digest}
+"""
+"""A video and a text, of a picture that lies beside the workflow."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +63,10 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def computed(server: Server) -> Server:
     """A server that has the model in memory."""
-    (server.folder / "flows" / "evil.yaml").write_text(EVIL_WORKFLOW)
+    flows = server.folder / "flows"
+    (flows / "evil.yaml").write_text(EVIL_WORKFLOW)
+    (flows / "clip.yaml").write_text(CLIP)
+    shutil.copy(ROOT / "workflows" / "images" / "tree.png", flows)
     server.run("text_to_image", {"steps": 1, "prompt": "the first"})
     return server
 
@@ -157,6 +172,16 @@ def test_a_picture_is_dropped_and_the_default_is_left_alone(computed: Server, pa
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.locator("dl.making")).to_contain_text("sha256:")
     expect(page.get_by_alt_text("Image of this job")).to_be_visible()
+
+
+def test_videos_play_and_texts_are_shown(computed: Server, page: Page) -> None:
+    opened(page, computed, "clip")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("figure pre")).to_have_text(re.compile("^[0-9a-f]{64}$"))
+    video = page.locator("figure video")
+    assert video.evaluate("video => { video.muted = true; return video.play().then(() => video.videoWidth); }") > 0
+    expect(page.get_by_role("link", name="Download")).to_have_attribute("href", re.compile("^/v1/jobs/"))
+    expect(page.locator(".shot").first.locator("video")).to_have_count(1)
 
 
 def test_no_text_of_a_workflow_is_read_as_html(computed: Server, page: Page) -> None:
