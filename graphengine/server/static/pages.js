@@ -468,7 +468,7 @@ class WorkflowPage {
     this.show(job_);
     if (ended(job_.state)) return;
     const stream = this.stream = new EventSource(job_.urls.events);
-    const now = { ...job_ };
+    const now = this.now = { ...job_ };
     const live = (kind, change) => stream.addEventListener(kind, (event) => {
       if (this.stream !== stream) return;
       change(JSON.parse(event.data));
@@ -497,11 +497,12 @@ class WorkflowPage {
     for (const field of this.fields) field.tell(job.drawn[field.name]);
     for (const item of $("history").children) item.firstChild.setAttribute("aria-current", String(item.dataset.job === job.id));
     if (!ended(job.state)) {
-      this.words = h("p", { class: "words", role: "status" });
+      this.words = h("span", { role: "status" });
+      this.step = h("span", { "aria-hidden": "true" }); // the bar tells it; a voice would read each step
       this.bar = h("progress", { "aria-label": "Progress" });
       this.preview = h("div", { class: "preview" });
       const cancel = h("button", { type: "button", onclick: () => this.cancel(job.id, cancel) }, "Cancel");
-      $("shown").replaceChildren(this.preview, h("div", { class: "doing" }, h("div", {}, this.words, this.bar), cancel), making(job));
+      $("shown").replaceChildren(this.preview, h("div", { class: "doing" }, h("div", {}, h("p", { class: "words" }, this.words, this.step), this.bar), cancel), making(job));
       this.live(job);
       return;
     }
@@ -510,9 +511,10 @@ class WorkflowPage {
     if (job.state === "failed") parts.push(h("p", { class: "failed error", role: "alert" }, job.error?.message ?? "It failed."));
     if (job.state === "cancelled") parts.push(h("p", { class: "empty dim", role: "status" }, "Cancelled."));
     const [first] = files(job);
-    const download = (file) => h("a", { class: "button", href: file.url, download: file.name }, files(job).length > 1 ? file.name : "Download");
+    const shownFiles = files(job).filter((file) => isPicture(file) || isVideo(file));
+    const download = (file, at) => h("a", { class: "button", href: file.url, download: file.name, title: file.name }, "Download", shownFiles.length > 1 ? ` ${at + 1}` : "");
     parts.push(h("div", { class: "actions" },
-      files(job).filter((file) => isPicture(file) || isVideo(file)).map(download),
+      shownFiles.map(download),
       h("button", { type: "button", onclick: () => this.again(job.id).catch((error) => this.refuse([error.message])) }, "Again"),
       h("a", { class: "button", href: `${job.urls.self}/report`, target: "_blank", rel: "noopener" }, "Report"),
       h("button", { type: "button", class: "plain", onclick: () => this.remove(job.id) }, "Remove")));
@@ -529,9 +531,11 @@ class WorkflowPage {
       if (!this.preview.firstChild) this.preview.append(h("img", { alt: "Preview" }));
       this.preview.firstChild.src = job.preview;
     }
-    if (job.cancelling) this.words.textContent = "Is being cancelled";
-    else if (job.state === "queued") this.words.textContent = job.ahead ? `Waits; ${job.ahead} before it` : "Waits for its turn";
-    else this.words.textContent = progress?.node ? `${label(progress.node)}${counted ? `, step ${progress.step} of ${progress.total}` : ""}` : "Runs";
+    const waits = job.ahead ? `Waits; ${job.ahead} before it` : "Waits for its turn";
+    const runs = progress?.node ? label(progress.node) : "Runs";
+    const words = job.cancelling ? "Is being cancelled" : job.state === "queued" ? waits : runs;
+    if (this.words.textContent !== words) this.words.textContent = words;
+    this.step.textContent = words === runs && counted ? `, step ${progress.step} of ${progress.total}` : "";
     if (counted) {
       this.bar.max = progress.total;
       this.bar.value = progress.step;
@@ -539,9 +543,14 @@ class WorkflowPage {
   }
 
   async cancel(id, button) {
-    button.disabled = true;
-    this.words.textContent = "Is being cancelled";
-    await ask("POST", job(id, "/cancel")).catch((error) => this.refuse([error.message]));
+    const say = (is) => { button.disabled = this.now.cancelling = is; this.live(this.now); };
+    say(true);
+    try {
+      await ask("POST", job(id, "/cancel"));
+    } catch (error) {
+      this.refuse([error.message]);
+      say(false);
+    }
   }
 
   async remove(id) {
