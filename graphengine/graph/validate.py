@@ -45,7 +45,7 @@ def problems(graph: GraphData) -> list[Problem]:
         _, current, parts, told = stack[-1]
         id, part = next(parts, ("", None))
         if part is None:  # what is used in it is checked, and the types of its outputs are known
-            own = _own_problems(current)
+            own = [_with_original(problem, current) for problem in _own_problems(current)]
             place = "/".join([outer for outer, *_ in stack[1:]]) if own else ""
             told += [p.at(node=f"{place}/{p.where.node}" if p.where.node else place) if place else p for p in own]
             stack.pop()
@@ -57,6 +57,15 @@ def problems(graph: GraphData) -> list[Problem]:
             note_all_right(each)
         graph.validated.warnings = all_found
     return list(all_found)
+
+
+def _with_original(problem: Problem, graph: GraphData) -> Problem:
+    """A problem with the id that its node had in the file of another tool, if its document was converted from one."""
+    node = graph.nodes.get(problem.where.node or "")
+    original = None if node is None else node.ui.get("id")
+    if not isinstance(original, str):
+        return problem
+    return replace(problem, hint="; ".join(filter(None, (problem.hint, f"it is node {original:.60} of the file"))))
 
 
 def endless(graph: GraphData) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 import pytest
 
+from graphengine.workflow.files import from_document
 from tests.graphengine.cli.conftest import Done, environment
 
 PROMPT: dict[str, Any] = {
@@ -88,3 +89,12 @@ def test_a_workflow_is_written_as_a_prompt_that_runs(tmp_path: Path, command: An
 def picture_in(folder: Path) -> PIL.Image.Image:
     (file,) = folder.glob("*.png")
     return PIL.Image.open(file)
+
+
+def test_problems_name_nodes_by_their_ids_in_the_file() -> None:
+    loader = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "tiny"}}
+    encoder = {"class_type": "CLIPTextEncode", "inputs": {"text": "a house", "clip": ["57:4", 2]}}
+    shown = {"class_type": "PreviewAny", "inputs": {"source": ["57:6", 0]}}
+    graph = from_document({"57:4": loader, "57:6": encoder, "9": shown}, name="wrong")
+    (problem,) = graph.problems()
+    assert str(problem) == "n57_6.clip: wants CLIP, gets VAE from n57_4.VAE (it is node 57:6 of the file)"
