@@ -72,7 +72,8 @@ def test_events_are_those_of_the_stream(server: Server) -> None:
 
     told = asyncio.run(follow())
     streamed = [event.data | {"number": int(event.id)} for event in server.events(job)]
-    assert [{name: value for name, value in event.items() if name != "last"} for event in told] == streamed
+    assert told == streamed
+    assert [event.get("last") for event in told] == [None, None, True]
 
 
 def test_a_wrong_message_is_answered_and_the_socket_goes_on(server: Server) -> None:
