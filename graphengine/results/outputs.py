@@ -218,6 +218,7 @@ def write_outputs(
     base: Path | None = None,
     show: Callable[[str], object] = lambda line: None,
     together: bool = False,
+    texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write every output of a run; returns by output the files, or the plain value.
 
@@ -228,9 +229,11 @@ def write_outputs(
         base: The folder at which relative paths among the inputs start; by default the current one.
         show: Called with a line for each file and plain value when it is written.
         together: All files appear at once; by default those of each output appear when they are written.
+        texts: More texts that pictures carry, by their names; those that say how a picture was made go before them.
     """
     def text(output: str, part: Any, item: int | None) -> dict[str, str]:
-        return chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
+        made = chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
+        return {**(texts or {}), **made}
 
     told: dict[str, Any] = {}
     outputs = list(result.outputs.items())

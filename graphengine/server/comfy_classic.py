@@ -193,7 +193,8 @@ class ComfyClassic:
         return found
 
     def _order(self, caller: Caller, prompt: Prompt, nodes: Mapping[str, Any], outputs: Sequence[str]) -> JobView:
-        return self.api.submit(caller, Order(nodes, uuid=prompt.uuid, facts=prompt.facts(outputs)))
+        order = Order(nodes, uuid=prompt.uuid, facts=prompt.facts(outputs), texts=prompt.texts())
+        return self.api.submit(caller, order)
 
     def _refused(self, prompt: Prompt, outputs: Sequence[str], nodes: Mapping[str, Any],
                  problems: Sequence[Problem]) -> Refused:  # fmt: skip

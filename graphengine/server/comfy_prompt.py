@@ -6,6 +6,7 @@ pack that registers ComfyUI's file format.
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,6 +71,11 @@ class Prompt:
     targets: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     previews: bool = False
+
+    def texts(self) -> dict[str, str]:
+        """The texts by which the frontend opens the workflow of a picture; nothing else of the request is in them."""
+        found = {"prompt": self.nodes, **self.extra.get("extra_pnginfo", {})}
+        return {name: json.dumps(value) for name, value in found.items()}
 
     def facts(self, outputs: Sequence[str]) -> dict[str, Any]:
         """What the job keeps of it."""

@@ -68,6 +68,7 @@ class Order:
         key: The Idempotency-Key: with it, the same order makes one job.
         uuid: The job's UUID, if the caller chooses it.
         facts: What a contract keeps with the job, as JSON data under a name of its own.
+        texts: More texts that the job's pictures carry, by their names.
     """
 
     workflow: str | Mapping[str, Any]
@@ -79,6 +80,7 @@ class Order:
     key: str | None = None
     uuid: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ class JobApi:
             number = self.service.submit(
                 graph, bound, want=order.want, user=caller.user, priority=order.priority, exact=order.exact,
                 out=self.folders.output, name=called, roots=roots, base=self.folders.input, facts=facts, uuid=name,
-                whole=True,
+                whole=True, texts=order.texts,
             )  # fmt: skip
         except NameTaken:
             if order.key is None:

@@ -43,8 +43,9 @@ def deliver(
     paths: list[str] = []
     if writer is not None:
         written = write_outputs(
-            request.graph, request.inputs, result, writer, exact=request.exact, base=request.base, together=True
-        )
+            request.graph, request.inputs, result, writer, exact=request.exact, base=request.base, together=True,
+            texts=request.texts,
+        )  # fmt: skip
         paths = [str(file) for file in writer.files]
     if request.finish is not None:
         finisher, data = request.finish

@@ -43,6 +43,7 @@ class JobRequest:
         keep_going: After a failure, compute all nodes that do not depend on it.
         whole: If the job fails, write the outputs that were made.
         finish: The name of a finisher of the service that is called with the outputs, and its data.
+        texts: More texts that the written pictures carry, by their names; the engine's own go before them.
     """
 
     graph: GraphData
@@ -56,6 +57,7 @@ class JobRequest:
     finish: tuple[str, Any] | None = None
     keep_going: bool = False
     whole: bool = False
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Files:
@@ -208,6 +210,7 @@ def _body(request: JobRequest, name: str, put: Callable[[str, bytes], None]) -> 
         "exact": request.exact,
         "keep_going": request.keep_going,
         "whole": request.whole,
+        "texts": dict(request.texts),
         "base": str(request.base),
         "out": None if request.out is None else str(request.out),
         "roots": None if request.roots is None else list(request.roots),
@@ -255,6 +258,7 @@ def request_of(body: Mapping[str, Any], files: Files, roots: Sequence[str] | Non
         None if body["finish"] is None else (body["finish"][0], body["finish"][1]),
         body.get("keep_going", False),
         body.get("whole", False),
+        body.get("texts", {}),
     )
 
 

@@ -41,6 +41,7 @@ def new_job(
     finish: tuple[str, Any] | None = None,
     keep_going: bool = False,
     whole: bool = False,
+    texts: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
     like: NewJob | None = None,
@@ -69,7 +70,7 @@ def new_job(
     allowed = None if roots is None else [str(Path(root).absolute()) for root in roots]
     start = Path.cwd() if base is None else Path(base).absolute()
     request = JobRequest(bound.graph, given, wants(graph, want), exact, start, folder, name, allowed, finish)
-    request.keep_going, request.whole = keep_going, whole
+    request.keep_going, request.whole, request.texts = keep_going, whole, texts or {}
     body = body_of(request, files_of(queue) if files is None else files, "" if like is None else like.body["files"])
     about = {"workflow": name, "inputs": {key: in_short(value) for key, value in given.items()}}
     if bound.drawn:
