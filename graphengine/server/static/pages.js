@@ -1,4 +1,5 @@
 // The pages of `graphengine serve`: they render what /v1 says, as text only: nothing that it says is read as HTML.
+// The script is long because it is the only one: fields of forms, results, and the two pages, in this order.
 
 // --- small things -----------------------------------------------------------------------------------------------------
 
@@ -16,11 +17,15 @@ function h(tag, given = {}, ...children) {
   return element;
 }
 
-/** Read JSON with whole numbers that a double cannot hold, such as seeds, as BigInt where the browser can tell. */
-const parse = (text) => JSON.parse(text, (_, value, from) => {
-  const large = typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(from?.source ?? "");
-  return large ? BigInt(from.source) : value;
-});
+/** Texts and numbers of JSON. */
+const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const large = (text) => /^-?\d+$/.test(text) && !Number.isSafeInteger(Number(text));
+
+/** Read JSON; whole numbers that a double cannot hold, such as seeds, become BigInt. */
+const parse = (text) => JSON.parse(
+  text.replace(TOKENS, (token) => (large(token) ? `"\\u0001${token}"` : token)),
+  (_, value) => (typeof value === "string" && /^\u0001-?\d+$/.test(value) ? BigInt(value.slice(1)) : value),
+);
 
 /** Write JSON with BigInt as numbers. */
 const write = (data) => JSON.stringify(data, (_, value) => (typeof value === "bigint" ? `\u0001${value}\u0001` : value))
@@ -164,7 +169,7 @@ class Field {
     const { minimum, maximum, type } = this.sort;
     if (type === "list") return " One a line.";
     if (!["integer", "number"].includes(type) || (this.schema["x-drawn"] ?? false)) return "";
-    const far = (bound) => bound === undefined || Math.abs(bound) > 1e9;
+    const far = (bound) => bound === undefined || Math.abs(Number(bound)) > 1e9;
     if (far(minimum) && far(maximum)) return "";
     return ` ${far(maximum) ? `From ${minimum}.` : far(minimum) ? `To ${maximum}.` : `${minimum} to ${maximum}.`}`;
   }

@@ -34,7 +34,9 @@ outputs: {{text: fails}}
 
 CLIP = """\
 version: 1
-inputs: {image: {type: path, default: tree.png}}
+inputs:
+  image: {type: path, default: tree.png}
+  number: {type: int, default: 0, max: 18446744073709551615}
 nodes:
   read: {node: std.load_image, from: {path: inputs.image}}
   clip: {node: std.video_of, with: {fps: 5}, from: {image: [read, read, read]}}
@@ -182,6 +184,19 @@ def test_videos_play_and_texts_are_shown(computed: Server, page: Page) -> None:
     assert video.evaluate("video => { video.muted = true; return video.play().then(() => video.videoWidth); }") > 0
     expect(page.get_by_role("link", name="Download")).to_have_attribute("href", re.compile("^/v1/jobs/"))
     expect(page.locator(".shot").first.locator("video")).to_have_count(1)
+
+
+def test_large_numbers_are_kept_to_the_last_digit(computed: Server, page: Page) -> None:
+    opened(page, computed, "clip")
+    page.get_by_label("Number").fill("18446744073709551557")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("figure pre")).to_be_visible()
+    expect(page.locator("dl.making")).to_contain_text("18446744073709551557")
+    given = computed.ask("GET", f"/v1/jobs/{page.url.partition('#job=')[2]}/inputs").data["inputs"]
+    assert given == {"number": 18446744073709551557}
+    page.reload()
+    page.get_by_role("button", name="Again").click()
+    expect(page.get_by_label("Number")).to_have_value("18446744073709551557")
 
 
 def test_no_text_of_a_workflow_is_read_as_html(computed: Server, page: Page) -> None:
