@@ -122,6 +122,10 @@ class Pack:
     groups: tuple[str, ...] = ()
     formats: tuple[FileFormat, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.formats == ():  # packs had no such field once: keys of scripts that use one hold what it holds
+            object.__delattr__(self, "formats")
+
 
 def pack_of(module: ModuleType | str) -> Pack:
     """The pack of a module: its `__pack__` or that of a package around it, else one named after the top module."""

@@ -25,7 +25,7 @@ from .make import run
 
 MADE = Path(__file__).parent / "made"
 BEFORE: dict[str, Any] = json.loads((MADE / "keys.json").read_text("utf-8"))
-GONE: set[str] = set()
+GONE = {"graphengine.service.here:preview_png", "graphengine.workflow_read:comfyui_form"}
 """Functions and classes, as `module:name`, that nobody can use any more."""
 
 of_this_python = pytest.mark.skipif(
