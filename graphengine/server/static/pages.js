@@ -658,7 +658,8 @@ class StartPage {
       $("pause").hidden = false;
       $("pause").textContent = queue.paused ? "Resume" : "Pause";
       const count = (number, word) => (number ? `${number} ${word}` : "");
-      $("queue-link").textContent = count(queue.running.length + waiting.length, "in the queue") || "Queue";
+      const all = queue.running.length + waiting.length;
+      $("queue-link").textContent = all ? `Queue (${all})` : "Queue";
       const words = [count(queue.running.length, "running"), count(waiting.length, "waiting")].filter(Boolean).join(", ") || "Nothing waits.";
       const now = queue.paused ? `Paused: no more jobs are begun. ${words}` : words;
       if ($("queue-words").textContent !== now) $("queue-words").textContent = now;

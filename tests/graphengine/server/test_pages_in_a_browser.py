@@ -229,6 +229,7 @@ def test_the_queue_is_paused_moved_and_cancelled(computed: Server, page: Page) -
     page.goto(computed.url)
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    expect(page.get_by_role("link", name="Editor")).to_be_hidden()
     for text in ("first", "second"):
         computed.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": text}})
     rows = page.locator("#jobs li")
@@ -260,6 +261,10 @@ def test_a_token_opens_the_pages(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("Enter")
         expect(page).to_have_url(f"{server.url}/w/greet")
         expect(page.get_by_label("Text")).to_be_visible()
+        server.token = token
+        server.run("greet", {"text": "of ann"})
+        page.goto(server.url)
+        expect(page.locator("#ended li")).to_contain_text("of ann")
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("Token")).to_be_visible()
     finally:
