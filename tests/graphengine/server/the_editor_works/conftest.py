@@ -14,7 +14,7 @@ from tests.graphengine.server.conftest import Server
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
 """The environment variable that makes a machine without a browser fail."""
-PATIENCE = 60_000
+PATIENCE = 40_000
 """Milliseconds that anything may take."""
 
 
@@ -61,6 +61,10 @@ class Editor:
     def open(self) -> None:
         """Open the editor, and wait for its graph."""
         self.page.goto(f"{self.server.url}/editor/")
+        self.loaded()
+
+    def loaded(self) -> None:
+        """Wait for the graph of a page that is being opened."""
         loaded = "window.app?.graph?._nodes?.length > 0 && !document.querySelector('#splash-loader')"
         self.page.wait_for_function(loaded)
 

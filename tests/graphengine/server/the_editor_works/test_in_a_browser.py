@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 
 import PIL.Image
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.graphengine.sample import until
 
 from .conftest import Editor
 
@@ -37,3 +40,56 @@ def test_the_starter_graph_runs_at_the_first_click_and_an_error_stands_on_its_no
     content = base64.b64encode(picture.read_bytes()).decode()
     editor.page.evaluate(DROP, content)
     editor.until("node('KSampler')?.inputs?.some(input => input.name === 'positive' && input.link != null)")
+
+
+@pytest.mark.slow
+def test_a_graph_is_changed_by_hand_saved_and_opened_again(editor: Editor, browser: Browser) -> None:
+    editor.open()
+    page = editor.page
+    page.mouse.dblclick(250, 700)
+    page.keyboard.type("std.resize_image", delay=20)
+    expect(page.get_by_text("std.resize_image").or_(page.get_by_text("Resize image")).first).to_be_visible()
+    page.keyboard.press("Enter")
+    editor.until("node('std.resize_image')?.flags.ghost")  # it hangs on the pointer until the next click
+    page.mouse.move(200, 700)
+    page.mouse.move(240, 720, steps=5)
+    page.mouse.down()
+    page.mouse.up()
+    editor.until("!node('std.resize_image').flags.ghost")
+    start, end = (editor.point(f"node('{type}').getConnectionPos({side}, 0)")
+                  for type, side in (("VAEDecode", "false"), ("std.resize_image", "true")))  # fmt: skip
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(end[0] + 30, end[1] - 30, steps=5)
+    page.mouse.move(*end, steps=5)
+    page.mouse.up()
+    editor.until("node('std.resize_image').inputs[0].link != null")
+
+    page.keyboard.press("Control+s")
+    page.get_by_role("dialog").get_by_role("textbox").fill("by hand")
+    page.keyboard.press("Enter")
+    saved = editor.server.folder / "flows" / "by hand.json"
+    until(saved.exists)
+    another = Editor(browser.new_page(), editor.server)  # with nothing in its own storage
+    another.open()
+    assert another.ask("node('std.resize_image') == null")
+    another.page.get_by_test_id("workflows-tab-button").click()
+    another.page.get_by_text("by hand").first.click()
+    another.until("node('std.resize_image')?.inputs[0].link != null")
+    another.page.close()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_through_a_reload_and_is_cancelled(editor: Editor) -> None:
+    editor.open()
+    editor.ask("node('KSampler').widgets.find(one => one.name === 'steps').value = 2000")
+    editor.run()
+    editor.until("node('KSampler').progress > 0 && node('KSampler').imgs?.length === 1")  # its preview
+    editor.page.wait_for_timeout(1500)  # the page keeps its draft a moment after a change
+    editor.page.reload()
+    editor.loaded()
+    editor.until("node('KSampler').progress > 0")
+    editor.page.get_by_role("button", name="Cancel current run").first.click()
+    until(lambda: editor.server.ask("GET", "/editor/api/queue").data["queue_running"] == [])
+    newest = editor.server.ask("GET", "/editor/api/jobs?limit=1").data["jobs"][0]
+    assert newest["status"] == "cancelled"
