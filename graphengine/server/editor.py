@@ -28,7 +28,8 @@ EXTENSION = Path(__file__).parent / "editor_page"
 """Our extension of the frontend, and the starter graph that it opens."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self' data:; frame-src 'self'; object-src 'self';"
+    "img-src 'self' data: blob:; font-src 'self'; connect-src 'self' data:; frame-src 'self'; object-src 'self'; "
+    "frame-ancestors 'self'; base-uri 'self'"
 )
 """The strictest policy under which the frontend was measured to run."""
 DEFAULTS: dict[str, Any] = {

@@ -35,7 +35,8 @@ def test_the_page_and_its_files_have_the_policy(server: Server) -> None:
     page = server.ask("GET", "/editor/")
     assert page.status == 200
     assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for part in ("default-src 'self'", "frame-ancestors 'self'"):  # no other site may frame it and have it clicked
+        assert part in page.headers["content-security-policy"]
     assert server.ask("GET", "/editor").headers["location"] == "/editor/"
     script = server.ask("GET", "/editor/scripts/app.js")
     assert (script.status, script.headers["content-type"].split(";")[0]) == (200, "text/javascript")
