@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -13,9 +15,16 @@ from tests.graphengine.server.conftest import Server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
-"""The environment variable that makes a machine without a browser fail."""
+"""The environment variable that makes a machine without a browser or the frontend fail."""
 PATIENCE = 40_000
 """Milliseconds that anything may take."""
+
+
+def give_up(sentence: str) -> NoReturn:
+    """Skip the test, or fail it where it must run."""
+    if os.environ.get(REQUIRED):
+        pytest.fail(sentence)
+    pytest.skip(sentence)
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +32,7 @@ def browser() -> Iterator[Browser]:
     """Chromium; of a module only, since playwright runs once at a time in a thread."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        sentence = f"there is no browser on this machine: install one of {', '.join(BROWSERS)}"
-        if os.environ.get(REQUIRED):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+        give_up(f"there is no browser on this machine: install one of {', '.join(BROWSERS)}")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield found
@@ -36,7 +42,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the editor, without tokens."""
-    pytest.importorskip("comfyui_frontend_package", reason="no editor: pip install 'graphengine[editor]'")
+    if importlib.util.find_spec("comfyui_frontend_package") is None:
+        give_up("the editor is not installed: pip install 'graphengine[editor]'")
     made = Server(tmp_path_factory.mktemp("editor"), "--editor")
     yield made
     assert made.stop() == 0
