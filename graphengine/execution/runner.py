@@ -158,7 +158,8 @@ class ThreadRunner:
 def compute(calls: Sequence[Call]) -> None:
     """Compute one call, or several of one group by the node's batched form, and land each, whatever raises.
 
-    Where the batched form fails, each call is computed by itself.
+    Where the batched form fails, each call is computed by itself; where it lacks memory, whoever made the batch is
+    told, and makes smaller ones.
     """
     live = []
     for call in calls:
@@ -186,12 +187,12 @@ def compute(calls: Sequence[Call]) -> None:
             return
         outcomes = [error] * len(live)
     except Exception as error:
-        if len(live) > 1:  # one may be at fault, or all of them at once need too much memory
+        if len(live) > 1 and not lacks_memory(error):  # one of them may be at fault
             _let_go(error)
             for call in live:
                 compute([call])
             return
-        outcomes = [error]
+        outcomes = [error] * len(live)
     except BaseException as error:
         outcomes = [error] * len(live)
     seconds, facts = (time.perf_counter() - began) / len(live), dict[str, Any]()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import time
@@ -32,6 +31,8 @@ from graphengine.server.problems import ApiError
 from graphengine.server.user_files import UserFiles
 from graphengine.service.metrics import Metrics
 
+MOST_FILES = 65_536
+"""Open files that this process asks for."""
 THREADS = 16
 """Threads for what waits for disks."""
 WITHOUT_TOKEN = ("/health", "/ready")
@@ -139,12 +140,24 @@ def serve(app: web.Application, listening: socket.socket, on_start: Callable[[],
             letting_go.cancel()
             await runner.cleanup()
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # each connection is a file, and so is each file of the queue
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    _allow_many_files()
     logging.getLogger("aiohttp.server").addFilter(_is_of_interest)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run())
+
+
+def _allow_many_files() -> None:
+    """Raise this process's limit of open files, where the system lets it: each connection is one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == resource.RLIM_INFINITY:
+        return
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
