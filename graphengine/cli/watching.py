@@ -200,7 +200,12 @@ def _rows(queue: Queue, job: int | None, known: dict[int, Job]) -> Any:
     """
     from graphengine.cli import job_rows
 
-    going = [queue.get(job)] if job is not None else [*queue.running(), *queue.waiting(SHOWN // 2)]
+    if job is not None:
+        going = [queue.get(job)]
+    else:
+        waiting = queue.waiting(SHOWN // 2)  # first: a job that begins meanwhile is in both, not in neither
+        begun = {one.id: one for one in queue.running()}
+        going = [*begun.values(), *(one for one in waiting if one.id not in begun)]
     for gone in known.keys() - {one.id for one in going}:
         if known[gone].state.ended:
             continue

@@ -288,8 +288,10 @@ class JobApi:
 
     def unfinished(self, caller: Caller) -> list[Job]:
         """The caller's jobs that run, then those that wait, paused or not, in their order."""
+        waiting = self.queue.waiting(user=caller.scope, paused=True)  # first: a job that begins meanwhile is in both
         running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
-        return [*running, *self.queue.waiting(user=caller.scope, paused=True)]
+        begun = {job.id for job in running}
+        return [*running, *(job for job in waiting if job.id not in begun)]
 
     def remaining(self, caller: Caller) -> int:
         """How many of the caller's jobs run and wait."""
@@ -372,8 +374,10 @@ class JobApi:
     def queue_facts(self, caller: Caller) -> dict[str, Any]:
         """The queue as the caller sees it: what runs, what waits, in which order, and what is paused."""
         paused, limits = self.queue.paused(), self.queue.limits()
+        waiting = self.queue.waiting(MOST_LISTED, caller.scope, paused=True)  # first: see `unfinished`
         running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
-        waiting = self.queue.waiting(MOST_LISTED, caller.scope, paused=True)
+        begun = {job.id for job in running}
+        waiting = [job for job in waiting if job.id not in begun]
         limit = limits.get(caller.user, limits.get(ALL))
         return {
             "running": [self._view(job) for job in running],
