@@ -274,14 +274,19 @@ def LatentFromBatch(
     start = min(batch_index, count - 1)
     end = start + min(length, count - start)
     mask = samples.noise_mask
-    mask = mask[start:end] if mask is not None and len(mask) > 1 else mask
+    if mask is not None and len(mask) > 1:
+        mask = mask[[place % len(mask) for place in range(start, end)]]  # fewer masks than latents are repeated
     index = samples.batch_index or tuple(range(count))
     return LATENT(samples.samples[start:end].clone(), mask, index[start:end])
 
 
 @node(version=1)
 def LatentBatch(*, samples1: LATENT, samples2: LATENT) -> LATENT:
-    """Join latents to a batch; the second ones are resized to the size of the first."""
+    """Join latents to a batch; the second ones are resized to the size of the first, whose noise mask is the batch's.
+
+    Raises:
+        ValueError: They differ in the number of channels.
+    """
     import torch
 
     first, second = samples1.samples, samples2.samples
@@ -289,4 +294,4 @@ def LatentBatch(*, samples1: LATENT, samples2: LATENT) -> LATENT:
         raise ValueError(f"latents of {first.shape[1]} and {second.shape[1]} channels cannot be one batch")
     second = resized(second, int(first.shape[-1]), int(first.shape[-2]), "bilinear", "center")
     index = [one.batch_index or tuple(range(len(one.samples))) for one in (samples1, samples2)]
-    return LATENT(torch.cat([first, second]), None, index[0] + index[1])
+    return LATENT(torch.cat([first, second]), samples1.noise_mask, index[0] + index[1])

@@ -242,10 +242,12 @@ def SplitSigmas(*, sigmas: SIGMAS, step: Step = 0) -> Split:
 
 @node(version=1)
 def SplitSigmasDenoise(*, sigmas: SIGMAS, denoise: Share = 1.0) -> Split:
-    """Divide sigmas before a share of their steps, counted from the end."""
-    steps = max(len(sigmas.values) - 1, 0)
-    left = round(steps * denoise)
-    return Split(SIGMAS(sigmas.values[: len(sigmas.values) - left]), SIGMAS(sigmas.values[-(left + 1) :]))
+    """Divide sigmas before a share of their steps, counted from the end.
+
+    Where the share is less than half a step, the first part is empty, as in ComfyUI, and the second the last sigma.
+    """
+    low_steps = round(max(len(sigmas.values) - 1, 0) * denoise)
+    return Split(SIGMAS(sigmas.values[:-low_steps]), SIGMAS(sigmas.values[-(low_steps + 1) :]))
 
 
 @node(version=1)

@@ -47,6 +47,19 @@ def test_batches_keep_the_places_of_their_noise() -> None:
     assert comfy.LatentFromBatch(samples=batch, batch_index=9, length=9).batch_index == (3,)
 
 
+def test_joined_latents_keep_the_first_ones_noise_mask() -> None:
+    masks = torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    first, second = LATENT(torch.ones(2, 4, 2, 2), masks), LATENT(torch.ones(2, 4, 2, 2))
+    joined = comfy.LatentBatch(samples1=first, samples2=second)
+    assert joined.batch_index == (0, 1, 0, 1)
+    assert joined.noise_mask is not None
+    assert torch.equal(joined.noise_mask, masks)
+    assert comfy.LatentBatch(samples1=second, samples2=first).noise_mask is None
+    last = comfy.LatentFromBatch(samples=joined, batch_index=3)  # the masks are repeated over the batch
+    assert last.noise_mask is not None
+    assert torch.equal(last.noise_mask, masks[1:])
+
+
 @pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"])
 def test_latents_are_resized_in_pixels_of_the_picture(method: str) -> None:
     latent = LATENT(torch.full((1, 4, 8, 8), 2.0))

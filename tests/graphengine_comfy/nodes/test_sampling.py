@@ -13,7 +13,7 @@ import torch
 from graphengine_comfy.nodes.loaders import Checkpointed
 from graphengine_comfy.sampling.model_sampling import DiscreteSampling
 from graphengine_comfy.sampling.sigmas import sigma_table
-from graphengine_comfy.values import CONDITIONING, LATENT
+from graphengine_comfy.values import CONDITIONING, LATENT, SIGMAS
 from graphengine_nodes.weights.files import TINY
 
 import graphengine as g
@@ -162,6 +162,20 @@ def test_the_parts_of_sampling_are_the_sampler(tiny: Checkpointed) -> None:
     wanted = sample(tiny, "a boat", seed=9, sampler_name="dpmpp_2m", scheduler="karras").samples
     assert torch.equal(output.samples, wanted)
     assert torch.equal(denoised.samples, wanted)
+
+
+@pytest.mark.parametrize(
+    ("share", "high", "low"),
+    [
+        (1.0, (3.0,), (3.0, 2.0, 1.0, 0.0)),
+        (0.34, (3.0, 2.0, 1.0), (1.0, 0.0)),
+        (0.1, (), (0.0,)),
+        (0.0, (), (0.0,)),
+    ],
+)
+def test_sigmas_are_divided_as_in_comfyui(share: float, high: tuple[float, ...], low: tuple[float, ...]) -> None:
+    parts = comfy.SplitSigmasDenoise(sigmas=SIGMAS((3.0, 2.0, 1.0, 0.0)), denoise=share)
+    assert (parts.high_sigmas.values, parts.low_sigmas.values) == (high, low)
 
 
 def test_each_picture_of_a_batch_has_its_noise_from_one_generator(tiny: Checkpointed) -> None:
