@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,10 +30,7 @@ from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
-from graphengine.workflow.files import from_document
-from graphengine.workflow.formats import is_output, original_ids
-
-log = logging.getLogger(__name__)
+from graphengine.workflow.formats import is_output
 
 ENDED = (State.DONE, State.FAILED, State.CANCELLED)
 ENTRIES, MOST_ENTRIES = 64, 200
@@ -42,6 +38,9 @@ ENTRIES, MOST_ENTRIES = 64, 200
 MOST_ITEMS = 1000
 """The most jobs of a page of `/api/jobs`."""
 MOST_IDS = 1000
+FAILED = "prompt_outputs_failed_validation"
+STATUS = {"invalid": 400}
+"""Statuses in HTTP that ComfyUI's clients know for errors which have another one here."""
 
 
 class ComfyClassic:
@@ -64,7 +63,13 @@ class ComfyClassic:
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error as ComfyUI has it."""
-        return problem_answer(error, request)
+        details, type, nodes = "", error.code, dict[str, Any]()
+        if isinstance(error, Refused):
+            details, type, nodes = error.details, error.type, error.node_errors
+        told = {"type": type, "message": error.detail, "details": details, "extra_info": {}}
+        return web.json_response(
+            {"error": told, "node_errors": nodes}, status=STATUS.get(error.code, error.status), headers=error.headers
+        )
 
     def routes(self) -> list[Route]:
         """All routes, with and without `/api`."""
@@ -199,9 +204,7 @@ class ComfyClassic:
     def _refused(self, prompt: Prompt, outputs: Sequence[str], nodes: Mapping[str, Any],
                  problems: Sequence[Problem]) -> Refused:  # fmt: skip
         """Why a prompt is refused."""
-        ids: Mapping[str, str] = {}
-        with contextlib.suppress(WorkflowError):  # then its nodes are named as in the prompt
-            ids = original_ids(from_document(nodes, base=self.api.folders.input, roots=[self.api.folders.input]))
+        ids = comfy_prompt.client_ids(nodes, self.api.folders.input)
         found = [problem for problem in problems if problem.severity == "error"] or list(problems)
         first = found[0] if found else Problem("invalid", "the prompt cannot be run")
         errors = comfy_prompt.node_errors(prompt.nodes, outputs, found, ids)
@@ -242,7 +245,7 @@ class ComfyClassic:
         caller, ids = request[CALLER], _ids(data, "delete")
 
         def change() -> None:
-            chosen = [self.api.find(caller, id) for id in ids if self._has(caller, id)]
+            chosen = self._found(caller, ids)
             if data.get("clear") is True:
                 chosen += [job for job in self.api.unfinished(caller) if job.user == caller.user]
             for job in chosen:
@@ -266,10 +269,13 @@ class ComfyClassic:
         await asyncio.to_thread(cancel)
         return web.json_response({})
 
-    def _has(self, caller: Caller, id: str) -> bool:
-        with contextlib.suppress(ApiError):
-            return bool(self.api.find(caller, id))
-        return False
+    def _found(self, caller: Caller, ids: Sequence[str]) -> list[Job]:
+        """The caller's jobs of these ids; an id of no job is left out."""
+        found = []
+        for id in ids:
+            with contextlib.suppress(ApiError):
+                found.append(self.api.find(caller, id))
+        return found
 
     # --- what was done ------------------------------------------------------------------------------------------------
 
@@ -289,8 +295,7 @@ class ComfyClassic:
         caller, id = request[CALLER], request.match_info["id"]
 
         def text() -> str:
-            jobs = [self.api.find(caller, id)] if self._has(caller, id) else []
-            return self._entries(job for job in jobs if job.state.ended)
+            return self._entries(job for job in self._found(caller, [id]) if job.state.ended)
 
         return web.json_response(text=await asyncio.to_thread(text))
 
@@ -304,7 +309,7 @@ class ComfyClassic:
         caller, ids = request[CALLER], _ids(data, "delete")
 
         def change() -> None:
-            chosen = [self.api.find(caller, id) for id in ids if self._has(caller, id)]
+            chosen = self._found(caller, ids)
             while data.get("clear") is True and (jobs := self.api.queue.history(ENDED, caller.user)):
                 for job in jobs:
                     with contextlib.suppress(QueueError):
@@ -361,29 +366,12 @@ class ComfyClassic:
         caller = request[CALLER]
 
         def cancel() -> bool:
-            jobs = [self.api.find(caller, id) for id in ids if self._has(caller, id)]
-            going = [job for job in jobs if not job.state.ended]
+            going = [job for job in self._found(caller, ids) if not job.state.ended]
             for job in going:
                 self.api.service.cancel(job.id)
             return bool(going)
 
         return web.json_response({"cancelled": await asyncio.to_thread(cancel)})
-
-
-FAILED = "prompt_outputs_failed_validation"
-STATUS = {"invalid": 400}
-"""Statuses in HTTP that ComfyUI's clients know for errors which have another one here."""
-
-
-def problem_answer(error: ApiError, request: web.Request) -> web.Response:
-    """An error as ComfyUI has it."""
-    details, type, nodes = "", error.code, dict[str, Any]()
-    if isinstance(error, Refused):
-        details, type, nodes = error.details, error.type, error.node_errors
-    told = {"type": type, "message": error.detail, "details": details, "extra_info": {}}
-    return web.json_response(
-        {"error": told, "node_errors": nodes}, status=STATUS.get(error.code, error.status), headers=error.headers
-    )
 
 
 def _ids(data: Mapping[str, Any], name: str) -> list[str]:

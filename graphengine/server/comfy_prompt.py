@@ -6,15 +6,19 @@ pack that registers ComfyUI's file format.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from graphengine.errors import Problem
+from graphengine.errors import Problem, WorkflowError
 from graphengine.server.problems import ApiError
+from graphengine.workflow.files import from_document
+from graphengine.workflow.formats import original_ids
 
 FACTS = "comfy"
 """The name under which a job keeps what its client sent."""
@@ -218,6 +222,18 @@ def node_errors(
             found[id] = {"errors": [], "dependent_outputs": dependent, "class_type": nodes[id]["class_type"]}
         found[id]["errors"].append(_error(problem, nodes[id], ids))
     return found
+
+
+def client_ids(workflow: Mapping[str, Any], folder: Path) -> Mapping[str, str]:
+    """The ids of a client's nodes by those of the graph that its workflow becomes; empty if it becomes none.
+
+    Args:
+        workflow: The workflow, in any format.
+        folder: The folder at which its relative paths begin.
+    """
+    with contextlib.suppress(WorkflowError):  # problems of a file that is no graph name its nodes as the file does
+        return original_ids(from_document(workflow, base=folder, roots=[folder]))
+    return {}
 
 
 def shown_id(node: str, ids: Mapping[str, str]) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.comfy_jobs import facts_of
+from graphengine.server.comfy_prompt import FACTS, client_ids
 from graphengine.server.comfy_v2_assets import with_files
 from graphengine.server.comfy_v2_events import job_events
 from graphengine.server.comfy_v2_views import (
@@ -28,7 +30,6 @@ from graphengine.server.comfy_v2_views import (
     refused_workflow,
     request_id,
     status_of,
-    submitted,
 )
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub
@@ -100,7 +101,9 @@ class ComfyV2:
                 raise
             if key is not None and refused.code == "conflict":
                 raise _used(key) from None
-            raise refused_workflow(refused, order.workflow) from None
+            if refused.problems:
+                refused = refused_workflow(refused, client_ids(workflow, self.api.folders.input))
+            raise refused from None
 
     def _name(self, caller: Caller, key: str) -> str:
         """The UUID of a job that is submitted with a key: whoever comes second finds it taken, also after a restart.
@@ -156,7 +159,7 @@ class ComfyV2:
 
         def read() -> dict[str, Any]:
             job = self.api.find(request[CALLER], request.match_info["id"])
-            workflow = submitted(job).get("prompt") or self.api.queue.body(job.id)["workflow"]
+            workflow = facts_of(job).get("prompt") or self.api.queue.body(job.id)["workflow"]
             return {"workflow": workflow, "format": "save" if is_canvas(workflow) else "api"}
 
         return answer(await asyncio.to_thread(read))
@@ -221,7 +224,7 @@ def order_of(data: Mapping[str, Any]) -> Order:
     labels, facts = _metadata(data.get("metadata"))
     # The key in extra_data is for nodes that call ComfyUI's paid services, of which there are none here: it is dropped.
     facts |= {"prompt": workflow, "client": "", "extra": {}, "outputs": [], "previews": False}
-    return Order(workflow, inputs or {}, labels=labels, priority=priority or 0, facts={"comfy": facts})
+    return Order(workflow, inputs or {}, labels=labels, priority=priority or 0, facts={FACTS: facts})
 
 
 def _metadata(given: Any) -> tuple[dict[str, str], dict[str, Any]]:

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from graphengine.server.comfy_v2_views import TERMINAL, node_name, output_data, produced, progress_data, status_data
+from graphengine.server.comfy_jobs import node_of
+from graphengine.server.comfy_v2_views import TERMINAL, output_data, produced, progress_data, status_data
 from graphengine.server.event_hub import EventHub, Told
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError
@@ -96,5 +97,5 @@ async def job_events(
 
 def _preview(view: JobView, told: Told) -> dict[str, Any]:
     data = told.data
-    node = node_name(view.job, str(data.get("node", "")))
+    node = node_of(view.job, str(data.get("node", "")))
     return {"node_id": node, "content_type": data["type"], "data_base64": data["data"]}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import mimetypes
-import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+from graphengine.server.comfy_jobs import facts_of, ids_of, node_of
+from graphengine.server.comfy_prompt import in_ids, shown_id
 from graphengine.server.file_store import UNKNOWN
-from graphengine.server.job_api import IDS, MAKERS, NODES, JobView
+from graphengine.server.job_api import MAKERS, NODES, JobView
 from graphengine.server.problems import ApiError
 from graphengine.service.jobs.job import Job, State
 
@@ -98,13 +99,15 @@ def error_answer(error: ApiError) -> web.Response:
     return answer(body, error.status, error.headers)
 
 
-def refused_workflow(error: ApiError, workflow: Any) -> ApiError:
-    """What is wrong with a workflow, with its nodes named as the client named them."""
-    if not error.problems or not isinstance(workflow, Mapping):
-        return error
-    names = {f"n{re.sub('[^A-Za-z0-9]', '_', id)}": id for id in workflow}
-    named = [p if p.where.node is None else p.at(node=names.get(p.where.node, p.where.node)) for p in error.problems]
-    return ApiError(error.code, error.detail, named, error.headers)
+def refused_workflow(error: ApiError, ids: Mapping[str, str]) -> ApiError:
+    """What is wrong with a workflow, with its nodes named as the client named them.
+
+    Args:
+        ids: The client's ids by those of the graph.
+    """
+    named = [p if p.where.node is None else p.at(node=shown_id(p.where.node, ids)) for p in error.problems]
+    named = [replace(problem, what=in_ids(problem.what, ids)) for problem in named]
+    return ApiError(error.code, in_ids(error.detail, ids), named, error.headers)
 
 
 def _node_errors(error: ApiError) -> dict[str, Any] | None:
@@ -125,7 +128,7 @@ def _node_errors(error: ApiError) -> dict[str, Any] | None:
     return {"node_errors": nodes} | ({"problems": others} if others else {})
 
 
-# --- names of nodes ---------------------------------------------------------------------------------------------------
+# --- workflows --------------------------------------------------------------------------------------------------------
 
 
 def is_canvas(workflow: Mapping[str, Any]) -> bool:
@@ -133,25 +136,13 @@ def is_canvas(workflow: Mapping[str, Any]) -> bool:
     return isinstance(workflow.get("nodes"), list) and "links" in workflow
 
 
-def node_name(job: Job, node: str) -> str:
-    """The id that a node, or the one whose expansion it is in, has in the client's workflow, by its id in our graph."""
-    outer = node.partition("/")[0]
-    return str(job.facts.get(IDS, {}).get(outer, outer))
-
-
 def class_of(job: Job, name: str) -> str | None:
     """The class of a node of the client's workflow, by its id there."""
-    prompt = submitted(job).get("prompt", {})
+    prompt = facts_of(job).get("prompt", {})
     nodes = prompt if name in prompt else prompt.get("nodes")
     node = nodes.get(name) if isinstance(nodes, Mapping) else None
     found = (node.get("class_type") or node.get("node")) if isinstance(node, Mapping) else None
     return found if isinstance(found, str) else None
-
-
-def submitted(job: Job) -> Mapping[str, Any]:
-    """What a contract of ComfyUI keeps with a job: `prompt`, the workflow as it came; empty for jobs of others."""
-    facts = job.facts.get("comfy")
-    return facts if isinstance(facts, Mapping) else {}
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -221,7 +212,7 @@ def output_data(job: Job, one: Produced, origin: str) -> dict[str, Any]:
         origin: The scheme and host by which the client calls this server.
     """
     return {
-        "node_id": node_name(job, job.facts.get(MAKERS, {}).get(one.output, one.output)),
+        "node_id": node_of(job, job.facts.get(MAKERS, {}).get(one.output, one.output)),
         "name": one.name,
         "type": one.sort,
         "content_type": one.type,
@@ -267,7 +258,7 @@ def progress_data(view: JobView) -> dict[str, Any] | None:
     node = doing.get("node")
     if node is None:
         return found
-    name = node_name(job, node)
+    name = node_of(job, node)
     step, steps = doing.get("step"), doing.get("total")
     kind = class_of(job, name) or doing.get("type")
     if step is not None and steps:
@@ -287,7 +278,7 @@ def job_data(view: JobView, origin: str) -> dict[str, Any]:
         origin: The scheme and host by which the client calls this server.
     """
     job, base = view.job, f"{PREFIX}/jobs/{view.job.uuid}"
-    facts = submitted(job)
+    facts = facts_of(job)
     queued = (job.started or job.ended or job.created) - job.created
     took = None if job.started is None or job.ended is None else round((job.ended - job.started) * 1000)
     return {
@@ -323,10 +314,10 @@ def _error_data(job: Job) -> dict[str, Any] | None:
         return None
     facts = job.result if isinstance(job.result, Mapping) else {}
     node, type = facts.get("node") or (None, None)
-    name = None if node is None else node_name(job, node)
+    name = None if node is None else node_of(job, node)
     return {
         "code": "node_execution_error" if node else "execution_error",
-        "message": job.error or "it failed",
+        "message": in_ids(job.error or "it failed", ids_of(job)),
         "node_id": name,
         "class_type": (class_of(job, name) if name else None) or type,
         "traceback": None,

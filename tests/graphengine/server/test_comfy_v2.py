@@ -183,6 +183,18 @@ def test_a_failed_job_says_where(server: Server) -> None:
     assert "four is not lucky" in job["error"]["message"]
 
 
+def test_every_error_names_nodes_as_the_prompt_does(server: Server) -> None:
+    fails = {"class_type": "door.fails", "inputs": {"text": "four"}}
+    prompt = {"57_3": fails, "57:3": fails, "9": {"class_type": "door.show", "inputs": {"text": ["57:3", 0]}}}
+    error = run(server, {"workflow": prompt})["error"]
+    assert error["node_id"] == "57:3"
+    assert error["message"].startswith("node 57:3 (door.fails) failed: ValueError: four is not lucky")
+    prompt["57:3"] = {"class_type": "door.fails", "inputs": {"text": "four", "nonsense": 1}}
+    error = refusal(server.ask("POST", JOBS, {"workflow": prompt}), 422, "invalid_workflow")
+    assert list(error["details"]["node_errors"]) == ["57:3"]
+    assert "n57" not in json.dumps(error)
+
+
 def test_a_key_is_taken_once_and_never_answered_again(server: Server) -> None:
     answers: list[Answer] = []
     body = {"workflow": workflow("sheet", text="once")}
