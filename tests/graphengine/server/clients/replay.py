@@ -6,11 +6,12 @@ import base64
 import contextlib
 import json
 import re
-import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.graphengine.sample import until
 
 from ..conftest import Answer, Server
 
@@ -46,15 +47,16 @@ class Replay:
 
     def _say(self, said: dict[str, Any]) -> None:
         heard = _bytes(said["answer"])
-        end = time.monotonic() + PATIENCE
         what = f"{said['method']} {said['path']}"
-        while True:
+
+        def is_answered() -> bool:
+            nonlocal answer
             answer = self._watch(said, heard) if said["type"].startswith("text/event-stream") else self._ask(said)
             assert answer.status == said["status"], (what, answer.status, answer.body, heard)
-            if "json" not in said["type"] or not self._waits(json.loads(heard), answer.data):
-                break
-            assert time.monotonic() < end, (what, answer.body, heard)
-            time.sleep(0.02)
+            return "json" not in said["type"] or not self._waits(json.loads(heard), answer.data)
+
+        answer = Answer(0, {}, b"")
+        until(is_answered, PATIENCE)
         assert answer.headers.get("content-type", "") == said["type"], what
         if "json" in said["type"]:
             self._compare(json.loads(heard), answer.data, what)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.graphengine.sample import until
 
 from ..conftest import PIXEL, Server
 from .conftest import Environment
@@ -45,11 +46,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("tiny"))
     (made.folder / "prompt.json").write_text(json.dumps(PICTURE))
     id = made.ask("POST", "/prompt", {"prompt": PICTURE}).data["prompt_id"]
-    end = time.monotonic() + 300
-    while id not in (found := made.ask("GET", f"/history/{id}").data):
-        assert time.monotonic() < end, made.log.read_text()
-        time.sleep(0.1)
-    assert found[id]["status"]["completed"], found
+    until(lambda: made.ask("GET", f"/history/{id}").data, 300)
+    [entry] = made.ask("GET", f"/history/{id}").data.values()
+    assert entry["status"]["completed"], entry
     yield made
     assert made.stop() == 0
     assert "Traceback" not in made.log.read_text()
