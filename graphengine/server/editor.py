@@ -31,7 +31,8 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self'; connect-src 'self' data:; frame-src 'self'; object-src 'self'; "
     "frame-ancestors 'self'; base-uri 'self'"
 )
-"""The strictest policy under which the frontend was measured to run."""
+"""What the editor's page may do. The frontend needs `eval`, inline scripts and styles, `blob:` and `data:`; the test in
+a browser runs under this policy."""
 DEFAULTS: dict[str, Any] = {
     "Comfy.TutorialCompleted": True,  # opens the starter graph in place of the list of templates
     "Comfy.Notification.ShowVersionUpdates": False,  # asks a server in the internet
@@ -95,7 +96,7 @@ class Editor:
             ("GET", "/editor/api/i18n", self.nothing, "Translations of nodes: none"),
             ("GET", "/editor/api/global_subgraphs", self.nothing, "Subgraphs for all workflows: none"),
             ("GET", "/editor/api/node_replacements", self.nothing, "Nodes in the place of old ones: none"),
-            ("GET", "/editor/api/workflow_templates", self.nothing, "Templates of packs: see `/editor/templates`"),
+            ("GET", "/editor/api/workflow_templates", self.nothing, "Templates of packs: none"),
             ("GET", "/editor/api/userdata", self.list_files, "The user's files"),
             ("GET", file, self.read_file, "A file of the user"),
             ("POST", file, self.write_file, "Write a file of the user"),
