@@ -128,7 +128,7 @@ class Service:
         self._caution = ConcurrencyLimit(concurrency)
         self._lock, self._making = threading.Lock(), threading.Lock()
         self._stopping, self._looked = threading.Event(), threading.Event()
-        self._putting_back = False
+        self._putting_back = self._letting_go = False
         self._lease: Lease | None = None
         self._threads: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
@@ -176,6 +176,7 @@ class Service:
     def let_go(self) -> None:
         """Stop within a step, also while `stop` waits: running jobs are put back into the queue."""
         self._stopping.set()
+        self._letting_go = True
         self._cancel_all()
 
     # --- for users ----------------------------------------------------------------------------------------------------
@@ -393,6 +394,8 @@ class Service:
                 run = JobRun(self, lease, job, alone, before)
                 self._running[job.id] = run
                 self._users[job.user] += 1
+            if self._letting_go:  # since it was claimed
+                run.cancel()
             waited = (job.started or job.created) - job.created
             self.tell(JobEvent(job.id, JobEventKind.RUNNING, facts={"attempt": job.attempt, "waited": waited}))
             if not self._begin(lease, run) or alone:

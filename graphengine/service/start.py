@@ -108,7 +108,8 @@ def serving(
     prepare: Callable[[Service], object] = lambda service: None,
     **options: Any,
 ) -> Iterator[Service]:
-    """A service that runs while the context lasts, with a socket while it runs the queue's jobs.
+    """A service that runs while the context lasts, with a socket while it runs the queue's jobs. Left by an error it
+    waits for no job, as `Service` itself.
 
     Args:
         prepare: Called with the service before it begins: a listener that it adds misses no event.
@@ -124,7 +125,7 @@ def serving(
 
     service = Service(Queue(file), backend, disk, roots=roots, on_lease=announce, **options)
     with announced, contextlib.ExitStack() as stopping:  # a service may take over while it is about to stop
-        stopping.callback(service.stop)
+        stopping.push(service)
         prepare(service)
         service.start()
         try:

@@ -26,6 +26,7 @@ from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import submit
 from graphengine.service.retry import SERVICES, SUSPECT
 from graphengine.service.service import Service
+from graphengine.service.start import serving
 from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.process import LocalWorker
@@ -398,13 +399,14 @@ def test_what_is_no_job_is_told_when_it_is_submitted(tmp_path: Path, given: dict
     assert sum(queue.counts().values()) == 0
 
 
-def test_who_leaves_by_an_error_waits_for_no_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", [Service, serving])
+def test_who_leaves_by_an_error_waits_for_no_job(opened: Any, tmp_path: Path) -> None:
     queue = Queue(tmp_path / "q.sqlite")
     runner = WorkerRunner([LocalWorker("w", "cuda:99", threads=1, packs=(str(PACK),))], on_warning=lambda _: None)
     jobs: list[int] = []
 
     def leave() -> None:
-        with Service(queue, runner) as service:
+        with opened(queue.file, runner, DiskStore(tmp_path / "store")) as service:
             jobs.append(service.submit(of("double"), {"x": 1}))
             until(lambda: queue.get(jobs[0]).state is State.RUNNING)  # no worker will ever take it
             raise ZeroDivisionError
@@ -412,6 +414,27 @@ def test_who_leaves_by_an_error_waits_for_no_job(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         leave()
     assert queue.get(jobs[0]).state is State.QUEUED
+
+
+def test_a_job_that_is_claimed_while_its_service_lets_go_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(tmp_path / "q.sqlite", InlineRunner(), DiskStore(tmp_path / "store"))
+    service.start()
+    lease = service._lease
+    assert lease is not None
+    claim = lease.claim
+
+    def claim_and_let_go(*job: Any) -> Any:
+        claimed = claim(*job)
+        service.let_go()
+        return claimed
+
+    monkeypatch.setattr(lease, "claim", claim_and_let_go)
+    job = service.submit(of("nap", seconds=600.0), {"x": 1})
+    until(lambda: bool(service.queue.attempts(job)))
+    service.stop()
+    assert service.queue.get(job).state is State.QUEUED
 
 
 def test_stopping_waits_until_all_is_told(tmp_path: Path) -> None:
