@@ -169,7 +169,7 @@ def denoise(
     from graphengine_comfy.sampling.samplers import sampler_named
     from graphengine_comfy.sampling.scheduler import Keep, NoiseForm, sigma_scheduler
 
-    if len(sigmas) < 2:
+    if not sigmas or tuple(sigmas) == (0.0,):
         return latent, latent
     reference, levels, config = whole(model), model_sampling(model), vae_config(model)
     if sampler.options:
@@ -187,6 +187,19 @@ def denoise(
     if noise.begins:
         drawn = noise_for(noise.seed, begun.shape, latent.batch_index)
     mask = None if latent.noise_mask is None else _mask(latent.noise_mask, begun)
+
+    def handed_on(ended: torch.Tensor, picture: torch.Tensor) -> tuple[LATENT, LATENT]:
+        made = [ended, picture]
+        if reference.family != FLUX2:
+            made = [vae_coding.to_vae(one, scaling(config)) for one in made]
+        first, second = (LATENT(one, latent.noise_mask, latent.batch_index) for one in made)
+        return first, second
+
+    if len(sigmas) == 1:  # no step: as in ComfyUI the latents get their noise
+        if levels.flow and sigmas[0] >= 1:
+            raise ValueError("the only sigma is 1, at which a flow is noise alone: split the sigmas after a step")
+        noisy = levels.end(levels.begin(begun, drawn, sigmas[0]), sigmas[0])
+        return handed_on(noisy, noisy)
     estimates: list[Any] = []
 
     def loop(pack: Any, device: str) -> Loop:
@@ -221,11 +234,7 @@ def denoise(
         kind: Any = family(reference.family)
         unpack = kind.layouts(kind.pipeline_for(request), request)[1]
         picture = _in_shape(unpack(estimates[-1].denoised.cpu()), begun)
-    made = [ended, picture]
-    if reference.family != FLUX2:
-        made = [vae_coding.to_vae(one, scaling(config)) for one in made]
-    first, second = (LATENT(one, latent.noise_mask, latent.batch_index) for one in made)
-    return first, second
+    return handed_on(ended, picture)
 
 
 def _calls(solver: Any, sigmas: Sequence[float], levels: ModelSampling) -> list[float]:
@@ -514,15 +523,16 @@ def _is_same(one: Control, other: Control) -> bool:
     """Whether two ControlNets steer alike; of what was kept on disk each prompt has a copy of the picture."""
     import torch
 
-    if _told(one) != _told(other):
+    if _settings(one) != _settings(other):
         return False
     first, second = one.image.channels, other.image.channels
     return first is second or torch.equal(first, second)
 
 
-def _told(one: Control) -> tuple[Any, ...]:
-    net = None if one.controlnet is None else one.controlnet.digest()
-    return net, one.scale, one.start, one.end, one.guess, one.mode
+def _settings(control: Control) -> tuple[Any, ...]:
+    """All of a ControlNet's steering but its picture."""
+    net = None if control.controlnet is None else control.controlnet.digest()
+    return net, control.scale, control.start, control.end, control.guess, control.mode
 
 
 def _controls(
@@ -534,17 +544,17 @@ def _controls(
         ValueError: They differ between prompts.
     """
     lists = [entry.controls for side in sides for entry in side.entries]
-    both = [tuple(one for one in sides[0].entries[0].controls)]
-    for one in lists:
-        same = len(one) == len(both[0]) and all(map(_is_same, one, both[0]))
-        legacy = all(entry.options.get("control_both") for entry in sides[0].entries)
-        if not same and not (legacy and not one):
+    common = sides[0].entries[0].controls
+    legacy = all(entry.options.get("control_both") for entry in sides[0].entries)
+    for controls in lists:
+        same = len(controls) == len(common) and all(map(_is_same, controls, common))
+        if not same and not (legacy and not controls):
             raise ValueError(
                 "a ControlNet steers one of the prompts alone, or each in its own way; give positive and negative "
                 "prompt the same ones, with the same pictures and strengths"
             )
     found = []
-    for control in both[0]:
+    for control in common:
         begins = levels.sigma_at_percent(control.start) if control.start > 0 else math.inf
         ends = levels.sigma_at_percent(control.end)
         acts = [index for index, sigma in enumerate(calls) if ends <= sigma <= begins]

@@ -178,6 +178,21 @@ def test_sigmas_are_divided_as_in_comfyui(share: float, high: tuple[float, ...],
     assert (parts.high_sigmas.values, parts.low_sigmas.values) == (high, low)
 
 
+def test_sampling_down_a_single_sigma_adds_its_noise(tiny: Checkpointed) -> None:
+    begun = LATENT(torch.ones(1, 4, 16, 16))
+    prompt = encode(tiny, "a boat")
+    told: dict[str, Any] = {"model": tiny.MODEL, "cfg": 3.0, "positive": prompt, "negative": prompt}
+    told |= {"sampler": comfy.KSamplerSelect(sampler_name="euler"), "latent_image": begun, "noise_seed": 9}
+    high, low = comfy.SplitSigmas(sigmas=comfy.BasicScheduler(model=tiny.MODEL, steps=6, denoise=0.5), step=0)
+    noisy = comfy.SamplerCustom(**told, sigmas=high)[0]
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(9))
+    assert torch.allclose(noisy.samples, 1 + noise * high.values[0], atol=1e-4)
+    whole = comfy.SamplerCustom(**told, sigmas=low)[0]
+    in_parts = comfy.SamplerCustom(**(told | {"latent_image": noisy}), add_noise=False, sigmas=low)[0]
+    assert torch.allclose(whole.samples, in_parts.samples, atol=1e-3)
+    assert comfy.SamplerCustom(**told, sigmas=SIGMAS((0.0,)))[0] is begun
+
+
 def test_each_picture_of_a_batch_has_its_noise_from_one_generator(tiny: Checkpointed) -> None:
     batch = comfy.EmptyLatentImage(width=128, height=128, batch_size=3)
     together = sample(tiny, latent_image=batch)
