@@ -82,15 +82,15 @@ def _options(sides: Sequence[CONDITIONING]) -> Mapping[str, Any]:
     """The options of the prompts that make further inputs, which all prompts must have in common."""
     names = ("concat_latent", "concat_mask", "references")
     found = [{name: one.options[name] for name in names if name in one.options} for s in sides for one in s.entries]
-    if any(_told(one) != _told(found[0]) for one in found):
+    if any(_comparable(one) != _comparable(found[0]) for one in found):
         raise ValueError(
             "positive and negative prompt bring different pictures for the model: give both the same, or cfg 1"
         )
     return found[0]
 
 
-def _told(options: Mapping[str, Any]) -> Any:
-    """What tells options apart: tensors by their bytes."""
+def _comparable(options: Mapping[str, Any]) -> Any:
+    """Options with the bytes of their tensors, which can be compared."""
     def bytes_of(value: Any) -> Any:
         listed = value if isinstance(value, (list, tuple)) else [value]
         return [one.numpy().tobytes() for one in listed]

@@ -116,6 +116,13 @@ def VAEDecode(*, samples: LATENT, vae: Decoder, ctx: Context = INERT) -> Image:
 
 
 Tile = Annotated[int, Range(64, 4096, 32)]
+Overlap = Annotated[int, Range(0, 4096, 32)]
+Frames = Annotated[int, Range(8, 4096, 4)]
+FrameOverlap = Annotated[int, Range(4, 4096, 4)]
+
+
+def _tiled(vae: VAE) -> VAE:
+    return VAE(vae.model.with_options(tiling=True), vae.families)
 
 
 @node(version=1, on="device")
@@ -124,14 +131,13 @@ def VAEDecodeTiled(
     samples: LATENT,
     vae: Decoder,
     tile_size: Tile = 512,
-    overlap: Annotated[int, Range(0, 4096, 32)] = 64,
-    temporal_size: Annotated[int, Range(8, 4096, 4)] = 64,
-    temporal_overlap: Annotated[int, Range(4, 4096, 4)] = 8,
+    overlap: Overlap = 64,
+    temporal_size: Frames = 64,
+    temporal_overlap: FrameOverlap = 8,
     ctx: Context = INERT,
 ) -> Image:
     """Decode latents to pictures piece by piece, in the VAE's own tiles, whatever sizes are given."""
-    tiled = VAE(vae.model.with_options(tiling=True), vae.families)
-    return VAEDecode.fn(samples=samples, vae=tiled, ctx=ctx)
+    return VAEDecode.fn(samples=samples, vae=_tiled(vae), ctx=ctx)
 
 
 @node(version=1, on="device")
@@ -140,14 +146,13 @@ def VAEEncodeTiled(
     pixels: Image,
     vae: Decoder,
     tile_size: Tile = 512,
-    overlap: Annotated[int, Range(0, 4096, 32)] = 64,
-    temporal_size: Annotated[int, Range(8, 4096, 4)] = 64,
-    temporal_overlap: Annotated[int, Range(4, 4096, 4)] = 8,
+    overlap: Overlap = 64,
+    temporal_size: Frames = 64,
+    temporal_overlap: FrameOverlap = 8,
     ctx: Context = INERT,
 ) -> LATENT:
     """Encode pictures to latents piece by piece, in the VAE's own tiles, whatever sizes are given."""
-    tiled = VAE(vae.model.with_options(tiling=True), vae.families)
-    return VAEEncode.fn(pixels=pixels, vae=tiled, ctx=ctx)
+    return VAEEncode.fn(pixels=pixels, vae=_tiled(vae), ctx=ctx)
 
 
 @node(version=1, on="device")
@@ -162,17 +167,27 @@ def VAEEncodeForInpaint(
     """Encode pictures whose masked parts are grey, and let sampling change just these, grown a little."""
     import torch
 
-    picture = pixels.opaque().pixels
-    values = resized(mask.values[:, None], picture.shape[2], picture.shape[1], "bilinear")
-    picture, values = fitted(vae, picture), fitted(vae, values[:, 0])[:, None]
+    picture, values = _picture_and_mask(vae, pixels, mask)
     grown = values
     if grow_mask_by:
         pad = -(-(grow_mask_by - 1) // 2)
         kernel = torch.ones(1, 1, grow_mask_by, grow_mask_by)
         grown = torch.nn.functional.conv2d(values.round(), kernel, padding=pad).clamp(0, 1)
-    keep = (1.0 - values.round())[:, 0, ..., None]
-    samples = encoded(vae, (picture - 0.5) * keep + 0.5, ctx)
+    samples = encoded(vae, _greyed(picture, values), ctx)
     return LATENT(samples, grown[..., : picture.shape[1], : picture.shape[2]].round())
+
+
+def _picture_and_mask(vae: VAE, pixels: Image, mask: Mask) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures [B, H, W, 3] and a mask [M, 1, H, W] in a size that the VAE takes."""
+    picture = pixels.opaque().pixels
+    values = resized(mask.values[:, None], picture.shape[2], picture.shape[1], "bilinear")
+    return fitted(vae, picture), fitted(vae, values[:, 0])[:, None]
+
+
+def _greyed(picture: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Pictures that are grey where the mask is more than one half."""
+    keep = (1.0 - mask.round())[:, 0, ..., None]
+    return (picture - 0.5) * keep + 0.5
 
 
 class Prepared(NamedTuple):
@@ -195,11 +210,8 @@ def InpaintModelConditioning(
     ctx: Context = INERT,
 ) -> Prepared:
     """Give an inpainting model the picture without its masked parts, and the mask; sampling begins at the picture."""
-    picture = pixels.opaque().pixels
-    values = resized(mask.values[:, None], picture.shape[2], picture.shape[1], "bilinear")
-    picture, values = fitted(vae, picture), fitted(vae, values[:, 0])[:, None]
-    keep = (1.0 - values.round())[:, 0, ..., None]
-    concat = encoded(vae, (picture - 0.5) * keep + 0.5, ctx)
+    picture, values = _picture_and_mask(vae, pixels, mask)
+    concat = encoded(vae, _greyed(picture, values), ctx)
     begin = encoded(vae, picture, ctx)
     sides = [with_options(one, concat_latent=concat, concat_mask=values) for one in (positive, negative)]
     return Prepared(sides[0], sides[1], LATENT(begin, values if noise_mask else None))

@@ -118,9 +118,9 @@ def KSamplerSelect(*, sampler_name: SamplerName = "euler") -> SAMPLER:
 @KSamplerSelect.check
 def _check_sampler(inputs: dict[str, Any]) -> Iterator[str]:
     """Yield a sentence for a sampler that is not computed here."""
-    found = SAMPLERS.get(str(inputs.get("sampler_name")))
-    if found is not None and found.solver is None:
-        yield f"the sampler {found.name} is not computed here: {found.note}"
+    sampler = SAMPLERS.get(str(inputs.get("sampler_name")))
+    if sampler is not None and sampler.solver is None:
+        yield f"the sampler {sampler.name} is not computed here: {sampler.note}"
 
 
 @node(version=1)
@@ -220,9 +220,8 @@ def ManualSigmas(*, sigmas: str = "1, 0.5") -> SIGMAS:
     Raises:
         ValueError: One is no number.
     """
-    found = [one for one in re.split(r"[,;\s]+", sigmas) if one]
     try:
-        return SIGMAS(tuple(float(one) for one in found))
+        return SIGMAS(tuple(float(number) for number in re.split(r"[,;\s]+", sigmas) if number))
     except ValueError:
         raise ValueError(f"sigmas are numbers with commas between them, not {sigmas!r:.80}") from None
 
@@ -303,5 +302,5 @@ def SamplerCustomAdvanced(
         ValueError: As `KSampler`.
         Cancelled: The run was cancelled; at most one step later.
     """
-    told = (guider.model, guider.positive, guider.negative, guider.cfg)
-    return Denoised(*denoise(*told, latent_image, noise, sampler, sigmas.values, ctx))
+    guidance = (guider.model, guider.positive, guider.negative, guider.cfg)
+    return Denoised(*denoise(*guidance, latent_image, noise, sampler, sigmas.values, ctx))
