@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphengine_nodes.codecs import pack, save_with, unpack
+from graphengine_nodes.codecs import save_with
 from graphengine_nodes.nodes.upscale import Upscaler
 from graphengine_nodes.values.references import ControlNet, Denoiser, Redux, TextEncoder, digest_of
-from graphengine_nodes.values.types import Conditioning, Control, Tensors
+from graphengine_nodes.values.types import Conditioning, Control
 
-from graphengine import SocketType, View, register_type, socket_type
+from graphengine import SocketType, View, register_type
+from graphengine_comfy.dataclass_codec import DataclassCodec, size
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ class MODEL:
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys."""
-        return digest_of([self.denoiser.digest(), self.vae, [list(one) for one in self.patches]])
+        return digest_of([self.denoiser.digest(), self.vae, [list(patch) for patch in self.patches]])
 
     def needs(self, part: str | None = None) -> frozenset[str]:
         """The digests of the weights that must be in memory to sample with it."""
@@ -133,12 +134,12 @@ class CONTROL_NET:
 
 
 @dataclass(frozen=True, slots=True)
-class CLIP_VISION:
-    """An image encoder's file, which a style model reads pictures by.
+class _ModelFile:
+    """A file or folder among the models.
 
     Attributes:
         weights: Digest of the file or folder.
-        source: The name of the file among the models.
+        source: Its name among the models.
     """
 
     weights: str
@@ -150,20 +151,13 @@ class CLIP_VISION:
 
 
 @dataclass(frozen=True, slots=True)
-class STYLE_MODEL:
-    """A file that makes tokens of a prompt of what an image encoder reads (FLUX.1 Redux).
+class CLIP_VISION(_ModelFile):
+    """An image encoder's file, which a style model reads pictures by."""
 
-    Attributes:
-        weights: Digest of the file or folder.
-        source: The name of the file among the models.
-    """
 
-    weights: str
-    source: str
-
-    def digest(self, part: str | None = None) -> str:
-        """The digest that stands for it in keys."""
-        return digest_of([self.weights, self.source])
+@dataclass(frozen=True, slots=True)
+class STYLE_MODEL(_ModelFile):
+    """A file that makes tokens of a prompt of what an image encoder reads (FLUX.1 Redux)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,101 +293,27 @@ class CLIP_VISION_OUTPUT:
     crop: bool = True
 
 
-# --- codecs -----------------------------------------------------------------------------------------------------------
+# --- registration -----------------------------------------------------------------------------------------------------
 
 
-def _told(value: Any, tensors: Tensors) -> Any:
-    """A value as JSON; its tensors, and the bytes of registered values, go into `tensors`."""
-    import torch
-
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, torch.Tensor):
-        return {"tensor": _kept(value.contiguous(), tensors)}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_told(one, tensors) for one in value]}
-    if isinstance(value, Mapping):
-        return {"dict": {str(name): _told(one, tensors) for name, one in value.items()}}
-    known = socket_type(type(value))
-    if known is not None and known.type not in OWN:
-        assert known.encode is not None
-        data = torch.frombuffer(bytearray(known.encode(value)), dtype=torch.uint8)
-        return {"value": known.name, "bytes": _kept(data, tensors)}
-    assert is_dataclass(value)
-    told = {one.name: _told(getattr(value, one.name), tensors) for one in fields(value)}
-    return {"own": type(value).__name__, "fields": told}
-
-
-def _kept(tensor: torch.Tensor, tensors: Tensors) -> str:
-    name = str(len(tensors))
-    tensors[name] = tensor.clone()
-    return name
-
-
-def _made(told: Any, tensors: Tensors) -> Any:
-    """The value of `_told`."""
-    if not isinstance(told, Mapping):
-        return told
-    if "tensor" in told:
-        return tensors[told["tensor"]]
-    if "list" in told:
-        return tuple(_made(one, tensors) for one in told["list"])
-    if "dict" in told:
-        return {name: _made(one, tensors) for name, one in told["dict"].items()}
-    if "value" in told:
-        known = socket_type(STANDARD[told["value"]])
-        assert known is not None
-        assert known.decode is not None
-        return known.decode(tensors[told["bytes"]].numpy().tobytes())
-    cls = next(one for one in OWN if one.__name__ == told["own"])
-    return cls(**{name: _made(one, tensors) for name, one in told["fields"].items()})
-
-
-def _encode(value: Any) -> bytes:
-    tensors: Tensors = {}
-    told = _told(value, tensors)
-    return pack(tensors, told=told)
-
-
-def _decode(data: bytes) -> Any:
-    tensors, facts = unpack(data)
-    return _made(facts["told"], tensors)
-
-
-def _size(value: Any) -> int:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(map(_size, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(_size, value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return 100 + sum(_size(getattr(value, one.name)) for one in fields(value))
-    return 50
-
-
-STANDARD = {
-    one.__name__: one for one in (Denoiser, TextEncoder, ControlNet, Redux, Upscaler, Conditioning, Control)
-}
-"""Types of the standard pack that are held by those of this one, by their names."""
-
-OWN: tuple[type[Any], ...] = (
-    MODEL,
-    CLIP,
-    CONTROL_NET,
-    CLIP_VISION,
-    STYLE_MODEL,
-    UPSCALE_MODEL,
-    Entry,
-    CONDITIONING,
-    LATENT,
-    NOISE,
-    GUIDER,
-    SAMPLER,
-    SIGMAS,
-    CLIP_VISION_OUTPUT,
+CODEC = DataclassCodec(
+    own=(
+        MODEL,
+        CLIP,
+        CONTROL_NET,
+        CLIP_VISION,
+        STYLE_MODEL,
+        UPSCALE_MODEL,
+        Entry,
+        CONDITIONING,
+        LATENT,
+        NOISE,
+        GUIDER,
+        SAMPLER,
+        SIGMAS,
+        CLIP_VISION_OUTPUT,
+    ),
+    registered=(Denoiser, TextEncoder, ControlNet, Redux, Upscaler, Conditioning, Control),
 )
 
 
@@ -402,27 +322,29 @@ def _view_latent(value: LATENT) -> View:
 
 
 def _view_conditioning(value: CONDITIONING) -> View:
-    told = [f"{one.prompt.family}, {one.prompt.embeds.shape[1]} tokens {sorted(one.options)}" for one in value.entries]
-    return View(text="\n".join(told))
+    lines = [
+        f"{entry.prompt.family}, {entry.prompt.embeds.shape[1]} tokens {sorted(entry.options)}"
+        for entry in value.entries
+    ]
+    return View(text="\n".join(lines))
 
 
 def _view(value: Any) -> View:
     if hasattr(value, "digest"):
         return View(text=f"{type(value).__name__} {value.source}\ndigest {value.digest()}")
-    shown = {one.name: getattr(value, one.name) for one in fields(value)}
-    return View(text="\n".join(f"{name} {one}" for name, one in shown.items()))
+    return View(text="\n".join(f"{field.name} {getattr(value, field.name)}" for field in fields(value)))
 
 
 def _save_json(value: Any, path: Path, text: Mapping[str, str]) -> list[Path]:
-    told = json.dumps({one.name: getattr(value, one.name) for one in fields(value)}, default=str, indent=1)
-    return save_with(".json", lambda _: told.encode())(value, path, text)
+    written = json.dumps({field.name: getattr(value, field.name) for field in fields(value)}, default=str, indent=1)
+    return save_with(".json", lambda _: written.encode())(value, path, text)
 
 
 def _register(cls: type[Any], view: Callable[[Any], View], **further: Any) -> None:
     """Register a class of this pack."""
-    save = further.pop("save", save_with(".safetensors", _encode))
-    told = {"encode": _encode, "decode": _decode, "size": _size, "view": view, "save": save, **further}
-    register_type(SocketType(cls, cls.__name__, **told))
+    save = further.pop("save", save_with(".safetensors", CODEC.encode))
+    functions = {"encode": CODEC.encode, "decode": CODEC.decode, "size": size, "view": view, "save": save, **further}
+    register_type(SocketType(cls, cls.__name__, **functions))
 
 
 for _cls in (MODEL, CLIP, CONTROL_NET, CLIP_VISION, STYLE_MODEL, UPSCALE_MODEL):
