@@ -85,7 +85,8 @@ def test_a_run_goes_on_through_a_reload_and_is_cancelled(editor: Editor) -> None
     editor.ask("node('KSampler').widgets.find(one => one.name === 'steps').value = 2000")
     editor.run()
     editor.until("node('KSampler').progress > 0 && node('KSampler').imgs?.length === 1")  # its preview
-    editor.page.wait_for_timeout(1500)  # the page keeps its draft a moment after a change
+    drafts = "Object.keys(localStorage).filter(name => name.startsWith('Comfy.Workflow.Draft'))"
+    editor.until(f"{drafts}.some(name => localStorage[name].includes(',2000,'))")  # a moment after the change
     editor.page.reload()
     editor.loaded()
     editor.until("node('KSampler').progress > 0")
