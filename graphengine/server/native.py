@@ -38,6 +38,10 @@ LONGEST_LISTED = 2000
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
 
 
+_STATE = f"({'|'.join(State)})"
+_STATES = {"type": "string", "pattern": f"^{_STATE}(,{_STATE})*$", "description": "One state, or several with commas."}
+
+
 class Native:
     """The handlers of `/v1`.
 
@@ -69,7 +73,7 @@ class Native:
             Route("POST", "/v1/jobs", self.submit, "Run a graph", {"200": "Job", "202": "Job"}, body="Order"),
             Route("GET", "/v1/jobs", self.jobs, "A page of jobs, the newest first", {"200": "Page"},
                   query={"limit": {"type": "integer", "minimum": 1, "maximum": MOST_LISTED}, "cursor": "string",
-                         "state": "string", "workflow": "string", "label.NAME": "string"}),
+                         "state": _STATES, "workflow": "string", "label.NAME": "string"}),
             Route("GET", "/v1/jobs/{id}", self.job, "A job", job),
             Route("DELETE", "/v1/jobs/{id}", self.delete, "Remove a job that has ended", {"204": ""}),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, "Cancel a job", job),

@@ -161,9 +161,9 @@ def _schemas() -> Schema:
         "Page": {"type": "object", "properties": {"jobs": _list("Job"), "next_cursor": text}, "required": ["jobs"]},
         "Order": order | {"required": ["workflow"]},
         "NamedOrder": _order({"inputs": anything}),
-        "Limit": {"type": "object", "properties": {"limit": {"type": ["integer", "null"], "minimum": 0}, "user": text},
+        "Limit": {"type": "object", "properties": {"limit": {"type": ["integer", "null"], "minimum": 0}, "user": maybe},
                   "required": ["limit"], "additionalProperties": False},
-        "Pause": {"type": "object", "properties": {"user": text}, "additionalProperties": False},
+        "Pause": {"type": "object", "properties": {"user": maybe}, "additionalProperties": False},
         "Subscribe": {
             "type": "object",
             "properties": {"subscribe": text, "after": count, "previews": {"type": "boolean"}},

@@ -17,8 +17,12 @@ CONFIG = """\
 positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429"]
 
 [[operations]]
-include-name = "POST /v1/files"
-checks.positive_data_acceptance.enabled = false  # an empty body is no file
+include-name = "POST /v1/files"  # an empty body is no file
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "413"]
+
+[[operations]]
+include-name = "GET /v1/jobs"  # a cursor is one that was given out
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400"]
 
 [[operations]]
 include-path-regex = "/events$"
