@@ -10,6 +10,7 @@ from graphengine_comfy.formats import COMFYUI
 from graphengine_comfy.nodes import (
     conditioning,
     control,
+    image_sizes,
     images,
     latents,
     loaders,
@@ -37,5 +38,7 @@ __pack__ = Pack(
     ),
 )
 
-_MODULES = (loaders, conditioning, picture_prompts, control, latents, sampling, images, masks, primitives)
+_MODULES = (
+    loaders, conditioning, picture_prompts, control, latents, sampling, images, image_sizes, masks, primitives
+)  # fmt: skip
 globals().update({name: one for module in _MODULES for name, one in vars(module).items() if isinstance(one, NodeDef)})

@@ -24,7 +24,7 @@ from graphengine_nodes.values.types import Conditioning, Control, Image, Model, 
 
 from graphengine import Context
 from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
-from graphengine_comfy.nodes.resizing import resized, two_by_two
+from graphengine_comfy.nodes.resizing import repeated, resized, two_by_two
 from graphengine_comfy.sampling.model_sampling import (
     FAMILY_SHIFTS,
     FlowSampling,
@@ -292,11 +292,8 @@ def _tokens(latents: torch.Tensor) -> torch.Tensor:
 
 def _mask(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A mask [B, 1, H, W] in the size of latents, for each of them."""
-    import torch
-
     height, width = (int(side) for side in like.shape[-2:])
-    mask = resized(mask.float(), width, height, "bilinear")
-    mask = torch.cat([mask] * -(-len(like) // len(mask)))[: len(like)]
+    mask = repeated(resized(mask.float(), width, height, "bilinear"), len(like))
     return mask[:, :, None] if like.ndim == 5 else mask
 
 

@@ -16,7 +16,7 @@ from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.values.types import Conditioning
 
-from graphengine_comfy.nodes.resizing import resized
+from graphengine_comfy.nodes.resizing import repeated, resized
 from graphengine_comfy.values import CONDITIONING, MODEL
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def answer_for(
     if reference.family == "flux":
         return _of_flux(model, options, begun, config, pack)
     if reference.family == "flux2":
-        references = [_repeated(one.float(), begun) for one in options.get("references", ())]
+        references = [repeated(one.float(), len(begun)) for one in options.get("references", ())]
         return functools.partial(_flux2_call, references=references) if references else None
     if reference.setting("unet_channels", 4) != 9:
         return None
@@ -74,7 +74,7 @@ def answer_for(
     else:
         raise ValueError(f"{model.source} is an inpainting model: give it InpaintModelConditioning, or latents a mask")
     height, width = (int(side) for side in begun.shape[-2:])
-    covered = _repeated(resized(covered.float()[:, :1], width, height, "bilinear").round(), begun)
+    covered = repeated(resized(covered.float()[:, :1], width, height, "bilinear").round(), len(begun))
     return functools.partial(_beside_latents, extra=_cat(covered, latent))
 
 
@@ -102,13 +102,7 @@ def _picture(latent: torch.Tensor, begun: torch.Tensor, config: Mapping[str, Any
     """A picture's latents in the denoiser's scale and the size of those that are sampled, one for each."""
     height, width = (int(side) for side in begun.shape[-2:])
     found = resized(latent.float(), width, height, "bilinear", "center")
-    return _repeated(vae_coding.to_denoiser(found, scaling(config)), begun)
-
-
-def _repeated(batch: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return torch.cat([batch] * -(-len(like) // len(batch)))[: len(like)]
+    return repeated(vae_coding.to_denoiser(found, scaling(config)), len(begun))
 
 
 def _cat(*parts: torch.Tensor) -> torch.Tensor:
@@ -157,7 +151,7 @@ def _eight_by_eight(mask: torch.Tensor | None, begun: torch.Tensor) -> torch.Ten
         return begun.new_ones(len(begun), 64, height, width)
     full = resized(mask.float().mean(dim=1, keepdim=True), width * 8, height * 8, "bilinear", "center")[:, 0]
     found = full.reshape(len(full), height, 8, width, 8).permute(0, 2, 4, 1, 3).flatten(1, 2)
-    return _repeated(found, begun)
+    return repeated(found, len(begun))
 
 
 def _packed(latent: torch.Tensor, begun: torch.Tensor) -> tuple[torch.Tensor, int, int]:
@@ -169,7 +163,7 @@ def _packed(latent: torch.Tensor, begun: torch.Tensor) -> tuple[torch.Tensor, in
     count, channels, height, width = latent.shape
     found = latent.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     found = found.reshape(count, height // 2 * (width // 2), channels * 4)
-    return _repeated(found, begun), height // 2, width // 2
+    return repeated(found, len(begun)), height // 2, width // 2
 
 
 def _flux_call(

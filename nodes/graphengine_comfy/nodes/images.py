@@ -1,13 +1,9 @@
-"""Pictures: reading, showing, sizes.
-
-The module is long because each of ComfyUI's nodes has its own names, defaults and limits of the same inputs.
-"""
+"""Pictures: read, given as outputs, joined, laid over one another."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import graphengine_nodes as std
 from graphengine_nodes import Image, Mask
@@ -15,15 +11,13 @@ from graphengine_nodes.nodes.images import read_image
 from graphengine_nodes.values.picture_reading import has_own_colours
 
 from graphengine import INERT, Choices, Context, File, Range, node
-from graphengine_comfy.nodes.resizing import CROPS, METHODS, MOST, resized
+from graphengine_comfy.nodes.image_sizes import Side, scaled
+from graphengine_comfy.nodes.resizing import MOST, repeated, resized
 from graphengine_comfy.values import UPSCALE_MODEL
 
 if TYPE_CHECKING:
     import torch
 
-Method = Annotated[str, Choices(*METHODS)]
-Crop = Annotated[str, Choices(*CROPS)]
-Side = Annotated[int, Range(0, MOST, 1)]
 
 
 class Loaded(NamedTuple):
@@ -44,9 +38,9 @@ def LoadImage(*, image: Annotated[str | Path, File("image")]) -> Loaded:
     """
     import torch
 
-    found = read_image(Path(image), alpha=True)
-    mask = torch.zeros(1, 64, 64) if found.alpha is None else 1.0 - found.alpha
-    return Loaded(Image(found.pixels), Mask(mask))
+    picture = read_image(Path(image), alpha=True)
+    mask = torch.zeros(1, 64, 64) if picture.alpha is None else 1.0 - picture.alpha
+    return Loaded(Image(picture.pixels), Mask(mask))
 
 
 @LoadImage.fingerprint
@@ -67,10 +61,10 @@ def LoadImageMask(
     """
     import torch
 
-    found = read_image(Path(image), alpha=True)
+    picture = read_image(Path(image), alpha=True)
     if channel == "alpha":
-        return Mask(torch.zeros(1, 64, 64) if found.alpha is None else 1.0 - found.alpha)
-    return Mask(found.pixels[..., ("red", "green", "blue").index(channel)].contiguous())
+        return Mask(torch.zeros(1, 64, 64) if picture.alpha is None else 1.0 - picture.alpha)
+    return Mask(picture.pixels[..., ("red", "green", "blue").index(channel)].contiguous())
 
 
 @node(version=1)
@@ -101,10 +95,16 @@ def ImageCompare(*, image_a: Image | None = None, image_b: Image | None = None, 
     if len(given) == 1:
         return first
     width, height = given[1].size
-    second = _scaled(given[1].opaque(), round(width * first.size[1] / height), first.size[1], "bilinear")
+    second = scaled(given[1].opaque(), round(width * first.size[1] / height), first.size[1], "bilinear")
+    return Image(torch.cat(_equally_many(first, second), dim=2))
+
+
+def _equally_many(first: Image, second: Image) -> list[torch.Tensor]:
+    """The pixels of two batches; the last picture of the smaller batch is repeated."""
+    import torch
+
     count = max(len(first), len(second))
-    sides = [torch.cat([one.pixels, one.pixels[-1:].repeat(count - len(one), 1, 1, 1)]) for one in (first, second)]
-    return Image(torch.cat(sides, dim=2))
+    return [torch.cat([one.pixels, one.pixels[-1:].repeat(count - len(one), 1, 1, 1)]) for one in (first, second)]
 
 
 @node(version=1)
@@ -125,235 +125,6 @@ def SaveImageAdvanced(
     if plain != ("png", "8-bit", "sRGB"):
         raise ValueError(f"outputs are written as PNG, 8-bit, sRGB, and not as {', '.join(plain)}")
     return images
-
-
-# --- sizes ------------------------------------------------------------------------------------------------------------
-
-
-def _scaled(image: Image, width: int, height: int, method: str, crop: str = "disabled") -> Image:
-    if width * height > 2**27:
-        raise ValueError(f"{width} x {height} is more than 134 million pixels")
-    found = resized(image.channels.movedim(-1, 1), width, height, method, crop).movedim(1, -1)
-    alpha = None if image.alpha is None else found[..., 3].contiguous()
-    return Image(found[..., :3].contiguous(), alpha)
-
-
-@node(version=1)
-def ImageScale(
-    *,
-    image: Image,
-    upscale_method: Method = "nearest-exact",
-    width: Side = 512,
-    height: Side = 512,
-    crop: Crop = "disabled",
-) -> Image:
-    """Resize pictures; a side of 0 follows from the other one."""
-    own_width, own_height = image.size
-    if not width and not height:
-        return image
-    width = width or max(1, round(own_width * height / own_height))
-    height = height or max(1, round(own_height * width / own_width))
-    return _scaled(image, width, height, upscale_method, crop)
-
-
-@node(version=1)
-def ImageScaleBy(
-    *, image: Image, upscale_method: Method = "nearest-exact", scale_by: Annotated[float, Range(0.01, 8.0, 0.01)] = 1.0
-) -> Image:
-    """Resize pictures by a factor."""
-    width, height = (max(1, round(side * scale_by)) for side in image.size)
-    return _scaled(image, width, height, upscale_method)
-
-
-@node(version=1)
-def ImageScaleToTotalPixels(
-    *,
-    image: Image,
-    upscale_method: Method = "nearest-exact",
-    megapixels: Annotated[float, Range(0.01, 16.0, 0.01)] = 1.0,
-    resolution_steps: Annotated[int, Range(1, 256, 1)] = 1,
-) -> Image:
-    """Resize pictures to so many times 1024 x 1024 pixels, with sides that are multiples of `resolution_steps`."""
-    factor = math.sqrt(megapixels * 1024 * 1024 / math.prod(image.size))
-    width, height = (max(1, round(side * factor / resolution_steps)) * resolution_steps for side in image.size)
-    return _scaled(image, width, height, upscale_method)
-
-
-@node(version=1)
-def ImageScaleToMaxDimension(
-    *, image: Image, upscale_method: Method = "area", largest_size: Annotated[int, Range(0, MOST, 1)] = 512
-) -> Image:
-    """Resize pictures so that the longer side has a length; at 0 they stay."""
-    longest = max(image.size)
-    if not largest_size:
-        return image
-    width, height = (max(1, round(side * largest_size / longest)) for side in image.size)
-    return _scaled(image, width, height, upscale_method)
-
-
-T = TypeVar("T")
-WAYS = ("scale dimensions", "scale by multiplier", "scale longer dimension", "scale total pixels")
-"""ComfyUI's names of ways to say a size."""
-
-
-@node(version=1)
-def ResizeImageMaskNode(
-    *,
-    input: T,
-    resize_type: Annotated[str, Choices(*WAYS)] = "scale dimensions",
-    resize_type_width: Side = 512,
-    resize_type_height: Side = 512,
-    resize_type_crop: Crop = "center",
-    resize_type_multiplier: Annotated[float, Range(0.01, 8.0, 0.01)] = 1.0,
-    resize_type_longer_size: Side = 512,
-    resize_type_megapixels: Annotated[float, Range(0.01, 16.0, 0.01)] = 1.0,
-    scale_method: Method = "area",
-) -> T:
-    """Resize pictures or masks, to a size that is said in one of several ways.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    given: Any = input
-    if isinstance(given, Mask):
-        image = Image(given.values[..., None].expand(-1, -1, -1, 3))
-    elif isinstance(given, Image):
-        image = given
-    else:
-        raise ValueError(f"a {type(given).__name__} is neither a picture nor a mask")
-    if resize_type == "scale dimensions":
-        wide, high, crop = resize_type_width, resize_type_height, resize_type_crop
-        found = ImageScale.fn(image=image, upscale_method=scale_method, width=wide, height=high, crop=crop)
-    elif resize_type == "scale by multiplier":
-        found = ImageScaleBy.fn(image=image, upscale_method=scale_method, scale_by=resize_type_multiplier)
-    elif resize_type == "scale longer dimension":
-        longest = resize_type_longer_size
-        found = ImageScaleToMaxDimension.fn(image=image, upscale_method=scale_method, largest_size=longest)
-    else:
-        area = resize_type_megapixels
-        found = ImageScaleToTotalPixels.fn(image=image, upscale_method=scale_method, megapixels=area)
-    made: Any = Mask(found.pixels[..., 0].contiguous()) if isinstance(given, Mask) else found
-    resized_one: T = made
-    return resized_one
-
-
-KONTEXT_SIZES = (
-    (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
-    (1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688),
-    (1568, 672),
-)  # fmt: skip
-"""The sizes that FLUX.1 Kontext was trained at."""
-
-
-@node(version=1)
-def FluxKontextImageScale(*, image: Image) -> Image:
-    """Resize pictures to that size of FLUX.1 Kontext's training whose proportions are nearest."""
-    aspect = image.size[0] / image.size[1]
-    width, height = min(KONTEXT_SIZES, key=lambda size: abs(aspect - size[0] / size[1]))
-    return _scaled(image, width, height, "lanczos", "center")
-
-
-class Sized(NamedTuple):
-    """The size of pictures, and how many there are."""
-
-    width: int
-    height: int
-    batch_size: int
-
-
-@node(version=1)
-def GetImageSize(*, image: Image) -> Sized:
-    """Give the width and height of pictures, and how many there are."""
-    return Sized(*image.size, len(image))
-
-
-class Padded(NamedTuple):
-    """A larger picture, and what was added to it."""
-
-    IMAGE: Image
-    MASK: Mask
-
-
-Margin = Annotated[int, Range(0, MOST, 8)]
-
-
-@node(version=1)
-def ImagePadForOutpaint(
-    *,
-    image: Image,
-    left: Margin = 0,
-    top: Margin = 0,
-    right: Margin = 0,
-    bottom: Margin = 0,
-    feathering: Annotated[int, Range(0, MOST, 1)] = 40,
-) -> Padded:
-    """Make pictures larger, in grey, and a mask of what was added, which reaches into the picture by `feathering`."""
-    import torch
-
-    count, (width, height) = len(image), image.size
-    pixels = torch.full((count, height + top + bottom, width + left + right, 3), 0.5)
-    pixels[:, top : top + height, left : left + width] = image.pixels
-    inside = torch.zeros(height, width)
-    if feathering and feathering * 2 < min(width, height):
-        rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
-        far = torch.full((height, width), max(height, width))
-        sides = ((top, rows), (bottom, height - rows), (left, columns), (right, width - columns))
-        for margin, distance in sides:
-            far = torch.minimum(far, distance.expand(height, width)) if margin else far
-        inside = ((feathering - far) / feathering).clamp(min=0) ** 2
-    mask = torch.ones(pixels.shape[1:3])
-    mask[top : top + height, left : left + width] = inside
-    return Padded(Image(pixels), Mask(mask[None]))
-
-
-@node(version=1)
-def ImageCrop(
-    *,
-    image: Image,
-    width: Annotated[int, Range(1, MOST, 1)] = 512,
-    height: Annotated[int, Range(1, MOST, 1)] = 512,
-    x: Side = 0,
-    y: Side = 0,
-) -> Image:
-    """Cut a piece out of pictures; what would lie outside is left out."""
-    x, y = min(x, image.size[0] - 1), min(y, image.size[1] - 1)
-    area = (slice(None), slice(y, y + height), slice(x, x + width))
-    alpha = None if image.alpha is None else image.alpha[area].contiguous()
-    return Image(image.pixels[area].contiguous(), alpha)
-
-
-RATIOS = {
-    "1:1 (Square)": (1, 1),
-    "2:3 (Portrait Photo)": (2, 3),
-    "3:2 (Photo)": (3, 2),
-    "3:4 (Portrait Standard)": (3, 4),
-    "4:3 (Standard)": (4, 3),
-    "16:9 (Widescreen)": (16, 9),
-    "9:16 (Portrait Widescreen)": (9, 16),
-    "21:9 (Ultrawide)": (21, 9),
-}
-"""ComfyUI's names of proportions."""
-
-
-class Resolution(NamedTuple):
-    """Width and height in pixels."""
-
-    width: int
-    height: int
-
-
-@node(version=1)
-def ResolutionSelector(
-    *,
-    aspect_ratio: Annotated[str, Choices(*RATIOS)] = "1:1 (Square)",
-    megapixels: Annotated[float, Range(0.1, 16.0, 0.1)] = 1.0,
-    multiple: Annotated[int, Range(1, 128, 1)] = 8,
-) -> Resolution:
-    """Give a size by its proportions and its area, in times 1024 x 1024 pixels."""
-    wide, high = RATIOS[aspect_ratio]
-    factor = math.sqrt(megapixels * 1024 * 1024 / (wide * high))
-    sides = [max(1, round(side * factor / multiple)) * multiple for side in (wide, high)]
-    return Resolution(sides[0], sides[1])
 
 
 # --- others -----------------------------------------------------------------------------------------------------------
@@ -385,7 +156,7 @@ def ImageBatch(*, image1: Image, image2: Image) -> Image:
     """Join pictures to a batch; the second ones are resized to the size of the first."""
     import torch
 
-    second = _scaled(image2, *image1.size, "bilinear", "center")
+    second = scaled(image2, *image1.size, "bilinear", "center")
     if image1.alpha is None and second.alpha is None:
         return Image(torch.cat([image1.pixels, second.pixels]))
     alphas = [torch.ones(one.pixels.shape[:3]) if one.alpha is None else one.alpha for one in (image1, second)]
@@ -438,26 +209,18 @@ def ImageCompositeMasked(
     import torch
 
     width, height = destination.size
-    above = _scaled(source.opaque(), width, height, "bilinear") if resize_source else source.opaque()
+    above = scaled(source.opaque(), width, height, "bilinear") if resize_source else source.opaque()
     count = max(len(destination), len(above))
-    below = _repeated(destination.pixels, count).clone()
-    pixels = _repeated(above.pixels, count)[:, : max(height - y, 0), : max(width - x, 0)]
+    below = repeated(destination.pixels, count).clone()
+    pixels = repeated(above.pixels, count)[:, : max(height - y, 0), : max(width - x, 0)]
     weight = torch.ones(count, *above.pixels.shape[1:3])
     if mask is not None:
         sized = resized(mask.values[:, None], above.size[0], above.size[1], "bilinear")[:, 0]
-        weight = _repeated(sized, count)
+        weight = repeated(sized, count)
     weight = weight[:, : pixels.shape[1], : pixels.shape[2], None]
     area = (slice(None), slice(y, y + pixels.shape[1]), slice(x, x + pixels.shape[2]))
     below[area] = pixels * weight + below[area] * (1.0 - weight)
     return Image(below)
-
-
-def _repeated(values: torch.Tensor, count: int) -> torch.Tensor:
-    """A batch of so many: repeated from its beginning."""
-    import torch
-
-    times = -(-count // len(values))
-    return torch.cat([values] * times)[:count]
 
 
 @node(version=1, on="device")
@@ -490,9 +253,8 @@ def ImageStitch(
         width, height = second.size
         size = (round(width * first.size[1] / height), first.size[1])
         size = size if across else (first.size[0], round(height * first.size[0] / width))
-        second = _scaled(second, *size, "lanczos")
-    count = max(len(first), len(second))
-    parts = [torch.cat([one.pixels, one.pixels[-1:].repeat(count - len(one), 1, 1, 1)]) for one in (first, second)]
+        second = scaled(second, *size, "lanczos")
+    parts = _equally_many(first, second)
     side, along = (1, 2) if across else (2, 1)
     longest = max(int(one.shape[side]) for one in parts)
     parts = [_centred(one, side, longest) for one in parts]
@@ -543,7 +305,7 @@ def JoinImageWithAlpha(*, image: Image, alpha: Mask) -> Image:
 
     mask = resized(alpha.values[:, None], image.size[0], image.size[1], "bilinear")[:, 0]
     count = max(len(image), len(mask))
-    return Image(_repeated(image.pixels, count), 1.0 - torch.clamp(_repeated(mask, count), 0, 1))
+    return Image(repeated(image.pixels, count), 1.0 - torch.clamp(repeated(mask, count), 0, 1))
 
 
 class Separated(NamedTuple):

@@ -10,7 +10,7 @@ from graphengine_nodes import VAE, Image, Latent, Mask
 from graphengine_nodes.families.lookup import family
 
 from graphengine import INERT, Choices, Context, Range, Uses, node
-from graphengine_comfy.nodes.resizing import CROPS, LATENT_METHODS, MOST, one_by_one, resized, two_by_two
+from graphengine_comfy.nodes.resizing import CROPS, LATENT_METHODS, MOST, one_by_one, repeated, resized, two_by_two
 from graphengine_comfy.values import CONDITIONING, LATENT, Entry
 
 if TYPE_CHECKING:
@@ -287,7 +287,7 @@ def LatentFromBatch(
     end = start + min(length, count - start)
     mask = samples.noise_mask
     if mask is not None and len(mask) > 1:
-        mask = mask[[place % len(mask) for place in range(start, end)]]  # fewer masks than latents are repeated
+        mask = repeated(mask, count)[start:end]
     index = samples.batch_index or tuple(range(count))
     return LATENT(samples.samples[start:end].clone(), mask, index[start:end])
 

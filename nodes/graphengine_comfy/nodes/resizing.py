@@ -1,4 +1,4 @@
-"""Resizing of tensors of pictures and latents by ComfyUI's names of methods."""
+"""Resizing of tensors of pictures and latents by ComfyUI's names of methods; batches of a wanted length."""
 
 from __future__ import annotations
 
@@ -87,6 +87,13 @@ def _slerp(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> to
     straight = first * (1 - share) + second * share
     found = torch.where(dot > 1 - 1e-5, first, found)
     return torch.where(dot < 1e-5 - 1, straight, found)
+
+
+def repeated(batch: torch.Tensor, count: int) -> torch.Tensor:
+    """A batch of `count` entries: repeated from its beginning, or cut."""
+    import torch
+
+    return torch.cat([batch] * -(-count // len(batch)))[:count]
 
 
 def two_by_two(latents: torch.Tensor) -> torch.Tensor:
