@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 
 from graphengine.server.comfy_files import CHANNELS, FORMATS, MODELS, Files, Named, Upload
-from graphengine.server.http import BODY_SECONDS, CALLER, PIECE, PIECE_SECONDS, SAFE, json_body, send_file
+from graphengine.server.http import CALLER, ENVELOPE, SAFE, form_parts, json_body, send_file
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 
 MOST_CONVERSIONS = 2
 """How many pictures are made smaller at once."""
-MOST_FIELDS, LONGEST_FIELD = 20, 64 << 10
 FOLDERS = (
     "checkpoints", "clip_vision", "configs", "controlnet", "diffusion_models", "embeddings", "hypernetworks", "loras",
     "style_models", "text_encoders", "upscale_models", "vae",
@@ -105,39 +103,15 @@ class FileRoutes:
 
     async def _form(self, request: web.Request) -> tuple[Upload, str, dict[str, str]]:
         """The file of a form, its name, and the other fields; the file is written as it arrives."""
-        if not request.content_type.startswith("multipart/"):
-            raise ApiError("bad_type", "the body must be a form (multipart/form-data) with the file as `image`")
-        if (request.content_length or 0) > self.api.files.most + MOST_FIELDS * LONGEST_FIELD:
-            what = f"the form has {request.content_length:,} bytes; a file has at most {self.api.files.most:,} here"
-            raise ApiError("too_large", what, headers={"Connection": "close"})
-        upload: Upload | None = None
-        name, fields = "", dict[str, str]()
+        fields: dict[str, list[str]] = {}
+        upload = await asyncio.to_thread(self.files.begin, self.api.files.most)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in await request.multipart():
-                    if not isinstance(part, BodyPartReader):
-                        raise ApiError("bad_request", "a form inside a form is not taken here")
-                    if part.name == "image" and part.filename is not None and upload is None:
-                        name = part.filename
-                        upload = await asyncio.to_thread(self.files.begin, self.api.files.most)
-                        await _take(part, upload.write)
-                    else:
-                        if len(fields) >= MOST_FIELDS:
-                            raise ApiError("bad_request", f"a form has at most {MOST_FIELDS} fields here")
-                        content = bytearray()
-                        await _take(part, lambda piece, content=content: _limited(content, piece))  # type: ignore[misc]
-                        fields[str(part.name)] = content.decode("utf-8", "replace")
-            if upload is None or not upload.size:
+            name = await form_parts(request, self.api.files.most + ENVELOPE, fields, upload.write, file="image")
+            if name is None or not upload.size:
                 raise ApiError("bad_request", "the form holds no file called `image`")
-            return upload, name, fields
-        except BaseException as error:
-            if upload is not None:
-                await asyncio.to_thread(upload.close)
-            if isinstance(error, TimeoutError):
-                what = "the form did not arrive in time; send it again"
-                raise ApiError("slow", what, headers={"Connection": "close"}) from None
-            if isinstance(error, ValueError | AssertionError):
-                raise ApiError("bad_request", "the form is damaged") from None
+            return upload, name, {field: values[-1] for field, values in fields.items()}
+        except BaseException:
+            await asyncio.to_thread(upload.close)
             raise
 
     # --- the machine --------------------------------------------------------------------------------------------------
@@ -212,21 +186,6 @@ class FileRoutes:
         if request.body_exists:
             await json_body(request, any_type=True)
         return web.json_response({})
-
-
-async def _take(part: BodyPartReader, take: Callable[[bytes], object]) -> None:
-    while True:
-        async with asyncio.timeout(PIECE_SECONDS):
-            piece = await part.read_chunk(PIECE)
-        if not piece:
-            return
-        await asyncio.to_thread(take, piece)
-
-
-def _limited(content: bytearray, piece: bytes) -> None:
-    content.extend(piece)
-    if len(content) > LONGEST_FIELD:
-        raise ApiError("too_large", f"a field of the form has at most {LONGEST_FIELD:,} bytes")
 
 
 def _reference(text: str) -> Named:

@@ -28,7 +28,7 @@ from graphengine.server.comfy_v2_views import (
 )
 from graphengine.server.contract import Route
 from graphengine.server.file_store import UNKNOWN, Asset, NewAsset, open_inside, type_of
-from graphengine.server.http import CALLER, form_parts, json_body, origin_of, send_file
+from graphengine.server.http import CALLER, ENVELOPE, form_parts, json_body, origin_of, send_file
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
@@ -38,8 +38,6 @@ HASH = "blake3:"
 REFERENCE = "core/ASSET"
 SHORTEST_TIME, LONGEST_TIME = 60, 604_800
 """Seconds for which an asset may be kept."""
-ENVELOPE = 1 << 20
-"""Bytes of a form around its file."""
 MOST_TAGS = 50
 _TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}", re.ASCII)
 _OUTPUT = re.compile(r"([0-9a-f-]{36})_(\d{1,9})", re.ASCII)

@@ -30,6 +30,8 @@ SMALL_JSON = 1 << 13
 PIECE = 1 << 18
 MOST_PARTS, LONGEST_FIELD = 100, 8192
 """The most parts of a form, and the most bytes of each but the file."""
+ENVELOPE = 1 << 20
+"""Bytes of a form around its file."""
 WRITE_SECONDS = 30.0
 """Seconds after which a client that reads nothing of a stream is let go."""
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII)
@@ -227,14 +229,18 @@ async def json_body(request: web.Request, any_type: bool = False) -> dict[str, A
 
 
 async def form_parts(
-    request: web.Request, most: int, fields: dict[str, list[str]], take: Callable[[bytes], object]
-) -> None:
-    """Read a form piece by piece (`multipart/form-data`); the bytes of its part `file` are not kept here.
+    request: web.Request, most: int, fields: dict[str, list[str]], take: Callable[[bytes], object], file: str = "file"
+) -> str | None:
+    """Read a form piece by piece (`multipart/form-data`); the bytes of its file are not kept here.
 
     Args:
         most: The most bytes of all of it.
-        fields: Is given the texts of each part but `file`, by its name.
-        take: Called with each piece of the part `file`.
+        fields: Is given the texts of each part but the file, by its name.
+        take: Called with each piece of the file.
+        file: The name of the part that is the file.
+
+    Returns:
+        The file's name, if the form has one.
 
     Raises:
         ApiError: It is no form, too large, or does not arrive in time.
@@ -245,6 +251,7 @@ async def form_parts(
         what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
         raise ApiError("too_large", what, headers=_CLOSE)
     files = parts = 0
+    name: str | None = None
     try:
         async with asyncio.timeout(BODY_SECONDS):
             form = await request.multipart()
@@ -253,15 +260,16 @@ async def form_parts(
                 if not isinstance(part, BodyPartReader) or part.name is None or parts > MOST_PARTS:
                     what = f"a form has at most {MOST_PARTS} parts, each with a name"
                     raise ApiError("bad_request", what, headers=_CLOSE)
-                files += part.name == "file"
-                text = bytearray()
+                is_file, text = part.name == file, bytearray()
+                if is_file:
+                    files, name = files + 1, part.filename
                 while piece := await asyncio.wait_for(part.read_chunk(PIECE), PIECE_SECONDS):
-                    if part.name == "file":
+                    if is_file:
                         await asyncio.to_thread(take, piece)
                     elif len(text := text + piece) > LONGEST_FIELD:
                         what = f"{part.name[:60]} has more than {LONGEST_FIELD:,} bytes"
                         raise ApiError("too_large", what, headers=_CLOSE)
-                if part.name != "file":
+                if not is_file:
                     fields.setdefault(part.name, []).append(text.decode())
     except TimeoutError:
         raise ApiError("slow", "the body did not arrive in time; send it again", headers=_CLOSE) from None
@@ -270,7 +278,8 @@ async def form_parts(
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ApiError("bad_request", f"the body is no form: {str(error)[:200]}", headers=_CLOSE) from None
     if files != 1:
-        raise ApiError("bad_request", f"the form must have one part `file`, not {files}")
+        raise ApiError("bad_request", f"the form must have one part `{file}`, not {files}")
+    return name
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
