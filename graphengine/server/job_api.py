@@ -1,4 +1,7 @@
-"""`JobApi`: what the server does for its callers, typed and without HTTP; each contract renders it in its own form."""
+"""`JobApi`: what the server does for its callers, typed and without HTTP; each contract renders it in its own form.
+
+The module is long because everything that callers may ask for has a method here, as all contracts share them.
+"""
 
 from __future__ import annotations
 
@@ -176,15 +179,14 @@ class JobApi:
             if order.key is None:
                 raise ApiError("conflict", f"there is a job {name} already") from None
             return self._replayed(name, wanted)
-        return self._view(self.job(number))
+        return self._view(self.queue.get(number))
 
     def _replayed(self, name: str, wanted: str) -> JobView:
-        job = self.shown(self.queue.named(name))
+        job = self.queue.named(name)
         if job.facts.get("order") != wanted:
             what = "this Idempotency-Key was sent with another request; a new request needs a new key"
             raise ApiError("key_reused", what)
-        view = self._view(job)
-        return JobView(view.job, view.ahead, view.doing, replayed=True)
+        return replace(self._view(job), replayed=True)
 
     def _graph(self, caller: Caller, workflow: str | Mapping[str, Any]) -> tuple[GraphData, str, list[Path]]:
         """The graph of an order, a name for its files, and the folders that its files may not leave."""
@@ -228,7 +230,7 @@ class JobApi:
 
     def _view(self, job: Job) -> JobView:
         doing = self.service.doing().get(job.id, {}) if job.state is State.RUNNING else {}
-        return JobView(job, self.queue.ahead(job.id) if job.state is State.QUEUED else None, doing)
+        return JobView(self.shown(job), self.queue.ahead(job.id) if job.state is State.QUEUED else None, doing)
 
     def page(
         self,
@@ -267,7 +269,7 @@ class JobApi:
         jobs = self.queue.history(wanted, caller.scope, before, limit + 1, labels, workflow)
         more = len(jobs) > limit
         next_one = _cursor(jobs[limit - 1].id, sorted(states), dict(labels or {}), workflow) if more else None
-        return Page([self._view(self.shown(job)) for job in jobs[:limit]], next_one)
+        return Page([self._view(job) for job in jobs[:limit]], next_one)
 
     def recent(
         self, caller: Caller, states: Sequence[State], skip: int, limit: int, newest_first: bool = True
@@ -286,12 +288,16 @@ class JobApi:
         jobs = [self.shown(job) for job in found]
         return jobs if newest_first else jobs[::-1], total
 
-    def unfinished(self, caller: Caller) -> list[Job]:
-        """The caller's jobs that run, then those that wait, paused or not, in their order."""
-        waiting = self.queue.waiting(user=caller.scope, paused=True)  # first: a job that begins meanwhile is in both
+    def unfinished(self, caller: Caller, limit: int = 1000) -> list[Job]:
+        """The caller's jobs that run, then those that wait, paused or not, in their order.
+
+        Args:
+            limit: The most jobs that wait.
+        """
+        waiting = self.queue.waiting(limit, caller.scope, paused=True)  # first: a job that begins meanwhile is in both
         running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
         begun = {job.id for job in running}
-        return [*running, *(job for job in waiting if job.id not in begun)]
+        return [self.shown(job) for job in (*running, *(job for job in waiting if job.id not in begun))]
 
     def remaining(self, caller: Caller) -> int:
         """How many of the caller's jobs run and wait."""
@@ -374,14 +380,11 @@ class JobApi:
     def queue_facts(self, caller: Caller) -> dict[str, Any]:
         """The queue as the caller sees it: what runs, what waits, in which order, and what is paused."""
         paused, limits = self.queue.paused(), self.queue.limits()
-        waiting = self.queue.waiting(MOST_LISTED, caller.scope, paused=True)  # first: see `unfinished`
-        running = [job for job in self.queue.running() if caller.scope in (None, job.user)]
-        begun = {job.id for job in running}
-        waiting = [job for job in waiting if job.id not in begun]
+        views = [self._view(job) for job in self.unfinished(caller, MOST_LISTED)]
         limit = limits.get(caller.user, limits.get(ALL))
         return {
-            "running": [self._view(job) for job in running],
-            "waiting": [self._view(job) for job in waiting],
+            "running": [view for view in views if view.job.state is State.RUNNING],
+            "waiting": [view for view in views if view.job.state is not State.RUNNING],
             "paused": ALL in paused or caller.user in paused,
             "limit": limit,
             **({"limits": limits} if caller.admin else {}),

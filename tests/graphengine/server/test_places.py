@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from graphengine.server.file_store import FileStore
+from graphengine.server.given import Folders
+from graphengine.server.job_api import JobApi
 from graphengine.server.places import Places
+from graphengine.server.tokens import Caller
+from graphengine.service.jobs.job import NewJob
+from graphengine.service.jobs.lease import take
+from graphengine.service.service import Service
+from graphengine.service.workers.inline import InlineRunner
 
 from .conftest import PIXEL, Server
 
@@ -48,3 +56,16 @@ def test_no_contract_tells_where_files_are(server: Server) -> None:
         assert "no such file" in told
         assert str(server.folder) not in told
         assert str(Path(__file__).parent) not in told
+
+
+def test_the_queue_does_not_tell_where_files_are(tmp_path: Path) -> None:
+    service = Service(tmp_path / "queue.sqlite", InlineRunner())
+    api = JobApi(service, Folders(tmp_path / "in", tmp_path / "out"), FileStore(tmp_path / "files"))
+    lease = take(service.queue, "test")
+    assert lease is not None
+    (number,) = service.queue.submit(NewJob({}))
+    lease.claim(number, "test")
+    lease.left(number, 1, f"no space left: {tmp_path / 'out' / 'a.png'}")  # it waits again
+    (view,) = api.queue_facts(Caller(""))["waiting"]
+    (job,) = api.unfinished(Caller(""))
+    assert view.job.error == job.error == "no space left: a.png"
