@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from .conftest import Server
-from .test_native import gate, open_gate, submit, until_still
+from .test_native import gate, open_gate, submit, until_unwatched
 
 
 @asynccontextmanager
@@ -147,7 +147,7 @@ def test_a_client_that_vanishes_is_forgotten(server: Server) -> None:
             transport.shutdown(socket.SHUT_RDWR)
 
     asyncio.run(follow())
-    assert until_still(server, job) > 0
+    assert until_unwatched(server, job, file) > 0
     open_gate(file)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -46,17 +47,10 @@ def open_gate(file: str) -> None:
         pass
 
 
-def until_still(server: Server, job: dict[str, Any]) -> int:
+def until_unwatched(server: Server, job: dict[str, Any], file: str) -> int:
     """Wait until a job of `shows` makes no more previews: nobody watches it. How many it has made."""
-    step = -1
-
-    def is_still() -> bool:
-        nonlocal step
-        time.sleep(0.3)  # the node looks every 0.01 s
-        before, step = step, server.ask("GET", job["urls"]["self"]).data["progress"]["step"]
-        return before == step
-
-    until(is_still)
+    until(Path(f"{file}.unwatched").exists)
+    step: int = server.ask("GET", job["urls"]["self"]).data["progress"]["step"]
     return step
 
 
@@ -166,7 +160,7 @@ def test_previews_are_made_for_those_who_watch_and_not_too_many(server: Server) 
     assert base64.b64decode(first["data"]) == PIXEL
     assert [event.data["step"] for event in seen] == sorted({event.data["step"] for event in seen})
     stream.close()
-    step = until_still(server, job)
+    step = until_unwatched(server, job, file)
     open_gate(file)
     ended = quiet.until("done")
     assert "progress" in {event.kind for event in ended}

@@ -83,7 +83,8 @@ def paces(steps: int, seconds: float, ctx: Context = INERT) -> int:
 
 @node(version=1, cache="never")
 def shows(file: Annotated[str, Doc("It is there once this may end.")], ctx: Context = INERT) -> int:
-    """Show pictures while somebody watches; how many it has made."""
+    """Show pictures while somebody watches; how many it has made. Once nobody watches any more, it makes a file whose
+    name ends as `.unwatched`."""
     made = 0
     while not Path(file).exists():
         ctx.check_cancelled()
@@ -92,6 +93,8 @@ def shows(file: Annotated[str, Doc("It is there once this may end.")], ctx: Cont
             made += 1
             ctx.progress(made, 1_000_000)
             ctx.preview(Sheet(_PIXEL, "png"))
+        elif made:
+            Path(f"{file}.unwatched").touch()
     return made
 
 
