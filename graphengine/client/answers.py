@@ -9,9 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from graphengine.events import Kind
-from graphengine.service.jobs.job import JobEventKind, State
-
-LAST = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
+from graphengine.service.jobs.job import LAST_KINDS, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,7 @@ class Event:
     @property
     def last(self) -> bool:
         """Whether nothing happens to the job after it."""
-        return self.kind in LAST
+        return self.kind in LAST_KINDS
 
     @property
     def picture(self) -> bytes | None:

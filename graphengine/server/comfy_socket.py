@@ -20,7 +20,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from graphengine.events import Kind, Reuse
 from graphengine.server.comfy_connection import Socket
 from graphengine.server.comfy_jobs import cached, end_of, facts_of, node_of, outputs
-from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.http import CALLER
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
@@ -223,20 +223,20 @@ class Sockets:
                 self._enter(run, node_of(job, node))
             previews = self._sees_previews(run)
             async with contextlib.aclosing(self.hub.watch(job, previews=previews)) as events:
-                async for told in events:
-                    if told.last:
+                async for event in events:
+                    if event.last:
                         await self._end(run)
                     else:
-                        self._tell(run, told)
+                        self._tell(run, event)
         except ApiError as error:  # too many clients watch
             log.warning("job %s is not told to its client: %s", job.uuid, error)
         finally:
             del self._runs[number]
 
-    def _tell(self, run: _Run, told: Told) -> None:
+    def _tell(self, run: _Run, event: WatchEvent) -> None:
         """Tell one event of a job's run, or of its life."""
-        id, node = run.job.uuid, node_of(run.job, str(told.data.get("node", "")))
-        match told.kind:
+        id, node = run.job.uuid, node_of(run.job, str(event.data.get("node", "")))
+        match event.kind:
             case JobEventKind.RUNNING:
                 self._start(run)
             case JobEventKind.LOST | JobEventKind.LEFT:  # it waits again
@@ -246,10 +246,10 @@ class Sockets:
                 self._enter(run, node)
             case Kind.PROGRESS:
                 self._enter(run, node)
-                value, most = told.data.get("step", 0), told.data.get("total", 0)
+                value, most = event.data.get("step", 0), event.data.get("total", 0)
                 self._send(run, "progress", {"value": value, "max": most, "prompt_id": id, "node": node})
                 self._progress(run, node, "running", value, most)
-            case Kind.NODE_FINISHED if told.data.get("reuse") != Reuse.COMPUTED and node not in run.states:
+            case Kind.NODE_FINISHED if event.data.get("reuse") != Reuse.COMPUTED and node not in run.states:
                 if node not in run.known:
                     self._start(run)
                     run.known.add(node)
@@ -259,7 +259,7 @@ class Sockets:
                 self._progress(run, node, "finished", most, most)
                 run.states.pop(node, None)
             case Kind.PREVIEW:
-                self._preview(run, node, told.data)
+                self._preview(run, node, event.data)
 
     def _start(self, run: _Run) -> None:
         """Tell that a job runs, once."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from graphengine.server.comfy_jobs import node_of
 from graphengine.server.comfy_v2_views import TERMINAL, output_data, produced, progress_data, status_data
-from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
@@ -69,10 +69,10 @@ async def job_events(
                         reported = progress
                         yield "progress", progress
                     continue
-                told: Told | None = coming.result()
-                if told is None:
+                latest: WatchEvent | None = coming.result()
+                if latest is None:
                     return
-                if told.last:
+                if latest.last:
                     with contextlib.suppress(ApiError):
                         for event in news(await look()):
                             yield event
@@ -80,14 +80,14 @@ async def job_events(
                     yield "status", {"status": "expired", "queue_position": None}  # it was deleted
                     return
                 coming = asyncio.ensure_future(anext(events, None))
-                if told.kind in LIVE:
+                if latest.kind in LIVE:
                     is_due = True
-                elif told.kind == "preview":
-                    yield "preview", _preview(view, told)
-                if told.kind in CHANGES or not told.kind or (is_due and shown["status"] == "queued"):
+                elif latest.kind == "preview":
+                    yield "preview", _preview(view, latest)
+                if latest.kind in CHANGES or not latest.kind or (is_due and shown["status"] == "queued"):
                     for event in news(view := await look()):
                         yield event
-                if not told.kind:
+                if not latest.kind:
                     yield "", {}
         finally:
             coming.cancel()
@@ -95,7 +95,7 @@ async def job_events(
                 await coming
 
 
-def _preview(view: JobView, told: Told) -> dict[str, Any]:
-    data = told.data
+def _preview(view: JobView, event: WatchEvent) -> dict[str, Any]:
+    data = event.data
     node = node_of(view.job, str(data.get("node", "")))
     return {"node_id": node, "content_type": data["type"], "data_base64": data["data"]}

@@ -17,7 +17,7 @@ from graphengine.events import Event, Kind
 from graphengine.server.problems import ApiError
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.database import QueueError
-from graphengine.service.jobs.job import Change, Job, JobEventKind
+from graphengine.service.jobs.job import LAST_KINDS, Change, Job, JobEventKind
 from graphengine.service.jobs.queue import NoJob
 from graphengine.service.previews import preview_png, small_picture
 from graphengine.service.service import Service
@@ -37,12 +37,11 @@ FLUSH_SECONDS = 0.1
 PREVIEW_SECONDS = 0.5
 """Seconds between two previews of a job; of those that come meanwhile, the newest is shown."""
 LIVE = (Kind.PROGRESS, Kind.NODE_STARTED, Kind.NODE_FINISHED)
-_LAST = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
 
 
 @dataclass(frozen=True)
-class Told:
-    """An event of a job as its watchers are told it.
+class WatchEvent:
+    """An event of a job as its watchers see it.
 
     Attributes:
         number: Its number in the queue's log, from which a watcher can go on; None for progress and previews, which are
@@ -75,7 +74,7 @@ class Watcher:
     def __init__(self, previews: bool = True) -> None:
         self.previews = previews
         self.changes: list[Change] = []
-        self.live: list[Told] = []
+        self.live: list[WatchEvent] = []
         self.behind = self.closed = False
         self.wake = asyncio.Event()
 
@@ -87,11 +86,11 @@ class Watcher:
             self.changes.append(change)
         self.wake.set()
 
-    def happen(self, told: Told) -> None:
+    def happen(self, event: WatchEvent) -> None:
         """Take an event of the job's run; `wake` is set by the hub, for several events at once."""
-        self.live.append(told)
+        self.live.append(event)
         if len(self.live) > MOST_LIVE:
-            latest = {(told.kind, told.data.get("node")): told for told in self.live}
+            latest = {(event.kind, event.data.get("node")): event for event in self.live}
             self.live = list(latest.values())[-MOST_LIVE // 2 :]
 
     def close(self) -> None:
@@ -165,16 +164,16 @@ class EventHub:
 
     async def watch(
         self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
-    ) -> AsyncGenerator[Told]:
+    ) -> AsyncGenerator[WatchEvent]:
         """What happens to a job, event by event; see `batches`."""
         async with contextlib.aclosing(self.batches(job, after, silence, previews)) as batches:
             async for batch in batches:
-                for told in batch:
-                    yield told
+                for event in batch:
+                    yield event
 
     async def batches(
         self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
-    ) -> AsyncGenerator[list[Told]]:
+    ) -> AsyncGenerator[list[WatchEvent]]:
         """What happens to a job, from the change after a number on, until its end; what is there at once, at once.
 
         Args:
@@ -199,10 +198,10 @@ class EventHub:
                 else:
                     changes, watcher.changes = watcher.changes, []
                 live, watcher.live = watcher.live, []
-                batch = live + [told for told in map(self._told, changes) if (told.number or 0) > known]
+                batch = live + [event for event in map(self._event_of, changes) if (event.number or 0) > known]
                 if batch:
                     known = max(known, batch[-1].number or 0)
-                    ends = [place for place, told in enumerate(batch, 1) if told.last]
+                    ends = [place for place, event in enumerate(batch, 1) if event.last]
                     yield batch[: ends[0]] if ends else batch
                     if ends:
                         return
@@ -221,7 +220,7 @@ class EventHub:
                     async with asyncio.timeout(silence):
                         await watcher.wake.wait()
                 except TimeoutError:
-                    yield [Told(None, "", {})]
+                    yield [WatchEvent(None, "", {})]
                 watcher.wake.clear()
         finally:
             self._count -= 1
@@ -230,27 +229,27 @@ class EventHub:
             if not self._watchers[job.id]:
                 del self._watchers[job.id]
 
-    def _progress(self, job: Job) -> Told | None:
+    def _progress(self, job: Job) -> WatchEvent | None:
         """The progress that was told before a client came."""
         now = self.service.doing().get(job.id, {})
         if now.get("step") is None:
             return None
-        return Told(None, Kind.PROGRESS, {name: now[name] for name in ("node", "type", "step", "total")})
+        return WatchEvent(None, Kind.PROGRESS, {name: now[name] for name in ("node", "type", "step", "total")})
 
-    def _ended(self, job: Job) -> Told | None:
+    def _ended(self, job: Job) -> WatchEvent | None:
         """The end of a job whose last change the client knows, or which the log holds no longer."""
         try:
             now = self.queue.get(job.id)
         except NoJob:
-            return Told(None, JobEventKind.DELETED, {}, last=True)
-        return Told(None, now.state, {}, last=True) if now.state.ended else None
+            return WatchEvent(None, JobEventKind.DELETED, {}, last=True)
+        return WatchEvent(None, now.state, {}, last=True) if now.state.ended else None
 
     async def ended(self, job: Job, seconds: float) -> bool:
         """Wait until a job has ended, at most so long; whether it has."""
         with contextlib.suppress(TimeoutError, ApiError):  # too many watch: the client asks again
             async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job, previews=False)) as events:
-                async for told in events:
-                    if told.last:
+                async for event in events:
+                    if event.last:
                         return True
         return False
 
@@ -264,15 +263,15 @@ class EventHub:
             return
         data = event.event.as_dict()
         data.pop("run", None)
-        self._on_loop(self._happen, event.job, Told(None, str(event.kind), data))
+        self._on_loop(self._happen, event.job, WatchEvent(None, str(event.kind), data))
 
-    def _happen(self, job: int, told: Told) -> None:
-        node = told.data.get("node")
-        if told.kind == Kind.NODE_FINISHED and job in self._newest and self._newest[job].node == node:
+    def _happen(self, job: int, event: WatchEvent) -> None:
+        node = event.data.get("node")
+        if event.kind == Kind.NODE_FINISHED and job in self._newest and self._newest[job].node == node:
             del self._newest[job]  # the value itself is there
         for watcher in self._watchers.get(job, ()):
-            if watcher.previews or told.kind != Kind.PREVIEW:
-                watcher.happen(told)
+            if watcher.previews or event.kind != Kind.PREVIEW:
+                watcher.happen(event)
                 if not self._waking:
                     self._wake_soon()
                 self._waking.add(watcher)
@@ -298,7 +297,7 @@ class EventHub:
             while (event := self._newest.pop(job, None)) is not None and job in self._seeing:
                 data = await asyncio.to_thread(self._picture, job, event)
                 if data is not None:
-                    self._happen(job, Told(None, Kind.PREVIEW, data))
+                    self._happen(job, WatchEvent(None, Kind.PREVIEW, data))
                 await asyncio.sleep(PREVIEW_SECONDS)
         finally:
             del self._showing[job]
@@ -346,8 +345,8 @@ class EventHub:
                 self._stop.wait(PAUSE)
         self._unsubscribe()
 
-    def _told(self, change: Change) -> Told:
+    def _event_of(self, change: Change) -> WatchEvent:
         facts = {name: value for name, value in change.facts.items() if name != "worker"}
         if isinstance(facts.get("error"), str):
             facts["error"] = self._shown(facts["error"])
-        return Told(change.number, change.kind, {"time": change.time, **facts}, change.kind in _LAST)
+        return WatchEvent(change.number, change.kind, {"time": change.time, **facts}, change.kind in LAST_KINDS)

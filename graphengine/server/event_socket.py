@@ -120,7 +120,7 @@ class _Following:
             async with contextlib.aclosing(self._hub.batches(job, after, previews=previews)) as batches:
                 async for batch in batches:
                     # A sign that nothing has happened is not sent: the pings show that the client is there.
-                    await self._send(*(told.message(job.uuid) for told in batch if told.kind))
+                    await self._send(*(event.message(job.uuid) for event in batch if event.kind))
                     ended = batch[-1].last
         except ConnectionError:  # the client has gone
             return

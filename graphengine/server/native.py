@@ -19,7 +19,7 @@ from aiohttp import web
 
 from graphengine.errors import nearest
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub, Told
+from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.event_socket import EventSocket
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
@@ -221,7 +221,7 @@ class Native:
             await answer.prepare(request)
             await answer.write(b"retry: 1000\n\n")
             while batch is not None:
-                text = "".join(_text(job, told) for told in batch)
+                text = "".join(_text(job, event) for event in batch)
                 await write_in_time(request, answer, text.encode())
                 batch = await anext(batches, None)
         await answer.write_eof()
@@ -399,12 +399,12 @@ def file_data(stored: StoredFile) -> dict[str, Any]:
     }
 
 
-def _text(job: Job, told: Told) -> str:
+def _text(job: Job, event: WatchEvent) -> str:
     """An event as server-sent events are written; a comment if there is none."""
-    if not told.kind:
+    if not event.kind:
         return ": nothing new\n\n"
-    number = "" if told.number is None else f"id: {told.number}\n"
-    return f"{number}event: {told.kind}\ndata: {told.message(job.uuid)}\n\n"
+    number = "" if event.number is None else f"id: {event.number}\n"
+    return f"{number}event: {event.kind}\ndata: {event.message(job.uuid)}\n\n"
 
 
 def _time(seconds: float | None) -> str | None:

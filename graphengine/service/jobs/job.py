@@ -73,8 +73,12 @@ class JobEventKind(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing happens to the job after it."""
+        """Whether the job has ended with it."""
         return self in (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED)
+
+
+LAST_KINDS = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED, JobEventKind.DELETED)
+"""The kinds of events after which who watches a job hears nothing more of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 Any number of processes and threads may use one file. The service that runs its jobs holds the file's lease, whose epoch
 is checked in every transaction that claims or ends a job: a holder that was taken for dead (it slept, a clock jumped)
 changes nothing any more once another has taken over.
+
+The module is long because every statement that reads or changes the table of jobs outside of a run is here.
 """
 
 from __future__ import annotations
