@@ -244,8 +244,9 @@ def LatentUpscale(
     own_height, own_width = (int(side) for side in samples.samples.shape[-2:])
     if not width and not height:
         return samples
-    wide = max(64, width) // 8 if width else max(8, round(own_width * max(64, height) / 8 / own_height))
-    high = max(64, height) // 8 if height else max(8, round(own_height * max(64, width) / 8 / own_width))
+    wide = width or round(own_width * max(64, height) / own_height)
+    high = height or round(own_height * max(64, width) / own_width)
+    wide, high = max(64, wide) // 8, max(64, high) // 8
     return replace(samples, samples=resized(samples.samples, wide, high, upscale_method, crop))
 
 

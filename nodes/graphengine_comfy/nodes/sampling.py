@@ -251,7 +251,13 @@ def SplitSigmasDenoise(*, sigmas: SIGMAS, denoise: Share = 1.0) -> Split:
 
 @node(version=1)
 def SetFirstSigma(*, sigmas: SIGMAS, sigma: Annotated[float, Range(0.0, 20000.0, 0.001)] = 136.0) -> SIGMAS:
-    """Give other sigmas to the beginning: the first one."""
+    """Give a table of sigmas another first one.
+
+    Raises:
+        ValueError: The table is empty.
+    """
+    if not sigmas.values:
+        raise ValueError("there are no sigmas, of which the first could be set")
     return SIGMAS((sigma, *sigmas.values[1:]))
 
 

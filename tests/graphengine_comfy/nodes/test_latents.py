@@ -65,6 +65,8 @@ def test_latents_are_resized_in_pixels_of_the_picture(method: str) -> None:
     assert found.shape == (1, 4, 12, 16)
     assert (found - 2.0).abs().max() < 1e-5
     assert comfy.LatentUpscale(samples=latent, width=128, height=0).samples.shape == (1, 4, 16, 16)
+    wide = LATENT(torch.zeros(1, 4, 64, 100))
+    assert comfy.LatentUpscale(samples=wide, width=0, height=520).samples.shape == (1, 4, 65, 101)  # 812.5 pixels
     assert comfy.LatentUpscaleBy(samples=latent, scale_by=1.5).samples.shape == (1, 4, 12, 12)
 
 

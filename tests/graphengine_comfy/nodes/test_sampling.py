@@ -178,6 +178,12 @@ def test_sigmas_are_divided_as_in_comfyui(share: float, high: tuple[float, ...],
     assert (parts.high_sigmas.values, parts.low_sigmas.values) == (high, low)
 
 
+def test_the_first_sigma_is_set_where_there_are_some() -> None:
+    assert comfy.SetFirstSigma(sigmas=SIGMAS((3.0, 0.0)), sigma=5.0).values == (5.0, 0.0)
+    with pytest.raises(ValueError, match="no sigmas"):
+        comfy.SetFirstSigma(sigmas=SIGMAS(()), sigma=5.0)
+
+
 def test_sampling_down_a_single_sigma_adds_its_noise(tiny: Checkpointed) -> None:
     begun = LATENT(torch.ones(1, 4, 16, 16))
     prompt = encode(tiny, "a boat")
