@@ -59,11 +59,11 @@ def vae_config(model: MODEL) -> dict[str, Any]:
     if model.vae:
         found: dict[str, Any] = json.loads(model.vae)
         return found
-    kind = family(model.denoiser.model.family)
-    module, cls = kind.classes["vae"]
+    of_family = family(model.denoiser.model.family)
+    module, cls = of_family.classes["vae"]
     if cls == "AutoencoderKL":
-        own = {**KL, "latent_channels": 4} if kind.name in UNETS else KL
-        return {"_class_name": cls, **own, **kind.vae_scale}
+        own = {**KL, "latent_channels": 4} if of_family.name in UNETS else KL
+        return {"_class_name": cls, **own, **of_family.vae_scale}
     parameters = inspect.signature(class_named(module, cls).__init__).parameters
     return {"_class_name": cls} | {n: one.default for n, one in parameters.items() if one.default is not one.empty}
 
@@ -118,14 +118,14 @@ def model_sampling(model: MODEL) -> ModelSampling:
 
     found = model.denoiser.model
     with store.component(found, "scheduler", "cpu") as config:
-        told = dict(config)
+        settings = dict(config)
     if (prediction := found.setting("prediction_type")) is not None:
-        told["prediction_type"] = prediction
+        settings["prediction_type"] = prediction
     if (zero := found.setting("zero_snr")) is not None:
-        told["rescale_betas_zero_snr"] = zero
+        settings["rescale_betas_zero_snr"] = zero
     if (patch := model.patch("prediction")) is not None:
-        told["prediction_type"], told["rescale_betas_zero_snr"] = patch
-    own = of_scheduler(told)
+        settings["prediction_type"], settings["rescale_betas_zero_snr"] = patch
+    own = of_scheduler(settings)
     if isinstance(own, FlowSampling):
         name = found.family
         if name == "flux":
@@ -173,8 +173,8 @@ def denoise(
         return latent, latent
     reference, levels, config = whole(model), model_sampling(model), vae_config(model)
     if sampler.options:
-        told = ", ".join(name for name, _ in sampler.options)
-        raise ValueError(f"options of samplers are not followed here ({told}): leave them at their defaults")
+        names = ", ".join(name for name, _ in sampler.options)
+        raise ValueError(f"options of samplers are not followed here ({names}): leave them at their defaults")
     if not cfg >= 1:
         raise ValueError(f"cfg is {cfg:g}, but diffusers' pipelines guide from 1 on: give 1 or more")
     solver = sampler_named(sampler.name)
@@ -231,8 +231,8 @@ def denoise(
     ended = levels.end(result, sigmas[-1]) if sigmas[-1] > 0 else result
     picture = ended
     if sigmas[-1] > 0:
-        kind: Any = family(reference.family)
-        unpack = kind.layouts(kind.pipeline_for(request), request)[1]
+        of_family: Any = family(reference.family)
+        unpack = of_family.layouts(of_family.pipeline_for(request), request)[1]
         picture = _in_shape(unpack(estimates[-1].denoised.cpu()), begun)
     return handed_on(ended, picture)
 
@@ -499,10 +499,10 @@ def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int)
         return {}
     found: dict[str, Any] = {}
     for name, score, side in zip(("", "negative_"), SCORES, sides, strict=False):
-        told = [{one: entry.options.get(one) for one in SIZES} for entry in side.entries]
-        if any(one != told[0] for one in told):
+        given = [{size: entry.options.get(size) for size in SIZES} for entry in side.entries]
+        if any(sizes != given[0] for sizes in given):
             raise ValueError("prompts that are averaged say different sizes: give all of them the same")
-        own = {one: value for one, value in told[0].items() if value is not None}
+        own = {name: value for name, value in given[0].items() if value is not None}
         wide, high = own.get("width", width), own.get("height", height)
         found[f"{name}original_size"] = (high, wide)
         found[f"{name}crops_coords_top_left"] = (own.get("crop_h", 0), own.get("crop_w", 0))

@@ -216,8 +216,8 @@ def _flux2_call(
         place = torch.cartesian_prod(times, torch.arange(height), torch.arange(width), torch.arange(1)).to(img_ids)
         places.append(place if img_ids.ndim == 2 else place[None].expand(len(img_ids), -1, -1))
         states.append(latents.flatten(2).permute(0, 2, 1).to(hidden_states))
-    told = {"hidden_states": torch.cat(states, dim=1), "img_ids": torch.cat(places, dim=-2)}
-    found = module(*args, **told, **kwargs)
+    lengthened = {"hidden_states": torch.cat(states, dim=1), "img_ids": torch.cat(places, dim=-2)}
+    found = module(*args, **lengthened, **kwargs)
     return (found[0][:, :count], *found[1:])
 
 
@@ -233,8 +233,8 @@ def guided(request: SampleRequest, negative: Conditioning, cfg: float, device: s
     """
     import torch
 
-    kind: Any = family(request.model.family)
-    asked = kind.prompts(replace(request, positive=[negative], negative=()), device, torch.float32)
+    of_family: Any = family(request.model.family)
+    asked = of_family.prompts(replace(request, positive=[negative], negative=()), device, torch.float32)
     call = {"z_image": _z_image_call, "qwen_image": _qwen_call}[request.model.family]
     return functools.partial(call, prompts=asked, cfg=cfg)
 
@@ -254,8 +254,8 @@ def _qwen_call(module: Any, *args: Any, prompts: Any, cfg: float, **kwargs: Any)
     mask = prompts.get("prompt_embeds_mask")
     mask = None if mask is None or bool(mask.all()) else mask
     texts = prompts["prompt_embeds"].to(kwargs["encoder_hidden_states"])
-    told = {**kwargs, "encoder_hidden_states": texts, "encoder_hidden_states_mask": mask}
-    return (_towards(module(*args, **told)[0], positive[0], cfg), *positive[1:])
+    changed = {**kwargs, "encoder_hidden_states": texts, "encoder_hidden_states_mask": mask}
+    return (_towards(module(*args, **changed)[0], positive[0], cfg), *positive[1:])
 
 
 def _towards(negative: torch.Tensor, positive: torch.Tensor, cfg: float) -> torch.Tensor:

@@ -135,10 +135,10 @@ def _extra(root: Path, folder: str) -> list[Path]:
     import yaml
 
     try:
-        told = yaml.safe_load(read_file(file).decode())
+        data = yaml.safe_load(read_file(file).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelError(f"{file} cannot be read: {' '.join(str(error).split()):.200}") from None
-    sections = told.values() if isinstance(told, dict) else ()
+    sections = data.values() if isinstance(data, dict) else ()
     return [place for one in sections if isinstance(one, dict) for place in _of_section(root, one, folder)]
 
 

@@ -46,7 +46,7 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
     from graphengine_nodes.store.store import store
 
     model = clip.encoder.model
-    kind = family(model.family)
+    of_family = family(model.family)
     device = model.computes_on(device)
     if model.family in UNETS:
         return _by_clip(store, clip, [spelled(model, text) or "" for text in texts], device)
@@ -61,7 +61,7 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
         )
     second = plain[1] if len(plain) > 1 and plain[1] != plain[0] else None
     length = _length(store, model, second or plain[0])
-    found = kind.encode_prompt(store, model, plain[0], 0, device, second, length)
+    found = of_family.encode_prompt(store, model, plain[0], 0, device, second, length)
     if model.family == "stable_diffusion_3" and "text_encoder_3" not in dict(model.components):
         return replace(found, embeds=found.embeds[:, :77].clone())  # without T5's zeros
     if weighted:
@@ -91,8 +91,8 @@ def _by_t5(store: Any, model: Model, words: Sequence[tuple[str, float]], length:
 def _tokens(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text, word by word."""
     words = filter(None, text.replace("\n", " ").split(" "))
-    told = {"truncation": False, "add_special_tokens": False, "verbose": False}
-    return [token for word in words for token in tokenizer(word, **told)["input_ids"]]
+    options = {"truncation": False, "add_special_tokens": False, "verbose": False}
+    return [token for word in words for token in tokenizer(word, **options)["input_ids"]]
 
 
 def pairs(prompt: str) -> list[tuple[str, float]]:
@@ -193,11 +193,11 @@ def _read(
     import torch
 
     plain = family_name == "stable_diffusion"
-    told = encoder(torch.tensor([ids], device=device), output_hidden_states=True)
-    hidden = told.hidden_states[layer if layer is not None else -1 if plain else -2]
+    output = encoder(torch.tensor([ids], device=device), output_hidden_states=True)
+    hidden = output.hidden_states[layer if layer is not None else -1 if plain else -2]
     if plain:
         hidden = getattr(encoder, "text_model", encoder).final_layer_norm(hidden)
-    pooled = told[0] if told[0].ndim == 2 else None
+    pooled = output[0] if output[0].ndim == 2 else None
     return hidden.cpu(), None if pooled is None else pooled.cpu()
 
 
