@@ -212,8 +212,7 @@ def cancel_one(client: Client, job: str) -> str:
 def wait(server: Server, jobs: Sequence[int] | None, timeout: float | None) -> int | None:
     """Wait until jobs have ended, by default all that wait or run; 0 if all are done, else 1."""
     with server.client() as client:
-        queue = None if jobs else client.queue()
-        numbers = list(map(str, jobs or ())) or [job.id for job in (*queue.running, *queue.waiting)]  # type: ignore
+        numbers = list(map(str, jobs or ())) or [job.id for job in client.jobs(("running", "queued"))][::-1]
         if not numbers:
             print("no job waits or runs", file=sys.stderr)
         ended = client.wait(*numbers, timeout=timeout)

@@ -21,6 +21,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two tries, which double from the first to the longest."""
 CONNECT_SECONDS, READ_SECONDS = 10.0, 90.0
 """Seconds for a connection, and for the next bytes of an answer; a stream of events gives a sign every 15 s."""
+MOST_REQUESTS = 100
+"""Requests that are sent at once; streams of events, which last as long as their jobs, are not counted."""
 LONGEST_LINE = 1 << 21
 """Bytes that are read ahead: an event, with its preview, is one line."""
 AGAIN = (502, 503, 504)
@@ -71,6 +73,7 @@ class Connection:
             raise ServerError(f"{url!r:.80} is no address of a server: http://HOST:PORT")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
+        self._requests = asyncio.Semaphore(MOST_REQUESTS)
         self._reached = False
 
     async def close(self) -> None:
@@ -82,7 +85,10 @@ class Connection:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout, read_bufsize=LONGEST_LINE)
+            self._session = aiohttp.ClientSession(
+                headers=self._headers, timeout=timeout, read_bufsize=LONGEST_LINE,
+                connector=aiohttp.TCPConnector(limit=0),  # a request must not wait for a place that a stream holds
+            )  # fmt: skip
         return self._session
 
     async def ask(
@@ -100,7 +106,7 @@ class Connection:
         tries = Tries(self.patience if again else 0.0)
         while True:
             try:
-                async with self._open().request(
+                async with self._requests, self._open().request(
                     method, self.url + path, json=json, data=data, params=query, headers=headers, allow_redirects=False
                 ) as answer:
                     body = await answer.read()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from graphengine.client import AsyncClient, Client
+from graphengine.server.job_api import MOST_LISTED
 from tests.graphengine.cli.conftest import command
 from tests.graphengine.sample import until
 from tests.graphengine.server.conftest import Server, serve, server, tokens
@@ -49,6 +52,21 @@ def test_ctrl_c_cancels_the_job(server: Server) -> None:
         process.terminate()
         assert process.wait(30) == 130
     assert server.ask("GET", f"/v1/jobs/{number}").data["state"] == "cancelled"
+
+
+def test_all_that_waits_is_waited_for(server: Server) -> None:
+    async def submit_many() -> list[int]:
+        async with AsyncClient(server.url) as client:
+            await client.pause()
+            jobs = await asyncio.gather(*(client.submit("greet", {"text": "many"}) for _ in range(MOST_LISTED + 1)))
+            return sorted(job.number for job in jobs)
+
+    numbers = asyncio.run(submit_many())
+    told = go(server, "queue", "--server", server.url, "wait", "--timeout", 0.1, code=1).stdout
+    assert sorted(int(line.split()[1]) for line in told.splitlines()) == numbers
+    with Client(server.url) as client:
+        client.resume()
+        assert {job.state for job in client.wait(*map(str, numbers))} == {"done"}
 
 
 def test_the_queue_with_a_token_in_a_file(tokens: tuple[Server, dict[str, str]], tmp_path: Path) -> None:

@@ -228,6 +228,21 @@ def test_many_at_once(server: Server) -> None:
     assert asyncio.run(work()) == [str(n).encode() for n in range(20)]
 
 
+def test_following_many_jobs_holds_up_nothing_else(server: Server) -> None:
+    file = gate(server, "many")
+
+    async def follow() -> None:
+        async with AsyncClient(server.url) as client, asyncio.timeout(60):
+            job = await client.submit("gate", {"file": file})
+            streams = [client.events(job) for _ in range(120)]
+            await asyncio.gather(*map(anext, streams))  # all are open
+            assert (await client.get(job)).id == job.id
+            open_gate(file)
+            await asyncio.gather(*(stream.aclose() for stream in streams))
+
+    asyncio.run(follow())
+
+
 def test_a_run_that_is_cancelled_cancels_its_job(server: Server) -> None:
     async def work() -> None:
         async with AsyncClient(server.url) as client:
