@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from aiohttp import BodyPartReader, web
 
+from graphengine.server.fetching import is_address
 from graphengine.server.file_store import SHOWN
 from graphengine.server.json_text import parse
 from graphengine.server.problems import ApiError, as_api_error
@@ -74,7 +75,7 @@ class Door:
         """Refuse names that are not ours: a page of another site could have its name lead to this machine (DNS
         rebinding)."""
         host = _name_of(request.headers.get("Host", ""))
-        if host not in ("localhost", *self.hosts) and not _is_address(host):
+        if host not in ("localhost", *self.hosts) and not is_address(host):
             what = f"this server is not called {host[:80]!r}"
             raise ApiError("forbidden", f"{what}; whoever runs it can say --allow-host {host[:80]}")
 
@@ -112,17 +113,9 @@ def _name_of(host: str) -> str:
     return name.rpartition(":")[0] if name.count(":") == 1 else name
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 def is_loopback(host: str) -> bool:
     """Whether a server that listens there is reached from this machine only."""
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def guard(door: Door, render: Render, without_token: Collection[str]) -> Any:
@@ -184,9 +177,7 @@ async def pieces(request: web.Request, most: int, take: Callable[[bytes], object
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiError("bad_type", "a body is sent as it is, without Content-Encoding")
-    if (request.content_length or 0) > most:
-        what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
-        raise ApiError("too_large", what, headers=_CLOSE)
+    _check_length(request, most)
     count = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -205,6 +196,13 @@ async def pieces(request: web.Request, most: int, take: Callable[[bytes], object
     except TimeoutError:
         what = "the body did not arrive in time; send it again"
         raise ApiError("slow", what, headers=_CLOSE) from None
+
+
+def _check_length(request: web.Request, most: int) -> None:
+    """Refuse a body by the length that its client announces."""
+    if (request.content_length or 0) > most:
+        what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
+        raise ApiError("too_large", what, headers=_CLOSE)
 
 
 async def json_body(request: web.Request, any_type: bool = False) -> dict[str, Any]:
@@ -247,9 +245,7 @@ async def form_parts(
     """
     if request.content_type != "multipart/form-data":
         raise ApiError("bad_type", f"the body must be multipart/form-data, not {request.content_type[:80]}")
-    if (request.content_length or 0) > most:
-        what = f"the body has {request.content_length:,} bytes; at most {most:,} are taken"
-        raise ApiError("too_large", what, headers=_CLOSE)
+    _check_length(request, most)
     files = parts = 0
     name: str | None = None
     try:
