@@ -14,7 +14,7 @@ from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
-from graphengine.service.jobs.job import Job
+from graphengine.service.jobs.job import Job, State
 
 PROGRESS_SECONDS = 0.5
 """Seconds between two reports of progress."""
@@ -41,7 +41,8 @@ async def job_events(
         """The status, if it is another one than before; after the last one nothing is read, so outputs come first."""
         nonlocal shown
         status = status_data(view)
-        if status == shown:
+        begun = shown.get("status") == "running" and status["status"] == "queued" and view.job.state is State.RUNNING
+        if status == shown or begun:  # a job that was taken up waits for a worker: clients know no way back
             return []
         shown = status
         outputs = [("output", output_data(view.job, one, origin)) for one in produced(view.job)]

@@ -17,7 +17,7 @@ PROMPT = {
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red circle", "clip": ["4", 1]}},
     "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["4", 1]}},
     "3": {"class_type": "KSampler", "inputs": {
-        "seed": 5, "steps": 20, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
+        "seed": 5, "steps": 200, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
         "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
     }},
     "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
@@ -30,6 +30,8 @@ if __name__ == "__main__":
         job = client.submit(client.workflows.from_json(PROMPT))
         seen = list(job.events())
         assert seen[-1] == StatusChange("succeeded"), seen
+        order = [event.status for event in seen if isinstance(event, StatusChange)]
+        assert order == sorted(set(order), key=["queued", "running", "succeeded"].index), seen
         assert [event.output.node_id for event in seen if isinstance(event, OutputReady)] == ["9"], seen
         steps = [event.step for event in seen if isinstance(event, Progress) and event.current_node == "3"]
         assert any(steps), seen
