@@ -62,15 +62,20 @@ def command(context: typer.Context, server: remote.ServerUrl = None, token_file:
     context.obj = remote.Server(server, token_file)
 
 
-def _there(context: typer.Context) -> remote.Server | None:
-    """The server whose queue a command is for; None for the queue of this machine."""
-    return context.find_object(remote.Server)
+def _there(context: typer.Context, *only_here: str) -> remote.Server | None:
+    """The server whose queue a command is for; None for the queue of this machine.
 
+    Args:
+        only_here: The command's options that a server does not take, besides `queue`.
 
-def _only_here(**given: Any) -> None:
-    """Refuse options that a server does not take."""
-    if names := [name for name, value in given.items() if value is not None]:
-        raise WorkflowError(f"a server cannot follow {', '.join(names)}")
+    Raises:
+        WorkflowError: It is for a server, and such an option is given.
+    """
+    there = context.find_object(remote.Server)
+    given = [f"--{name}" for name in (*only_here, "queue") if context.params[name] is not None]
+    if there is not None and given:
+        raise WorkflowError(f"a server cannot follow {', '.join(given)}")
+    return there
 
 
 @contextmanager
@@ -149,8 +154,7 @@ def list_(
     debug: Debug = False,
 ) -> None:
     """List the newest jobs; a page at a time with --before."""
-    if (there := _there(context)) is not None:
-        _only_here(**{"--user": user, "--before": before, "--queue": queue})
+    if (there := _there(context, "user", "before")) is not None:
         remote.list_(there, state or (), limit, json)
         return
     from graphengine.cli import job_rows

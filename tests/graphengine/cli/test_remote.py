@@ -89,6 +89,8 @@ def test_the_queue_with_a_token_in_a_file(tokens: tuple[Server, dict[str, str]],
     assert "no job" in go(server, "queue", "--server", server.url, "cancel", again, code=2,
                           GRAPHENGINE_TOKEN=token["ben"]).stderr  # fmt: skip
     assert "of this machine" in go(server, *ann, "clean", code=2).stderr
+    for here in (["cancel", again, "--queue", "q.sqlite"], ["list", "--user", "ann"]):
+        assert f"cannot follow {here[-2]}" in go(server, *ann, *here, code=2).stderr
 
 
 @pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 19, "-1", "1.0"])
