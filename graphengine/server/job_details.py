@@ -94,7 +94,7 @@ class JobDetails:
         found = [
             {
                 "name": status.name, "device": status.device, "state": str(status.state),
-                "computing": len(status.computing), "models": status.held, "loads": status.loads, "free": status.free,
+                "computing": len(status.computing), "parts": status.held, "loads": status.loads, "free": status.free,
                 "computed": status.landed, "deaths": status.deaths,
             }
             for status in statuses

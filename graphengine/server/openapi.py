@@ -179,7 +179,7 @@ def _schemas() -> Schema:
         "Nodes": _object(nodes={"type": "array", "items": anything}),
         "Workers": _object(
             workers={"type": "array", "items": _object(
-                name=text, device=text, state=text, computing=count, models=count, loads=count,
+                name=text, device=text, state=text, computing=count, parts=count, loads=count,
                 free={"type": ["integer", "null"]}, computed=count, deaths=count,
             )},
         ),

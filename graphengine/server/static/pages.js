@@ -688,7 +688,7 @@ class StartPage {
     const rows = workers.map((one) => h("li", {},
       h("span", { class: `dot ${one.state}`, "aria-hidden": "true" }),
       h("span", {}, h("b", {}, one.device), h("span", { class: "dim" }, ` ${one.name}`)),
-      h("span", { class: "dim" }, [one.state, `${one.models} model${one.models === 1 ? "" : "s"} held`,
+      h("span", { class: "dim" }, [one.state, `${one.parts} part${one.parts === 1 ? "" : "s"} of models held`,
         one.free === null ? "" : `${size(one.free)} free`, one.deaths ? `lost ${one.deaths} times` : ""].filter(Boolean).join(" · "))));
     if (!rows.length) rows.push(h("li", { class: "dim" }, "This server's own process computes."));
     $("workers").replaceChildren(...rows);

@@ -85,7 +85,7 @@ class Status:
     Attributes:
         state: `starting`, `ready`, `computing` or `dead`.
         computing: The nodes that it computes.
-        held, loads: How many models it holds in memory, and how many it has loaded since it started.
+        held, loads: How many parts of models it holds in memory, and how many it has loaded since it started.
         landed, deaths: How many calls it has computed, and how often it was lost.
         free: Bytes that it can load before it drops a model; None if unknown, or if it holds none.
     """
