@@ -184,6 +184,7 @@ class EventHub:
         if self.full:
             raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
         watcher, known, begun, has_ended = Watcher(previews), after, False, False
+        in_run = False  # whether the changes that were told say that the job runs
         self._watchers[job.id].add(watcher)  # before the log is read, so that nothing is missed
         self._count += 1
         if previews:
@@ -191,19 +192,22 @@ class EventHub:
         try:
             watcher.behind = True
             while not watcher.closed:
+                live, watcher.live = watcher.live, []  # taken first: the log then holds that the job runs
+                watcher.behind |= bool(live) and not in_run
                 if watcher.behind:
                     watcher.behind, watcher.changes = False, []
                     changes = await asyncio.to_thread(self.queue.changes, known, PAGE, job.id)
-                    watcher.behind |= len(changes) == PAGE
+                    if len(changes) == PAGE:  # there is more, and it comes first
+                        watcher.behind, live, watcher.live = True, [], live + watcher.live
                 else:
                     changes, watcher.changes = watcher.changes, []
-                live, watcher.live = watcher.live, []
-                batch = live + [event for event in map(self._event_of, changes) if (event.number or 0) > known]
+                news = [event for event in map(self._event_of, changes) if (event.number or 0) > known]
+                batch = [event for event in news if not event.last] + live + [event for event in news if event.last][:1]
                 if batch:
-                    known = max(known, batch[-1].number or 0)
-                    ends = [place for place, event in enumerate(batch, 1) if event.last]
-                    yield batch[: ends[0]] if ends else batch
-                    if ends:
+                    known = max([known, *(event.number for event in news if event.number)])
+                    in_run = _runs(news, in_run or bool(live))
+                    yield batch
+                    if batch[-1].last:
                         return
                 if watcher.behind or watcher.changes:
                     continue
@@ -350,3 +354,11 @@ class EventHub:
         if isinstance(facts.get("error"), str):
             facts["error"] = self._shown(facts["error"])
         return WatchEvent(change.number, change.kind, {"time": change.time, **facts}, change.kind in LAST_KINDS)
+
+
+def _runs(news: list[WatchEvent], before: bool) -> bool:
+    """Whether a job runs after changes of it."""
+    for event in reversed(news):
+        if event.kind in (JobEventKind.RUNNING, JobEventKind.LOST, JobEventKind.LEFT):
+            return event.kind == JobEventKind.RUNNING
+    return before

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from graphengine.events import Event, Kind
 from graphengine.server.event_hub import MOST_KEPT, EventHub
-from graphengine.service.jobs.job import JobEventKind, NewJob
+from graphengine.service.job_events import JobEvent
+from graphengine.service.jobs.job import Change, JobEventKind, NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
 from graphengine.service.workers.inline import InlineRunner
@@ -78,3 +81,59 @@ def test_silence_and_the_end_of_the_hub(service: Service) -> None:
         return found
 
     assert asyncio.run(watch()) == ["queued", "", ""]
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_job_runs_before_it_makes_progress(tmp_path: Path, known: int) -> None:
+    """Also where the hub's reader of the log comes late, and where the client has come before the job runs or after."""
+    open_log = threading.Event()
+
+    class LateQueue(Queue):
+        def changes(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Change]:
+            if job is None:  # the hub's own reading
+                open_log.wait(60)
+            return super().changes(after, limit, job)
+
+    queue = LateQueue(tmp_path / "queue.sqlite", synchronous="NORMAL")
+    queue.submit(NewJob({}))
+    service = Service(queue, InlineRunner())
+
+    def run(*steps: int) -> None:
+        with queue.write() as base:
+            queue.tell(base, 1, JobEventKind.RUNNING)
+        for step in steps:
+            service.tell(JobEvent(1, Kind.PROGRESS, Event(Kind.PROGRESS, 0, "n", "t", step=step, total=4)))
+
+    async def watch() -> list[str]:
+        hub, seen = EventHub(service), list[str]()
+        hub.start()
+        events = hub.watch(queue.get(1), known)
+        if not known:
+            seen.append((await anext(events)).kind)
+        coming = asyncio.ensure_future(anext(events))
+        await until_waits(hub)
+        await asyncio.to_thread(run, 1, 2)
+        seen += [(await coming).kind, (await anext(events)).kind, (await anext(events)).kind]
+        with queue.write() as base:  # the service was stopped, and another run begins
+            queue.tell(base, 1, JobEventKind.LEFT)
+        open_log.set()
+        seen.append((await anext(events)).kind)
+        open_log.clear()
+        await asyncio.to_thread(run, 3)
+        seen += [(await anext(events)).kind, (await anext(events)).kind]
+        queue.cancel(1)
+        open_log.set()
+        seen += [event.kind async for event in events]
+        hub.close()
+        return seen
+
+    seen = asyncio.run(watch())
+    queue.close()
+    whole = ["queued", "running", "progress", "progress", "left", "running", "progress", "cancelled"]
+    assert seen == whole[known:]
+
+
+async def until_waits(hub: EventHub) -> None:
+    """Wait until the hub's one watcher waits for news."""
+    while not any(watcher.wake._waiters for watchers in hub._watchers.values() for watcher in watchers):
+        await asyncio.sleep(0)
