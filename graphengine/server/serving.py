@@ -17,9 +17,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
-from graphengine.server.comfy_classic import ComfyClassic
-from graphengine.server.comfy_v2 import ComfyV2
-from graphengine.server.comfy_v2_assets import ComfyV2Assets
+from graphengine.server.comfy.classic import ComfyClassic
+from graphengine.server.comfy.v2 import ComfyV2
+from graphengine.server.comfy.v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
 from graphengine.server.editor import Editor
 from graphengine.server.event_hub import EventHub

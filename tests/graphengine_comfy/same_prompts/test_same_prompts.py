@@ -21,7 +21,7 @@ from graphengine_comfy.formats.ui_format import api_of, recognise
 
 from graphengine import FormatContext, WorkflowError
 from graphengine.declare.registry import find, nodes
-from graphengine.server.comfy_objects import all_objects
+from graphengine.server.comfy.objects import all_objects
 from tests.graphengine_comfy.formats.workflows import OBJECT_INFO, WORKFLOWS, renumbered
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from graphengine.server.comfy_prompt import read
+from graphengine.server.comfy.prompt import read
 
 
 def test_pictures_are_given_the_prompt_and_the_workflow_and_nothing_else() -> None:

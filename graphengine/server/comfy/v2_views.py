@@ -13,8 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from graphengine.server.comfy_jobs import facts_of, ids_of, node_of
-from graphengine.server.comfy_prompt import in_ids, shown_id
+from graphengine.server.comfy.jobs import facts_of, ids_of, node_of
+from graphengine.server.comfy.prompt import in_ids, shown_id
 from graphengine.server.file_store import UNKNOWN
 from graphengine.server.job_api import MAKERS, NODES, JobView
 from graphengine.server.problems import ApiError

@@ -14,11 +14,11 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
-from graphengine.server.comfy_jobs import facts_of
-from graphengine.server.comfy_prompt import FACTS, client_ids
-from graphengine.server.comfy_v2_assets import with_files
-from graphengine.server.comfy_v2_events import job_events
-from graphengine.server.comfy_v2_views import (
+from graphengine.server.comfy.jobs import facts_of
+from graphengine.server.comfy.prompt import FACTS, client_ids
+from graphengine.server.comfy.v2_assets import with_files
+from graphengine.server.comfy.v2_events import job_events
+from graphengine.server.comfy.v2_views import (
     PREFIX,
     STATES,
     Refused,

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from aiohttp import web
 
-from graphengine.server.comfy_files import CHANNELS, FORMATS, MODELS, Files, Named, Upload
+from graphengine.server.comfy.files import CHANNELS, FORMATS, MODELS, Files, Named, Upload
 from graphengine.server.http import CALLER, ENVELOPE, SAFE, form_parts, json_body, send_file
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError

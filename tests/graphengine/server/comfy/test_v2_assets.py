@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from .conftest import PIXEL, Answer, Server
+from ..conftest import PIXEL, Answer, Server
 from .published_api import check
-from .test_comfy_v2 import JOBS, refusal, run, workflow
+from .test_v2 import JOBS, refusal, run, workflow
 
 ASSETS, ASSET = "/api/v2/assets", "/api/v2/assets/{id}"
 

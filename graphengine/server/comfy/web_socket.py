@@ -18,8 +18,8 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from graphengine.events import Kind, Reuse
-from graphengine.server.comfy_connection import Socket
-from graphengine.server.comfy_jobs import cached, end_of, facts_of, node_of, outputs
+from graphengine.server.comfy.connection import Socket
+from graphengine.server.comfy.jobs import cached, end_of, facts_of, node_of, outputs
 from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.http import CALLER
 from graphengine.server.job_api import JobApi

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from aiohttp import web
 
-from graphengine.server.comfy_v2_views import (
+from graphengine.server.comfy.v2_views import (
     KEPT,
     PREFIX,
     Produced,

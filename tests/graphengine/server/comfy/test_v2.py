@@ -13,7 +13,7 @@ import pytest
 
 from tests.graphengine.cli.conftest import command
 
-from .conftest import Answer, Sent, Server, Stream
+from ..conftest import Answer, Sent, Server, Stream
 from .published_api import check, check_schema
 
 JOBS, JOB = "/api/v2/jobs", "/api/v2/jobs/{id}"

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from graphengine.events import Reuse
-from graphengine.server.comfy_prompt import FACTS, in_ids, shown_id
+from graphengine.server.comfy.prompt import FACTS, in_ids, shown_id
 from graphengine.server.job_api import IDS, MAKERS
 from graphengine.service.jobs.job import Job, State
 

@@ -16,12 +16,13 @@ from aiohttp import web
 from graphengine.declare import registry
 from graphengine.declare.sockets import File
 from graphengine.errors import Problem, WorkflowError
-from graphengine.server import comfy_jobs, comfy_prompt
-from graphengine.server.comfy_file_routes import FileRoutes
-from graphengine.server.comfy_files import PICTURES, Files
-from graphengine.server.comfy_objects import all_objects, full_name, is_shown, object_info
-from graphengine.server.comfy_prompt import Prompt, Refused
-from graphengine.server.comfy_socket import Sockets, features
+from graphengine.server.comfy import jobs as comfy_jobs
+from graphengine.server.comfy import prompt as comfy_prompt
+from graphengine.server.comfy.file_routes import FileRoutes
+from graphengine.server.comfy.files import PICTURES, Files
+from graphengine.server.comfy.objects import all_objects, full_name, is_shown, object_info
+from graphengine.server.comfy.prompt import Prompt, Refused
+from graphengine.server.comfy.web_socket import Sockets, features
 from graphengine.server.contract import Route
 from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, json_body

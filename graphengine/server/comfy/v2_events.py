@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from graphengine.server.comfy_jobs import node_of
-from graphengine.server.comfy_v2_views import TERMINAL, output_data, produced, progress_data, status_data
+from graphengine.server.comfy.jobs import node_of
+from graphengine.server.comfy.v2_views import TERMINAL, output_data, produced, progress_data, status_data
 from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError

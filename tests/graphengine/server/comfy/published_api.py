@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from .conftest import Answer
+from ..conftest import Answer
 
 FILE = Path(__file__).parent / "published" / "comfy_api_v2.yaml"
 

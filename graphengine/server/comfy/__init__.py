@@ -1,0 +1,1 @@
+"""ComfyUI's contracts: its classic HTTP API and WebSocket, and the Comfy API v2."""
