@@ -321,7 +321,7 @@ class Service:
         silent ones."""
         for job in self.queue.running():
             run = self._running.get(job.id)
-            if run is None:  # it has ended; `left` changes nothing where that is on disk
+            if run is None:  # it has ended, maybe since the queue was read: nothing is changed where that is on disk
                 self._clear(job)
                 lease.left(job.id, job.attempt, "its end could not be written")
             elif job.cancelling:
@@ -338,8 +338,11 @@ class Service:
         run.named = sentence is not None
 
     def _clear(self, job: Job) -> None:
-        """Remove the files of a job's last attempt, whose end was not recorded."""
-        remove_written(self.queue.attempts(job.id)[-1:])
+        """Remove the files of a job's last attempt, unless its end is recorded."""
+        last = self.queue.attempts(job.id)[-1]
+        if last.outcome != JobEventKind.RUNNING:
+            return
+        remove_written([last])
         self.files.tidy(self.queue.body(job.id).get("files") or "")
 
     def _sweep(self) -> None:

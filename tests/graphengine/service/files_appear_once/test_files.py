@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ import pytest
 
 from graphengine import Graph, load
 from graphengine.service.jobs.database import QueueError
-from graphengine.service.jobs.job import NewJob, State
+from graphengine.service.jobs.job import Job, NewJob, State
 from graphengine.service.jobs.lease import take
 from graphengine.service.jobs.queue import LeaseLost, Queue
 from graphengine.service.jobs.submit import submit
 from graphengine.service.service import Service
 from graphengine.service.workers.inline import InlineRunner
+from tests.graphengine.sample import until
 from tests.graphengine.service.conftest import PACK
 from tests.graphengine.service.test_service import of
 
@@ -144,6 +146,35 @@ def test_who_lost_the_lease_announces_no_files(tmp_path: Path) -> None:
         second.writes(number, 1, {"c": "5:6"})
     second.claim(number, "second")
     assert [attempt.files for attempt in queue.attempts(number)] == [{"a": "1:2", "b": "3:4"}, {}]
+
+
+def test_files_of_a_job_stay_that_ends_just_when_its_service_looks_after_it(tmp_path: Path) -> None:
+    """The service has read that the job runs, and goes on with that when the job has ended."""
+    is_read, ended, looked = threading.Event(), threading.Event(), threading.Event()
+
+    class SlowQueue(Queue):
+        def running(self) -> list[Job]:
+            found = super().running()
+            if is_read.is_set():
+                looked.set()
+            elif found:
+                is_read.set()
+                assert ended.wait(60)
+            return found
+
+    graph = Graph()
+    gate = graph.add("pack.gate", "m", x=graph.input("x", int), file=str(tmp_path / "gate"))
+    graph.add("pack.page", "n", x=gate)
+    graph.output("y", graph["n"])
+    with Service(SlowQueue(tmp_path / "q.sqlite"), InlineRunner()) as service:
+        number = service.submit(graph, {"x": 7}, out=tmp_path / "out")
+        assert is_read.wait(60)
+        (tmp_path / "gate").touch()
+        until(lambda: service.queue.get(number).state.ended and not service.busy)
+        ended.set()
+        assert looked.wait(60)
+    assert service.queue.get(number).state is State.DONE
+    assert names(tmp_path) == ["job_y_00000.txt"]
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
