@@ -10,6 +10,7 @@ from graphengine_comfy.formats import COMFYUI
 from graphengine_comfy.nodes import (
     conditioning,
     control,
+    edit_prompts,
     image_sizes,
     images,
     latents,
@@ -39,6 +40,7 @@ __pack__ = Pack(
 )
 
 _MODULES = (
-    loaders, conditioning, picture_prompts, control, latents, sampling, images, image_sizes, masks, primitives
+    loaders, conditioning, edit_prompts, picture_prompts, control, latents, sampling, images, image_sizes, masks,
+    primitives,
 )  # fmt: skip
 globals().update({name: one for module in _MODULES for name, one in vars(module).items() if isinstance(one, NodeDef)})

@@ -191,7 +191,8 @@ class Entry:
         prompt: As the standard pack has it; `family` says whose text encoder made it.
         options: By ComfyUI's names: `guidance`; `start` and `end`, the part of sampling in which it acts; `strength`;
             `width`, `height`, `crop_w`, `crop_h`, `target_width`, `target_height` and `aesthetic_score` of SDXL;
-            `concat_latent` and `concat_mask`, tensors of inpainting models; `references`, a list of latents.
+            `concat_latent` and `concat_mask`, tensors of inpainting models; `references`, a list of latents, and
+            `reference_method`, where they stand.
         controls: The ControlNets that steer beside it, each with its picture.
     """
 

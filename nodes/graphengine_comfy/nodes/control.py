@@ -155,3 +155,21 @@ def ModelSamplingDiscrete(
 def RescaleCFG(*, model: MODEL, multiplier: Share = 0.7) -> MODEL:
     """Rescale guidance against overexposure, of models that predict velocity."""
     return _patched(model, "rescale_cfg", multiplier)
+
+
+@node(version=1)
+def CFGNorm(
+    *, model: MODEL, strength: Annotated[float, Range(0.0, 100.0, 0.01)] = 1.0, pre_cfg: bool = False
+) -> MODEL:
+    """Keep what guidance makes from growing beyond what the positive prompt alone makes.
+
+    At each place the picture that is estimated gets at most the length, over its channels, that it has without
+    guidance, times the strength. With `pre_cfg` it is the noise that gets just this length, and the strength says how
+    much of it.
+
+    Raises:
+        ValueError: The strength is above 1, at which pictures leave all bounds.
+    """
+    if strength > 1:
+        raise ValueError(f"strength {strength:g} makes the picture larger at each step, without bounds: give 1 or less")
+    return _patched(model, "cfg_norm", (strength, pre_cfg))

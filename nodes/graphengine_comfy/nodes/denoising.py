@@ -201,6 +201,7 @@ def denoise(
         noisy = levels.end(levels.begin(begun, drawn, sigmas[0]), sigmas[0])
         return handed_on(noisy, noisy)
     estimates: list[Any] = []
+    predicted: list[torch.Tensor] = []
 
     def loop(pack: Any, device: str) -> Loop:
         inner, keep = (_tokens if reference.family == FLUX2 else pack), None
@@ -211,12 +212,13 @@ def denoise(
             moved = [inner(one).to(device) for one in (begun, drawn, full)]
             keep = Keep(moved[0], moved[1], moved[2], at)
         form = NoiseForm(tuple(begun.shape), inner)
-        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed, keep, form)
+        change = _cfg_norm(model, levels, predicted, _unpacked(request, begun), inner)
+        scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed, keep, form, change)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
         answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
         if reference.family in GUIDED and cfg > 1 and negative is not None:
-            answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device)
+            answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device, answer, predicted)
         return Loop(scheduler, latents if reference.family == FLUX2 else pack(latents), answer)
 
     calls = _calls(solver.solver_for(levels), sigmas, levels)
@@ -231,10 +233,52 @@ def denoise(
     ended = levels.end(result, sigmas[-1]) if sigmas[-1] > 0 else result
     picture = ended
     if sigmas[-1] > 0:
-        of_family: Any = family(reference.family)
-        unpack = of_family.layouts(of_family.pipeline_for(request), request)[1]
-        picture = _in_shape(unpack(estimates[-1].denoised.cpu()), begun)
+        picture = _unpacked(request, begun)(estimates[-1].denoised.cpu())
     return handed_on(ended, picture)
+
+
+def _unpacked(request: SampleRequest, like: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How latents of a pipeline's loop get the shape of this pack's."""
+    of_family: Any = family(request.model.family)
+    unpack = of_family.layouts(of_family.pipeline_for(request), request)[1]
+    return lambda latents: _in_shape(unpack(latents), like)
+
+
+def _cfg_norm(
+    model: MODEL,
+    levels: ModelSampling,
+    predicted: Sequence[torch.Tensor],
+    unpack: Callable[[torch.Tensor], torch.Tensor],
+    pack: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] | None:
+    """How CFGNorm changes the estimates of the picture; None without it.
+
+    Args:
+        predicted: What the positive prompt alone predicts, at each step; empty where no other prompt guides.
+        unpack, pack: From the pipeline's layout of latents, and to it.
+
+    Raises:
+        ValueError: diffusers' pipelines guide the model, and do not tell what the positive prompt alone predicts.
+    """
+    import torch
+
+    found = model.patch("cfg_norm")
+    if found is None:
+        return None
+    if model.denoiser.model.family not in GUIDED:
+        raise ValueError(f"CFGNorm is followed for {' and '.join(GUIDED)} models, and not for {model.source}")
+    strength, before = found
+
+    def change(guided: torch.Tensor, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        own = levels.denoised(predicted[-1].float(), x, sigma) if predicted else guided
+        ends = [unpack(x - one if before else one) for one in (own, guided)]
+        free, length = (torch.linalg.vector_norm(one, dim=1, keepdim=True) for one in ends)
+        if before:
+            share = torch.where(length > 0, free / length.clamp_min(1e-12), 1.0)
+            return x - pack(ends[1] * (strength * share + 1 - strength))
+        return pack(ends[1] * (free / (length + 1e-8)).clamp(max=1.0) * strength)
+
+    return change
 
 
 def _calls(solver: Any, sigmas: Sequence[float], levels: ModelSampling) -> list[float]:
@@ -375,7 +419,7 @@ def _check(side: CONDITIONING, model: Model) -> None:
                 f"a prompt of {entry.prompt.family} does not fit {model.source}, a {model.family} model: load the text "
                 "encoder of its type"
             )
-        if "references" in entry.options and model.family not in ("flux", FLUX2):
+        if "references" in entry.options and model.family not in ("flux", FLUX2, "qwen_image"):
             raise ValueError(
                 f"reference latents are not followed for {model.family} models here; the node std.sample takes "
                 "reference pictures"

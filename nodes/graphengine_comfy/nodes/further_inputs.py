@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from graphengine_nodes.families import vae_coding
 from graphengine_nodes.families.family import SampleRequest
 from graphengine_nodes.families.lookup import family
+from graphengine_nodes.families.pipeline_vae import private
 from graphengine_nodes.values.types import Conditioning
 
 from graphengine_comfy.nodes.resizing import repeated, resized
@@ -60,11 +61,16 @@ def answer_for(
     """
     options = _options(sides)
     reference = model.denoiser.model
+    method = _reference_method(model, options)
     if reference.family == "flux":
-        return _of_flux(model, options, begun, config, pack)
+        return _of_flux(model, options, begun, config, pack, method)
     if reference.family == "flux2":
         references = [repeated(one.float(), len(begun)) for one in options.get("references", ())]
         return functools.partial(_flux2_call, references=references) if references else None
+    if reference.family == "qwen_image":
+        latents = [vae_coding.to_denoiser(one.float(), scaling(config)) for one in options.get("references", ())]
+        seen = [_packed(one[:, :, 0] if one.ndim == 5 else one, begun) for one in latents]
+        return functools.partial(_qwen_references, references=seen, placed=_Placed(method)) if seen else None
     if reference.setting("unet_channels", 4) != 9:
         return None
     if "concat_latent" in options:
@@ -80,7 +86,7 @@ def answer_for(
 
 def _options(sides: Sequence[CONDITIONING]) -> Mapping[str, Any]:
     """The options of the prompts that make further inputs, which all prompts must have in common."""
-    names = ("concat_latent", "concat_mask", "references")
+    names = ("concat_latent", "concat_mask", "references", "reference_method")
     found = [{name: one.options[name] for name in names if name in one.options} for s in sides for one in s.entries]
     if any(_comparable(one) != _comparable(found[0]) for one in found):
         raise ValueError(
@@ -93,7 +99,7 @@ def _comparable(options: Mapping[str, Any]) -> Any:
     """Options with the bytes of their tensors, which can be compared."""
     def bytes_of(value: Any) -> Any:
         listed = value if isinstance(value, (list, tuple)) else [value]
-        return [one.numpy().tobytes() for one in listed]
+        return [one if isinstance(one, str) else one.numpy().tobytes() for one in listed]
 
     return {name: bytes_of(value) for name, value in options.items()}
 
@@ -119,11 +125,33 @@ def _beside_latents(module: Any, sample: torch.Tensor, *args: Any, extra: torch.
     return module(torch.cat([sample, more], dim=1), *args, **kwargs)
 
 
+METHODS: Mapping[str, Sequence[str]] = {
+    "flux": ("offset", "index"),
+    "flux2": ("index",),
+    "qwen_image": ("index", "index_timestep_zero"),
+}
+"""Where reference pictures may stand, by ComfyUI's names; the first of a family is its own."""
+
+
+def _reference_method(model: MODEL, options: Mapping[str, Any]) -> str | None:
+    """Where reference pictures stand; None for the model's own place.
+
+    Raises:
+        ValueError: The family's models have them nowhere there.
+    """
+    found: str | None = options.get("reference_method")
+    known = METHODS.get(model.denoiser.model.family, ())
+    if found is not None and options.get("references") and found not in known:
+        raise ValueError(f"{model.source} has reference pictures by the method {' or '.join(known)}, and not {found}")
+    return found
+
+
 # --- FLUX.1 -----------------------------------------------------------------------------------------------------------
 
 
 def _of_flux(
-    model: MODEL, options: Mapping[str, Any], begun: torch.Tensor, config: Mapping[str, Any], pack: Pack
+    model: MODEL, options: Mapping[str, Any], begun: torch.Tensor, config: Mapping[str, Any], pack: Pack,
+    method: str | None,
 ) -> Callable[..., Any] | None:
     """The channels of Fill, Canny and Depth, and the reference pictures of Kontext."""
     import torch
@@ -141,7 +169,8 @@ def _of_flux(
     references = [vae_coding.to_denoiser(one.float(), scaling(config)) for one in options.get("references", ())]
     if extra is None and not references:
         return None
-    return functools.partial(_flux_call, extra=extra, references=[_packed(one, begun) for one in references])
+    packed = [_packed(one, begun) for one in references]
+    return functools.partial(_flux_call, extra=extra, references=packed, layered=method == "index")
 
 
 def _eight_by_eight(mask: torch.Tensor | None, begun: torch.Tensor) -> torch.Tensor:
@@ -173,11 +202,13 @@ def _flux_call(
     img_ids: torch.Tensor,
     extra: torch.Tensor | None,
     references: Sequence[tuple[torch.Tensor, int, int]],
+    layered: bool,
     **kwargs: Any,
 ) -> Any:
     """Call FLUX's transformer with further channels, and with the tokens of references behind those of the latents.
 
-    The first reference lies over the picture, each further one beside or under those before, on a layer of its own.
+    The first reference lies over the picture, on a layer of its own; each further one beside or under those before on
+    the same layer, or `layered` on the next one.
     """
     import torch
 
@@ -186,11 +217,12 @@ def _flux_call(
     if extra is not None:
         states = torch.cat([states, extra.to(states)], dim=2)
     tall = wide = 0
-    for tokens, high, broad in references:
+    for number, (tokens, high, broad) in enumerate(references, start=1):
         top, left = (0, wide) if high + tall > broad + wide else (tall, 0)
         tall, wide = max(tall, high + top), max(wide, broad + left)
+        layer, top, left = (number, 0, 0) if layered else (1, top, left)
         rows, columns = torch.meshgrid(torch.arange(high), torch.arange(broad), indexing="ij")
-        place = torch.stack([torch.ones_like(rows), rows + top, columns + left], dim=-1).reshape(-1, 3)
+        place = torch.stack([torch.full_like(rows, layer), rows + top, columns + left], dim=-1).reshape(-1, 3)
         places.append(place.to(img_ids))
         states = torch.cat([states, tokens.to(states)], dim=1)
     found = module(*args, hidden_states=states, img_ids=torch.cat(places), **kwargs)
@@ -221,36 +253,115 @@ def _flux2_call(
     return (found[0][:, :count], *found[1:])
 
 
+# --- Qwen-Image-Edit --------------------------------------------------------------------------------------------------
+
+
+class _Placed:
+    """Makes of a transformer of Qwen-Image one with references where a method says.
+
+    diffusers counts the places of words behind the largest picture, ComfyUI behind the one that is made; and whether
+    references are told as pictures without noise is the model's setting, where no node says it.
+
+    Args:
+        method: ComfyUI's name of it.
+    """
+
+    def __init__(self, method: str | None) -> None:
+        self.method = method
+        self.made: tuple[Any, Any] | None = None
+
+    def over(self, module: Any) -> Any:
+        """The transformer over the same weights; made once."""
+        if self.made is None or self.made[0] is not module:
+            twin = private(module)
+            rope = vars(twin)["_modules"].pop("pos_embed")
+
+            def places(shapes: Any, **kwargs: Any) -> Any:
+                return rope(shapes, **kwargs)[0], rope([one[:1] for one in shapes], **kwargs)[1]
+
+            vars(twin)["pos_embed"] = places
+            for part in twin.modules() if self.method is not None else ():
+                if "zero_cond_t" in vars(part):
+                    vars(part)["zero_cond_t"] = self.method == "index_timestep_zero"
+            self.made = module, twin
+        return self.made[1]
+
+
+def _qwen_references(
+    module: Any,
+    *args: Any,
+    hidden_states: torch.Tensor,
+    img_shapes: Any,
+    references: Sequence[tuple[torch.Tensor, int, int]],
+    placed: _Placed,
+    **kwargs: Any,
+) -> Any:
+    """Call Qwen-Image's transformer with the tokens of references behind those of the latents, each on its layer."""
+    import torch
+
+    count = hidden_states.shape[1]
+    states = torch.cat([hidden_states, *(tokens.to(hidden_states) for tokens, *_ in references)], dim=1)
+    shapes = [[*one, *((1, high, wide) for _, high, wide in references)] for one in img_shapes]
+    found = placed.over(module)(*args, hidden_states=states, img_shapes=shapes, **kwargs)
+    return (found[0][:, :count], *found[1:])
+
+
 # --- guidance ---------------------------------------------------------------------------------------------------------
 
 
-def guided(request: SampleRequest, negative: Conditioning, cfg: float, device: str) -> Callable[..., Any]:
+def guided(
+    request: SampleRequest,
+    negative: Conditioning,
+    cfg: float,
+    device: str,
+    answer: Callable[..., Any] | None,
+    predicted: list[torch.Tensor],
+) -> Callable[..., Any]:
     """What answers for a denoiser in a pipeline that does not guide: the negative prompt, and the way from it.
 
     Args:
         request: What the family's sampler is asked for, with the positive prompt.
         cfg: How far to go from the negative prompt: 1 is to the positive one.
+        answer: What answers for the denoiser with one prompt; None: the denoiser itself.
+        predicted: Gets what the positive prompt alone predicts, in place of that of the call before.
     """
     import torch
 
     of_family: Any = family(request.model.family)
     asked = of_family.prompts(replace(request, positive=[negative], negative=()), device, torch.float32)
     call = {"z_image": _z_image_call, "qwen_image": _qwen_call}[request.model.family]
-    return functools.partial(call, prompts=asked, cfg=cfg)
+
+    def asking(module: Any, *args: Any, **kwargs: Any) -> Any:
+        ask = module if answer is None else functools.partial(answer, module)
+        return call(ask, *args, prompts=asked, cfg=cfg, predicted=predicted, **kwargs)
+
+    return asking
 
 
 def _z_image_call(
-    module: Any, latents: Any, times: Any, texts: Any, *args: Any, prompts: Any, cfg: float, **kwargs: Any
+    module: Any,
+    latents: Any,
+    times: Any,
+    texts: Any,
+    *args: Any,
+    prompts: Any,
+    cfg: float,
+    predicted: list[Any],
+    **kwargs: Any,
 ) -> Any:
+    import torch
+
     positive = module(latents, times, texts, *args, **kwargs)
+    predicted[:] = [-torch.stack([one.float() for one in positive[0]]).squeeze(2)]  # the pipeline turns the sign
     others = [one.to(texts[0]) for one in prompts["prompt_embeds"]]
     negative = module(latents, times, others, *args, **kwargs)
     pairs = zip(positive[0], negative[0], strict=True)
     return ([_towards(no.float(), yes.float(), cfg) for yes, no in pairs], *positive[1:])
 
 
-def _qwen_call(module: Any, *args: Any, prompts: Any, cfg: float, **kwargs: Any) -> Any:
+def _qwen_call(module: Any, *args: Any, prompts: Any, cfg: float, predicted: list[Any], **kwargs: Any) -> Any:
     positive = module(*args, **kwargs)
+    predicted[:] = [positive[0]]
     mask = prompts.get("prompt_embeds_mask")
     mask = None if mask is None or bool(mask.all()) else mask
     texts = prompts["prompt_embeds"].to(kwargs["encoder_hidden_states"])

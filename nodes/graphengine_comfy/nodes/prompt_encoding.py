@@ -26,6 +26,9 @@ LARGE = 8
 UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
 """The families that read prompts with CLIP alone."""
 
+LITERAL = ("flux2", "z_image", "qwen_image")
+"""The families whose prompts have no weights: brackets are words of them, as of any text for a language model."""
+
 LEAST = {"flux": 256, "stable_diffusion_3": 77, "chroma": 1}
 """The fewest tokens of T5 that ComfyUI gives the families with it; longer prompts are as long as they are."""
 
@@ -52,8 +55,9 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
         return _by_clip(store, clip, [spelled(model, text) or "" for text in texts], device)
     if clip.stop_at is not None:
         raise ValueError(f"{clip.source} is of a {model.family} model, which needs all layers: leave the layer out")
-    plain = ["".join(text for text, _ in pairs(one)) for one in texts]
-    weighted = any(weight != 1.0 for one in texts for _, weight in pairs(one))
+    literal = model.family in LITERAL
+    plain = list(texts) if literal else ["".join(text for text, _ in pairs(one)) for one in texts]
+    weighted = not literal and any(weight != 1.0 for one in texts for _, weight in pairs(one))
     if weighted and model.family != "flux":
         raise ValueError(
             f"weights in prompts are not applied for {model.family} models: write the prompt without (…), or its "

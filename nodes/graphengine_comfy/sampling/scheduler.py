@@ -48,11 +48,18 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Only `sigma_scheduler` makes it; the arguments are what pipelines read of a scheduler's configuration."""
 
     def prepare(
-        self, solver: Solver, table: Sequence[float], model: ModelSampling, draws: Draws, keep: Keep | None
+        self,
+        solver: Solver,
+        table: Sequence[float],
+        model: ModelSampling,
+        draws: Draws,
+        keep: Keep | None,
+        change: Change | None = None,
     ) -> SigmaScheduler:
-        """Take the sampler, the table, the model's noise levels, how noise in between is drawn and what a mask
-        keeps."""
+        """Take the sampler, the table, the model's noise levels, how noise in between is drawn, what a mask keeps and
+        how estimates of the picture are changed."""
         self._solver, self._table, self._model, self._draws, self._keep = solver, list(table), model, draws, keep
+        self._change = change
         self.calls = _calls(solver, table, _around(_no_noise, model))
         self.sigmas = torch.tensor(self._table, dtype=torch.float32)
         self.init_noise_sigma = model.begin_scale(self._table[0])
@@ -149,6 +156,8 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sigma = self.calls[index]
         x, given = self._state(sample)
         self.denoised = self._model.denoised(model_output.float(), given, sigma)
+        if self._change is not None:
+            self.denoised = self._change(self.denoised, given, sigma)
         if self._keep is not None:
             self.denoised = self._keep.denoised(self.denoised, sigma)
         if self._under_way is None:
@@ -197,6 +206,11 @@ class SigmaScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if near[index] > 1e-2 + 1e-2 * abs(value):
             raise ValueError(f"there is no call of the model at timestep {value:g}")
         return index
+
+
+Change = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""Changes the estimate of a picture that guidance has made, before a mask keeps anything of it; takes the estimate, the
+noisy latent that the model was given, and the sigma."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +325,7 @@ def sigma_scheduler(
     seed: int = 0,
     keep: Keep | None = None,
     form: NoiseForm | None = None,
+    change: Change | None = None,
 ) -> SigmaScheduler:
     """Make the scheduler that runs a sampler over a table of sigmas.
 
@@ -321,6 +336,7 @@ def sigma_scheduler(
         seed: Of the noise that some samplers draw between the steps; ComfyUI takes that of the first noise.
         keep: What a mask keeps.
         form: How noise is drawn where the pipeline carries latents in another form; by default that of its latents.
+        change: Changes each estimate of the picture; None: it stays.
 
     Raises:
         ValueError: There is no such sampler, or it is refused for this model; the table is none.
@@ -331,7 +347,7 @@ def sigma_scheduler(
     if len(table) < 2 or not all(before > after >= 0 for before, after in itertools.pairwise(table)):
         raise ValueError("a table of sigmas has at least two, each below the one before and none below 0")
     scheduler: SigmaScheduler = SigmaScheduler(sampler=chosen.name)
-    return scheduler.prepare(chosen.solver_for(model), table, model, Draws(seed, chosen.noise, form), keep)
+    return scheduler.prepare(chosen.solver_for(model), table, model, Draws(seed, chosen.noise, form), keep, change)
 
 
 def called_sigmas(solver: Solver, table: Sequence[float], flow: bool) -> list[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import graphengine_comfy as comfy
+import graphengine_nodes as std
 import pytest
 import torch
 from graphengine_nodes.testing.chroma import chroma_model
@@ -100,3 +101,16 @@ def test_flux2_is_sampled_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
         wanted = by_hand(reference)
         assert (found.samples - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("family", ["flux2", "qwen_image", "z_image"])
+def test_brackets_are_words_where_a_language_model_reads(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FAMILIES[family](tmp_path / "checkpoints" / family)
+    monkeypatch.setenv("GRAPHENGINE_MODELS", str(tmp_path))
+    clip = comfy.CheckpointLoaderSimple(ckpt_name=family).CLIP
+    text = r"a (red:1.5) house \(old\)"
+    found = comfy.CLIPTextEncode(text=text, clip=clip).entries[0].prompt
+    wanted = std.encode_prompt(clip.encoder, text)
+    assert torch.equal(found.embeds, wanted.embeds)
