@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from graphengine.graph.elements import Input, Link, Ref
     from graphengine.graph.flow import collect, each, switch, when
     from graphengine.keys.files import confined, fingerprint
-    from graphengine.pack import FileFormat, FormatContext, Pack, PictureSettings
+    from graphengine.pack import FileFormat, FileName, FormatContext, Pack, PictureSettings
     from graphengine.provenance.steps import Step
     from graphengine.show.notebook import show_lists
     from graphengine.system.folders import cache_folder
@@ -95,7 +95,7 @@ _HOMES = {
     "graphengine.graph.elements": ("Input", "Link", "Ref"),
     "graphengine.graph.flow": ("collect", "each", "switch", "when"),
     "graphengine.keys.files": ("confined", "fingerprint"),
-    "graphengine.pack": ("FileFormat", "FormatContext", "Pack", "PictureSettings"),
+    "graphengine.pack": ("FileFormat", "FileName", "FormatContext", "Pack", "PictureSettings"),
     "graphengine.provenance.steps": ("Step",),
     "graphengine.show.notebook": ("show_lists",),
     "graphengine.system.folders": ("cache_folder",),
@@ -112,14 +112,14 @@ _HOMES = {
 
 __all__ = [
     "INERT", "UNKNOWN", "Added", "Call", "Cancellation", "Cancelled", "Choices", "Context", "DiskStore", "Doc", "Drawn",
-    "Event", "File", "FileError", "FileFormat", "FormatContext", "Graph", "GraphEngineError", "Input", "Kind", "Lazy",
-    "Link", "Lost", "ModelError", "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError", "NotData",
-    "NotRegular", "NotStorable", "Outside", "Pack", "PackError", "PictureSettings", "Problem", "Range", "Ref", "Result",
-    "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Unknown", "Uses", "View",
-    "Where", "WorkflowError", "cache_folder", "check_folder", "collect", "confined", "each", "fingerprint",
-    "library_path", "load", "load_pack", "loads", "make_private", "nearest", "node", "open_file", "promise_type",
-    "read_file", "register_type", "rooted", "roots_of", "run", "save", "show_lists", "socket_type", "switch",
-    "warnings_as", "when", "write_file", "write_private",
+    "Event", "File", "FileError", "FileFormat", "FileName", "FormatContext", "Graph", "GraphEngineError", "Input",
+    "Kind", "Lazy", "Link", "Lost", "ModelError", "Multiline", "Node", "NodeDef", "NodeDefinitionError", "NodeError",
+    "NotData", "NotRegular", "NotStorable", "Outside", "Pack", "PackError", "PictureSettings", "Problem", "Range",
+    "Ref", "Result", "Reuse", "Rooted", "Runner", "Socket", "SocketType", "Step", "Store", "ThreadRunner", "Unknown",
+    "Uses", "View", "Where", "WorkflowError", "cache_folder", "check_folder", "collect", "confined", "each",
+    "fingerprint", "library_path", "load", "load_pack", "loads", "make_private", "nearest", "node", "open_file",
+    "promise_type", "read_file", "register_type", "rooted", "roots_of", "run", "save", "show_lists", "socket_type",
+    "switch", "warnings_as", "when", "write_file", "write_private",
 ]  # fmt: skip
 
 

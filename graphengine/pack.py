@@ -58,6 +58,19 @@ class FormatContext:
 
 
 @dataclass(frozen=True)
+class FileName:
+    """How the files of an output node are named: `<path>_00001_.png`, with the number after the highest one there.
+
+    Attributes:
+        path: What stands before the number: a name, or a path inside the folder of the outputs with `/` in it.
+        mark: A text in `path` in whose place each file has its number among those of its value, from 0 on; `''`: none.
+    """
+
+    path: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
 class FileFormat:
     """A format of workflow files of another tool, which `Pack(formats=...)` makes known wherever workflows are read.
 
@@ -71,6 +84,9 @@ class FileFormat:
         picture: `picture(texts)` returns the workflow, as JSON, among the texts of a picture (the text chunks of a PNG
             by name), or None if there is none of this format.
         is_output: `is_output(definition)` says whether files of the format run a node for what it shows or saves.
+        file_name: `file_name(definition, arguments, value)` returns how the files of a value of such a node are named,
+            as a `FileName`; None: as other outputs are. `arguments` holds the plain values of the node's inputs, as far
+            as they are known without running the graph again.
     """
 
     name: str
@@ -79,6 +95,7 @@ class FileFormat:
     write: Callable[[Any, FormatContext], Any] | None = None
     picture: Callable[[Mapping[str, str]], str | None] | None = None
     is_output: Callable[[Any], bool] | None = None
+    file_name: Callable[[Any, Mapping[str, Any], Any], FileName | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,6 @@ def _serve(
     file = queue or queue_file()
     with listening, _service(backend, file, workers, device, threads, address, options) as service:
         files = FileStore(own / "files", most_of_user=upload_limit << 20)
-        files.tidy()
         api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
         shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]

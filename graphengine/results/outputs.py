@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from graphengine.errors import FileError
 from graphengine.graph.type_inference import output_type
 from graphengine.old_names import moved
+from graphengine.pack import FileName
 from graphengine.provenance.describe import chunks
+from graphengine.results.file_names import file_name
+from graphengine.system.opening import check_inside
 from graphengine.system.staging import PREFIX, hidden_folder, make_folder, sweep, sync
 from graphengine.values.socket_types import is_named_tuple, socket_type
 
@@ -26,12 +31,32 @@ Text = Callable[[str, Any, int | None], Mapping[str, str]]
 """A function of an output's name, a value, and its number in a list; returns the texts to store in a picture."""
 Save = Callable[[Any, Path, Mapping[str, str]], list[Path]]
 """A function that writes a value to files whose paths begin with a given one, with texts in them; returns the files."""
+Named = Callable[[str, Any, int | None], FileName | None]
+"""A function of the same; returns how its files are named, None for the writer's own names."""
 HIDDEN = "hidden"
 """The mark (see `marks`) of the hidden folder in which files are made."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """The hidden files of a value.
+
+    Attributes:
+        output: The output of which the value is a part.
+        stem: What their names begin with, before the number.
+        endings: By file, what stands behind the number.
+        named: How they are named where a format says so; `stem` begins so then.
+    """
+
+    output: str
+    stem: str
+    endings: Mapping[Path, str]
+    named: FileName | None
+
+
 class OutputWriter:
-    """Writes values to files in a folder, named `<prefix>_<output>_00000.png` with the next free number.
+    """Writes values to files in a folder, named `<prefix>_<output>_00000.png` with the next free number, or as a
+    `FileName` says.
 
     Args:
         folder: The folder; it is made when the first file is written.
@@ -121,10 +146,10 @@ class Delivery:
     def __init__(self, writer: OutputWriter, stack: contextlib.ExitStack) -> None:
         self._writer, self._stack = writer, stack
         self._hidden: Path | None = None  # made when something is written
-        self._staged: list[tuple[str, str, dict[Path, str]]] = []  # output, beginning of the name, files with endings
+        self._staged: list[_Staged] = []
         self._names: list[str] = []
 
-    def add(self, name: str, value: Any, text: Text) -> list[Any]:
+    def add(self, name: str, value: Any, text: Text, named: Named = lambda name, value, number: None) -> list[Any]:
         """Write an output to hidden files, a list item by item; returns the plain values that are not written."""
         self._names.append(name)
         values: list[Any] = []
@@ -133,10 +158,12 @@ class Delivery:
             if registered is None or registered.save is None:
                 values.append(item)
             else:
-                self.save(name, part, item, registered.save, text(name, item, number))
+                self.save(name, part, item, registered.save, text(name, item, number), named(name, item, number))
         return values
 
-    def save(self, output: str, name: str, value: Any, save: Save, text: Mapping[str, str]) -> None:
+    def save(
+        self, output: str, name: str, value: Any, save: Save, text: Mapping[str, str], named: FileName | None = None
+    ) -> None:
         """Write one value to hidden files.
 
         Args:
@@ -145,8 +172,9 @@ class Delivery:
             value: The value.
             save: The function that writes it.
             text: The texts to store in a picture.
+            named: How the files are named; by default by the writer's prefix and the name.
         """
-        stem = self._writer._stem(name)
+        stem = self._writer._stem(name) if named is None else named.path
         shown = self._writer.folder / stem
         try:
             if self._hidden is None:
@@ -163,7 +191,8 @@ class Delivery:
                 sync(file)
         except OSError as error:
             raise FileError(f"{shown} cannot be written: {error.strerror or error}") from None
-        self._staged.append((output, stem, {file: file.name.removeprefix("value") for file in made}))
+        endings = {file: file.suffix if named else file.name.removeprefix("value") for file in made}
+        self._staged.append(_Staged(output, stem, endings, named))
 
     def publish(self) -> dict[str, list[Path]]:
         """Move all files to their final names; returns the files of each output. They are on the disk then (fsync)."""
@@ -179,32 +208,62 @@ class Delivery:
             except FileExistsError:  # another process took a number meanwhile
                 continue
             except OSError as error:
-                stem = self._staged[0][1] if self._staged else ""
+                stem = self._staged[0].stem if self._staged else ""
                 raise FileError(f"{self._writer.folder / stem} cannot be written: {error.strerror or error}") from None
 
     def _place(self, finals: Mapping[Path, Path], about: Mapping[str, str]) -> None:
         placed: list[Path] = []
         try:
             for file, final in finals.items():
+                self._make(final.parent)
                 place(file, final)
                 placed.append(final)
-            if placed:
-                sync(self._writer.folder)
+            for folder in {final.parent for final in placed}:
+                sync(folder)
         except BaseException:
             remove_marked({str(final): about[str(final)] for final in placed})
             raise
         self._writer.files += placed
 
+    def _make(self, folder: Path) -> None:
+        """Make a folder inside that of the writer."""
+        try:
+            make_folder(folder)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the place of its folder") from None
+        check_inside(folder, [self._writer.folder], links=False)
+
     def _finals(self, found: dict[str, list[Path]]) -> dict[Path, Path]:
-        """A free name for each file."""
-        numbers: dict[str, int] = {}
+        """A free name for each file; no two have the same name, even in several folders."""
+        folder, numbers = self._writer.folder, dict[str, int]()
         finals: dict[Path, Path] = {}
-        for output, stem, made in self._staged:
-            number = numbers[stem] if stem in numbers else next_number(self._writer.folder, stem)
-            numbers[stem] = number + 1
-            for file, ending in made.items():
-                finals[file] = self._writer.folder / f"{stem}_{number:05d}{ending}"
-                found.setdefault(output, []).append(finals[file])
+        taken: set[str] = set()
+
+        def next_of(stem: str, first: int) -> int:
+            if stem not in numbers:
+                path = folder / stem
+                check_inside(path.parent, [folder], links=False)
+                numbers[stem] = next_number(path.parent, path.name, first)
+            return numbers[stem]
+
+        for staged in self._staged:
+            files = found.setdefault(staged.output, [])
+            if staged.named is None:
+                number = next_of(staged.stem, 0)
+                numbers[staged.stem] = number + 1
+                for file, ending in staged.endings.items():
+                    finals[file] = folder / f"{staged.stem}_{number:05d}{ending}"
+            else:
+                for index, (file, ending) in enumerate(staged.endings.items()):
+                    mark = staged.named.mark
+                    stem = staged.stem.replace(mark, str(index)) if mark else staged.stem
+                    number = next_of(stem, 1)
+                    while (name := f"{Path(stem).name}_{number:05d}_{ending}") in taken:
+                        number += 1
+                    taken.add(name)
+                    numbers[stem] = number + 1
+                    finals[file] = (folder / stem).with_name(name)
+            files += [finals[file] for file in staged.endings]
         return finals
 
 
@@ -235,11 +294,14 @@ def write_outputs(
         made = chunks(graph, inputs, output, part, result.made[output], base=base, item=item, exact=exact)
         return {**(texts or {}), **made}
 
+    def named(output: str, part: Any, item: int | None) -> FileName | None:
+        return file_name(graph, inputs, output, part, item, base)
+
     told: dict[str, Any] = {}
     outputs = list(result.outputs.items())
     for group in [outputs] if together else [[output] for output in outputs]:
         with writer.delivery() as delivery:
-            plain = {name: delivery.add(name, value, text) for name, value in group}
+            plain = {name: delivery.add(name, value, text, named) for name, value in group}
             files = delivery.publish()
         for name, values in plain.items():
             told[name] = {}
@@ -299,12 +361,14 @@ def _mark(file: Path) -> str:
     return f"{found.st_size}:{found.st_mtime_ns}"
 
 
-def next_number(folder: Path, stem: str) -> int:
-    """The number after the highest one of existing files whose names begin with `stem`."""
+def next_number(folder: Path, stem: str, first: int = 0) -> int:
+    """The number after the highest one of existing files whose names begin with `stem`; `first` without any."""
     pattern = re.compile(rf"{re.escape(stem)}_(\d{{5,}})(?!\d)")
+    if not folder.is_dir():
+        return first
     with os.scandir(folder) as entries:
         numbers = [int(match[1]) for entry in entries if (match := pattern.match(entry.name))]
-    return max(numbers, default=-1) + 1
+    return max(numbers, default=first - 1) + 1
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any, int | None]]:

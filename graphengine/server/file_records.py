@@ -82,9 +82,13 @@ class Changing:
         return row[0], row[1]
 
     def users(self) -> list[str]:
-        """All users who hold files that expire."""
-        rows = self._base.execute("select distinct user from records where expires is not null").fetchall()
-        return [user for (user,) in rows]
+        """All users who hold files."""
+        return [user for (user,) in self._base.execute("select distinct user from records").fetchall()]
+
+    def uploads(self, prefix: str) -> list[Record]:
+        """The records whose ids begin with a prefix."""
+        query = f"select {_COLUMNS} from records where user = ? and id >= ? and id < ?"
+        return [_record(row) for row in self._base.execute(query, (self._user, prefix, f"{prefix}~")).fetchall()]
 
     def expired(self, now: float) -> list[Record]:
         """The records whose time is over."""
@@ -129,7 +133,7 @@ class FileRecords:
             raise FileError(f"{self.file} cannot be used: {error}") from None
 
     def users(self) -> list[str]:
-        """The users who hold files that expire."""
+        """The users who hold files."""
         if not self.file.exists():
             return []
         with self.changing("") as changing:

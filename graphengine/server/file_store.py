@@ -35,6 +35,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ENDING = re.compile(r"\.[a-z0-9]{1,12}")
 MOST_FILES = 50_000
 """The most files of a user."""
+UNUSED_SECONDS = 90 * 24 * 3600
+"""Seconds after their last use, by a job or a download, after which uploads that are no assets are removed."""
 HEAD = 64
 """The first bytes of a file, by which its type is told."""
 KEY_SECONDS = 24 * 3600
@@ -219,8 +221,8 @@ class FileStore:
         self.records = FileRecords(folder / "records.db")
 
     def tidy(self) -> None:
-        """Remove assets whose time is over, and halves of files that a server which was killed has left; an upload
-        lasts no hour."""
+        """Remove assets whose time is over, uploads that nobody has used for long, and halves of files that a server
+        which was killed has left; an upload lasts no hour."""
         for user in self.records.users():
             self.expire(user)
         for part in self.folder.glob("*/.*.tmp"):
@@ -248,6 +250,16 @@ class FileStore:
         finally:
             upload.close()
 
+    def copy(self, user: str, file: IO[bytes], asset: NewAsset) -> Asset:
+        """Keep the bytes of an open file as an asset of a user."""
+        upload = self.upload(user)
+        try:
+            while piece := file.read(1 << 20):
+                upload.write(piece)
+            return upload.keep_as(asset)
+        finally:
+            upload.close()
+
     def get(self, user: str, id: str) -> StoredFile:
         """A file of a user by its id.
 
@@ -258,9 +270,12 @@ class FileStore:
         if not id.startswith(PREFIX) or _DIGEST.fullmatch(digest) is None:
             raise ApiError("not_found", f"{id!r:.90} is no id of a file: sha256: and 64 hexadecimal digits")
         try:
-            return _stored(self.of(user) / digest, new=False)
+            path = self.of(user) / digest
+            found = _stored(path, new=False)
+            _use(path)
         except OSError:
             raise ApiError("not_found", f"there is no file {id}; upload it first") from None
+        return found
 
     def delete(self, user: str, id: str) -> None:
         """Remove a file of a user. Jobs that wait for it fail.
@@ -320,11 +335,18 @@ class FileStore:
             self._drop(user, records, record.digest)
 
     def expire(self, user: str) -> None:
-        """Remove the assets of a user whose time is over."""
+        """Remove the assets of a user whose time is over, and the uploads that were not used for `UNUSED_SECONDS`."""
         with self.records.changing(user) as records:
-            for record in records.expired(time.time()):
+            unused = [record for record in records.uploads(PREFIX) if self._is_unused(self.of(user) / record.digest)]
+            for record in (*records.expired(time.time()), *unused):
                 records.remove(record.id)
                 self._drop(user, records, record.digest)
+
+    def _is_unused(self, path: Path) -> bool:
+        try:
+            return path.stat().st_atime < time.time() - UNUSED_SECONDS
+        except OSError:  # its bytes are gone already
+            return True
 
     def path_like(self, asset: Asset) -> Path:
         """A path to an asset's file that ends as its name does, for nodes that tell files by their endings."""
@@ -341,6 +363,13 @@ class FileStore:
         if not records.find("digest", digest):
             for path in self.of(user).glob(f"{digest}*"):
                 path.unlink(missing_ok=True)
+
+
+def _use(path: Path) -> None:
+    """Note that a file is used now: by its time of access, at most once a day."""
+    stat = path.stat()
+    if stat.st_atime < time.time() - 24 * 3600:
+        os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
 
 
 def _stored(path: Path, new: bool) -> StoredFile:

@@ -31,6 +31,10 @@ from graphengine.server.problems import ApiError
 from graphengine.server.user_files import UserFiles
 from graphengine.service.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
+TIDY_SECONDS = 3600.0
+"""Seconds between two searches for files whose time is over."""
 MOST_FILES = 65_536
 """Open files that this process asks for."""
 THREADS = 16
@@ -96,9 +100,20 @@ def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, U
         else:
             app.router.add_route(route.method, route.path, route.handler)
 
+    async def tidy() -> None:
+        while True:
+            try:
+                await asyncio.to_thread(api.files.tidy)
+                await asyncio.to_thread(classic.files.tidy)
+            except Exception:  # of a disk; the next time may be better
+                log.exception("old files could not be removed")
+            await asyncio.sleep(TIDY_SECONDS)
+
     async def running(app: web.Application) -> AsyncIterator[None]:
         hub.start()
+        tidying = asyncio.create_task(tidy())
         yield
+        tidying.cancel()
 
     async def closing(app: web.Application) -> None:
         hub.close()

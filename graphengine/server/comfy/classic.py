@@ -18,6 +18,7 @@ from graphengine.declare.sockets import File
 from graphengine.errors import Problem, WorkflowError
 from graphengine.server.comfy import jobs as comfy_jobs
 from graphengine.server.comfy import prompt as comfy_prompt
+from graphengine.server.comfy.annotated import with_held_files
 from graphengine.server.comfy.file_routes import FileRoutes
 from graphengine.server.comfy.files import PICTURES, Files
 from graphengine.server.comfy.objects import all_objects, full_name, is_shown, object_info
@@ -199,6 +200,7 @@ class ComfyClassic:
         return found
 
     def _order(self, caller: Caller, prompt: Prompt, nodes: Mapping[str, Any], outputs: Sequence[str]) -> JobView:
+        nodes = with_held_files(self.files, caller, nodes)
         order = Order(nodes, uuid=prompt.uuid, facts=prompt.facts(outputs), texts=prompt.texts())
         return self.api.submit(caller, order)
 

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import threading
+import time
 import unicodedata
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
 
 from graphengine.errors import FileError
-from graphengine.server.file_store import HEAD, MOST_FILES, open_inside, type_of
+from graphengine.server.comfy.jobs import TEMP
+from graphengine.server.file_store import HEAD, MOST_FILES, NewAsset, open_inside, type_of
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 USERS = "users"
 """The folder inside the input folder with a folder for each user."""
 SECRET = "uploads.key"
-TEMP = "temp"
-"""The folder inside the input folder for files of the type `temp`."""
+PREVIEW, PREVIEW_SECONDS = "ComfyUI_temp_", 7 * 24 * 3600
+"""What the names of pictures begin with that jobs make to be looked at, and the seconds for which they are kept."""
+COPY_SECONDS = 7 * 24 * 3600
+"""Seconds for which a copy of an output is kept that a job takes as its input, from the last time on."""
 TYPES = ("output", "input", TEMP)
 FORMATS = {"webp": "image/webp", "jpeg": "image/jpeg", "jpg": "image/jpeg"}
 """The formats of smaller copies."""
@@ -74,6 +78,15 @@ class Files:
         self.api, self.folders = api, api.folders
         self._lock = threading.Lock()
 
+    def tidy(self) -> None:
+        """Remove pictures that jobs made long ago to be looked at."""
+        with contextlib.suppress(OSError):
+            for entry in entries_of(self.folders.output / TEMP, all=False):
+                with contextlib.suppress(OSError):
+                    is_old = entry.stat(follow_symlinks=False).st_mtime < time.time() - PREVIEW_SECONDS
+                    if is_old and entry.name.startswith(PREVIEW) and entry.is_file(follow_symlinks=False):
+                        os.unlink(entry.path)
+
     # --- where files are ----------------------------------------------------------------------------------------------
 
     def root(self, type: str) -> Path:
@@ -108,18 +121,36 @@ class Files:
             ApiError: The name is none, or the file is not the caller's.
         """
         root, inside = self.root(named.type), _inside(named.subfolder, named.filename)
-        path, gone = root.joinpath(*inside.parts), ApiError("not_found", f"there is no file {inside.name[:80]!r}")
+        path, is_written = root.joinpath(*inside.parts), named.type == "output"
+        if named.type == TEMP and not path.exists():  # no upload, but what a job wrote
+            path, is_written = self.folders.output.joinpath(TEMP, *inside.parts), True
+        gone = ApiError("not_found", f"there is no file {inside.name[:80]!r}")
         if caller.scope is None:
             return path
-        if named.type == "output" and not self.api.queue.wrote(caller.user, str(path)):
+        if is_written and not self.api.queue.wrote(caller.user, str(path)):
             raise gone
-        if named.type != "output" and inside.parts[0] == USERS and not inside.is_relative_to(self.own(caller)):
+        if not is_written and inside.parts[0] == USERS and not inside.is_relative_to(self.own(caller)):
             raise gone
         return path
 
     def open(self, caller: Caller, named: Named) -> tuple[IO[bytes], int, str]:
         """Open a file; returns it, its bytes and its type."""
-        return open_inside(self.path(caller, named), [self.root(named.type)])
+        return open_inside(self.path(caller, named), [self.root(named.type), self.folders.output / TEMP])
+
+    def held(self, caller: Caller, named: Named) -> str:
+        """The path of a file of the types `output` and `temp` as jobs of the caller may name it: that of an upload, or
+        of a copy of what a job wrote, which is kept for a while.
+
+        Raises:
+            ApiError: There is no such file, or the caller has no room for the copy.
+        """
+        file, _, type = self.open(caller, named)
+        with file:
+            path = self.path(caller, named)
+            if path.is_relative_to(self.folders.input / TEMP):
+                return path.relative_to(self.folders.input).as_posix()
+            asset = self.api.files.copy(caller.user, file, NewAsset(named.filename, type, seconds=COPY_SECONDS))
+        return str(self.api.files.path_like(asset))
 
     def listed(self, caller: Caller, folder: Path, endings: Sequence[str]) -> list[str]:
         """The files in a folder and below, with certain endings, by their paths in it; without those of others."""

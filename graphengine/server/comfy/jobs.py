@@ -18,6 +18,9 @@ STATUS = {
 """The words of its job lists for our states."""
 MOVING = (".mp4", ".webm", ".mkv", ".mov", ".gif")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", *MOVING)
+TEMP = "temp"
+"""The folder of what is only to be looked at: in the output folder what jobs write so (PreviewImage), in the input
+folder what is uploaded so."""
 AUDIO = (".flac", ".mp3", ".opus", ".wav", ".ogg")
 
 
@@ -44,8 +47,11 @@ def file_facts(path: str, folder: Path) -> dict[str, str] | None:
         inside = PurePath(path).relative_to(folder)
     except ValueError:
         return None
-    parent = inside.parent.as_posix()
-    return {"filename": inside.name, "subfolder": "" if parent == "." else parent, "type": "output"}
+    is_temp = len(inside.parts) > 1 and inside.parts[0] == TEMP
+    parent = (inside.relative_to(TEMP) if is_temp else inside).parent.as_posix()
+    return {
+        "filename": inside.name, "subfolder": "" if parent == "." else parent, "type": TEMP if is_temp else "output",
+    }  # fmt: skip
 
 
 def outputs(job: Job, folder: Path) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,8 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.comfy.annotated import with_held_files
+from graphengine.server.comfy.files import Files
 from graphengine.server.comfy.jobs import facts_of
 from graphengine.server.comfy.prompt import FACTS, client_ids
 from graphengine.server.comfy.v2_assets import with_files
@@ -60,7 +62,7 @@ class ComfyV2:
     without_token = ()
 
     def __init__(self, api: JobApi, hub: EventHub) -> None:
-        self.api, self.hub = api, hub
+        self.api, self.hub, self.files = api, hub, Files(api)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error in the envelope of this API."""
@@ -91,7 +93,7 @@ class ComfyV2:
 
     def _submit(self, caller: Caller, order: Order, key: str | None) -> JobView:
         name = "" if key is None else self._name(caller, key)
-        workflow = with_files(self.api, caller, order.workflow)
+        workflow = with_held_files(self.files, caller, with_files(self.api, caller, order.workflow))
         inputs = with_files(self.api, caller, order.inputs, as_ids=True)
         try:
             return self.api.submit(caller, replace(order, workflow=workflow, inputs=inputs, uuid=name))

@@ -247,14 +247,8 @@ def _referenced(api: JobApi, caller: Caller, info: Any) -> Asset:
     if isinstance(found, Asset):
         return found
     file, _, type, name = open_asset(api, caller, id)
-    upload = api.files.upload(caller.user)
-    try:
-        with file:
-            while piece := file.read(1 << 20):
-                upload.write(piece)
-        return upload.keep_as(NewAsset(name, type))
-    finally:
-        upload.close()
+    with file:
+        return api.files.copy(caller.user, file, NewAsset(name, type))
 
 
 # --- what is asked for and answered -----------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graphengine import FileFormat, FormatContext, Graph
+from graphengine import FileFormat, FileName, FormatContext, Graph, NodeDef
+from graphengine_comfy.file_names import DEFAULT, preview_name, saved_name
 from graphengine_comfy.formats.api_format import document_of, prompt_in
 from graphengine_comfy.formats.class_facts import classes_of
-from graphengine_comfy.formats.classes import is_output
+from graphengine_comfy.formats.classes import PACK, is_output
 from graphengine_comfy.formats.export import prompt_of
 from graphengine_comfy.formats.ui_format import api_of
 from graphengine_comfy.formats.ui_format import recognise as is_workflow
@@ -43,5 +44,14 @@ def in_picture(texts: Mapping[str, str]) -> str | None:
     return texts.get("prompt") or texts.get("workflow")
 
 
-COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output)
+def file_name(definition: NodeDef[..., Any], arguments: Mapping[str, Any], value: Any) -> FileName | None:
+    """How ComfyUI names the files of an output node: by `filename_prefix`, and without one as previews."""
+    if definition.pack != PACK:
+        return None
+    if "filename_prefix" not in definition.sockets:
+        return preview_name()
+    return saved_name(str(arguments.get("filename_prefix", DEFAULT)), value)
+
+
+COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output, file_name)
 """ComfyUI's workflows."""

@@ -11,6 +11,7 @@ from graphengine_nodes.nodes.images import read_image
 from graphengine_nodes.values.picture_reading import has_own_colours
 
 from graphengine import INERT, Choices, Context, File, Range, node
+from graphengine_comfy.file_names import saved_name
 from graphengine_comfy.nodes.image_sizes import Side, scaled
 from graphengine_comfy.nodes.resizing import MOST, repeated, resized
 from graphengine_comfy.values import UPSCALE_MODEL
@@ -69,7 +70,12 @@ def LoadImageMask(
 
 @node(version=1)
 def SaveImage(*, images: Image, filename_prefix: str = "ComfyUI") -> Image:
-    """Give pictures as an output of the workflow, whose files are called by the prefix; it writes none itself."""
+    """Give pictures as an output of the workflow, whose files are called by the prefix; it writes none itself.
+
+    Raises:
+        ValueError: The prefix leads out of the folder of the outputs.
+    """
+    saved_name(filename_prefix, images)
     return images
 
 
@@ -119,8 +125,9 @@ def SaveImageAdvanced(
     """Give pictures as an output of the workflow, which are written as PNG in 8 bits.
 
     Raises:
-        ValueError: Another format is asked for.
+        ValueError: Another format is asked for, or the prefix leads out of the folder of the outputs.
     """
+    saved_name(filename_prefix, images)
     plain = (format, format_bit_depth or "8-bit", format_input_color_space or "sRGB")
     if plain != ("png", "8-bit", "sRGB"):
         raise ValueError(f"outputs are written as PNG, 8-bit, sRGB, and not as {', '.join(plain)}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from graphengine.server.file_store import FileStore, NewAsset, open_inside, type_of
+from graphengine.server.file_store import UNUSED_SECONDS, FileStore, NewAsset, open_inside, type_of
 from graphengine.server.problems import ApiError
 
 
@@ -81,3 +83,19 @@ def test_a_file_is_removed_when_nobody_holds_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", [b"", b"\x89PNG", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x18ftypheic", b"<svg", b"\xff\xd8"])
 def test_other_types_are_not_shown(head: bytes) -> None:
     assert type_of(head) == "application/octet-stream"
+
+
+def test_uploads_go_when_they_were_not_used_for_long(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "files")
+    made = {name: store.put("ann", name.encode()) for name in ("unused", "used", "held", "new")}
+    long_ago = time.time() - UNUSED_SECONDS - 60
+    for name in ("unused", "used", "held"):
+        os.utime(made[name].path, (long_ago, long_ago))
+    held = store.copy("ann", io.BytesIO(b"held"), NewAsset("held.txt"))
+    os.utime(held.path, (long_ago, long_ago))
+    assert store.get("ann", made["used"].id).created == pytest.approx(long_ago)  # this is a use
+    store.tidy()
+    with pytest.raises(ApiError, match="upload it first"):
+        store.get("ann", made["unused"].id)
+    assert store.asset("ann", held.record.id).path.read_bytes() == b"held"
+    assert {store.get("ann", made[name].id).path.read_bytes() for name in ("used", "new")} == {b"used", b"new"}
