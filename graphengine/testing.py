@@ -97,6 +97,10 @@ class FakeWorker:
         """End the connection at once, as the death of a process does."""
         self._inbox.close()
 
+    def is_stopped(self) -> bool:
+        """Whether its process is stopped; it has none of its own."""
+        return False
+
     def _work(self, inbox: InProcessPipe) -> None:
         error: BaseException | None = None
         try:

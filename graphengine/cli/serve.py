@@ -49,6 +49,10 @@ def command(
         list[str] | None, device_option("Where the workers compute: cpu, cuda:0, ...; may be repeated.")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of each worker.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=1, help="Seconds without a sign after which a node on a worker is ended."),
+    ] = None,
     backend: Annotated[
         str,
         typer.Option("--backend", help="local: worker processes. inline: this process. ray: actors of a Ray cluster."),
@@ -95,8 +99,8 @@ def command(
     """
     if context.invoked_subcommand is None:
         _serve(
-            host=host, port=port, workers=workers, device=device, threads=threads, backend=backend, address=address,
-            input=input, output=output, workflows=workflows, models=models, token_file=token_file,
+            host=host, port=port, workers=workers, device=device, threads=threads, timeout=timeout, backend=backend,
+            address=address, input=input, output=output, workflows=workflows, models=models, token_file=token_file,
             allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub,
             upload_limit=upload_limit, editor=editor, queue=queue, packs=packs, debug=debug,
         )  # fmt: skip
@@ -104,10 +108,11 @@ def command(
 
 @guarded
 def _serve(
-    *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None, backend: str,
-    address: str | None, input: Path | None, output: Path | None, workflows: Path | None, models: Path | None,
-    token_file: Path | None, allow_host: list[str] | None, allow_fetch: list[str] | None, allow_hub: bool,
-    upload_limit: int, editor: bool, queue: Path | None, packs: list[Path] | None, debug: bool,
+    *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None,
+    timeout: float | None, backend: str, address: str | None, input: Path | None, output: Path | None,
+    workflows: Path | None, models: Path | None, token_file: Path | None, allow_host: list[str] | None,
+    allow_fetch: list[str] | None, allow_hub: bool, upload_limit: int, editor: bool, queue: Path | None,
+    packs: list[Path] | None, debug: bool,
 ) -> int | None:  # fmt: skip
     from graphengine.server.editor import frontend_folder
     from graphengine.server.fetching import Fetcher
@@ -146,7 +151,7 @@ def _serve(
         "packs": [str(folder) for folder in packs or ()], "prepare": lambda service: made.append(Metrics(service)),
     }  # fmt: skip
     file = queue or queue_file()
-    with listening, _service(backend, file, workers, device, threads, address, options) as service:
+    with listening, _service(backend, file, workers, device, threads, timeout, address, options) as service:
         files = FileStore(own / "files", most_of_user=upload_limit << 20)
         api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
@@ -186,8 +191,8 @@ def _end(service: Service) -> None:
 
 @contextlib.contextmanager
 def _service(
-    backend: str, file: Path, workers: int | None, device: list[str] | None, threads: int | None, address: str | None,
-    options: dict[str, Any],
+    backend: str, file: Path, workers: int | None, device: list[str] | None, threads: int | None,
+    timeout: float | None, address: str | None, options: dict[str, Any],
 ) -> Iterator[Service]:  # fmt: skip
     """The service with the wanted backend; refuses options that do not fit together."""
     from graphengine.service.start import local_service, serving
@@ -201,14 +206,17 @@ def _service(
         raise WorkflowError("--backend ray and --address go together: HOST:PORT of the head of the cluster, or local")
     if backend != "local" and device:
         raise WorkflowError("--device is for --backend local")
+    if backend == "inline" and timeout is not None:
+        raise WorkflowError("--timeout is for workers: those of --backend local or ray")
+    common = {"workers": workers, "timeout": timeout, "on_warning": warn, **options}
     if backend == "local":
-        with local_service(file, workers=workers, devices=device, threads=threads, on_warning=warn, **options) as found:
+        with local_service(file, devices=device, threads=threads, **common) as found:
             yield found
     elif backend == "ray":
         from graphengine.service.start_ray import ray_service
 
         assert address is not None
-        with ray_service(file, address, workers=workers, threads=threads or 1, on_warning=warn, **options) as found:
+        with ray_service(file, address, threads=threads or 1, **common) as found:
             yield found
     else:
         from graphengine.cache import DiskStore

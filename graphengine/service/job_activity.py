@@ -129,8 +129,8 @@ def silence(number: int, doing: Mapping[str, Any] | None) -> str | None:
     what = f" while it computes {node}" if node else ""
     return (
         f"job {number} has given no sign for {doing['silent']:.0f} s{what}{f' on {worker}' if worker else ''}; a node "
-        f"that takes long should call `ctx.progress`; `graphengine queue cancel {number}` ends it, and `graphengine "
-        "worker --timeout SECONDS` ends nodes that give no sign"
+        f"that takes long should call `ctx.progress`; `graphengine queue cancel {number}` ends it, and the option "
+        "`--timeout SECONDS` of `graphengine worker` and `graphengine serve` ends nodes that give no sign"
     )
 
 

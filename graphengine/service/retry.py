@@ -108,6 +108,8 @@ ACKNOWLEDGED = 10.0
 """Seconds in which a worker acknowledges what it is sent, whatever it computes; after that it is taken back."""
 PACE = 10e6
 """The slowest expected transfer of a message to a worker, in bytes a second; longer messages get more time."""
+STOPPED = 10.0
+"""Seconds for which the process of a worker may be stopped (SIGSTOP) in the middle of its calls; then it is ended."""
 OTHERS = 2.0
 """Seconds that a worker which is to be ended may go on with calls of other jobs; then those are computed elsewhere."""
 UNUSABLE = 10.0

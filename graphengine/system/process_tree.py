@@ -1,4 +1,4 @@
-"""Ending a process together with its descendants, whatever process group or session they are in."""
+"""Ending a process together with its descendants, in whatever group or session they are; whether it is stopped."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def end_own_tree(code: int) -> None:
     for _ in range(3):  # they may fork meanwhile
         _kill(_descendants(os.getpid()))
     os._exit(code)
+
+
+def is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process was stopped by a signal (SIGSTOP) and not continued; not where a debugger holds it."""
+    if process.returncode is None:
+        with contextlib.suppress(psutil.Error):
+            return bool(psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:

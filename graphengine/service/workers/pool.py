@@ -602,13 +602,15 @@ class WorkerRunner:
             self._dispatch()
 
     def _hangs(self, worker: WorkerState, now: float) -> End | None:
-        """Why a worker is to be ended: a cancelled call does not end, it acknowledges nothing, or a call gives no sign.
-        None if it works."""
+        """Why a worker is to be ended: a cancelled call does not end, it acknowledges nothing, its process is stopped,
+        or a call gives no sign. None if it works."""
         if worker.is_blocked(now):
             names = {pending.call.definition.full_name for pending in worker.computing.values() if pending.cancelled_at}
             return End(f"{', '.join(sorted(names))} was cancelled and did not end", Fault.NOBODY)
         if worker.is_stopped(now):
             return End(f"it did not take up what it was sent within {retry.ACKNOWLEDGED:g} s", Fault.NOBODY)
+        if worker.has_been_stopped(now):
+            return End(f"its process was stopped for {retry.STOPPED:g} s in the middle of its calls", Fault.NOBODY)
         if any(self._is_silent(pending, now) for pending in worker.computing.values()):
             return End(f"it gave no sign for {self.timeout:g} s and was ended", Fault.CALL)
         return None

@@ -24,7 +24,7 @@ from graphengine.service.workers.deaths import End, MemoryKills, end_of_process
 from graphengine.service.workers.streams import show
 from graphengine.service.workers.wire import Blobs, Message, pack, unpack
 from graphengine.system.channel import start_with_pipe
-from graphengine.system.process_tree import end_tree, wait_for_end
+from graphengine.system.process_tree import end_tree, is_stopped, wait_for_end
 from graphengine.system.threads import start
 
 LAST_WORDS = 0.5
@@ -52,6 +52,9 @@ class Handle(Protocol):
 
     def kill(self) -> None:
         """End the worker at once."""
+
+    def is_stopped(self) -> bool:
+        """Whether its process is known to be stopped by a signal (SIGSTOP), so that nothing in it goes on."""
 
 
 class LocalWorker:
@@ -156,6 +159,9 @@ class LocalWorker:
             end_tree(self.process)
         if self._showing is not None:
             self._showing.join(LAST_WORDS)
+
+    def is_stopped(self) -> bool:
+        return self.process is not None and is_stopped(self.process)
 
 
 def _watch(pipe: socket.socket, process: subprocess.Popen[bytes]) -> None:

@@ -183,6 +183,9 @@ class RayWorker:
         with contextlib.suppress(Exception):  # it is gone already, or the cluster is
             ray.kill(self._actor)
 
+    def is_stopped(self) -> bool:
+        return False  # Ray does not tell
+
 
 def _reason(error: Exception) -> str:
     """What became of an actor, from the lines of Ray's error."""

@@ -98,6 +98,7 @@ class WorkerState:
             question.
         environment_asked: It was asked for its environment, and has not answered.
         unresponsive: It did not acknowledge a call, which was taken back; it is given none until it says something.
+        stopped_since: Since when its process is seen to be stopped by a signal; 0 while it is not.
         reading: The pool is working on a message of it: later messages have to wait, and so have their deadlines.
         since: When it began with its calls, or was started last.
         busy_until: When it is expected to be idle; of a dead worker, when it is started again.
@@ -121,6 +122,7 @@ class WorkerState:
     environment_due: float = 0.0
     environment_asked: bool = False
     unresponsive: bool = False
+    stopped_since: float = 0.0
     reading: bool = False
     since: float = 0.0
     busy_until: float = 0.0
@@ -152,7 +154,7 @@ class WorkerState:
         self.held, self.free, self.state = frozenset(), None, "dead"
         self.environment, self.environment_digest, self.environment_error = None, None, ""
         self.environment_due, self.environment_asked = 0.0, False
-        self.blocked_since, self.unresponsive = 0.0, False
+        self.blocked_since, self.stopped_since, self.unresponsive = 0.0, 0.0, False
 
     @property
     def is_unusable(self) -> bool:
@@ -184,7 +186,10 @@ class WorkerState:
                 self.computing[number].acknowledge_by = 0.0
 
     def extend_deadlines(self, seconds: float) -> None:
-        """Give it more time to acknowledge messages: for so many seconds the pool could not read what it says."""
+        """Give it more time to acknowledge messages and to go on: for so many seconds the pool could not read what it
+        says."""
+        if self.stopped_since:
+            self.stopped_since += seconds
         if self.environment_due:
             self.environment_due += seconds
         for call in self.computing.values():
@@ -204,6 +209,16 @@ class WorkerState:
         if self.environment_asked and not self.environment_due:  # it imports the libraries that compute
             return False
         return all(call.acknowledge_by or call.cancelled_at for call in self.computing.values())
+
+    def has_been_stopped(self, now: float) -> bool:
+        """Whether its process has been stopped by a signal for long in the middle of its calls: none of them goes on.
+
+        The system is asked only when it has given no sign for a second.
+        """
+        silent = bool(self.computing) and all(now - call.last_sign > 1 for call in self.computing.values())
+        stopped = silent and self.handle.is_stopped()
+        self.stopped_since = (self.stopped_since or now) if stopped else 0.0
+        return stopped and now - self.stopped_since > retry.STOPPED
 
     def is_blocked(self, now: float) -> bool:
         """Whether it is to be ended for cancelled calls that do not end: at once where it computes nothing else, else

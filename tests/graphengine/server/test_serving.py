@@ -111,6 +111,7 @@ def test_beyond_this_machine_only_with_a_token(cli: Run, tmp_path: Path) -> None
         (["--backend", "ray"], 2, "--address go together"),
         (["--models", "nowhere"], 3, "is no folder"),
         (["--host", "256.0.0.1"], 2, "there are no tokens"),
+        (["--backend", "inline", "--timeout", "5"], 2, "--timeout is for workers"),
     ],
 )
 def test_options_that_are_wrong(cli: Run, options: list[str], code: int, why: str) -> None:
@@ -122,6 +123,15 @@ def test_a_port_that_is_taken(server: Server, cli: Run) -> None:
     done = cli("serve", "--port", server.port, "--backend", "inline")
     assert done.code == 3
     assert "cannot be listened on" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_node_that_gives_no_sign_is_ended_after_the_given_time(serve: Callable[..., Server], tmp_path: Path) -> None:
+    server = serve("--backend", "local", "--workers", 1, "--device", "cpu", "--timeout", 1)
+    job = server.ask("POST", GATE, {"inputs": {"file": str(tmp_path / "never there")}}).data
+    ended = server.events(job["id"]).until("failed")[-1]
+    assert "gave no sign for 1 s and was ended" in ended.data["error"], ended
 
 
 @pytest.mark.slow

@@ -183,6 +183,29 @@ def test_a_process_that_is_stopped_is_ended_and_its_calls_are_computed_elsewhere
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("on", ["here", "device"])
+def test_what_a_stopped_process_was_computing_is_computed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    monkeypatch.setattr(retry, "STOPPED", 0.5)
+    mark, told = tmp_path / "mark", list[str]()
+    with served(tmp_path, on_warning=told.append) as service:
+        first = service.submit(of(f"process_{on}", x=1))
+        service.wait(first, timeout=600)
+        job = service.submit(of(f"stuck_{on}", how="sleep", mark=str(mark)))
+        wait_for(mark.exists)
+        os.kill(service.outputs(first)["y"], signal.SIGSTOP)
+        mark.unlink()
+        wait_for(mark.exists)  # another process computes it
+        mark.unlink()
+        (ended,) = service.wait(job, timeout=600)
+        assert (ended.state, ended.attempt, ended.result["lost"]) == (State.DONE, 1, [])
+        assert [status.deaths for status in service.backend.status()] == [0]
+    name = "helper-0" if on == "here" else "worker-0"
+    assert told == [f"worker {name} was ended: its process was stopped for 0.5 s in the middle of its calls"]
+
+
+@pytest.mark.process
 def test_an_exact_job_does_not_wait_for_a_worker_that_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
