@@ -16,6 +16,7 @@ import pytest
 from tests.graphengine.sample import until
 
 from .conftest import PIXEL, Server
+from .test_native import gate, open_gate, submit
 
 GREET = "/v1/workflows/greet/jobs"
 DEEP = 100_000
@@ -380,6 +381,21 @@ def test_a_client_that_leaves_cancels_what_only_it_wanted(server: Server) -> Non
     assert server.ask("GET", f"/v1/jobs/{kept}").data["state"] == "running"
     server.ask("POST", f"/v1/jobs/{kept}/cancel")
     until(lambda: not server.ask("GET", "/v1/queue").data["running"])
+
+
+def test_watchers_that_leave_are_no_failure_of_the_server(server: Server) -> None:
+    """Also when they leave while they are written to: the last events come just then."""
+    file = gate(server, "left")
+    job = submit(server, "gate", {"file": file})
+    watching = [server.events(job["id"]) for _ in range(120)]
+    for events in watching:
+        events.until("progress")
+    open_gate(file)
+    for events in watching:
+        events.close()
+    with contextlib.closing(server.events(job["id"])) as events:
+        events.until("done")
+    assert server.log.read_text() == ""
 
 
 @pytest.mark.slow
