@@ -16,7 +16,7 @@ from graphengine.client.answers import Event, Job, Output, QueueFacts, Workflow,
 from graphengine.client.connection import PATIENCE, Connection
 from graphengine.client.errors import JobFailed, ServerError
 from graphengine.client.uploads import Graphs, file_inputs_of, id_of, read, sending
-from graphengine.errors import Cancelled, FileError
+from graphengine.errors import Cancelled, FileError, GraphEngineError
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import State
 from graphengine.service.workers.wire import unpack
@@ -24,6 +24,8 @@ from graphengine.system.staging import write_file
 
 AT_ONCE = 4
 """Files and values that are sent or fetched at once."""
+CANCEL_SECONDS = 20.0
+"""Seconds in which the job of a run that is interrupted is cancelled, or is left alone."""
 
 
 class AsyncClient:
@@ -63,7 +65,7 @@ class AsyncClient:
         graph: Graphs,
         inputs: Mapping[str, Any] | None = None,
         *,
-        want: Sequence[str] | None = None,
+        want: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
         exact: bool = False,
@@ -78,17 +80,20 @@ class AsyncClient:
             graph: A graph, a document, a workflow file (`Path`, or a text that ends as one), or the name of a workflow
                 of the server.
             inputs: Its declared inputs by name: plain data, and files as paths.
-            want: The wanted outputs; None for all.
+            want: The wanted outputs, or the name of the only one; None for all.
             labels: Texts by which jobs are found again.
             priority: A job with a higher one is run first.
             exact: As `graphengine.run(exact=)`.
-            key: A text of the caller's: the same order with the same key makes one job, whenever it is sent.
+            key: A text of the caller's, 1 to 255 ASCII characters: the same order with the same key makes one job,
+                whenever it is sent.
 
         Raises:
             WorkflowError: The graph or its inputs are wrong; holds all problems.
             FileError: A file cannot be read.
             ServerFull: The queue takes no more jobs of this user now.
         """
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ServerError("a key has 1 to 255 printable ASCII characters")
         sent, base = await asyncio.to_thread(sending, graph, inputs)
         named: set[str] = set()
         if isinstance(sent.workflow, str) and sent.inputs:
@@ -98,13 +103,15 @@ class AsyncClient:
         for file, id in zip(list(sent.files), ids, strict=True):
             sent.name(file, id)
         order: dict[str, Any] = {"inputs": sent.inputs, "priority": priority, "exact": exact}
-        order |= {"labels": dict(labels or {})} | ({} if want is None else {"want": list(want)})
+        order["labels"] = dict(labels or {})
+        if want is not None:
+            order["want"] = [want] if isinstance(want, str) else list(want)
         if isinstance(sent.workflow, str):
             path = f"/v1/workflows/{_quoted(sent.workflow)}/jobs"
         else:
             path, order = "/v1/jobs", order | {"workflow": sent.workflow}
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-        return job_of((await self._connection.ask("POST", path, json=order, headers=headers))[1])
+        return job_of(await self._connection.data("POST", path, json=order, headers=headers))
 
     async def run(
         self,
@@ -128,24 +135,36 @@ class AsyncClient:
             JobFailed: The job failed.
             Cancelled: It was cancelled.
         """
-        job = await self.submit(graph, inputs, want=[want] if isinstance(want, str) else want, **options)
+        submitting = asyncio.create_task(self.submit(graph, inputs, want=want, **options))
         try:
+            job = await asyncio.shield(submitting)
             async with contextlib.aclosing(self.events(job, previews=previews and listen is not None)) as events:
                 async for event in events:
                     if listen is not None:
                         listen(event)
         except BaseException:
-            with contextlib.suppress(Exception):
-                await asyncio.shield(self.cancel(job))
+            await self._take_back(submitting)
             raise
         ended = await self.get(job)
         check(ended)
         found = await self.outputs(ended)
         return found[want] if isinstance(want, str) else list(found.values()) if want is not None else found
 
+    async def _take_back(self, submitting: asyncio.Task[Job]) -> None:
+        """Cancel a job that is submitted, or is being submitted: also then the server may have it already."""
+
+        async def cancel() -> None:
+            with contextlib.suppress(GraphEngineError):
+                await self.cancel(await submitting)
+
+        task = asyncio.create_task(cancel())
+        _, late = await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+        for one in late:
+            one.cancel()
+
     async def get(self, job: Job | str) -> Job:
         """A job as it is now, by its UUID."""
-        return job_of((await self._connection.ask("GET", f"/v1/jobs/{_id(job)}"))[1])
+        return job_of(await self._connection.data("GET", f"/v1/jobs/{_id(job)}"))
 
     async def events(self, job: Job | str, after: int = 0, *, previews: bool = False) -> AsyncGenerator[Event]:
         """What happens to a job, from its beginning or after a number on, until its end; nothing is missed when the
@@ -199,7 +218,7 @@ class AsyncClient:
                     raise
             if not output.files:
                 return output.value
-            contents = [(await self._connection.ask("GET", file.url))[1] for file in output.files]
+            contents = [await self.file(file.url) for file in output.files]
         return contents[0] if len(contents) == 1 else contents
 
     async def download(self, job: Job | str, folder: str | Path) -> dict[str, list[Path]]:
@@ -214,14 +233,25 @@ class AsyncClient:
                 written.setdefault(name, []).append(path)
         return written
 
+    async def report(self, job: Job | str) -> str:
+        """A page in HTML about a job that has ended: each node's value, how it was obtained, and how long it took.
+
+        Raises:
+            QueueError: The job has not ended.
+        """
+        _, page = await self._connection.ask("GET", f"/v1/jobs/{_id(job)}/report")
+        return page.decode() if isinstance(page, bytes) else ""
+
     async def file(self, url: str) -> bytes:
-        """The bytes of a file of the server, by its `url` in an answer."""
+        """The bytes of a file of the server, by its `url` in an answer, a path."""
+        if not url.startswith("/"):
+            raise ServerError(f"{url!r:.80} is no path of a file on the server")
         body: bytes = (await self._connection.ask("GET", url))[1]
         return body
 
     async def cancel(self, job: Job | str) -> Job:
         """Cancel a job: at once if it waits, within a step if it runs; one that has ended stays as it is."""
-        return job_of((await self._connection.ask("POST", f"/v1/jobs/{_id(job)}/cancel"))[1])
+        return job_of(await self._connection.data("POST", f"/v1/jobs/{_id(job)}/cancel"))
 
     async def delete(self, job: Job | str) -> None:
         """Take a job that has ended out of the history; its files stay on the server."""
@@ -230,11 +260,11 @@ class AsyncClient:
     async def move(self, job: Job | str, before: Job | str | None = None) -> Job:
         """Put a waiting job before another one; without another, before all (for admins only)."""
         order = {} if before is None else {"before": _id(before)}
-        return job_of((await self._connection.ask("POST", f"/v1/jobs/{_id(job)}/move", json=order))[1])
+        return job_of(await self._connection.data("POST", f"/v1/jobs/{_id(job)}/move", json=order))
 
     async def jobs(
         self,
-        states: Sequence[State | str] = (),
+        states: str | Sequence[State | str] = (),
         labels: Mapping[str, str] | None = None,
         workflow: str | None = None,
         page: int = 50,
@@ -242,16 +272,17 @@ class AsyncClient:
         """The jobs, the newest first, page after page.
 
         Args:
-            states: Only jobs in these; by default in any.
+            states: Only jobs in this one, or in these; by default in any.
             labels: Only jobs with all of these.
             workflow: Only those of a workflow.
             page: How many are asked for at once, at most 100.
         """
-        query = {"limit": str(page)} | ({"state": ",".join(map(str, states))} if states else {})
+        wanted = states if isinstance(states, str) else ",".join(map(str, states))
+        query = {"limit": str(page)} | ({"state": wanted} if wanted else {})
         query |= {f"label.{name}": value for name, value in (labels or {}).items()}
         query |= {} if workflow is None else {"workflow": workflow}
         while True:
-            _, found = await self._connection.ask("GET", "/v1/jobs", query=query)
+            found = await self._connection.data("GET", "/v1/jobs", query=query)
             for data in found["jobs"]:
                 yield job_of(data)
             if "next_cursor" not in found:
@@ -280,20 +311,20 @@ class AsyncClient:
 
     async def workflows(self) -> list[Workflow]:
         """The named workflows of the server."""
-        return [workflow_of(data) for data in (await self._connection.ask("GET", "/v1/workflows"))[1]["workflows"]]
+        return [workflow_of(data) for data in (await self._connection.data("GET", "/v1/workflows"))["workflows"]]
 
     async def workflow(self, name: str) -> Workflow:
         """A workflow by its name, with the JSON Schema of its inputs."""
-        return workflow_of((await self._connection.ask("GET", f"/v1/workflows/{_quoted(name)}"))[1])
+        return workflow_of(await self._connection.data("GET", f"/v1/workflows/{_quoted(name)}"))
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The nodes of the server as JSON data."""
-        found: list[dict[str, Any]] = (await self._connection.ask("GET", "/v1/nodes"))[1]["nodes"]
+        found: list[dict[str, Any]] = (await self._connection.data("GET", "/v1/nodes"))["nodes"]
         return found
 
     async def queue(self) -> QueueFacts:
         """What runs, what waits, and what is paused."""
-        return queue_of((await self._connection.ask("GET", "/v1/queue"))[1])
+        return queue_of(await self._connection.data("GET", "/v1/queue"))
 
     async def pause(self, user: str | None = None) -> QueueFacts:
         """Begin no more of the caller's jobs; of an admin, of all, or of the user who is named."""
@@ -305,13 +336,13 @@ class AsyncClient:
 
     async def _pause(self, what: str, user: str | None) -> QueueFacts:
         order = {} if user is None else {"user": user}
-        return queue_of((await self._connection.ask("POST", f"/v1/queue/{what}", json=order))[1])
+        return queue_of(await self._connection.data("POST", f"/v1/queue/{what}", json=order))
 
     async def limit(self, count: int | None, user: str = "") -> QueueFacts:
         """Limit how many jobs of a user may wait, None for any number; without a user, of each without a limit of
         their own. For admins only."""
         order = {"limit": count, "user": user}
-        return queue_of((await self._connection.ask("PUT", "/v1/queue/limit", json=order))[1])
+        return queue_of(await self._connection.data("PUT", "/v1/queue/limit", json=order))
 
 
 def check(job: Job) -> None:

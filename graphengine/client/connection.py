@@ -7,13 +7,14 @@ import contextlib
 import json
 import random
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
 
 from graphengine.client.answers import Event
-from graphengine.client.errors import ServerError, Unreachable, error_of
+from graphengine.client.errors import IS_IT, NotAllowed, ServerError, Unreachable, error_of
 
 PATIENCE = 60.0
 """Seconds for which a server that was there may be gone: it is started again, say."""
@@ -68,9 +69,9 @@ class Connection:
     """
 
     def __init__(self, url: str, token: str | None, patience: float) -> None:
-        self.url, self.patience = url.rstrip("/"), patience
-        if not self.url.startswith(("http://", "https://")):
-            raise ServerError(f"{url!r:.80} is no address of a server: http://HOST:PORT")
+        self.url, self.patience = _address(url), patience
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise NotAllowed("the token has characters that no token has")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
         self._requests = asyncio.Semaphore(MOST_REQUESTS)
@@ -121,11 +122,23 @@ class Connection:
                 error = self._unreachable(lost)
                 if not self._reached:  # nobody is there: no use to wait
                     raise error from None
+            except aiohttp.ClientError:
+                raise self._foreign("what answers there does not speak HTTP") from None
             await tries.pause(error)
+
+    async def data(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """As `ask`; returns the JSON object of the answer."""
+        _, found = await self.ask(method, path, **more)
+        if not isinstance(found, dict):
+            raise self._foreign(f"the answer to {path} is none of `graphengine serve`")
+        return found
 
     def _unreachable(self, error: Exception) -> Unreachable:
         why = str(error) or type(error).__name__
-        return Unreachable(f"{self.url} cannot be reached: {why}; is `graphengine serve` running there?")
+        return Unreachable(f"{self.url} cannot be reached: {why}; {IS_IT}")
+
+    def _foreign(self, why: str) -> Unreachable:
+        return Unreachable(f"{self.url} is another server: {why}; {IS_IT}")
 
     async def events(self, job: str, after: int, previews: bool) -> AsyncIterator[Event]:
         """The events of a job after a number, until its end; a connection that is lost is made again."""
@@ -154,7 +167,19 @@ class Connection:
                 error = self._unreachable(lost)
                 if not self._reached:
                     raise error from None
+            except aiohttp.ClientError:
+                raise self._foreign("what answers there does not speak HTTP") from None
             await tries.pause(error)
+
+
+def _address(url: str) -> str:
+    """The address of a server, to which paths are added."""
+    with contextlib.suppress(ValueError):  # of a port that is none, and of brackets
+        parts = urllib.parse.urlsplit(url)
+        is_base = not parts.query and not parts.fragment and not set(url) & set(" \t\r\n")
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and is_base:
+            return url.rstrip("/")
+    raise ServerError(f"{url!r:.80} is no address of a server: http://HOST:PORT")
 
 
 async def _parsed(content: aiohttp.StreamReader) -> AsyncIterator[Event]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from graphengine.errors import GraphEngineError, Problem, Where, WorkflowError
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.queue import NoJob, QueueFull
+
+IS_IT = "is `graphengine serve` running there?"
+_OF_A_JOB = re.compile(r"/v1/jobs/[^/]*(/(events|cancel|move|inputs|report))?")
+"""Paths that are not there only where their job is not."""
 
 
 class ServerError(GraphEngineError):
@@ -63,12 +68,13 @@ def error_of(status: int, data: Any, headers: Mapping[str, str], path: str) -> G
         path: What was asked for.
     """
     known = data if isinstance(data, dict) else {}
-    code, detail = str(known.get("code", "")), str(known.get("detail") or f"the server answers {status} to {path}")
+    code = str(known.get("code", ""))
+    detail = str(known.get("detail") or f"the server answers {status} to {path}; {IS_IT}")
     match code:
         case "invalid":
             problems = [_problem(one) for one in known.get("problems", ())]
             return WorkflowError(problems or detail)
-        case "not_found" if (path.startswith("/v1/jobs/") and path.count("/") == 3) or path.endswith("/events"):
+        case "not_found" if _OF_A_JOB.fullmatch(path):
             return NoJob(detail)
         case "queue_full":
             return ServerFull(detail, _seconds(headers.get("Retry-After")))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
 from graphengine.client.answers import Event, Job, QueueFacts, Workflow
 from graphengine.client.async_client import AsyncClient
 from graphengine.client.connection import PATIENCE
+from graphengine.client.errors import ServerError
 from graphengine.client.uploads import Graphs
 from graphengine.service.jobs.job import State
 
@@ -33,7 +35,7 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None, *, patience: float = PATIENCE) -> None:
         self._client = AsyncClient(url, token, patience=patience)
-        self._loop = asyncio.new_event_loop()
+        self._loop, self._ends = asyncio.new_event_loop(), False
         self._thread = threading.Thread(target=self._loop.run_forever, name="graphengine-client", daemon=True)
         self._thread.start()
 
@@ -44,21 +46,54 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; jobs go on. It cannot be used any more then."""
-        if not self._loop.is_closed():
-            self._do(self._client.close())
+        """Close the connections; jobs go on. It cannot be used any more then, and calls of other threads end."""
+        if not self._ends:
+            self._do(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
+    async def _end(self) -> None:
+        self._ends = True
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something on the loop; Ctrl-C cancels it there, and waits for its end."""
-        future = asyncio.run_coroutine_threadsafe(_outcome(work), self._loop)
+        ended, tasks = Future[T](), list[asyncio.Task[T]]()
+
+        def refuse(why: ServerError) -> None:
+            work.close()
+            ended.set_exception(why)
+
+        def begin() -> None:
+            if self._ends:
+                refuse(_closed())
+                return
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(lambda task: _pass_on(task, ended))
+
+        def cancel() -> None:
+            if tasks:
+                tasks[0].cancel()
+            else:
+                refuse(_closed())
+
         try:
-            return future.result()
+            if threading.current_thread() is self._thread:
+                refuse(ServerError("`listen` cannot call the client that calls it; follow `events` instead"))
+            elif self._loop.is_closed():
+                refuse(_closed())
+            else:
+                self._loop.call_soon_threadsafe(begin)
+            return ended.result()
         except KeyboardInterrupt:
-            future.cancel()
+            self._loop.call_soon_threadsafe(cancel)
+            ended.exception()
             raise
 
     def _each(self, items: AsyncIterator[T]) -> Iterator[T]:
@@ -78,7 +113,7 @@ class Client:
         graph: Graphs,
         inputs: Mapping[str, Any] | None = None,
         *,
-        want: Sequence[str] | None = None,
+        want: str | Sequence[str] | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
         exact: bool = False,
@@ -99,7 +134,7 @@ class Client:
         **options: Any,
     ) -> Any:
         """Run a graph on the server, as `Graph.run` does in this process. Ctrl-C cancels the job. `listen` is called on
-        another thread."""
+        another thread, and cannot call this client."""
         options |= {"want": want, "listen": listen, "previews": previews}
         return self._do(self._client.run(graph, inputs, **options))
 
@@ -123,8 +158,12 @@ class Client:
         """Fetch the files of a job into a folder."""
         return self._do(self._client.download(job, folder))
 
+    def report(self, job: Job | str) -> str:
+        """A page in HTML about a job that has ended."""
+        return self._do(self._client.report(job))
+
     def file(self, url: str) -> bytes:
-        """The bytes of a file of the server, by its `url` in an answer."""
+        """The bytes of a file of the server, by its `url` in an answer, a path."""
         return self._do(self._client.file(url))
 
     def cancel(self, job: Job | str) -> Job:
@@ -141,7 +180,7 @@ class Client:
 
     def jobs(
         self,
-        states: Sequence[State | str] = (),
+        states: str | Sequence[State | str] = (),
         labels: Mapping[str, str] | None = None,
         workflow: str | None = None,
         page: int = 50,
@@ -191,5 +230,15 @@ async def _next(items: AsyncIterator[T]) -> T:
     return await anext(items, _END)
 
 
-async def _outcome(work: Coroutine[Any, Any, T]) -> T:
-    return await work
+def _pass_on(task: asyncio.Task[T], ended: Future[T]) -> None:
+    """Give what a task has come to to the thread that waits for it."""
+    if task.cancelled():
+        ended.set_exception(_closed())
+    elif (error := task.exception()) is not None:
+        ended.set_exception(error)
+    else:
+        ended.set_result(task.result())
+
+
+def _closed() -> ServerError:
+    return ServerError("the client is closed")

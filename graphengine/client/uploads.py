@@ -95,6 +95,10 @@ def sending(graph: Graphs, inputs: Mapping[str, Any] | None) -> tuple[Sending, P
     """
     if isinstance(graph, Path) or (isinstance(graph, str) and Path(graph).suffix.lower() in SUFFIXES):
         graph = load(graph)
+    if not isinstance(graph, GraphData | Mapping | str):
+        raise WorkflowError(f"a {type(graph).__name__} is no graph, document, workflow file, or name of a workflow")
+    if not isinstance(inputs, Mapping | None):
+        raise WorkflowError(f"the inputs are values by name, not a {type(inputs).__name__}")
     base = Path.cwd()
     if isinstance(graph, GraphData):
         base = graph.folder or base
@@ -118,6 +122,8 @@ def _plain(value: Any, name: str) -> Any:
     except NoData:
         what = f"a {type(value).__name__} is no plain data, and cannot be sent to a server"
         hint = "write it into a file, and give its path"
+        if isinstance(value, float):
+            what, hint = f"{value} is no number that can be sent to a server", ""
         raise WorkflowError(Problem("no data", what, Where(node=INPUTS, socket=name), hint=hint)) from None
 
 

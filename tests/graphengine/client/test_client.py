@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from graphengine import FileError, Graph, WorkflowError
+from graphengine import FileError, Graph, GraphEngineError, WorkflowError
 from graphengine.client import (
     AsyncClient,
     Client,
     Event,
+    Job,
     JobFailed,
     NotAllowed,
     ServerError,
@@ -136,10 +138,147 @@ def test_errors_are_those_of_the_engine(server: Server) -> None:
         Client("localhost:8188")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    begun = time.monotonic()
-    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(Unreachable, match="graphengine serve"):
+    never = Client(f"http://127.0.0.1:{port}", patience=100_000)  # nothing is waited for where no server was ever
+    with never, pytest.raises(Unreachable, match="graphengine serve"):
+        never.queue()
+
+
+def test_what_no_server_would_take_is_an_error_of_the_engine(server: Server) -> None:
+    nobody = "00000000-0000-4000-8000-000000000000"
+    for url in ("http://127.0.0.1:99999", "http://[::1", "http://", "http://a b:1", "http://127.0.0.1:1?x=1", "ftp://x"):
+        with pytest.raises(ServerError, match="no address"):
+            Client(url)
+    with pytest.raises(NotAllowed, match="characters"):
+        Client(server.url, "two\nlines")
+    with Client(server.url) as client:
+        ask: dict[str, Callable[[], object]] = {
+            "no graph": lambda: client.submit(cast(Any, 3)),
+            "values by name": lambda: client.submit("greet", cast(Any, ["text"])),
+            "nan is no number": lambda: client.submit("paces", {"steps": 1, "seconds": float("nan")}),
+            "no node nosuch": lambda: client.submit("greet", {"text": "x"}, want="nosuch"),
+            "a key has": lambda: client.submit("greet", {"text": "x"}, key="two\nlines"),
+            "no path": lambda: client.file("http://elsewhere/file"),
+        }
+        for why, call in ask.items():
+            with pytest.raises(GraphEngineError, match=why):
+                call()
+        for lost in (client.get, client.cancel, client.move, client.delete, client.outputs, client.report):
+            with pytest.raises(NoJob):
+                lost(nobody)
+    for call in (client.queue, lambda: next(client.jobs())):
+        with pytest.raises(ServerError, match="closed"):
+            call()
+
+
+ANSWERS = {
+    "SSH": b"SSH-2.0-server\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nhello",
+    "a list": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    "half of JSON": b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{",
+    "another place": b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.invalid/\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_another_server_is_an_error_that_asks_whether_it_is_ours(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve_all() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listening.accept()
+                    with client:
+                        client.recv(1 << 16)
+                        client.sendall(answer)
+
+        threading.Thread(target=serve_all, daemon=True).start()
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+            calls: list[Callable[[], object]] = [
+                client.queue, client.workflows, lambda: client.submit("greet", {}), lambda: list(client.jobs()),
+            ]  # fmt: skip
+            for call in calls:
+                with pytest.raises(ServerError, match="is `graphengine serve` running there"):
+                    call()
+
+
+SCRIPT = """\
+import sys
+from graphengine.client import Client
+with Client(sys.argv[1]) as client:
+    client.run("gate", {"file": sys.argv[2]}, listen=lambda event: print(event.job, event.kind, flush=True))
+"""
+
+
+def test_ctrl_c_in_a_script_cancels_the_job_that_it_runs(server: Server) -> None:
+    script = [sys.executable, "-c", SCRIPT, server.url, gate(server, "interrupted")]
+    with subprocess.Popen(
+        script, env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        job = next(line.split()[0] for line in process.stdout if line.endswith(" progress\n"))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert "pending" not in said
+    with Client(server.url) as client:
+        assert client.wait(job, timeout=60)[0].state is State.CANCELLED
+
+
+def test_a_run_that_is_cancelled_while_it_is_submitted_leaves_no_job(server: Server) -> None:
+    """The server has the order already when its client is cancelled, before the answer."""
+
+    async def work() -> None:
+        async with AsyncClient(server.url) as client:
+            before = {job.id async for job in client.jobs()}
+            submit = client.submit
+            sent = asyncio.Event()
+
+            async def late(*given: Any, **options: Any) -> Job:
+                job = await submit(*given, **options)
+                sent.set()
+                await asyncio.sleep(0.05)  # the answer is still on its way
+                return job
+
+            client.submit = late  # type: ignore[method-assign]
+            task = asyncio.create_task(client.run("gate", {"file": gate(server, "shut")}))
+            await sent.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            (job,) = [job async for job in client.jobs() if job.id not in before]
+            assert (await client.wait(job, timeout=60))[0].state is State.CANCELLED
+
+    asyncio.run(work())
+
+
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads(server: Server) -> None:
+    client = Client(server.url)
+    job = client.submit("gate", {"file": gate(server, "shut")})
+    waits, said = threading.Event(), list[str]()
+
+    def wait() -> None:
+        try:
+            for _ in client.events(job):
+                waits.set()
+        except ServerError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert waits.wait(60)
+    client.close()
+    thread.join(60)
+    assert said == ["the client is closed"]
+    with Client(server.url) as other:
+        other.cancel(job)
+        inner = other.run("greet", {"text": "x"}, listen=lambda event: refused(other), want="sheet")
+        assert inner.content == b"x"
+
+
+def refused(client: Client) -> None:
+    """A call of a client by the function that it calls would wait for itself."""
+    with pytest.raises(ServerError, match="listen"):
         client.queue()
-    assert time.monotonic() - begun < 10  # of a server that was never there, nothing is waited for
 
 
 def test_the_queue_with_tokens(tokens: tuple[Server, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
