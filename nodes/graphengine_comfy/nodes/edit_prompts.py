@@ -66,21 +66,18 @@ def TextEncodeQwenImageEditPlus(
 ) -> CONDITIONING:
     """Encode what is to be made of up to three pictures, for Qwen-Image-Edit 2509 and 2511.
 
-    The prompt names them `Picture 1` to `Picture 3`. Without a VAE the text encoder alone sees them.
+    The prompt names them `Picture 1` to `Picture 3`, by their inputs. Without a VAE the text encoder alone sees them.
 
     Raises:
-        ValueError: A picture is left out before another one; the text encoder is of another family.
-        ModelError: The text encoder has no processor, which reads pictures.
+        ValueError: The text encoder is of another family.
+        ModelError: It has no processor, which reads pictures.
     """
-    given = [image1, image2, image3]
-    images = [one for one in given if one is not None]
-    if None in given[: len(images)]:
-        raise ValueError("a picture is left out before another one: link image1 first, then image2, then image3")
-    shown = [_of_area(one, SEEN) for one in images]
-    found = CONDITIONING((Entry(_read(clip, prompt, shown, "edit_plus", ctx.device)),))
+    images = {number: one for number, one in enumerate((image1, image2, image3), start=1) if one is not None}
+    shown = [_of_area(one, SEEN) for one in images.values()]
+    found = CONDITIONING((Entry(_read(clip, prompt, shown, "edit_plus", ctx.device, tuple(images))),))
     if vae is None or not images:
         return found
-    return _seeing(found, [encoded(vae, _of_area(one, EDITED, 8).pixels, ctx) for one in images])
+    return _seeing(found, [encoded(vae, _of_area(one, EDITED, 8).pixels, ctx) for one in images.values()])
 
 
 @node(version=1)
@@ -109,8 +106,13 @@ def _seeing(given: CONDITIONING, latents: Sequence[torch.Tensor]) -> CONDITIONIN
     return with_options(given, references=list(latents))
 
 
-def _read(clip: CLIP, prompt: str, pictures: Sequence[Image], variant: str, device: str) -> Conditioning:
+def _read(
+    clip: CLIP, prompt: str, pictures: Sequence[Image], variant: str, device: str, numbers: tuple[int, ...] = ()
+) -> Conditioning:
     """A prompt with the pictures that a variant's text encoder reads.
+
+    Args:
+        numbers: Of the pictures, where the prompt names them.
 
     Raises:
         ValueError: The text encoder is of another family.
@@ -127,22 +129,36 @@ def _read(clip: CLIP, prompt: str, pictures: Sequence[Image], variant: str, devi
             "processor of a published Qwen-Image-Edit into tokenizers/qwen_image among the models"
         )
     model = replace(model, settings=tuple(sorted({**dict(model.settings), "variant": variant}.items())))
-    found = _reader().encode_prompt(store, model, prompt, 0, model.computes_on(device), references=pictures)
+    found = _reader(numbers).encode_prompt(store, model, prompt, 0, model.computes_on(device), references=pictures)
     return replace(found, seen=())  # what the sampler gets besides are latents, and no pictures to compare
 
 
 @functools.cache
-def _reader() -> Flow:
-    """The family, but that its pipelines get pictures as they are, and may get none."""
+def _reader(numbers: tuple[int, ...]) -> Flow:
+    """The family, but that its pipelines get pictures as they are, by numbers of their own, and may get none."""
     known: Any = family("qwen_image")
     record = known.record
-    as_they_are = {
-        "edit": lambda pipeline, pictures: pictures[0],
-        "edit_plus": lambda pipeline, pictures: list(pictures),
-    }
+
+    def numbered(pipeline: Any, pictures: Sequence[Any]) -> Any:
+        reads = pipeline.processor
+
+        def processor(*args: Any, text: Sequence[str], **kwargs: Any) -> Any:
+            return reads(*args, text=[_renumbered(one, numbers) for one in text], **kwargs)
+
+        vars(pipeline)["processor"] = processor
+        return list(pictures)
+
+    as_they_are = {"edit": lambda pipeline, pictures: pictures[0], "edit_plus": numbered}
     variants = dict(record.variants)
     for name, shown in as_they_are.items():
         own = variants[name]
         tasks = {**own.tasks, "": variants[""].tasks[""]}
         variants[name] = replace(own, tasks=tasks, text=replace(own.text, shown=shown))
     return Flow(replace(record, variants=variants))
+
+
+def _renumbered(text: str, numbers: Sequence[int]) -> str:
+    """A prompt whose pictures diffusers has counted, with other numbers: each is its count or more."""
+    for count, number in reversed([*enumerate(numbers, start=1)]):
+        text = text.replace(f"Picture {count}: <|vision_start|>", f"Picture {number}: <|vision_start|>", 1)
+    return text

@@ -70,7 +70,9 @@ def _is_flux2(vae: VAE) -> bool:
 
 def encoded(vae: VAE, pixels: torch.Tensor, ctx: Context) -> torch.Tensor:
     """The most likely latents of pictures [B, H, W, 3], whose sides are cut in the middle to what the VAE takes."""
-    found = std.encode_image(vae, Image(fitted(vae, pixels)), ctx=ctx).mean.float()
+    settings = {**dict(vae.model.settings), "multiple": int(vae.model.setting("factor", 8))}  # denoisers' are larger
+    alone = VAE(replace(vae.model, settings=tuple(sorted(settings.items()))), vae.families)
+    found = std.encode_image(alone, Image(fitted(vae, pixels)), ctx=ctx).mean.float()
     if not _is_flux2(vae):
         return found
     from graphengine_nodes.store.store import store

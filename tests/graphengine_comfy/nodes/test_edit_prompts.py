@@ -167,5 +167,22 @@ def test_the_text_encoder_reads_the_pictures_as_diffusers_shows_them(parts: Any,
     alone = comfy.TextEncodeQwenImageEdit(clip=parts.CLIP, prompt=prompt, image=pictures()[0]).entries[0]
     assert "references" not in alone.options
     assert alone.prompt.embeds.shape[1] < found.prompt.embeds.shape[1]
-    with pytest.raises(ValueError, match="link image1 first"):
-        comfy.TextEncodeQwenImageEditPlus(clip=parts.CLIP, prompt=prompt, image2=pictures()[0])
+
+
+def test_pictures_are_called_by_the_numbers_of_their_inputs(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Qwen2VLProcessor
+
+    said: list[str] = []
+    read = Qwen2VLProcessor.__call__
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        said.append(kwargs["text"][0])
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Qwen2VLProcessor, "__call__", spy)
+    one, two = pictures()
+    comfy.TextEncodeQwenImageEditPlus(clip=parts.CLIP, prompt="Picture 2", image1=one, image3=two)
+    comfy.TextEncodeQwenImageEditPlus(clip=parts.CLIP, prompt="Picture 2")
+    mark = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert f"Picture 1: {mark}Picture 3: {mark}Picture 2<|im_end|>" in said[0]
+    assert "vision" not in said[1]

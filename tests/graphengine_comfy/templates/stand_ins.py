@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from graphengine_nodes.testing import flux, sd, sd3, sdxl
+from graphengine_nodes.testing import chroma, flux, flux2, qwen_image, sd, sd3, sdxl, small, z_image
 from graphengine_nodes.weights.files import TINY
 from safetensors.torch import load_file, save_file
 
@@ -26,17 +26,29 @@ class StandIns:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.made: dict[str, Path] = {}
+        self.given: dict[Path, str] = {}
         (root / "tokenizers").mkdir(parents=True)
         (root / "embeddings").mkdir()
         save_file({"emb_params": torch.ones(2, 128)}, root / "embeddings" / "SDA768.safetensors")
-        (root / "tokenizers" / "flux").symlink_to(self.model("flux"))
+        for family, kind in (("flux", "flux"), ("qwen_image", "qwen_image_edit"), ("z_image", "z_image")):
+            (root / "tokenizers" / family).symlink_to(self.model(kind))
 
-    def give(self, folder: str, name: str) -> None:
-        """Put a file of a name into one of the folders, of the model that the name means."""
+    def give(self, folder: str, name: str, type: str = "") -> None:
+        """Put a file of a name into one of the folders, of the model that the name means.
+
+        Args:
+            type: Of a text encoder, what it is loaded for: one name may be in use for several families.
+        """
         place = self.root / folder / name
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
+        if self.given.get(place) == type:
+            return
+        place.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if folder == "text_encoders":
+            self.text_encoder(name.lower(), place, type)
+        else:
             MAKERS[folder](self, name.lower(), place)
+        self.given[place] = type
 
     def model(self, kind: str) -> Path:
         """A small model in diffusers layout."""
@@ -61,17 +73,32 @@ class StandIns:
         place.with_suffix("").symlink_to(self.model(kind))  # its tokenizers are smaller than the published ones
 
     def denoiser(self, name: str, place: Path) -> None:
-        flux.flux_single_file(place, self.model(_flux(name)))
+        if (kind := _kind(name)) is None:
+            flux.flux_single_file(place, self.model(_flux(name)))
+        else:
+            place.symlink_to(self.model(kind))
 
-    def text_encoder(self, name: str, place: Path) -> None:
-        part = "text_encoder" if name.startswith("clip_l") else "text_encoder_2"
-        part_file(self.model("flux") / part, place)
+    def text_encoder(self, name: str, place: Path, type: str) -> None:
+        if type == "flux2":
+            place.symlink_to(self.model("flux2_dev" if "mistral" in name else "flux2"))
+        elif (kind := {"qwen_image": "qwen_image_edit", "lumina2": "z_image"}.get(type)) is not None:
+            part_file(self.model(kind) / "text_encoder", place)
+        else:
+            part = "text_encoder" if name.startswith("clip_l") else "text_encoder_2"
+            part_file(self.model("flux") / part, place)
 
     def vae(self, name: str, place: Path) -> None:
-        part_file(self.model("flux" if name == "ae.safetensors" else "tiny") / "vae", place)
+        kinds = {"ae.": "flux", "qwen_image": "qwen_image_edit", "flux2": "flux2", "full_encoder": "flux2"}
+        kind = next((kind for word, kind in kinds.items() if name.startswith(word)), "tiny")
+        part_file(self.model(kind) / "vae", place)
 
     def lora(self, name: str, place: Path) -> None:
-        if "flux" in name or "removal" in name:
+        kinds = {"qwen": "qwen_image", "z_image": "z_image", "flux_2": "flux2_dev", "flux2": "flux2_dev"}
+        kinds |= dict.fromkeys(("firered", "illustration", "gummycandy"), "qwen_image")
+        kind = next((kind for word, kind in kinds.items() if word in name), None)
+        if kind is not None:
+            small.lora_for(self.model(kind), place)
+        elif "flux" in name or "removal" in name:
             flux.flux_lora(place)
         else:
             shutil.copyfile(TINY / "lora" / "blueprint.safetensors", place)
@@ -91,13 +118,13 @@ class StandIns:
     def upscaler(self, name: str, place: Path) -> None:
         from spandrel.architectures.ESRGAN import ESRGAN
 
-        torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), place)
+        state = ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict()
+        save_file(state, place) if place.suffix == ".safetensors" else torch.save(state, place)
 
 
 MAKERS: Mapping[str, Callable[[StandIns, str, Path], None]] = {
     "checkpoints": StandIns.checkpoint,
     "diffusion_models": StandIns.denoiser,
-    "text_encoders": StandIns.text_encoder,
     "vae": StandIns.vae,
     "loras": StandIns.lora,
     "controlnet": StandIns.controlnet,
@@ -118,7 +145,29 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
     "flux_fill": lambda folder: flux.flux_model(folder, variant="fill"),
     "flux_control": lambda folder: flux.flux_model(folder, variant="control"),
     "redux": flux.flux_redux,
+    "flux2": flux2.flux2_model,
+    "flux2_dev": lambda folder: flux2.flux2_model(folder, klein=False),
+    "z_image": z_image.z_image_model,
+    "chroma": chroma.chroma_model,
+    "qwen_image": qwen_image.qwen_image_model,
+    "qwen_image_edit": qwen_image.qwen_image_edit_model,
+    "qwen_image_edit_plus": lambda folder: qwen_image.qwen_image_edit_model(folder, plus=True),
 }
+
+
+def _kind(name: str) -> str | None:
+    """The model that a denoiser's file means; None for those of FLUX.1."""
+    kinds = {
+        "z_image": "z_image",
+        "flux2_dev": "flux2_dev",
+        "flux-2-klein": "flux2",
+        "chroma": "chroma",
+        "qwen_image_edit_25": "qwen_image_edit_plus",
+        "firered": "qwen_image_edit_plus",
+        "qwen_image_edit": "qwen_image_edit",
+        "qwen_image": "qwen_image",
+    }
+    return next((kind for word, kind in kinds.items() if word in name), None)
 
 
 def _flux(name: str) -> str:
