@@ -1,43 +1,33 @@
-"""Following jobs: events from the queue's file and the service's socket, as lines or as a live table."""
+"""Following jobs: their events from the service, or from the queue's file, as lines or as a live table."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from graphengine.cli.common import CANCELLED
-from graphengine.events import Kind
+from graphengine.service.event_hub import NOTHING, Watcher
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, JobEventKind, State
 from graphengine.service.socket_client import hello, watch
-from graphengine.system.channel import listens
 from graphengine.system.terminal import console
 
 if TYPE_CHECKING:
     from graphengine.service.jobs.queue import Queue
 
-ENDED = tuple(kind for kind in JobEventKind if kind.ended)
-STEPS = (
-    Kind.PROGRESS, Kind.PREVIEW, Kind.NODE_STARTED, Kind.NODE_FINISHED, Kind.NODE_FAILED, JobEventKind.SILENT,
-)  # fmt: skip
-"""Events that only the service's socket has; all others are in the queue's file."""
 MOST_WAITING = 100_000
 """The most jobs that are counted as waiting."""
 SHOWN = 30
 """Lines of the live table: as many jobs, of which a third may have ended."""
 CHECK_SECONDS = 1.0
 """Seconds between checks whether a service runs a queue's jobs."""
-SERVICE_SECONDS = 1.0
-"""Seconds to wait for a service that runs: for its first line, and at a job's end for its last steps."""
 
 
 def idle(base: Queue, file: Path | None) -> str:
@@ -102,79 +92,56 @@ def left_alone() -> Iterator[None]:
 
 
 class Following:
-    """Follows the events of jobs from now on: changes of the queue, and steps and previews of this machine's service.
+    """Follows the events of jobs: as the service of this machine tells them while one runs, else from the queue's file.
 
     Args:
-        job: The number of the only job to follow, if it is known already.
+        job: The number of the only job to follow, from its beginning; None to follow all from now on.
         previews: Whether previews are wanted.
-        look: Called now and then while nothing happens.
+        look: Called now and then.
     """
 
     def __init__(
         self, queue: Queue, job: int | None = None, previews: bool = True, look: Callable[[], None] = lambda: None
     ) -> None:
-        self.queue, self.job, self._last, self._look = queue, job, queue.last_change(), look
-        self._first = None if job is None else queue.get(job)
-        self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._listening = threading.Event()
-        self._over = False
-        kinds = [*(kind for kind in STEPS if previews or kind is not Kind.PREVIEW), *ENDED]
-        threading.Thread(target=self._listen, args=(job, kinds), daemon=True).start()
-        if listens(queue.file):
-            self._listening.wait(SERVICE_SECONDS)
+        self.queue, self.job, self.previews, self._look = queue, job, previews, look
+        if job is not None:
+            queue.get(job)
+        self._known = 0 if job is not None else queue.last_change()
+        self._service = self._connected()  # now: what happens from now on is told whole
 
-    def _listen(self, job: int | None, kinds: list[str]) -> None:
-        """Read the socket of the service, again and again, whichever runs."""
-        while True:
-            with contextlib.suppress(OSError, ValueError):
-                for line in watch(self.queue.file, job, kinds):
-                    self._listening.set()
-                    if line["kind"] in kinds:
-                        self._told.put(line)
-            self._listening.clear()
-            time.sleep(0.5)
-
-    def steps(self, timeout: float = 0.0) -> Iterator[dict[str, Any]]:
-        """The service's events so far, in their order, until there was none for so many seconds."""
-        with contextlib.suppress(Empty):
-            while True:
-                yield self._told.get(timeout > 0, timeout)
+    def _connected(self) -> Iterator[dict[str, Any]] | None:
+        """The events of the service after the last one that is known; None if no service runs."""
+        lines = watch(self.queue.file, self.job, self._known, self.previews)
+        with contextlib.suppress(OSError, ValueError):
+            if next(lines, None) == {"kind": JobEventKind.WATCHING}:
+                return lines
+        return None
 
     def lines(self, job: int | None = None) -> Iterator[dict[str, Any]]:
         """The events of a job (by default the one known already) until it has ended, or of all jobs for ever."""
         job = self.job if job is None else job
-        if self._first is not None:
-            yield {"job": self._first.id, "kind": self._first.state, "time": self._first.created}
-            if self._first.state.ended:
-                return
         while True:
-            end = None
-            for change in self.queue.changes(self._last):
-                self._last = change.number
-                if job in (None, change.job):
-                    line = {"job": change.job, "kind": change.kind, "time": change.time, **change.facts}
-                    if change.kind in ENDED and job is not None:
-                        end = line
-                    else:
-                        yield line
-            yield from self._steps_of(job, 0.05 if end is None else SERVICE_SECONDS)
-            if end is not None:
-                yield end
-                return
-            self._look()
-            self.queue.wait_for_change(0.05)
-
-    def _steps_of(self, job: int | None, timeout: float) -> Iterator[dict[str, Any]]:
-        """The service's steps, until its event of the job's end."""
-        if self._over:
-            return
-        for line in self.steps(timeout if self._listening.is_set() else 0.0):
-            if job in (None, line["job"]):
-                if line["kind"] in STEPS:
+            for line in self._lines():
+                self._look()
+                self._known = max(self._known, line.get("number", 0))
+                if line["kind"] and job in (None, line["job"]):
                     yield line
-                elif job is not None:
-                    self._over = True
-                    return
+                    if job is not None and line.get("last"):
+                        return
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """The events of the service until it ends; those of the queue's file where none runs, for about a second."""
+        self._service = self._service or self._connected()
+        if self._service is not None:
+            with contextlib.suppress(OSError, ValueError):
+                yield from self._service
+            self._service = None
+        watcher = Watcher(self.queue, self.job, self._known)
+        while watcher.behind:
+            for event in watcher.read():
+                yield event.as_dict(event.job)
+        yield NOTHING.as_dict(0)
+        self.queue.wait_for_change(CHECK_SECONDS)
 
 
 def table(queue: Queue, job: int | None, look: Callable[[], None] = lambda: None) -> None:

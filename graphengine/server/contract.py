@@ -33,7 +33,7 @@ class Route:
 
 
 class Contract(Protocol):
-    """The routes of one sort of clients. Each contract is a module that renders `JobApi` and `EventHub` in its form."""
+    """The routes of one sort of clients. Each contract is a module that renders `JobApi` and `AsyncHub` in its form."""
 
     @property
     def prefixes(self) -> Sequence[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, WRITE_SECONDS
 from graphengine.server.job_api import JobApi
 from graphengine.server.json_text import parse
@@ -37,7 +37,7 @@ class EventSocket:
         hub: The events of jobs.
     """
 
-    def __init__(self, api: JobApi, hub: EventHub) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub) -> None:
         self.api, self.hub = api, hub
         self._open: Counter[str] = Counter()  # sockets by user
 
@@ -85,7 +85,7 @@ class _Following:
     """The jobs that one client follows, each by a task that reads the hub and writes to the socket: what a client does
     not read is not read from the hub, which keeps little for it."""
 
-    def __init__(self, api: JobApi, hub: EventHub, request: web.Request, socket: web.WebSocketResponse) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub, request: web.Request, socket: web.WebSocketResponse) -> None:
         self._api, self._hub, self._request, self._socket = api, hub, request, socket
         self._caller: Caller = request[CALLER]
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -18,8 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.event_socket import EventSocket
 from graphengine.server.file_store import StoredFile
 from graphengine.server.http import CALLER, SAFE, json_body, pieces, send_file, write_in_time
@@ -28,6 +28,7 @@ from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
+from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Job, State
 from graphengine.service.workers.wire import pack
 
@@ -53,7 +54,7 @@ class Native:
     prefixes = ("/v1/",)
     without_token = ()
 
-    def __init__(self, api: JobApi, hub: EventHub) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub) -> None:
         self.api, self.hub, self.details = api, hub, JobDetails(api)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:

@@ -17,12 +17,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from graphengine.errors import FileError
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy.classic import ComfyClassic
 from graphengine.server.comfy.v2 import ComfyV2
 from graphengine.server.comfy.v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
 from graphengine.server.editor import Editor
-from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, Door, Handler, guard
 from graphengine.server.job_api import JobApi
 from graphengine.server.native import Native
@@ -56,7 +56,7 @@ def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, U
     Args:
         editor: The folder of the editor's frontend and the files of its users; None for no editor.
     """
-    hub = EventHub(api.service, api.places.without_places)
+    hub = AsyncHub(api.service, api.places.without_places)
     classic = ComfyClassic(api, hub)
     contracts: list[Contract] = [Native(api, hub), ComfyV2(api, hub), ComfyV2Assets(api), classic, Pages(api, door)]
     if editor is not None:

@@ -27,6 +27,7 @@ from graphengine.execution.runner import Runner
 from graphengine.graph.data import GraphData
 from graphengine.old_names import moved
 from graphengine.service.cleaning import clean
+from graphengine.service.event_hub import EventHub
 from graphengine.service.job_activity import silence
 from graphengine.service.job_events import JobEvent, JobEventKind, JobListener
 from graphengine.service.job_results import Finisher, remove_written
@@ -94,6 +95,9 @@ class Service:
         batch_invariant: Every job's run is exact: each picture is the same, bit for bit, as if it was made alone.
         finishers: Functions that jobs may ask to be called with their outputs, by name.
         on_lease: Called when this service begins to run the queue's jobs.
+
+    Attributes:
+        hub: Tells clients what happens to jobs, from the log and from here, in one order.
     """
 
     def __init__(
@@ -132,6 +136,8 @@ class Service:
         self._lease: Lease | None = None
         self._threads: set[threading.Thread] = set()
         self._thread = threading.Thread(target=self._serve, name="graphengine-service", daemon=True)
+        self.hub = EventHub(self.queue, self.doing)
+        self.subscribe(self.hub.hear, self.hub.wants_previews)
 
     def __enter__(self) -> Service:
         self.start()
@@ -163,6 +169,7 @@ class Service:
                 log.warning("%s", error)
         if self._made is not None:
             self._made.close()
+        self.hub.close()
 
     def drain(self, put_back: bool = False) -> None:
         """Begin no more jobs, before `stop` or while it waits.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from graphengine.system.channel import connected
+
+SILENT_SECONDS = 10.0
+"""Seconds without a sign after which a service that is watched is taken to hang."""
 
 
 def hello(file: Path) -> dict[str, Any] | None:
@@ -44,17 +47,21 @@ def _answer(file: Path, op: str) -> Any:
         return json.loads(stream.readline())
 
 
-def watch(file: Path, job: int | None = None, kinds: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The events of a job, or of all jobs, until the service ends; the first is `watching`.
+def watch(file: Path, job: int | None = None, after: int = 0, previews: bool = False) -> Iterator[dict[str, Any]]:
+    """The events of a job, or of all jobs, until its end or that of the service; the first is `watching`, and `""` is a
+    sign that nothing has happened for a second. They are those that clients over HTTP have, with the job's number as
+    `job`.
 
     Args:
-        kinds: The kinds of events that are wanted; by default all.
+        after: The number of the last event of the queue's log that is known; 0 for all that the log holds.
+        previews: Whether previews are wanted.
 
     Raises:
-        OSError: No service runs the queue's jobs.
+        OSError: No service runs the queue's jobs, or it gives no sign any more.
     """
-    with connected(file, timeout=None) as stream:
-        stream.write(json.dumps({"op": "watch", "job": job, "kinds": kinds}).encode() + b"\n")
+    with connected(file, timeout=SILENT_SECONDS) as stream:
+        asked = {"op": "events", "job": job, "after": after, "previews": previews}
+        stream.write(json.dumps(asked).encode() + b"\n")
         stream.flush()
         for line in stream:
             yield json.loads(line)

@@ -1,34 +1,35 @@
 """The socket of a service, on which clients of this user ask what it is, what its jobs do, and follow events.
 
-Jobs go through the queue's file; the socket, which only its owner may open, is for facts that are not worth a disk:
-whether a service runs, which packs it has, progress and previews. Requests and answers are lines of JSON.
+Jobs go through the queue's file. The socket, which only its owner may open, says whether a service runs, which packs it
+has and what its jobs do, and follows the service's hub of events, as clients over HTTP do. Requests and answers are
+lines of JSON.
 """
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
+import logging
 import os
-import queue
 import socketserver
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from graphengine.events import Kind
+from graphengine.errors import GraphEngineError
+from graphengine.service.event_hub import EventHub
 from graphengine.service.jobs.job import JobEventKind
-from graphengine.service.previews import preview_png
-from graphengine.system.channel import Listener, is_closed
+from graphengine.system.channel import Listener
 
-if TYPE_CHECKING:
-    from graphengine.service.job_events import JobEvent
+log = logging.getLogger(__name__)
 
 LONGEST_REQUEST = 100_000
 """The most bytes of a request, which is one line."""
 CHECK_SECONDS = 1.0
-"""Seconds without an event after which it is checked whether a watching client is still connected."""
+"""Seconds without an event after which a watching client is sent a sign, an event of the kind `""`; whether it has gone
+is seen by that."""
+MOST_LIVE = 10_000
+"""Steps that are kept for a watching client that does not read; beyond, the latest of each node."""
 
 
 class Announced(Protocol):
@@ -37,6 +38,10 @@ class Announced(Protocol):
     @property
     def queue(self) -> Any:
         """The queue whose jobs it runs."""
+
+    @property
+    def hub(self) -> EventHub:
+        """The events of its jobs."""
 
     @property
     def active(self) -> bool:
@@ -48,11 +53,6 @@ class Announced(Protocol):
 
     def doing(self) -> dict[int, dict[str, Any]]:
         """The activity of its jobs, by number."""
-
-    def subscribe(
-        self, listener: Callable[[JobEvent], None], previews: Callable[[int], bool] = ..., /
-    ) -> Callable[[], None]:
-        """Call a listener with every event of jobs; returns a function that ends that."""
 
 
 class SocketServer:
@@ -88,39 +88,23 @@ class SocketServer:
         elif asked.get("op") == "jobs":
             doing = self.service.doing() if self.service.active else {}
             _write(client, {str(number): facts for number, facts in doing.items()})
-        elif asked.get("op") == "watch":
-            self._watch(client, asked.get("job"), asked.get("kinds"))
+        elif asked.get("op") == "events":
+            job, after = asked.get("job"), asked.get("after", 0)
+            if isinstance(job, int | None) and isinstance(after, int):
+                self._tell_events(client, job, after, asked.get("previews") is True)
 
-    def _watch(self, client: socketserver.StreamRequestHandler, job: int | None, kinds: Sequence[str] | None) -> None:
-        events: queue.Queue[JobEvent] = queue.Queue(10_000)
-
-        def listen(event: JobEvent) -> None:
-            if (job is None or event.job == job) and (kinds is None or event.kind in kinds):
-                with contextlib.suppress(queue.Full):  # a client that does not read loses events
-                    events.put_nowait(event)
-
-        def wants_previews(number: int) -> bool:
-            return job in (None, number) and (kinds is None or Kind.PREVIEW in kinds)
-
-        end = self.service.subscribe(listen, wants_previews)
+    def _tell_events(
+        self, client: socketserver.StreamRequestHandler, job: int | None, after: int, previews: bool
+    ) -> None:
+        """Tell a client what happens to a job, or to all, after a change of the log, until it goes."""
         try:
-            _write(client, {"kind": JobEventKind.WATCHING})
-            while not is_closed(client.request):
-                with contextlib.suppress(queue.Empty):
-                    _write(client, as_dict(events.get(timeout=CHECK_SECONDS)))
-        finally:
-            end()
+            with self.service.hub.watching(job, after, previews, MOST_LIVE) as watcher:
+                _write(client, {"kind": JobEventKind.WATCHING})
+                for batch in watcher.batches(CHECK_SECONDS):
+                    _write(client, *(event.as_dict(event.job) for event in batch))
+        except GraphEngineError as error:  # it comes again, or reads the queue's file
+            log.warning("a client that watches jobs is let go: %s", error)
 
 
-def as_dict(event: JobEvent) -> dict[str, Any]:
-    """An event as JSON data; a preview is a small PNG."""
-    found: dict[str, Any] = {} if event.event is None else event.event.as_dict()
-    found |= {"job": event.job, "kind": event.kind, "time": event.time, **event.facts}
-    if event.kind == Kind.PREVIEW and event.event is not None:
-        png = preview_png(event.event.value)
-        found["png"] = None if png is None else base64.b64encode(png).decode()
-    return found
-
-
-def _write(client: socketserver.StreamRequestHandler, data: Mapping[str, Any]) -> None:
-    client.wfile.write(json.dumps(data, default=str).encode() + b"\n")
+def _write(client: socketserver.StreamRequestHandler, *lines: Mapping[str, Any]) -> None:
+    client.wfile.write(b"".join(json.dumps(line, default=str).encode() + b"\n" for line in lines))

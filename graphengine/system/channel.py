@@ -148,18 +148,6 @@ def _connect(file: Path, timeout: float | None) -> socket.socket:
     return connection
 
 
-def is_closed(client: socket.socket) -> bool:
-    """Whether the other end has closed the connection; for a client that is not expected to send anything more."""
-    timeout = client.gettimeout()
-    client.setblocking(False)
-    try:
-        return client.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    finally:
-        client.settimeout(timeout)
-
-
 # --- the pipe to a worker --------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,10 @@ from .make import run
 
 MADE = Path(__file__).parent / "made"
 BEFORE: dict[str, Any] = json.loads((MADE / "keys.json").read_text("utf-8"))
-GONE = {"graphengine.service.here:preview_png", "graphengine.workflow_read:comfyui_form"}
+GONE = {
+    "graphengine.service.channel:is_closed", "graphengine.service.here:as_dict",
+    "graphengine.service.here:preview_png", "graphengine.workflow_read:comfyui_form",
+}  # fmt: skip
 """Functions and classes, as `module:name`, that nobody can use any more."""
 
 of_this_python = pytest.mark.skipif(

@@ -16,6 +16,7 @@ from aiohttp import web
 from graphengine.declare import registry
 from graphengine.declare.sockets import File
 from graphengine.errors import Problem, WorkflowError
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy import jobs as comfy_jobs
 from graphengine.server.comfy import prompt as comfy_prompt
 from graphengine.server.comfy.annotated import with_held_files
@@ -25,7 +26,6 @@ from graphengine.server.comfy.objects import all_objects, full_name, is_shown, o
 from graphengine.server.comfy.prompt import Prompt, Refused
 from graphengine.server.comfy.web_socket import Sockets, features
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, json_body
 from graphengine.server.job_api import JobApi, JobView, Order
 from graphengine.server.problems import ApiError
@@ -59,7 +59,7 @@ class ComfyClassic:
     )  # fmt: skip
     without_token = ()
 
-    def __init__(self, api: JobApi, hub: EventHub) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub) -> None:
         self.api, self.files, self.sockets = api, Files(api), Sockets(api, hub)
         self.file_routes = FileRoutes(api, self.files)
 

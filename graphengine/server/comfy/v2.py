@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import nearest
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy.annotated import with_held_files
 from graphengine.server.comfy.files import Files
 from graphengine.server.comfy.jobs import facts_of
@@ -34,7 +35,6 @@ from graphengine.server.comfy.v2_views import (
     status_of,
 )
 from graphengine.server.contract import Route
-from graphengine.server.event_hub import EventHub
 from graphengine.server.http import CALLER, SAFE, json_body, origin_of, write_in_time
 from graphengine.server.job_api import MOST_LISTED, JobApi, JobView, Order, check_labels
 from graphengine.server.problems import ApiError, as_api_error
@@ -61,7 +61,7 @@ class ComfyV2:
     prefixes = (f"{PREFIX}/",)
     without_token = ()
 
-    def __init__(self, api: JobApi, hub: EventHub) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub) -> None:
         self.api, self.hub, self.files = api, hub, Files(api)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:

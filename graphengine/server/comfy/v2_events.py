@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy.jobs import node_of
 from graphengine.server.comfy.v2_views import TERMINAL, output_data, produced, progress_data, status_data
-from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
+from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Job, State
 
 PROGRESS_SECONDS = 0.5
@@ -23,7 +24,7 @@ CHANGES = ("queued", "running", "cancelling", "lost", "left", "moved", "preferre
 
 
 async def job_events(
-    api: JobApi, hub: EventHub, caller: Caller, job: Job, origin: str
+    api: JobApi, hub: AsyncHub, caller: Caller, job: Job, origin: str
 ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
     """What happens to a job, from now on until its end: names of events and their data; `("", {})` after 15 seconds in
     which nothing has happened.

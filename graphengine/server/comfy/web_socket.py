@@ -18,13 +18,14 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from graphengine.events import Kind, Reuse
+from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy.connection import Socket
 from graphengine.server.comfy.jobs import cached, end_of, facts_of, node_of, outputs
-from graphengine.server.event_hub import EventHub, WatchEvent
 from graphengine.server.http import CALLER
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
+from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Change, Job, JobEventKind
 from graphengine.service.jobs.queue import NoJob
 
@@ -75,7 +76,7 @@ class Sockets:
         hub: The events of jobs.
     """
 
-    def __init__(self, api: JobApi, hub: EventHub) -> None:
+    def __init__(self, api: JobApi, hub: AsyncHub) -> None:
         self.api, self.hub = api, hub
         self._all: set[Socket] = set()
         self._of: dict[Client, Socket] = {}

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,28 @@ def test_the_queue_with_a_token_in_a_file(tokens: tuple[Server, dict[str, str]],
     assert "of this machine" in go(server, *ann, "clean", code=2).stderr
     for here in (["cancel", again, "--queue", "q.sqlite"], ["list", "--user", "ann"]):
         assert f"cannot follow {here[-2]}" in go(server, *ann, *here, code=2).stderr
+
+
+def test_the_events_of_a_job_have_one_form_on_its_machine_and_elsewhere(server: Server) -> None:
+    with Client(server.url) as client:
+        client.pause()
+        job = client.submit("greet", {"text": "one form"})
+        here, there = (
+            subprocess.Popen(command("queue", *words, "watch", job.number, "--json"), cwd=server.folder,
+                             env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for words in ([], ["--server", server.url])
+        )  # fmt: skip
+        stream, told = server.events(job.id), dict[str, list[dict[str, Any]]]()
+        for name, looking in (("here", here), ("there", there)):
+            assert looking.stdout is not None
+            told[name] = [json.loads(looking.stdout.readline())]
+        client.resume()
+        for name, looking in (("here", here), ("there", there)):
+            told[name] += [json.loads(line) for line in looking.communicate(timeout=60)[0].splitlines()]
+    assert [line["kind"] for line in told["here"]] == ["queued", "running", "node_started", "node_finished", "done"]
+    assert told["here"][1].pop("worker")  # not told elsewhere
+    assert told["here"] == told["there"]
+    assert told["here"] == [{**event.data, "job": job.number} for event in stream.until("done")]
 
 
 @pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 19, "-1", "1.0"])

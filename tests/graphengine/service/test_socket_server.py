@@ -44,7 +44,7 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
         ready, ended = threading.Event(), threading.Event()
 
         def read() -> None:
-            for line in watch(file):
+            for line in watch(file, after=service.queue.last_change()):
                 lines.append(line)
                 ready.set()
                 if line["kind"] == "done":
@@ -58,6 +58,9 @@ def test_hello_and_watch(backend: Runners, tmp_path: Path) -> None:
         assert lines[0] == {"kind": "watching"}
         steps = [line["step"] for line in lines if line["kind"] == "progress" and line["job"] == number]
         assert steps == [*range(1, 11)]
+        log = [line["kind"] for line in lines if "number" in line]
+        assert log == ["queued", "running", "done"]
+        assert [line.get("last") for line in lines][-2:] == [None, True]
         announcer.close()
     assert hello(file) is None
     assert not socket_file(file).exists()
@@ -68,7 +71,7 @@ def test_who_watches_no_more_is_forgotten(tmp_path: Path) -> None:
     with Service(file, InlineRunner()) as service:
         announcer = SocketServer(service, identity())
         for _ in range(3):
-            lines = watch(file, job=1)
+            lines = watch(file)
             assert next(lines) == {"kind": "watching"}
             lines.close()  # type: ignore[attr-defined]
         end = time.monotonic() + 60
@@ -86,7 +89,9 @@ def test_nonsense_harms_nobody(backend: Runners, tmp_path: Path, monkeypatch: py
     deep = b"[" * 90_000 + b"\n"
     with Service(file, backend(1), DiskStore(tmp_path / "store")) as service:
         announcer = SocketServer(service, identity())
-        lines = (b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel', deep)
+        lines = [b"\n", b"{}\n", b"[1]\n", b'{"op": 3}\n', b"\xff\xfe\n", b"x" * 200_000 + b"\n", b'{"op": "hel', deep]
+        lines += [b'{"op": "events", "job": "1"}\n', b'{"op": "events", "after": [1]}\n']
+        lines += [b'{"op": "events", "job": %d}\n' % 2**70, b'{"op": "events", "after": %d}\n' % 2**70]
         for line in lines:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(socket_file(file)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from graphengine_nodes import decode_latent, encode_prompt, load_model, sample
 from graphengine import Graph
 from graphengine.cache import DiskStore
 from graphengine.service.job_events import JobEvent
+from graphengine.service.previews import preview_png
 from graphengine.service.service import Service
-from graphengine.service.socket_server import as_dict
 from tests.graphengine.sample import until
 from tests.graphengine.service.conftest import Runners, fake, local
 from tests.graphengine.service.test_service import of
@@ -46,19 +45,19 @@ def picture_of(prompt: str, seed: int) -> Graph:
 
 
 def test_previews_come_nearer_to_the_picture(backend: Runners, tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[tuple[int, bytes | None]] = []
     with Service(tmp_path / "q.sqlite", backend(1), DiskStore(tmp_path / "store")) as service:
 
         def listen(event: JobEvent) -> None:
-            if event.kind == "preview":
-                told.append(as_dict(event))
+            if event.kind == "preview" and event.event is not None:
+                told.append((event.job, preview_png(event.event.value)))
 
         service.subscribe(listen, lambda job: True)
         numbers = [service.submit(picture_of(prompt, seed)) for seed, prompt in enumerate(PROMPTS)]
         service.wait(*numbers, timeout=600)
         pictures = {number: service.outputs(number)["image"].pil() for number in numbers}
     for number, picture in pictures.items():
-        previews = [pixels(base64.b64decode(line["png"])) for line in told if line["job"] == number]
+        previews = [pixels(png) for job, png in told if job == number and png is not None]
         assert len(previews) == STEPS
         height, width = previews[0].shape[:2]
         assert max(height, width) <= 128

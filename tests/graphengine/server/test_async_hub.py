@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from graphengine.events import Event, Kind
-from graphengine.server.event_hub import MOST_KEPT, EventHub
+from graphengine.server.async_hub import AsyncHub
+from graphengine.service.event_hub import MOST_KEPT
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import Change, JobEventKind, NewJob
 from graphengine.service.jobs.queue import Queue
@@ -36,7 +37,7 @@ def many(queue: Queue, count: int) -> None:
 
 def test_who_reads_slowly_is_told_all(service: Service) -> None:
     async def watch() -> list[int]:
-        hub, found = EventHub(service), []
+        hub, found = AsyncHub(service), []
         hub.start()
         events = hub.watch(service.queue.get(1))
         assert (await anext(events)).kind == "queued"
@@ -60,7 +61,7 @@ def test_who_comes_late_is_told_the_end(service: Service) -> None:
     known = service.queue.last_change()
 
     async def watch() -> list[tuple[int | None, str]]:
-        hub = EventHub(service)
+        hub = AsyncHub(service)
         hub.start()
         found = [(told.number, told.kind) async for told in hub.watch(service.queue.get(1), known)]
         hub.close()
@@ -71,7 +72,7 @@ def test_who_comes_late_is_told_the_end(service: Service) -> None:
 
 def test_silence_and_the_end_of_the_hub(service: Service) -> None:
     async def watch() -> list[str]:
-        hub, found = EventHub(service), []
+        hub, found = AsyncHub(service), []
         hub.start()
         async for told in hub.watch(service.queue.get(1), silence=0.01):
             found.append(told.kind)
@@ -105,7 +106,7 @@ def test_a_job_runs_before_it_makes_progress(tmp_path: Path, known: int) -> None
             service.tell(JobEvent(1, Kind.PROGRESS, Event(Kind.PROGRESS, 0, "n", "t", step=step, total=4)))
 
     async def watch() -> list[str]:
-        hub, seen = EventHub(service), list[str]()
+        hub, seen = AsyncHub(service), list[str]()
         hub.start()
         events = hub.watch(queue.get(1), known)
         if not known:
@@ -133,7 +134,7 @@ def test_a_job_runs_before_it_makes_progress(tmp_path: Path, known: int) -> None
     assert seen == whole[known:]
 
 
-async def until_waits(hub: EventHub) -> None:
+async def until_waits(hub: AsyncHub) -> None:
     """Wait until the hub's one watcher waits for news."""
-    while not any(watcher.wake._waiters for watchers in hub._watchers.values() for watcher in watchers):
+    while not any(watcher._wake.args[0]._waiters for watcher in hub._watchers):  # type: ignore[attr-defined]
         await asyncio.sleep(0)

@@ -1,0 +1,165 @@
+"""The service's hub of events on an event loop, for clients over the network: they see no workers and no places."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from graphengine.server.problems import ApiError
+from graphengine.service.event_hub import MOST_LIVE, NOTHING, Watcher, WatchEvent
+from graphengine.service.jobs.job import Change, Job
+from graphengine.service.service import Service
+
+MOST_WATCHERS = 2000
+FLUSH_SECONDS = 0.1
+"""Seconds between two wakes of watchers for steps: what happens meanwhile is told at once, with less work."""
+
+
+class AsyncHub:
+    """Tells clients over the network what happens to jobs, from the service's hub. All but `wake` is used on the loop.
+
+    Args:
+        service: The service whose hub is used.
+        shown: Makes of an error's sentence what clients may see of it.
+
+    Attributes:
+        closed: Set when all watching has ended.
+    """
+
+    def __init__(self, service: Service, shown: Callable[[str], str] = str) -> None:
+        self.hub, self._shown = service.hub, shown
+        self._watchers = set[Watcher]()
+        self._listeners: list[Callable[[Sequence[Change]], None]] = []
+        self._waking = set[asyncio.Event]()
+        self._lock = threading.Lock()  # of `_waking`
+        self._flushed = 0.0
+        self.closed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end_listening: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Begin to hear of changes."""
+        self._loop = asyncio.get_running_loop()
+        self._end_listening = self.hub.listen(functools.partial(self._on_loop, self._changed))
+
+    def close(self) -> None:
+        """End all watching."""
+        self.closed.set()
+        self._end_listening()
+        for watcher in self._watchers:
+            watcher.close()
+
+    def listen(self, on_changes: Callable[[Sequence[Change]], None]) -> None:
+        """Call a function with the changes of all jobs as they happen, on the loop; it must not block."""
+        self._listeners.append(on_changes)
+
+    @property
+    def watching(self) -> int:
+        """How many clients watch jobs."""
+        return len(self._watchers)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more clients may watch."""
+        return self.watching >= MOST_WATCHERS
+
+    def is_watched(self, job: Job) -> bool:
+        """Whether a client watches a job."""
+        return self.hub.is_watched(job.id)
+
+    async def watch(
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+    ) -> AsyncGenerator[WatchEvent]:
+        """What happens to a job, event by event; see `batches`."""
+        async with contextlib.aclosing(self.batches(job, after, silence, previews)) as batches:
+            async for batch in batches:
+                for event in batch:
+                    yield event
+
+    async def batches(
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+    ) -> AsyncGenerator[list[WatchEvent]]:
+        """What happens to a job, from the change after a number on, until its end; what is there at once, at once.
+
+        Args:
+            after: The number of the last change that the client knows; 0 for all that the log holds.
+            silence: Seconds after which a client is told that nothing has happened.
+            previews: Whether the client is told previews; where none is, none are made.
+        """
+        if self.full:
+            raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
+        woken = asyncio.Event()
+        with self.hub.watching(job.id, after, previews, MOST_LIVE, functools.partial(self._wake, woken)) as watcher:
+            self._watchers.add(watcher)
+            try:
+                while not (watcher.closed or self.closed.is_set()):
+                    batch = await asyncio.to_thread(watcher.read) if watcher.behind else watcher.take()
+                    if batch:
+                        yield [*map(self._for_others, batch)]
+                        if watcher.ended:
+                            return
+                    elif not watcher.behind:
+                        try:
+                            async with asyncio.timeout(silence):
+                                await woken.wait()
+                        except TimeoutError:
+                            watcher.lag()
+                            yield [NOTHING]
+                        woken.clear()
+            finally:
+                self._watchers.discard(watcher)
+
+    async def ended(self, job: Job, seconds: float) -> bool:
+        """Wait until a job has ended, at most so long; whether it has."""
+        with contextlib.suppress(TimeoutError, ApiError):  # too many watch: the client asks again
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job, previews=False)) as events:
+                async for event in events:
+                    if event.last:
+                        return True
+        return False
+
+    def _for_others(self, event: WatchEvent) -> WatchEvent:
+        """An event without what is of this machine: workers, and places in errors."""
+        if "worker" not in event.data and "error" not in event.data:
+            return event  # the same for all watchers
+        data = {name: value for name, value in event.data.items() if name != "worker"}
+        if isinstance(data.get("error"), str):
+            data["error"] = self._shown(data["error"])
+        return replace(event, data=data)
+
+    def _wake(self, woken: asyncio.Event, at_once: bool) -> None:
+        """Wake who waits, at once or with others soon; called on any thread."""
+        with self._lock:
+            is_due = bool(self._waking)
+            self._waking.add(woken)
+        if at_once:
+            self._on_loop(self._flush)
+        elif not is_due:
+            self._on_loop(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        assert self._loop is not None
+        self._loop.call_at(max(self._flushed + FLUSH_SECONDS, self._loop.time()), self._flush)
+
+    def _flush(self) -> None:
+        assert self._loop is not None
+        with self._lock:
+            waking, self._waking = self._waking, set()
+        if waking:
+            self._flushed = self._loop.time()
+        for woken in waking:
+            woken.set()
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        for on_changes in self._listeners:
+            on_changes(changes)
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
