@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json as json_
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -176,6 +178,26 @@ def _print_json(data: dict[str, Any]) -> None:
         raise
     except OSError:
         leave_output()
+
+
+@contextlib.contextmanager
+def naming_nodes(graph: GraphData) -> Iterator[None]:
+    """Let the error of a node say which node it is in the file of another tool."""
+    try:
+        yield
+    except GraphEngineError as error:
+        if not isinstance(error, WorkflowError):
+            error.args = (named_in_file(graph, str(error)),)
+        raise
+
+
+def named_in_file(graph: GraphData, text: str) -> str:
+    """The message of a node's failure, with the node's id and title in the file of another tool."""
+    from graphengine.graph.validate import in_file
+
+    found = re.match(r"node (\S+) \(\S+\)(?= failed)", text)
+    original = None if found is None else in_file(graph, found[1])
+    return text if found is None or original is None else f"{found[0]}, {original},{text[found.end():]}"
 
 
 def sentence(error: BaseException) -> str:

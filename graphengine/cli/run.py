@@ -24,6 +24,8 @@ from graphengine.cli.common import (
     Workflow,
     guarded,
     load_workflow,
+    named_in_file,
+    naming_nodes,
     sentence,
     workflow_name,
 )
@@ -73,14 +75,17 @@ def command(
         }  # fmt: skip
         if here := [name for name, value in given.items() if value]:
             raise WorkflowError(f"a server cannot follow {', '.join(here)}")
-        run_there(Server(server, token_file), graph, set, out, exact, json)
+        with naming_nodes(graph):
+            run_there(Server(server, token_file), graph, set, out, exact, json)
         return None
     if backend in ("auto", "service"):
         from graphengine.cli.handover import hand_over
 
         only_here = {"--device": device, "--no-cache": no_cache, "--report": report}
         not_there = [name for name, value in only_here.items() if value]
-        if hand_over(graph, set, root, out, exact, json, backend, not_there, keep_going):
+        with naming_nodes(graph):
+            handed_over = hand_over(graph, set, root, out, exact, json, backend, not_there, keep_going)
+        if handed_over:
             return None
     from graphengine.cli.execute import Session, print_drawn, print_warnings
 
@@ -97,12 +102,13 @@ def command(
     check_folder(out, graph)
     writer = OutputWriter(out, name)
     options: dict[str, Any] = {"device": device, "exact": exact, "roots": root, "keep_going": keep_going}
-    with reporting(graph, inputs.given, report) as listeners:
+    with naming_nodes(graph), reporting(graph, inputs.given, report) as listeners:
         if json:
             options |= {"progress": False}
             with (
                 JsonLines(session.cancellation.cancel) as lines,
                 lines.last_word(),
+                naming_nodes(graph),
                 session,
                 made_of(session, graph, inputs, listeners=[lines, *listeners], **options) as result,
             ):
@@ -137,7 +143,7 @@ def made_of(session: Session, graph: GraphData, inputs: Mapping[str, Any], **opt
     yield result
     if failure is not None:
         for other in failure.failures[1:]:
-            print(f"error: {sentence(other)}", file=sys.stderr)
+            print(f"error: {named_in_file(graph, sentence(other))}", file=sys.stderr)
         raise failure
 
 

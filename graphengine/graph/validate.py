@@ -6,6 +6,7 @@ The module is long because it holds all rules, each a short function; what to va
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Union
@@ -61,11 +62,26 @@ def problems(graph: GraphData) -> list[Problem]:
 
 def _with_original(problem: Problem, graph: GraphData) -> Problem:
     """A problem with the id that its node had in the file of another tool, if its document was converted from one."""
-    node = graph.nodes.get(problem.where.node or "")
-    original = None if node is None else node.ui.get("id")
-    if not isinstance(original, str):
+    original = in_file(graph, problem.where.node or "")
+    if original is None:
         return problem
-    return replace(problem, hint="; ".join(filter(None, (problem.hint, f"it is node {original:.60} of the file"))))
+    return replace(problem, hint="; ".join(filter(None, (problem.hint, f"it is {original}"))))
+
+
+def in_file(graph: GraphData, id: str) -> str | None:
+    """What a node is in the file of another tool from which its document was converted: its id there, and its title;
+    None for any other node.
+
+    Args:
+        id: The node's id, or that of a node inside it or of one of its items.
+    """
+    node = graph.nodes.get(re.split(r"[/\[]", id, maxsplit=1)[0])
+    original = None if node is None else node.ui.get("id")
+    if node is None or not isinstance(original, str):
+        return None
+    title = node.ui.get("title")
+    shown = f", {title[:60]!r}" if isinstance(title, str) and title not in ("", node.type.rpartition(".")[2]) else ""
+    return f"node {original:.60} of the file{shown}"
 
 
 def endless(graph: GraphData) -> Iterator[Problem]:

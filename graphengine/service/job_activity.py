@@ -32,11 +32,12 @@ class JobActivity:
 
     Attributes:
         begun: Whether any of its nodes was begun; until then users see the job as queued.
+        served: Whether a worker has begun any of its nodes.
         sign: When the last event of its run was (`time.monotonic`).
     """
 
     def __init__(self) -> None:
-        self.begun = False
+        self.begun = self.served = False
         self.sign = time.monotonic()
         self._nodes: dict[str, _Node] = {}
         self._finished: set[str] = set()
@@ -63,7 +64,7 @@ class JobActivity:
         """Note that a worker has begun to compute a node."""
         with self._lock:
             self.sign = time.monotonic()
-            self.begun = True
+            self.begun = self.served = True
             found = self._nodes.setdefault(node, _Node("", self.sign))
             found.worker, found.begun, found.since = worker, True, self.sign
             found.step = found.total = None
@@ -78,10 +79,10 @@ class JobActivity:
     def facts(self) -> dict[str, Any]:
         """The activity as JSON data.
 
-        `state` is `queued` or `running`; `waits`, whether it runs and each of its nodes waits for a worker; `silent`,
-        the seconds since its last event; `finished`, how many nodes of its graph have a value. Of the node that was
-        begun last: `node`, `type`, `worker` (None in the service itself), `step`, `total`, and `left`, the seconds
-        until its last step by the pace of those before.
+        `state` is `queued` or `running`; `waits`, whether it runs and each of its nodes waits for a worker; `served`,
+        whether a worker has begun any of its nodes; `silent`, the seconds since its last event; `finished`, how many
+        nodes of its graph have a value. Of the node that was begun last: `node`, `type`, `worker` (None in the service
+        itself), `step`, `total`, and `left`, the seconds until its last step by the pace of those before.
         """
         with self._lock:
             now, nodes = time.monotonic(), dict(self._nodes)
@@ -89,6 +90,7 @@ class JobActivity:
             found: dict[str, Any] = {
                 "state": "running" if self.begun else "queued",
                 "waits": self.begun and bool(nodes) and not begun,
+                "served": self.served,
                 "silent": now - self.sign,
                 "finished": len(self._finished),
             }

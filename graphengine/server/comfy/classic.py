@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +32,7 @@ from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.queue import NoJob
 from graphengine.workflow.formats import is_output
 
 ENDED = (State.DONE, State.FAILED, State.CANCELLED)
@@ -236,9 +237,10 @@ class ComfyClassic:
     async def queue(self, request: web.Request) -> web.Response:
         """`GET /queue`."""
         jobs = await asyncio.to_thread(self.api.unfinished, request[CALLER])
+        doing = self.api.service.doing()
         found: dict[str, list[Any]] = {"queue_running": [], "queue_pending": []}
         for job in jobs:
-            part = "queue_running" if job.state is State.RUNNING else "queue_pending"
+            part = "queue_pending" if comfy_jobs.waits(job, doing) else "queue_running"
             found[part].append(comfy_jobs.queue_entry(job))
         return web.json_response(found)
 
@@ -251,26 +253,38 @@ class ComfyClassic:
             chosen = self._found(caller, ids)
             if data.get("clear") is True:
                 chosen += [job for job in self.api.unfinished(caller) if job.user == caller.user]
-            for job in chosen:
-                if job.state is State.QUEUED:
-                    self.api.service.cancel(job.id)
+            doing = self.api.service.doing()
+            self._cancel_jobs(job for job in chosen if comfy_jobs.waits(job, doing))
 
         await asyncio.to_thread(change)
         return web.json_response({})
 
     async def interrupt(self, request: web.Request) -> web.Response:
-        """`POST /interrupt`: cancels the job `prompt_id` if it runs, or whatever of the caller's runs."""
+        """`POST /interrupt`: cancels the job `prompt_id` if it runs; without one, what of the caller's is computed now,
+        or the job that comes next where none is begun yet, but none that waits behind it."""
         data = await json_body(request, any_type=True) if request.body_exists else {}
         caller, wanted = request[CALLER], data.get("prompt_id")
 
         def cancel() -> None:
-            for job in self.api.unfinished(caller):
-                mine = job.user == caller.user if wanted is None else job.uuid == str(wanted).lower()
-                if mine and job.state is State.RUNNING:
-                    self.api.service.cancel(job.id)
+            running = [job for job in self.api.unfinished(caller) if job.state is State.RUNNING]
+            if wanted is not None:
+                self._cancel_jobs(job for job in running if job.uuid == str(wanted).lower())
+                return
+            mine, doing = [job for job in running if job.user == caller.user], self.api.service.doing()
+            waiting = [job for job in mine if comfy_jobs.waits(job, doing) or comfy_jobs.is_idle(job, doing)]
+            self._cancel_jobs([job for job in mine if job not in waiting] or mine[:1])
 
         await asyncio.to_thread(cancel)
         return web.json_response({})
+
+    def _cancel_jobs(self, jobs: Iterable[Job]) -> bool:
+        """Cancel jobs, but those that were deleted meanwhile; returns whether there were any."""
+        found = False
+        for job in jobs:
+            with contextlib.suppress(NoJob):
+                self.api.service.cancel(job.id)
+                found = True
+        return found
 
     def _found(self, caller: Caller, ids: Sequence[str]) -> list[Job]:
         """The caller's jobs of these ids; an id of no job is left out."""
@@ -346,7 +360,8 @@ class ComfyClassic:
                 jobs, _ = self.api.recent(caller, states, 0, MOST_ITEMS, newest_first)
                 jobs = [job for job in jobs if comfy_jobs.workflow_id(job) == workflow]
                 jobs, total = jobs[skip : skip + limit], len(jobs)
-            items = [comfy_jobs.job_item(job, self.api.folders.output) for job in jobs]
+            doing = self.api.service.doing()
+            items = [comfy_jobs.job_item(job, self.api.folders.output, doing) for job in jobs]
             page = {"offset": skip, "limit": limit, "total": total, "has_more": skip + len(jobs) < total}
             return json.dumps({"jobs": items, "pagination": page}, default=str)
 
@@ -355,7 +370,8 @@ class ComfyClassic:
     async def job(self, request: web.Request) -> web.Response:
         """`GET /api/jobs/{id}`."""
         job = await asyncio.to_thread(self.api.find, request[CALLER], request.match_info["id"])
-        return web.json_response(text=json.dumps(comfy_jobs.job_detail(job, self.api.folders.output), default=str))
+        detail = comfy_jobs.job_detail(job, self.api.folders.output, self.api.service.doing())
+        return web.json_response(text=json.dumps(detail, default=str))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """`POST /api/jobs/{id}/cancel`."""
@@ -369,10 +385,7 @@ class ComfyClassic:
         caller = request[CALLER]
 
         def cancel() -> bool:
-            going = [job for job in self._found(caller, ids) if not job.state.ended]
-            for job in going:
-                self.api.service.cancel(job.id)
-            return bool(going)
+            return self._cancel_jobs(job for job in self._found(caller, ids) if not job.state.ended)
 
         return web.json_response({"cancelled": await asyncio.to_thread(cancel)})
 

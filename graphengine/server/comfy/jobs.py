@@ -132,7 +132,23 @@ def error_of(job: Job) -> dict[str, Any]:
     }
 
 
-def job_item(job: Job, folder: Path) -> dict[str, Any]:
+def waits(job: Job, doing: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether a job that has not ended waits: in the queue, or for a worker that begins it. Light nodes may have been
+    computed already.
+
+    Args:
+        doing: What the jobs do that run here, as `Service.doing` gives it.
+    """
+    facts = doing.get(job.id, {})
+    return job.state is State.QUEUED or facts.get("state") == "queued" or (is_idle(job, doing) and not facts["served"])
+
+
+def is_idle(job: Job, doing: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether nothing of a job that runs is computed now, as all that is next waits for a worker."""
+    return bool(doing.get(job.id, {}).get("waits"))
+
+
+def job_item(job: Job, folder: Path, doing: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """A job as an item of `/api/jobs`. The frontend drops the whole list if one item lacks a field."""
     made = outputs(job, folder)
     files = [
@@ -141,7 +157,7 @@ def job_item(job: Job, folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "id": job.uuid,
-        "status": STATUS[job.state],
+        "status": STATUS[State.QUEUED if not job.state.ended and waits(job, doing) else job.state],
         "priority": facts_of(job).get("number", job.id),
         "create_time": _ms(job.created),
         "execution_start_time": _ms(job.started),
@@ -154,11 +170,11 @@ def job_item(job: Job, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def job_detail(job: Job, folder: Path) -> dict[str, Any]:
+def job_detail(job: Job, folder: Path, doing: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """A job as `/api/jobs/{id}` has it: with its outputs, and the workflow that made it, to be opened again."""
     _, _, prompt, extra, _ = queue_entry(job)
     ended = {"execution_status": status_of(job)} if job.state.ended else {}
-    return job_item(job, folder) | {
+    return job_item(job, folder, doing) | {
         "outputs": outputs(job, folder), "workflow": {"prompt": prompt, "extra_data": extra},
         "update_time": _ms(job.ended or job.started or job.created), **ended,
     }  # fmt: skip

@@ -60,6 +60,17 @@ def test_what_cannot_be_set_is_said(tmp_path: Path, command: Any, set: str, mess
     assert message in done.err
 
 
+def test_a_failure_names_the_node_of_the_file(tmp_path: Path, command: Any) -> None:
+    wrong = PROMPT | {"9": PROMPT["9"] | {"_meta": {"title": "Keep it"}}}
+    wrong["9"]["inputs"] = PROMPT["9"]["inputs"] | {"filename_prefix": "../x"}
+    (tmp_path / "p.json").write_text(json.dumps(wrong))
+    for options in ((), ("--json",)):
+        done = command("run", "p.json", *options)
+        assert done.code == 1
+        assert "node n9 (comfy.SaveImage), node 9 of the file, 'Keep it', failed: ValueError: filename" in done.err
+    assert "node 9 of the file, 'Keep it'" in json.loads(done.out.splitlines()[-1])["error"]
+
+
 def test_a_picture_of_comfyui_runs(tmp_path: Path, command: Any) -> None:
     info = PIL.PngImagePlugin.PngInfo()
     info.add_text("prompt", json.dumps(PROMPT))

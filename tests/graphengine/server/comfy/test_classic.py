@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.graphengine.sample import until
 from tests.graphengine.server.conftest import PIXEL, Server
 
 PAGE = {
@@ -289,6 +290,74 @@ def test_an_interrupted_run_ends_like_a_run(server: Server) -> None:
             assert ended(server, waiting["prompt_id"])["status"]["messages"][-1][0] == "execution_interrupted"
             assert await post(server, f"/api/jobs/{waiting['prompt_id']}/cancel", {}) == {"cancelled": False}
             assert (await asyncio.to_thread(server.ask, "POST", "/interrupt")).status == 200, "nothing runs"
+
+    run(work())
+
+
+def test_an_interrupt_without_an_id_leaves_what_waits(server: Server) -> None:
+    def on_device(name: str) -> dict[str, Any]:
+        file = str(server.folder / name)
+        return {
+            "1": {"class_type": "door.page", "inputs": {}},
+            "2": {"class_type": "door.gate_of_device", "inputs": {"sheet": ["1", 0], "file": file}},
+            "9": {"class_type": "door.present", "inputs": {"sheet": ["2", 0]}},
+        }
+
+    def queue() -> list[list[str]]:
+        found = server.ask("GET", "/queue").data
+        return [[entry[1] for entry in found[part]] for part in ("queue_running", "queue_pending")]
+
+    def states() -> dict[str, str]:
+        jobs = server.ask("GET", "/api/jobs?status=pending,in_progress").data["jobs"]
+        return {job["id"]: job["status"] for job in jobs}
+
+    async def work() -> None:
+        async with talk(server, "hasty") as client:
+            ids = []
+            for name in ("wait1", "wait2", "wait3"):
+                sent = await post(server, "/prompt", {"prompt": on_device(name), "client_id": "hasty"})
+                ids.append(sent["prompt_id"])
+            await client.until(lambda one: one["type"] == "progress" and one["data"]["prompt_id"] == ids[0])
+            for number in (0, 1):
+                # the light nodes of all jobs may be computed at once, and jobs are begun while this looks
+                await asyncio.to_thread(until, lambda n=number: queue() == [ids[n : n + 1], ids[n + 1 :]])
+                await asyncio.to_thread(until, lambda n=number: list(map(states().get, ids[n:]))
+                                        == ["in_progress", *["pending"] * (2 - n)])  # fmt: skip
+                await post(server, "/interrupt", {})
+                await client.end_of(ids[number])
+                await client.until(lambda one, n=number: one["type"] == "progress"
+                                   and one["data"]["prompt_id"] == ids[n + 1])  # fmt: skip
+            assert [ended(server, id)["status"]["messages"][-1][0] for id in ids[:2]] == ["execution_interrupted"] * 2
+            waiting = await post(server, "/prompt", {"prompt": on_device("wait4"), "client_id": "hasty"})
+            await asyncio.to_thread(until, lambda: queue() == [[ids[2]], [waiting["prompt_id"]]])
+            await post(server, "/queue", {"clear": True})
+            assert ended(server, waiting["prompt_id"])["status"]["messages"][-1][0] == "execution_interrupted"
+            (server.folder / "wait3").touch()
+            told = await client.end_of(ids[2])
+            assert "execution_success" in [one["type"] for one in told]
+
+    run(work())
+
+
+def test_a_cleared_queue_beside_deletions_is_no_error(server: Server) -> None:
+    async def work() -> None:
+        async with talk(server, "tidy") as client:
+            first = await post(server, "/prompt", {"prompt": gated(server, "tidy1"), "client_id": "tidy"})
+            await client.until(lambda one: one["type"] == "progress")
+
+            async def vanish() -> None:
+                sent = await post(server, "/prompt", {"prompt": PAGE})
+                await post(server, "/queue", {"delete": [sent["prompt_id"]]})
+                await post(server, "/history", {"delete": [sent["prompt_id"]]})
+
+            async def clear() -> int:
+                return (await asyncio.to_thread(server.ask, "POST", "/queue", {"clear": True})).status
+
+            for _ in range(10):
+                _, *answers = await asyncio.gather(vanish(), *(clear() for _ in range(4)))
+                assert answers == [200] * 4
+            (server.folder / "tidy1").touch()
+            assert "execution_success" in [one["type"] for one in await client.end_of(first["prompt_id"])]
 
     run(work())
 

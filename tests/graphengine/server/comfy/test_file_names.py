@@ -69,12 +69,22 @@ def test_outputs_and_previews_are_inputs_of_the_next_prompt(server: Server) -> N
         assert "1" in error(server, {"prompt": load(name)})["node_errors"]
 
 
-def test_a_prefix_that_leads_out_fails_at_its_node(server: Server) -> None:
-    entry = ended(server, send(server, prompt("../x"))["prompt_id"])
-    [message] = [data for type, data in entry["status"]["messages"] if type == "execution_error"]
-    assert (message["node_id"], message["node_type"]) == ("9", "SaveImage")
-    assert "filename_prefix" in message["exception_message"]
-    assert not (server.folder / "x_00001_.png").exists()
+def test_a_failure_names_the_node_as_its_client_does_wherever_it_is_told(server: Server) -> None:
+    async def work() -> None:
+        async with talk(server, "fails") as client:
+            id = send(server, prompt("../x"), client_id="fails")["prompt_id"]
+            told = {one["type"]: one["data"] for one in await client.end_of(id)}
+            [entry] = [data for type, data in ended(server, id)["status"]["messages"] if type == "execution_error"]
+            listed = server.ask("GET", f"/api/jobs/{id}").data["execution_error"]
+            for error in (told["execution_error"], entry, listed):
+                assert (error["node_id"], error["node_type"]) == ("9", "SaveImage")
+                assert error["exception_message"].startswith("node 9 (comfy.SaveImage) failed: ValueError")
+            error = server.ask("GET", f"/api/v2/jobs/{id}").data["error"]
+            assert (error["node_id"], error["class_type"]) == ("9", "SaveImage")
+            assert error["message"].startswith("node 9 (comfy.SaveImage) failed")
+            assert not (server.folder / "x_00001_.png").exists()
+
+    run(work())
 
 
 def test_files_of_one_job_have_names_of_their_own(server: Server) -> None:

@@ -71,6 +71,16 @@ def gate(text: str, file: Annotated[str, Doc("It is there once this may go on.")
     return text
 
 
+@node(version=1, cache="never", on="device")
+def gate_of_device(sheet: Sheet, file: str, ctx: Context = INERT) -> Sheet:
+    """Give a sheet once a file is there; a device computes one such node at a time."""
+    ctx.progress(1, 2)
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.01)
+    return sheet
+
+
 @node(version=1, cache="never")
 def paces(steps: int, seconds: float, ctx: Context = INERT) -> int:
     """Take steps at a pace, for measurements."""
