@@ -87,6 +87,10 @@ class FileFormat:
         file_name: `file_name(definition, arguments, value)` returns how the files of a value of such a node are named,
             as a `FileName`; None: as other outputs are. `arguments` holds the plain values of the node's inputs, as far
             as they are known without running the graph again.
+        to_editor: `to_editor(document, classes, context)` returns what the tool's editor opens to show a document of
+            graphengine, whose nodes have their full names. `classes` are the nodes as the editor knows them.
+        from_editor: `from_editor(data, classes, context)` returns the document of what the editor saves, also of nodes
+            that were added there. What a document cannot hold it refuses by a `WorkflowError`.
     """
 
     name: str
@@ -96,6 +100,8 @@ class FileFormat:
     picture: Callable[[Mapping[str, str]], str | None] | None = None
     is_output: Callable[[Any], bool] | None = None
     file_name: Callable[[Any, Mapping[str, Any], Any], FileName | None] | None = None
+    to_editor: Callable[[Mapping[str, Any], Mapping[str, Any], FormatContext], dict[str, Any]] | None = None
+    from_editor: Callable[[Mapping[str, Any], Mapping[str, Any], FormatContext], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

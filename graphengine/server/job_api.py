@@ -35,7 +35,7 @@ from graphengine.service.jobs.submit import in_short
 from graphengine.service.service import Service
 from graphengine.system.folders import cache_folder, state_folder
 from graphengine.workflow.files import from_document
-from graphengine.workflow.formats import original_ids
+from graphengine.workflow.formats import original_ids, original_outputs
 
 MOST_LABELS, LONGEST_LABEL = 16, 256
 MOST_PRIORITY = 1_000_000
@@ -430,7 +430,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
 def _facts_of(graph: GraphData) -> dict[str, Any]:
     """What contracts show of a job's graph."""
     ids = original_ids(graph)
-    makers = {output: link.node for output, link in graph.outputs.items()}
+    makers = {output: link.node for output, link in graph.outputs.items()} | original_outputs(graph)
     return {NODES: len(graph.nodes), MAKERS: makers} | ({IDS: ids} if ids else {})
 
 

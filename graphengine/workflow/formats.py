@@ -12,6 +12,8 @@ from graphengine.pack import FileFormat, FormatContext, pack_of
 
 ID, TITLE = "id", "title"
 """The keys under `ui` of a node that hold its id and title in the file from which its document was converted."""
+SHOWN_BY = "shown_by"
+"""The key under `ui` of a converted document: by declared output, the id in its file of the node that shows it."""
 
 
 def formats() -> list[FileFormat]:
@@ -77,6 +79,46 @@ def exported(graph: GraphData, name: str) -> Any:
     format = format_called(name)
     assert format.write is not None
     return format.write(graph, FormatContext(None, find, nodes))
+
+
+def to_editor(document: Mapping[str, Any], classes: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """What the editor of a registered format opens to show a document.
+
+    Args:
+        document: The document, with full names of nodes.
+        classes: The nodes as the editor knows them.
+        name: The file's name, for problems.
+
+    Raises:
+        WorkflowError: No format has an editor, or this one cannot show a part of the document.
+    """
+    for format in formats():
+        if format.to_editor is not None:
+            return format.to_editor(document, classes, FormatContext(name, find, nodes))
+    raise WorkflowError("no pack has a format with an editor")
+
+
+def from_editor(data: Mapping[str, Any], classes: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """The document of what the editor of a registered format saves.
+
+    Args:
+        data: What it saves.
+        classes, name: As for `to_editor`.
+
+    Raises:
+        WorkflowError: No format has an editor, or a document cannot hold a part of it.
+    """
+    for format in formats():
+        if format.from_editor is not None:
+            return format.from_editor(data, classes, FormatContext(name, find, nodes))
+    raise WorkflowError("no pack has a format with an editor")
+
+
+def original_outputs(graph: GraphData) -> dict[str, str]:
+    """By declared output of a converted document, the id that the node which shows it had in the file."""
+    shown = graph.ui.get(SHOWN_BY)
+    found = shown if isinstance(shown, dict) else {}
+    return {name: id for name, id in found.items() if name in graph.outputs and isinstance(id, str)}
 
 
 def original_ids(graph: GraphData) -> dict[str, str]:

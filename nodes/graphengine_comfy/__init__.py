@@ -19,6 +19,7 @@ from graphengine_comfy.nodes import (
     picture_prompts,
     primitives,
     sampling,
+    workflow_parts,
 )
 
 __pack__ = Pack(
@@ -36,11 +37,12 @@ __pack__ = Pack(
         "Pictures",
         "Masks",
         "Values",
+        "Inputs and outputs of a workflow",
     ),
 )
 
 _MODULES = (
     loaders, conditioning, edit_prompts, picture_prompts, control, latents, sampling, images, image_sizes, masks,
-    primitives,
+    primitives, workflow_parts,
 )  # fmt: skip
 globals().update({name: one for module in _MODULES for name, one in vars(module).items() if isinstance(one, NodeDef)})

@@ -11,6 +11,8 @@ from graphengine_comfy.formats.api_format import document_of, prompt_in
 from graphengine_comfy.formats.class_facts import classes_of
 from graphengine_comfy.formats.classes import PACK, is_output
 from graphengine_comfy.formats.export import prompt_of
+from graphengine_comfy.formats.from_editor import from_editor
+from graphengine_comfy.formats.to_editor import to_editor
 from graphengine_comfy.formats.ui_format import api_of
 from graphengine_comfy.formats.ui_format import recognise as is_workflow
 
@@ -53,5 +55,5 @@ def file_name(definition: NodeDef[..., Any], arguments: Mapping[str, Any], value
     return saved_name(str(arguments.get("filename_prefix", DEFAULT)), value)
 
 
-COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output, file_name)
+COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output, file_name, to_editor, from_editor)
 """ComfyUI's workflows."""

@@ -2,7 +2,8 @@
 
     {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4", 0]}, "_meta": {"title": "Sampler"}}}
 
-An input is a literal or a link, `[id, slot]`, to an output of another node by its position.
+An input is a literal or a link, `[id, slot]`, to an output of another node by its position. What our editor's page adds
+to `_meta`, and the nodes that stand for declared inputs and outputs, are explained in `workflow_parts`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Union, get_args, get_origin
 from graphengine import FormatContext, Problem, Where, WorkflowError
 from graphengine_comfy.formats.classes import Definition, definitions_of, is_output, unknown_classes
 from graphengine_comfy.formats.node_ids import our_ids
+from graphengine_comfy.formats.workflow_parts import OUTPUT, SHOWN_BY, InputNode, InputNodes, flag, marks_of, names
 
 Prompt = Mapping[str, Any]
 
@@ -45,7 +47,7 @@ def is_link(value: Any) -> bool:
     )  # fmt: skip
 
 
-def document_of(prompt: Prompt, context: FormatContext) -> dict[str, Any]:
+def document_of(prompt: Prompt, context: FormatContext, everything: bool = False) -> dict[str, Any]:
     """Convert a prompt to a document of graphengine.
 
     The output nodes become declared outputs, and nodes that none of them needs are left out, as ComfyUI does not run
@@ -54,6 +56,7 @@ def document_of(prompt: Prompt, context: FormatContext) -> dict[str, Any]:
     Args:
         prompt: The prompt.
         context: Knows all nodes.
+        everything: Keep the nodes that no output needs, and take a prompt without outputs.
 
     Raises:
         WorkflowError: It is no prompt, has unknown classes (one problem that lists all) or no output nodes. The nodes
@@ -72,17 +75,11 @@ def document_of(prompt: Prompt, context: FormatContext) -> dict[str, Any]:
     if unknown:
         raise unknown_classes(unknown, context)
     outputs = [id for id, definition in definitions.items() if is_output(definition)]
-    if not outputs:
+    if not outputs and not everything:
         what = "none of its nodes is an output, so that there is nothing to compute"
         raise WorkflowError(Problem("no outputs", what, hint="add a SaveImage or a PreviewImage"))
-    needed, ids = _needed(nodes, outputs), our_ids(nodes)
-    entries = {ids[id]: _entry(id, nodes[id], definitions, ids) for id in nodes if id in needed}
-    links = {id: next(iter(definitions[id].outputs.items()), None) for id in outputs}
-    declared = {
-        ids[id]: f"{ids[id]}.{output[0]}" if output[0] else ids[id]
-        for id, output in links.items() if output is not None and output[1] is not type(None)
-    }  # fmt: skip
-    return {"version": 1, "nodes": entries, "outputs": declared}
+    needed = set(nodes) if everything else _needed(nodes, outputs)
+    return _Conversion({id: node for id, node in nodes.items() if id in needed}, nodes, definitions).document()
 
 
 def _checked(prompt: Prompt) -> dict[str, dict[str, Any]]:
@@ -117,30 +114,115 @@ def _needed(nodes: Mapping[str, Mapping[str, Any]], outputs: list[str]) -> set[s
     return needed
 
 
-def _entry(
-    id: str, node: Mapping[str, Any], definitions: Mapping[str, Definition], ids: Mapping[str, str]
-) -> dict[str, Any]:
-    """The entry of a node in the document."""
-    definition, links, literals = definitions[id], dict[str, Any](), dict[str, Any]()
-    for name, value in _inputs(node["inputs"], definition):
-        if is_link(value):
-            links[name] = _link(value, definitions, ids)
-        elif isinstance(value, list) and any(map(is_link, value)):  # of a growing input
-            links[name] = [_link(v, definitions, ids) if is_link(v) else {"value": v} for v in value]
-        else:
-            literals[name] = _literal(value, definition, name)
-    meta = node.get("_meta")
-    title = meta.get("title") if isinstance(meta, dict) else None
-    ui = {"id": id} | ({"title": title} if isinstance(title, str) and title else {})
-    parts = {"from": links, "with": literals}
-    return {"node": definition.full_name} | {key: part for key, part in parts.items() if part} | {"ui": ui}
+class _Conversion:
+    """The conversion of one prompt.
+
+    Args:
+        nodes: The nodes that are converted.
+        all: All nodes of the prompt: their ids are given in its order.
+        definitions: What the nodes are.
+    """
+
+    def __init__(
+        self, nodes: Mapping[str, dict[str, Any]], all: Mapping[str, dict[str, Any]],
+        definitions: Mapping[str, Definition],
+    ) -> None:
+        self.nodes, self.definitions = nodes, definitions
+        self.marks = {id: marks_of(node) for id, node in all.items()}
+        self.ids = our_ids(all, {id: str(mark["id"]) for id, mark in self.marks.items() if "id" in mark})
+        self.inputs = InputNodes(
+            InputNode.of(id, node, self.marks[id]) for id, node in nodes.items() if InputNode.is_class_of(node)
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The document."""
+        parts: dict[str, Any] = {"version": 1}
+        if self.inputs.declared:
+            parts["inputs"] = self.inputs.declared
+        parts["nodes"] = {
+            self.ids[id]: self.entry(id) for id, node in self.nodes.items()
+            if id not in self.inputs and node["class_type"] != OUTPUT
+        }  # fmt: skip
+        parts["outputs"], shown = self.outputs()
+        return parts | ({"ui": {SHOWN_BY: shown}} if shown else {})
+
+    def outputs(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The declared outputs; and of those that nodes of their own stand for, the ids of these nodes in the file."""
+        found: dict[str, str] = {}
+        shown: dict[str, str] = {}
+        for id, node in self.nodes.items():
+            definition, own = self.definitions[id], self.ids[id]
+            if node["class_type"] == OUTPUT:
+                name, link = str(node["inputs"].get("name") or own), node["inputs"].get("value")
+                if not is_link(link):
+                    raise WorkflowError(Problem("missing input", "nothing is linked to this output",
+                                                Where(node=id, socket="value"), "link it, or remove it"))
+                if name in found:
+                    raise WorkflowError(Problem("duplicate output", f"two outputs are called {name!r:.60}",
+                                                Where(node=id, socket="name"), "give one of them another name"))
+                if self.inputs.constant(link) is not None:
+                    raise WorkflowError(Problem("bad link", "an output is what a node makes, not a value",
+                                                Where(node=id, socket="value")))
+                found[name], shown[name] = self.link(link), id
+            elif is_output(definition):
+                output = next(iter(definition.outputs.items()), None)
+                if output is not None and output[1] is not type(None):
+                    for name in names(self.marks[id], "outputs") or [own]:
+                        found[name] = f"{own}.{output[0]}" if output[0] else own
+        return found, shown
+
+    def entry(self, id: str) -> dict[str, Any]:
+        """The entry of a node in the document."""
+        node, definition, marks = self.nodes[id], self.definitions[id], self.marks[id]
+        links, literals = dict[str, Any](), dict[str, Any]()
+        for name, value in _inputs(node["inputs"], definition, marks):
+            if is_link(value):
+                constant = self.inputs.constant(value)
+                if constant is None:
+                    links[name] = self.link(value)
+                elif constant.is_given:
+                    literals[name] = constant.value
+            elif isinstance(value, list) and any(map(is_link, value)):  # of a growing input
+                links[name] = [self.item(item) for item in value]
+            else:
+                literals[name] = _literal(value, definition, name)
+        meta = node.get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        kept = marks.get("ui")
+        ui = (kept if isinstance(kept, dict) else {}) | {"id": id}
+        ui |= {"title": title} if isinstance(title, str) and title else {}
+        parts = {
+            "from": links, "with": literals, "each": names(marks, "each"), "keep_going": flag(marks, "keep_going"),
+        }  # fmt: skip
+        return {"node": definition.full_name} | {key: part for key, part in parts.items() if part} | {"ui": ui}
+
+    def item(self, value: Any) -> Any:
+        """An item of a list under `from`."""
+        constant = self.inputs.constant(value) if is_link(value) else None
+        if constant is not None:
+            return {"value": constant.value}
+        return self.link(value) if is_link(value) else {"value": value}
+
+    def link(self, value: list[Any]) -> str:
+        """A link as documents write it: the id, with the output's name if the node has several."""
+        source, slot = value
+        if source in self.inputs:
+            return self.inputs.link(source)
+        if source not in self.definitions:
+            return self.ids.get(source) or next(iter(our_ids([source]).values()))
+        outputs = list(self.definitions[source].outputs)
+        if isinstance(slot, int | float) and slot == int(slot) and 0 <= slot < len(outputs):
+            name = outputs[int(slot)]
+            return f"{self.ids[source]}.{name}" if name else self.ids[source]
+        return f"{self.ids[source]}.{slot}"
 
 
-def _inputs(inputs: Mapping[str, Any], definition: Definition) -> Iterator[tuple[str, Any]]:
+def _inputs(inputs: Mapping[str, Any], definition: Definition, marks: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The inputs of a node by the names of our sockets.
 
     ComfyUI's growing inputs (`images.image0`, `images.image1`, ...) are a list (`images`) here, and an input that
-    depends on a choice (`resize_type.width`) has an underscore for the dot.
+    depends on a choice (`resize_type.width`) has an underscore for the dot. A single link of a growing input is the
+    whole value where the type is not a list only, unless the node's marks say otherwise.
     """
     lists: dict[str, list[Any]] = {}
     for name, value in inputs.items():
@@ -154,7 +236,11 @@ def _inputs(inputs: Mapping[str, Any], definition: Definition) -> Iterator[tuple
         else:
             flat = name.replace(".", "_")
             yield flat if flat in definition.sockets else name, value
-    yield from lists.items()
+    for name, items in lists.items():
+        several_types = any(not _is_list(member) and member is not type(None)
+                            for member in members(definition.sockets[name].type))  # fmt: skip
+        is_whole = name in names(marks, "whole") or (several_types and name not in names(marks, "lists"))
+        yield name, items[0] if len(items) == 1 and is_whole else items
 
 
 def _is_list(annotation: Any) -> bool:
@@ -164,18 +250,6 @@ def _is_list(annotation: Any) -> bool:
 def members(annotation: Any) -> tuple[Any, ...]:
     """The members of a union type, or the type alone."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _link(value: list[Any], definitions: Mapping[str, Definition], ids: Mapping[str, str]) -> str:
-    """A link as documents write it: the id, with the output's name if the node has several."""
-    source, slot = value
-    if source not in definitions:
-        return ids.get(source) or next(iter(our_ids([source]).values()))
-    names = list(definitions[source].outputs)
-    if isinstance(slot, int | float) and slot == int(slot) and 0 <= slot < len(names):
-        name = names[int(slot)]
-        return f"{ids[source]}.{name}" if name else ids[source]
-    return f"{ids[source]}.{slot}"
 
 
 def _literal(value: Any, definition: Definition, name: str) -> Any:

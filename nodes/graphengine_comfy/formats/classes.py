@@ -10,10 +10,10 @@ from graphengine import FormatContext, NodeDef, Problem, Where, WorkflowError, n
 PACK = "comfy"
 """The pack whose nodes are ComfyUI's own classes: `KSampler` is `comfy.KSampler`."""
 OUTPUTS = frozenset({
-    "ImageCompare", "MaskPreview", "PreviewAny", "PreviewImage", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveImage",
-    "SaveImageAdvanced", "SaveImageWebsocket", "SaveLatent", "SaveText", "SaveVideo", "SaveWEBM",
+    "ImageCompare", "MaskPreview", "Output", "PreviewAny", "PreviewImage", "SaveAnimatedPNG", "SaveAnimatedWEBP",
+    "SaveImage", "SaveImageAdvanced", "SaveImageWebsocket", "SaveLatent", "SaveText", "SaveVideo", "SaveWEBM",
 })
-"""ComfyUI's classes that are outputs: a prompt computes what these need, and nothing else."""
+"""The classes that are outputs, ComfyUI's and `Output` of ours: a prompt computes what these need, and nothing else."""
 MOST_SEARCHED = 100
 """The most names of a file that are searched outside the packs, which takes longer."""
 LISTED = 50

@@ -116,15 +116,15 @@ def _entry(
                 inputs[f"{key}.{key.removesuffix('s')}{number}"] = target
         else:
             try:
-                plain = _plain(value)
+                literal = plain(value)
             except NotPlain as error:
                 refuse(f"a prompt cannot hold {error}", name)
                 continue
-            inputs[key] = {"__value__": plain} if isinstance(plain, list) else plain
+            inputs[key] = {"__value__": literal} if isinstance(literal, list) else literal
     if "id" not in node.ui:  # ComfyUI has no defaults for inputs that it calls required
         for name, socket in definition.sockets.items():
             if name not in node.args and not socket.required and socket.default is not None and widget_type(socket):
-                inputs[_dotted(definition, name)] = _plain(socket.default)
+                inputs[_dotted(definition, name)] = plain(socket.default)
     title = node.ui.get("title")
     return {"inputs": inputs, "class_type": class_of(definition)} | ({"_meta": {"title": title}} if title else {})
 
@@ -145,15 +145,20 @@ def _target(link: Link, definition: Any, ids: dict[str, str]) -> list[Any] | Non
     return [ids[link.node], names.index(link.port)] if link.port in names else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A literal as plain data.
+
+    Raises:
+        NotPlain: JSON cannot hold it.
+    """
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return plain(value.value)
     if isinstance(value, pathlib.PurePath):
         return str(value)
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     raise NotPlain(f"a value of the type {type(value).__name__}")

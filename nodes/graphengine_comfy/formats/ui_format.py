@@ -20,6 +20,7 @@ from graphengine_comfy.formats.class_facts import Classes, ClassFacts, InputFact
 from graphengine_comfy.formats.classes import unknown_classes
 from graphengine_comfy.formats.dynamic_prompts import Alternatives, settled
 from graphengine_comfy.formats.group_nodes import groups_of
+from graphengine_comfy.formats.workflow_parts import MARKS
 
 MUTED, BYPASSED = 2, 4
 NOTES = frozenset({"Note", "MarkdownNote"})
@@ -347,9 +348,10 @@ class _Conversion:
             target = self.source(scope, node, number)
             if target is not None and isinstance(slot.get("name"), str):
                 inputs[slot["name"]] = _wrapped(target.value) if target.is_value else [target.id, target.slot]
-        title = node.data.get("title")
-        meta = {"_meta": {"title": title}} if isinstance(title, str) and title else {}
-        return {"inputs": inputs, "class_type": node.type} | meta
+        title, marks = node.data.get("title"), _mapping(node.data, "properties").get(MARKS)
+        meta = {"title": title} if isinstance(title, str) and title else {}
+        meta |= {MARKS: marks} if isinstance(marks, str) else {}
+        return {"inputs": inputs, "class_type": node.type} | ({"_meta": meta} if meta else {})
 
     def text(self, value: Any, node: str, name: str) -> Any:
         """A text as the editor sends it."""
