@@ -16,7 +16,9 @@ from typing import Any
 from aiohttp import web
 
 from graphengine.errors import WorkflowError
-from graphengine.server.contract import Contract, Route
+from graphengine.server.comfy.classic import ComfyClassic
+from graphengine.server.contract import Route
+from graphengine.server.editor_workflows import EditorWorkflows
 from graphengine.server.http import CALLER, pieces
 from graphengine.server.json_text import parse
 from graphengine.server.pages import to_login
@@ -40,6 +42,10 @@ DEFAULTS: dict[str, Any] = {
     "Comfy.Workflow.ShowMissingModelsWarning": False,  # offers downloads that this server does not make
 }
 """Settings of users who have not changed them."""
+STYLE = "user.css"
+"""A user's own style sheet, which every page asks for: an empty one where there is none."""
+ICONS = ("/assets/favicon.ico", "/assets/images/favicon_progress_16x16/{name}")
+"""Files of the frontend that it asks for at the root of the server."""
 TYPES = {
     ".css": "text/css", ".html": "text/html", ".ico": "image/x-icon", ".jpg": "image/jpeg", ".js": "text/javascript",
     ".json": "application/json", ".map": "application/json", ".md": "text/markdown", ".mjs": "text/javascript",
@@ -68,14 +74,15 @@ class Editor:
     Args:
         frontend: The folder of the frontend's static files.
         users: The files and settings of users.
-        classic: The classic API, whose routes are served below `/editor` too.
+        classic: The classic API, whose routes are served below `/editor` too, and whose nodes the editor shows.
     """
 
     prefixes = ("/editor/",)
     without_token = ()
 
-    def __init__(self, frontend: Path, users: UserFiles, classic: Contract) -> None:
+    def __init__(self, frontend: Path, users: UserFiles, classic: ComfyClassic) -> None:
         self.frontend, self.users, self.classic = frontend.resolve(), users, classic
+        self.workflows = EditorWorkflows(users, classic.nodes_for)
 
     def problem(self, error: ApiError, request: web.Request) -> web.Response:
         """An error as the classic API shows it; for a browser that opens the page without a token, the login."""
@@ -111,6 +118,7 @@ class Editor:
             ),
             *(Route(method, path, handler, summary, {"200": "object"}) for method, path, handler, summary in own),
             Route("GET", "/editor", self.to_page, "The way to the editor", {"302": ""}),
+            *(Route("GET", path, self.icon, "The editor's icons, which it asks for here", page) for path in ICONS),
             Route("GET", "/editor/extensions/graphengine/{name}", self.our_file, "Our extension", page),
             Route("GET", "/editor/{name:.*}", self.static, "The frontend's files", page),
         ]
@@ -157,7 +165,7 @@ class Editor:
     async def list_files(self, request: web.Request) -> web.Response:
         """`GET /userdata?dir=`: names in that folder, with sizes and times if `full_info` is true."""
         folder = request.query.get("dir", "").strip("/")
-        found = await asyncio.to_thread(self.users.files, request[CALLER], folder)
+        found = await asyncio.to_thread(self.workflows.files, request[CALLER], folder)
         inner = [(file.name.removeprefix(f"{folder}/"), file) for file in found]
         if not _flag(request, "recurse"):
             inner = [(name, file) for name, file in inner if "/" not in name]
@@ -170,7 +178,12 @@ class Editor:
     async def read_file(self, request: web.Request) -> web.Response:
         """`GET /userdata/{file}`."""
         name = request.match_info["file"]
-        content = await asyncio.to_thread(self.users.read, request[CALLER], name)
+        try:
+            content = await asyncio.to_thread(self.workflows.read, request[CALLER], name)
+        except ApiError as error:
+            if name != STYLE or error.code != "not_found":
+                raise
+            content = b""
         kind = {".json": "application/json", ".css": "text/css"}.get(Path(name).suffix, "application/octet-stream")
         return web.Response(body=content, content_type=kind, headers={"Cache-Control": "private, no-cache"})
 
@@ -178,18 +191,18 @@ class Editor:
         """`POST /userdata/{file}`."""
         content, overwrite = await _body(request, LARGEST), _flag(request, "overwrite", True)
         name = request.match_info["file"]
-        made = await asyncio.to_thread(self.users.write, request[CALLER], name, content, overwrite)
+        made = await asyncio.to_thread(self.workflows.write, request[CALLER], name, content, overwrite)
         return web.json_response(_facts(name, made) if _flag(request, "full_info") else name)
 
     async def delete_file(self, request: web.Request) -> web.Response:
         """`DELETE /userdata/{file}`."""
-        await asyncio.to_thread(self.users.delete, request[CALLER], request.match_info["file"])
+        await asyncio.to_thread(self.workflows.delete, request[CALLER], request.match_info["file"])
         return web.Response(status=204)
 
     async def move_file(self, request: web.Request) -> web.Response:
         """`POST /userdata/{file}/move/{to}`."""
         name, to, overwrite = request.match_info["file"], request.match_info["to"], _flag(request, "overwrite")
-        made = await asyncio.to_thread(self.users.move, request[CALLER], name, to, overwrite)
+        made = await asyncio.to_thread(self.workflows.move, request[CALLER], name, to, overwrite)
         return web.json_response(_facts(to, made) if _flag(request, "full_info") else to)
 
     # --- the page -----------------------------------------------------------------------------------------------------
@@ -201,6 +214,10 @@ class Editor:
     async def our_file(self, request: web.Request) -> web.StreamResponse:
         """`GET /editor/extensions/graphengine/{name}`."""
         return await self._send(EXTENSION, request.match_info["name"], "no-cache")
+
+    async def icon(self, request: web.Request) -> web.StreamResponse:
+        """`GET /assets/...`: the frontend asks for its icons at the server's root, wherever it is served."""
+        return await self._send(self.frontend, request.path.removeprefix("/"), "private, max-age=604800")
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """`GET /editor/...`: files with a hash in their names are kept by browsers, all others are asked for again."""

@@ -94,7 +94,7 @@ class UserFiles:
         Raises:
             ApiError: There is no such folder.
         """
-        place, root = self._place(caller, folder) if folder else (self._own(caller) / "files", None)
+        place, root = self.place(caller, folder) if folder else (self._own(caller) / "files", None)
         found: list[UserFile] = []
         if place.is_dir() and (root is None or _inside(place, root)):
             for here, folders, names in os.walk(place):
@@ -117,7 +117,7 @@ class UserFiles:
         Raises:
             ApiError: There is none.
         """
-        place, root = self._place(caller, name)
+        place, root = self.place(caller, name)
         try:
             with open_file(rooted(place, [root])) as file:
                 if os.fstat(file.fileno()).st_size > LARGEST:
@@ -132,7 +132,7 @@ class UserFiles:
         Raises:
             ApiError: There is none.
         """
-        place, root = self._place(caller, name)
+        place, root = self.place(caller, name)
         if not place.is_file() or not _inside(place, root):
             raise ApiError("not_found", f"there is no file {name[:80]!r}")
         stat = place.stat()
@@ -147,7 +147,7 @@ class UserFiles:
         Raises:
             ApiError: There is one already.
         """
-        place, root = self._place(caller, name)
+        place, root = self.place(caller, name)
         with self._lock, _writing(root):
             if os.path.lexists(place):
                 if not overwrite:
@@ -164,7 +164,7 @@ class UserFiles:
         Raises:
             ApiError: There is none.
         """
-        place, root = self._place(caller, name)
+        place, root = self.place(caller, name)
         with self._lock, _writing(root):
             self.facts(caller, name)
             place.unlink()
@@ -179,8 +179,8 @@ class UserFiles:
             ApiError: There is none, or one of the new name already.
         """
         with self._lock:
-            place, root = self._place(caller, name)
-            target, target_root = self._place(caller, to)
+            place, root = self.place(caller, name)
+            target, target_root = self.place(caller, to)
             self.facts(caller, name)
             if os.path.lexists(target) and not overwrite:
                 raise ApiError("conflict", f"there is a file {to[:80]!r} already")
@@ -196,7 +196,7 @@ class UserFiles:
     def _own(self, caller: Caller) -> Path:
         return self.folder / hashlib.sha256(caller.user.encode()).hexdigest()[:32]
 
-    def _place(self, caller: Caller, name: str) -> tuple[Path, Path]:
+    def place(self, caller: Caller, name: str) -> tuple[Path, Path]:
         """Where a file or folder of this name lies, and the folder that it may not leave."""
         parts = checked(name)
         if parts[0] == WORKFLOWS and caller.admin and not any(part.startswith(".") for part in parts):

@@ -122,9 +122,13 @@ class ComfyClassic:
         caller = request[CALLER]
 
         def text() -> str:
-            return json.dumps(all_objects(registry.nodes(), self._files_of(caller)), default=str)
+            return json.dumps(self.nodes_for(caller), default=str)
 
         return web.json_response(text=await asyncio.to_thread(text))
+
+    def nodes_for(self, caller: Caller) -> dict[str, Any]:
+        """All nodes, as the frontend of a caller knows them."""
+        return all_objects(registry.nodes(), self._files_of(caller))
 
     async def object(self, request: web.Request) -> web.Response:
         """`GET /object_info/{name}`: empty if there is no such node."""

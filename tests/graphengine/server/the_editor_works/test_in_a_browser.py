@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import subprocess
 
 import PIL.Image
 import pytest
 from playwright.sync_api import Browser, expect
 
+from graphengine import load
+from tests import ROOT
+from tests.graphengine.cli.conftest import command
 from tests.graphengine.sample import until
 
 from .conftest import Editor
@@ -40,6 +45,49 @@ def test_the_starter_graph_runs_at_the_first_click_and_an_error_stands_on_its_no
     content = base64.b64encode(picture.read_bytes()).decode()
     editor.page.evaluate(DROP, content)
     editor.until("node('KSampler')?.inputs?.some(input => input.name === 'positive' && input.link != null)")
+
+
+def test_a_yaml_file_is_opened_changed_saved_and_run(editor: Editor) -> None:
+    file = editor.server.folder / "flows" / "portrait.yaml"
+    shutil.copy(ROOT / "workflows" / "text_to_image.yaml", file)
+    file.write_text("# My own.\n" + file.read_text())
+    editor.open()
+    editor.page.get_by_test_id("workflows-tab-button").click()
+    editor.page.get_by_text("portrait.yaml").first.click()
+    editor.until("node('std.sample')?.inputs.some(input => input.name === 'seed' && input.link != null)")
+    titles = editor.ask("app.graph._nodes.map(node => node.title)")
+    assert {"prompt", "seed", "model", "sample", "image"} <= set(titles if isinstance(titles, list) else ())
+    editor.run()
+    editor.until("node('Output').imgs?.length === 1")
+
+    editor.ask("(node('InputSeed').widgets.find(one => one.name === 'value').value = 7)")
+    editor.page.locator("#graph-canvas").click(position={"x": 700, "y": 800})
+    editor.page.keyboard.press("Control+s")
+    until(lambda: "default: 7" in file.read_text())
+    assert file.read_text().startswith("# My own.\n")
+    shipped = load("text_to_image")
+    assert load(file).inputs["seed"].default == 7
+    assert list(load(file).inputs) == list(shipped.inputs)
+    out = editor.server.folder / "by_hand.png"
+    run = subprocess.run(
+        command("run", file, "--out", out), env=editor.server.environment, cwd=editor.server.folder,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    editor.run()
+    by_cli = out if out.is_file() else next(out.rglob("*.png"))
+    made = editor.server.folder / "out"
+    with PIL.Image.open(by_cli) as one:
+        wanted = one.tobytes()
+
+    def is_there() -> bool:
+        for path in made.rglob("*.png"):
+            with PIL.Image.open(path) as other:
+                if other.tobytes() == wanted:
+                    return True
+        return False
+
+    until(is_there)
 
 
 @pytest.mark.slow

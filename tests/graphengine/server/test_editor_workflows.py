@@ -1,0 +1,124 @@
+"""Workflow files of ours over the editor's routes: listed, opened, saved and moved as files of the editor."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from graphengine import load
+
+from .conftest import Server
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("comfyui_frontend_package") is None, reason="pip install 'graphengine[editor]'"
+)
+
+GREET = """\
+# Greets.
+version: 1
+inputs:
+  text: {type: str, help: What it says.}
+  ending: {type: str, default: html, choices: [html, png, txt]}  # of the file
+nodes:
+  sheet: {node: door.sheet@1, from: {text: inputs.text, ending: inputs.ending}}
+outputs: {sheet: sheet}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("editor"), "--editor")
+    yield made
+    assert made.stop() == 0
+    assert "Traceback" not in made.log.read_text()
+
+
+def path_of(name: str) -> str:
+    return f"/editor/api/userdata/{urllib.parse.quote(f'workflows/{name}', safe='')}"
+
+
+def opened(server: Server, name: str) -> dict[str, Any]:
+    answer = server.ask("GET", path_of(name))
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.data
+    return found
+
+
+def widget(workflow: dict[str, Any], title: str, number: int, value: Any) -> None:
+    """Set a widget of the node with a title."""
+    next(node for node in workflow["nodes"] if node["title"] == title)["widgets_values"][number] = value
+
+
+def test_a_yaml_file_is_listed_opened_changed_and_saved(server: Server) -> None:
+    file = server.folder / "flows" / "hello.yaml"
+    file.write_text(GREET)
+    listed = server.ask("GET", "/editor/api/userdata?dir=workflows&recurse=true&full_info=true").data
+    assert "hello.yaml.json" in [one["path"] for one in listed]
+    workflow = opened(server, "hello.yaml.json")
+    assert [node["type"] for node in workflow["nodes"]] == ["InputString", "InputString", "door.sheet", "Output"]
+    before = load(file).key
+    answer = server.ask("POST", path_of("hello.yaml.json") + "?overwrite=true&full_info=true", workflow)
+    assert (answer.status, answer.data["path"]) == (200, "workflows/hello.yaml.json")
+    assert load(file).key == before
+    assert file.read_text().startswith(GREET)  # with where the nodes lie behind it
+    widget(workflow, "ending", 2, "txt")
+    assert server.ask("POST", path_of("hello.yaml.json"), workflow).status == 200
+    assert "default: txt, choices: [html, png, txt]}  # of the file\n" in file.read_text()
+    assert server.run("hello", {"text": "Hi"})["state"] == "done"
+
+
+def test_a_new_name_that_ends_in_yaml_makes_a_document_of_ours(server: Server) -> None:
+    (server.folder / "flows" / "from.yaml").write_text(GREET)
+    workflow = opened(server, "from.yaml.json")
+    assert server.ask("POST", path_of("new/own.yml.json") + "?overwrite=false", workflow).status == 200
+    made = server.folder / "flows" / "new" / "own.yml"
+    assert load(made).key == load(server.folder / "flows" / "from.yaml").key
+    assert server.ask("POST", path_of("new/own.yml.json") + "?overwrite=false", workflow).status == 409
+    moved = server.ask("POST", path_of("new/own.yml.json") + "/move/" + path_of("own.json").rpartition("/")[2])
+    assert moved.status == 200
+    assert not made.exists()
+    of_editor = json.loads((server.folder / "flows" / "own.json").read_text())
+    assert isinstance(of_editor["nodes"], list)
+    back = server.ask("POST", path_of("own.json") + "/move/" + path_of("own.yaml.json").rpartition("/")[2])
+    assert back.status == 200
+    assert load(server.folder / "flows" / "own.yaml").key == load(server.folder / "flows" / "from.yaml").key
+    assert server.ask("DELETE", path_of("own.yaml.json")).status == 204
+    assert not (server.folder / "flows" / "own.yaml").exists()
+
+
+def test_a_document_of_ours_in_json_stays_so(server: Server) -> None:
+    file = server.folder / "flows" / "ours.json"
+    file.write_text(json.dumps({
+        "version": 1, "inputs": {"text": {"type": "str", "default": "a"}},
+        "nodes": {"sheet": {"node": "door.sheet", "from": {"text": "inputs.text"}}}, "outputs": {"sheet": "sheet"},
+    }))  # fmt: skip
+    workflow = opened(server, "ours.json")
+    widget(workflow, "text", 2, "b")
+    assert server.ask("POST", path_of("ours.json"), workflow).status == 200
+    assert json.loads(file.read_text())["inputs"]["text"]["default"] == "b"
+
+
+def test_what_cannot_be_opened_or_saved_says_why_and_changes_nothing(server: Server) -> None:
+    file = server.folder / "flows" / "nested.yaml"
+    file.write_text("version: 1\nnodes: {a: {workflow: {nodes: {}}}}\n")
+    answer = server.ask("GET", path_of("nested.yaml.json"))
+    assert answer.status == 400
+    assert "a workflow used as a node" in answer.data["error"]["message"]
+    file.write_text("version: 1\nnodes: {a: {node: door.sheet, width: 3}}\n")
+    answer = server.ask("GET", path_of("nested.yaml.json"))
+    assert "nested.yaml:2: a: a node has no key" in answer.data["error"]["message"]
+    file.write_text(GREET)
+    workflow = opened(server, "nested.yaml.json")
+    workflow["nodes"][2]["mode"] = 4
+    answer = server.ask("POST", path_of("nested.yaml.json"), workflow)
+    assert answer.status == 400
+    assert "is bypassed" in answer.data["error"]["message"]
+    assert file.read_text() == GREET
+    assert server.ask("POST", path_of("nested.yaml.json"), b"[1]").status == 400
+    assert server.ask("POST", path_of("nested.yaml.json"), {"nodes": 3}).status == 400
+    assert file.read_text() == GREET
