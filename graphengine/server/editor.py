@@ -222,6 +222,8 @@ class Editor:
     async def static(self, request: web.Request) -> web.StreamResponse:
         """`GET /editor/...`: files with a hash in their names are kept by browsers, all others are asked for again."""
         name = request.match_info["name"] or "index.html"
+        if name == STYLE and not (self.frontend / STYLE).is_file():
+            return web.Response(content_type=TYPES[".css"], headers={"Cache-Control": "no-cache"})
         kept = name.startswith(("assets/", "fonts/"))
         return await self._send(self.frontend, name, "private, max-age=604800" if kept else "no-cache")
 
