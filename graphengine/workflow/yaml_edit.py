@@ -77,8 +77,8 @@ def _compare(node: yaml.Node, old: Any, new: Any, edits: list[tuple[int, int, st
             _compare(value, old[key.value], new[key.value], edits, seen)
         return
     start, stop = node.start_mark.index, node.end_mark.index
-    in_line = node.flow_style if isinstance(node, yaml.CollectionNode) else node.style not in ("|", ">")
-    if not in_line or start == stop:  # a value of several lines, or one that is not written
+    in_block = node.style in ("|", ">") if isinstance(node, yaml.ScalarNode) else not getattr(node, "flow_style", False)
+    if in_block or start == stop:  # a value of several lines, or one that is not written
         raise _CannotStay
     edits.append((start, stop, _flow(new)))
 
