@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import math
 import re
@@ -133,11 +134,16 @@ class Native:
         )
         wait = _wait(request)
         caller = request[CALLER]
-        # A client that goes away now has still submitted its job.
-        view = await asyncio.shield(asyncio.to_thread(self.api.submit, caller, order))
-        ended = view.job.state.ended
-        if wait and not ended and await self._ended(caller, order, view, wait):
-            view, ended = await asyncio.to_thread(self.api.get, caller, view.job.uuid), True
+        submitted = asyncio.ensure_future(asyncio.to_thread(self.api.submit, caller, order))
+        try:
+            view = await asyncio.shield(submitted)  # a client that goes away now has still submitted its job
+            ended = view.job.state.ended
+            if wait and not ended and await self.hub.ended(view.job, wait):
+                view, ended = await asyncio.to_thread(self.api.get, caller, view.job.uuid), True
+        except asyncio.CancelledError:
+            if wait and order.key is None:
+                submitted.add_done_callback(functools.partial(self._leave, caller))
+            raise
         headers = {"Location": f"/v1/jobs/{view.job.uuid}"}
         if view.replayed:
             headers["Idempotent-Replayed"] = "true"
@@ -147,16 +153,14 @@ class Native:
             headers["Retry-After"] = "1"
         return web.json_response(job_data(view), status=200 if wait and ended else 202, headers=headers)
 
-    async def _ended(self, caller: Caller, order: Order, view: JobView, seconds: float) -> bool:
-        """Wait for a job, at most so long; whether it has ended. A client that leaves meanwhile has not been told of
-        the job: it is cancelled, unless an Idempotency-Key leads back to it or somebody else watches it."""
-        try:
-            return await self.hub.ended(view.job, seconds)
-        except asyncio.CancelledError:
-            wanted = view.replayed or order.key is not None or self.hub.is_watched(view.job)
-            if not wanted and not self.hub.closed.is_set():
-                asyncio.get_running_loop().run_in_executor(None, self.api.cancel, caller, view.job.uuid)
-            raise
+    def _leave(self, caller: Caller, submitted: asyncio.Future[JobView]) -> None:
+        """Cancel a job whose client has left while it waited: it was told nothing of the job, and no Idempotency-Key
+        leads back to it. A job that somebody else watches goes on."""
+        if submitted.cancelled() or submitted.exception() is not None or self.hub.closed.is_set():
+            return
+        job = submitted.result().job
+        if not self.hub.is_watched(job):
+            asyncio.get_running_loop().run_in_executor(None, self.api.cancel, caller, job.uuid)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """`GET /v1/jobs`."""

@@ -176,8 +176,9 @@ def _allow_many_files() -> None:
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether a record of aiohttp is no mistake of a stranger: what is no HTTP is answered, and could fill the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Whether a record of aiohttp tells of a fault here. What is no HTTP is answered, and could fill the log; and a
+    client may leave in the middle of an answer."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 async def _let_silent_go(server: web.Server, served: set[object]) -> None:

@@ -156,7 +156,7 @@ def uncounted_number_of(big: Big) -> int:
     return big.number
 
 
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something is seen to be so."""
     end = time.monotonic() + seconds
     while not condition():

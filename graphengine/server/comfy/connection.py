@@ -20,14 +20,19 @@ LARGEST_MESSAGE = 1 << 16
 
 
 class Socket:
-    """One connection, with what is still to be sent. Used on the loop's thread only."""
+    """One connection, with what is still to be sent. Used on the loop's thread only.
+
+    Attributes:
+        previews: Whether its client understands previews with facts about them.
+        welcomed: Whether its client was told its name, which is the first message.
+    """
 
     def __init__(self, caller: Caller, request: web.Request) -> None:
         self.caller, self.request = caller, request
         self.answer = web.WebSocketResponse(
             heartbeat=BEAT_SECONDS, timeout=CLOSE_SECONDS, max_msg_size=LARGEST_MESSAGE, compress=False
         )
-        self.previews = False
+        self.previews = self.welcomed = False
         self._frames: deque[str | bytes] = deque()
         self._size = 0
         self._wake = asyncio.Event()

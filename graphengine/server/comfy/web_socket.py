@@ -13,7 +13,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -35,8 +35,8 @@ MOST_SOCKETS, MOST_OF_USER = 4000, 200
 """The most connections, and the most of a user who is no admin."""
 PAUSE = 0.05
 """Seconds between two messages about the queue."""
-DELIVERY_SECONDS = 5.0
-"""Seconds for which the message that a job has left the queue waits for the messages about its end."""
+DELIVERY_SECONDS = 60.0
+"""The most seconds for which the message that a job has left the queue waits for the messages about its end."""
 REMEMBERED = 1000
 LONGEST_ID = 200
 JPEG, PNG = 1, 2
@@ -45,6 +45,9 @@ _COUNTED = (
     JobEventKind.QUEUED, JobEventKind.RUNNING, JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED,
     JobEventKind.LOST, JobEventKind.LEFT, JobEventKind.DELETED,
 )  # fmt: skip
+
+ENDED = (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED)
+T = TypeVar("T")
 
 Client = tuple[str, str]
 """A user, and the name that a program of that user gave itself."""
@@ -82,8 +85,10 @@ class Sockets:
         self._of: dict[Client, Socket] = {}
         self._waiting: dict[int, Client] = {}
         self._runs: dict[int, _Run] = {}
-        self._seen: OrderedDict[int, None] = OrderedDict()  # jobs that were begun before their client was known
+        self._seen: OrderedDict[int, bool] = OrderedDict()  # jobs begun before their client was known, if ended
+        self._told: OrderedDict[int, None] = OrderedDict()  # jobs whose end their client was told
         self._dirty = asyncio.Event()
+        self._counting = asyncio.Lock()  # held until a count is told, so that the last is the newest
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._teller: asyncio.Task[None] | None = None
@@ -106,8 +111,10 @@ class Sockets:
         tasks: list[asyncio.Task[None]] = []
         try:
             await socket.answer.prepare(request)
-            remaining = await asyncio.to_thread(self.api.remaining, caller)
-            socket.send("status", {"status": {"exec_info": {"queue_remaining": remaining}}, "sid": name})
+            async with self._counting:
+                remaining = await asyncio.to_thread(self.api.remaining, caller)
+                socket.send("status", {"status": {"exec_info": {"queue_remaining": remaining}}, "sid": name})
+                socket.welcomed = True
             self._of[client] = socket  # replaces an older connection of the same program
             await self._resume(client, socket)
             tasks += [asyncio.create_task(work) for work in (socket.write(), self._close_at_end(socket))]
@@ -141,7 +148,8 @@ class Sockets:
             if run.client == client and run.started:
                 self._tell_place(run, socket)
         for job in await asyncio.to_thread(self.api.unfinished, socket.caller):
-            if job.id not in self._tasks and (job.user, facts_of(job).get("client")) == client:
+            known = job.id in self._tasks or job.id in self._told  # it was begun, and maybe ended, meanwhile
+            if not known and (job.user, facts_of(job).get("client")) == client:
                 self.expect(job, client)
 
     def _tell_place(self, run: _Run, socket: Socket) -> None:
@@ -159,9 +167,10 @@ class Sockets:
     def expect(self, job: Job, client: Client) -> None:
         """Tell a client of a job from now on, if it is connected or comes before the job has ended."""
         self._waiting[job.id] = client
-        if job.state.ended or job.started is not None or job.id in self._seen:
+        ended = job.state.ended or self._seen.get(job.id, False)
+        if ended or job.started is not None or job.id in self._seen:
             self._begin(job.id)
-            if job.state.ended:
+            if ended:
                 self._waiting.pop(job.id, None)
 
     def _changed(self, changes: Iterable[Change]) -> None:
@@ -173,10 +182,8 @@ class Sockets:
                 if change.job in self._waiting:
                     self._begin(change.job)
                 elif change.job not in self._tasks:
-                    self._seen[change.job] = None
-                    while len(self._seen) > REMEMBERED:
-                        self._seen.popitem(last=False)
-            if change.kind in (JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED):
+                    _remember(self._seen, change.job, change.kind in ENDED)
+            if change.kind in ENDED:
                 self._waiting.pop(change.job, None)
                 if (task := self._tasks.get(change.job)) is not None:
                     self._ending.add(task)
@@ -193,13 +200,14 @@ class Sockets:
             if ending:  # clients that leave at zero must have been told of the end of their job
                 await asyncio.wait(ending, timeout=DELIVERY_SECONDS)
             try:
-                counts: dict[str | None, int] = {}
-                for scope, caller in {socket.caller.scope: socket.caller for socket in self._all}.items():
-                    counts[scope] = await asyncio.to_thread(self.api.remaining, caller)
-                for socket in self._all:
-                    if socket.caller.scope in counts:
-                        remaining = counts[socket.caller.scope]
-                        socket.send("status", {"status": {"exec_info": {"queue_remaining": remaining}}})
+                async with self._counting:
+                    counts: dict[str | None, int] = {}
+                    for scope, caller in {socket.caller.scope: socket.caller for socket in self._all}.items():
+                        counts[scope] = await asyncio.to_thread(self.api.remaining, caller)
+                    for socket in self._all:
+                        if socket.welcomed and socket.caller.scope in counts:
+                            remaining = counts[socket.caller.scope]
+                            socket.send("status", {"status": {"exec_info": {"queue_remaining": remaining}}})
             except Exception:  # of the queue's file; the next change tells again
                 log.exception("the number of jobs could not be told")
             await asyncio.sleep(PAUSE)
@@ -220,12 +228,15 @@ class Sockets:
             return
         run = self._runs[number] = _Run(job, client)
         try:
-            if node := self.api.service.doing().get(number, {}).get("node"):
-                self._enter(run, node_of(job, node))
-            previews = self._sees_previews(run)
+            previews, is_first = self._sees_previews(run), True
             async with contextlib.aclosing(self.hub.watch(job, previews=previews)) as events:
                 async for event in events:
+                    # Looked up when the hub watches already, so that the end of the node is not missed.
+                    if is_first and (node := self.api.service.doing().get(number, {}).get("node")):
+                        self._enter(run, node_of(job, node))
+                    is_first = False
                     if event.last:
+                        _remember(self._told, number, None)
                         await self._end(run)
                     else:
                         self._tell(run, event)
@@ -332,6 +343,13 @@ class Sockets:
     def _send(self, run: _Run, type: str, data: dict[str, Any]) -> None:
         if (socket := self._of.get(run.client)) is not None:
             socket.send(type, data)
+
+
+def _remember(known: OrderedDict[int, T], job: int, what: T) -> None:
+    """Note something of a job, and forget it of the oldest of many."""
+    known[job] = what
+    while len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 def features(api: JobApi) -> dict[str, Any]:

@@ -15,6 +15,12 @@ from typing import Any
 
 import pytest
 
+from graphengine.server.file_store import FileStore
+from graphengine.server.given import Folders
+from graphengine.server.job_api import JobApi
+from graphengine.service.jobs.queue import Queue
+from graphengine.service.service import Service
+from graphengine.service.workers.inline import InlineRunner
 from tests.graphengine.cli.conftest import command, environment
 
 PACK = Path(__file__).parent / "door"
@@ -183,7 +189,7 @@ class Server:
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
             given.setdefault("Content-Type", "application/json")
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         connection.request(method, path, body, given)
         return connection, connection.getresponse()
 
@@ -213,7 +219,7 @@ class Server:
         """End it as a supervisor does; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        code = self.process.wait(300)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -250,3 +256,12 @@ def tokens(serve: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[s
     known = Tokens(tmp_path / "tokens.json")
     made = {name: known.add(name, admin=name == "root") for name in ("ann", "ben", "root")}
     return serve("--token-file", tmp_path / "tokens.json"), made
+
+
+def api_in_process(folder: Path, made: type[JobApi] = JobApi) -> JobApi:
+    """What a server renders, in this process, so that a test can hold up a part of it; its service begins no job."""
+    folders = [folder / name for name in ("in", "out", "models", "flows")]
+    for one in folders:
+        one.mkdir()
+    service = Service(Queue(folder / "queue.sqlite", synchronous="NORMAL"), InlineRunner())
+    return made(service, Folders(*folders), FileStore(folder / "files", 1 << 20))

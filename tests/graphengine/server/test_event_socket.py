@@ -31,7 +31,7 @@ async def until_kind(
     """The events up to the first of a kind."""
     seen = []
     while True:
-        seen.append(await found.receive_json(timeout=30))
+        seen.append(await found.receive_json(timeout=300))
         if seen[-1]["kind"] == kind and job in (None, seen[-1]["job"]):
             return seen
 
@@ -88,13 +88,13 @@ def test_a_wrong_message_is_answered_and_the_socket_goes_on(server: Server) -> N
         async with connect(server) as found:
             for text in wrong:
                 await found.send_str(text)
-                told = await found.receive_json(timeout=30)
+                told = await found.receive_json(timeout=300)
                 assert told["kind"] == "problem", text
                 assert told["detail"]
             await found.send_json({"subscribe": job})
             await until_kind(found, "done")
             await found.send_bytes(b"x")
-            assert (await found.receive(timeout=30)).type is aiohttp.WSMsgType.CLOSE
+            assert (await found.receive(timeout=300)).type is aiohttp.WSMsgType.CLOSE
             assert found.close_code == aiohttp.WSCloseCode.UNSUPPORTED_DATA
 
     asyncio.run(follow())
@@ -111,7 +111,7 @@ def test_jobs_of_others_are_not_there(tokens: tuple[Server, dict[str, str]]) -> 
     async def follow() -> dict[str, Any]:
         async with connect(server) as found:
             await found.send_json({"subscribe": job})
-            told: dict[str, Any] = await found.receive_json(timeout=30)
+            told: dict[str, Any] = await found.receive_json(timeout=300)
             return told
 
     told = asyncio.run(follow())
@@ -128,7 +128,7 @@ def test_it_is_closed_at_the_end_of_the_server(serve: Callable[..., Server]) -> 
             await until_kind(busy, "running")
             server.process.send_signal(signal.SIGTERM)
             for found in (idle, busy):
-                while (message := await found.receive(timeout=30)).type is aiohttp.WSMsgType.TEXT:
+                while (message := await found.receive(timeout=300)).type is aiohttp.WSMsgType.TEXT:
                     pass
                 assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, aiohttp.WSCloseCode.GOING_AWAY)
 

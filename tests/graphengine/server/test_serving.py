@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
-from tests.graphengine.cli.conftest import Run, cli
+from tests.graphengine.cli.conftest import Run, cli, environment
 
 from .conftest import PACK, Server
 
@@ -69,7 +72,7 @@ def test_it_ends_though_nobody_reads_what_it_says(serve: Callable[..., Server], 
     assert server.process.stdout is not None
     server.process.stdout.close()
     os.kill(server.process.pid, signal.SIGTERM)
-    server.process.wait(30)
+    server.process.wait(300)
 
 
 @pytest.mark.slow  # the lease of the one that was killed lasts 15 s
@@ -88,6 +91,41 @@ def test_killed_it_has_lost_nothing_that_was_acknowledged(serve: Callable[..., S
     again.ask("POST", "/v1/queue/resume")
     for name in made:
         assert [event.kind for event in again.events(name)][-1] == "done"
+
+
+LEFT = """
+import os, signal
+from aiohttp import web
+from graphengine.server.serving import SERVED, listen, serve
+
+async def stream(request):
+    answer = web.StreamResponse()
+    await answer.prepare(request)
+    await answer.write(b"part")
+    request.transport.close()  # what a client that leaves does, just before the last part is written
+    os.kill(os.getpid(), signal.SIGTERM)
+    await answer.write_eof()
+    raise AssertionError("the last part was written")
+
+app = web.Application()
+app[SERVED] = set()
+app.router.add_get("/", stream)
+listening = listen("127.0.0.1", 0)
+serve(app, listening, lambda: print(listening.getsockname()[1], flush=True), lambda: None)
+"""
+
+
+def test_a_client_that_leaves_before_the_end_of_an_answer_is_no_error(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEFT], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()))
+    connection.request("GET", "/")
+    assert connection.getresponse().read(4) == b"part"
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
 
 
 def test_beyond_this_machine_only_with_a_token(cli: Run, tmp_path: Path) -> None:
