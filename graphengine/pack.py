@@ -115,12 +115,15 @@ class Pack:
         environment: Returns how this process computes (device type, threads, ...). It enters the keys of exact runs
             and is recorded with each value that is made on a device.
         preload: Names of modules that its device nodes import when they compute: the command line starts importing
-            them while it still reads and checks the workflow.
+            them while it still reads and checks the workflow, and workers before they load models for later jobs.
         parameters: `parameters(step, value)` returns the text of the PNG chunk `parameters`, in which other tools
             read a picture's settings, or None. `step` says where the value comes from
             (`graphengine.provenance.steps.Step`). `PictureSettings` reads such texts as well.
         held: `held(device)` returns the digests of the weights that this process holds in the device's memory: the
             scheduler prefers calls that need these. See `SocketType.needs`.
+        load: `load(reference, part, device)` loads the weights that a reference to weights stands for, or those of one
+            part of it, as a node of the pack does that computes with them there: how `graphengine serve --warm` has
+            workers load models before their first job.
         free: `free(device)` returns how many bytes more this process can hold there before it has to drop weights;
             None if that is unknown or it holds nothing. It is called after each call, and must be cheap.
         spare: `spare(device, inputs)` is called when memory did not suffice for a call. It yields inputs that give
@@ -130,6 +133,8 @@ class Pack:
         groups: Titles of its modules in the order in which their nodes are listed; see
             `graphengine.declare.node_groups`.
         formats: Formats of workflow files of other tools, which can be read with this pack.
+        model: The name of its node that makes a reference to a whole model of its first argument, the model's name or
+            file: how `graphengine serve --warm` finds models.
     """
 
     name: str
@@ -144,10 +149,13 @@ class Pack:
     devices: Callable[[], list[str]] | None = None
     groups: tuple[str, ...] = ()
     formats: tuple[FileFormat, ...] = ()
+    model: str = ""
+    load: Callable[[Any, str | None, str], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.formats == ():  # packs had no such field once: keys of scripts that use one hold what it holds
-            object.__delattr__(self, "formats")
+        for field in ("formats", "model", "load"):  # younger fields: keys of scripts hold packs as they were
+            if not getattr(self, field):
+                object.__delattr__(self, field)
 
 
 def pack_of(module: ModuleType | str) -> Pack:

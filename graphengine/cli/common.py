@@ -85,6 +85,13 @@ QueueFile = Annotated[
     Path | None, typer.Option("--queue", metavar="FILE", help="The queue's file; default: this user's own queue.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where outputs are written.")]
+Warm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--warm", metavar="MODEL",
+        help="A model, or a workflow for its models, that every worker loads before its first job; may be repeated.",
+    ),
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Use no values from earlier runs and keep none.")]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, device_option, guarded, load_packs
+from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Warm, device_option, guarded, load_packs
 from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import FileError, WorkflowError
 from graphengine.system.threads import start
@@ -88,6 +88,7 @@ def command(
     upload_limit: Annotated[
         int, typer.Option("--upload-limit", metavar="MIB", min=1, help="How much each user's uploads may hold.")
     ] = 20_480,
+    warm: Warm = None,
     editor: Annotated[bool, typer.Option("--editor", help="Serve the graph editor too, under /editor/.")] = False,
     queue: QueueFile = None,
     packs: Packs = None,
@@ -102,7 +103,7 @@ def command(
             host=host, port=port, workers=workers, device=device, threads=threads, timeout=timeout, backend=backend,
             address=address, input=input, output=output, workflows=workflows, models=models, token_file=token_file,
             allow_host=allow_host, allow_fetch=allow_fetch, allow_hub=allow_hub,
-            upload_limit=upload_limit, editor=editor, queue=queue, packs=packs, debug=debug,
+            upload_limit=upload_limit, warm=warm, editor=editor, queue=queue, packs=packs, debug=debug,
         )  # fmt: skip
 
 
@@ -111,8 +112,8 @@ def _serve(
     *, host: str, port: int, workers: int | None, device: list[str] | None, threads: int | None,
     timeout: float | None, backend: str, address: str | None, input: Path | None, output: Path | None,
     workflows: Path | None, models: Path | None, token_file: Path | None, allow_host: list[str] | None,
-    allow_fetch: list[str] | None, allow_hub: bool, upload_limit: int, editor: bool, queue: Path | None,
-    packs: list[Path] | None, debug: bool,
+    allow_fetch: list[str] | None, allow_hub: bool, upload_limit: int, warm: list[str] | None, editor: bool,
+    queue: Path | None, packs: list[Path] | None, debug: bool,
 ) -> int | None:  # fmt: skip
     from graphengine.server.editor import frontend_folder
     from graphengine.server.fetching import Fetcher
@@ -123,6 +124,7 @@ def _serve(
     from graphengine.server.serving import application, listen, serve
     from graphengine.server.user_files import UserFiles
     from graphengine.service.metrics import Metrics
+    from graphengine.service.warming import Warming
     from graphengine.system.folders import queue_file, state_folder
 
     frontend = frontend_folder() if editor else None
@@ -154,26 +156,41 @@ def _serve(
     with listening, _service(backend, file, workers, device, threads, timeout, address, options) as service:
         files = FileStore(own / "files", most_of_user=upload_limit << 20)
         api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
+        if warm:
+            places = [folder for folder in (folders.models, folders.input) if folder is not None]
+            api.warming = Warming(service.backend, warm, api.catalog.named, places, _say, _warn)
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
         shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         who = "with a token" if tokens.all() else "without a token, from this machine"
 
         def started() -> None:
-            print(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it", flush=True)
+            _say(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it")
             if frontend is not None:
-                print(f"http://{shown}:{real}/editor/ is the editor", flush=True)
+                _say(f"http://{shown}:{real}/editor/ is the editor")
+            if api.warming is not None:
+                api.warming.start()
 
         def stopped() -> None:
             service.drain(put_back=True)
             start(functools.partial(_end, service), "graphengine-end")
+            if api.warming is not None:
+                api.warming.close()
             with contextlib.suppress(OSError):  # whoever read the output may have gone
-                print("stopping; what does not finish now is put back", flush=True)
+                _say("stopping; what does not finish now is put back")
 
         users = UserFiles(own / "users", folders.workflows or _folder(own / "workflows", make=True))
         app = application(api, door, made[0], None if frontend is None else (frontend, users))
         resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
         serve(app, listening, started, stopped)
     return None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _end(service: Service) -> None:
@@ -197,9 +214,6 @@ def _service(
     """The service with the wanted backend; refuses options that do not fit together."""
     from graphengine.service.start import local_service, serving
 
-    def warn(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     if backend not in ("local", "inline", "ray"):
         raise WorkflowError(f"--backend is local, inline or ray, not {backend!r:.40}")
     if (backend == "ray") != (address is not None):
@@ -208,7 +222,7 @@ def _service(
         raise WorkflowError("--device is for --backend local")
     if backend == "inline" and timeout is not None:
         raise WorkflowError("--timeout is for workers: those of --backend local or ray")
-    common = {"workers": workers, "timeout": timeout, "on_warning": warn, **options}
+    common = {"workers": workers, "timeout": timeout, "on_warning": _warn, **options}
     if backend == "local":
         with local_service(file, devices=device, threads=threads, **common) as found:
             yield found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Roots, device_option, guarded, load_packs
+from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Roots, Warm, device_option, guarded, load_packs
 from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import WorkflowError
 from graphengine.system.threads import start
@@ -55,6 +55,7 @@ def command(
     shared: Annotated[
         Path | None, typer.Option("--shared", metavar="FOLDER", help="A folder that all nodes of the cluster share.")
     ] = None,
+    warm: Warm = None,
     queue: QueueFile = None,
     metrics_port: Annotated[
         int | None,
@@ -104,7 +105,7 @@ def command(
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
         "packs": [str(folder) for folder in packs or ()], "prepare": prepare,
-        "on_warning": lambda line: print(line, file=sys.stderr, flush=True),
+        "on_warning": _warn,
     }  # fmt: skip
     if _on_ray(backend, address, device, gpus, shared):
         from graphengine.service.start_ray import ray_service
@@ -125,6 +126,10 @@ def command(
         elif not service.active and (why := differs(file, root)) is not None:
             print(f"warning: {why}; jobs that need that will fail once this one takes over", file=sys.stderr)
         print(f"{does} the jobs of {file} with {names}; Ctrl-C ends it when the running jobs are done", flush=True)
+        if warm:
+            from graphengine.service.warming import Warming, shipped_workflow
+
+            Warming(service.backend, warm, shipped_workflow, (), _say, _warn).start()
         while not stop.wait(0.5):
             if does != "running" and service.active:
                 print(f"{(does := 'running')} the jobs of {file} now", flush=True)
@@ -135,6 +140,14 @@ def command(
         service.drain(put_back=True)
         start(functools.partial(_let_go, service, again), "graphengine-let-go")
     return None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _terminate(service: Service, at_once: threading.Event) -> None:

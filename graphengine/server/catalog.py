@@ -70,6 +70,14 @@ class Catalog:
             self._read[str(file)] = state, graph
         return graph
 
+    def named(self, name: str) -> GraphData | None:
+        """A workflow by its name, or None if there is none.
+
+        Raises:
+            ApiError: It cannot be read.
+        """
+        return self.graph(name) if name in self.files() else None
+
     def facts(self, name: str) -> dict[str, Any]:
         """A workflow as JSON data: its name, title, description, the JSON Schema of its inputs, and its outputs."""
         graph = self.graph(name)

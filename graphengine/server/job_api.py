@@ -33,6 +33,7 @@ from graphengine.service.jobs.job import Job, State
 from graphengine.service.jobs.queue import ALL, NameTaken, NoJob
 from graphengine.service.jobs.submit import in_short
 from graphengine.service.service import Service
+from graphengine.service.warming import Warming
 from graphengine.system.folders import cache_folder, state_folder
 from graphengine.workflow.files import from_document
 from graphengine.workflow.formats import original_ids, original_outputs
@@ -50,6 +51,7 @@ MOST_VALUE = 512 << 20
 """The most bytes of an output's value."""
 MOST_FACTS = 4 << 20
 """The most bytes that a contract keeps with a job: lists of jobs read them of each."""
+NO_WORKER = "no worker can compute now"
 KEYS = uuid.UUID("a0c4f8a1-6f0a-5d3e-8d6c-3f7f3b1f2a55")
 """The namespace of the UUIDs of jobs that were submitted with an Idempotency-Key."""
 LABEL_NAME = "[A-Za-z0-9_.-]{1,40}"
@@ -130,7 +132,12 @@ class JobApi:
         folders: Where jobs read and write files.
         files: The store of uploaded files.
         fetcher: Fetches files by URL; by default none.
+
+    Attributes:
+        warming: What has the workers load models before their first job; None if they are to load none.
     """
+
+    warming: Warming | None = None
 
     def __init__(self, service: Service, folders: Folders, files: FileStore, fetcher: Fetcher | None = None) -> None:
         self.service, self.folders, self.files = service, folders, files
@@ -408,12 +415,16 @@ class JobApi:
             raise ApiError("bad_request", f"limit is {str(count)[:40]}, but must be 0 or more, or null for any number")
         self.queue.set_limit(count, user)
 
-    def ready(self) -> bool:
-        """Whether a job that is submitted now can be computed: a worker is usable, or computing is in this process."""
+    def why_not_ready(self) -> str:
+        """Why a job that is submitted now cannot be computed, or not at once: no worker is usable, or not all have
+        loaded the models that they were to load before. Empty if it can."""
         if self.service.stopping or not self.service.active:
-            return False
+            return NO_WORKER
         workers = self.service.backend.status()
-        return not workers or any(status.state in ("ready", "computing") for status in workers)
+        if self.warming is not None and (why := self.warming.lacks()):
+            return self.places.without_places(why)
+        is_usable = not workers or any(status.state in ("ready", "computing") for status in workers)
+        return "" if is_usable else NO_WORKER
 
 
 def check_labels(labels: Mapping[str, str]) -> None:

@@ -81,9 +81,8 @@ def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, U
         return web.json_response({"status": "alive"})
 
     async def ready(request: web.Request) -> web.Response:
-        is_ready = await asyncio.to_thread(api.ready)
-        words = "ready" if is_ready else "no worker can compute now"
-        return web.json_response({"status": words}, status=200 if is_ready else 503)
+        why_not = await asyncio.to_thread(api.why_not_ready)
+        return web.json_response({"status": why_not or "ready"}, status=503 if why_not else 200)
 
     async def figures(request: web.Request) -> web.Response:
         if not request[CALLER].admin:

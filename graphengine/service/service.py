@@ -41,6 +41,7 @@ from graphengine.service.retry import SERVICE_PAUSE, job_runs_alone, services_lo
 from graphengine.service.scheduling import fairness
 from graphengine.service.shortages import ConcurrencyLimit, lack_of
 from graphengine.service.workers.calls import JobPolicy, Status
+from graphengine.service.workers.loading import Weights
 from graphengine.system.threads import begin
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,12 @@ class Backend(Protocol):
 
     def lacking(self) -> dict[int | None, str]:
         """The jobs that wait although no worker is usable, with the reason."""
+
+    def load(self, name: str, weights: Sequence[Weights]) -> None:
+        """Have every worker load weights before it is given calls, and again when it is started again."""
+
+    def not_loaded(self) -> dict[str, str]:
+        """The workers that have not loaded all that `load` was given, with the reason."""
 
     def close(self) -> None:
         """Stop computing."""

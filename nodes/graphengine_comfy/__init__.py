@@ -5,6 +5,10 @@ Importing it imports neither torch nor diffusers; a node does when it runs.
 
 from __future__ import annotations
 
+from typing import Any
+
+from graphengine_nodes import __pack__ as STANDARD
+
 from graphengine import NodeDef, Pack
 from graphengine_comfy.formats import COMFYUI
 from graphengine_comfy.nodes import (
@@ -21,12 +25,30 @@ from graphengine_comfy.nodes import (
     sampling,
     workflow_parts,
 )
+from graphengine_comfy.values import CLIP, CONTROL_NET, MODEL
+
+
+def _load(reference: Any, part: str | None, device: str) -> None:
+    """Load the weights of a reference into this process's memory."""
+    from graphengine_nodes.store.store import store
+
+    match reference:
+        case MODEL():
+            store.load(reference.denoiser, None, device)
+        case CLIP():
+            store.load(reference.encoder, None, device)
+        case CONTROL_NET():
+            store.load(reference.net, None, device)
+
 
 __pack__ = Pack(
     name="comfy",
     distribution="graphengine",
     libraries=("torch", "diffusers", "transformers", "numpy", "pillow", "scipy"),
     formats=(COMFYUI,),
+    preload=STANDARD.preload,
+    model="CheckpointLoaderSimple",
+    load=_load,
     groups=(
         "Loaders",
         "Prompts",

@@ -1,7 +1,12 @@
-"""Bytes of frozen dataclasses that hold tensors, plain values and values of registered socket types."""
+"""Bytes of frozen dataclasses that hold tensors, plain values and values of registered socket types.
+
+Values without tensors, such as references to weights, are JSON, which needs no torch: a service reads and writes them.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class DataclassCodec:
-    """Encodes values of some classes as safetensors, and decodes them.
+    """Encodes values of some classes as safetensors, or as JSON where they hold no tensors, and decodes them.
 
     Args:
         own: The dataclasses, which are encoded field by field.
@@ -31,20 +36,20 @@ class DataclassCodec:
         """A value as bytes."""
         tensors: Tensors = {}
         data = self._to_json(value, tensors)
-        return pack(tensors, value=data)
+        return pack(tensors, value=data) if tensors else json.dumps(data).encode()
 
     def decode(self, data: bytes) -> Any:
         """The value of `encode`."""
+        if b"\0" not in data:  # safetensors begin with the length of their header in eight bytes
+            return self._from_json(json.loads(data), {})
         tensors, facts = unpack(data)
         return self._from_json(facts["value"], tensors)
 
     def _to_json(self, value: Any, tensors: Tensors) -> Any:
         """A value as JSON; its tensors, and the bytes of registered values, go into `tensors`."""
-        import torch
-
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        if isinstance(value, torch.Tensor):
+        if _is_tensor(value):
             return {"tensor": _added(value.contiguous(), tensors)}
         if isinstance(value, (list, tuple)):
             return {"list": [self._to_json(item, tensors) for item in value]}
@@ -53,6 +58,10 @@ class DataclassCodec:
         known = socket_type(type(value))
         if known is not None and type(value) not in self._own.values():
             assert known.encode is not None
+            if known.digest is not None:  # a reference, whose bytes are JSON
+                return {"value": known.name, "text": known.encode(value).decode()}
+            import torch
+
             data = torch.frombuffer(bytearray(known.encode(value)), dtype=torch.uint8)
             return {"value": known.name, "bytes": _added(data, tensors)}
         assert is_dataclass(value)
@@ -73,9 +82,17 @@ class DataclassCodec:
             known = socket_type(self._registered[data["value"]])
             assert known is not None
             assert known.decode is not None
+            if "text" in data:
+                return known.decode(data["text"].encode())
             return known.decode(tensors[data["bytes"]].numpy().tobytes())
         parts = {name: self._from_json(item, tensors) for name, item in data["fields"].items()}
         return self._own[data["own"]](**parts)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor; without torch in this process there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _added(tensor: torch.Tensor, tensors: Tensors) -> str:
@@ -87,10 +104,8 @@ def _added(tensor: torch.Tensor, tensors: Tensors) -> str:
 
 def size(value: Any) -> int:
     """The bytes that a value takes in memory, about."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
+    if _is_tensor(value):
+        return int(value.numel() * value.element_size())
     if isinstance(value, Mapping):
         return sum(map(size, value.values()))
     if isinstance(value, (list, tuple)):

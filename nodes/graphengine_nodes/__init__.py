@@ -162,6 +162,13 @@ def _free(device: str) -> int | None:
     return None if weights is None else weights.store.free(device)
 
 
+def _load(reference: Any, part: str | None, device: str) -> None:
+    """Load the weights of a reference into this process's memory."""
+    from graphengine_nodes.store.store import store
+
+    store.load(reference, part, device)
+
+
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Drop all weights that no other call holds; then hold those of the call's models in main memory."""
     import sys
@@ -200,9 +207,11 @@ __pack__ = Pack(
     ),
     parameters=PictureSettings(_parameters, _from_parameters),
     held=_held,
+    load=_load,
     free=_free,
     spare=_spare,
     devices=_devices,
+    model="load_model",
     groups=(
         "Models",
         "Model parts",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import graphengine_comfy as comfy
 import torch
 from graphengine_comfy.nodes.loaders import Checkpointed
@@ -25,3 +28,23 @@ def test_values_come_back_from_bytes(tiny: Checkpointed) -> None:
         assert known.encode(back) == known.encode(value)
         assert type(back) is type(value)
     assert known.view is not None
+
+
+REFERENCES = """
+import sys
+import graphengine_comfy as comfy
+from graphengine import socket_type
+loaded = comfy.CheckpointLoaderSimple(ckpt_name="tiny")
+net = comfy.ControlNetLoader(control_net_name="tiny-canny")
+for value in (*loaded, net):
+    known = socket_type(type(value))
+    assert known.decode(known.encode(value)) == value
+    assert known.size(value) > 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_references_need_no_torch() -> None:
+    """A service sends them to its workers, and imports none."""
+    done = subprocess.run([sys.executable, "-c", REFERENCES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

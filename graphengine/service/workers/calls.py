@@ -83,7 +83,7 @@ class Status:
     """A worker as users see it.
 
     Attributes:
-        state: `starting`, `ready`, `computing` or `dead`.
+        state: `starting`, `loading` (models, before its first job), `ready`, `computing` or `dead`.
         computing: The nodes that it computes.
         held, loads: How many parts of models it holds in memory, and how many it has loaded since it started.
         landed, deaths: How many calls it has computed, and how often it was lost.

@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graphengine.errors import as_exception, text_of
 from graphengine.execution.runner import Call, Runner, ThreadRunner
+from graphengine.pack import environment, pack_of
 from graphengine.service.workers.calls import JobPolicy, Status
+from graphengine.service.workers.loading import Weights, load_all
+from graphengine.system.threads import start
+
+log = logging.getLogger(__name__)
+
+HERE = "this process"
+"""The name under which `not_loaded` tells of the process that computes."""
 
 
 class InlineRunner(ThreadRunner):
-    """Computes calls on this process's threads, without regard to users and priorities."""
+    """Computes calls on this process's threads, without regard to users and priorities.
+
+    Args:
+        device_threads, threads, batch: Those of `ThreadRunner`.
+    """
+
+    def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
+        super().__init__(device_threads, threads, batch)
+        self._cold: dict[str, str] = {}
 
     def of(self, job: JobPolicy) -> Runner:
         """The runner for a job's run."""
         return _Shared(self, job)
+
+    def load(self, name: str, weights: Sequence[Weights]) -> None:
+        """Load weights into this process's memory, on a thread of their own."""
+        self._cold[name] = f"it loads {name}"
+        start(functools.partial(self._load, name, weights), "graphengine-load")
+
+    def _load(self, name: str, weights: Sequence[Weights]) -> None:
+        try:
+            for one in weights:
+                facts = environment([pack_of(type(one.reference).__module__)])
+                load_all([one], str(facts.get("device", "cpu")))
+            del self._cold[name]
+        except BaseException as error:  # of a pack: files that are damaged or gone, no memory for them
+            self._cold[name] = f"it does not hold {name}: {text_of(as_exception(error))}"
+            log.warning("%s does not hold %s: %s", HERE, name, text_of(as_exception(error)))
+
+    def not_loaded(self) -> dict[str, str]:
+        """This process and the reason, if it has not loaded all that `load` was given."""
+        return {HERE: "; ".join(cold)} if (cold := list(self._cold.values())) else {}
 
     def status(self) -> list[Status]:
         """The workers: there are none."""

@@ -42,6 +42,7 @@ from graphengine.service.workers.calls import (
 from graphengine.service.workers.compatibility import why_incompatible
 from graphengine.service.workers.deaths import End
 from graphengine.service.workers.job_runner import JobRunner
+from graphengine.service.workers.loading import Weights, order_of
 from graphengine.service.workers.process import Handle
 from graphengine.service.workers.wire import BlobLost, Blobs, Message, Values, error_of
 from graphengine.service.workers.worker_state import PendingCall, WorkerState
@@ -102,6 +103,7 @@ class WorkerRunner:
         self.durations = Durations()
         self._size = 0
         self._exact = False
+        self._warm: dict[str, tuple[Message, Blobs, frozenset[str]]] = {}
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._looked = time.monotonic()
@@ -191,6 +193,37 @@ class WorkerRunner:
         """Ask a worker for its environment."""
         worker.environment_due, worker.environment_asked = retry.acknowledged_by(time.monotonic()), True
         worker.handle.send({"op": "environment"}, {})
+
+    def load(self, name: str, weights: Sequence[Weights]) -> None:
+        """Have every worker load weights, now and whenever it is started again, before it is given calls.
+
+        Args:
+            name: By which `not_loaded` tells of them.
+
+        Raises:
+            NotStorable: A reference cannot leave this process.
+        """
+        needs = frozenset(digest for one in weights for digest in one.needs())
+        with self._lock:
+            self._warm[name] = (*order_of(name, weights, self.values), needs)
+            for worker in self._workers.values():
+                if worker.state == "ready":
+                    self._have_load(worker, name)
+
+    def _have_load(self, worker: WorkerState, name: str) -> None:
+        if name in worker.abandoned:
+            worker.not_loaded[name] = worker.abandoned[name]
+        else:
+            message, blobs, _ = self._warm[name]
+            worker.loading.append(name)
+            worker.handle.send(message, blobs)
+
+    def not_loaded(self) -> dict[str, str]:
+        """The workers that have not loaded all that `load` was given, with the reason."""
+        with self._lock:
+            return {
+                worker.handle.name: why for worker in self._workers.values() if (why := worker.why_cold(self._warm))
+            }
 
     def status(self) -> list[Status]:
         """Every worker as it is now."""
@@ -361,6 +394,11 @@ class WorkerRunner:
                 handle.kill()
             if op == "ready":
                 worker.state, worker.failed_starts = "ready", 0
+                for name in self._warm:
+                    self._have_load(worker, name)
+            lacks: dict[str, str] = {}
+            if op == "loaded":
+                lacks = worker.note_loaded(message["name"], self._warm[message["name"]][2], message["error"])
             if op == "taken":
                 worker.note_acknowledged(message["calls"])
             worker.environment_asked = worker.environment_asked and op != "environment"
@@ -373,6 +411,10 @@ class WorkerRunner:
                 self._ask(worker)
             self._dispatch()
         elif op == "environment":
+            self._dispatch()
+        elif op == "loaded":
+            for name, why in lacks.items():
+                self._say(f"worker {handle.name} does not hold {name}: {why}")
             self._dispatch()
         elif op == "warning":
             self._say(f"worker {handle.name}: {message['text']}")
@@ -486,6 +528,7 @@ class WorkerRunner:
         with self._lock:
             group, worker.computing = list(worker.computing.values()), {}
             on_purpose = worker.state == "ending" and not group
+            loading = "" if on_purpose or group else worker.note_lost(end.why)
             if worker.state == "starting" and worker.ending is None:
                 worker.note_failed_start(end.why, for_good=False)
             worker.note_end()
@@ -507,7 +550,8 @@ class WorkerRunner:
             seconds, worker.pause = retry.restart(worker.pause, computed=bool(group))
             worker.busy_until = time.monotonic() + seconds
         names = ", ".join(pending.call.definition.full_name for pending in group) or "nothing"
-        sentence = f"worker {handle.name} was lost while it computed {names}: {end.why}"
+        did = f"loaded {loading}, which it is not to load again" if loading else f"computed {names}"
+        sentence = f"worker {handle.name} was lost while it {did}: {end.why}"
         if group or sentence != worker.last_warning:  # an unusable worker is started again and again
             self._say(sentence)
         worker.last_warning = sentence

@@ -27,6 +27,7 @@ from graphengine.execution.runner import Call, compute
 from graphengine.keys.call_key import identity, is_current
 from graphengine.service.previews import preview_png
 from graphengine.service.workers.compatibility import missing_device, source_hashes
+from graphengine.service.workers.loading import load_all, weights_of
 from graphengine.service.workers.wire import Blobs, Message, Values, error_facts, pack, unpack
 from graphengine.system.channel import pipe_from
 from graphengine.system.process_tree import end_own_tree
@@ -109,6 +110,8 @@ class Worker:
         while (order := self._orders.get()) is not None:
             if order[0]["op"] == "environment":
                 self._tell_environment()
+            elif order[0]["op"] == "load":
+                self._load(*order)
             elif self._helps:
                 self._compute_beside(*order)
             else:
@@ -142,6 +145,8 @@ class Worker:
                     self._orders.put((message, blobs))
                 elif message["op"] == "environment":
                     self.tell({"op": "taken", "calls": []})
+                    self._orders.put((message, blobs))
+                elif message["op"] == "load":
                     self._orders.put((message, blobs))
                 elif message["op"] == "cancel":
                     context = self._contexts.get(message["call"])
@@ -224,6 +229,18 @@ class Worker:
     def _failed(self, call: int, seconds: float, error: Exception) -> None:
         nothing: Message = {"held": [], "free": None}
         self.tell({"op": "landed", "call": call, "seconds": seconds, "error": error_facts(error), **nothing})
+
+    def _load(self, message: Message, blobs: Blobs) -> None:
+        """Load weights before a call needs them, and tell how that ended."""
+        answer: Message = {"op": "loaded", "name": message["name"], "error": None}
+        try:
+            load_all(weights_of(message, blobs, self.values), self.device)
+            answer |= self._memory()
+        except BaseException as raised:  # of a pack: files that are damaged or gone, no memory for them
+            error = as_exception(raised)
+            own = "" if isinstance(error, GraphEngineError) else f"{type(error).__name__}: "
+            answer["error"] = f"{own}{text_of(error)}"
+        self.tell(answer)
 
     def _tell_environment(self) -> None:
         """Send this process's environment; only for exact runs, as it imports torch."""

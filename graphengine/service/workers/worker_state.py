@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,10 @@ class WorkerState:
     Attributes:
         slots: How many groups of calls it computes at once; a worker with several is started when it is needed.
         state: `starting`, `ready`, `ending` (it is being ended) or `dead`.
+        loading: The models that it was told to load, and has not told of yet; it is given no calls before.
+        loaded: The digests of the weights that it held of each model when it had loaded it.
+        not_loaded: Why it does not hold models that it was to load, by their names.
+        abandoned: The models of these that it is not to load again: it was lost meanwhile.
         held, free: The models that it holds in memory, by digest, and the bytes that it has room for, if known.
         computing: The calls that it computes, by number.
         blocked_since: Since when cancelled calls that do not end keep it from other work; it is given none. 0 if none
@@ -118,6 +122,10 @@ class WorkerState:
     held: frozenset[str] = frozenset()
     free: int | None = None
     computing: dict[int, PendingCall] = field(default_factory=dict)
+    loading: list[str] = field(default_factory=list)
+    loaded: dict[str, frozenset[str]] = field(default_factory=dict)
+    not_loaded: dict[str, str] = field(default_factory=dict)
+    abandoned: dict[str, str] = field(default_factory=dict)
     blocked_since: float = 0.0
     environment_due: float = 0.0
     environment_asked: bool = False
@@ -145,6 +153,25 @@ class WorkerState:
         self.held, self.free = held, free
         return 0 if not new or before is None or free is None else max(0, (before - free) // new)
 
+    def note_loaded(self, name: str, needs: frozenset[str], error: str | None) -> dict[str, str]:
+        """Note that it has loaded a model that it was told to load, or why not; returns why it does not hold models, by
+        their names: this one, and once it has loaded all, those that were dropped for others.
+
+        Args:
+            needs: The digests of the model's weights.
+        """
+        self.loading.remove(name)
+        lacks: dict[str, str] = {}
+        if error is not None:
+            lacks[name] = error
+        else:
+            self.loaded[name] = needs & self.held
+        if not self.loading:
+            gone = [known for known, digests in self.loaded.items() if not digests <= self.held]
+            lacks |= dict.fromkeys(gone, "it does not fit into the memory together with the other models")
+        self.not_loaded |= lacks
+        return lacks
+
     def note_failed_start(self, why: str, for_good: bool) -> None:
         """Note that it ended before it was ready; `for_good` if another start would end in the same way."""
         self.failed_starts, self.why_unusable = retry.STARTS if for_good else self.failed_starts + 1, why
@@ -155,6 +182,23 @@ class WorkerState:
         self.environment, self.environment_digest, self.environment_error = None, None, ""
         self.environment_due, self.environment_asked = 0.0, False
         self.blocked_since, self.stopped_since, self.unresponsive = 0.0, 0.0, False
+        self.loading, self.loaded, self.not_loaded = [], {}, {}
+
+    def why_cold(self, names: Iterable[str]) -> str:
+        """Why it does not hold all models that it is to load; empty if it does."""
+        if self.state != "ready":
+            return f"it has not started: {self.why_unusable}" if self.why_unusable else "it is starting"
+        if self.loading:
+            return f"it loads {self.loading[0]}"
+        lacks = [name for name in names if name in self.not_loaded]
+        return "; ".join(f"it does not hold {name}: {self.not_loaded[name]}" for name in lacks)
+
+    def note_lost(self, why: str) -> str:
+        """Note that it was lost; returns the model that it was loading, which it is not to load again."""
+        name = self.loading[0] if self.loading and not self.computing else ""
+        if name:
+            self.abandoned[name] = why
+        return name
 
     @property
     def is_unusable(self) -> bool:
@@ -164,7 +208,9 @@ class WorkerState:
     @property
     def has_room(self) -> bool:
         """Whether it may begin with more calls."""
-        if self.state != "ready" or self.blocked_since or self.unresponsive or len(self.computing) >= self.slots:
+        if self.state != "ready" or self.loading or self.blocked_since or self.unresponsive:
+            return False
+        if len(self.computing) >= self.slots:
             return False
         return not any(call.alone for call in self.computing.values())
 
@@ -206,7 +252,7 @@ class WorkerState:
         """Whether it acknowledges nothing, and computes no call that is wanted and could be the reason."""
         if not self.unacknowledged(now) and not (self.environment_due and now > self.environment_due):
             return False
-        if self.environment_asked and not self.environment_due:  # it imports the libraries that compute
+        if self.loading or (self.environment_asked and not self.environment_due):  # it imports what computes
             return False
         return all(call.acknowledge_by or call.cancelled_at for call in self.computing.values())
 
@@ -215,7 +261,8 @@ class WorkerState:
 
         The system is asked only when it has given no sign for a second.
         """
-        silent = bool(self.computing) and all(now - call.last_sign > 1 for call in self.computing.values())
+        works = bool(self.computing or self.loading)
+        silent = works and all(now - call.last_sign > 1 for call in self.computing.values())
         stopped = silent and self.handle.is_stopped()
         self.stopped_since = (self.stopped_since or now) if stopped else 0.0
         return stopped and now - self.stopped_since > retry.STOPPED
@@ -248,14 +295,15 @@ class WorkerState:
             load, size: Seconds that loading a model takes, and its bytes.
         """
         free_in, room = 0.0, math.inf if self.free is None or size == 0 else self.free / size
-        if self.computing or self.state != "ready":
+        if self.computing or self.loading or self.state != "ready":
             free_in, room = self.seconds_left(now) if self.computing else math.inf, 0.0
         return WorkerView(self.handle.name, self.held, free_in, load, self.environment_digest, room)
 
     def status(self) -> Status:
         """The worker as users see it."""
+        state = "computing" if self.computing else "loading" if self.loading else self.state
         return Status(
-            self.handle.name, self.handle.device, "computing" if self.computing else self.state,
+            self.handle.name, self.handle.device, state,
             tuple(pending.call.definition.full_name for pending in self.computing.values()),
             len(self.held), self.landed, self.deaths, self.loads, self.free,
         )  # fmt: skip

@@ -11,9 +11,14 @@ from graphengine_nodes.values.references import OPTIONS, SETTINGS, LoRA, Model, 
 
 def model_needs(model: Model, part: str | None = None) -> frozenset[str]:
     """Digests of the weights that must be in memory to compute with a model, or with one part of it."""
-    stems, held = family(model.family).stems, dict(model.components)  # of a model's part, some are not there
-    names = [name for inside in _wanted(model, part).values() for name in inside if stems[name] is not None]
-    return frozenset(held[name] for name in names if name in held)
+    stems = family(model.family).stems
+    return frozenset(model.component(name) for name in model_components(model, part) if stems[name] is not None)
+
+
+def model_components(model: Model, part: str | None = None) -> list[str]:
+    """The names of the components that a model, or one part of it, computes with."""
+    held = dict(model.components)  # of a model's part, some are not there
+    return [name for inside in _wanted(model, part).values() for name in inside if name in held]
 
 
 def model_digest(model: Model, part: str | None = None) -> str:

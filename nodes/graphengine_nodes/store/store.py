@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from graphengine import ModelError
+from graphengine_nodes.families.digests import model_components
 from graphengine_nodes.families.family import Family
 from graphengine_nodes.families.lookup import family
 from graphengine_nodes.store import handed_in
@@ -324,6 +325,30 @@ class WeightStore:
             return self._leases.setdefault(device, threading.RLock())
 
     # --- what services ask for ----------------------------------------------------------------------------------------
+
+    def load(self, reference: Any, part: str | None, device: str) -> None:
+        """Load the weights of a reference, or of one part of a model, before a node computes with them.
+
+        Raises:
+            ModelError: As nodes that compute with it raise it.
+        """
+        if isinstance(reference, ModelPart):
+            reference, part = reference.model, part or reference.part
+        if isinstance(reference, Model):
+            stems = family(reference.family).stems
+            for name in model_components(reference, part):  # what has no weights is held in main memory
+                self._visit(self.component(reference, name, "cpu" if stems[name] is None else device))
+        elif isinstance(reference, ControlNet):
+            self._visit(self.controlnet(reference, device))
+        elif isinstance(reference, IPAdapter):
+            self._visit(self.image_encoder(reference, device))
+        elif isinstance(reference, Redux):
+            self._visit(self.redux(reference, device))
+
+    @staticmethod
+    def _visit(context: AbstractContextManager[Any]) -> None:
+        with context:
+            pass
 
     def devices_of(self, model: Model) -> list[str]:
         """The devices that hold weights of a model's denoiser at this moment."""

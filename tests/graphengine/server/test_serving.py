@@ -14,7 +14,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from tests.graphengine.cli.conftest import Run, cli, environment
+from graphengine.service import Queue
+from tests.graphengine.cli.conftest import Run, cli, command, environment
+from tests.graphengine.sample import until
+from tests.graphengine.service.conftest import PACK as LIGHT
 
 from .conftest import PACK, Server
 
@@ -186,3 +189,47 @@ def test_a_picture_of_tiny_comes_from_a_worker(serve: Callable[..., Server], cli
     (file,) = done.lines[-1]["files"]
     own, theirs = PIL.Image.open(tmp_path / file), PIL.Image.open(io.BytesIO(picture.body))
     assert own.tobytes() == theirs.tobytes()
+
+
+# --- models that are loaded before the first job ----------------------------------------------------------------------
+
+
+def test_a_server_is_ready_when_its_worker_has_loaded_the_model_and_the_first_job_loads_none(
+    serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve("--backend", "local", "--device", "cpu", "--warm", "tiny")
+    until(lambda: server.ask("GET", "/ready").data == {"status": "ready"}, 600)
+    (before,) = server.ask("GET", "/v1/workers").data["workers"]
+    assert (before["state"], before["computed"]) == ("ready", 0)
+    assert before["parts"] > 2, "a text encoder, a denoiser, a VAE"
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "libtorch" not in mapped, "the worker loads it, not the server"
+    job = server.ask("POST", "/v1/workflows/text_to_image/jobs", {"inputs": {"steps": 1}}).data
+    until(lambda: server.ask("GET", f"/v1/jobs/{job['id']}").data["state"] == "done", 600)
+    calls = Queue(tmp_path / "state" / "queue.sqlite").named(job["id"]).result["calls"]
+    assert {call["loads"] for call in calls} == {0}
+    (after,) = server.ask("GET", "/v1/workers").data["workers"]
+    assert (after["parts"], after["loads"]) == (before["parts"], before["loads"])
+    assert after["computed"] == len(calls) > 1
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_jobs_run(serve: Callable[..., Server]) -> None:
+    server = serve("--warm", "tniy")
+    until(lambda: "tniy cannot be loaded: " in server.ask("GET", "/ready").data["status"])
+    answer = server.ask("GET", "/ready")
+    assert (answer.status, "did you mean tiny" in answer.data["status"]) == (503, True)
+    assert server.ask("GET", "/health").status == 200
+    assert server.run("greet", {"text": "all the same"})["state"] == "done"
+    assert server.log.read_text().count("tniy cannot be loaded: ") == 1
+
+
+def test_a_worker_loads_models_before_its_first_job(tmp_path: Path) -> None:
+    """`graphengine worker` has the option too."""
+    options = ["--queue", "q.sqlite", "--packs", LIGHT, "--device", "cpu", "--warm", "Emma", "--warm", "Persuasion"]
+    with subprocess.Popen(
+        command("worker", *options), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        assert "every worker has loaded Emma, Persuasion\n" in lines
+        process.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from graphengine import INERT, Cancelled, Context, Doc, Pack, SocketType, View, node, register_type
+from graphengine import INERT, Cancelled, Context, Doc, ModelError, Pack, SocketType, View, node, register_type
 
 
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -35,7 +35,28 @@ def _free(device: str) -> int | None:
     return 200 - 100 * len(_shelves[device]) if _shelves[device] else None
 
 
-__pack__ = Pack("pack", spare=_spare, held=_held, free=_free)
+def _load(book: Any, part: str | None, device: str) -> None:
+    """Put a book on the shelf: once the file is there that its title names after "when ", unless it is torn; a deadly
+    one ends the process."""
+    word, _, rest = book.title.partition(" ")
+    while word == "when" and not Path(rest).exists():
+        time.sleep(0.01)
+    if word == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "torn":
+        raise ModelError(f"{book.title} has no pages")
+    _put(book, device)
+
+
+def _put(book: Any, device: str) -> None:
+    """Put a book on the shelf; where that is full, the first on it goes."""
+    shelf = _shelves[device]
+    shelf.setdefault(book.title)
+    if len(shelf) > 2:
+        del shelf[next(iter(shelf))]
+
+
+__pack__ = Pack("pack", spare=_spare, held=_held, free=_free, model="volume", load=_load)
 
 _shelves: defaultdict[str, dict[str, None]] = defaultdict(dict)
 """By device, the books that this process holds there."""
@@ -99,7 +120,7 @@ class Book:
 register_type(
     SocketType(
         Book, "Book", encode=lambda book: book.title.encode(), decode=lambda data: Book(data.decode()),
-        needs=lambda book, part: frozenset({book.title}),
+        digest=lambda book, part: book.title, needs=lambda book, part: frozenset({book.title}),
     )
 )  # fmt: skip
 
@@ -110,14 +131,19 @@ def book(title: str) -> Book:
     return Book(title)
 
 
+@node(version=1)
+def volume(title: str) -> Book:
+    """A book of those that are there."""
+    if not title.startswith("when ") and title.split()[-1] not in ("Emma", "Ulysses", "Persuasion"):
+        raise ModelError(f"there is no book {title}")
+    return Book(title)
+
+
 @node(version=1, on="device", cache="never")
 def read(book: Book, seconds: float = 0.0, ctx: Context = INERT) -> str:
     """Read a book for a while; where the shelf is full, the first on it goes."""
     time.sleep(seconds)
-    shelf = _shelves[ctx.device]
-    shelf.setdefault(book.title)
-    if len(shelf) > 2:
-        del shelf[next(iter(shelf))]
+    _put(book, ctx.device)
     return book.title
 
 
