@@ -129,6 +129,7 @@ def test_modules_are_imported_by_name_in_named_places_only() -> None:
         "graphengine.lazy": "what a face exports",
         "graphengine.old_modules": "modules that have moved",
         "graphengine.old_names": "names that have moved",
+        "graphengine.service.workers.loading": "the heavy modules that packs name, before models are loaded",
         "graphengine.service.workers.ray_cluster": "a private module of Ray",
         "graphengine.values.socket_types": "what registers a type that is promised",
         "graphengine_nodes.families.lookup": "the families, by the files of the folder",
