@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphengine_nodes.codecs import save_with
 from graphengine_nodes.nodes.upscale import Upscaler
-from graphengine_nodes.values.references import ControlNet, Denoiser, Redux, TextEncoder, digest_of
+from graphengine_nodes.values.references import VAE, ControlNet, Denoiser, Redux, TextEncoder, digest_of
 from graphengine_nodes.values.types import Conditioning, Control
 
 from graphengine import SocketType, View, register_type
@@ -192,7 +192,7 @@ class Entry:
         options: By ComfyUI's names: `guidance`; `start` and `end`, the part of sampling in which it acts; `strength`;
             `width`, `height`, `crop_w`, `crop_h`, `target_width`, `target_height` and `aesthetic_score` of SDXL;
             `concat_latent` and `concat_mask`, tensors of inpainting models; `references`, a list of latents, and
-            `reference_method`, where they stand.
+            `reference_method`, where they stand; `control_vae`, by which ControlNets read pictures.
         controls: The ControlNets that steer beside it, each with its picture.
     """
 
@@ -314,7 +314,7 @@ CODEC = DataclassCodec(
         SIGMAS,
         CLIP_VISION_OUTPUT,
     ),
-    registered=(Denoiser, TextEncoder, ControlNet, Redux, Upscaler, Conditioning, Control),
+    registered=(Denoiser, TextEncoder, VAE, ControlNet, Redux, Upscaler, Conditioning, Control),
 )
 
 

@@ -17,7 +17,7 @@ Share = Annotated[float, Range(0.0, 1.0, 0.001)]
 Shift = Annotated[float, Range(0.0, 100.0, 0.01)]
 
 
-def _steered(given: CONDITIONING, control: Control | None, **options: bool) -> CONDITIONING:
+def _steered(given: CONDITIONING, control: Control | None, **options: bool | VAE) -> CONDITIONING:
     if control is None:
         return given
     return CONDITIONING(
@@ -61,15 +61,39 @@ def ControlNetApplyAdvanced(
 ) -> Steered:
     """Steer a part of sampling by a picture: from a share of it to another.
 
-    Those of Stable Diffusion and SDXL need no VAE.
-
-    Raises:
-        ValueError: The ControlNet reads latents.
+    ControlNets of Stable Diffusion 3, FLUX.1 and Qwen-Image read pictures by the model's VAE, those of Stable Diffusion
+    and SDXL need none.
     """
-    if vae is not None and control_net.net.family not in ("stable_diffusion", "stable_diffusion_xl"):
-        raise ValueError("ControlNets that read latents are not followed here: leave vae out")
     control = _control(control_net, image, strength, start_percent, end_percent)
-    return Steered(_steered(positive, control), _steered(negative, control))
+    coder = {} if vae is None or control_net.net.family in ("stable_diffusion", "stable_diffusion_xl") else {
+        "control_vae": vae
+    }
+    return Steered(_steered(positive, control, **coder), _steered(negative, control, **coder))
+
+
+@node(version=1)
+def ControlNetApplySD3(
+    *,
+    positive: CONDITIONING,
+    negative: CONDITIONING,
+    control_net: CONTROL_NET,
+    vae: VAE,
+    image: Image,
+    strength: Strength = 1.0,
+    start_percent: Share = 0.0,
+    end_percent: Share = 1.0,
+) -> Steered:
+    """Steer a part of sampling by a picture, as ControlNetApplyAdvanced with a VAE."""
+    return ControlNetApplyAdvanced.fn(
+        positive=positive,
+        negative=negative,
+        control_net=control_net,
+        image=image,
+        strength=strength,
+        start_percent=start_percent,
+        end_percent=end_percent,
+        vae=vae,
+    )
 
 
 UNION_TYPES = (

@@ -20,9 +20,10 @@ from graphengine_nodes.families.lookup import family
 from graphengine_nodes.families.pipelines import class_named, in_pixels
 from graphengine_nodes.nodes.parts import ALONE
 from graphengine_nodes.nodes.sampling import reporter
-from graphengine_nodes.values.types import Conditioning, Control, Image, Model, Turn
+from graphengine_nodes.values.types import Conditioning, Model, Turn
 
 from graphengine import Context
+from graphengine_comfy.nodes.control_requests import controls_of, drawing_nothing, most_likely, with_coder
 from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
 from graphengine_comfy.nodes.resizing import repeated, resized, two_by_two
 from graphengine_comfy.sampling.model_sampling import (
@@ -97,7 +98,8 @@ class Store:
             import torch
 
             return nullcontext(SimpleNamespace(bn=torch.nn.BatchNorm2d(128, affine=False).eval(), dtype=torch.float32))
-        return self._store.component(model, name, device)
+        held = self._store.component(model, name, device)
+        return most_likely(held) if name == "vae" else held
 
     def controlnet(self, reference: Any, device: str, model: Model) -> AbstractContextManager[Any]:
         """See `Components`."""
@@ -216,19 +218,22 @@ def denoise(
         scheduler = sigma_scheduler(solver, sigmas, levels, noise.seed, keep, form, change)
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
-        answer = answer_for(model, [positive, *([negative] if negative and cfg > 1 else [])], begun, mask, config, pack)
+        answer = answer_for(model, sides, begun, mask, config, pack)
         if reference.family in GUIDED and cfg > 1 and negative is not None:
             answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device, answer, predicted)
         return Loop(scheduler, latents if reference.family == FLUX2 else pack(latents), answer)
 
     calls = _calls(solver.solver_for(levels), sigmas, levels)
+    sides = [positive, *([negative] if negative and cfg > 1 else [])]
+    reference = with_coder(model, reference, sides, cfg, by_pixels=reference.family in UNETS)
     request = _request(model, reference, levels, calls, positive, negative, cfg, begun)
     request = replace(request, loop=loop)
     device = reference.computes_on(ctx.device)
     components = Store(store, config)
     vae = (("vae", model.shown_by),) if model.shown_by else ()
     step = reporter(ctx, replace(reference, components=(*reference.components, *vae)))
-    found = family(reference.family).sample(components, request, device, step)
+    of_family: Any = drawing_nothing(reference.family) if request.control else family(reference.family)
+    found = of_family.sample(components, request, device, step)
     result = _in_shape(found.samples.float(), begun)
     ended = levels.end(result, sigmas[-1]) if sigmas[-1] > 0 else result
     picture = ended
@@ -383,12 +388,7 @@ def _request(
     factor = _factor(reference)
     width, height = int(begun.shape[-1]) * factor, int(begun.shape[-2]) * factor
     scale, further = _guidance(reference, sides, cfg)
-    controls = _controls(sides, levels, calls, width, height)
-    if controls and reference.family not in UNETS:
-        raise ValueError(
-            f"ControlNets of {reference.family} models read pictures by a VAE, which is not followed here; the nodes "
-            "std.apply_controlnet and std.sample do"
-        )
+    controls = controls_of(sides, levels, calls, width, height)
     options = SamplingOptions(
         steps=len(calls),
         guidance_scale=scale,
@@ -554,55 +554,4 @@ def _sizes(model: Model, sides: Sequence[CONDITIONING], width: int, height: int)
             found[f"{name}aesthetic_score"] = own.get("aesthetic_score", score)
         else:
             found[f"{name}target_size"] = (own.get("target_height", high), own.get("target_width", wide))
-    return found
-
-
-# --- ControlNets ------------------------------------------------------------------------------------------------------
-
-
-def _is_same(one: Control, other: Control) -> bool:
-    """Whether two ControlNets steer alike; of what was kept on disk each prompt has a copy of the picture."""
-    import torch
-
-    if _settings(one) != _settings(other):
-        return False
-    first, second = one.image.channels, other.image.channels
-    return first is second or torch.equal(first, second)
-
-
-def _settings(control: Control) -> tuple[Any, ...]:
-    """All of a ControlNet's steering but its picture."""
-    net = None if control.controlnet is None else control.controlnet.digest()
-    return net, control.scale, control.start, control.end, control.guess, control.mode
-
-
-def _controls(
-    sides: Sequence[CONDITIONING], levels: ModelSampling, calls: Sequence[float], width: int, height: int
-) -> list[Control]:
-    """The ControlNets that steer, their pictures in the size of the latents, their times in calls of the model.
-
-    Raises:
-        ValueError: They differ between prompts.
-    """
-    lists = [entry.controls for side in sides for entry in side.entries]
-    common = sides[0].entries[0].controls
-    legacy = all(entry.options.get("control_both") for entry in sides[0].entries)
-    for controls in lists:
-        same = len(controls) == len(common) and all(map(_is_same, controls, common))
-        if not same and not (legacy and not controls):
-            raise ValueError(
-                "a ControlNet steers one of the prompts alone, or each in its own way; give positive and negative "
-                "prompt the same ones, with the same pictures and strengths"
-            )
-    found = []
-    for control in common:
-        begins = levels.sigma_at_percent(control.start) if control.start > 0 else math.inf
-        ends = levels.sigma_at_percent(control.end)
-        acts = [index for index, sigma in enumerate(calls) if ends <= sigma <= begins]
-        if not acts or control.scale == 0:
-            continue
-        pixels = resized(control.image.opaque().pixels.movedim(-1, 1), width, height, "nearest-exact", "center")
-        picture = Image(pixels.movedim(1, -1).contiguous())
-        start, end = acts[0] / len(calls), (acts[-1] + 1) / len(calls)
-        found.append(replace(control, image=picture, start=start, end=end))
     return found
