@@ -119,7 +119,8 @@ class Watcher:
         self._changes: list[Change] = []
         self._live: list[WatchEvent] = []
         self._lags, self._waking, self._began = True, False, False
-        self._running = set[int]()  # the jobs of which was told that they run
+        self._running: dict[int, int] = {}  # the jobs of which was told that they run, with the numbers of the attempts
+        self._attempts: dict[int, int] = {}  # the number of a job's attempt from which its steps come, if it began here
 
     # --- what happens, on any thread ----------------------------------------------------------------------------------
 
@@ -143,6 +144,12 @@ class Watcher:
                 return
             self._waking = True
         self._wake(False)
+
+    def begin(self, job: int, attempt: int) -> None:
+        """Take only steps of a new attempt at a job from now on."""
+        with self._lock:
+            self._attempts[job] = attempt
+            self._live = [event for event in self._live if event.job != job]
 
     def lag(self) -> None:
         """Have the log read again: there may be changes that nothing has told of."""
@@ -179,13 +186,20 @@ class Watcher:
         """Whether the log is to be read next: its changes are not all here, or steps of a job have come before the
         change that it runs."""
         with self._lock:
-            return self._lags or any(event.job not in self._running for event in self._live)
+            return self._is_behind()
+
+    def _is_behind(self) -> bool:
+        jobs = {event.job for event in self._live}
+        return self._lags or any(self._running.get(job, 0) < self._attempts.get(job, 1) for job in jobs)
 
     def take(self) -> list[WatchEvent]:
-        """What has come since the last call, maybe nothing."""
+        """What has come since the last call, maybe nothing; nothing if the log is to be read next."""
         with self._lock:
+            if self._is_behind():
+                return []
             changes, self._changes, live, self._live, self._waking = self._changes, [], self._live, [], False
-        return self._told(changes, live)
+            attempts = dict(self._attempts)
+        return self._told(changes, live, attempts)
 
     def read(self) -> list[WatchEvent]:
         """What has come, with the changes of the log. Blocks while the file is read.
@@ -196,36 +210,56 @@ class Watcher:
         now = None if self._began or self.job is None else self._progress(self.job)
         with self._lock:  # steps are taken before the log is read, which then holds that their jobs run
             live, self._live, self._waking = self._live, [], False
-            self._changes, self._lags = [], False
+            self._changes, self._lags, attempts = [], False, dict(self._attempts)
         end = self._end()  # also before: the log then holds it, unless that was long ago
         changes = self._queue.changes(self._known, PAGE, self.job)
         if len(changes) == PAGE:  # there is more, and it comes first
             with self._lock:
-                self._lags, self._live = True, live + self._live
-            return self._told(changes, [])
+                begun = {job for job, attempt in self._attempts.items() if attempt != attempts.get(job)}
+                self._lags, self._live = True, [one for one in live if one.job not in begun] + self._live
+            return self._told(changes, [], attempts)
         self._began = True
-        return self._told(changes, live or ([] if now is None else [now]), end)
+        live = live or ([] if now is None else [now])
+        ended = {change.job for change in changes if change.kind in LAST_KINDS}
+        with self._lock:  # steps that have come since then, before the end that the log holds
+            live += [event for event in self._live if event.job in ended]
+            self._live = [event for event in self._live if event.job not in ended]
+        return self._told(changes, live, attempts, end)
 
     def _told(
-        self, changes: Sequence[Change], live: list[WatchEvent], end: WatchEvent | None = None
+        self,
+        changes: Sequence[Change],
+        live: list[WatchEvent],
+        attempts: Mapping[int, int],
+        end: WatchEvent | None = None,
     ) -> list[WatchEvent]:
-        """Changes and events of runs in the order in which they are told."""
+        """Changes and events of runs in the order in which they are told.
+
+        Args:
+            attempts: From which attempts at their jobs the events of runs are, where these began here.
+        """
         news = [event_of(change) for change in changes if change.number > self._known]
         if news:
             self._known = news[-1].number or 0
-        self._running.update(event.job for event in live)
+        runs = self._running
+        for event in live:  # the log holds that its attempt runs, or the client knows that already
+            runs[event.job] = attempts.get(event.job, runs.get(event.job, 1))
         for event in news:
             if event.kind == JobEventKind.RUNNING:
-                self._running.add(event.job)
-            elif event.last or event.kind in (JobEventKind.LOST, JobEventKind.LEFT):
-                self._running.discard(event.job)
+                runs[event.job] = int(event.data.get("attempt", 1))
+            elif event.kind in (JobEventKind.LOST, JobEventKind.LEFT):
+                runs.pop(event.job, None)
+        live = [step for step in live if runs.get(step.job, 0) == attempts.get(step.job, runs.get(step.job))]
         if end is not None and not any(event.last for event in news):
             news.append(end)
         batch = list[WatchEvent]()
         for event in news:
-            if event.last and live:  # its job's steps come before it
+            if event.last:  # its job's steps come before it
                 batch += [step for step in live if step.job == event.job]
                 live = [step for step in live if step.job != event.job]
+                runs.pop(event.job, None)
+                with self._lock:
+                    self._attempts.pop(event.job, None)
             batch.append(event)
             if event.last and self.job is not None:
                 self.ended = True
@@ -258,6 +292,7 @@ class EventHub:
         self._seeing: Counter[int | None] = Counter()  # watchers that are told previews, by job
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
         self._newest: dict[int, Event] = {}  # the preview that is shown next, by job
+        self._drawn: dict[int, Event] = {}  # the preview whose picture is being made, by job
         self._showing = set[int]()
         self._reading = False
         self._stop = threading.Event()
@@ -318,7 +353,11 @@ class EventHub:
         """Hear of an event of a job that runs here."""
         if event.job not in self._watchers and None not in self._watchers:
             return
-        if event.kind is Kind.PREVIEW and event.event is not None and self.wants_previews(event.job):
+        if event.kind is JobEventKind.RUNNING:
+            with self._lock:
+                for watcher in self._of(event.job):
+                    watcher.begin(event.job, int(event.facts.get("attempt", 1)))
+        elif event.kind is Kind.PREVIEW and event.event is not None and self.wants_previews(event.job):
             self._preview(event.job, event.event)
         elif event.kind in LIVE:
             data = {"time": event.time} if event.event is None else event.event.as_dict()
@@ -327,9 +366,11 @@ class EventHub:
 
     def _happen(self, event: WatchEvent) -> None:
         with self._lock:
-            shown = self._newest.get(event.job) if event.kind == Kind.NODE_FINISHED else None
-            if shown is not None and shown.node == event.data.get("node"):
-                del self._newest[event.job]  # the value itself is there
+            for previews in (self._newest, self._drawn) if event.kind == Kind.NODE_FINISHED else ():
+                if event.job in previews and previews[event.job].node == event.data.get("node"):
+                    del previews[event.job]  # the value itself is there
+            if event.kind == Kind.PREVIEW and self._drawn.pop(event.job, None) is None:
+                return
             for watcher in self._of(event.job):
                 if watcher.previews or event.kind != Kind.PREVIEW:
                     watcher.happen(event)
@@ -404,6 +445,7 @@ class EventHub:
             if event is None or give_up or not self.wants_previews(job):
                 self._showing.discard(job)
                 return None
+            self._drawn[job] = event
         return event
 
     def _show(self, job: int) -> None:
@@ -412,6 +454,7 @@ class EventHub:
             data = self._picture(job, event)
             if data is not None and job in self._doing():  # nothing is told after its end
                 self._happen(WatchEvent(job, None, Kind.PREVIEW, data))
+            self._drawn.pop(job, None)
             self._stop.wait(PREVIEW_SECONDS)
 
     def _picture(self, job: int, event: Event) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import pytest
 from graphengine.events import Event, Kind
 from graphengine.service.event_hub import MOST_KEPT, NOTHING, EventHub, Watcher, WatchEvent
 from graphengine.service.job_events import JobEvent
-from graphengine.service.jobs.job import Change, JobEventKind, NewJob
+from graphengine.service.jobs.job import Change, Job, JobEventKind, NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.values.socket_types import View
 from tests.graphengine.sample import until
@@ -27,10 +27,12 @@ class LateQueue(Queue):
     """A queue whose log is late for who reads the changes of all jobs, until it is opened."""
 
     open: threading.Event
+    is_asked: threading.Event
 
     def changes(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Change]:
         """The changes, late."""
         if threading.current_thread().name == "graphengine-events":
+            self.is_asked.set()
             self.open.wait(60)
         return super().changes(after, limit, job)
 
@@ -39,7 +41,7 @@ class LateQueue(Queue):
 def queue(tmp_path: Path) -> Iterator[LateQueue]:
     """A queue with two jobs."""
     queue = LateQueue(tmp_path / "queue.sqlite", synchronous="NORMAL")
-    queue.open = threading.Event()
+    queue.open, queue.is_asked = threading.Event(), threading.Event()
     queue.submit(NewJob({}), NewJob({}))
     yield queue
     queue.open.set()
@@ -80,6 +82,110 @@ def test_of_all_jobs_each_runs_before_its_steps_and_ends_after_them(queue: LateQ
             queue.open.set()
     assert short(told) == [(2, "running"), (2, "progress"), (2, "done"), (1, "progress"), (1, "done")]
     assert [event.number for event in told if event.number] == [4, 5, 6]
+    hub.close()
+
+
+def begin(hub: EventHub, queue: Queue, job: int, attempt: int) -> None:
+    """Begin an attempt at a job, which ends the one before."""
+    with queue.write() as base:
+        if attempt > 1:
+            queue.tell(base, job, JobEventKind.LEFT)
+        queue.tell(base, job, JobEventKind.RUNNING, attempt=attempt)
+    hub.hear(JobEvent(job, JobEventKind.RUNNING, facts={"attempt": attempt}))
+
+
+@pytest.mark.parametrize("job", [1, None])
+def test_another_run_begins_before_its_steps(queue: LateQueue, job: int | None) -> None:
+    """Also where the log is read late; steps of the run before that were not told yet are not told any more."""
+    hub = EventHub(queue)
+    with hub.watching(job, queue.last_change()) as watcher:
+        batches = watcher.batches(silence=60)
+        begin(hub, queue, 1, 1)
+        step(hub, 1, 1)
+        assert short(next(batches)) == [(1, "running"), (1, "progress")]
+        step(hub, 1, 2)
+        begin(hub, queue, 1, 2)
+        step(hub, 1, 3)
+        told = next(batches)
+        assert [(event.kind, event.data.get("step")) for event in told] == [
+            ("left", None), ("running", None), ("progress", 3)
+        ]  # fmt: skip
+        tell(queue, 1, JobEventKind.DONE)
+        queue.open.set()
+        assert short(next(batches)) == [(1, "done")]
+    hub.close()
+
+
+def test_steps_that_come_just_before_they_are_taken_wait_for_the_log(queue: LateQueue) -> None:
+    hub = EventHub(queue)
+    with hub.watching(1) as watcher:
+        assert queue.is_asked.wait(60)  # the hub's own reading has begun
+        assert short(watcher.read()) == [(1, "queued")]
+        assert not watcher.behind
+        begin(hub, queue, 1, 1)
+        step(hub, 1, 1)
+        assert watcher.take() == []
+        assert watcher.behind
+        assert short(watcher.read()) == [(1, "running"), (1, "progress")]
+    hub.close()
+
+
+@pytest.mark.parametrize("job", [1, None])
+def test_the_last_steps_come_before_the_end(queue: LateQueue, job: int | None) -> None:
+    """Also those that are made, with the end, while the log is read."""
+    hub = EventHub(queue)
+    get = queue.get
+
+    def go_on(id: int) -> Job:
+        found = get(id)
+        begin(hub, queue, 1, 1)
+        step(hub, 1, 1)
+        tell(queue, 1, JobEventKind.DONE)
+        return found
+
+    with hub.watching(job, queue.last_change()) as watcher:
+        if job is None:
+            begin(hub, queue, 1, 1)
+            assert short(watcher.read()) == [(1, "running")]
+            changes = queue.changes
+
+            def meanwhile(*given: Any) -> list[Change]:
+                step(hub, 1, 1)
+                tell(queue, 1, JobEventKind.DONE)
+                return changes(*given)
+
+            queue.changes = meanwhile  # type: ignore[method-assign]
+            watcher.lag()
+            assert short(watcher.read()) == [(1, "progress"), (1, "done")]
+        else:
+            queue.get = go_on  # type: ignore[method-assign]
+            assert short(watcher.read()) == [(1, "running"), (1, "progress"), (1, "done")]
+    hub.close()
+
+
+def test_no_preview_of_a_node_comes_after_its_end(queue: LateQueue) -> None:
+    drawing, gate = threading.Event(), threading.Event()
+
+    class SlowView(View):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "png":
+                drawing.set()
+                gate.wait(60)
+            return super().__getattribute__(name)
+
+    hub = EventHub(queue, lambda: {1: {}})
+    with hub.watching(1, queue.last_change()) as watcher:
+        begin(hub, queue, 1, 1)
+        assert short(watcher.read()) == [(1, "running")]
+        step(hub, 1, 1, Kind.PREVIEW, SlowView(PNG))
+        assert drawing.wait(60)
+        step(hub, 1, 1, Kind.NODE_FINISHED)
+        step(hub, 1, 2, Kind.PREVIEW, View(PNG))
+        gate.set()
+        told = list[WatchEvent]()
+        while not told or told[-1].kind != "preview":
+            told += next(watcher.batches(silence=60))
+    assert [(event.kind, event.data["node"]) for event in told] == [("node_finished", "n1"), ("preview", "n2")]
     hub.close()
 
 
