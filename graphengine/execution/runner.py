@@ -245,6 +245,13 @@ def _ways(call: Call) -> Iterator[Mapping[str, Any]]:
                 yield from pack.spare(call.context.device, call.inputs)
 
 
+def free_memory(device: str) -> None:
+    """Let all packs drop what they hold in a device's memory and no call needs now."""
+    for pack in dict.fromkeys(map(pack_of, modules())):
+        if pack.spare is not None:
+            next(pack.spare(device, {}), None)  # it frees before it gives the first inputs
+
+
 def _let_go(error: BaseException) -> None:
     """Let go of what the frames hold that an exception came through: the very memory that was lacking."""
     found: BaseException | None = error

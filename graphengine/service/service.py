@@ -74,6 +74,9 @@ class Backend(Protocol):
     def not_loaded(self) -> dict[str, str]:
         """The workers that have not loaded all that `load` was given, with the reason."""
 
+    def free(self) -> None:
+        """Let whoever computes drop the models that no call needs, once their calls have ended."""
+
     def close(self) -> None:
         """Stop computing."""
 
@@ -235,6 +238,16 @@ class Service:
     def delete(self, job: int) -> None:
         """Take a job that has ended out of the history, with its bytes."""
         delete(self.queue, job)
+
+    def free(self, models: bool = True, values: bool = False) -> None:
+        """Free memory: of models that no call needs, and of values that are remembered in this process.
+
+        What the disk store holds stays.
+        """
+        if models:
+            self.backend.free()
+        if values:
+            self.store.memory.clear()
 
     def doing(self) -> dict[int, dict[str, Any]]:
         """The activity of the jobs that run here, by number, as `JobActivity.facts` has it; `lacks` is the reason for

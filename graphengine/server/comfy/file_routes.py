@@ -20,6 +20,8 @@ from graphengine.server.tokens import Caller
 
 MOST_CONVERSIONS = 2
 """How many pictures are made smaller at once."""
+SPOKEN = "0.3.64"
+"""The version of ComfyUI whose API this is, in the form in which clients compare versions."""
 FOLDERS = (
     "checkpoints", "clip_vision", "configs", "controlnet", "diffusion_models", "embeddings", "hypernetworks", "loras",
     "style_models", "text_encoders", "upscale_models", "vae",
@@ -138,8 +140,9 @@ class FileRoutes:
         }  # fmt: skip
         system = {
             "os": platform.system().lower(), "ram_total": total, "ram_free": free,
-            "comfyui_version": _version("graphengine"), "python_version": platform.python_version(),
-            "pytorch_version": _version("torch"), "embedded_python": False, "argv": [],
+            "comfyui_version": SPOKEN, "graphengine_version": _version("graphengine"),
+            "python_version": platform.python_version(), "pytorch_version": _version("torch"), "embedded_python": False,
+            "argv": [],
         }  # fmt: skip
         return {"system": system, "devices": devices or [alone]}
 
@@ -182,9 +185,13 @@ class FileRoutes:
         return [] if models is None else self.files.listed(caller, models / folder, MODELS)
 
     async def free(self, request: web.Request) -> web.Response:
-        """`POST /free`: models leave the memory by themselves when their room is needed, so that nothing is done."""
-        if request.body_exists:
-            await json_body(request, any_type=True)
+        """`POST /free`: `unload_models` lets the workers drop the models that no call needs, once their calls have
+        ended; `free_memory` lets the service forget values besides, those on the disk excepted. For admins only."""
+        data = await json_body(request, any_type=True) if request.body_exists else {}
+        if not request[CALLER].admin:
+            raise ApiError("forbidden", "only an admin frees memory, which the jobs of all use")
+        models, values = data.get("unload_models") is True, data.get("free_memory") is True
+        await asyncio.to_thread(self.api.service.free, models or values, values)
         return web.json_response({})
 
 

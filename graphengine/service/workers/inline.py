@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.errors import as_exception, text_of
-from graphengine.execution.runner import Call, Runner, ThreadRunner
+from graphengine.execution.runner import Call, Runner, ThreadRunner, free_memory
 from graphengine.pack import environment, pack_of
 from graphengine.service.workers.calls import JobPolicy, Status
 from graphengine.service.workers.loading import Weights, load_all
@@ -30,6 +30,17 @@ class InlineRunner(ThreadRunner):
     def __init__(self, device_threads: int = 1, threads: int = 32, batch: int = 1) -> None:
         super().__init__(device_threads, threads, batch)
         self._cold: dict[str, str] = {}
+        self._used: set[str] = set()
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Take calls, and note on which devices they are computed."""
+        self._used |= {call.context.device for call in calls if call.definition.on == "device"}
+        super().submit(calls)
+
+    def free(self) -> None:
+        """Drop the models that no call needs now."""
+        for device in sorted(self._used):
+            free_memory(device)
 
     def of(self, job: JobPolicy) -> Runner:
         """The runner for a job's run."""
@@ -44,7 +55,9 @@ class InlineRunner(ThreadRunner):
         try:
             for one in weights:
                 facts = environment([pack_of(type(one.reference).__module__)])
-                load_all([one], str(facts.get("device", "cpu")))
+                device = str(facts.get("device", "cpu"))
+                self._used.add(device)
+                load_all([one], device)
             del self._cold[name]
         except BaseException as error:  # of a pack: files that are damaged or gone, no memory for them
             self._cold[name] = f"it does not hold {name}: {text_of(as_exception(error))}"

@@ -230,6 +230,15 @@ class WorkerRunner:
         with self._lock:
             return [worker.status() for worker in self._workers.values()]
 
+    def free(self) -> None:
+        """Let every worker drop the models that no call needs, once it has ended what it computes."""
+        with self._lock:
+            handles = [worker.handle for worker in self._workers.values() if worker.state == "ready"]
+        for handle in handles:
+            handle.send({"op": "free"}, {})
+        if self._helpers is not None:
+            self._helpers.free()
+
     def waiting(self) -> int:
         """How many calls wait for a worker."""
         with self._lock:

@@ -23,7 +23,7 @@ from graphengine.declare.context import Context
 from graphengine.declare.definition import NodeDef
 from graphengine.errors import Cancelled, Exhausted, GraphEngineError, NotStorable, as_exception, short_path, text_of
 from graphengine.execution.guard import Guard
-from graphengine.execution.runner import Call, compute
+from graphengine.execution.runner import Call, compute, free_memory
 from graphengine.keys.call_key import identity, is_current
 from graphengine.service.previews import preview_png
 from graphengine.service.workers.compatibility import missing_device, source_hashes
@@ -112,6 +112,8 @@ class Worker:
                 self._tell_environment()
             elif order[0]["op"] == "load":
                 self._load(*order)
+            elif order[0]["op"] == "free":
+                self._free()
             elif self._helps:
                 self._compute_beside(*order)
             else:
@@ -146,7 +148,7 @@ class Worker:
                 elif message["op"] == "environment":
                     self.tell({"op": "taken", "calls": []})
                     self._orders.put((message, blobs))
-                elif message["op"] == "load":
+                elif message["op"] in ("load", "free"):
                     self._orders.put((message, blobs))
                 elif message["op"] == "cancel":
                     context = self._contexts.get(message["call"])
@@ -255,6 +257,15 @@ class Worker:
             error = as_exception(raised)
             own = "" if isinstance(error, GraphEngineError) else f"{type(error).__name__}: "
             self.tell({"op": "environment", "error": f"{own}{text_of(error)}"})
+
+    def _free(self) -> None:
+        """Drop the models that no call needs, and tell what is still held."""
+        try:
+            free_memory(self.device)
+            self.tell({"op": "freed", **self._memory()})
+        except Exception as error:  # of a pack
+            what = f"its memory could not be freed: {type(error).__name__}: {text_of(error)}"
+            self.tell({"op": "warning", "text": what})
 
     def _memory(self) -> Message:
         """The models that its packs hold in memory for this device, by digest, and the bytes free there, if known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import struct
 import time
 import uuid
@@ -636,6 +637,13 @@ def test_what_is_somebody_elses_is_not_there(tokens: tuple[Server, dict[str, str
     assert server.ask("GET", f"/history/{id}").data
 
 
+def test_only_an_admin_frees_the_memory_of_all(tokens: tuple[Server, dict[str, str]]) -> None:
+    server, token = tokens
+    for name, status in (("ann", 403), ("root", 200)):
+        server.token = token[name]
+        assert server.ask("POST", "/api/free", {"unload_models": True, "free_memory": True}).status == status
+
+
 def test_sockets_hear_only_of_jobs_of_their_user(tokens: tuple[Server, dict[str, str]]) -> None:
     server, token = tokens
     ann, ben = ({"Authorization": f"Bearer {token[name]}"} for name in ("ann", "ben"))
@@ -728,7 +736,9 @@ def test_the_machine_is_shown_without_its_secrets(server: Server) -> None:
     listed = server.ask("GET", "/api/experiment/models/loras").data
     assert listed == [{"name": "sub/a.safetensors", "pathIndex": 0}]
     assert server.ask("GET", "/embeddings").data == []
-    assert server.ask("POST", "/free", {"unload_models": True}).status == 200
+    assert re.fullmatch(r"\d+\.\d+\.\d+", told["system"]["comfyui_version"])
+    for body in ({"unload_models": True}, {"unload_models": True, "free_memory": True}, {}):
+        assert server.ask("POST", "/free", body).status == 200
     assert server.ask("GET", "/features").data["supports_preview_metadata"] is True
 
 

@@ -14,7 +14,9 @@ from graphengine import Cancelled, Graph, Store, run
 from graphengine.cache import DiskStore
 from graphengine.execution.launcher import Cancellation
 from graphengine.service.workers.calls import JobPolicy
+from graphengine.service.workers.inline import InlineRunner
 from graphengine.service.workers.pool import WorkerRunner
+from tests.graphengine.sample import until
 from tests.graphengine.service.conftest import Workers
 
 
@@ -58,6 +60,10 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
         first, second = runner.status()
         assert first.held == 0
         assert second.held >= 3
+        runner.free()
+        until(lambda: runner.status()[1].held == 0)
+        picture(4)
+        assert sum(status.held for status in runner.status()) >= 3  # loaded again
         assert first.free is None
         assert second.free is not None
         assert second.free > 2**20
@@ -70,3 +76,20 @@ def test_what_is_needed_is_what_the_node_uses() -> None:
     assert model.needs("vae") == {model.component("vae")}
     assert model.needs("denoiser") == {model.component("unet")}
     assert model.needs() == {model.component(name) for name in ("text_encoder", "unet", "vae")}
+
+
+def test_this_process_drops_its_models_where_it_computes_itself() -> None:
+    from graphengine_nodes.store.store import store
+
+    runner = InlineRunner()
+    with Graph() as graph:
+        model = std.load_model("tiny")
+        graph.output("text", std.encode_prompt(model, "a red circle"))
+    try:
+        for _ in range(2):
+            run(graph, store=Store(), runner=runner.of(JobPolicy()))
+            assert store.size("cpu") > 0
+            runner.free()
+            assert store.size("cpu") == 0
+    finally:
+        runner.close()
