@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +91,8 @@ class FileFormat:
             graphengine, whose nodes have their full names. `classes` are the nodes as the editor knows them.
         from_editor: `from_editor(data, classes, context)` returns the document of what the editor saves, also of nodes
             that were added there. What a document cannot hold it refuses by a `WorkflowError`.
+        opened: `opened(definition)` returns by input the choices of a node that open further inputs, and by choice the
+            names of these: what a choice of `size` opens as `width` is the input `size_width` here.
     """
 
     name: str
@@ -102,6 +104,7 @@ class FileFormat:
     file_name: Callable[[Any, Mapping[str, Any], Any], FileName | None] | None = None
     to_editor: Callable[[Mapping[str, Any], Mapping[str, Any], FormatContext], dict[str, Any]] | None = None
     from_editor: Callable[[Mapping[str, Any], Mapping[str, Any], FormatContext], dict[str, Any]] | None = None
+    opened: Callable[[Any], Mapping[str, Mapping[str, Sequence[str]]]] | None = None
 
 
 @dataclass(frozen=True)

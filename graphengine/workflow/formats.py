@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine.declare.registry import find, modules, nodes
@@ -64,6 +64,15 @@ def is_output(definition: Any) -> bool:
     """Whether files of a registered format run a node for what it shows or saves."""
     tests = (format.is_output for format in formats())
     return bool(definition.output) or any(test is not None and test(definition) for test in tests)
+
+
+def opened_inputs(definition: Any) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """By input and choice of a node, the further inputs that the choice opens in files of a registered format."""
+    found: dict[str, Mapping[str, Sequence[str]]] = {}
+    for format in formats():
+        if format.opened is not None:
+            found |= format.opened(definition)
+    return found
 
 
 def exported(graph: GraphData, name: str) -> Any:

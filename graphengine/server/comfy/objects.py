@@ -12,7 +12,7 @@ from graphengine.declare.definition import NodeDef
 from graphengine.declare.node_groups import group_of
 from graphengine.declare.sockets import Choices, File, Socket, written
 from graphengine.values.socket_types import is_protocol, strip, type_name, union_members
-from graphengine.workflow.formats import is_output
+from graphengine.workflow.formats import is_output, opened_inputs
 
 BARE = "comfy"
 """The pack whose nodes have ComfyUI's own names: in prompts, they stand without the name of the pack."""
@@ -26,6 +26,8 @@ PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN")
 """The types that have widgets."""
 GROWING, MOST_LINKS = "COMFY_AUTOGROW_V3", 50
 """ComfyUI's type of an input that takes several links, to which the frontend adds sockets; and how many these are."""
+OPENING = "COMFY_DYNAMICCOMBO_V3"
+"""ComfyUI's type of an input whose choices open further inputs."""
 LARGEST = 2**64 - 1
 """The largest seed that ComfyUI knows."""
 
@@ -56,12 +58,18 @@ def object_info(definition: NodeDef[..., Any], files_of: FilesOf) -> dict[str, A
         files_of: Lists the files that an input may name, which makes a list to choose from.
     """
     inputs: dict[str, dict[str, Any]] = {"required": {}, "optional": {}, "hidden": {}}
-    own = definition.pack == BARE
+    own, opened = definition.pack == BARE, opened_inputs(definition)
+    inner = {f"{name}_{part}" for name, choices in opened.items() for parts in choices.values() for part in parts}
     for name, socket in definition.sockets.items():
+        if name in inner:
+            continue
         # Saved workflows hold the values of widgets in the order of a class's inputs, the required ones first. Those of
         # ComfyUI's own classes are required even where they have a default.
         required = socket.required or (own and socket.default is not None)
-        inputs["required" if required else "optional"][name] = input_info(socket, files_of)
+        info = input_info(socket, files_of)
+        if name in opened:
+            info = _opening(info[1], name, opened[name], definition.sockets, files_of)
+        inputs["required" if required else "optional"][name] = info
     shows = is_output(definition)
     outputs = {} if shows else definition.outputs
     types = [comfy_type(annotation) for annotation in outputs.values()]
@@ -113,6 +121,20 @@ def input_info(socket: Socket, files_of: FilesOf) -> list[Any]:
     if type in PLAIN:
         _widget(socket, type, options)
     return [type, options]
+
+
+def _opening(
+    options: Mapping[str, Any], name: str, choices: Mapping[str, Sequence[str]], sockets: Mapping[str, Socket],
+    files_of: FilesOf,
+) -> list[Any]:  # fmt: skip
+    """An input whose choices open further inputs, which the frontend shows below it while they count."""
+    shown = []
+    for choice, parts in choices.items():
+        inner = {part: input_info(sockets[f"{name}_{part}"], files_of) for part in parts}
+        shown.append({"key": choice, "inputs": {"required": inner}})
+    first = options.get("default")
+    shown.sort(key=lambda one: one["key"] != first)  # the frontend begins with the first one
+    return [OPENING, {**{key: value for key, value in options.items() if key != "default"}, "options": shown}]
 
 
 def _item(annotation: Any) -> str | None:

@@ -249,8 +249,9 @@ def in_ids(text: str, ids: Mapping[str, str]) -> str:
 
 def _error(problem: Problem, node: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
     type = ERRORS.get(problem.kind, "custom_validation_failed")
-    socket = problem.where.socket or ""
-    value = node.get("inputs", {}).get(socket)
+    inputs, socket = node.get("inputs", {}), problem.where.socket or ""
+    socket = next((name for name in inputs if name.replace(".", "_") == socket), socket)  # `size.width` of a choice
+    value = inputs.get(socket)
     if problem.kind == "wrong type" and (problem.expected or "").startswith("'"):  # it is declared by its choices
         type = "value_not_in_list"
     if problem.kind == "out of range":

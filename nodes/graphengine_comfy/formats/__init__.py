@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphengine import FileFormat, FileName, FormatContext, Graph, NodeDef
@@ -10,6 +10,7 @@ from graphengine_comfy.file_names import DEFAULT, preview_name, saved_name
 from graphengine_comfy.formats.api_format import document_of, prompt_in
 from graphengine_comfy.formats.class_facts import classes_of
 from graphengine_comfy.formats.classes import PACK, is_output
+from graphengine_comfy.formats.dynamic_inputs import DYNAMIC_COMBOS
 from graphengine_comfy.formats.export import prompt_of
 from graphengine_comfy.formats.from_editor import from_editor
 from graphengine_comfy.formats.to_editor import to_editor
@@ -55,5 +56,12 @@ def file_name(definition: NodeDef[..., Any], arguments: Mapping[str, Any], value
     return saved_name(str(arguments.get("filename_prefix", DEFAULT)), value)
 
 
-COMFYUI = FileFormat("ComfyUI", recognise, read, write, in_picture, is_output, file_name, to_editor, from_editor)
+def opened(definition: NodeDef[..., Any]) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """The choices of a class that open further inputs."""
+    return DYNAMIC_COMBOS.get(definition.name, {}) if definition.pack == PACK else {}
+
+
+COMFYUI = FileFormat(
+    "ComfyUI", recognise, read, write, in_picture, is_output, file_name, to_editor, from_editor, opened
+)
 """ComfyUI's workflows."""

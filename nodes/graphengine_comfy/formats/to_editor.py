@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphengine import FormatContext, Problem, Where, WorkflowError
@@ -22,7 +22,7 @@ EDITOR = "editor"
 """The key under `ui` of a document that holds what the editor alone needs."""
 LOOKS = ("pos", "size", "color", "bgcolor", "flags")
 """What of a node's looks is kept, by the editor's names."""
-GROWING = "COMFY_AUTOGROW_V3"
+GROWING, OPENING = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
 PLAIN = ("INT", "FLOAT", "STRING", "BOOLEAN")
 SAFE = 2**53 - 1
 """The largest integer that the editor's page keeps exactly."""
@@ -38,6 +38,7 @@ class Slot:
         widget: It has a widget.
         extra: The widget of what becomes of a seed after each run stands behind it.
         prefix: Of an input that grows: the name of its items.
+        opened: It is one that a choice opens (`size.width`); documents call it with an underscore (`size_width`).
     """
 
     name: str
@@ -46,6 +47,12 @@ class Slot:
     default: Any = None
     extra: int = 0
     prefix: str = ""
+    opened: bool = False
+
+    @property
+    def socket(self) -> str:
+        """Its name in documents."""
+        return self.name.replace(".", "_") if self.opened else self.name
 
     def holds(self, value: Any) -> bool:
         """Whether its widget can show a value and give it back."""
@@ -61,11 +68,24 @@ class Slot:
         return self.type == "BOOLEAN"
 
 
-def slots_of(info: Mapping[str, Any]) -> list[Slot]:
-    """The inputs of a class in their order, as its entry in `/object_info` tells."""
-    return [
-        _slot(name, spec) for part in ("required", "optional") for name, spec in info["input"].get(part, {}).items()
-    ]
+def slots_of(info: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> list[Slot]:
+    """The inputs of a class in their order, as its entry in `/object_info` tells.
+
+    Args:
+        values: The values of a node, whose choices open further inputs.
+    """
+    found: list[Slot] = []
+    for part in ("required", "optional"):
+        for name, spec in info["input"].get(part, {}).items():
+            if spec[0] != OPENING:
+                found.append(_slot(name, spec))
+                continue
+            options = {one["key"]: one["inputs"] for one in spec[1]["options"]}
+            first = next(iter(options))
+            found.append(Slot(name, "COMBO", True, first))
+            inner = options.get((values or {}).get(name, first), {})
+            found += [replace(slot, name=f"{name}.{slot.name}", opened=True) for slot in slots_of({"input": inner})]
+    return found
 
 
 def _slot(name: str, spec: Any) -> Slot:
@@ -204,6 +224,7 @@ class _Showing:
         ui = dict(entry.get("ui", {}))
         title = ui.pop("title", None)
         shown = self.add(class_of(definition), title if isinstance(title, str) else id, "nodes", id)
+        shown.slots = slots_of(self.classes[shown.type], entry.get("with", {}))
         kept = {
             "id": id, "each": entry.get("each"), "keep_going": entry.get("keep_going"), "ui": ui,
             "titled": None if title is None else True,
@@ -214,30 +235,31 @@ class _Showing:
 
     def arguments(self, id: str, entry: Mapping[str, Any], shown: Shown) -> None:
         """Give a node its links and values."""
-        slots = {slot.name: slot for slot in shown.slots}
-        for name, source in entry.get("from", {}).items():
-            slot = slots.get(name)
+        slots = {slot.socket: slot for slot in shown.slots}
+        hint = "the editor shows some inputs only with the choice that opens them"
+        for socket, source in entry.get("from", {}).items():
+            slot = slots.get(socket)
             if slot is None:
-                self.refuse("there is no such input", id, name)
+                self.refuse("there is no such input", id, socket, hint)
             elif isinstance(source, list):
                 self.items(id, shown, slot, source)
             else:
-                self.link(id, shown, slot, f"{name}.{slot.prefix}0" if slot.prefix else name, source)
+                self.link(id, shown, slot, f"{slot.name}.{slot.prefix}0" if slot.prefix else slot.name, source)
                 if slot.prefix:
-                    shown.marks.setdefault("whole", []).append(name)
-        for name, value in entry.get("with", {}).items():
-            slot = slots.get(name)
+                    shown.marks.setdefault("whole", []).append(socket)
+        for socket, value in entry.get("with", {}).items():
+            slot = slots.get(socket)
             if slot is None:
-                self.refuse("there is no such input", id, name)
+                self.refuse("there is no such input", id, socket, hint)
                 continue
-            shown.marks.setdefault("with", []).append(name)
+            shown.marks.setdefault("with", []).append(socket)
             if slot.holds(value):
-                shown.values[name] = value
+                shown.values[slot.name] = value
             else:
-                socket = f"{name}.{slot.prefix}0" if slot.prefix else name
-                shown.links[socket] = (self.constant(id, name, value), 0)
+                name = f"{slot.name}.{slot.prefix}0" if slot.prefix else slot.name
+                shown.links[name] = (self.constant(id, socket, value), 0)
                 if slot.prefix:
-                    shown.marks.setdefault("whole", []).append(name)
+                    shown.marks.setdefault("whole", []).append(socket)
 
     def items(self, id: str, shown: Shown, slot: Slot, items: list[Any]) -> None:
         """Give a node the links and values of a list."""

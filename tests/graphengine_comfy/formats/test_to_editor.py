@@ -52,6 +52,11 @@ nodes:
   chosen: {node: flow.when@1, from: {condition: inputs.flag, then: other, otherwise: pictures}}
   literal: {node: flow.collect@1, with: {items: [1, 2.5, x]}}
   drawn: {node: comfy.RandomNoise@1, with: {noise_seed: 18446744073709551615}}
+  half:
+    node: comfy.ResizeImageMaskNode@1
+    from: {input: other}
+    with: {resize_type: scale by multiplier, resize_type_multiplier: 0.5, scale_method: area}
+  wide: {node: comfy.ResizeImageMaskNode@1, from: {input: other, resize_type_width: inputs.nothing}}
   shown: {node: comfy.PreviewImage@1, from: {images: other}}
 outputs: {pictures: pictures, chosen: chosen, first: shown, again: shown}
 ui: {colour: blue}

@@ -448,6 +448,31 @@ def test_a_list_of_links_comes_as_sockets_that_were_added(server: Server) -> Non
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+def test_choices_that_open_inputs_are_shown_so_and_come_so(server: Server) -> None:
+    info = server.ask("GET", "/object_info/ResizeImageMaskNode").data["ResizeImageMaskNode"]
+    assert info["input_order"]["required"] == ["input", "resize_type", "scale_method"]
+    type, options = info["input"]["required"]["resize_type"]
+    assert type == "COMFY_DYNAMICCOMBO_V3"
+    opened = {one["key"]: list(one["inputs"]["required"]) for one in options["options"]}
+    assert opened["scale dimensions"] == ["width", "height", "crop"]
+    assert opened["scale by multiplier"] == ["multiplier"]
+    assert options["options"][0]["inputs"]["required"]["width"][1]["default"] == 512
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 24, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "ResizeImageMaskNode", "inputs": {
+            "input": ["1", 0], "resize_type": "scale dimensions", "resize_type.width": 40, "resize_type.height": 20,
+            "resize_type.crop": "disabled", "scale_method": "area",
+        }},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "sized"}},
+    }  # fmt: skip
+    [made] = ended(server, send(server, prompt)["prompt_id"])["outputs"]["9"]["images"]
+    head = server.ask("GET", f"/view?filename={made['filename']}").body
+    assert struct.unpack(">II", head[16:24]) == (40, 20)
+    prompt["2"]["inputs"]["resize_type.width"] = -1
+    [wrong] = error(server, {"prompt": prompt})["node_errors"]["2"]["errors"]
+    assert (wrong["extra_info"]["input_name"], wrong["extra_info"]["received_value"]) == ("resize_type.width", -1)
+
+
 def test_what_is_wrong_is_told_in_the_words_that_the_frontend_knows(server: Server) -> None:
     prompt = {
         "1": {"class_type": "door.page", "inputs": {"width": 500, "look": "bald"}},
