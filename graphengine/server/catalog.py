@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from graphengine.declare.shipped import SUFFIXES, shipped
 from graphengine.errors import FileError, WorkflowError, nearest
 from graphengine.graph.data import GraphData
 from graphengine.graph.type_inference import output_type
+from graphengine.graph.validate import problems as problems_of
 from graphengine.server.problems import ApiError
 from graphengine.values.socket_types import type_name
 from graphengine.workflow.schema import inputs_schema
@@ -79,19 +81,25 @@ class Catalog:
         return self.graph(name) if name in self.files() else None
 
     def facts(self, name: str) -> dict[str, Any]:
-        """A workflow as JSON data: its name, title, description, the JSON Schema of its inputs, and its outputs."""
+        """A workflow as JSON data: its name, title, description, the JSON Schema of its inputs, its outputs, and why it
+        cannot be run, if it cannot."""
         graph = self.graph(name)
         outputs = {output: type_name(output_type(graph, link)) for output, link in graph.outputs.items()}
+        wrong = next((one for one in problems_of(graph) if one.severity == "error"), None)
+        error = {}
+        if wrong is not None:
+            error["error"] = str(replace(wrong, where=replace(wrong.where, file=None)))
         return {
             "name": name,
             "title": graph.title,
             "description": graph.description,
             "inputs": inputs_schema(graph),
             "outputs": outputs,
+            **error,
         }
 
     def all(self) -> list[dict[str, Any]]:
-        """All workflows as JSON data, without the ones that cannot be read."""
+        """All workflows as JSON data; of one that cannot be read its name, and why."""
         found = []
         for name in self.files():
             try:

@@ -80,12 +80,15 @@ class Pages:
         return _page("workflow.html")
 
     async def session(self, request: web.Request) -> web.Response:
-        """`GET /session`: the user, whether there is a login, and whether there is an editor."""
+        """`GET /session`: the user with the rights of the token, whether there is a login, and whether there is an
+        editor."""
         caller = request[CALLER]
         paths = [resource.canonical for resource in request.app.router.resources()]
         facts = {
             "user": caller.user,
             "admin": caller.admin,
+            "read_only": caller.read_only,
+            "workflows": None if caller.workflows is None else list(caller.workflows),
             "login": await asyncio.to_thread(self.door.needs_token),
             "editor": any(path.startswith("/editor") for path in paths),
         }

@@ -38,5 +38,8 @@ class Places:
 
     def of_problems(self, problems: Iterable[Problem]) -> list[Problem]:
         """Problems with a workflow, in the same way."""
-        hide = self.without_folders
-        return [replace(problem, what=hide(problem.what), hint=hide(problem.hint)) for problem in problems]
+        hide, found = self.without_folders, list[Problem]()
+        for problem in problems:
+            where = replace(problem.where, file=problem.where.file and hide(problem.where.file))
+            found.append(replace(problem, where=where, what=hide(problem.what), hint=hide(problem.hint)))
+        return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from graphengine.server.tokens import Tokens
 from tests import ROOT
@@ -44,6 +44,24 @@ nodes:
 outputs: {clip: clip, digest: digest}
 """
 """A video and a text, of a picture that lies beside the workflow."""
+DECIDES = """\
+version: 1
+inputs: {switch: {type: bool, default: null}}
+nodes: {decides: {node: door.decides, from: {switch: inputs.switch}}}
+outputs: {text: decides}
+"""
+SHEETS = """\
+version: 1
+inputs: {count: {type: int, default: 120}}
+nodes: {sheets: {node: door.sheets, from: {count: inputs.count}}}
+outputs: {sheets: sheets}
+"""
+BROKEN = """\
+version: 1
+title: Broken
+nodes: {one: {node: door.nowhere}}
+outputs: {text: one}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +85,8 @@ def computed(server: Server) -> Server:
     """A server that has the model in memory."""
     flows = server.folder / "flows"
     (flows / "evil.yaml").write_text(EVIL_WORKFLOW)
-    (flows / "clip.yaml").write_text(CLIP)
+    for name, text in {"clip": CLIP, "decides": DECIDES, "sheets": SHEETS, "broken": BROKEN}.items():
+        (flows / f"{name}.yaml").write_text(text)
     shutil.copy(ROOT / "workflows" / "images" / "tree.png", flows)
     server.run("text_to_image", {"steps": 1, "prompt": "the first"})
     return server
@@ -172,7 +191,9 @@ def test_a_picture_is_dropped_and_the_default_is_left_alone(computed: Server, pa
     page.locator(".drop").first.dispatch_event("drop", {"dataTransfer": dropped})
     expect(page.get_by_alt_text("in.png")).to_be_visible()
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(page.locator("dl.making")).to_contain_text("sha256:")
+    given = page.locator("dl.making img")
+    expect(given).to_have_attribute("src", re.compile("^/v1/files/sha256:"))
+    assert given.evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
     expect(page.get_by_alt_text("Image of this job")).to_be_visible()
 
 
@@ -247,6 +268,115 @@ def test_the_queue_is_paused_moved_and_cancelled(computed: Server, page: Page) -
     expect(page.get_by_label("Text")).to_have_value("second")
 
 
+def test_what_is_not_chosen_is_decided_by_the_node(computed: Server, page: Page) -> None:
+    opened(page, computed, "decides")
+    said = page.locator("figure pre")
+    for choice, text in (("automatic", "decided here"), ("no", "False"), ("yes", "True")):
+        page.get_by_label("Switch", exact=True).select_option(choice)
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(said).to_have_text(text)
+
+
+def test_a_form_that_is_being_sent_is_not_sent_again(computed: Server, page: Page) -> None:
+    opened(page, computed, "decides")
+    sent, waiting = list[str](), list[Route]()
+    page.route("**/v1/workflows/decides/jobs", lambda route: (sent.append(route.request.url), waiting.append(route)))
+    for _ in range(5):
+        page.keyboard.press("Control+Enter")
+    button = page.locator("#run")
+    expect(button).to_have_text("Sending …")
+    expect(button).to_be_disabled()
+    waiting[0].continue_()
+    expect(page.locator("figure pre")).to_have_text("decided here")
+    expect(button).to_have_text("Run")
+    assert len(sent) == 1
+
+
+def test_of_many_pictures_the_first_are_shown(computed: Server, page: Page) -> None:
+    opened(page, computed, "sheets")
+    page.get_by_role("button", name="Run", exact=True).click()
+    pictures = page.get_by_alt_text("Sheets of this job")
+    expect(pictures).to_have_count(48)
+    expect(pictures.first).to_have_attribute("src", re.compile(r"width=512$"))
+    page.get_by_role("button", name="Show all 120").click()
+    expect(pictures).to_have_count(120)
+    page.get_by_text("Download 120 files").click()
+    expect(page.locator(".files a")).to_have_count(120)
+
+
+def test_a_workflow_that_cannot_be_run_says_so(computed: Server, page: Page) -> None:
+    page.goto(computed.url)
+    card = page.locator("#workflows li", has_text="Broken")
+    expect(card).to_contain_text("no installed pack has a node called door.nowhere")
+    page.goto(f"{computed.url}/w/broken")
+    expect(page.get_by_role("alert")).to_contain_text("no installed pack has a node called door.nowhere")
+    expect(page.locator("#run")).to_be_disabled()
+
+
+def test_the_focus_stays_at_a_row_that_is_moved(computed: Server, page: Page) -> None:
+    page.goto(computed.url)
+    page.get_by_role("button", name="Pause").click()
+    jobs = [computed.ask("POST", "/v1/workflows/greet/jobs", {"inputs": {"text": f"row {n}"}}).data for n in range(3)]
+    rows = page.locator("#jobs li")
+    expect(rows).to_have_count(3)
+    up = rows.filter(has_text="row 2").get_by_role("button", name="Move up")
+    up.focus()
+    page.keyboard.press("Enter")
+    expect(rows.nth(1)).to_contain_text("row 2")
+    expect(up).to_be_focused()
+    computed.ask("POST", f"{jobs[0]['urls']['self']}/cancel")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("row 2")
+    expect(rows.first.get_by_role("link")).to_be_focused()  # the first row has no button to move it up
+    page.get_by_role("button", name="Resume").click()
+    expect(rows).to_have_count(0)
+
+
+def test_a_page_outlives_a_restart_of_its_server(browser: Browser, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    context = browser.new_context()
+    try:
+        page = opened(context.new_page(), server, "gate")
+        file = tmp_path / "open"
+        page.get_by_label("File").fill(str(file))
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(page.get_by_text("step 1 of 2")).to_be_visible()
+        assert page.title().startswith("▸ ")
+        server.stop()
+        expect(page.get_by_role("status")).to_contain_text("The server does not answer")
+        file.touch()
+        server = Server(tmp_path, "--port", server.port)
+        expect(page.locator("figure pre")).to_have_text("through")
+        assert not page.title().startswith("▸ ")
+    finally:
+        context.close()
+        server.stop()
+
+
+def test_a_token_that_may_only_read_sees_no_buttons(browser: Browser, tmp_path: Path) -> None:
+    known = Tokens(tmp_path / "tokens.json")
+    tokens = {"reader": known.add("reader", read_only=True), "greeter": known.add("greeter", workflows=("greet",))}
+    server = Server(tmp_path, "--token-file", tmp_path / "tokens.json")
+    try:
+        for name, token in tokens.items():
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(f"{server.url}/w/fails")
+            page.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_have_text("Your token may not run this workflow.")
+            expect(page.locator("#run")).to_be_disabled()
+            page.goto(server.url)
+            expect(page.locator("#queue-words")).to_have_text("Nothing waits.")
+            expect(page.get_by_role("button", name="Pause")).to_be_visible(visible=name == "greeter")
+            cards = page.locator("#workflows li")
+            expect(cards).to_have_count(1 if name == "greeter" else len(server.ask(
+                "GET", "/v1/workflows", Authorization=f"Bearer {token}").data["workflows"]))  # fmt: skip
+            context.close()
+    finally:
+        server.stop()
+
+
 def test_a_token_opens_the_pages(browser: Browser, tmp_path: Path) -> None:
     token = Tokens(tmp_path / "tokens.json").add("ann")
     server = Server(tmp_path, "--token-file", tmp_path / "tokens.json")
@@ -262,11 +392,16 @@ def test_a_token_opens_the_pages(browser: Browser, tmp_path: Path) -> None:
         expect(page).to_have_url(f"{server.url}/w/greet")
         expect(page.get_by_label("Text")).to_be_visible()
         server.token = token
-        server.run("greet", {"text": "of ann"})
+        job = server.run("greet", {"text": "of ann"})
         page.goto(server.url)
         expect(page.locator("#ended li")).to_contain_text("of ann")
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_label("Token")).to_be_visible()
+        # The way to a job leads through the login.
+        page.goto(f"{server.url}/w/greet#job={job['id']}")
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        expect(page.locator("dl.making")).to_contain_text("of ann")
     finally:
         context.close()
         server.stop()

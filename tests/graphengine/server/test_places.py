@@ -35,6 +35,19 @@ def test_sentences_tell_no_places(sentence: str, shown: str) -> None:
     assert Places(Path("/state/files"), [Path("/srv/in"), None]).without_places(sentence) == shown
 
 
+def test_a_workflow_that_cannot_be_run_says_so_without_its_place(server: Server) -> None:
+    (server.folder / "flows" / "broken.yaml").write_text("version: 1\nnodes: {a: {node: nowhere}}\noutputs: {a: a}\n")
+    refused = server.ask("POST", "/v1/workflows/broken/jobs", {"inputs": {}})
+    assert refused.problem["problems"][0]["where"] == {"file": "broken.yaml", "line": 2, "node": "a"}
+    one = server.ask("GET", "/v1/workflows/broken")
+    known = server.ask("GET", "/v1/workflows")
+    (listed,) = (workflow for workflow in known.data["workflows"] if workflow["name"] == "broken")
+    assert one.data["error"] == listed["error"]
+    assert "no installed pack has a node called nowhere" in listed["error"]
+    for answer in (refused, one, known):
+        assert str(server.folder).encode() not in answer.body
+
+
 def test_no_contract_tells_where_files_are(server: Server) -> None:
     file = server.ask("POST", "/v1/files", PIXEL).data["id"]
     job = server.run("misses", {"file": file})

@@ -114,6 +114,18 @@ def sheet(text: str, ending: str = "html") -> Sheet:
     return Sheet(_PIXEL if ending == "png" else text.encode(), ending)
 
 
+@node(version=1)
+def sheets(count: int) -> list[Sheet]:
+    """Pictures of one pixel."""
+    return [Sheet(_PIXEL, "png")] * count
+
+
+@node(version=1)
+def decides(switch: bool | None = None) -> str:
+    """What it was given, or that it was given nothing."""
+    return "decided here" if switch is None else str(switch)
+
+
 @node(version=1, output=True)
 def show(text: str) -> Sheet:
     """A text as a page that is an output of every workflow it is in."""
