@@ -104,6 +104,7 @@ class Editor:
             ("GET", "/editor/api/global_subgraphs", self.nothing, "Subgraphs for all workflows: none"),
             ("GET", "/editor/api/node_replacements", self.nothing, "Nodes in the place of old ones: none"),
             ("GET", "/editor/api/workflow_templates", self.nothing, "Templates of packs: none"),
+            ("POST", "/editor/api/graphengine/open/{name}", self.open_dropped, "A file of ours, as it is opened"),
             ("GET", "/editor/api/userdata", self.list_files, "The user's files"),
             ("GET", file, self.read_file, "A file of the user"),
             ("POST", file, self.write_file, "Write a file of the user"),
@@ -204,6 +205,12 @@ class Editor:
         name, to, overwrite = request.match_info["file"], request.match_info["to"], _flag(request, "overwrite")
         made = await asyncio.to_thread(self.workflows.move, request[CALLER], name, to, overwrite)
         return web.json_response(_facts(to, made) if _flag(request, "full_info") else to)
+
+    async def open_dropped(self, request: web.Request) -> web.Response:
+        """`POST /graphengine/open/{name}`: the body is the file, the answer what the editor opens."""
+        content, name = await _body(request, LARGEST), request.match_info["name"][:200]
+        opened = await asyncio.to_thread(self.workflows.dropped, request[CALLER], name, content)
+        return web.Response(body=opened, content_type="application/json")
 
     # --- the page -----------------------------------------------------------------------------------------------------
 

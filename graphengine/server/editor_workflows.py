@@ -6,18 +6,22 @@ is a document of ours in JSON, under its own name. Whatever else lies in the fol
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from graphengine.errors import WorkflowError
+from graphengine.errors import FileError, WorkflowError
+from graphengine.graph.data import GraphData
+from graphengine.results.record import parse as parse_record
 from graphengine.server.json_text import parse
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
 from graphengine.server.user_files import WORKFLOWS, UserFile, UserFiles
 from graphengine.workflow.files import dumps, from_document, to_document
 from graphengine.workflow.formats import from_editor, to_editor
+from graphengine.workflow.pictures import RECORD, SIGNATURE
 from graphengine.workflow.yaml12 import load
 from graphengine.workflow.yaml_edit import edited
 
@@ -81,6 +85,32 @@ class EditorWorkflows:
             content = self._text(caller, file, document, old).encode()
         return replace(self.users.write(caller, file, content, overwrite), name=name)
 
+    def dropped(self, caller: Caller, name: str, content: bytes) -> bytes:
+        """A workflow of ours that somebody has dropped on the page, as the editor opens it.
+
+        Args:
+            name: The file's name.
+            content: A YAML or JSON file, or a PNG with the record of how it was made, whose inputs are as they were.
+
+        Raises:
+            ApiError: It is none of these, or damaged.
+            WorkflowError: It cannot be read, or the editor cannot show it.
+        """
+        if content.startswith(SIGNATURE):
+            record = _record(content, name)
+            data, lines = record["workflow"], None
+            for input, value in record["inputs"].items():
+                declared = data.get("inputs", {}).get(input)
+                if isinstance(declared, dict):
+                    declared["default"] = value
+        else:
+            try:
+                data, lines = load(content.decode(), name)
+            except UnicodeDecodeError:
+                raise ApiError("bad_request", f"{name[:80]} is no UTF-8 text") from None
+        graph = from_document(data, name=name, lines=lines, base=self.users.folder, roots=())
+        return json.dumps(to_editor(_in_full(graph), self.classes(caller), name)).encode()
+
     def delete(self, caller: Caller, name: str) -> None:
         """Remove a file."""
         self.users.delete(caller, _file(name))
@@ -114,10 +144,7 @@ class EditorWorkflows:
 
     def _pinned(self, caller: Caller, file: str, data: Any, lines: Any = None) -> dict[str, Any]:
         place, root = self.users.place(caller, file)
-        graph = from_document(data, name=file, lines=lines, base=place.parent, roots=[root])
-        if graph.problems_at_load:
-            raise WorkflowError(graph.problems_at_load)
-        return to_document(graph, pin=True)
+        return _in_full(from_document(data, name=file, lines=lines, base=place.parent, roots=[root]))
 
     def _old(self, caller: Caller, file: str) -> str | None:
         """The text of a file that is written anew; None if there is none."""
@@ -144,6 +171,30 @@ class EditorWorkflows:
             return text if self._document(caller, file, text.encode()) == document else dumps(document)
         except WorkflowError:  # the old file was damaged
             return dumps(document)
+
+
+def _in_full(graph: GraphData) -> dict[str, Any]:
+    """The document of a graph that was read, with all names and versions of nodes."""
+    if graph.problems_at_load:
+        raise WorkflowError(graph.problems_at_load)
+    return to_document(graph, pin=True)
+
+
+def _record(content: bytes, name: str) -> dict[str, Any]:
+    """The record in a picture of how it was made."""
+    import PIL.Image  # not before a picture is dropped: the server starts without it
+
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            text = picture.info.get(RECORD)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        text = None
+    if not isinstance(text, str):
+        raise ApiError("bad_request", f"the picture {name[:80]} does not say how it was made")
+    try:
+        return parse_record(text, name)
+    except FileError as error:
+        raise ApiError("bad_request", str(error)) from None
 
 
 def _file(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Small copies of pictures, made when they are asked for; the latest are kept in memory."""
+"""Copies of pictures in other sizes: small ones, the latest of which are kept in memory, and enlarged previews."""
 
 from __future__ import annotations
 
@@ -60,6 +60,28 @@ def width_of(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 4 or not int(text):
         raise ApiError("bad_request", f"width must be a whole number of pixels, not {text[:40]!r}")
     return next((width for width in WIDTHS if width >= int(text)), WIDTHS[-1])
+
+
+def enlarged(content: bytes, side: int) -> bytes:
+    """A preview whose longer side has at least some pixels, in its format; what is larger or cannot be read stays.
+
+    Args:
+        content: A PNG or JPEG; previews are as large as the latent that they are made of, an eighth of the picture.
+        side: Pixels.
+    """
+    import PIL.Image  # as below
+
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+            times = -(-side // max(picture.size))
+            if times <= 1:
+                return content
+            made = io.BytesIO()
+            size = (picture.width * times, picture.height * times)
+            picture.resize(size, PIL.Image.Resampling.BICUBIC).save(made, picture.format)
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return content
+    return made.getvalue()
 
 
 def _small(file: IO[bytes], width: int) -> bytes:

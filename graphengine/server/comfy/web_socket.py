@@ -24,6 +24,7 @@ from graphengine.server.comfy.jobs import cached, end_of, facts_of, node_of, out
 from graphengine.server.http import CALLER
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
+from graphengine.server.thumbnails import enlarged
 from graphengine.server.tokens import Caller
 from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Change, Job, JobEventKind
@@ -41,6 +42,8 @@ REMEMBERED = 1000
 LONGEST_ID = 200
 JPEG, PNG = 1, 2
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
+PREVIEW_SIDE = 256
+"""Pixels of the longer side of previews, at least: the frontend shows pictures no larger than they are."""
 _COUNTED = (
     JobEventKind.QUEUED, JobEventKind.RUNNING, JobEventKind.DONE, JobEventKind.FAILED, JobEventKind.CANCELLED,
     JobEventKind.LOST, JobEventKind.LEFT, JobEventKind.DELETED,
@@ -302,7 +305,7 @@ class Sockets:
         socket = self._of.get(run.client)
         if socket is None or socket.busy or not self._sees_previews(run):
             return
-        content, type = base64.b64decode(data["data"]), str(data["type"])
+        content, type = enlarged(base64.b64decode(data["data"]), PREVIEW_SIDE), str(data["type"])
         if socket.previews:
             about = {
                 "node_id": node, "prompt_id": run.job.uuid, "display_node_id": node, "parent_node_id": None,

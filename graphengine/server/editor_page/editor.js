@@ -51,6 +51,39 @@ api.storeUserData = async (file, data, options) => {
   return answer;
 };
 
+// --- files of ours that are dropped on the page: workflows, and pictures that hold nothing of ComfyUI's
+
+const texts = async (file) => {
+  const bytes = new DataView(await file.arrayBuffer()), found = [];
+  const letters = (start, length) => String.fromCharCode(...new Uint8Array(bytes.buffer, start, length));
+  if (bytes.byteLength < 8 || letters(1, 3) !== "PNG") return found;
+  for (let at = 8; at + 8 <= bytes.byteLength; at += 12 + bytes.getUint32(at)) {
+    const length = Math.min(80, bytes.getUint32(at), bytes.byteLength - at - 8);
+    if (["tEXt", "iTXt", "zTXt"].includes(letters(at + 4, 4))) found.push(letters(at + 8, length).split("\0")[0]);
+  }
+  return found;
+};
+
+const isOurs = async (file) => {
+  if (/\.ya?ml$/i.test(file.name)) return true;
+  if (/\.json$/i.test(file.name)) {
+    const data = await file.text().then(JSON.parse).catch(() => null);
+    return data?.version != null && data.nodes instanceof Object && !Array.isArray(data.nodes);
+  }
+  if (file.type !== "image/png") return false;
+  const names = await texts(file);
+  return names.includes("graphengine") && !names.includes("workflow") && !names.includes("prompt");
+};
+
+const handleFile = app.handleFile.bind(app);
+app.handleFile = async (file, ...more) => {
+  if (!(await isOurs(file))) return handleFile(file, ...more);
+  const answer = await api.fetchApi(`/graphengine/open/${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+  const made = await answer.json();
+  if (!answer.ok) return say("This file cannot be opened", made.error.message);
+  return app.loadGraphData(made, true, true, file.name.replace(/\.\w+$/, ""));
+};
+
 // --- a job that was cancelled is none that failed: without an end it is not counted among these
 
 const history = api.getHistory.bind(api);

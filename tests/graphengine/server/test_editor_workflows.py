@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 
 from graphengine import load
+from graphengine.workflow.files import to_document
 
-from .conftest import Server
+from .conftest import PIXEL, Server
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("comfyui_frontend_package") is None, reason="pip install 'graphengine[editor]'"
@@ -101,6 +106,27 @@ def test_a_document_of_ours_in_json_stays_so(server: Server) -> None:
     widget(workflow, "text", 2, "b")
     assert server.ask("POST", path_of("ours.json"), workflow).status == 200
     assert json.loads(file.read_text())["inputs"]["text"]["default"] == "b"
+
+
+def test_a_file_that_is_dropped_opens_without_being_kept(server: Server, tmp_path: Path) -> None:
+    answer = server.ask("POST", "/editor/api/graphengine/open/dropped.yaml", GREET.encode())
+    assert [node["title"] for node in answer.data["nodes"]] == ["text", "ending", "sheet", "sheet"]
+    assert not (server.folder / "flows" / "dropped.yaml").exists()
+    (tmp_path / "greet.yaml").write_text(GREET)
+    record = {"format": 1, "workflow": to_document(load(tmp_path / "greet.yaml")), "output": "sheet", "files": [],
+              "inputs": {"text": "Hi", "ending": "png"}}  # fmt: skip
+    (texts := PIL.PngImagePlugin.PngInfo()).add_text("graphengine", json.dumps(record))
+    PIL.Image.new("RGB", (1, 1)).save(made := io.BytesIO(), "PNG", pnginfo=texts)
+    picture = made.getvalue()
+    answer = server.ask("POST", "/editor/api/graphengine/open/x.png", picture)
+    values = {node["title"]: node["widgets_values"] for node in answer.data["nodes"]}
+    assert values["text"] == ["text", "value", "Hi"]
+    assert values["ending"] == ["ending", "value", "png"]
+    wrong = [("x.png", PIXEL), ("x.png", picture[:60]), ("x.yaml", b"\xff"), ("x.json", b"[1"), ("x.yaml", b"")]
+    for name, content in wrong:
+        answer = server.ask("POST", f"/editor/api/graphengine/open/{name}", content)
+        assert answer.status == 400, content
+        assert answer.data["error"]["message"]
 
 
 def test_what_cannot_be_opened_or_saved_says_why_and_changes_nothing(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import PIL.Image
 import pytest
 
 from tests.graphengine.sample import until
@@ -383,6 +385,8 @@ def test_previews_go_only_to_sockets_that_say_they_know_them(server: Server) -> 
             assert (about["node_id"], about["display_node_id"]) == ("4", "4")
             assert about["image_type"] in ("image/png", "image/jpeg")
             assert message.data[8 + length :][:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0")
+            with PIL.Image.open(io.BytesIO(message.data[8 + length :])) as picture:
+                assert picture.size == (256, 256), "the picture of one pixel is enlarged so that it is seen"
             (server.folder / "seen").touch()
         prompt["4"]["inputs"]["file"] = str(server.folder / "unseen")
         async with talk(server, "plain") as client:

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.graphengine.server.conftest import Server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
 """The environment variable that makes a machine without a browser or the frontend fail."""
-PATIENCE = 40_000
-"""Milliseconds that anything may take."""
+PATIENCE = 300_000
+"""Milliseconds that anything may take: the first run imports the libraries, on a machine that may be busy."""
 
 
 def give_up(sentence: str) -> NoReturn:
@@ -33,6 +33,7 @@ def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         give_up(f"there is no browser on this machine: install one of {', '.join(BROWSERS)}")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield found

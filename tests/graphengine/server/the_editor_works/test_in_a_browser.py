@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import subprocess
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -17,13 +18,20 @@ from tests.graphengine.sample import until
 
 from .conftest import Editor
 
-DROP = """content => {
+DROP = """([content, name, type]) => {
     const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0)), data = new DataTransfer();
-    data.items.add(new File([bytes], "ours.png", {type: "image/png"}));
+    data.items.add(new File([bytes], name, {type}));
     document.querySelector("#graph-canvas").dispatchEvent(
         new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true, clientX: 400, clientY: 700}));
 }"""
-"""Drops a picture on the canvas."""
+"""Drops a file on the canvas: its content as base64, its name and its type."""
+BADGES = "node.badges.map(badge => (typeof badge === 'function' ? badge() : badge).text).filter(text => text)"
+"""The texts of the badges of `node`."""
+
+
+def drop(editor: Editor, path: Path, type: str) -> None:
+    """Drop a file on the canvas."""
+    editor.page.evaluate(DROP, [base64.b64encode(path.read_bytes()).decode(), path.name, type])
 
 
 def test_the_starter_graph_runs_at_the_first_click_and_an_error_stands_on_its_node(editor: Editor) -> None:
@@ -42,8 +50,7 @@ def test_the_starter_graph_runs_at_the_first_click_and_an_error_stands_on_its_no
         assert {"workflow", "prompt", "graphengine"} <= set(opened.info)
 
     editor.ask("app.graph.clear()")
-    content = base64.b64encode(picture.read_bytes()).decode()
-    editor.page.evaluate(DROP, content)
+    drop(editor, picture, "image/png")
     editor.until("node('KSampler')?.inputs?.some(input => input.name === 'positive' && input.link != null)")
 
 
@@ -88,6 +95,48 @@ def test_a_yaml_file_is_opened_changed_saved_and_run(editor: Editor) -> None:
         return False
 
     until(is_there)
+    editor.ask("app.graph.clear()")
+    drop(editor, by_cli, "image/png")  # which knows nothing of the editor
+    editor.until("node('InputSeed')?.widgets.find(one => one.name === 'value').value === 7")
+
+
+@pytest.mark.slow
+def test_badges_say_what_is_mapped_chosen_and_cached(editor: Editor) -> None:
+    def badges(type: str) -> object:
+        return editor.ask(f"(node => {BADGES})(node('{type}'))")
+
+    editor.open()
+    drop(editor, ROOT / "workflows" / "sweep.yaml", "application/yaml")
+    editor.until("node('std.sample')?.inputs.some(input => input.name === 'seed' && input.link != null)")
+    assert badges("std.sample") == ["each seed"]
+    editor.run()
+    editor.until("node('Output').imgs?.length === 4")
+    assert badges("std.decode_latent") == ["each latent"]
+    editor.run()
+    editor.until(f"(node => {BADGES})(node('std.decode_latent')).includes('cached')")
+    editor.ask("void app.graph.add(LiteGraph.createNode('flow.when'))")
+    assert badges("flow.when") == ["only what is chosen"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_saved_is_told(editor: Editor) -> None:
+    file = editor.server.folder / "flows" / "bypassed.yaml"
+    shutil.copy(ROOT / "workflows" / "text_to_image.yaml", file)
+    editor.open()
+    editor.page.get_by_test_id("workflows-tab-button").click()
+    editor.page.get_by_text("bypassed.yaml").first.click()
+    editor.until("node('std.sample')?.inputs.some(input => input.name === 'seed' && input.link != null)")
+    editor.ask("(node('std.sample').mode = 4)")
+    editor.page.locator("#graph-canvas").click(position={"x": 700, "y": 800})
+    editor.page.keyboard.press("Control+s")
+    expect(editor.page.get_by_text("the node sample is bypassed").first).to_be_visible()
+    assert file.read_bytes() == (ROOT / "workflows" / "text_to_image.yaml").read_bytes()
+    drop(editor, editor.server.folder / "flows" / "misses.yaml", "application/yaml")
+    editor.until("node('door.misses')")
+    nested = editor.server.folder / "nested.yaml"
+    nested.write_text("version: 1\nnodes: {a: {workflow: {nodes: {}}}}\n")
+    drop(editor, nested, "application/yaml")
+    expect(editor.page.get_by_text("a workflow used as a node").first).to_be_visible()
 
 
 @pytest.mark.slow
@@ -133,6 +182,7 @@ def test_a_run_goes_on_through_a_reload_and_is_cancelled(editor: Editor) -> None
     editor.ask("node('KSampler').widgets.find(one => one.name === 'steps').value = 2000")
     editor.run()
     editor.until("node('KSampler').progress > 0 && node('KSampler').imgs?.length === 1")  # its preview
+    assert editor.ask("node('KSampler').imgs[0].naturalWidth") == 256
     drafts = "Object.keys(localStorage).filter(name => name.startsWith('Comfy.Workflow.Draft'))"
     editor.until(f"{drafts}.some(name => localStorage[name].includes(',2000,'))")  # a moment after the change
     editor.page.reload()
@@ -142,3 +192,6 @@ def test_a_run_goes_on_through_a_reload_and_is_cancelled(editor: Editor) -> None
     until(lambda: editor.server.ask("GET", "/editor/api/queue").data["queue_running"] == [])
     newest = editor.server.ask("GET", "/editor/api/jobs?limit=1").data["jobs"][0]
     assert newest["status"] == "cancelled"
+    editor.page.get_by_test_id("queue-button").click()
+    expect(editor.page.get_by_text("Job queued").first).to_be_visible()  # after what there is to say of the job before
+    expect(editor.page.get_by_text("Job failed")).to_be_hidden()
