@@ -114,18 +114,20 @@ class CONTROL_NET:
     Attributes:
         net: Its weights.
         mode: Of a union ControlNet, the kind of control pictures, counted from 0.
+        adapter: It is a T2I-Adapter, which ComfyUI loads and applies as ControlNets.
     """
 
     net: ControlNet
     mode: int | None = None
+    adapter: bool = False
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys."""
-        return digest_of([self.net.digest(), self.mode])
+        return digest_of([self.net.digest(), self.mode, *(["adapter"] if self.adapter else [])])
 
     def needs(self, part: str | None = None) -> frozenset[str]:
         """The digests of the weights that must be in memory to steer with it."""
-        return self.net.needs()
+        return frozenset() if self.adapter else self.net.needs()
 
     @property
     def source(self) -> str:
@@ -192,7 +194,8 @@ class Entry:
         options: By ComfyUI's names: `guidance`; `start` and `end`, the part of sampling in which it acts; `strength`;
             `width`, `height`, `crop_w`, `crop_h`, `target_width`, `target_height` and `aesthetic_score` of SDXL;
             `concat_latent` and `concat_mask`, tensors of inpainting models; `references`, a list of latents, and
-            `reference_method`, where they stand; `control_vae`, by which ControlNets read pictures.
+            `reference_method`, where they stand; `control_vae`, by which ControlNets read pictures; `adapters`,
+            T2I-Adapters with their pictures.
         controls: The ControlNets that steer beside it, each with its picture.
     """
 

@@ -10,6 +10,7 @@ from graphengine_nodes import VAE, Control, Image
 
 from graphengine import Choices, Range, node
 from graphengine_comfy.nodes.resizing import MOST
+from graphengine_comfy.nodes.t2i_adapters import adapter_option
 from graphengine_comfy.values import CONDITIONING, CONTROL_NET, MODEL, Entry
 
 Strength = Annotated[float, Range(0.0, 10.0, 0.01)]
@@ -25,6 +26,20 @@ def _steered(given: CONDITIONING, control: Control | None, **options: bool | VAE
     )
 
 
+def _with_adapter(
+    given: CONDITIONING, net: CONTROL_NET, image: Image, strength: float, start: float, end: float, **options: bool
+) -> CONDITIONING:
+    """Prompts with a T2I-Adapter and its picture behind those that they have."""
+    if strength == 0 or start >= end:
+        return given
+    added = adapter_option(net.net.source, net.net.weights, image, strength, start, end)
+    found = []
+    for one in given.entries:
+        adapters = [*one.options.get("adapters", ()), added]
+        found.append(Entry(one.prompt, {**one.options, **options, "adapters": adapters}, one.controls))
+    return CONDITIONING(tuple(found))
+
+
 def _control(net: CONTROL_NET, image: Image, strength: float, start: float = 0.0, end: float = 1.0) -> Control | None:
     """A ControlNet with its picture; None where it does nothing."""
     if strength == 0 or start >= end:
@@ -37,6 +52,8 @@ def ControlNetApply(
     *, conditioning: CONDITIONING, control_net: CONTROL_NET, image: Image, strength: Strength = 1.0
 ) -> CONDITIONING:
     """Steer sampling by a picture, with the negative prompt too."""
+    if control_net.adapter:
+        return _with_adapter(conditioning, control_net, image, strength, 0.0, 1.0, control_both=True)
     return _steered(conditioning, _control(control_net, image, strength), control_both=True)
 
 
@@ -64,6 +81,9 @@ def ControlNetApplyAdvanced(
     ControlNets of Stable Diffusion 3, FLUX.1 and Qwen-Image read pictures by the model's VAE, those of Stable Diffusion
     and SDXL need none.
     """
+    if control_net.adapter:
+        told = (control_net, image, strength, start_percent, end_percent)
+        return Steered(_with_adapter(positive, *told), _with_adapter(negative, *told))
     control = _control(control_net, image, strength, start_percent, end_percent)
     coder = {} if vae is None or control_net.net.family in ("stable_diffusion", "stable_diffusion_xl") else {
         "control_vae": vae
@@ -111,6 +131,8 @@ def SetUnionControlNetType(
     Raises:
         ValueError: The kind is to be found out, which diffusers' pipelines do not do.
     """
+    if control_net.adapter:
+        raise ValueError(f"{control_net.source} is a T2I-Adapter, and no union ControlNet")
     if type == "auto":
         raise ValueError("diffusers' pipelines do not find out the kind of a control picture: say the type")
     return replace(control_net, mode=UNION_TYPES.index(type) - 1)

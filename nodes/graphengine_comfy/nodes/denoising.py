@@ -26,6 +26,7 @@ from graphengine import Context
 from graphengine_comfy.nodes.control_requests import controls_of, drawing_nothing, most_likely, with_coder
 from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
 from graphengine_comfy.nodes.resizing import repeated, resized, two_by_two
+from graphengine_comfy.nodes.t2i_adapters import adapted
 from graphengine_comfy.sampling.model_sampling import (
     FAMILY_SHIFTS,
     FlowSampling,
@@ -219,6 +220,7 @@ def denoise(
         scheduler.init_noise_sigma = 1.0  # the latents have their noise already
         estimates.append(scheduler)
         answer = answer_for(model, sides, begun, mask, config, pack)
+        answer = adapted(model, sides, levels, calls, begun, device, answer)
         if reference.family in GUIDED and cfg > 1 and negative is not None:
             answer = guided(request, _prompt(negative, levels, calls, reference), cfg, device, answer, predicted)
         return Loop(scheduler, latents if reference.family == FLUX2 else pack(latents), answer)

@@ -15,10 +15,11 @@ import graphengine_nodes as std
 from graphengine_nodes import VAE, Denoiser
 from graphengine_nodes.families.lookup import families
 from graphengine_nodes.nodes.parts import config_of
-from graphengine_nodes.values.references import Model, digest_of
+from graphengine_nodes.values.references import ControlNet, Model, digest_of
 
 from graphengine import Choices, ModelError, Range, node
 from graphengine_comfy.nodes.model_folders import choices, find, tokenizers
+from graphengine_comfy.nodes.t2i_adapters import is_adapter
 from graphengine_comfy.values import (
     CLIP,
     CLIP_VISION,
@@ -272,11 +273,17 @@ def _applied(
 
 @node(version=1)
 def ControlNetLoader(*, control_net_name: Annotated[str, Choices(_files("controlnet"))]) -> CONTROL_NET:
-    """Load a ControlNet of the folder `controlnet`, or `tiny-canny`.
+    """Load a ControlNet, or a T2I-Adapter of Stable Diffusion 1, of the folder `controlnet`; or `tiny-canny`.
 
     Raises:
         ModelError: It is no ControlNet of a known family.
     """
+    path = find("controlnet", control_net_name)
+    if is_adapter(path):
+        return CONTROL_NET(
+            ControlNet("stable_diffusion", _content("controlnet", control_net_name), source=control_net_name),
+            adapter=True,
+        )
     return CONTROL_NET(std.load_controlnet(find("controlnet", control_net_name)))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphengine_nodes.weights.files import TINY, read_header
 
-__all__ = ["controlnet", "hypernetwork", "inpainting_model", "lora", "single_file"]
+__all__ = ["controlnet", "hypernetwork", "inpainting_model", "levels_model", "lora", "single_file", "t2i_adapter"]
 
 
 def inpainting_model(folder: Path, seed: int = 0) -> Path:
@@ -34,6 +34,66 @@ def inpainting_model(folder: Path, seed: int = 0) -> Path:
     unet.register_to_config(in_channels=9)
     unet.save_pretrained(folder / "unet")
     return folder
+
+
+LEVELS = (16, 16, 32, 32)
+"""The channels of `levels_model`'s levels."""
+
+
+def levels_model(folder: Path, seed: int = 0) -> Path:
+    """A model whose denoiser has the four levels of Stable Diffusion 1, over `tiny`'s other parts: it paints noise."""
+    import torch
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    shutil.copytree(TINY / "model", folder)
+    config = UNet2DConditionModel.load_config(TINY / "model" / "unet")
+    across = ("CrossAttnDownBlock2D",) * 3, ("CrossAttnUpBlock2D",) * 3
+    levels = {
+        "block_out_channels": LEVELS,
+        "layers_per_block": 2,
+        "down_block_types": (*across[0], "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", *across[1]),
+        "norm_num_groups": 8,
+    }
+    unet = UNet2DConditionModel.from_config({**config, **levels})
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5)
+            elif name.endswith("bias"):
+                parameter.zero_()
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+def t2i_adapter(file: Path, kind: str = "full", seed: int = 0, published: bool = False) -> Path:
+    """A T2I-Adapter for `levels_model` with random weights, as one file.
+
+    Args:
+        kind: `full` or `light`.
+        published: With the names of the files that its authors published, else with diffusers'.
+    """
+    import re
+
+    import torch
+    from diffusers.models.adapter import T2IAdapter
+    from safetensors.torch import save_file
+
+    channels = [*(LEVELS if kind == "full" else LEVELS[:-1])]
+    made = T2IAdapter(3, channels, 2, 8, f"{kind}_adapter")
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {name: torch.randn(one.shape, generator=generator) * 0.1 for name, one in made.state_dict().items()}
+
+    def name_in_file(name: str) -> str:
+        name = name.removeprefix("adapter.")
+        if kind == "light":
+            return name.replace(".resnets.", ".body.")
+        name = re.sub(r"^body\.(\d+)\.in_conv", lambda found: f"body.{2 * int(found[1])}.in_conv", name)
+        return re.sub(r"^body\.(\d+)\.resnets\.(\d+)", lambda found: f"body.{2 * int(found[1]) + int(found[2])}", name)
+
+    save_file({name_in_file(name) if published else name: one for name, one in tensors.items()}, file)
+    return file
 
 
 def controlnet(folder: Path, seed: int = 0, std: float = 0.05) -> Path:

@@ -67,7 +67,7 @@ class StandIns:
             kind = _flux(name)
             flux.flux_single_file(place, self.model(kind), whole=True)
         else:
-            kinds = {"refiner": "refiner", "xl": "xl", "inpaint": "inpainting"}
+            kinds = {"refiner": "refiner", "xl": "xl", "inpaint": "inpainting", "interiordesign": "levels"}
             kind = next((kind for word, kind in kinds.items() if word in name), "tiny")
             sd.single_file(place, self.model(kind))
         place.with_suffix("").symlink_to(self.model(kind))  # its tokenizers are smaller than the published ones
@@ -104,7 +104,9 @@ class StandIns:
             shutil.copyfile(TINY / "lora" / "blueprint.safetensors", place)
 
     def controlnet(self, name: str, place: Path) -> None:
-        if name.startswith("sd3"):
+        if "t2iadapter" in name:
+            sd.t2i_adapter(place)
+        elif name.startswith("sd3"):
             place.symlink_to(sd3.sd3_controlnet(self.root / ".sources" / "sd3-net"))
         else:
             shutil.copytree(TINY / "controlnet", place)
@@ -136,6 +138,7 @@ MAKERS: Mapping[str, Callable[[StandIns, str, Path], None]] = {
 MODELS: Mapping[str, Callable[[Path], Path]] = {
     "tiny": lambda folder: Path(shutil.copytree(TINY / "model", folder)),
     "inpainting": sd.inpainting_model,
+    "levels": sd.levels_model,
     "xl": sdxl.xl_model,
     "refiner": sdxl.xl_refiner,
     "sd3": sd3.sd3_model,

@@ -40,19 +40,18 @@ RUN = {
         "image_qwen_image_union_control_lora", "image_sdxl_simple", "image_z_image", "image_z_image_int8",
         "image_z_image_turbo", "image_z_image_turbo_int8", "sd3.5_large_blur", "sd3.5_large_canny_controlnet_example",
         "sd3.5_simple_example", "sdxl_refiner_prompt_example", "sdxl_simple_example", "sdxlturbo_example",
-        "template_qwen_Image_2512_360_lora",
-        "template_qwen_image_edit_2511_systms_action", "template_qwen_image_illustration_lora",
-        "template_sugar_coated_gummy_style_qwen", "templates-1_click_multiple_character_angles-v1.0",
-        "templates-1_click_multiple_scene_angles-v1.0", "templates-image_to_real",
-        "templates-portrait_light_migration", "templates_rob_portrait_light_migration.app", "utility_image_stitch",
-        "utility_interpolation_image_upscale", "utility_z_image_turbo_2k_upscaler.app",
+        "template_qwen_Image_2512_360_lora", "template_qwen_image_edit_2511_systms_action",
+        "template_qwen_image_illustration_lora", "template_sugar_coated_gummy_style_qwen",
+        "templates-1_click_multiple_character_angles-v1.0", "templates-1_click_multiple_scene_angles-v1.0",
+        "templates-image_to_real", "templates-portrait_light_migration", "templates_rob_portrait_light_migration.app",
+        "utility_image_stitch", "utility_interpolation_image_upscale", "utility_z_image_turbo_2k_upscaler.app",
     ),
     OLD: (
-        "2_pass_pose_worship", "controlnet_example", "default", "depth_controlnet", "embedding_example",
-        "esrgan_example", "flux_canny_model_example", "flux_depth_lora_example", "flux_dev_checkpoint_example",
-        "flux_dev_example", "flux_fill_inpaint_example", "flux_fill_outpaint_example", "flux_redux_model_example",
-        "flux_schnell", "hiresfix_esrgan_workflow", "hiresfix_latent_workflow", "image2image",
-        "inpain_model_outpainting", "inpaint_example", "latent_upscale_different_prompt_model", "lora",
+        "2_pass_pose_worship", "controlnet_example", "default", "depth_controlnet", "depth_t2i_adapter",
+        "embedding_example", "esrgan_example", "flux_canny_model_example", "flux_depth_lora_example",
+        "flux_dev_checkpoint_example", "flux_dev_example", "flux_fill_inpaint_example", "flux_fill_outpaint_example",
+        "flux_redux_model_example", "flux_schnell", "hiresfix_esrgan_workflow", "hiresfix_latent_workflow",
+        "image2image", "inpain_model_outpainting", "inpaint_example", "latent_upscale_different_prompt_model", "lora",
         "lora_multiple", "mixing_controlnets", "sd3.5_large_blur", "sd3.5_large_canny_controlnet_example",
         "sd3.5_simple_example", "sdxl_refiner_prompt_example", "sdxl_simple_example", "sdxlturbo_example",
     ),
@@ -83,9 +82,8 @@ LACKS = {
         "sdxl_revision_zero_positive": "unCLIPConditioning",
     },
 }
-"""The templates that do not run, and what their error names. Not among them is `depth_t2i_adapter`: there are no
-T2I-Adapters here, and a ControlNet in its place would show nothing. Of the new package those of Anima, Lumina 2 and a
-ControlNet of VideoX-Fun are not among them either: there is no model of these families to stand in for theirs."""
+"""The templates that do not run, and what their error names. Not among them are those of Anima, Lumina 2 and a
+ControlNet of VideoX-Fun in the new package: there is no model of these families to stand in for theirs."""
 
 FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints", "UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders",
