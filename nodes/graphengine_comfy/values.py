@@ -88,14 +88,16 @@ class CLIP:
     Attributes:
         encoder: Their weights, with the LoRAs on them.
         stop_at: The layer whose output is taken, counted from the last, -1; None for the model's own.
+        padding: How many tokens of padding follow a prompt of T5 at least.
     """
 
     encoder: TextEncoder
     stop_at: int | None = None
+    padding: int = 0
 
     def digest(self, part: str | None = None) -> str:
         """The digest that stands for it in keys."""
-        return digest_of([self.encoder.digest(), self.stop_at])
+        return digest_of([self.encoder.digest(), self.stop_at, *([self.padding] if self.padding else [])])
 
     def needs(self, part: str | None = None) -> frozenset[str]:
         """The digests of the weights that must be in memory to encode with it."""

@@ -325,3 +325,21 @@ def UpscaleModelLoader(*, model_name: Annotated[str, Choices(_files("upscale_mod
 def CLIPSetLastLayer(*, clip: CLIP, stop_at_clip_layer: Annotated[int, Range(-24, -1, 1)] = -1) -> CLIP:
     """Take the output of an earlier layer of the text encoders: -1 is the last one, -2 the one before."""
     return replace(clip, stop_at=stop_at_clip_layer)
+
+
+@node(version=1)
+def T5TokenizerOptions(
+    *,
+    clip: CLIP,
+    min_padding: Annotated[int, Range(0, 10000, 1)] = 0,
+    min_length: Annotated[int, Range(0, 10000, 1)] = 0,
+) -> CLIP:
+    """Say how many tokens of padding follow a prompt of Chroma: none, or one, as diffusers' pipeline has it.
+
+    Raises:
+        ValueError: Another padding or length is asked for, or the text encoder is of another family.
+    """
+    family = clip.encoder.model.family
+    if family != "chroma" or min_padding > 1 or min_length > 1:
+        raise ValueError(f"T5TokenizerOptions is followed for Chroma's min_padding 0 or 1 alone, not for {family} so")
+    return replace(clip, padding=min_padding)

@@ -7,7 +7,7 @@ from typing import Annotated
 from graphengine_nodes import Image, Mask
 
 from graphengine import Choices, Range, node
-from graphengine_comfy.nodes.resizing import MOST
+from graphengine_comfy.nodes.resizing import MOST, repeated
 
 Channel = Annotated[str, Choices("red", "green", "blue", "alpha")]
 Pixels = Annotated[int, Range(0, MOST, 1)]
@@ -94,6 +94,32 @@ def FeatherMask(*, mask: Mask, left: Pixels = 0, top: Pixels = 0, right: Pixels 
         ramp = ramp.flip(0) if flipped else ramp
         values *= ramp[None, None, :] if column else ramp[None, :, None]
     return Mask(values)
+
+
+@node(version=1)
+def MaskComposite(
+    *,
+    destination: Mask,
+    source: Mask,
+    x: Pixels = 0,
+    y: Pixels = 0,
+    operation: Annotated[str, Choices("multiply", "add", "subtract", "and", "or", "xor")] = "multiply",
+) -> Mask:
+    """Join a mask with another one at a place; what would lie outside is left out. `and`, `or` and `xor` are of hard
+    masks, 1 from one half on."""
+    import torch
+
+    count = max(len(destination.values), len(source.values))
+    found = repeated(destination.values, count).clone()
+    piece = repeated(source.values, count)[:, : max(found.shape[1] - y, 0), : max(found.shape[2] - x, 0)]
+    area = (slice(None), slice(y, y + piece.shape[1]), slice(x, x + piece.shape[2]))
+    below = found[area]
+    if operation in ("and", "or", "xor"):
+        hard = getattr(torch, f"logical_{operation}")
+        found[area] = hard(below.round().bool(), piece.round().bool()).float()
+    else:
+        found[area] = {"multiply": below * piece, "add": below + piece, "subtract": below - piece}[operation]
+    return Mask(found.clamp(0, 1))
 
 
 @node(version=1)

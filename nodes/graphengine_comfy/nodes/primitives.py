@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+import math
+import string as letters
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from graphengine import Lazy, Multiline, Range, node
+from graphengine_comfy.nodes.math_expressions import calculated
 
 T = TypeVar("T")
 LARGEST = 2**63 - 1
@@ -81,3 +84,69 @@ def StringReplace(
 def SaveText(*, text: Annotated[str, Multiline()] = "", filename_prefix: str = "ComfyUI", format: str = "txt") -> str:
     """Give a text as an output of the workflow."""
     return text
+
+
+class Calculated(NamedTuple):
+    """A number as a fraction, as a whole number and as yes or no."""
+
+    FLOAT: float
+    INT: int
+    BOOL: bool
+
+
+@node(version=1)
+def ComfyMathExpression(
+    *,
+    expression: Annotated[str, Multiline()] = "a + b",
+    values_a: Any = None, values_b: Any = None, values_c: Any = None, values_d: Any = None,
+    values_e: Any = None, values_f: Any = None, values_g: Any = None, values_h: Any = None,
+    values_i: Any = None, values_j: Any = None, values_k: Any = None, values_l: Any = None,
+    values_m: Any = None, values_n: Any = None, values_o: Any = None, values_p: Any = None,
+    values_q: Any = None, values_r: Any = None, values_s: Any = None, values_t: Any = None,
+    values_u: Any = None, values_v: Any = None, values_w: Any = None, values_x: Any = None,
+    values_y: Any = None, values_z: Any = None,
+) -> Calculated:  # fmt: skip
+    """Compute an expression of the values that are linked, `a` to `z`, or of the list of them, `values`.
+
+    There are arithmetic, comparisons, `x if a > b else y`, sum, min, max, abs, round, pow, sqrt, ceil, floor, log,
+    log2, log10, sin, cos, tan, int and float.
+
+    Raises:
+        ValueError: It is no expression of these, names a value that is not linked, or has no finite value.
+    """
+    given = (
+        values_a, values_b, values_c, values_d, values_e, values_f, values_g, values_h, values_i,
+        values_j, values_k, values_l, values_m, values_n, values_o, values_p, values_q, values_r,
+        values_s, values_t, values_u, values_v, values_w, values_x, values_y, values_z,
+    )  # fmt: skip
+    names = {letter: value for letter, value in zip(letters.ascii_lowercase, given, strict=True) if value is not None}
+    for letter, value in names.items():
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"the value {letter} of an expression is a {type(value).__name__}, and no number")
+    found = calculated(expression, {**names, "values": [*names.values()]})
+    return Calculated(float(found), int(found), bool(found))
+
+
+class Converted(NamedTuple):
+    """A number as a fraction, and as a whole number towards 0."""
+
+    FLOAT: float
+    INT: int
+
+
+@node(version=1)
+def ComfyNumberConvert(*, value: Any) -> Converted:
+    """Give a number, a number in a text, or a yes or no as numbers.
+
+    Raises:
+        ValueError: It holds no finite number.
+    """
+    try:
+        if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+            value = int(value)
+        found = float(value)
+        if not isinstance(value, (str, int, float)) or not math.isfinite(found):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{str(value)!r:.80} is no finite number") from None
+    return Converted(found, int(found) if isinstance(value, str) else int(value))

@@ -66,12 +66,27 @@ def encode(clip: CLIP, texts: Sequence[str], device: str) -> Conditioning:
     second = plain[1] if len(plain) > 1 and plain[1] != plain[0] else None
     length = _length(store, model, second or plain[0])
     found = of_family.encode_prompt(store, model, plain[0], 0, device, second, length)
+    if model.family == "chroma":
+        return _without_padding(store, model, found, plain[0], clip.padding)
     if model.family == "stable_diffusion_3" and "text_encoder_3" not in dict(model.components):
         return replace(found, embeds=found.embeds[:, :77].clone())  # without T5's zeros
     if weighted:
         assert length is not None
         return replace(found, embeds=_by_t5(store, model, pairs(texts[-1]), length, device))
     return found
+
+
+def _without_padding(store: Any, model: Model, found: Conditioning, text: str, padding: int) -> Conditioning:
+    """A prompt of Chroma that is as long as its words, and so much padding."""
+    with store.component(model, "tokenizer", "cpu") as shared, shared.lock:
+        tokens = len(shared.tokenizer(text, truncation=False, verbose=False)["input_ids"])
+    mask = found.fields["attention_mask"]
+    longest = int(mask.shape[1])
+    if tokens > longest:
+        raise ValueError(f"the prompt has {tokens} tokens; diffusers gives T5 at most {longest}: make it shorter")
+    length = min(tokens + padding, longest)
+    cut = {**found.fields, "attention_mask": mask[:, :length].clone()}
+    return replace(found, embeds=found.embeds[:, :length].clone(), fields=cut)
 
 
 def _by_t5(store: Any, model: Model, words: Sequence[tuple[str, float]], length: int, device: str) -> torch.Tensor:

@@ -114,3 +114,26 @@ def test_brackets_are_words_where_a_language_model_reads(
     found = comfy.CLIPTextEncode(text=text, clip=clip).entries[0].prompt
     wanted = std.encode_prompt(clip.encoder, text)
     assert torch.equal(found.embeds, wanted.embeds)
+
+
+def test_chroma_prompts_are_as_long_as_their_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chroma_model(tmp_path / "checkpoints" / "chroma")
+    monkeypatch.setenv("GRAPHENGINE_MODELS", str(tmp_path))
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="chroma")
+    official = std.encode_prompt(clip.encoder, "a house")
+    seen = int(official.fields["attention_mask"].sum())
+    lengths = []
+    for padding in (0, 1):
+        told = comfy.T5TokenizerOptions(clip=clip, min_padding=padding)
+        found = comfy.CLIPTextEncode(text="a house", clip=told)
+        embeds = found.entries[0].prompt.embeds
+        assert torch.equal(embeds, official.embeds[:, : embeds.shape[1]])
+        lengths.append(embeds.shape[1])
+        comfy.KSampler(
+            model=model, steps=1, cfg=2.0, positive=found, negative=comfy.CLIPTextEncode(text="", clip=told),
+            latent_image=comfy.EmptySD3LatentImage(width=64, height=64),
+        )  # fmt: skip
+    assert lengths == [seen - 1, seen]
+    assert comfy.CLIPTextEncode(text="a house", clip=clip).entries[0].prompt.embeds.shape[1] == seen - 1
+    with pytest.raises(ValueError, match="min_padding 0 or 1"):
+        comfy.T5TokenizerOptions(clip=clip, min_padding=2)

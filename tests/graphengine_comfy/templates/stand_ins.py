@@ -13,6 +13,10 @@ from graphengine_nodes.testing import chroma, flux, flux2, qwen_image, sd, sd3, 
 from graphengine_nodes.weights.files import TINY
 from safetensors.torch import load_file, save_file
 
+TOKENIZERS = {"flux": "flux", "qwen_image": "qwen_image_edit", "z_image": "z_image", "chroma": "chroma"}
+"""By family, the model whose tokenizers lie in `tokenizers`."""
+ENCODED = {"qwen_image": "qwen_image_edit", "lumina2": "z_image", "chroma": "chroma"}
+"""By ComfyUI's type of text encoders, the model that has such."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -30,7 +34,7 @@ class StandIns:
         (root / "tokenizers").mkdir(parents=True)
         (root / "embeddings").mkdir()
         save_file({"emb_params": torch.ones(2, 128)}, root / "embeddings" / "SDA768.safetensors")
-        for family, kind in (("flux", "flux"), ("qwen_image", "qwen_image_edit"), ("z_image", "z_image")):
+        for family, kind in TOKENIZERS.items():
             (root / "tokenizers" / family).symlink_to(self.model(kind))
 
     def give(self, folder: str, name: str, type: str = "") -> None:
@@ -81,8 +85,8 @@ class StandIns:
     def text_encoder(self, name: str, place: Path, type: str) -> None:
         if type == "flux2":
             place.symlink_to(self.model("flux2_dev" if "mistral" in name else "flux2"))
-        elif (kind := {"qwen_image": "qwen_image_edit", "lumina2": "z_image"}.get(type)) is not None:
-            part_file(self.model(kind) / "text_encoder", place)
+        elif type in ENCODED:
+            part_file(self.model(ENCODED[type]) / "text_encoder", place)
         else:
             part = "text_encoder" if name.startswith("clip_l") else "text_encoder_2"
             part_file(self.model("flux") / part, place)

@@ -27,11 +27,12 @@ NEW, OLD = "comfyui-workflow-templates-json==0.1.123", "comfyui-workflow-templat
 
 RUN = {
     NEW: (
-        "basic_switch_node", "flux1_krea_dev", "flux_canny_model_example", "flux_dev_checkpoint_example",
-        "flux_dev_full_text_to_image", "flux_fill_inpaint_example", "flux_fill_outpaint_example",
-        "flux_kontext_dev_basic", "flux_redux_model_example", "flux_schnell", "flux_schnell_full_text_to_image",
-        "image-qwen_image_edit_2511_lora_inflation", "image_firered_image_edit1_1", "image_flux.1_fill_dev_OneReward",
-        "image_flux2", "image_flux2_fp8", "image_flux2_klein_image_edit_4b_base",
+        "basic_datatype_conversion", "basic_mask_operations_and_compositing", "basic_switch_node", "flux1_krea_dev",
+        "flux_canny_model_example", "flux_dev_checkpoint_example", "flux_dev_full_text_to_image",
+        "flux_fill_inpaint_example", "flux_fill_outpaint_example", "flux_kontext_dev_basic",
+        "flux_redux_model_example", "flux_schnell", "flux_schnell_full_text_to_image",
+        "image-qwen_image_edit_2511_lora_inflation", "image_chroma_text_to_image", "image_firered_image_edit1_1",
+        "image_flux.1_fill_dev_OneReward", "image_flux2", "image_flux2_fp8", "image_flux2_klein_image_edit_4b_base",
         "image_flux2_klein_image_edit_4b_distilled", "image_flux2_klein_image_edit_9b_base",
         "image_flux2_klein_image_edit_9b_distilled", "image_flux2_klein_text_to_image", "image_flux2_text_to_image",
         "image_flux2_text_to_image_9b", "image_qwen_Image_2512", "image_qwen_image",
@@ -127,8 +128,8 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-def run(file: Path, stand_ins: StandIns, picture: Path) -> Any:
-    """Run a template in two steps at a small size, with files that stand in for those that it names."""
+def prepared(file: Path, stand_ins: StandIns, picture: Path) -> Any:
+    """A template in two steps at a small size, with files that stand in for those that it names."""
     graph = from_document(json.loads(file.read_text()), name=file.stem)
     for id, node in list(graph.nodes.items()):
         name = node.kind.name
@@ -145,7 +146,7 @@ def run(file: Path, stand_ins: StandIns, picture: Path) -> Any:
                 graph.set(id, input, 2)
             if input == "text" and "sd3" in file.stem:
                 graph.set(id, input, value[:40])  # the words of the small T5 are letters
-    return g.run(graph)
+    return graph
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package in RUN for name in RUN[package]])
@@ -155,11 +156,14 @@ def test_a_template_runs(
     monkeypatch.setenv("GRAPHENGINE_MODELS", str(stand_ins.root))
     monkeypatch.setattr(edit_prompts, "EDITED", LARGEST * LARGEST)
     monkeypatch.setattr(image_sizes, "KONTEXT_SIZES", ((96, 160), (128, 128), (160, 96)))
-    result = run(templates[package][name], stand_ins, picture)
-    for output in result.outputs:
-        pixels = result[output].pixels
-        assert pixels.isfinite().all()
-        assert pixels.std() > 0.001
+    graph = prepared(templates[package][name], stand_ins, picture)
+    result = g.run(graph)
+    assert result.outputs
+    pictures = [result[output] for output in result.outputs if not isinstance(result[output], str)]
+    assert all(picture.pixels.isfinite().all() for picture in pictures)
+    samplers = any("Sampler" in node.kind.name for node in graph.nodes.values())
+    deviations = [float(picture.pixels.std()) for picture in pictures]
+    assert all(one > 0.001 for one in deviations) if samplers else any(deviations) or not pictures
 
 
 @pytest.mark.parametrize(("package", "name"), [(package, name) for package in LACKS for name in LACKS[package]])
@@ -168,4 +172,4 @@ def test_a_template_says_what_is_lacking(
 ) -> None:
     monkeypatch.setenv("GRAPHENGINE_MODELS", str(stand_ins.root))
     with pytest.raises(g.GraphEngineError, match=LACKS[package][name]):
-        run(templates[package][name], stand_ins, picture)
+        g.run(prepared(templates[package][name], stand_ins, picture))
