@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from graphengine.cli.common import CANCELLED
-from graphengine.service.event_hub import NOTHING, Watcher
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, JobEventKind, State
 from graphengine.service.socket_client import hello, watch
+from graphengine.service.watcher import NOTHING, Watcher
 from graphengine.system.terminal import console
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Following:
                 yield from self._service
             self._service = None
         watcher = Watcher(self.queue, self.job, self._known)
-        while watcher.behind:
+        while watcher.take() is None:
             for event in watcher.read():
                 yield event.as_dict(event.job)
         yield NOTHING.as_dict(0)

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from graphengine.server.problems import ApiError
-from graphengine.service.event_hub import MOST_LIVE, NOTHING, Watcher, WatchEvent
 from graphengine.service.jobs.job import Change, Job
 from graphengine.service.service import Service
+from graphengine.service.watcher import MOST_LIVE, NOTHING, Watcher, WatchEvent
 
 MOST_WATCHERS = 2000
 FLUSH_SECONDS = 0.1
@@ -94,24 +94,29 @@ class AsyncHub:
         if self.full:
             raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
         woken = asyncio.Event()
+        quiet = _Quiet(silence, woken)
         with self.hub.watching(job.id, after, previews, MOST_LIVE, functools.partial(self._wake, woken)) as watcher:
             self._watchers.add(watcher)
             try:
                 while not (watcher.closed or self.closed.is_set()):
-                    batch = await asyncio.to_thread(watcher.read) if watcher.behind else watcher.take()
+                    woken.clear()  # first: news that comes after `take` wakes
+                    if (batch := watcher.take()) is None:
+                        batch = await asyncio.to_thread(watcher.read)
                     if batch:
-                        yield [*map(self._for_others, batch)]
+                        yield [
+                            self._for_others(event) if "worker" in event.data or "error" in event.data else event
+                            for event in batch
+                        ]
                         if watcher.ended:
                             return
-                    elif not watcher.behind:
-                        try:
-                            async with asyncio.timeout(silence):
-                                await woken.wait()
-                        except TimeoutError:
-                            watcher.lag()
-                            yield [NOTHING]
-                        woken.clear()
+                        quiet.end()
+                    elif quiet.is_over:
+                        watcher.lag()
+                        yield [NOTHING]
+                        quiet.end()
+                    await woken.wait()
             finally:
+                quiet.timer.cancel()
                 self._watchers.discard(watcher)
 
     async def ended(self, job: Job, seconds: float) -> bool:
@@ -125,8 +130,6 @@ class AsyncHub:
 
     def _for_others(self, event: WatchEvent) -> WatchEvent:
         """An event without what is of this machine: workers, and places in errors."""
-        if "worker" not in event.data and "error" not in event.data:
-            return event  # the same for all watchers
         data = {name: value for name, value in event.data.items() if name != "worker"}
         if isinstance(data.get("error"), str):
             data["error"] = self._shown(data["error"])
@@ -163,3 +166,27 @@ class AsyncHub:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+class _Quiet:
+    """Wakes a client when it was told nothing for so long. (A timeout of each wait takes longer than what is told.)"""
+
+    def __init__(self, seconds: float, woken: asyncio.Event) -> None:
+        self._loop, self._seconds, self._woken = asyncio.get_running_loop(), seconds, woken
+        self.is_over, self._since = False, self._loop.time()
+        self.timer = self._loop.call_later(seconds, self._look)
+
+    def end(self) -> None:
+        """Note that the client was told something."""
+        self._since = self._loop.time()
+        if self.is_over:
+            self.is_over = False
+            self.timer = self._loop.call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        left = self._since + self._seconds - self._loop.time()
+        if left > 0:
+            self.timer = self._loop.call_later(left, self._look)
+        else:
+            self.is_over = True
+            self._woken.set()

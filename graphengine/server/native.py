@@ -29,8 +29,8 @@ from graphengine.server.job_details import JobDetails
 from graphengine.server.openapi import document
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
-from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Job, State
+from graphengine.service.watcher import WatchEvent
 from graphengine.service.workers.wire import pack
 
 LONGEST_WAIT = 60.0

@@ -14,8 +14,8 @@ from graphengine.server.comfy.v2_views import TERMINAL, output_data, produced, p
 from graphengine.server.job_api import JobApi, JobView
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
-from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Job, State
+from graphengine.service.watcher import WatchEvent
 
 PROGRESS_SECONDS = 0.5
 """Seconds between two reports of progress."""

@@ -26,9 +26,9 @@ from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.thumbnails import enlarged
 from graphengine.server.tokens import Caller
-from graphengine.service.event_hub import WatchEvent
 from graphengine.service.jobs.job import Change, Job, JobEventKind
 from graphengine.service.jobs.queue import NoJob
+from graphengine.service.watcher import WatchEvent
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import pytest
 
 from graphengine.events import Event, Kind
 from graphengine.server.async_hub import AsyncHub
-from graphengine.service.event_hub import MOST_KEPT
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import Change, JobEventKind, NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
+from graphengine.service.watcher import MOST_KEPT
 from graphengine.service.workers.inline import InlineRunner
 
 
