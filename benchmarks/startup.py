@@ -1,17 +1,20 @@
 """Start-up time of commands as whole processes: `python -m benchmarks.startup`.
 
 Whole processes, medians of alternating runs. `graphengine run text_to_image` stands against a script of five lines
-that makes and saves the same picture with diffusers.
+that makes and saves the same picture with diffusers. `graphengine serve` is measured to its first answer of `/health`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -32,6 +35,22 @@ def seconds(command: Sequence[str], env: dict[str, str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, env=env)
     return time.perf_counter() - start
+
+
+def until_health(command: Sequence[str], env: dict[str, str]) -> float:
+    """Seconds from the start of a server to its first answer."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    start = time.perf_counter()
+    with subprocess.Popen([*command, "--port", str(port)], env=env, stdout=subprocess.DEVNULL) as server:
+        while server.poll() is None:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            time.sleep(0.005)
+        passed = time.perf_counter() - start
+        server.terminate()
+    return passed
 
 
 def main() -> None:
@@ -59,6 +78,12 @@ def main() -> None:
     found = alternate(runs, *(lambda c=c: seconds(c, env) for c in commands.values()))  # type: ignore[misc]
     print(machine(), f"{runs} runs")
     show("Start", ("", "seconds"), [(n, statistics.median(t)) for n, t in zip(commands, found, strict=True)])
+    serves = {
+        "graphengine serve to /health": [command, "serve"], "the same --editor": [command, "serve", "--editor"],
+    }  # fmt: skip
+    own = env | {"GRAPHENGINE_STATE": str(work / "state")}
+    found = alternate(runs, *(lambda c=c: until_health(c, own) for c in serves.values()))
+    show("Servers", ("", "seconds"), [(n, statistics.median(t)) for n, t in zip(serves, found, strict=True)])
     theirs, ours = alternate(
         runs, lambda: seconds([python, "-c", script], env), lambda: seconds(run, env)
     )

@@ -141,9 +141,9 @@ def _from_parameters(text: str, find: Any) -> Any:
 
 def _devices() -> list[str]:
     """Every GPU, else the processor."""
-    import torch
+    from graphengine_nodes.weights.gpus import gpu_count
 
-    return [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
+    return [f"cuda:{n}" for n in range(gpu_count())] or ["cpu"]
 
 
 def _held(device: str) -> frozenset[str]:
