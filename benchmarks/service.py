@@ -256,7 +256,7 @@ def naps_on_ray(runs: int, count: int) -> None:
 
     def there(count: int, threads: int | None, store: str) -> list[Handle]:
         packs, share = [str(PACK)], {"num_cpus": 0.1}  # they sleep: eight fit any machine
-        return ray_workers(count, num_gpus=0, store=store, packs=packs, options=share)
+        return [*ray_workers(count, num_gpus=0, store=store, packs=packs, options=share)]
 
     with joined("local"):
         _naps("Sleeping nodes on Ray", there)

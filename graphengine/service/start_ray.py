@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from graphengine.service.workers.pool import WorkerRunner
 from graphengine.service.workers.ray_cluster import joined
 from graphengine.service.workers.ray_workers import ray_workers
 from graphengine.system.folders import cache_folder
+
+LEAVING = 3.0
+"""Seconds in which the actors of a service that ends must have ended; one whose process is stopped does not."""
 
 
 @contextlib.contextmanager
@@ -57,5 +61,10 @@ def ray_service(
         shares = disk if shared else None
         helping = helpers(shared, packs)  # on this machine: what they compute needs no device
         backend = WorkerRunner(made, shares, batch=batch, timeout=timeout, on_warning=on_warning, helpers=helping)
-        with serving(file, backend, disk, roots, **options) as service:
-            yield service
+        try:
+            with serving(file, backend, disk, roots, **options) as service:
+                yield service
+        finally:
+            end = time.monotonic() + LEAVING
+            for worker in made:
+                worker.wait(max(0.0, end - time.monotonic()))

@@ -17,7 +17,7 @@ from typing import Any
 from graphengine.service.retry import RAY_START, Fault
 from graphengine.service.workers.deaths import End
 from graphengine.service.workers.in_process_pipe import InProcessPipe
-from graphengine.service.workers.process import Handle, OnLost, OnMessage
+from graphengine.service.workers.process import OnLost, OnMessage
 from graphengine.service.workers.ray_cluster import NAMESPACE, RayError, first_line
 from graphengine.service.workers.wire import Message, pack, unpack
 from graphengine.version import __version__
@@ -101,10 +101,12 @@ class RayWorker:
         self.config: Message = {"device": self._kind, "store": store, "packs": list(packs), "threads": threads}
         self.placement: Mapping[str, Any] = options or {}
         self._actor: Any = None
+        self._thread: threading.Thread | None = None
 
     def start(self, on_message: OnMessage, on_lost: OnLost) -> None:
-        arguments = (on_message, on_lost)
-        threading.Thread(target=self._live, args=arguments, name=f"graphengine-{self.name}", daemon=True).start()
+        arguments, name = (on_message, on_lost), f"graphengine-{self.name}"
+        self._thread = threading.Thread(target=self._live, args=arguments, name=name, daemon=True)
+        self._thread.start()
 
     def _live(self, on_message: OnMessage, on_lost: OnLost) -> None:
         import ray
@@ -186,6 +188,12 @@ class RayWorker:
     def is_stopped(self) -> bool:
         return False  # Ray does not tell
 
+    def wait(self, seconds: float) -> None:
+        """Wait until the thread that listens to its actor has ended: Ray can crash a process that leaves the cluster
+        while another thread calls Ray."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
 
 def _reason(error: Exception) -> str:
     """What became of an actor, from the lines of Ray's error."""
@@ -218,7 +226,7 @@ def ray_workers(
     packs: Sequence[str] = (),
     patience: float = RAY_START,
     options: Mapping[str, Any] | None = None,
-) -> list[Handle]:
+) -> list[RayWorker]:
     """Workers on the cluster that this process has joined.
 
     Args:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,7 @@ def test_smoke(tmp_path: Path) -> None:
         with pytest.raises(RayError, match="is a client of a Ray cluster already"), joined("local"):
             pass
     assert told == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("graphengine-worker")] == []
 
 
 def test_a_dead_node_is_told_its_call_computed_by_another_and_it_works_again_when_it_is_back(cluster: TwoNodes) -> None:
