@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +29,13 @@ def clean(queue: Queue, disk: DiskStore | None = None) -> Iterator[tuple[Path, i
 
     for folder in sweep(files.folder, is_nobodys):
         yield folder, _size(folder)
+    # They are listed before the running jobs are: what a job writes that begins meanwhile is not among them.
+    half_written = {name: files.half_written(name) for name in sorted(known)}
     running = {queue.body(job.id).get("files") for job in queue.running()}
-    for name in sorted(known - running):
-        for file in files.tidy(name):
-            yield file, 0
+    for file in (file for name, left in half_written.items() if name not in running for file in left):
+        with contextlib.suppress(OSError):
+            file.unlink()
+        yield file, 0
     for out in queue.out_folders():
         for folder in sweep(Path(out)):
             yield folder, _size(folder)

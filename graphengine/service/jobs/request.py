@@ -155,13 +155,15 @@ class Files:
             shutil.rmtree(self.folder / name, ignore_errors=True)
             self.settle(name)
 
-    def tidy(self, name: str) -> list[Path]:
-        """Remove half-written files from the folder of a job that does not run; returns them."""
-        found = list((self.folder / name).glob(".*")) if name else []
-        for file in found:
+    def half_written(self, name: str) -> list[Path]:
+        """List the half-written files in a job's folder; while the job runs it may be writing them."""
+        return list((self.folder / name).glob(".*")) if name else []
+
+    def tidy(self, name: str) -> None:
+        """Remove half-written files from the folder of a job that does not run."""
+        for file in self.half_written(name):
             with contextlib.suppress(OSError):
                 file.unlink()
-        return found
 
     def _file(self, name: str, blob: str) -> Path:
         if not name.isalnum() or not blob.isalnum():

@@ -19,7 +19,8 @@ from graphengine.declare.registry import find
 from graphengine.errors import FileError
 from graphengine.results.outputs import HIDDEN, OutputWriter, remove_marked, write_outputs
 from graphengine.service.cleaning import clean
-from graphengine.service.jobs.job import State
+from graphengine.service.jobs.job import Job, State
+from graphengine.service.jobs.lease import take
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.jobs.submit import files_of, submit, submit_all
 from graphengine.service.service import Service
@@ -184,6 +185,29 @@ def test_what_a_killed_process_left_is_swept_and_what_lives_stays(tmp_path: Path
     assert sorted(file.name for file in out.iterdir()) == [".mine", "mine.txt"]
     assert [file.name for file in files_of(queue).folder.iterdir()] == [folder.name]
     assert len(list(folder.iterdir())) == 1
+
+
+def test_what_a_job_writes_that_begins_while_leftovers_are_removed_stays(tmp_path: Path) -> None:
+    class Begins(Queue):
+        """A queue whose job begins, and writes, right after it was asked which jobs run."""
+
+        def running(self) -> list[Job]:
+            found = super().running()
+            lease = take(self, "service", 15)
+            assert lease is not None
+            assert lease.claim(number, "service") is not None
+            (folder / ".live").touch()
+            return found
+
+    queue = Begins(tmp_path / "q.sqlite")
+    graph = Graph()
+    graph.add("pack.echo", "n", value=graph.input("value", Any))
+    graph.output("a", graph["n"])
+    number = submit(queue, graph, {"value": page("of a job")})
+    folder = files_of(queue).folder / queue.body(number)["files"]
+    (folder / ".half").touch()
+    assert [path for path, _ in clean(queue)] == [folder / ".half"]
+    assert sorted(file.name for file in folder.glob(".*")) == [".live"]
 
 
 def test_a_service_sweeps_when_it_takes_over(tmp_path: Path) -> None:
