@@ -45,8 +45,8 @@ commands = typer.Typer(no_args_is_help=True, help="Submit jobs, look at them, ca
 
 Number = Annotated[int, typer.Argument(metavar="JOB", min=1)]
 Numbers = Annotated[list[int], typer.Argument(metavar="JOB...")]
-HERE = ("submit", "clean", "stats", "report")
-"""Commands for the queue of this machine only; `run --server` submits to a server."""
+HERE = ("clean",)
+"""Commands for the queue of this machine only."""
 WIDE = 1000
 """Columns of a table that is not shown on a terminal, so that each job has one line."""
 
@@ -72,9 +72,11 @@ def _there(context: typer.Context, *only_here: str) -> remote.Server | None:
         WorkflowError: It is for a server, and such an option is given.
     """
     there = context.find_object(remote.Server)
-    given = [f"--{name}" for name in (*only_here, "queue") if context.params[name] is not None]
+    usual = {parameter.name: parameter.default for parameter in context.command.params}
+    given = [name for name in (*only_here, "queue") if context.params[name] != usual[name]]
     if there is not None and given:
-        raise WorkflowError(f"a server cannot follow {', '.join(given)}")
+        options = ", ".join(f"--{name}".replace("_", "-") for name in given)
+        raise WorkflowError(f"a server cannot follow {options}")
     return there
 
 
@@ -93,6 +95,7 @@ def _queue(file: Path | None) -> Iterator[Queue]:
 @commands.command("submit")
 @guarded
 def submit(
+    context: typer.Context,
     file: Workflow,
     set: Sets = None,
     over: Annotated[list[str] | None, Over] = None,
@@ -109,7 +112,9 @@ def submit(
     """Put a workflow into the queue; on disk when this ends. Its outputs are written into the folder of --out.
 
     With --over a job for every combination of values, all of them or none: workers share them, and join what they can.
+    A server is given the jobs one after the other; it writes their outputs, and `queue --server URL show` names them.
     """
+    there = _there(context, "out", "user", "keep_going")
     graph = load_workflow(file, packs)
     from graphengine.cli.handover import check_packs, differs
     from graphengine.cli.values import bind_sets
@@ -120,7 +125,12 @@ def submit(
     if over:
         graph, several = _over(graph, set, over)
     else:
-        several = [bind_sets(graph, set)]
+        several = [bound := bind_sets(graph, set)]
+        if there is not None:
+            graph, several = bound.graph, [bound.given]
+    if there is not None:
+        remote.submit(there, graph, several, priority, exact, json)
+        return
     check_folder(out, graph)  # an unwritable folder is an error now, not when the job runs
     with _queue(queue) as base:
         common = {"user": user, "priority": priority, "exact": exact, "out": out, "name": workflow_name(graph)}
@@ -395,8 +405,11 @@ def wait(
 
 @commands.command("stats")
 @guarded
-def stats(queue: QueueFile = None, json: Json = False, debug: Debug = False) -> None:
+def stats(context: typer.Context, queue: QueueFile = None, json: Json = False, debug: Debug = False) -> None:
     """Count jobs by state; show the service and its workers."""
+    if (there := _there(context)) is not None:
+        remote.stats(there, json)
+        return
     from graphengine.cli import job_rows
     from graphengine.cli.watching import idle
     from graphengine.service.jobs.lease import holder
@@ -430,6 +443,7 @@ def stats(queue: QueueFile = None, json: Json = False, debug: Debug = False) -> 
 @commands.command("report")
 @guarded
 def report(
+    context: typer.Context,
     job: Number,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("report.html"),
     queue: QueueFile = None,
@@ -438,13 +452,18 @@ def report(
 ) -> None:
     """Write a page about a job that has ended. It shows its values, and who waited for what on which device."""
     from graphengine.cli.common import load_packs
-
-    load_packs(packs)
-    from graphengine.service.job_report import job_page
     from graphengine.system.staging import write_file
 
-    with _queue(queue) as base:
-        write_file(out, job_page(base, job).encode("utf-8", "replace"))
+    if (there := _there(context)) is not None:
+        with there.client() as client:
+            page = client.report(str(job))
+    else:
+        load_packs(packs)
+        from graphengine.service.job_report import job_page
+
+        with _queue(queue) as base:
+            page = job_page(base, job)
+    write_file(out, page.encode("utf-8", "replace"))
     print(out)
 
 

@@ -145,6 +145,37 @@ def _check(job: RemoteJob) -> None:
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
+def submit(
+    server: Server, graph: GraphData, several: Sequence[Mapping[str, Any]], priority: int, exact: bool, json: bool
+) -> None:
+    """Submit a job for each of several inputs of a workflow, and print their numbers."""
+    with server.client() as client:
+        for inputs in several:
+            job = client.submit(graph, inputs, priority=priority, exact=exact)
+            print(json_.dumps({"job": job.number, "uuid": job.id}) if json else f"job {job.number}", flush=True)
+
+
+def stats(server: Server, json: bool) -> None:
+    """Count the jobs that run and wait; show the workers."""
+    with server.client() as client:
+        queue, workers = client.queue(), client.workers()
+    facts = {"server": server.url, "running": len(queue.running), "queued": len(queue.waiting), "paused": queue.paused}
+    facts |= {"limit": queue.limit} | ({} if queue.limits is None else {"limits": dict(queue.limits)})
+    if json:
+        print(json_.dumps({**facts, "workers": workers}))
+        return
+    if queue.limits is not None:
+        facts["limits"] = ", ".join(f"{user or 'each'}: {count}" for user, count in queue.limits.items())
+    for name, value in facts.items():
+        print(f"{name:10} {value}")
+    for worker in workers:
+        free = "" if worker["free"] is None else f"{worker['free'] / 2**30:.1f} GiB free, "
+        print(
+            f"{worker['name']:10} {worker['state']} on {worker['device']}: {worker['computed']} nodes, "
+            f"{worker['parts']} parts of models held, {free}{worker['loads']} loaded, lost {worker['deaths']} times"
+        )
+
+
 def list_(server: Server, states: Sequence[str], limit: int, json: bool) -> None:
     """List the newest jobs."""
     from itertools import islice

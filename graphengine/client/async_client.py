@@ -119,15 +119,18 @@ class AsyncClient:
         inputs: Mapping[str, Any] | None = None,
         *,
         want: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        exact: bool = False,
+        key: str | None = None,
         listen: Callable[[Event], None] | None = None,
         previews: bool = False,
-        **options: Any,
     ) -> Any:
         """Run a graph on the server, as `Graph.run` does in this process: the value of `want`, a list of values for a
         list, a dictionary of all outputs for None. If this is cancelled, so is the job.
 
         Args:
-            graph, inputs, options: As for `submit`.
+            graph, inputs, labels, priority, exact, key: As for `submit`.
             listen: Called with each event of the job.
             previews: Whether `listen` is called with previews too.
 
@@ -135,7 +138,8 @@ class AsyncClient:
             JobFailed: The job failed.
             Cancelled: It was cancelled.
         """
-        submitting = asyncio.create_task(self.submit(graph, inputs, want=want, **options))
+        order = self.submit(graph, inputs, want=want, labels=labels, priority=priority, exact=exact, key=key)
+        submitting = asyncio.create_task(order)
         try:
             job = await asyncio.shield(submitting)
             async with contextlib.aclosing(self.events(job, previews=previews and listen is not None)) as events:
@@ -320,6 +324,11 @@ class AsyncClient:
     async def nodes(self) -> list[dict[str, Any]]:
         """The nodes of the server as JSON data."""
         found: list[dict[str, Any]] = (await self._connection.data("GET", "/v1/nodes"))["nodes"]
+        return found
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Who computes, as JSON data: `name`, `device`, `state`, `parts` of models that are held, `free` bytes, ..."""
+        found: list[dict[str, Any]] = (await self._connection.data("GET", "/v1/workers"))["workers"]
         return found
 
     async def queue(self) -> QueueFacts:

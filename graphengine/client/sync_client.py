@@ -129,14 +129,17 @@ class Client:
         inputs: Mapping[str, Any] | None = None,
         *,
         want: str | Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        exact: bool = False,
+        key: str | None = None,
         listen: Callable[[Event], None] | None = None,
         previews: bool = False,
-        **options: Any,
     ) -> Any:
         """Run a graph on the server, as `Graph.run` does in this process. Ctrl-C cancels the job. `listen` is called on
         another thread, and cannot call this client."""
-        options |= {"want": want, "listen": listen, "previews": previews}
-        return self._do(self._client.run(graph, inputs, **options))
+        options: dict[str, Any] = {"want": want, "labels": labels, "priority": priority, "exact": exact, "key": key}
+        return self._do(self._client.run(graph, inputs, listen=listen, previews=previews, **options))
 
     def get(self, job: Job | str) -> Job:
         """A job as it is now, by its UUID."""
@@ -205,6 +208,10 @@ class Client:
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes of the server as JSON data."""
         return self._do(self._client.nodes())
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Who computes, as JSON data."""
+        return self._do(self._client.workers())
 
     def queue(self) -> QueueFacts:
         """What runs, what waits, and what is paused."""

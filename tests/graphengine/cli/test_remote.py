@@ -116,6 +116,33 @@ def test_the_events_of_a_job_have_one_form_on_its_machine_and_elsewhere(server: 
     assert told["here"] == [{**event.data, "job": job.number} for event in stream.until("done")]
 
 
+def test_jobs_are_submitted_counted_and_reported(server: Server) -> None:
+    queue = ["queue", "--server", server.url]
+    submit = [*queue, "submit", "flows/greet.yaml"]
+    told = go(server, *submit, "--set", "text=one by one", "--over", 'ending=["html", "txt"]', "--priority", 3).stdout
+    jobs = [int(line.removeprefix("job ")) for line in told.splitlines()]
+    assert go(server, *queue, "wait", *jobs).stdout == "".join(f"job {job} is done\n" for job in jobs)
+    with Client(server.url) as client:
+        made = [client.get(str(job)) for job in jobs]
+        assert [(job.inputs["ending"], job.priority) for job in made] == [("html", 3), ("txt", 3)]
+        assert client.outputs(made[1])["sheet"] == b"one by one"
+    (line,) = go(server, *submit, "--set", "text=x", "--json").stdout.splitlines()
+    assert json.loads(line).keys() == {"job", "uuid"}
+    assert "cannot follow --out, --keep-going" in go(
+        server, *submit, "--set", "text=x", "--out", "mine", "--keep-going", code=2
+    ).stderr  # fmt: skip
+    assert "ending" in go(server, *submit, "--set", "text=x", "--set", "ending=gif", code=2).stderr
+    go(server, *queue, "wait", json.loads(line)["job"])
+    assert go(server, *queue, "report", jobs[0], "--out", "page.html").stdout == "page.html\n"
+    assert "one by one" in (server.folder / "page.html").read_text()
+    assert "no job" in go(server, *queue, "report", 99999, code=2).stderr
+    assert go(server, *queue, "stats").stdout.splitlines()[:3] == [
+        f"server     {server.url}", "running    0", "queued     0",
+    ]  # fmt: skip
+    facts = json.loads(go(server, *queue, "stats", "--json").stdout)
+    assert (facts["paused"], facts["limit"], facts["limits"], facts["workers"]) == (False, None, {}, [])
+
+
 @pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 19, "-1", "1.0"])
 def test_numbers_of_no_job(server: Server, number: str) -> None:
     assert server.ask("GET", f"/v1/jobs/{number}").problem["code"] == "not_found"

@@ -432,6 +432,8 @@ def test_both_clients_have_the_same_methods() -> None:
     for name in one:
         here, there = (inspect.signature(methods[name]).parameters for methods in (one, other))
         assert list(here.values()) == list(there.values()), name
+    submit, run = (inspect.signature(method).parameters for method in (Client.submit, Client.run))
+    assert run.items() >= submit.items()  # so that type checkers know the options of both
 
 
 def test_the_pack_is_loaded_here() -> None:
