@@ -72,7 +72,7 @@ def _compare(node: yaml.Node, old: Any, new: Any, edits: list[tuple[int, int, st
     if _equal(old, new):
         return
     both = isinstance(old, dict) and isinstance(new, dict)
-    if isinstance(node, yaml.MappingNode) and both and list(old) == list(new) and len(node.value) == len(new):
+    if isinstance(node, yaml.MappingNode) and both and old.keys() == new.keys() and len(node.value) == len(new):
         for key, value in node.value:
             _compare(value, old[key.value], new[key.value], edits, seen)
         return
@@ -84,9 +84,9 @@ def _compare(node: yaml.Node, old: Any, new: Any, edits: list[tuple[int, int, st
 
 
 def _equal(old: Any, new: Any) -> bool:
-    """Whether two values are the same in a file; 1 and 1.0 are, 1 and true are not."""
+    """Whether two values are the same in a file, in any order of keys; 1 and 1.0 are, 1 and true are not."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return list(old) == list(new) and all(_equal(old[key], new[key]) for key in old)
+        return old.keys() == new.keys() and all(_equal(old[key], new[key]) for key in old)
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(_equal, old, new))
     return isinstance(old, bool) == isinstance(new, bool) and bool(old == new)

@@ -127,6 +127,8 @@ def _name(type: str) -> str:
 def _tidy(id: str, entry: dict[str, Any], marks: Mapping[str, Any], find: Any) -> None:
     """Take out of a node's entry what it has anyway: defaults that the document did not write, its id as title."""
     definition = find(entry["node"])
+    if "from" in entry:  # the editor sorts inputs by whether they have widgets
+        entry["from"] = _ordered(entry["from"], names(marks, "from"))
     if definition.version is not None:
         entry["node"] += f"@{definition.version}"
     written, kept = entry.get("with", {}), names(marks, "with")

@@ -237,6 +237,8 @@ class _Showing:
         """Give a node its links and values."""
         slots = {slot.socket: slot for slot in shown.slots}
         hint = "the editor shows some inputs only with the choice that opens them"
+        if "from" in entry:
+            shown.marks["from"] = list(entry["from"])
         for socket, source in entry.get("from", {}).items():
             slot = slots.get(socket)
             if slot is None:

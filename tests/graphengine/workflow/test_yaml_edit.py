@@ -45,6 +45,9 @@ def test_values_change_where_they_stand() -> None:
 
 
 def test_nothing_changes_where_nothing_differs() -> None:
+    turned = data(TEXT)
+    turned["inputs"] = dict(reversed(turned["inputs"].items()))
+    assert edited(TEXT, data(TEXT), turned) == TEXT
     assert edited(TEXT, data(TEXT), data(TEXT)) == TEXT
     as_float = data(TEXT)
     as_float["inputs"]["seed"]["default"] = 0.0
