@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import functools
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from graphengine.server.problems import ApiError
+from graphengine.server.tokens import Caller
 from graphengine.service.jobs.job import Change, Job
 from graphengine.service.service import Service
 from graphengine.service.watcher import MOST_LIVE, NOTHING, Watcher, WatchEvent
 
-MOST_WATCHERS = 2000
+MOST_WATCHERS, MOST_OF_USER = 2000, 500
+"""The most clients that watch jobs at once, and the most of a user who is no admin."""
 FLUSH_SECONDS = 0.1
 """Seconds between two wakes of watchers for steps: what happens meanwhile is told at once, with less work."""
 
@@ -34,6 +37,7 @@ class AsyncHub:
     def __init__(self, service: Service, shown: Callable[[str], str] = str) -> None:
         self.hub, self._shown = service.hub, shown
         self._watchers = set[Watcher]()
+        self._of_user = Counter[str]()
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
         self._waking = set[asyncio.Event]()
         self._lock = threading.Lock()  # of `_waking`
@@ -63,26 +67,33 @@ class AsyncHub:
         """How many clients watch jobs."""
         return len(self._watchers)
 
-    @property
-    def full(self) -> bool:
-        """Whether no more clients may watch."""
-        return self.watching >= MOST_WATCHERS
+    def check_room(self, caller: Caller | None) -> None:
+        """Refuse a client that wants to watch a job where too many do.
+
+        Raises:
+            ApiError: All places are taken, or all those of the user.
+        """
+        if self.watching >= MOST_WATCHERS:
+            raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
+        if caller is not None and not caller.admin and self._of_user[caller.user] >= MOST_OF_USER:
+            what = f"a user watches at most {MOST_OF_USER} jobs at once; end some of these streams"
+            raise ApiError("busy", what, headers={"Retry-After": "5"})
 
     def is_watched(self, job: Job) -> bool:
         """Whether a client watches a job."""
         return self.hub.is_watched(job.id)
 
     async def watch(
-        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True, caller: Caller | None = None
     ) -> AsyncGenerator[WatchEvent]:
         """What happens to a job, event by event; see `batches`."""
-        async with contextlib.aclosing(self.batches(job, after, silence, previews)) as batches:
+        async with contextlib.aclosing(self.batches(job, after, silence, previews, caller)) as batches:
             async for batch in batches:
                 for event in batch:
                     yield event
 
     async def batches(
-        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True
+        self, job: Job, after: int = 0, silence: float = 15.0, previews: bool = True, caller: Caller | None = None
     ) -> AsyncGenerator[list[WatchEvent]]:
         """What happens to a job, from the change after a number on, until its end; what is there at once, at once.
 
@@ -90,13 +101,18 @@ class AsyncHub:
             after: The number of the last change that the client knows; 0 for all that the log holds.
             silence: Seconds after which a client is told that nothing has happened.
             previews: Whether the client is told previews; where none is, none are made.
+            caller: Whose place this takes; None for what the server itself needs.
+
+        Raises:
+            ApiError: There is no place, see `check_room`.
         """
-        if self.full:
-            raise ApiError("unavailable", "too many clients watch jobs; ask again later", headers={"Retry-After": "5"})
+        self.check_room(caller)
+        user = "" if caller is None else caller.user
         woken = asyncio.Event()
         quiet = _Quiet(silence, woken)
         with self.hub.watching(job.id, after, previews, MOST_LIVE, functools.partial(self._wake, woken)) as watcher:
             self._watchers.add(watcher)
+            self._of_user[user] += 1
             try:
                 while not (watcher.closed or self.closed.is_set()):
                     woken.clear()  # first: news that comes after `take` wakes
@@ -118,11 +134,14 @@ class AsyncHub:
             finally:
                 quiet.timer.cancel()
                 self._watchers.discard(watcher)
+                self._of_user -= Counter([user])  # drops users who watch nothing
 
-    async def ended(self, job: Job, seconds: float) -> bool:
+    async def ended(self, job: Job, seconds: float, caller: Caller | None = None) -> bool:
         """Wait until a job has ended, at most so long; whether it has."""
         with contextlib.suppress(TimeoutError, ApiError):  # too many watch: the client asks again
-            async with asyncio.timeout(seconds), contextlib.aclosing(self.watch(job, previews=False)) as events:
+            async with asyncio.timeout(seconds), contextlib.aclosing(
+                self.watch(job, previews=False, caller=caller)
+            ) as events:
                 async for event in events:
                     if event.last:
                         return True

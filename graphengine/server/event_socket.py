@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from graphengine.server.async_hub import AsyncHub
 from graphengine.server.contract import Route
-from graphengine.server.http import CALLER, WRITE_SECONDS
+from graphengine.server.http import CALLER, WRITE_SECONDS, Pace
 from graphengine.server.job_api import JobApi
 from graphengine.server.json_text import parse
 from graphengine.server.problems import ApiError, as_api_error
@@ -65,9 +65,10 @@ class EventSocket:
     async def _serve(self, request: web.Request, socket: web.WebSocketResponse) -> None:
         await socket.prepare(request)
         following = _Following(self.api, self.hub, request, socket)
-        ending = asyncio.create_task(self._end(socket))
+        ending, pace = asyncio.create_task(self._end(socket)), Pace()
         try:
             async for message in socket:
+                await pace.keep()
                 if message.type is not WSMsgType.TEXT:
                     await socket.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"messages are JSON texts")
                     break
@@ -117,7 +118,8 @@ class _Following:
         """Tell what happens to a job until its end."""
         ended = False
         try:
-            async with contextlib.aclosing(self._hub.batches(job, after, previews=previews)) as batches:
+            watching = self._hub.batches(job, after, previews=previews, caller=self._request[CALLER])
+            async with contextlib.aclosing(watching) as batches:
                 async for batch in batches:
                     # A sign that nothing has happened is not sent: the pings show that the client is there.
                     await self._send(*(event.message(job.uuid) for event in batch if event.kind))

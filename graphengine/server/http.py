@@ -33,6 +33,8 @@ MOST_PARTS, LONGEST_FIELD = 100, 8192
 """The most parts of a form, and the most bytes of each but the file."""
 ENVELOPE = 1 << 20
 """Bytes of a form around its file."""
+FREE_MESSAGES, MESSAGE_SECONDS = 500, 0.02
+"""The messages of a socket that are taken at once, and the seconds between any more."""
 WRITE_SECONDS = 30.0
 """Seconds after which a client that reads nothing of a stream is let go."""
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII)
@@ -276,6 +278,21 @@ async def form_parts(
     if files != 1:
         raise ApiError("bad_request", f"the form must have one part `{file}`, not {files}")
     return name
+
+
+class Pace:
+    """The pace at which messages of one socket are taken: at once up to a number, then so many a second at most. What
+    comes faster waits in the network."""
+
+    def __init__(self) -> None:
+        self._left = FREE_MESSAGES
+
+    async def keep(self) -> None:
+        """Wait before the next message, if there were many."""
+        if self._left:
+            self._left -= 1
+        else:
+            await asyncio.sleep(MESSAGE_SECONDS)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

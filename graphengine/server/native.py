@@ -138,7 +138,7 @@ class Native:
         try:
             view = await asyncio.shield(submitted)  # a client that goes away now has still submitted its job
             ended = view.job.state.ended
-            if wait and not ended and await self.hub.ended(view.job, wait):
+            if wait and not ended and await self.hub.ended(view.job, wait, caller):
                 view, ended = await asyncio.to_thread(self.api.get, caller, view.job.uuid), True
         except asyncio.CancelledError:
             if wait and order.key is None:
@@ -219,7 +219,8 @@ class Native:
         if request.method == "HEAD":
             await answer.prepare(request)
             return answer
-        async with contextlib.aclosing(self.hub.batches(job, int(after), previews=previews == "true")) as batches:
+        watching = self.hub.batches(job, int(after), previews=previews == "true", caller=request[CALLER])
+        async with contextlib.aclosing(watching) as batches:
             batch = await anext(batches, None)
             if batch is not None and batch[0].number is None and batch[0].last and int(after):
                 return web.Response(status=204)  # the client knows all: a browser connects no more

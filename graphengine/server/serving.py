@@ -23,10 +23,11 @@ from graphengine.server.comfy.v2 import ComfyV2
 from graphengine.server.comfy.v2_assets import ComfyV2Assets
 from graphengine.server.contract import Contract, contract_of
 from graphengine.server.editor import Editor
-from graphengine.server.http import CALLER, Door, Handler, guard
+from graphengine.server.http import CALLER, SAFE, Door, Handler, guard
 from graphengine.server.job_api import JobApi
 from graphengine.server.native import Native
 from graphengine.server.pages import Pages
+from graphengine.server.parse_errors import Answer, answered
 from graphengine.server.problems import ApiError
 from graphengine.server.user_files import UserFiles
 from graphengine.service.metrics import Metrics
@@ -48,6 +49,8 @@ IDLE_SECONDS = 75.0
 """Seconds for which a connection is kept after an answer, until the headers of the next request have arrived."""
 SERVED = web.AppKey("served", set[object])
 """The connections that have sent the headers of a request."""
+UNREADABLE: web.AppKey[Answer] = web.AppKey("unreadable")
+"""Answers requests that are no HTTP."""
 
 
 def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, UserFiles] | None) -> web.Application:
@@ -76,6 +79,14 @@ def application(api: JobApi, door: Door, metrics: Metrics, editor: tuple[Path, U
 
     app = web.Application(middlewares=[note, guard(door, problem, without_token)], client_max_size=1 << 20)
     app[SERVED] = served
+
+    def unreadable(error: ApiError, path: str, request: web.BaseRequest) -> web.Response:
+        assert isinstance(request, web.Request)
+        answer = contract_of(contracts, path).problem(error, request)
+        answer.headers.update({name: value for name, value in SAFE.items() if name not in answer.headers})
+        return answer
+
+    app[UNREADABLE] = unreadable
 
     async def health(request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
@@ -141,6 +152,7 @@ def serve(app: web.Application, listening: socket.socket, on_start: Callable[[],
         )  # fmt: skip
         await runner.setup()
         assert runner.server is not None
+        answered(runner.server, app[UNREADABLE])
         letting_go = asyncio.create_task(_let_silent_go(runner.server, app[SERVED]))
         await web.SockSite(runner, listening, backlog=1024).start()
         stop = asyncio.Event()

@@ -58,18 +58,18 @@ def object_info(definition: NodeDef[..., Any], files_of: FilesOf) -> dict[str, A
         files_of: Lists the files that an input may name, which makes a list to choose from.
     """
     inputs: dict[str, dict[str, Any]] = {"required": {}, "optional": {}, "hidden": {}}
-    own, opened = definition.pack == BARE, opened_inputs(definition)
-    inner = {f"{name}_{part}" for name, choices in opened.items() for parts in choices.values() for part in parts}
-    for name, socket in definition.sockets.items():
+    own, sockets, opening, inner = definition.pack == BARE, definition.sockets, dict[str, list[Any]](), set[str]()
+    for name, choices in opened_inputs(definition).items():
+        if (shown := _opening(sockets[name], choices, sockets, files_of)) is not None:
+            opening[name] = shown
+            inner |= {f"{name}_{part}" for parts in choices.values() for part in parts}
+    for name, socket in sockets.items():
         if name in inner:
             continue
         # Saved workflows hold the values of widgets in the order of a class's inputs, the required ones first. Those of
         # ComfyUI's own classes are required even where they have a default.
         required = socket.required or (own and socket.default is not None)
-        info = input_info(socket, files_of)
-        if name in opened:
-            info = _opening(info[1], name, opened[name], definition.sockets, files_of)
-        inputs["required" if required else "optional"][name] = info
+        inputs["required" if required else "optional"][name] = opening.get(name) or input_info(socket, files_of)
     shows = is_output(definition)
     outputs = {} if shows else definition.outputs
     types = [comfy_type(annotation) for annotation in outputs.values()]
@@ -124,17 +124,19 @@ def input_info(socket: Socket, files_of: FilesOf) -> list[Any]:
 
 
 def _opening(
-    options: Mapping[str, Any], name: str, choices: Mapping[str, Sequence[str]], sockets: Mapping[str, Socket],
-    files_of: FilesOf,
-) -> list[Any]:  # fmt: skip
-    """An input whose choices open further inputs, which the frontend shows below it while they count."""
-    shown = []
+    socket: Socket, choices: Mapping[str, Sequence[str]], sockets: Mapping[str, Socket], files_of: FilesOf
+) -> list[Any] | None:
+    """An input whose choices open further inputs, which the frontend shows below it while they count; None where one of
+    these has no widget, as the frontend does not know that."""
+    options = dict(input_info(socket, files_of)[1])
+    first, shown = options.pop("default", None), []
     for choice, parts in choices.items():
-        inner = {part: input_info(sockets[f"{name}_{part}"], files_of) for part in parts}
+        inner = {part: input_info(sockets[f"{socket.name}_{part}"], files_of) for part in parts}
+        if any(info[1].get("forceInput") for info in inner.values()):
+            return None
         shown.append({"key": choice, "inputs": {"required": inner}})
-    first = options.get("default")
     shown.sort(key=lambda one: one["key"] != first)  # the frontend begins with the first one
-    return [OPENING, {**{key: value for key, value in options.items() if key != "default"}, "options": shown}]
+    return [OPENING, options | {"options": shown}]
 
 
 def _item(annotation: Any) -> str | None:

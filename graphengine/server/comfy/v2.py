@@ -180,9 +180,10 @@ class ComfyV2:
         """`GET /api/v2/jobs/{id}/events`."""
         caller = request[CALLER]
         job = await asyncio.to_thread(self.api.find, caller, request.match_info["id"])
-        if self.hub.full:
-            wait = {"Retry-After": "5"}
-            raise Refused(429, "too_many_streams", "too many clients watch jobs; ask again later", headers=wait)
+        try:
+            self.hub.check_room(caller)
+        except ApiError as error:
+            raise Refused(429, "too_many_streams", error.detail, headers=error.headers) from None
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **SAFE, **request_id()}
         stream = web.StreamResponse(headers=headers)
         stream.content_type = "text/event-stream"

@@ -58,7 +58,7 @@ async def job_events(
         yield "progress", progress
     reported = progress
     next_report, is_due = time.monotonic() + PROGRESS_SECONDS, False
-    async with contextlib.aclosing(hub.watch(job)) as events:
+    async with contextlib.aclosing(hub.watch(job, caller=caller)) as events:
         coming = asyncio.ensure_future(anext(events, None))
         try:
             while True:

@@ -21,7 +21,7 @@ from graphengine.events import Kind, Reuse
 from graphengine.server.async_hub import AsyncHub
 from graphengine.server.comfy.connection import Socket
 from graphengine.server.comfy.jobs import cached, end_of, facts_of, node_of, outputs
-from graphengine.server.http import CALLER
+from graphengine.server.http import CALLER, Pace
 from graphengine.server.job_api import JobApi
 from graphengine.server.problems import ApiError
 from graphengine.server.thumbnails import enlarged
@@ -121,7 +121,9 @@ class Sockets:
             self._of[client] = socket  # replaces an older connection of the same program
             await self._resume(client, socket)
             tasks += [asyncio.create_task(work) for work in (socket.write(), self._close_at_end(socket))]
+            pace = Pace()
             async for message in socket.answer:
+                await pace.keep()
                 if message.type is WSMsgType.TEXT:
                     self._heard(socket, message.data)
         finally:

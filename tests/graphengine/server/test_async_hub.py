@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from graphengine.events import Event, Kind
-from graphengine.server.async_hub import AsyncHub
+from graphengine.server.async_hub import MOST_OF_USER, AsyncHub
+from graphengine.server.problems import ApiError
+from graphengine.server.tokens import Caller
 from graphengine.service.job_events import JobEvent
 from graphengine.service.jobs.job import Change, JobEventKind, NewJob
 from graphengine.service.jobs.queue import Queue
@@ -138,3 +140,27 @@ async def until_waits(hub: AsyncHub) -> None:
     """Wait until the hub's one watcher waits for news."""
     while not any(watcher._wake.args[0]._waiters for watcher in hub._watchers):  # type: ignore[attr-defined]
         await asyncio.sleep(0)
+
+
+def test_one_user_leaves_places_to_others(service: Service) -> None:
+    async def watch() -> None:
+        hub, job, ann, ben = AsyncHub(service), service.queue.get(1), Caller("ann"), Caller("ben")
+        hub.start()
+        streams = [hub.watch(job, caller=ann) for _ in range(MOST_OF_USER)]
+        for stream in streams:
+            await anext(stream)
+        with pytest.raises(ApiError, match="at most 500") as refused:
+            await anext(hub.watch(job, caller=ann))
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "5")
+        assert not await hub.ended(job, 60, ann)
+        for caller in (ben, Caller("root", admin=True), None):
+            streams.append(hub.watch(job, caller=caller))
+            await anext(streams[-1])
+        await streams[0].aclose()
+        again = hub.watch(job, caller=ann)
+        await anext(again)
+        for stream in (*streams, again):
+            await stream.aclose()
+        hub.close()
+
+    asyncio.run(watch())

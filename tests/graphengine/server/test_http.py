@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from graphengine.server.http import FREE_MESSAGES, Pace
 from tests.graphengine.sample import until
 
 from .conftest import PIXEL, Server
@@ -424,3 +426,17 @@ def test_what_is_no_http_is_not_in_the_log(server: Server) -> None:
             connection.settimeout(60)
             assert connection.recv(400).startswith(b"HTTP/1.0 400")
     assert server.log.read_text() == ""
+
+
+def test_many_messages_of_a_socket_are_taken_slowly() -> None:
+    async def take() -> None:
+        pace = Pace()
+        for _ in range(FREE_MESSAGES):
+            with pytest.raises(StopIteration):
+                pace.keep().send(None)  # it waits for nothing
+        waiting = asyncio.ensure_future(pace.keep())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await waiting
+
+    asyncio.run(take())
