@@ -462,7 +462,7 @@ def test_choices_that_open_inputs_are_shown_so_and_come_so(server: Server) -> No
     assert opened["scale by multiplier"] == ["multiplier"]
     assert options["options"][0]["inputs"]["required"]["width"][1]["default"] == 512
     flat = server.ask("GET", "/object_info/SaveImageAdvanced").data["SaveImageAdvanced"]["input_order"]
-    assert "format_bit_depth" in [*flat["required"], *flat["optional"]]  # without a widget: the frontend knows none such
+    assert "format_bit_depth" in [*flat["required"], *flat["optional"]]  # it has no widget
     prompt = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 24, "batch_size": 1, "color": 0}},
         "2": {"class_type": "ResizeImageMaskNode", "inputs": {
