@@ -17,17 +17,22 @@ _LINE = re.compile(rb"[A-Z]{1,20} (/[^\s?]{0,200})")
 
 
 class _Connection(RequestHandler):
-    """A connection whose parser's errors are answered by a function."""
+    """A connection whose parser's errors are answered by a function.
 
-    __slots__ = ("_answer", "_path")
+    Attributes:
+        answer: The function.
+        path: The path of the latest request, as far as it is known.
+    """
 
-    _answer: Answer
-    _path: str
+    __slots__ = ("answer", "path")
+
+    answer: Answer
+    path: str
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and note the path of a request that begins with them."""
         if (line := _LINE.match(data)) is not None:
-            self._path = line[1].decode("latin-1")
+            self.path = line[1].decode("latin-1")
         super().data_received(data)
 
     def handle_error(
@@ -40,7 +45,7 @@ class _Connection(RequestHandler):
             error = ApiError("bad_request", f"the request cannot be read: {what[:200] or 'it is no HTTP'}")
         else:
             error = ApiError("internal", "the server has failed at this; its log says more")
-        answer = self._answer(error, self._path, request)
+        answer = self.answer(error, self.path, request)
         answer.force_close()
         return answer
 
@@ -50,7 +55,7 @@ class _Server(web.Server):
 
     def __call__(self) -> RequestHandler:
         connection = _Connection(self, loop=self._loop, **self._kwargs)
-        connection._answer, connection._path = self.answer, "/"
+        connection.answer, connection.path = self.answer, "/"
         return connection
 
 
