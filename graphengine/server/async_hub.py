@@ -24,7 +24,7 @@ FLUSH_SECONDS = 0.1
 
 
 class AsyncHub:
-    """Tells clients over the network what happens to jobs, from the service's hub. All but `wake` is used on the loop.
+    """Tells clients over the network what happens to jobs, from the service's hub. Used on the loop.
 
     Args:
         service: The service whose hub is used.

@@ -96,12 +96,15 @@ class SocketServer:
     def _tell_events(
         self, client: socketserver.StreamRequestHandler, job: int | None, after: int, previews: bool
     ) -> None:
-        """Tell a client what happens to a job, or to all, after a change of the log, until it goes."""
+        """Tell a client what happens to a job, or to all, after a change of the log, until it goes, or the jobs are run
+        by another service, whose socket the client then looks for."""
         try:
             with self.service.hub.watching(job, after, previews, MOST_LIVE) as watcher:
                 _write(client, {"kind": JobEventKind.WATCHING})
                 for batch in watcher.batches(CHECK_SECONDS):
                     _write(client, *(event.as_dict(event.job) for event in batch))
+                    if not self.service.active:
+                        return
         except GraphEngineError as error:  # it comes again, or reads the queue's file
             log.warning("a client that watches jobs is let go: %s", error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -130,6 +131,19 @@ def test_the_socket_is_of_who_runs_the_jobs(tmp_path: Path) -> None:
     until(lambda: other.active and active())
     following.__exit__(None, None, None)
     assert hello(file) is None
+
+
+def test_who_watches_is_let_go_when_another_service_runs_the_jobs(tmp_path: Path) -> None:
+    file = tmp_path / "q.sqlite"
+    with serving(file, InlineRunner(), DiskStore(tmp_path / "store"), seconds=0.3) as service:
+        until(lambda: service.active)
+        lines = watch(file)
+        assert next(lines) == {"kind": "watching"}
+        with service.queue.write() as base:  # as if it had slept, and was taken for dead
+            base.execute("update lease set epoch = epoch + 1, holder = 'another', seconds = 600, until = 600 + until")
+        assert {line["kind"] for line in itertools.islice(lines, 60)} <= {""}  # signs that nothing happens
+        assert next(lines, None) is None
+        assert not service.active
 
 
 def test_a_path_too_long_for_a_unix_socket_has_a_port_and_a_secret(tmp_path: Path) -> None:
