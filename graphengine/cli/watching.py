@@ -15,7 +15,7 @@ import typer
 from graphengine.cli.common import CANCELLED
 from graphengine.service.jobs.database import QueueError
 from graphengine.service.jobs.job import Job, JobEventKind, State
-from graphengine.service.socket_client import hello, watch
+from graphengine.service.socket_client import PATIENCE, hello, watch
 from graphengine.service.watcher import NOTHING, Watcher
 from graphengine.system.terminal import console
 
@@ -26,6 +26,8 @@ MOST_WAITING = 100_000
 """The most jobs that are counted as waiting."""
 SHOWN = 30
 """Lines of the live table: as many jobs, of which a third may have ended."""
+LITTLE_PATIENCE = 3.0
+"""Seconds to wait for a sign of a service in place of one that was found hanging."""
 CHECK_SECONDS = 1.0
 """Seconds between checks whether a service runs a queue's jobs."""
 
@@ -106,15 +108,21 @@ class Following:
         self.queue, self.job, self.previews, self._look = queue, job, previews, look
         if job is not None:
             queue.get(job)
+        self._patience = PATIENCE
         self._known = 0 if job is not None else queue.last_change()
         self._service = self._connected()  # now: what happens from now on is told whole
 
     def _connected(self) -> Iterator[dict[str, Any]] | None:
         """The events of the service after the last one that is known; None if no service runs."""
-        lines = watch(self.queue.file, self.job, self._known, self.previews)
-        with contextlib.suppress(OSError, ValueError):
+        lines = watch(self.queue.file, self.job, self._known, self.previews, self._patience)
+        try:
             if next(lines, None) == {"kind": JobEventKind.WATCHING}:
+                self._patience = PATIENCE
                 return lines
+        except TimeoutError:
+            self._patience = LITTLE_PATIENCE  # it hangs: another takes its place soon, and the file has news meanwhile
+        except (OSError, ValueError):
+            pass
         return None
 
     def lines(self, job: int | None = None) -> Iterator[dict[str, Any]]:

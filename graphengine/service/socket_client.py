@@ -9,8 +9,8 @@ from typing import Any
 
 from graphengine.system.channel import connected
 
-SILENT_SECONDS = 10.0
-"""Seconds without a sign after which a service that is watched is taken to hang."""
+PATIENCE = 10.0
+"""Seconds without a sign, which comes every second, after which a service that is watched is taken to hang."""
 
 
 def hello(file: Path) -> dict[str, Any] | None:
@@ -47,7 +47,9 @@ def _answer(file: Path, op: str) -> Any:
         return json.loads(stream.readline())
 
 
-def watch(file: Path, job: int | None = None, after: int = 0, previews: bool = False) -> Iterator[dict[str, Any]]:
+def watch(
+    file: Path, job: int | None = None, after: int = 0, previews: bool = False, patience: float = PATIENCE
+) -> Iterator[dict[str, Any]]:
     """The events of a job, or of all jobs, until its end or that of the service; the first is `watching`, and `""` is a
     sign that nothing has happened for a second. They are those that clients over HTTP have, with the job's number as
     `job`.
@@ -55,11 +57,12 @@ def watch(file: Path, job: int | None = None, after: int = 0, previews: bool = F
     Args:
         after: The number of the last event of the queue's log that is known; 0 for all that the log holds.
         previews: Whether previews are wanted.
+        patience: Seconds without a sign after which the service is taken to hang.
 
     Raises:
         OSError: No service runs the queue's jobs, or it gives no sign any more.
     """
-    with connected(file, timeout=SILENT_SECONDS) as stream:
+    with connected(file, timeout=patience) as stream:
         asked = {"op": "events", "job": job, "after": after, "previews": previews}
         stream.write(json.dumps(asked).encode() + b"\n")
         stream.flush()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from graphengine import DiskStore, Graph, __version__
+from graphengine.cli import watching
 from graphengine.cli.watching import Following, idle
-from graphengine.service import socket_client
 from graphengine.service.jobs.job import NewJob
 from graphengine.service.jobs.queue import Queue
 from graphengine.service.service import Service
@@ -79,7 +79,8 @@ def test_nothing_of_the_log_is_missed_while_services_come_and_go(tmp_path: Path)
 
 
 def test_a_service_that_hangs_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_client, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(watching, "PATIENCE", 0.2)
+    monkeypatch.setattr(watching, "LITTLE_PATIENCE", 0.2)
     queue, end = Queue(tmp_path / "queue.sqlite"), threading.Event()
     (job,) = queue.submit(NewJob({}))
 
