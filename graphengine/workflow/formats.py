@@ -13,7 +13,8 @@ from graphengine.pack import FileFormat, FormatContext, pack_of
 ID, TITLE = "id", "title"
 """The keys under `ui` of a node that hold its id and title in the file from which its document was converted."""
 SHOWN_BY = "shown_by"
-"""The key under `ui` of a converted document: by declared output, the id in its file of the node that shows it."""
+"""The key under `ui` of a converted document: under `inputs` and `outputs`, the ids in the file of the nodes that stand
+for them, by name."""
 
 
 def formats() -> list[FileFormat]:
@@ -124,10 +125,19 @@ def from_editor(data: Mapping[str, Any], classes: Mapping[str, Any], name: str |
 
 
 def original_outputs(graph: GraphData) -> dict[str, str]:
-    """By declared output of a converted document, the id that the node which shows it had in the file."""
+    """By declared output of a converted document, the id that the node which stands for it had in the file."""
+    return {name: id for name, id in _shown_by(graph, "outputs").items() if name in graph.outputs}
+
+
+def original_inputs(graph: GraphData) -> dict[str, str]:
+    """By declared input of a converted document, the id that the node which stands for it had in the file."""
+    return {name: id for name, id in _shown_by(graph, "inputs").items() if name in graph.inputs}
+
+
+def _shown_by(graph: GraphData, part: str) -> dict[str, str]:
     shown = graph.ui.get(SHOWN_BY)
-    found = shown if isinstance(shown, dict) else {}
-    return {name: id for name, id in found.items() if name in graph.outputs and isinstance(id, str)}
+    found = shown.get(part) if isinstance(shown, dict) else None
+    return {name: id for name, id in found.items() if isinstance(id, str)} if isinstance(found, dict) else {}
 
 
 def original_ids(graph: GraphData) -> dict[str, str]:

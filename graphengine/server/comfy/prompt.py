@@ -11,14 +11,15 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graphengine.errors import Problem, WorkflowError
+from graphengine.errors import Problem, Where, WorkflowError
+from graphengine.graph.elements import INPUTS
 from graphengine.server.problems import ApiError
 from graphengine.workflow.files import from_document
-from graphengine.workflow.formats import original_ids
+from graphengine.workflow.formats import original_ids, original_inputs
 
 FACTS = "comfy"
 """The name under which a job keeps what its client sent."""
@@ -214,6 +215,9 @@ def node_errors(
     for problem in problems:
         if problem.severity != "error":
             continue
+        if problem.where.node == INPUTS:  # a declared input, which a node of the prompt stands for
+            socket = problem.where.socket or ""
+            problem = replace(problem, where=Where(node=ids.get(f"{INPUTS}.{socket}", ""), socket="value"))
         id = shown_id(problem.where.node or "", ids)
         if id not in nodes:
             continue
@@ -227,12 +231,15 @@ def node_errors(
 def client_ids(workflow: Mapping[str, Any], folder: Path) -> Mapping[str, str]:
     """The ids of a client's nodes by those of the graph that its workflow becomes; empty if it becomes none.
 
+    Nodes that stand for declared inputs are there as `inputs.NAME`.
+
     Args:
         workflow: The workflow, in any format.
         folder: The folder at which its relative paths begin.
     """
     with contextlib.suppress(WorkflowError):  # problems of a file that is no graph name its nodes as the file does
-        return original_ids(from_document(workflow, base=folder, roots=[folder]))
+        graph = from_document(workflow, base=folder, roots=[folder])
+        return original_ids(graph) | {f"{INPUTS}.{name}": id for name, id in original_inputs(graph).items()}
     return {}
 
 

@@ -144,7 +144,8 @@ class _Conversion:
             if id not in self.inputs and node["class_type"] != OUTPUT
         }  # fmt: skip
         parts["outputs"], shown = self.outputs()
-        return parts | ({"ui": {SHOWN_BY: shown}} if shown else {})
+        shown_by = {"inputs": self.inputs.ids, "outputs": shown}
+        return parts | ({"ui": {SHOWN_BY: shown_by}} if any(shown_by.values()) else {})
 
     def outputs(self) -> tuple[dict[str, str], dict[str, str]]:
         """The declared outputs; and of those that nodes of their own stand for, the ids of these nodes in the file."""

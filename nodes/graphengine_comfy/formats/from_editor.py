@@ -48,7 +48,7 @@ def from_editor(
     found = document_of({id: prompt[id] for id in order}, context, everything=True)
     extra = workflow.get("extra")
     marks = read_marks(extra.get(MARKS)) if isinstance(extra, dict) else {}
-    shown_by = found.get("ui", {}).get(SHOWN_BY, {})
+    shown_by = found.get("ui", {}).get(SHOWN_BY, {}).get("outputs", {})
     ids = {entry["ui"]["id"]: id for id, entry in found["nodes"].items()}
     by_id = {str(node.get("id")): node for node in named}
     find = definitions_of(context)

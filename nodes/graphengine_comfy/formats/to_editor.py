@@ -16,7 +16,7 @@ from typing import Any
 from graphengine import FormatContext, Problem, Where, WorkflowError
 from graphengine_comfy.formats.classes import Definition, class_of, definitions_of, is_output
 from graphengine_comfy.formats.layout import lay_out
-from graphengine_comfy.formats.workflow_parts import DATA, DECLARED, MARKS, NULL, OUTPUT, REQUIRED, VALUE
+from graphengine_comfy.formats.workflow_parts import DATA, DECLARED, MARKS, NULL, OUTPUT, REQUIRED, SHOWN_BY, VALUE
 
 EDITOR = "editor"
 """The key under `ui` of a document that holds what the editor alone needs."""
@@ -337,7 +337,7 @@ class _Showing:
         for id, origin, slot, *_ in links:
             by_id[origin]["outputs"][slot]["links"].append(id)
         kept = {key: self.document[key] for key in ("title", "description") if key in self.document}
-        ui = {key: value for key, value in self.document.get("ui", {}).items() if key != EDITOR}
+        ui = {key: value for key, value in self.document.get("ui", {}).items() if key not in (EDITOR, SHOWN_BY)}
         order = {
             "inputs": list(self.document.get("inputs", {})), "nodes": list(self.document.get("nodes", {})),
             "outputs": list(self.document.get("outputs", {})),

@@ -18,7 +18,8 @@ from graphengine import Problem, Where, WorkflowError
 MARKS = "graphengine"
 """The property of a node, the key of `_meta` in prompts, and the key of a workflow's `extra` that holds marks."""
 SHOWN_BY = "shown_by"
-"""The key under `ui` of a converted document: by declared output, the id of its node in the file."""
+"""The key under `ui` of a converted document: under `inputs` and `outputs`, the ids in the file of the nodes that stand
+for them, by name."""
 INPUT_TYPES = {
     "InputInt": "int", "InputSeed": "int", "InputFloat": "float", "InputString": "str", "InputStringMultiline": "str",
     "InputBoolean": "bool", "InputData": "any",
@@ -134,6 +135,11 @@ class InputNodes:
                 raise _wrong(node.id, "name", f"two different inputs are called {node.name:.60}")
             if not node.name and not node.is_given:
                 raise _wrong(node.id, "default", "only an input with a name can be required")
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids of the nodes of declared inputs, by the inputs' names."""
+        return {node.name: node.id for node in self._nodes.values() if node.name}
 
     def __contains__(self, id: object) -> bool:
         return id in self._nodes

@@ -16,6 +16,7 @@ import pytest
 
 from graphengine import load
 from graphengine.workflow.files import to_document
+from tests.graphengine.sample import until
 
 from .conftest import PIXEL, Server
 
@@ -127,6 +128,26 @@ def test_a_file_that_is_dropped_opens_without_being_kept(server: Server, tmp_pat
         answer = server.ask("POST", f"/editor/api/graphengine/open/{name}", content)
         assert answer.status == 400, content
         assert answer.data["error"]["message"]
+
+
+def test_an_input_that_must_be_given_is_an_error_of_its_node(server: Server) -> None:
+    def entry(class_type: str, **inputs: Any) -> dict[str, Any]:
+        return {"class_type": class_type, "inputs": inputs}
+
+    prompt = {
+        "3": entry("InputString", name="text", default="required", value="unseen"),
+        "5": entry("door.sheet", text=["3", 0], ending="txt"),
+        "6": entry("Output", name="made", value=["5", 0]),
+    }
+    answer = server.ask("POST", "/editor/api/prompt", {"prompt": prompt})
+    assert answer.status == 400
+    (error,) = answer.data["node_errors"]["3"]["errors"]
+    assert (error["type"], error["extra_info"]["input_name"]) == ("required_input_missing", "value")
+    prompt["3"]["inputs"]["default"] = "value"
+    id = server.ask("POST", "/editor/api/prompt", {"prompt": prompt}).data["prompt_id"]
+    until(lambda: id in server.ask("GET", f"/history/{id}").data)
+    outputs = server.ask("GET", f"/history/{id}").data[id]["outputs"]
+    assert list(outputs) == ["6"], "the output is shown by the node that stands for it"
 
 
 def test_what_cannot_be_opened_or_saved_says_why_and_changes_nothing(server: Server) -> None:
