@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json as json_
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,14 +93,14 @@ def run_there(server: Server, graph: GraphData, sets: list[str] | None, out: Pat
         if json:
             with JsonLines(cancellation.cancel) as lines, lines.last_word():
                 _show(client.events(job), job.number, lines)
-                told = _fetch(client, ended := client.get(job), out, workflow_name(graph))
+                told = _fetch(client, ended := client.get(job), out, graph)
                 files = [file for one in told.values() for file in one.get("files", ())]
                 lines.write({"kind": "outputs", "files": files, "outputs": told, "drawn": dict(inputs.drawn)})
                 _check(ended)
             return
         with Bars(workflow_name(graph), needed(graph)) as bars:
             _show(client.events(job), job.number, bars)
-        told = _fetch(client, ended := client.get(job), out, workflow_name(graph))
+        told = _fetch(client, ended := client.get(job), out, graph)
         for name, one in told.items():
             print("\n".join(one["files"]) if "files" in one else f"{name}: {one['value']}")
         _check(ended)
@@ -112,11 +113,13 @@ def _show(events: Iterator[JobEvent], number: int, show: Callable[[Event], None]
             show(Event(Kind(event.kind), number, event.data.get("node", ""), event.data.get("type", ""), **known))
 
 
-def _fetch(client: Client, job: RemoteJob, out: Path, prefix: str) -> dict[str, Any]:
+def _fetch(client: Client, job: RemoteJob, out: Path, graph: GraphData) -> dict[str, Any]:
     """Write the outputs of a job into a folder, each as the next free number; returns their files, or values."""
+    from graphengine.pack import FileName
+    from graphengine.results.file_names import file_name
     from graphengine.results.outputs import OutputWriter
 
-    writer, told = OutputWriter(out, prefix), dict[str, Any]()
+    writer, told = OutputWriter(out, workflow_name(graph)), dict[str, Any]()
 
     def save(content: bytes, path: Path, text: Mapping[str, str]) -> list[Path]:
         file = path.with_name(path.name + text["suffix"])
@@ -128,9 +131,12 @@ def _fetch(client: Client, job: RemoteJob, out: Path, prefix: str) -> dict[str, 
             told[name] = {"value": output.value}
             continue
         told[name] = {"files": []}
+        named = file_name(graph, {}, name, None)
         for file in output.files:
             suffix = {"suffix": Path(file.name).suffix}
-            told[name]["files"] += map(str, writer.save(name, client.file(file.url), save, suffix))
+            stem = re.sub(r"_\d{5,}_$", "", Path(file.name).stem)  # the server knows what its patterns stand for
+            mine = None if named is None else FileName((PurePosixPath(named.path).parent / stem).as_posix())
+            told[name]["files"] += map(str, writer.save(name, client.file(file.url), save, suffix, mine))
     return told
 
 

@@ -88,14 +88,16 @@ class OutputWriter:
             values = delivery.add(name, value, text)
             return delivery.publish()[name], values
 
-    def save(self, name: str, value: Any, save: Save, text: Mapping[str, str]) -> list[Path]:
+    def save(
+        self, name: str, value: Any, save: Save, text: Mapping[str, str], named: FileName | None = None
+    ) -> list[Path]:
         """Write one value by a save function; returns the files.
 
         Raises:
             FileError: It cannot be written; no part of it is left.
         """
         with self.delivery() as delivery:
-            delivery.save(name, name, value, save, text)
+            delivery.save(name, name, value, save, text, named)
             return delivery.publish()[name]
 
     def sweep(self) -> None:

@@ -44,6 +44,20 @@ def test_a_run_writes_its_files_here(server: Server) -> None:
                                      "http://127.0.0.1:9", code=2).stderr  # fmt: skip
 
 
+def test_files_of_a_comfyui_workflow_are_called_as_there(server: Server) -> None:
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 24, "batch_size": 2, "color": 255}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "of/%width%"}},
+        "10": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    (server.folder / "prompt.json").write_text(json.dumps(prompt))
+    for first in (1, 3):
+        told = go(server, "run", "prompt.json", "--server", server.url, "--out", "pictures").stdout.split()
+        assert told[:2] == [f"pictures/of/16_{number:05}_.png" for number in (first, first + 1)]
+        assert [name.rpartition("temp_")[0] for name in told[2:]] == ["pictures/temp/ComfyUI_"] * 2
+        assert all((server.folder / name).read_bytes().startswith(b"\x89PNG") for name in told)
+
+
 def test_ctrl_c_cancels_the_job(server: Server) -> None:
     run = command("run", "flows/gate.yaml", "--server", server.url, "--set", f"file={gate(server, 'interrupted')}")
     with subprocess.Popen(run, cwd=server.folder, env=server.environment, stderr=subprocess.PIPE, text=True) as process:
