@@ -99,10 +99,10 @@ class EditorWorkflows:
         if content.startswith(SIGNATURE):
             record = _record(content, name)
             data, lines = record["workflow"], None
-            for input, value in record["inputs"].items():
-                declared = data.get("inputs", {}).get(input)
-                if isinstance(declared, dict):
-                    declared["default"] = value
+            inputs = data.get("inputs")
+            for input, value in record["inputs"].items() if isinstance(inputs, dict) else ():
+                if isinstance(inputs.get(input), dict):
+                    inputs[input]["default"] = value
         else:
             try:
                 data, lines = load(content.decode(), name)

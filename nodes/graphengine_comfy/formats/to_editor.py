@@ -83,7 +83,8 @@ def slots_of(info: Mapping[str, Any], values: Mapping[str, Any] | None = None) -
             options = {one["key"]: one["inputs"] for one in spec[1]["options"]}
             first = next(iter(options))
             found.append(Slot(name, "COMBO", True, first))
-            inner = options.get((values or {}).get(name, first), {})
+            choice = (values or {}).get(name, first)
+            inner = options[choice if isinstance(choice, str) and choice in options else first]
             found += [replace(slot, name=f"{name}.{slot.name}", opened=True) for slot in slots_of({"input": inner})]
     return found
 

@@ -48,6 +48,17 @@ def test_the_page_and_its_files_have_the_policy(server: Server) -> None:
 
 
 @installed
+def test_nothing_that_the_page_always_asks_for_is_missing(server: Server) -> None:
+    for path, type in (
+        ("/assets/favicon.ico", "image/x-icon"), ("/assets/images/favicon_progress_16x16/frame_9.png", "image/png"),
+        ("/editor/user.css", "text/css"), ("/editor/api/userdata/user.css", "text/css"),
+    ):  # fmt: skip
+        answer = server.ask("GET", path)
+        assert (answer.status, answer.headers["content-type"].split(";")[0]) == (200, type), path
+    assert server.ask("GET", "/assets/images/favicon_progress_16x16/..%2f..%2findex.html").status == 404
+
+
+@installed
 def test_what_is_not_there_is_json(server: Server) -> None:
     for path in ("/editor/nothing.js", "/editor/api/nothing", "/editor/templates/index.json", "/editor/" + "x" * 5000):
         answer = server.ask("GET", path)

@@ -116,14 +116,20 @@ def test_a_file_that_is_dropped_opens_without_being_kept(server: Server, tmp_pat
     (tmp_path / "greet.yaml").write_text(GREET)
     record = {"format": 1, "workflow": to_document(load(tmp_path / "greet.yaml")), "output": "sheet", "files": [],
               "inputs": {"text": "Hi", "ending": "png"}}  # fmt: skip
-    (texts := PIL.PngImagePlugin.PngInfo()).add_text("graphengine", json.dumps(record))
-    PIL.Image.new("RGB", (1, 1)).save(made := io.BytesIO(), "PNG", pnginfo=texts)
-    picture = made.getvalue()
+
+    def with_record(record: dict[str, Any]) -> bytes:
+        (texts := PIL.PngImagePlugin.PngInfo()).add_text("graphengine", json.dumps(record))
+        PIL.Image.new("RGB", (1, 1)).save(made := io.BytesIO(), "PNG", pnginfo=texts)
+        return made.getvalue()
+
+    picture = with_record(record)
     answer = server.ask("POST", "/editor/api/graphengine/open/x.png", picture)
     values = {node["title"]: node["widgets_values"] for node in answer.data["nodes"]}
     assert values["text"] == ["text", "value", "Hi"]
     assert values["ending"] == ["ending", "value", "png"]
-    wrong = [("x.png", PIXEL), ("x.png", picture[:60]), ("x.yaml", b"\xff"), ("x.json", b"[1"), ("x.yaml", b"")]
+    odd = with_record(record | {"workflow": {"version": 1, "inputs": [3], "nodes": {}}})
+    pictures = [odd, with_record({"format": 1}), PIXEL, picture[:60]]
+    wrong = [*(("x.png", content) for content in pictures), ("x.yaml", b"\xff"), ("x.json", b"[1"), ("x.yaml", b"")]
     for name, content in wrong:
         answer = server.ask("POST", f"/editor/api/graphengine/open/{name}", content)
         assert answer.status == 400, content

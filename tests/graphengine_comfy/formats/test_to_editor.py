@@ -177,6 +177,12 @@ def test_what_a_document_cannot_hold_is_refused(change: dict[str, Any], sentence
         from_editor(workflow, classes())
 
 
+def test_a_choice_that_is_none_is_shown_as_a_value() -> None:
+    text = "version: 1\nnodes:\n  a: {node: comfy.ResizeImageMaskNode, with: {resize_type: [1]}}\n"
+    document = to_document(loads(text), pin=True)
+    assert without_looks(there_and_back(document)) == document
+
+
 def test_a_subgraph_is_refused() -> None:
     workflow = to_editor(to_document(load("text_to_image"), pin=True), classes())
     workflow["definitions"] = {"subgraphs": [{"id": "abc", "name": "Inner", "nodes": [], "links": []}]}
