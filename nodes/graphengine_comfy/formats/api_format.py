@@ -225,7 +225,7 @@ def _inputs(inputs: Mapping[str, Any], definition: Definition, marks: Mapping[st
     depends on a choice (`resize_type.width`) has an underscore for the dot. A single link of a growing input is the
     whole value where the type is not a list only, unless the node's marks say otherwise.
     """
-    lists: dict[str, list[Any]] = {}
+    lists: dict[str, list[tuple[str, Any]]] = {}
     for name, value in inputs.items():
         before, dot, _ = name.partition(".")
         if name in _BUTTONS and name not in definition.sockets:
@@ -233,15 +233,21 @@ def _inputs(inputs: Mapping[str, Any], definition: Definition, marks: Mapping[st
         if not dot or name in definition.sockets:
             yield name, value
         elif before in definition.sockets and _is_list(definition.sockets[before].type):
-            lists.setdefault(before, []).append(value)
+            lists.setdefault(before, []).append((name, value))
         else:
             flat = name.replace(".", "_")
             yield flat if flat in definition.sockets else name, value
-    for name, items in lists.items():
+    for name, grown in lists.items():
+        items = [value for _, value in sorted(grown, key=_number_at_end)]  # files have them in any order
         several_types = any(not _is_list(member) and member is not type(None)
                             for member in members(definition.sockets[name].type))  # fmt: skip
         is_whole = name in names(marks, "whole") or (several_types and name not in names(marks, "lists"))
         yield name, items[0] if len(items) == 1 and is_whole else items
+
+
+def _number_at_end(grown: tuple[str, Any]) -> int:
+    found = re.search(r"[0-9]{1,9}$", grown[0])
+    return int(found[0]) if found else 0
 
 
 def _is_list(annotation: Any) -> bool:

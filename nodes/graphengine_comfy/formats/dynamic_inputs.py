@@ -16,6 +16,12 @@ DYNAMIC_COMBOS: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "scale total pixels": ("megapixels",),
         },
     },
+    "TextGenerate": {
+        "sampling_mode": {
+            "on": ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "presence_penalty"),
+            "off": (),
+        },
+    },
     "SaveImageAdvanced": {"format": {"png": ("bit_depth", "input_color_space")}},
 }
 """By class and input: the further inputs of each choice, in their order."""

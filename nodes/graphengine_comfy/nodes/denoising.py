@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
 """The families whose pipelines take prompts that change with the steps, or several at once."""
 
-FAMILIES = (*UNETS, "flux", "flux2", "chroma", "stable_diffusion_3", "z_image", "qwen_image")
+FAMILIES = (*UNETS, "flux", "flux2", "chroma", "stable_diffusion_3", "z_image", "qwen_image", "qwen_image_21")
 """The families that are sampled; of the others the meaning of latents or of sigmas has not been followed yet."""
 
 FLUX2 = "flux2"
@@ -313,7 +313,7 @@ def _of_model(samples: torch.Tensor, model: Model) -> torch.Tensor:
                 f"latents of {samples.shape[1]} channels do not fit {model.source}, whose latents have {channels}: "
                 "encode with its own VAE"
             )
-        sides = [side // 2 if model.family == FLUX2 else side for side in samples.shape[2:]]  # theirs are 8 pixels
+        sides = [side * 8 // _factor(model) for side in samples.shape[-2:]]  # theirs are 8 pixels
         samples = samples.new_zeros(samples.shape[0], channels, *sides)
     record = getattr(family(model.family), "record", None)
     if record is not None and record.latents.frames and samples.ndim == 4:
@@ -421,7 +421,7 @@ def _check(side: CONDITIONING, model: Model) -> None:
                 f"a prompt of {entry.prompt.family} does not fit {model.source}, a {model.family} model: load the text "
                 "encoder of its type"
             )
-        if "references" in entry.options and model.family not in ("flux", FLUX2, "qwen_image"):
+        if "references" in entry.options and model.family not in ("flux", FLUX2, "qwen_image", "qwen_image_21"):
             raise ValueError(
                 f"reference latents are not followed for {model.family} models here; the node std.sample takes "
                 "reference pictures"

@@ -28,9 +28,9 @@ FILL, CONTROL = 384, 128
 """The channels of FLUX.1's transformers that take a picture with a mask, and a control picture."""
 
 
-GUIDED: Mapping[str, float] = {"z_image": 0.0, "qwen_image": 1.0}
+GUIDED: Mapping[str, float] = {"z_image": 0.0, "qwen_image": 1.0, "qwen_image_21": 1.0}
 """The families that a stand-in guides, and the guidance scale at which their pipelines do not: Z-Image's counts from 0,
-and Qwen-Image's makes the result as large as without guidance."""
+and Qwen-Image's makes the result as large as without guidance; 2.1's goes without a negative prompt."""
 
 
 def scaling(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +71,8 @@ def answer_for(
         latents = [vae_coding.to_denoiser(one.float(), scaling(config)) for one in options.get("references", ())]
         seen = [_packed(one[:, :, 0] if one.ndim == 5 else one, begun) for one in latents]
         return functools.partial(_qwen_references, references=seen, placed=_Placed(method)) if seen else None
+    if reference.family == "qwen_image_21":
+        return _of_qwen_21(model, sides, options, begun, config)
     if reference.setting("unet_channels", 4) != 9:
         return None
     if "concat_latent" in options:
@@ -129,6 +131,7 @@ METHODS: Mapping[str, Sequence[str]] = {
     "flux": ("offset", "index"),
     "flux2": ("index",),
     "qwen_image": ("index", "index_timestep_zero"),
+    "qwen_image_21": (),
 }
 """Where reference pictures may stand, by ComfyUI's names; the first of a family is its own."""
 
@@ -306,6 +309,44 @@ def _qwen_references(
     return (found[0][:, :count], *found[1:])
 
 
+def _of_qwen_21(
+    model: MODEL,
+    sides: Sequence[CONDITIONING],
+    options: Mapping[str, Any],
+    begun: torch.Tensor,
+    config: Mapping[str, Any],
+) -> Callable[..., Any] | None:
+    """The references of Qwen-Image 2.1, whose places among the words its text encoder has left for them."""
+    latents = [vae_coding.to_denoiser(_framed(one.float()), scaling(config)) for one in options.get("references", ())]
+    found = [repeated(one[:, :, 0], len(begun)) for one in latents]
+    slots = sum(one.shape[-2] * one.shape[-1] // 4 for one in found)
+    for entry in (entry for side in sides for entry in side.entries):
+        pads = entry.prompt.fields.get("image_pad_mask")
+        if slots != (0 if pads is None else int(pads.sum())):
+            raise ValueError(f"{model.source} gets its pictures by TextEncodeQwenImage21, with the VAE linked to it")
+    return functools.partial(_qwen_21_references, references=found) if found else None
+
+
+def _framed(latents: torch.Tensor) -> torch.Tensor:
+    return latents if latents.ndim == 5 else latents[:, :, None]
+
+
+def _qwen_21_references(
+    module: Any,
+    *args: Any,
+    hidden_states: torch.Tensor,
+    img_shapes: Any,
+    references: Sequence[torch.Tensor],
+    **kwargs: Any,
+) -> Any:
+    """Call Qwen-Image 2.1's transformer with the tokens of references before those of the latents."""
+    import torch
+
+    tokens = [one.flatten(2).permute(0, 2, 1).to(hidden_states) for one in references]
+    shapes = [[*((1, *map(int, one.shape[-2:])) for one in references), *shape] for shape in img_shapes]
+    return module(*args, hidden_states=torch.cat([*tokens, hidden_states], dim=1), img_shapes=shapes, **kwargs)
+
+
 # --- guidance ---------------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +370,9 @@ def guided(
 
     of_family: Any = family(request.model.family)
     asked = of_family.prompts(replace(request, positive=[negative], negative=()), device, torch.float32)
-    call = {"z_image": _z_image_call, "qwen_image": _qwen_call}[request.model.family]
+    call = {"z_image": _z_image_call, "qwen_image": _qwen_call, "qwen_image_21": _qwen_21_call}[
+        request.model.family
+    ]
 
     def asking(module: Any, *args: Any, **kwargs: Any) -> Any:
         ask = module if answer is None else functools.partial(answer, module)
@@ -367,6 +410,28 @@ def _qwen_call(module: Any, *args: Any, prompts: Any, cfg: float, predicted: lis
     texts = prompts["prompt_embeds"].to(kwargs["encoder_hidden_states"])
     changed = {**kwargs, "encoder_hidden_states": texts, "encoder_hidden_states_mask": mask}
     return (_towards(module(*args, **changed)[0], positive[0], cfg), *positive[1:])
+
+
+def _qwen_21_call(module: Any, *args: Any, prompts: Any, cfg: float, predicted: list[Any], **kwargs: Any) -> Any:
+    import torch
+
+    positive = module(*args, **kwargs)
+    count = kwargs["hidden_states"].shape[1]  # what stands before is of words and references
+    predicted[:] = [positive[0][:, -count:]]
+    texts = prompts["prompt_embeds"].to(kwargs["encoder_hidden_states"])
+    pads = prompts.get("image_pad_mask")
+    pads = torch.zeros(texts.shape[:2], dtype=torch.bool, device=texts.device) if pads is None else pads
+    made = kwargs["img_mask"].shape[1] - kwargs["encoder_hidden_states"].shape[1]
+    changed = {
+        **kwargs,
+        "encoder_hidden_states": texts,
+        "encoder_hidden_states_mask": None,  # one prompt, which is not padded
+        "img_mask": torch.cat([pads, pads.new_ones(len(pads), made)], dim=1),
+        "kv_cache": None,  # it has the positive prompt's keys
+        "kv_cache_mode": None,
+    }
+    negative = module(*args, **changed)[0][:, -count:]
+    return (_towards(negative, predicted[0], cfg), *positive[1:])
 
 
 def _towards(negative: torch.Tensor, positive: torch.Tensor, cfg: float) -> torch.Tensor:

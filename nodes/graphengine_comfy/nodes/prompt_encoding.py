@@ -26,7 +26,7 @@ LARGE = 8
 UNETS = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_xl_refiner")
 """The families that read prompts with CLIP alone."""
 
-LITERAL = ("flux2", "z_image", "qwen_image")
+LITERAL = ("flux2", "z_image", "qwen_image", "qwen_image_21")
 """The families whose prompts have no weights: brackets are words of them, as of any text for a language model."""
 
 LEAST = {"flux": 256, "stable_diffusion_3": 77, "chroma": 1}

@@ -9,8 +9,9 @@ from typing import Annotated, Any, NamedTuple
 
 from graphengine import INERT, Choices, Context, Drawn, Range, node
 from graphengine_comfy.nodes.denoising import denoise, model_sampling
+from graphengine_comfy.nodes.published_sigmas import published_sigmas, tokens
 from graphengine_comfy.sampling.samplers import SAMPLERS
-from graphengine_comfy.sampling.sigmas import SCHEDULES, sigma_table
+from graphengine_comfy.sampling.sigmas import DROP_BEFORE_LAST, SCHEDULES, sigma_table
 from graphengine_comfy.values import CONDITIONING, GUIDER, LATENT, MODEL, NOISE, SAMPLER, SIGMAS
 
 Seed = Annotated[int, Range(0, 2**64 - 1, 1), Drawn()]
@@ -46,7 +47,7 @@ def KSampler(
         ValueError: The inputs contradict each other; a sampler or an option is not followed here.
         Cancelled: The run was cancelled; at most one step later.
     """
-    values = _table(model, scheduler, steps, denoise, sampler_name)
+    values = _table(model, scheduler, steps, denoise, sampler_name, latent_image)
     return _sampled(model, positive, negative, cfg, latent_image, NOISE(seed), SAMPLER(sampler_name), values, ctx)
 
 
@@ -74,7 +75,7 @@ def KSamplerAdvanced(
         ValueError: As `KSampler`.
         Cancelled: The run was cancelled; at most one step later.
     """
-    values = _table(model, scheduler, steps, 1.0, sampler_name)
+    values = _table(model, scheduler, steps, 1.0, sampler_name, latent_image)
     if end_at_step < len(values) - 1:
         values = values[: end_at_step + 1]
         if return_with_leftover_noise == "disable" and values:
@@ -84,7 +85,22 @@ def KSamplerAdvanced(
     return _sampled(model, positive, negative, cfg, latent_image, noise, SAMPLER(sampler_name), values, ctx)
 
 
-def _table(model: MODEL, scheduler: str, steps: int, share: float, sampler: str) -> tuple[float, ...]:
+def _table(
+    model: MODEL, scheduler: str, steps: int, share: float, sampler: str, latent: LATENT | None = None
+) -> tuple[float, ...]:
+    """The sigmas of a schedule.
+
+    Raises:
+        ValueError: Those of Qwen-Image 2.1 depend on the latents, which are not known here; or there are none.
+    """
+    own_shift = model.patch("shift") is None and model.patch("flux_shift") is None
+    if model.denoiser.model.family == "qwen_image_21" and own_shift:
+        if scheduler != "simple" or latent is None or sampler in DROP_BEFORE_LAST:
+            raise ValueError(
+                "the sigmas of Qwen-Image 2.1 depend on the size of the picture: take KSampler with the scheduler "
+                "simple and a sampler that takes whole tables, as euler, or set a shift by ModelSamplingAuraFlow"
+            )
+        return published_sigmas(steps, share, tokens(latent))
     return tuple(sigma_table(model_sampling(model), scheduler, steps, share, sampler).tolist())
 
 

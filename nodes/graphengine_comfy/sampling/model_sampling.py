@@ -254,6 +254,7 @@ FAMILY_SHIFTS: Mapping[str, FlowSampling] = {
     "flux2": FlowSampling.flux(2.02),
     "chroma": FlowSampling.flux(1.15),
     "qwen_image": FlowSampling.flux(1.15),
+    "qwen_image_21": FlowSampling.flux(0.69),
     "stable_diffusion_3": FlowSampling(3.0),
     "auraflow": FlowSampling(1.73),
     "z_image": FlowSampling(3.0),

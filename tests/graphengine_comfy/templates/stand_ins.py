@@ -85,6 +85,8 @@ class StandIns:
     def text_encoder(self, name: str, place: Path, type: str) -> None:
         if type == "flux2":
             place.symlink_to(self.model("flux2_dev" if "mistral" in name else "flux2"))
+        elif "qwen3vl" in name:
+            place.symlink_to(self.model("qwen_image_21"))
         elif type in ENCODED:
             part_file(self.model(ENCODED[type]) / "text_encoder", place)
         else:
@@ -92,7 +94,8 @@ class StandIns:
             part_file(self.model("flux") / part, place)
 
     def vae(self, name: str, place: Path) -> None:
-        kinds = {"ae.": "flux", "qwen_image": "qwen_image_edit", "flux2": "flux2", "full_encoder": "flux2"}
+        kinds = {"ae.": "flux", "qwen_image_2.1": "qwen_image_21", "qwen_image": "qwen_image_edit"}
+        kinds |= {"flux2": "flux2", "full_encoder": "flux2"}
         kind = next((kind for word, kind in kinds.items() if name.startswith(word)), "tiny")
         part_file(self.model(kind) / "vae", place)
 
@@ -157,6 +160,7 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
     "z_image": z_image.z_image_model,
     "chroma": chroma.chroma_model,
     "qwen_image": qwen_image.qwen_image_model,
+    "qwen_image_21": qwen_image.qwen_image_21_model,
     "qwen_image_edit": qwen_image.qwen_image_edit_model,
     "qwen_image_edit_plus": lambda folder: qwen_image.qwen_image_edit_model(folder, plus=True),
 }
@@ -169,6 +173,7 @@ def _kind(name: str) -> str | None:
         "flux2_dev": "flux2_dev",
         "flux-2-klein": "flux2",
         "chroma": "chroma",
+        "qwen_image_2.1": "qwen_image_21",
         "qwen_image_edit_25": "qwen_image_edit_plus",
         "firered": "qwen_image_edit_plus",
         "qwen_image_edit": "qwen_image_edit",

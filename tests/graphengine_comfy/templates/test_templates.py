@@ -36,16 +36,18 @@ RUN = {
         "image_flux2_klein_image_edit_4b_distilled", "image_flux2_klein_image_edit_9b_base",
         "image_flux2_klein_image_edit_9b_distilled", "image_flux2_klein_text_to_image", "image_flux2_text_to_image",
         "image_flux2_text_to_image_9b", "image_qwen_Image_2512", "image_qwen_image",
-        "image_qwen_image_2512_with_2steps_lora", "image_qwen_image_edit", "image_qwen_image_edit_2509",
-        "image_qwen_image_edit_2509_relight", "image_qwen_image_edit_2511", "image_qwen_image_edit_2511_int8",
-        "image_qwen_image_union_control_lora", "image_sdxl_simple", "image_z_image", "image_z_image_int8",
-        "image_z_image_turbo", "image_z_image_turbo_int8", "sd3.5_large_blur", "sd3.5_large_canny_controlnet_example",
-        "sd3.5_simple_example", "sdxl_refiner_prompt_example", "sdxl_simple_example", "sdxlturbo_example",
-        "template_qwen_Image_2512_360_lora", "template_qwen_image_edit_2511_systms_action",
-        "template_qwen_image_illustration_lora", "template_sugar_coated_gummy_style_qwen",
-        "templates-1_click_multiple_character_angles-v1.0", "templates-1_click_multiple_scene_angles-v1.0",
-        "templates-image_to_real", "templates-portrait_light_migration", "templates_rob_portrait_light_migration.app",
-        "utility_image_stitch", "utility_interpolation_image_upscale", "utility_z_image_turbo_2k_upscaler.app",
+        "image_qwen_image_2512_with_2steps_lora", "image_qwen_image_2_1_background_removal",
+        "image_qwen_image_2_1_image_edit", "image_qwen_image_2_1_turbo_image_edit", "image_qwen_image_edit",
+        "image_qwen_image_edit_2509", "image_qwen_image_edit_2509_relight", "image_qwen_image_edit_2511",
+        "image_qwen_image_edit_2511_int8", "image_qwen_image_union_control_lora", "image_sdxl_simple",
+        "image_z_image", "image_z_image_int8", "image_z_image_turbo", "image_z_image_turbo_int8", "sd3.5_large_blur",
+        "sd3.5_large_canny_controlnet_example", "sd3.5_simple_example", "sdxl_refiner_prompt_example",
+        "sdxl_simple_example", "sdxlturbo_example", "template_qwen_Image_2512_360_lora",
+        "template_qwen_image_edit_2511_systms_action", "template_qwen_image_illustration_lora",
+        "template_sugar_coated_gummy_style_qwen", "templates-1_click_multiple_character_angles-v1.0",
+        "templates-1_click_multiple_scene_angles-v1.0", "templates-image_to_real",
+        "templates-portrait_light_migration", "templates_rob_portrait_light_migration.app", "utility_image_stitch",
+        "utility_interpolation_image_upscale", "utility_z_image_turbo_2k_upscaler.app",
     ),
     OLD: (
         "2_pass_pose_worship", "controlnet_example", "default", "depth_controlnet", "depth_t2i_adapter",
@@ -83,8 +85,9 @@ LACKS = {
         "sdxl_revision_zero_positive": "unCLIPConditioning",
     },
 }
-"""The templates that do not run, and what their error names. Not among them are those of Anima, Lumina 2 and a
-ControlNet of VideoX-Fun in the new package: there is no model of these families to stand in for theirs."""
+"""The templates that do not run, and what their error names. Not among them are those of Anima, Lumina 2, Krea 2, ERNIE
+and a ControlNet of VideoX-Fun in the new package, and those of Qwen-Image 2.1 in which a language model writes the
+prompt anew: there is no model of these families to stand in for theirs."""
 
 FOLDERS = {
     "CheckpointLoaderSimple": "checkpoints", "UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders",
@@ -142,6 +145,8 @@ def prepared(file: Path, stand_ins: StandIns, picture: Path) -> Any:
                 graph.set(id, input, str(picture))
             if input in ("width", "height") and isinstance(value, int) and value > LARGEST:
                 graph.set(id, input, LARGEST)
+            if input == "resolution":
+                graph.set(id, input, 64)
             if input == "steps":
                 graph.set(id, input, 2)
             if input == "text" and "sd3" in file.stem:
