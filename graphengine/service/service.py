@@ -28,7 +28,7 @@ from graphengine.graph.data import GraphData
 from graphengine.old_names import moved
 from graphengine.service.cleaning import clean
 from graphengine.service.event_hub import EventHub
-from graphengine.service.job_activity import silence
+from graphengine.service.job_activity import JobActivity, silence
 from graphengine.service.job_events import JobEvent, JobEventKind, JobListener
 from graphengine.service.job_results import Finisher, remove_written
 from graphengine.service.job_run import JobRun
@@ -137,6 +137,7 @@ class Service:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._listeners: list[tuple[JobListener, Callable[[int], bool]]] = []
         self._running: dict[int, JobRun] = {}
+        self._claiming: list[int] = []  # the job that is being claimed
         self._users: Counter[str] = Counter()
         self._turns: dict[str, int] = {}
         self._caution = ConcurrencyLimit(concurrency)
@@ -227,13 +228,14 @@ class Service:
 
     def cancel(self, job: int) -> State:
         """Cancel a job: at once if it waits, within a step if it runs."""
-        state = self.queue.cancel(job)
+        before = self.queue.cancel_from(job)
         run = self._running.get(job)
         if run is not None:
             run.cancel()
-        if state is State.CANCELLED:
+        if before is State.QUEUED:
             self.tell(JobEvent(job, JobEventKind.CANCELLED))
-        return state
+            return State.CANCELLED
+        return before
 
     def delete(self, job: int) -> None:
         """Take a job that has ended out of the history, with its bytes."""
@@ -253,9 +255,10 @@ class Service:
         """The activity of the jobs that run here, by number, as `JobActivity.facts` has it; `lacks` is the reason for
         which no worker can compute a job that waits for one."""
         with self._lock:
-            runs = dict(self._running)
+            doing = {number: JobActivity() for number in self._claiming}
+            doing |= {number: run.doing for number, run in self._running.items()}
         lacking = {} if self._made is None else self._made.lacking()
-        return {number: run.doing.facts() | {"lacks": lacking.get(number)} for number, run in runs.items()}
+        return {number: one.facts() | {"lacks": lacking.get(number)} for number, one in doing.items()}
 
     def subscribe(
         self, listener: JobListener, previews: Callable[[int], bool] = lambda job: False
@@ -414,16 +417,15 @@ class Service:
             alone = self._is_suspect(chosen)
             if alone and self._running:
                 return  # until they have ended
-            job = lease.claim(chosen.id, self.name)
-            if job is None:
+            self._claiming.append(chosen.id)  # first: who reads that it runs finds it in `doing`, until it has ended
+            try:
+                run = self._claimed(lease, chosen, alone)
+            finally:
+                self._claiming.clear()
+            if run is None:
                 continue
-            user = job.user
-            self._turns[user] = fairness.turns_after(self._turns, user, candidates)
-            with self._lock:
-                before = next((run for run in reversed(self._running.values()) if run.job.user == user), None)
-                run = JobRun(self, lease, job, alone, before)
-                self._running[job.id] = run
-                self._users[job.user] += 1
+            job = run.job
+            self._turns[job.user] = fairness.turns_after(self._turns, job.user, candidates)
             if self._letting_go:  # since it was claimed
                 run.cancel()
             waited = (job.started or job.created) - job.created
@@ -431,6 +433,17 @@ class Service:
             if not self._begin(lease, run) or alone:
                 return
             free -= 1
+
+    def _claimed(self, lease: Lease, chosen: Job, alone: bool) -> JobRun | None:
+        """Claim a job; None if it does not wait any more."""
+        job = lease.claim(chosen.id, self.name)
+        if job is None:
+            return None
+        with self._lock:
+            before = next((run for run in reversed(self._running.values()) if run.job.user == job.user), None)
+            run = self._running[job.id] = JobRun(self, lease, job, alone, before)
+            self._users[job.user] += 1
+        return run
 
     def _begin(self, lease: Lease, run: JobRun) -> bool:
         """Run a job on a thread of its own; without a thread the job is put back. Returns whether it runs."""

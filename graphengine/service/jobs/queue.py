@@ -313,12 +313,16 @@ class Queue(Database):
         Returns:
             The job's state now.
         """
+        before = self.cancel_from(id)
+        return State.CANCELLED if before is State.QUEUED else before
+
+    def cancel_from(self, id: int) -> State:
+        """As `cancel`; returns the state that the job had before."""
         with self.write() as base:
             state = _state_of(base, id)
             if state is State.QUEUED:
                 base.execute("update jobs set state = 'cancelled', ended = ? where id = ?", (self.clock(), id))
                 self.tell(base, id, JobEventKind.CANCELLED)
-                return State.CANCELLED
             if state is State.RUNNING:
                 base.execute("update jobs set cancelling = 1 where id = ?", (id,))
                 self.tell(base, id, JobEventKind.CANCELLING)

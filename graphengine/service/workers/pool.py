@@ -59,6 +59,8 @@ SUSPENDED = 1.0
 """A gap of this many seconds between two checks means that this process was suspended, and read no messages."""
 FOLLOWERS = 0.01
 """Seconds in which a run submits the calls that follow from one whose outcome it was handed."""
+LONG = 1.0
+"""Seconds of a call before which such calls are waited for."""
 HELPED = 64
 """Calls without a device that a helper process computes at the same time, each on a thread of its own."""
 
@@ -485,7 +487,7 @@ class WorkerRunner:
             return
         with self._lock:
             first = next(iter(self._scheduler), None)
-            long = first is not None and self._seconds(worker.handle.device, first) > 100 * FOLLOWERS
+            long = first is not None and self._seconds(worker.handle.device, first) > LONG
         if long and not worker.computing:
             time.sleep(FOLLOWERS)
 

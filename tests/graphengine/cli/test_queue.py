@@ -22,8 +22,17 @@ from tests.graphengine.cli.conftest import Done, command, environment
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., Done]
-WAIT = "version: 1\ninputs:\n  seconds: {type: float, default: 60}\nnodes:\n  w: {node: toy.wait, from: {seconds: inputs.seconds}}\noutputs: {w: w}\n"  # noqa: E501
-STUCK = "import time\nfrom graphengine import node\n@node(version=1)\ndef stuck() -> int:\n    time.sleep(600)\n    return 1\n"  # noqa: E501
+WAIT = "version: 1\ninputs:\n  seconds: {type: float, default: 3600}\nnodes:\n  w: {node: toy.wait, from: {seconds: inputs.seconds}}\noutputs: {w: w}\n"  # noqa: E501
+UNTIL = "version: 1\nnodes:\n  u: {node: toy.until, with: {file: FILE}}\noutputs: {u: u}\n"
+STUCK = """\
+import pathlib, time
+from graphengine import node
+@node(version=1)
+def stuck() -> int:
+    pathlib.Path("MARK").touch()
+    time.sleep(3600)
+    return 1
+"""
 FAIL = 'version: 1\nnodes:\n  f: {node: toy.fail, with: {text: "a\\nb"}}\noutputs: {f: f}\n'
 
 
@@ -204,11 +213,14 @@ def test_ctrl_c_of_a_run_cancels_its_job(cli: Run, worker: Start, state: Path, t
 
 
 def test_ctrl_c_of_the_worker_lets_running_jobs_end(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
-    (tmp_path / "wait.yaml").write_text(WAIT)
+    (tmp_path / "until.yaml").write_text(UNTIL.replace("FILE", str(tmp_path / "go")))
     process = worker()
-    cli("queue", "submit", "wait.yaml", "--set", "seconds=3")
+    cli("queue", "submit", "until.yaml")
     begun(state)
     process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert "Ctrl-C again" in process.stdout.readline()
+    (tmp_path / "go").touch()
     assert process.wait(600) == 0
     assert show(cli, 1)["state"] == "done"
 
@@ -225,24 +237,24 @@ def test_a_second_ctrl_c_of_the_worker_leaves_running_jobs_to_be_begun_again(
     assert "Ctrl-C again" in process.stdout.readline()
     assert show(cli, 1)["state"] == "running"
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait(600) == 0
     job = show(cli, 1)
     assert (job["state"], job["attempts"][0]["error"]) == ("queued", "the service that ran it was stopped")
 
 
 def test_a_third_ctrl_c_ends_the_worker_whatever_it_does(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "odd.py").write_text(STUCK)
+    (tmp_path / "odd" / "odd.py").write_text(STUCK.replace("MARK", str(tmp_path / "mark")))
     (tmp_path / "stuck.yaml").write_text("version: 1\nnodes:\n  s: {node: odd.stuck}\noutputs: {s: s}\n")
     process = worker("--packs", "odd")
     cli("queue", "submit", "stuck.yaml", "--packs", "odd")
-    running(state)
+    until((tmp_path / "mark").exists)
     assert process.stdout is not None
     for sentence in ("Ctrl-C again leaves", "Ctrl-C again ends all at once"):
         process.send_signal(signal.SIGINT)
         assert sentence in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(600) == 130
 
 
 def test_a_job_for_a_pack_that_the_service_lacks_is_refused_with_the_remedy(
@@ -270,13 +282,14 @@ def test_a_job_for_a_pack_that_the_service_lacks_is_refused_with_the_remedy(
 
 
 def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_path: Path) -> None:
-    (tmp_path / "wait.yaml").write_text(WAIT)
+    (tmp_path / "until.yaml").write_text(UNTIL.replace("FILE", str(tmp_path / "go")))
     (tmp_path / "allowed").mkdir()
     first = worker()
     second = worker("--root", "allowed")
-    cli("queue", "submit", "wait.yaml", "--set", "seconds=4")
+    cli("queue", "submit", "until.yaml")
     running(state)
     os.kill(first.pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
     watched = subprocess.run(
         command("queue", "watch", 1, "--json"), cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
         timeout=600, check=True,
@@ -295,8 +308,8 @@ def test_another_worker_takes_over(cli: Run, worker: Start, state: Path, tmp_pat
 def test_who_waits_is_told_that_nothing_runs_the_queue_and_that_something_does_again(
     cli: Run, worker: Start, state: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "wait.yaml").write_text(WAIT)
-    assert cli("queue", "submit", "wait.yaml", "--set", "seconds=4").code == 0
+    (tmp_path / "until.yaml").write_text(UNTIL.replace("FILE", str(tmp_path / "go")))
+    assert cli("queue", "submit", "until.yaml").code == 0
     waiting = subprocess.Popen(
         command("queue", "wait"), cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -305,6 +318,7 @@ def test_who_waits_is_told_that_nothing_runs_the_queue_and_that_something_does_a
     assert waiting.stderr.readline() == "1 job waits and nothing runs it; `graphengine worker` does\n"
     worker()
     assert waiting.stderr.readline() == "something runs the jobs again\n"
+    (tmp_path / "go").touch()
     out, _ = waiting.communicate(timeout=600)
     assert out == "job 1 is done\n"
 
@@ -331,7 +345,7 @@ def test_ctrl_c_of_one_who_looks_says_that_jobs_go_on(
     assert looking.stderr is not None
     assert "nothing runs it" in looking.stderr.readline()
     looking.send_signal(signal.SIGINT)
-    _, err = looking.communicate(timeout=60)
+    _, err = looking.communicate(timeout=600)
     assert (looking.returncode, err) == (130, "the jobs go on\n")
 
 

@@ -141,7 +141,7 @@ def test_what_workers_hold_and_have_room_for_is_told(tmp_path: Path) -> None:
         metrics = Metrics(service)
         assert runner.wait_until_ready(60)
         for title in "ABCD" * 3:
-            service.wait(service.submit(graph, {"x": title}), timeout=60)
+            service.wait(service.submit(graph, {"x": title}), timeout=600)
         found = parsed(generate_latest(metrics.registry).decode())
     assert [(status.held, status.free, status.loads) for status in runner.status()] == [(2, 0, 2), (2, 0, 2)]
     assert found['graphengine_memory_free_bytes{device="told:0",worker="a"}'] == 0
@@ -169,7 +169,7 @@ def test_jobs_that_waited_before_the_service_began_are_counted(tmp_path: Path) -
     jobs = [submit(queue, of("double"), {"x": n}) for n in range(5)]
     disk = DiskStore(tmp_path / "store")
     with serving(queue.file, InlineRunner(), disk, prepare=lambda made: counted.append(Metrics(made))) as service:
-        service.wait(*jobs, timeout=60)
+        service.wait(*jobs, timeout=600)
     found = parsed(generate_latest(counted[0].registry).decode())
     assert summed(found, "graphengine_job_wait_seconds_count") == 5
     assert summed(found, "graphengine_jobs_ended_total", 'state="done"') == 5

@@ -55,7 +55,7 @@ def test_a_damaged_store_costs_a_job_nothing_but_time(tmp_path: Path) -> None:
 
         def reuse() -> str:
             number = service.submit(of("page", length=LENGTH), {"x": 7})
-            (job,) = service.wait(number, timeout=60)
+            (job,) = service.wait(number, timeout=600)
             assert (job.state, job.error) == (State.DONE, None)
             assert service.outputs(number)["y"].text == "7\n" * LENGTH
             return str(job.result["reuse"]["n"])
@@ -82,7 +82,7 @@ def test_jobs_end_while_the_store_is_cleared(tmp_path: Path) -> None:
     try:
         with Service(tmp_path / "q.sqlite", runner, DiskStore(store)) as service:
             jobs = [service.submit(of("page", length=LENGTH), {"x": x}) for x in range(30)]
-            assert [(job.state, job.error) for job in service.wait(*jobs, timeout=120)] == [(State.DONE, None)] * 30
+            assert [(job.state, job.error) for job in service.wait(*jobs, timeout=600)] == [(State.DONE, None)] * 30
             assert [service.outputs(job)["y"].text[:3] for job in jobs[:3]] == ["0\n0", "1\n1", "2\n2"]
     finally:
         stop.set()
@@ -95,7 +95,7 @@ def test_workers_keep_the_budget(tmp_path: Path) -> None:
     runner = WorkerRunner(fake(2, str(disk.folder)), DiskStore(disk.folder))
     with Service(tmp_path / "q.sqlite", runner, DiskStore(disk.folder)) as service:
         jobs = [service.submit(of("page", length=length), {"x": 7}) for length in range(40_000, 40_060)]
-        assert {job.state for job in service.wait(*jobs, timeout=120)} == {State.DONE}
+        assert {job.state for job in service.wait(*jobs, timeout=600)} == {State.DONE}
     assert disk.usage()[1] <= 2_000_000
     assert disk.usage()[0] >= 10
 
@@ -112,7 +112,7 @@ def test_damaged_bytes_of_a_waiting_job_fail_it_with_a_sentence(tmp_path: Path, 
     (file,) = files(tmp_path / "q.sqlite-files")
     damage(file, how)
     with Service(queue, InlineRunner()) as service:
-        (job,) = service.wait(number, timeout=60)
+        (job,) = service.wait(number, timeout=600)
     assert job.state is State.FAILED
     assert job.error is not None
     assert ("is damaged" in job.error) != (how == "gone")
@@ -123,7 +123,7 @@ def test_damaged_bytes_of_a_waiting_job_fail_it_with_a_sentence(tmp_path: Path, 
 def test_damaged_bytes_of_a_result_are_an_error(tmp_path: Path, how: str) -> None:
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
         number = service.submit(of("page", length=100), {"x": 7})
-        service.wait(number, timeout=60)
+        service.wait(number, timeout=600)
         assert service.outputs(number)["y"].text == "7\n" * 100
         (file,) = files(tmp_path / "q.sqlite-files")
         damage(file, how)

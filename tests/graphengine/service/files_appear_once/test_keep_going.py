@@ -25,7 +25,7 @@ def test_what_a_failed_job_delivers(tmp_path: Path, keep_going: bool) -> None:
     out = tmp_path / "out"
     with Service(Queue(tmp_path / "queue.sqlite"), InlineRunner(), DiskStore(tmp_path / "store")) as service:
         number = service.submit(graph, out=out, keep_going=keep_going, whole=keep_going)
-        (job,) = service.wait(number, timeout=120)
+        (job,) = service.wait(number, timeout=600)
     assert job.state is State.FAILED
     assert "1 is not to its taste" in (job.error or "")
     assert len(list(out.glob("*"))) == keep_going
@@ -75,7 +75,7 @@ def test_what_a_worker_computes_with_other_data_is_not_remembered(tmp_path: Path
         worker = LocalWorker("w", threads=1, store=str(store.folder), packs=(str(pack),))
         with Service(Queue(tmp_path / "q.sqlite"), WorkerRunner([worker], store), store) as service:
             number = service.submit(graph)
-            (job,) = service.wait(number, timeout=120)
+            (job,) = service.wait(number, timeout=600)
         assert job.state is State.DONE
 
     styles("one")

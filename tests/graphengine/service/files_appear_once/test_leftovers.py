@@ -54,7 +54,7 @@ def save(value: Any, path: Path, text: Mapping[str, str]) -> list[Path]:
 
 def test_a_failed_job_delivers_nothing(tmp_path: Path) -> None:
     with Service(tmp_path / "q.sqlite", InlineRunner()) as service:
-        (job,) = service.wait(service.submit(torn(), {"x": 7}, out=tmp_path / "out"), timeout=60)
+        (job,) = service.wait(service.submit(torn(), {"x": 7}, out=tmp_path / "out"), timeout=600)
     assert (job.state, str(job.error).endswith("No space left on device")) == (State.FAILED, True)
     assert names(tmp_path) == []
 
@@ -66,7 +66,7 @@ def test_a_job_that_its_finisher_fails_delivers_nothing(tmp_path: Path) -> None:
 
     with Service(tmp_path / "q.sqlite", InlineRunner(), finishers={"refuse": refuse}) as service:
         number = service.submit(of("page"), {"x": 7}, out=tmp_path / "out", finish=("refuse", None))
-        (job,) = service.wait(number, timeout=60)
+        (job,) = service.wait(number, timeout=600)
     assert (job.state, job.error) == (State.FAILED, "ValueError: not to its taste")
     assert names(tmp_path) == []
 
@@ -93,7 +93,7 @@ def test_a_job_cancelled_while_its_service_is_dead_leaves_no_file(
     queue, number = killed_between(tmp_path, serve)
     queue.cancel(number)
     serve()
-    (job,) = queue.wait(number, timeout=60)
+    (job,) = queue.wait(number, timeout=600)
     assert job.state is State.CANCELLED
     assert names(tmp_path) == []
 

@@ -142,7 +142,10 @@ def volume(title: str) -> Book:
 @node(version=1, on="device", cache="never")
 def read(book: Book, seconds: float = 0.0, ctx: Context = INERT) -> str:
     """Read a book for a while; where the shelf is full, the first on it goes."""
-    time.sleep(seconds)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ctx.check_cancelled()
+        time.sleep(0.01)
     _put(book, ctx.device)
     return book.title
 

@@ -127,5 +127,5 @@ def test_a_service_runs_its_jobs_on_it(tmp_path: Path) -> None:
     runner = WorkerRunner([FakeWorker(name, store=str(store)) for name in "ab"], DiskStore(store))
     with Service(tmp_path / "queue.sqlite", runner, DiskStore(store)) as service:
         jobs = [service.submit(of("nap", seconds=0.1), {"x": n}) for n in range(6)]
-        service.wait(*jobs, timeout=60)
+        service.wait(*jobs, timeout=600)
         assert [service.outputs(job) for job in jobs] == [{"y": n} for n in range(6)]

@@ -96,5 +96,5 @@ def test_previews_are_made_only_while_somebody_wants_them(backend: Runners, tmp_
         assert 0 < made == further()
         assert sent == len(pictures)
         (tmp_path / "end").touch()
-        service.wait(number, timeout=60)
+        service.wait(number, timeout=600)
         assert service.outputs(number) == {"y": made}

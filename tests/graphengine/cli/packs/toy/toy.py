@@ -142,6 +142,15 @@ def wait(seconds: float, ctx: Context = INERT) -> float:
 
 
 @node(version=1, on="device")
+def until(file: str, ctx: Context = INERT) -> str:
+    """Wait until there is a file."""
+    while not Path(file).exists():
+        ctx.check_cancelled()
+        time.sleep(0.05)
+    return "there"
+
+
+@node(version=1, on="device")
 def hang(seconds: float) -> float:
     """Wait without a sign."""
     time.sleep(seconds)

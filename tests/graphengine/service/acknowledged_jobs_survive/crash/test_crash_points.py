@@ -104,7 +104,7 @@ def recover(play: Play) -> None:
     play.place.mkdir(exist_ok=True)
     play.place.with_name(f"{play.place.name}.open").touch()
     with serving(play.place, AHEAD, at_once=4) as service:
-        service.wait(*service.queue.unfinished(), timeout=60)
+        service.wait(*service.queue.unfinished(), timeout=600)
         end = time.monotonic() + 30
         while leftovers(play) and time.monotonic() < end:
             time.sleep(0.01)
@@ -182,7 +182,7 @@ def after(play: Play) -> None:
     """The queue goes on: another job is done."""
     with serving(play.place, 2 * AHEAD) as service:
         number = submit(service.queue, **job(play.place, "pages-99"))
-        (one,) = service.wait(number, timeout=60)
+        (one,) = service.wait(number, timeout=600)
         assert one.state is State.DONE, one
 
 
