@@ -20,7 +20,7 @@ from .conftest import Server
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "GRAPHENGINE_REQUIRE_BROWSER"
 """The environment variable that makes a machine without a browser fail."""
-PATIENCE = 30_000
+PATIENCE = 240_000
 """Milliseconds that a page may take."""
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 EVIL_WORKFLOW = f"""\

@@ -50,8 +50,8 @@ if __name__ == "__main__":
         changed["3"]["inputs"] |= {"latent_image": ["11", 0], "denoise": 0.5}
         workflow = client.workflows.from_json(changed)
         workflow.set_input("10", "image", client.assets.from_bytes(picture, filename="first.png"))
-        second = client.run(workflow, timeout=120).outputs[0].to_bytes()
+        second = client.run(workflow, timeout=600).outputs[0].to_bytes()
         assert second != picture
         workflow.json["10"]["inputs"]["image"] = {"__type": "core/ASSET", "info": {"id": first.id}}
-        assert client.run(workflow, timeout=120).status == "succeeded"
+        assert client.run(workflow, timeout=600).status == "succeeded"
     print("all seen")

@@ -132,7 +132,7 @@ def synchronous(client: Comfy, folder: Path) -> None:
     photo = client.assets.from_file(folder / "photo.png")
     workflow = client.workflows.from_json(prompt("digest"))
     workflow.set_input("7", "path", photo)
-    result = client.run(workflow, timeout=60)
+    result = client.run(workflow, timeout=600)
     assert (result.status, photo.created_new) == ("succeeded", True)
     (output,) = result.get_outputs("9")
     assert output.to_bytes() == hashlib.sha256(content).hexdigest().encode()
@@ -166,7 +166,7 @@ def synchronous(client: Comfy, folder: Path) -> None:
     progress = next(event for event in seen if isinstance(event, Progress) and event.step == 1)
     assert (progress.current_node, progress.nodes_total, progress.steps) == ("7", 2, 2)
     assert [type(event) for event in job.events()] == [OutputReady, StatusChange]
-    assert client.jobs.get(job.id).wait(timeout=60).outputs[0].to_bytes() == b"through"
+    assert client.jobs.get(job.id).wait(timeout=600).outputs[0].to_bytes() == b"through"
     assert client.jobs.get(job.id).get_workflow().graph["7"]["class_type"] == "door.gate"
 
     waits = client.submit(client.workflows.from_json(prompt("gate", text="x", file=str(folder / "never"))))
@@ -174,7 +174,7 @@ def synchronous(client: Comfy, folder: Path) -> None:
         if isinstance(event, Progress) and event.step == 1:
             break
     assert waits.cancel().status in ("canceling", "canceled")
-    assert waits.wait(timeout=60).status == "canceled"
+    assert waits.wait(timeout=600).status == "canceled"
     assert waits.cancel().status == "canceled"
 
     failing = client.workflows.from_json(prompt("fails", text="four"))
@@ -214,7 +214,7 @@ async def asynchronous(client: AsyncComfy, folder: Path) -> None:
     asset = client.assets.from_bytes(content, filename="data.bin")
     workflow = client.workflows.from_json(prompt("digest"))
     workflow.set_input("7", "path", asset)
-    result = await client.run(workflow, timeout=60)
+    result = await client.run(workflow, timeout=600)
     assert await result.outputs[0].to_bytes() == hashlib.sha256(content).hexdigest().encode()
     go = folder / "go-async"
     job = await client.submit(client.workflows.from_json(prompt("gate", text="async", file=str(go))))
@@ -228,7 +228,7 @@ async def asynchronous(client: AsyncComfy, folder: Path) -> None:
     waits = await client.submit(client.workflows.from_json(prompt("gate", text="x", file=str(folder / "never"))),
                                 metadata={"set": "async"})  # fmt: skip
     await waits.cancel()
-    assert (await waits.wait(timeout=60)).status == "canceled"
+    assert (await waits.wait(timeout=600)).status == "canceled"
     assert [one.id async for one in client.list_jobs(metadata={"set": "async"})] == [waits.id]
     await client.assets.delete(asset.id)
 

@@ -20,7 +20,7 @@ NAMES = ("id", "request_id", "job_id", "next_cursor", "hash")
 CHANCE = ("progress", "queue_position", "started_at", "completed_at", "metrics")
 """The keys of what a job has done at the moment at which it is asked for."""
 ENDED = ("succeeded", "failed", "canceled")
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 class Replay:

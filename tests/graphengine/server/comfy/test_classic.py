@@ -73,7 +73,7 @@ class Talk:
     async def until(self, is_last: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """The messages up to one."""
         found: list[dict[str, Any]] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):
             while not found or not is_last(found[-1]):
                 message = await self.socket.receive()
                 if message.type is aiohttp.WSMsgType.BINARY:
@@ -106,6 +106,16 @@ async def talk(server: Server, client: str, flags: bool = False, **headers: str)
                 answer = (await found.until(lambda one: one["type"] == "feature_flags"))[-1]
                 assert answer["data"] == {"supports_preview_metadata": True, "max_upload_size": 100 << 20}
             yield found
+
+
+def is_empty(message: dict[str, Any]) -> bool:
+    """Whether a message tells that the queue is empty."""
+    return message["type"] == "status" and not message["data"]["status"]["exec_info"]["queue_remaining"]
+
+
+def until_empty(server: Server) -> None:
+    """Wait until the jobs of other tests have ended."""
+    until(lambda: server.ask("GET", "/prompt").data["exec_info"]["queue_remaining"] == 0)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -181,6 +191,7 @@ def test_a_client_that_polls_the_history(server: Server) -> None:
 
 def test_a_client_that_listens_before_it_posts(server: Server) -> None:
     """As comfy-script and comfy-cli: connect, post, listen until `executing` of no node, ask the history."""
+    until_empty(server)
 
     async def work() -> None:
         async with talk(server, "listener") as client:
@@ -202,8 +213,7 @@ def test_a_client_that_listens_before_it_posts(server: Server) -> None:
             states = [one["data"]["nodes"] for one in told if one["type"] == "progress_state"]
             assert states[-1].keys() <= {"1", "3", "9", "57:3"}
             assert server.ask("GET", f"/history/{id}").data[id]["outputs"] == executed
-            last = await client.until(lambda one: one["type"] == "status")
-            assert last[-1]["data"]["status"]["exec_info"]["queue_remaining"] == 0
+            await client.until(is_empty)
             assert not client.frames
 
     run(work())
@@ -211,15 +221,14 @@ def test_a_client_that_listens_before_it_posts(server: Server) -> None:
 
 def test_a_client_that_listens_after_it_posts(server: Server) -> None:
     """As comfy-api-simplified: post, then connect, and end at `queue_remaining` 0."""
+    until_empty(server)
 
     async def work() -> None:
         answer = await post(server, "/prompt", {"prompt": gated(server, "late"), "client_id": "late"})
         async with talk(server, "late") as client:
             assert client.told[0]["data"]["status"]["exec_info"]["queue_remaining"] == 1
             (server.folder / "late").touch()
-            await client.until(
-                lambda one: one["type"] == "status" and not one["data"]["status"]["exec_info"]["queue_remaining"]
-            )
+            await client.until(is_empty)
             assert server.ask("GET", f"/history/{answer['prompt_id']}").data, "the history holds it before"
             assert any(one["type"] == "executing" and one["data"]["node"] is None for one in client.told)
 
@@ -376,7 +385,7 @@ def test_previews_go_only_to_sockets_that_say_they_know_them(server: Server) -> 
     async def work() -> None:
         async with talk(server, "frontend", flags=True) as client:
             await post(server, "/prompt", {"prompt": prompt, "client_id": "frontend"})
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(300):
                 while (message := await client.socket.receive()).type is not aiohttp.WSMsgType.BINARY:
                     pass
             kind, length = struct.unpack(">II", message.data[:8])
@@ -401,7 +410,7 @@ def test_previews_go_only_to_sockets_that_say_they_know_them(server: Server) -> 
         async with talk(server, "asks") as client:
             asked = {"prompt": prompt, "client_id": "asks", "extra_data": {"preview_method": "auto"}}
             await post(server, "/prompt", asked)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(300):
                 while (message := await client.socket.receive()).type is not aiohttp.WSMsgType.BINARY:
                     pass
             kind, format = struct.unpack(">II", message.data[:8])
@@ -415,6 +424,7 @@ def test_previews_go_only_to_sockets_that_say_they_know_them(server: Server) -> 
 
 
 def test_a_job_is_in_the_queue_from_the_answer_on_until_it_is_in_the_history(server: Server) -> None:
+    until_empty(server)
     names = ["q1", "q2", "q3"]
     ids = [send(server, gated(server, name))["prompt_id"] for name in names]
     chosen = str(uuid.uuid4())
@@ -718,7 +728,7 @@ def test_sockets_are_closed_when_the_server_ends(serve: Callable[..., Server]) -
     async def work() -> None:
         async with talk(server, "last") as client:
             server.process.terminate()
-            message = await asyncio.wait_for(client.socket.receive(), 10)
+            message = await asyncio.wait_for(client.socket.receive(), 300)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
 
     run(work())

@@ -89,7 +89,7 @@ def test_a_yaml_file_is_opened_changed_saved_and_run(editor: Editor) -> None:
         wanted = one.tobytes()
 
     def is_there() -> bool:
-        for path in made.rglob("*.png"):
+        for path in made.glob("*.png"):  # and none in a hidden folder, where it is being written
             with PIL.Image.open(path) as other:
                 if other.tobytes() == wanted:
                     return True
