@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,8 @@ class Watcher:
         self._live: list[WatchEvent] = []
         self._running: dict[int, int] = {}  # the jobs of which was told that they run, with the numbers of the attempts
         self._attempts: dict[int, int] = {}  # the number of a job's attempt from which its steps come, if it began here
-        self._lags = True  # whether the log is to be read: not all that the client is to be told first is here
+        self._lags = True  # whether changes are missing here, and the log is to be read
+        self._unsure = False  # whether a step may have come before the change that its attempt runs
         self._waking = self._began = False
 
     # --- what happens, on any thread ----------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class Watcher:
         with self._lock:
             self._live.append(event)
             if self._running.get(event.job, 0) < self._attempts.get(event.job, 1):
-                self._lags = True  # that it runs is in the log, and is told first
+                self._unsure = True
             if len(self._live) > self._most_live:
                 latest = {(event.job, event.kind, event.data.get("node")): event for event in self._live}
                 self._live = list(latest.values())[-self._most_live // 2 :]
@@ -167,7 +168,7 @@ class Watcher:
     def take(self) -> list[WatchEvent] | None:
         """What has come since the last call, maybe nothing; None if the log is to be read first."""
         with self._lock:
-            if self._lags:
+            if self._lags or (self._unsure and not self._run(self._changes)):
                 return None
             changes, self._changes, live, self._live, self._waking = self._changes, [], self._live, [], False
             return self._told(changes, live)
@@ -199,11 +200,16 @@ class Watcher:
         self.lag()  # there is more
         return told
 
+    def _run(self, changes: Sequence[Change]) -> bool:
+        """Whether all attempts from which there are steps run, by what was told or by changes that are told next."""
+        runs = self._running | {one.job: _attempt(one.facts) for one in changes if one.kind == JobEventKind.RUNNING}
+        return all(runs.get(event.job, 0) >= self._attempts.get(event.job, 1) for event in self._live)
+
     def _told(
         self, changes: Sequence[Change], live: list[WatchEvent], end: WatchEvent | None = None
     ) -> list[WatchEvent]:
         """Changes and events of runs in the order in which they are told; called with the lock."""
-        runs, attempts = self._running, self._attempts
+        runs, attempts, self._unsure = self._running, self._attempts, bool(self._live)
         for job in {event.job for event in live}:  # its attempt runs: the log holds it, or the client knows it already
             runs[job] = attempts.get(job, runs.get(job, 1))
         news = [event_of(change) for change in changes if change.number > self._known]
@@ -214,7 +220,7 @@ class Watcher:
         for event in news:
             self._known = event.number or self._known
             if event.kind == JobEventKind.RUNNING:
-                runs[event.job] = int(event.data.get("attempt", 1))
+                runs[event.job] = _attempt(event.data)
             elif event.kind in (JobEventKind.LOST, JobEventKind.LEFT):
                 runs.pop(event.job, None)
         live = [step for step in live if runs.get(step.job, 0) == attempts.get(step.job, runs.get(step.job))]
@@ -246,3 +252,8 @@ def event_of(change: Change) -> WatchEvent:
     """A change of the log as an event."""
     data = {"time": change.time, **change.facts}
     return WatchEvent(change.job, change.number, change.kind, data, change.kind in LAST_KINDS)
+
+
+def _attempt(facts: Mapping[str, Any]) -> int:
+    """The number of the attempt that runs by a change."""
+    return int(facts.get("attempt", 1))

@@ -117,6 +117,19 @@ def test_another_run_begins_before_its_steps(queue: LateQueue, job: int | None) 
     hub.close()
 
 
+def test_the_log_is_not_read_again_for_steps_after_a_change_that_was_told(queue: LateQueue) -> None:
+    hub = EventHub(queue)
+    with hub.watching(1) as watcher:
+        assert queue.is_asked.wait(60)  # the hub's own reading has begun
+        assert short(watcher.read()) == [(1, "queued")]
+        begin(hub, queue, 1, 1)
+        step(hub, 1, 1)
+        assert watcher.take() is None
+        watcher.change(queue.changes(job=1)[-1])  # as the hub does
+        assert short(watcher.take() or []) == [(1, "running"), (1, "progress")]
+    hub.close()
+
+
 def test_steps_that_come_just_before_they_are_taken_wait_for_the_log(queue: LateQueue) -> None:
     hub = EventHub(queue)
     with hub.watching(1) as watcher:
@@ -147,6 +160,7 @@ def test_the_last_steps_come_before_the_end(queue: LateQueue, job: int | None) -
         if job is None:
             begin(hub, queue, 1, 1)
             assert short(watcher.read()) == [(1, "running")]
+            assert queue.is_asked.wait(60)  # the hub's own reading is not that which is replaced
             changes = queue.changes
 
             def meanwhile(*given: Any) -> list[Change]:
