@@ -81,25 +81,39 @@ def run_there(server: Server, graph: GraphData, sets: list[str] | None, out: Pat
     print_warnings(graph, inputs.given)
     print_drawn(inputs)
     check_folder(out, graph)
-    cancellation = Cancellation()
+    cancellation, lost = Cancellation(), list[GraphEngineError]()
     with server.client() as client, interruptible(cancellation):
         job = client.submit(inputs.graph, inputs.given, exact=exact)
 
         def cancel() -> None:
-            client.cancel(job)
+            try:
+                with server.client() as other:  # which waits for no server that has gone
+                    other.cancel(job)
+            except GraphEngineError as error:
+                lost.append(error)
+                client.close()
+
+        def follow(show: Callable[[Event], None]) -> None:
+            try:
+                _show(client.events(job), job.number, show)
+            except GraphEngineError:
+                if not lost:
+                    raise
+                print(f"job {job.number} was not cancelled and may go on: {lost[0]}", file=sys.stderr)
+                raise Cancelled(f"job {job.number} is left alone") from None
 
         cancellation.on_cancel(cancel)
         print(f"job {job.number} of {server.url}", file=sys.stderr, flush=True)
         if json:
             with JsonLines(cancellation.cancel) as lines, lines.last_word():
-                _show(client.events(job), job.number, lines)
+                follow(lines)
                 told = _fetch(client, ended := client.get(job), out, graph)
                 files = [file for one in told.values() for file in one.get("files", ())]
                 lines.write({"kind": "outputs", "files": files, "outputs": told, "drawn": dict(inputs.drawn)})
                 _check(ended)
             return
         with Bars(workflow_name(graph), needed(graph)) as bars:
-            _show(client.events(job), job.number, bars)
+            follow(bars)
         told = _fetch(client, ended := client.get(job), out, graph)
         for name, one in told.items():
             print("\n".join(one["files"]) if "files" in one else f"{name}: {one['value']}")

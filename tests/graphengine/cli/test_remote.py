@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,23 @@ def test_ctrl_c_cancels_the_job(server: Server) -> None:
         process.terminate()
         assert process.wait(600) == 130
     assert server.ask("GET", f"/v1/jobs/{number}").data["state"] == "cancelled"
+
+
+def test_ctrl_c_ends_the_command_also_when_the_server_is_gone(serve: Callable[..., Server]) -> None:
+    server = serve()
+    run = command("run", "flows/gate.yaml", "--server", server.url, "--set", f"file={gate(server, 'shut')}")
+    with subprocess.Popen(run, cwd=server.folder, env=server.environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        number = process.stderr.readline().split()[1]
+        until(lambda: server.ask("GET", f"/v1/jobs/{number}").data["state"] == "running")
+        server.process.kill()
+        server.process.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert f"job {number} was not cancelled and may go on" in said
+    assert "graphengine serve" in said
+    assert "Traceback" not in said
 
 
 def test_all_that_waits_is_waited_for(server: Server) -> None:

@@ -292,6 +292,17 @@ def test_a_form_that_is_being_sent_is_not_sent_again(computed: Server, page: Pag
     assert len(sent) == 1
 
 
+def test_the_result_is_brought_into_view(computed: Server, page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 400})
+    opened(page, computed, "text_to_image")
+    page.get_by_role("spinbutton", name="Steps").fill("1")
+    page.locator("#run").scroll_into_view_if_needed()
+    expect(page.locator("#result")).not_to_be_in_viewport()
+    page.locator("#run").click()
+    expect(page.locator("#result")).to_be_in_viewport()
+    expect(page.get_by_alt_text("Image of this job")).to_be_in_viewport()
+
+
 def test_of_many_pictures_the_first_are_shown(computed: Server, page: Page) -> None:
     opened(page, computed, "sheets")
     page.get_by_role("button", name="Run", exact=True).click()
