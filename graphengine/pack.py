@@ -129,6 +129,8 @@ class Pack:
             workers load models before their first job.
         free: `free(device)` returns how many bytes more this process can hold there before it has to drop weights;
             None if that is unknown or it holds nothing. It is called after each call, and must be cheap.
+        memory: `memory(device)` returns how many bytes of a device's own memory are free, and how many it has; None
+            where that is unknown, or it has none of its own. It is called after each call, and must be cheap.
         spare: `spare(device, inputs)` is called when memory did not suffice for a call. It yields inputs that give
             the same result with less memory, the fastest first, and frees what it can before each. It is called for
             nodes of other packs too, whose inputs it may not know.
@@ -154,9 +156,10 @@ class Pack:
     formats: tuple[FileFormat, ...] = ()
     model: str = ""
     load: Callable[[Any, str | None, str], None] | None = None
+    memory: Callable[[str], tuple[int, int] | None] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("formats", "model", "load"):  # younger fields: keys of scripts hold packs as they were
+        for field in ("formats", "model", "load", "memory"):  # younger fields: keys of scripts hold packs as they were
             if not getattr(self, field):
                 object.__delattr__(self, field)
 

@@ -169,6 +169,17 @@ def _load(reference: Any, part: str | None, device: str) -> None:
     store.load(reference, part, device)
 
 
+def _memory(device: str) -> tuple[int, int] | None:
+    """The bytes of a GPU's memory that are free, and all of it; None before this process computes on it."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free), int(total)
+
+
 def _spare(device: str, inputs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Drop all weights that no other call holds; then hold those of the call's models in main memory."""
     import sys
@@ -209,6 +220,7 @@ __pack__ = Pack(
     held=_held,
     load=_load,
     free=_free,
+    memory=_memory,
     spare=_spare,
     devices=_devices,
     model="load_model",

@@ -126,8 +126,9 @@ class FileRoutes:
         memory = psutil.virtual_memory()
         devices = []
         for index, status in enumerate(self.api.service.backend.status()):
-            free = memory.available if status.free is None else status.free
-            total = memory.total if status.device == "cpu" else max(free, 0)
+            # The processor computes in the main memory; of a GPU that has not computed yet nothing is known.
+            known = (memory.available, memory.total) if status.device == "cpu" else status.memory or (0, 0)
+            free, total = known
             type = status.device.partition(":")[0]
             devices.append({
                 "name": f"{status.device} {status.name}", "type": type, "index": index, "vram_total": total,

@@ -88,6 +88,7 @@ class Status:
         held, loads: How many parts of models it holds in memory, and how many it has loaded since it started.
         landed, deaths: How many calls it has computed, and how often it was lost.
         free: Bytes that it can load before it drops a model; None if unknown, or if it holds none.
+        memory: The bytes of its device's own memory that were free when it last told, and all of it; None if unknown.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Status:
     deaths: int
     loads: int
     free: int | None
+    memory: tuple[int, int] | None = None
 
 
 def inputs_of(call: Call, values: Values, blobs: Blobs, share: bool = True) -> dict[str, Any]:

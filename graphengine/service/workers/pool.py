@@ -399,6 +399,8 @@ class WorkerRunner:
             if "held" in message:
                 size = worker.note_memory(frozenset(message["held"]), message["free"])
                 self._size = max(self._size, size)
+            if (memory := message.get("memory")) is not None:
+                worker.memory = memory[0], memory[1]
             if op == "ready" and (why := why_incompatible(message)) is not None:
                 worker.ending, worker.pause, op = End(why, Fault.NOBODY), retry.WORKER_PAUSES.most, "unfit"
                 worker.note_failed_start(why, for_good=True)

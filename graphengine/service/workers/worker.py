@@ -268,14 +268,17 @@ class Worker:
             self.tell({"op": "warning", "text": what})
 
     def _memory(self) -> Message:
-        """The models that its packs hold in memory for this device, by digest, and the bytes free there, if known."""
+        """The models that its packs hold in memory for this device, by digest, the bytes free for more, and those
+        of the device's own memory that are free and that it has, if known."""
         from graphengine.declare import registry
         from graphengine.pack import pack_of
 
         packs = dict.fromkeys(map(pack_of, registry.modules()))
         held = {digest for pack in packs if pack.held is not None for digest in pack.held(self.device)}
         free = [bytes for pack in packs if pack.free is not None and (bytes := pack.free(self.device)) is not None]
-        return {"held": sorted(held), "free": min(free, default=None)}
+        told = (pack.memory(self.device) for pack in packs if pack.memory is not None)
+        memory = next((found for found in told if found is not None), None)
+        return {"held": sorted(held), "free": min(free, default=None), "memory": memory}
 
 
 def main() -> None:

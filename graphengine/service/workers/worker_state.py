@@ -95,6 +95,7 @@ class WorkerState:
         not_loaded: Why it does not hold models that it was to load, by their names.
         abandoned: The models of these that it is not to load again: it was lost meanwhile.
         held, free: The models that it holds in memory, by digest, and the bytes that it has room for, if known.
+        memory: As in `Status`.
         computing: The calls that it computes, by number.
         blocked_since: Since when cancelled calls that do not end keep it from other work; it is given none. 0 if none
             do.
@@ -121,6 +122,7 @@ class WorkerState:
     state: str = "starting"
     held: frozenset[str] = frozenset()
     free: int | None = None
+    memory: tuple[int, int] | None = None
     computing: dict[int, PendingCall] = field(default_factory=dict)
     loading: list[str] = field(default_factory=list)
     loaded: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -305,5 +307,5 @@ class WorkerState:
         return Status(
             self.handle.name, self.handle.device, state,
             tuple(pending.call.definition.full_name for pending in self.computing.values()),
-            len(self.held), self.landed, self.deaths, self.loads, self.free,
+            len(self.held), self.landed, self.deaths, self.loads, self.free, self.memory,
         )  # fmt: skip

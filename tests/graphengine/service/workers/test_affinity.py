@@ -64,6 +64,7 @@ def test_pictures_go_to_the_worker_that_holds_their_weights(
         until(lambda: runner.status()[1].held == 0)
         picture(4)
         assert sum(status.held for status in runner.status()) >= 3  # loaded again
+        assert second.memory == (300, 500)  # as the light pack says; of the processor no other pack says anything
         assert first.free is None
         assert second.free is not None
         assert second.free > 2**20
