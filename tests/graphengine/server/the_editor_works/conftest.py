@@ -76,6 +76,14 @@ class Editor:
         loaded = "window.app?.graph?._nodes?.length > 0 && !document.querySelector('#splash-loader')"
         self.page.wait_for_function(loaded)
 
+    def open_file(self, name: str) -> None:
+        """Open a workflow of the list, and wait until changes of it count as such."""
+        self.page.get_by_test_id("workflows-tab-button").click()
+        self.page.get_by_text(name).first.click()
+        active = "app.extensionManager.workflow.activeWorkflow"
+        self.until(f"{active}?.path === 'workflows/{name}.json' && {active}.changeTracker?.activeState?.nodes.length")
+        self.until(f"{active}.changeTracker.constructor.isLoadingGraph === false")
+
     def run(self) -> None:
         """Press Run."""
         self.page.get_by_test_id("queue-button").click()
