@@ -36,8 +36,7 @@ RUN = {
         "image_flux2_klein_image_edit_4b_distilled", "image_flux2_klein_image_edit_9b_base",
         "image_flux2_klein_image_edit_9b_distilled", "image_flux2_klein_text_to_image", "image_flux2_text_to_image",
         "image_flux2_text_to_image_9b", "image_qwen_Image_2512", "image_qwen_image",
-        "image_qwen_image_2512_with_2steps_lora", "image_qwen_image_2_1_background_removal",
-        "image_qwen_image_2_1_image_edit", "image_qwen_image_2_1_turbo_image_edit", "image_qwen_image_edit",
+        "image_qwen_image_2512_with_2steps_lora", "image_qwen_image_2_1_background_removal", "image_qwen_image_edit",
         "image_qwen_image_edit_2509", "image_qwen_image_edit_2509_relight", "image_qwen_image_edit_2511",
         "image_qwen_image_edit_2511_int8", "image_qwen_image_union_control_lora", "image_sdxl_simple",
         "image_z_image", "image_z_image_int8", "image_z_image_turbo", "image_z_image_turbo_int8", "sd3.5_large_blur",
@@ -86,7 +85,7 @@ LACKS = {
     },
 }
 """The templates that do not run, and what their error names. Not among them are those of Anima, Lumina 2, Krea 2, ERNIE
-and a ControlNet of VideoX-Fun in the new package, and those of Qwen-Image 2.1 in which a language model writes the
+and a ControlNet of VideoX-Fun in the new package, and those of Qwen-Image 2.1 that load a language model to write the
 prompt anew: there is no model of these families to stand in for theirs."""
 
 FOLDERS = {
