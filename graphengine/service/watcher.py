@@ -183,8 +183,10 @@ class Watcher:
         with self._lock:
             before = {event.job: self._attempts.get(event.job) for event in self._live}
             self._changes, self._lags, self._waking = [], False, False
-        end = self._end()  # before the log is read, which then holds it, unless that was long ago
         changes = self._queue.changes(self._known, PAGE, self.job)
+        end = None if changes else self._end()
+        if end is not None:  # since the log was read, maybe: it is read once more
+            changes = self._queue.changes(self._known, PAGE, self.job)
         is_whole = len(changes) < PAGE
         ended = {change.job for change in changes if change.kind in LAST_KINDS}
         with self._lock:

@@ -173,6 +173,7 @@ def test_the_last_steps_come_before_the_end(queue: LateQueue, job: int | None) -
             assert short(watcher.read()) == [(1, "progress"), (1, "done")]
         else:
             queue.get = go_on  # type: ignore[method-assign]
+            assert watcher.read() == []
             assert short(watcher.read()) == [(1, "running"), (1, "progress"), (1, "done")]
     hub.close()
 
