@@ -18,6 +18,10 @@ from graphengine.system.private import check_owner, make_file, make_private
 POLL = 0.02
 """Seconds between looks at whether another process has changed the file."""
 
+PAGES_KIB = 256
+"""KiB of the file's pages that a connection keeps: SQLite's 2,000 were most by which a server grew over its first jobs,
+and the system keeps the pages as well."""
+
 HALF = "a text or a path of the job, or its user's name, contains an invalid character (a lone surrogate)"
 _TOO_LARGE = "a number that was given is beyond 63 bits"
 
@@ -62,6 +66,7 @@ class Database:
                 if part.exists():
                     make_file(part)
             self._base.execute("pragma journal_mode = wal")
+            self._base.execute(f"pragma cache_size = -{PAGES_KIB}")
             self._base.execute(f"pragma synchronous = {synchronous}")
             if version < VERSION:
                 self._prepare()
