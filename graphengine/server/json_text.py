@@ -1,10 +1,11 @@
-"""Reading JSON that strangers send: no NaN, no half characters, not too deep, not too many values."""
+"""Reading JSON that strangers send: no NaN, no half characters, no name twice, not too deep, not too many values."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from graphengine.server.problems import ApiError
@@ -33,7 +34,9 @@ def parse(content: bytes) -> Any:
         raise ApiError("bad_request", "the body is empty; it must be JSON")
     _check_depth(text)
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_float, parse_int=_int)
+        value = json.loads(
+            text, parse_constant=_refuse, parse_float=_float, parse_int=_int, object_pairs_hook=_object
+        )  # fmt: skip
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise ApiError("bad_request", f"the body is no JSON: {error.msg} ({place})") from None
@@ -59,6 +62,14 @@ def _check_depth(text: str) -> None:
 
 def _refuse(word: str) -> NoReturn:
     raise ApiError("bad_request", f"the body is no JSON: {word} is no number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ApiError("bad_request", f"{ascii(twice)[:60]} stands twice in an object, and only one of them can count")
+    return found
 
 
 def _float(digits: str) -> float:

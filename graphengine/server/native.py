@@ -37,7 +37,7 @@ LONGEST_WAIT = 60.0
 """The most seconds that `Prefer: wait=N` is heeded."""
 LONGEST_LISTED = 2000
 """The most characters of an output's text in a list of jobs."""
-_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)(?:$|[,;\s])")
 
 
 _STATE = f"({'|'.join(State)})"

@@ -34,7 +34,11 @@ def test_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["NaN", "-Infinity", "1e999", "-1e999", "9" * 500, '"\\ud800"', '{"\\udc00": 1}', "{,}", "'a'"]
+    "text",
+    [
+        "NaN", "-Infinity", "1e999", "-1e999", "9" * 500, '"\\ud800"', '{"\\udc00": 1}', "{,}", "'a'",
+        '[{"a": 1, "a": 1}]',
+    ],
 )
 def test_what_is_no_json(text: str) -> None:
     with pytest.raises(ApiError) as refused:
