@@ -124,5 +124,5 @@ def test_templates_whose_nodes_are_known(convert: Convert, packages: Path) -> No
     differ = [name for name in ours if ours[name] != bare(theirs[name])]
     print(f"{len(ours) - len(differ)} of {len(ours)} templates, {sum(map(len, ours.values()))} nodes")
     assert refused == {}
-    assert len(ours) >= 39
+    assert len(ours) >= 83
     assert differ == []
