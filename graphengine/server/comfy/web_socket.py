@@ -11,7 +11,7 @@ import struct
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -91,7 +91,8 @@ class Sockets:
         self._seen: OrderedDict[int, bool] = OrderedDict()  # jobs begun before their client was known, if ended
         self._told: OrderedDict[int, None] = OrderedDict()  # jobs whose end their client was told
         self._dirty = asyncio.Event()
-        self._counting = asyncio.Lock()  # held until a count is told, so that the last is the newest
+        self._known, self._news = 0, asyncio.Event()  # the number of the last change that was heard
+        self._counting = asyncio.Lock()  # held while a client is greeted with a count: newer ones come after it
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._teller: asyncio.Task[None] | None = None
@@ -178,7 +179,7 @@ class Sockets:
             if ended:
                 self._waiting.pop(job.id, None)
 
-    def _changed(self, changes: Iterable[Change]) -> None:
+    def _changed(self, changes: Sequence[Change]) -> None:
         """Hear of changes of the queue."""
         for change in changes:
             if change.kind not in _COUNTED:
@@ -193,6 +194,8 @@ class Sockets:
                 if (task := self._tasks.get(change.job)) is not None:
                     self._ending.add(task)
             self._dirty.set()
+        self._known = max([self._known, *(change.number for change in changes)])
+        self._news.set()
         if self._teller is None:
             self._teller = asyncio.create_task(self._tell_counts())
 
@@ -201,14 +204,11 @@ class Sockets:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            ending, self._ending = self._ending, set()
-            if ending:  # clients that leave at zero must have been told of the end of their job
-                await asyncio.wait(ending, timeout=DELIVERY_SECONDS)
             try:
+                callers = {socket.caller.scope: socket.caller for socket in self._all}
+                counts, last = await asyncio.to_thread(self._counts, callers)
+                await self._delivered(last)
                 async with self._counting:
-                    counts: dict[str | None, int] = {}
-                    for scope, caller in {socket.caller.scope: socket.caller for socket in self._all}.items():
-                        counts[scope] = await asyncio.to_thread(self.api.remaining, caller)
                     for socket in self._all:
                         if socket.welcomed and socket.caller.scope in counts:
                             remaining = counts[socket.caller.scope]
@@ -216,6 +216,21 @@ class Sockets:
             except Exception:  # of the queue's file; the next change tells again
                 log.exception("the number of jobs could not be told")
             await asyncio.sleep(PAUSE)
+
+    def _counts(self, callers: Mapping[str | None, Caller]) -> tuple[dict[str | None, int], int]:
+        """How many jobs there are for callers, by their scope, and the number of the last change in that."""
+        return {scope: self.api.remaining(caller) for scope, caller in callers.items()}, self.api.queue.last_change()
+
+    async def _delivered(self, last: int) -> None:
+        """Wait until clients were told of the ends of jobs up to a change: who leaves at a count of zero must know."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                while self._known < last:
+                    self._news.clear()
+                    await self._news.wait()
+                ending, self._ending = self._ending, set()
+                if ending:
+                    await asyncio.wait(ending)
 
     def _begin(self, number: int) -> None:
         """Begin to tell of a job that has begun, if its client is connected."""

@@ -21,7 +21,7 @@ from graphengine.server.http import CALLER, Handler
 from graphengine.server.job_api import JobApi
 from graphengine.server.tokens import Caller
 from graphengine.service.job_events import JobEvent
-from graphengine.service.jobs.job import Job, JobEventKind, NewJob
+from graphengine.service.jobs.job import Change, Job, JobEventKind, NewJob
 from graphengine.service.jobs.lease import take
 from graphengine.service.jobs.queue import Queue
 
@@ -100,6 +100,44 @@ def test_the_first_message_is_the_greeting_and_the_last_count_is_the_newest(tmp_
     first, *_, last = asyncio.run(talk())
     assert (first["data"]["sid"], counted(first), counted(last)) == ("me", 1, 0)
     assert calls == [1, 0]
+
+
+def test_the_end_of_a_job_is_told_before_it_is_not_counted(tmp_path: Path) -> None:
+    """It ends when the number of jobs is read for another change, and the log with its end is read late."""
+    gate, counted_late = threading.Event(), threading.Event()
+
+    class LateQueue(Queue):
+        def changes(self, after: int = 0, limit: int = 1000, job: int | None = None) -> list[Change]:
+            if counted_late.is_set() and threading.current_thread().name == "graphengine-events":
+                gate.wait(60)
+            return super().changes(after, limit, job)
+
+    class BusyApi(JobApi):
+        def remaining(self, caller: Caller) -> int:
+            if [change.kind for change in Queue.changes(self.queue)][-1] == JobEventKind.MOVED:
+                counted_late.set()
+                lease.done(1, 1, {})
+                threading.Timer(0.5, gate.set).start()
+            return super().remaining(caller)
+
+    api = api_in_process(tmp_path, BusyApi)
+    api.queue.__class__ = LateQueue
+    api.queue.submit(NewJob({}, facts=CLIENT))
+    lease = take(api.queue, "service")
+    assert lease is not None
+    lease.claim(1, "service")
+
+    async def talk() -> list[Any]:
+        async with connected(api) as (sockets, connect):
+            sockets.expect(api.queue.get(1), ("", "me"))
+            async with connect() as socket:
+                await read_until(socket, lambda message: message["type"] == "execution_start")
+                with api.queue.write() as base:
+                    api.queue.tell(base, 1, JobEventKind.LOST)
+                    api.queue.tell(base, 1, JobEventKind.MOVED)
+                return await read_until(socket, lambda message: counted(message) == 0)
+
+    assert any(map(ends, asyncio.run(talk())))
 
 
 def test_a_job_that_ends_while_it_is_looked_up_is_told_once(tmp_path: Path) -> None:
