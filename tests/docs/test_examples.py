@@ -71,7 +71,8 @@ def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     formats: Any = nbformat
     notebook = formats.reads((EXAMPLES / "notebooks" / "first_steps.ipynb").read_text("utf-8"), as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=int(PATIENCE), resources={"metadata": {"path": str(tmp_path)}}).execute()
+    patience: Any = {"timeout": int(PATIENCE), "iopub_timeout": int(PATIENCE)}  # by default outputs have four seconds
+    NotebookClient(notebook, **patience, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output["data"] for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
              if "data" in output]  # fmt: skip
     assert sum("image/png" in data for data in shown) >= 2
