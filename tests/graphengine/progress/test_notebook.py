@@ -76,7 +76,8 @@ def execute(folder: Path, waits_for: str, *cells: str) -> tuple[Any, list[dict[s
     """The notebook when all cells have run, and what was shown meanwhile."""
     new: Any = nbformat.v4
     notebook = new.new_notebook(cells=[new.new_code_cell(cell) for cell in cells])
-    client = Notebook(notebook, timeout=int(PATIENCE), resources={"metadata": {"path": str(folder)}})
+    patience: Any = {"timeout": int(PATIENCE), "iopub_timeout": int(PATIENCE)}  # by default outputs have four seconds
+    client = Notebook(notebook, **patience, resources={"metadata": {"path": str(folder)}})
     client.go, client.waits_for, client.shown = folder / "go", waits_for, []
     path = os.pathsep.join([str(ROOT), str(ROOT / "nodes")])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "JUPYTER_PLATFORM_DIRS": "1"}
