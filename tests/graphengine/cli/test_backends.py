@@ -67,7 +67,7 @@ def test_workers_end_with_a_run_that_is_killed(workflow: Write, tmp_path: Path) 
 
 
 def test_a_worker_that_is_killed_is_replaced(workflow: Write, tmp_path: Path) -> None:
-    workflow(WAIT.replace("60", "5"))
+    workflow(WAIT.replace("3600", "5"))
     process = started(tmp_path, "run", "flow.yaml", "--backend", "local")
     workers = workers_of(process)
     workers[0].kill()

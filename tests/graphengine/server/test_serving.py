@@ -99,7 +99,7 @@ def test_killed_it_has_lost_nothing_that_was_acknowledged(serve: Callable[..., S
 LEFT = """
 import os, signal
 from aiohttp import web
-from graphengine.server.serving import SERVED, listen, serve
+from graphengine.server.serving import SERVED, UNREADABLE, listen, serve
 
 async def stream(request):
     answer = web.StreamResponse()
@@ -112,6 +112,7 @@ async def stream(request):
 
 app = web.Application()
 app[SERVED] = set()
+app[UNREADABLE] = lambda error, path, request: web.Response(status=400)
 app.router.add_get("/", stream)
 listening = listen("127.0.0.1", 0)
 serve(app, listening, lambda: print(listening.getsockname()[1], flush=True), lambda: None)

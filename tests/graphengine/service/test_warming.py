@@ -48,8 +48,8 @@ class Warmed:
     def read(self, title: str) -> CallReport:
         """Read a book in a job; returns the report of the call."""
         graph, reports = Graph(), list[CallReport]()
-        graph.add("book", "book", title=title)
-        graph.add("read", "read", book=graph.link("book"))
+        graph.add("pack.book", "book", title=title)
+        graph.add("pack.read", "read", book=graph.link("book"))
         run(graph, "read", store=Store(), runner=self.runner.of(JobPolicy(on_computed=reports.append)))
         return reports[0]
 
