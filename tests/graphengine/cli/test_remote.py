@@ -160,7 +160,8 @@ def test_jobs_are_submitted_counted_and_reported(server: Server) -> None:
     with Client(server.url) as client:
         made = [client.get(str(job)) for job in jobs]
         assert [(job.inputs["ending"], job.priority) for job in made] == [("html", 3), ("txt", 3)]
-        assert client.outputs(made[1])["sheet"] == b"one by one"
+        (file,) = client.download(made[1], server.folder / "fetched")["sheet"]
+        assert (file.suffix, file.read_text()) == (".txt", "one by one")
     (line,) = go(server, *submit, "--set", "text=x", "--json").stdout.splitlines()
     assert json.loads(line).keys() == {"job", "uuid"}
     assert "cannot follow --out, --keep-going" in go(
