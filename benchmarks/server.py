@@ -1,8 +1,8 @@
 """A server's memory over light jobs, and its first picture with and without `--warm`: `python -m benchmarks.server`.
 
-The memory is the resident memory of `graphengine serve --backend inline` after 100 jobs of `benchmarks.door` and after
-many, each with an input of its own. The first picture, 4 steps on `tiny`, is asked for once `/ready` says yes, of
-servers with a cold cache that take turns.
+The memory is the resident memory of `graphengine serve` after 100 jobs of `benchmarks.door` and after many, each with
+an input of its own; with `--backend inline` the server computes them itself, with `--backend local` a worker may. The
+first picture, 4 steps on `tiny`, is asked for once `/ready` says yes, of servers with a cold cache that take turns.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def server(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
             process.terminate()
 
 
-def memory(jobs: int) -> None:
+def memory(jobs: int, backend: str) -> None:
     """Print the resident memory after 100 jobs, and after more."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -48,7 +48,8 @@ def memory(jobs: int) -> None:
             (folder / name).mkdir()
         (folder / "light" / "nodes.py").write_text(NODES)
         (folder / "flows" / "echo.yaml").write_text(WORKFLOW)
-        options = ["--backend", "inline", "--packs", str(folder / "light"), "--workflows", str(folder / "flows")]
+        options = ["--backend", backend, "--packs", str(folder / "light"), "--workflows", str(folder / "flows")]
+        options += ["--workers", "1"] if backend == "local" else []
         with server(folder, *options) as (url, process):
             connection, first = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=600), 0.0
             headers = {"Content-Type": "application/json", "Prefer": "wait=60"}
@@ -92,11 +93,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--backend", choices=("inline", "local"), default="inline", help="of the memory's server")
     parser.add_argument("--rounds", type=int, default=3, help="of the first picture")
     options = parser.parse_args()
     print(machine())
     if options.jobs:
-        memory(options.jobs)
+        memory(options.jobs, options.backend)
     taken: dict[str, list[tuple[float, float]]] = {"": [], "--warm tiny": []}
     for _ in range(options.rounds):
         for name, times in taken.items():
