@@ -133,7 +133,7 @@ class Pack:
             where that is unknown, or it has none of its own. It is called after each call, and must be cheap.
         spare: `spare(device, inputs)` is called when memory did not suffice for a call. It yields inputs that give
             the same result with less memory, the fastest first, and frees what it can before each. It is called for
-            nodes of other packs too, whose inputs it may not know.
+            nodes of other packs too, whose inputs it may not know, and without inputs where memory is only to be freed.
         devices: Returns the devices of this machine that its nodes can compute on; each gets a worker of its own.
         groups: Titles of its modules in the order in which their nodes are listed; see
             `graphengine.declare.node_groups`.

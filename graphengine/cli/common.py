@@ -289,6 +289,16 @@ def load_workflow(
     return load(name, roots=roots, anywhere=True)
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a line on standard error at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def workflow_name(graph: GraphData) -> str:
     """A name for a graph that is safe in file names."""
     name = graph.file.stem if graph.file is not None else graph.name

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Warm, device_option, guarded, load_packs
+from graphengine.cli.common import (
+    CANCELLED,
+    Debug,
+    Packs,
+    QueueFile,
+    Warm,
+    device_option,
+    guarded,
+    load_packs,
+    say,
+    warn,
+)
 from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import FileError, WorkflowError
 from graphengine.system.threads import start
@@ -158,15 +169,15 @@ def _serve(
         api = JobApi(service, folders, files, Fetcher(allow_fetch or (), files))
         if warm:
             places = [folder for folder in (folders.models, folders.input) if folder is not None]
-            api.warming = Warming(service.backend, warm, api.catalog.named, places, _say, _warn)
+            api.warming = Warming(service.backend, warm, api.catalog.named, places, say, warn)
         door = Door(tokens, [name.lower() for name in allow_host or ()], open=here)
         shown, real = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         who = "with a token" if tokens.all() else "without a token, from this machine"
 
         def started() -> None:
-            _say(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it")
+            say(f"http://{shown}:{real} serves the jobs of {file}, {who}; Ctrl-C ends it")
             if frontend is not None:
-                _say(f"http://{shown}:{real}/editor/ is the editor")
+                say(f"http://{shown}:{real}/editor/ is the editor")
             if api.warming is not None:
                 api.warming.start()
 
@@ -176,21 +187,13 @@ def _serve(
             if api.warming is not None:
                 api.warming.close()
             with contextlib.suppress(OSError):  # whoever read the output may have gone
-                _say("stopping; what does not finish now is put back")
+                say("stopping; what does not finish now is put back")
 
         users = UserFiles(own / "users", folders.workflows or _folder(own / "workflows", make=True))
         app = application(api, door, made[0], None if frontend is None else (frontend, users))
         resume_garbage_search(skip_existing=True)  # jobs leave cycles, and this process lasts
         serve(app, listening, started, stopped)
     return None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _end(service: Service) -> None:
@@ -222,7 +225,7 @@ def _service(
         raise WorkflowError("--device is for --backend local")
     if backend == "inline" and timeout is not None:
         raise WorkflowError("--timeout is for workers: those of --backend local or ray")
-    common = {"workers": workers, "timeout": timeout, "on_warning": _warn, **options}
+    common = {"workers": workers, "timeout": timeout, "on_warning": warn, **options}
     if backend == "local":
         with local_service(file, devices=device, threads=threads, **common) as found:
             yield found

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphengine.cli.common import CANCELLED, Debug, Packs, QueueFile, Roots, Warm, device_option, guarded, load_packs
+from graphengine.cli.common import (
+    CANCELLED,
+    Debug,
+    Packs,
+    QueueFile,
+    Roots,
+    Warm,
+    device_option,
+    guarded,
+    load_packs,
+    say,
+    warn,
+)
 from graphengine.cli.process import resume_garbage_search
 from graphengine.errors import WorkflowError
 from graphengine.system.threads import start
@@ -105,7 +117,7 @@ def command(
     common: dict[str, Any] = {
         "workers": workers, "batch": batch, "batch_invariant": batch_invariant, "timeout": timeout, "roots": root,
         "packs": [str(folder) for folder in packs or ()], "prepare": prepare,
-        "on_warning": _warn,
+        "on_warning": warn,
     }  # fmt: skip
     if _on_ray(backend, address, device, gpus, shared):
         from graphengine.service.start_ray import ray_service
@@ -129,7 +141,7 @@ def command(
         if warm:
             from graphengine.service.warming import Warming, shipped_workflow
 
-            Warming(service.backend, warm, shipped_workflow, (), _say, _warn).start()
+            Warming(service.backend, warm, shipped_workflow, (), say, warn).start()
         while not stop.wait(0.5):
             if does != "running" and service.active:
                 print(f"{(does := 'running')} the jobs of {file} now", flush=True)
@@ -140,14 +152,6 @@ def command(
         service.drain(put_back=True)
         start(functools.partial(_let_go, service, again), "graphengine-let-go")
     return None
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _terminate(service: Service, at_once: threading.Event) -> None:

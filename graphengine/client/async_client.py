@@ -92,7 +92,7 @@ class AsyncClient:
             FileError: A file cannot be read.
             ServerFull: The queue takes no more jobs of this user now.
         """
-        if key is not None and not (key.isascii() and key.isprintable()):
+        if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
             raise ServerError("a key has 1 to 255 printable ASCII characters")
         sent, base = await asyncio.to_thread(sending, graph, inputs)
         named: set[str] = set()

@@ -13,7 +13,7 @@ from typing import Any
 
 from graphengine.server.problems import ApiError
 from graphengine.server.tokens import Caller
-from graphengine.service.jobs.job import Change, Job
+from graphengine.service.jobs.job import Change, Job, JobEventKind
 from graphengine.service.service import Service
 from graphengine.service.watcher import MOST_LIVE, NOTHING, Watcher, WatchEvent
 
@@ -148,8 +148,10 @@ class AsyncHub:
         return False
 
     def _for_others(self, event: WatchEvent) -> WatchEvent:
-        """An event without what is of this machine: workers, and places in errors."""
+        """An event without what is of this machine: workers, places in errors, and commands for its shell."""
         data = {name: value for name, value in event.data.items() if name != "worker"}
+        if event.kind == JobEventKind.SILENT:
+            data.pop("error", None)
         if isinstance(data.get("error"), str):
             data["error"] = self._shown(data["error"])
         return replace(event, data=data)

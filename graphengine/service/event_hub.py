@@ -66,8 +66,8 @@ class EventHub:
         a function that ends that."""
         known = self.queue.last_change()
         with self._lock:
-            self._listeners.append(on_changes)
             self._begin_reading(known)
+            self._listeners.append(on_changes)
         return lambda: self._listeners.remove(on_changes)
 
     @contextlib.contextmanager
@@ -166,6 +166,9 @@ class EventHub:
                     self.queue.wait_for_change(PAUSE)
             except QueueError as error:
                 log.warning("%s; watchers of jobs wait", error)
+                self._stop.wait(PAUSE)
+            except Exception:  # of a listener; all who watch wait for this thread
+                log.exception("changes of jobs could not be told")
                 self._stop.wait(PAUSE)
 
     def _is_needed(self) -> bool:

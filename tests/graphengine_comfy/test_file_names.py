@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import graphengine_comfy as comfy
 import pytest
 from graphengine_comfy.file_names import path_of
 
@@ -40,6 +41,8 @@ def test_patterns_of_a_prefix(prefix: str, path: str) -> None:
 def test_a_prefix_that_leads_out_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="filename_prefix"):
         path_of(prefix, (32, 48), NOW)
+    with pytest.raises(ValueError, match="filename_prefix"):
+        comfy.SaveText(text="a", filename_prefix=prefix)
 
 
 def run(folder: Path, prompt: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:

@@ -135,7 +135,10 @@ class Files:
 
     def open(self, caller: Caller, named: Named) -> tuple[IO[bytes], int, str]:
         """Open a file; returns it, its bytes and its type."""
-        return open_inside(self.path(caller, named), [self.root(named.type), self.folders.output / TEMP])
+        return self._open(self.path(caller, named), named)
+
+    def _open(self, path: Path, named: Named) -> tuple[IO[bytes], int, str]:
+        return open_inside(path, [self.root(named.type), self.folders.output / TEMP])
 
     def held(self, caller: Caller, named: Named) -> str:
         """The path of a file of the types `output` and `temp` as jobs of the caller may name it: that of an upload, or
@@ -144,9 +147,9 @@ class Files:
         Raises:
             ApiError: There is no such file, or the caller has no room for the copy.
         """
-        file, _, type = self.open(caller, named)
+        path = self.path(caller, named)
+        file, _, type = self._open(path, named)
         with file:
-            path = self.path(caller, named)
             if path.is_relative_to(self.folders.input / TEMP):
                 return path.relative_to(self.folders.input).as_posix()
             asset = self.api.files.copy(caller.user, file, NewAsset(named.filename, type, seconds=COPY_SECONDS))

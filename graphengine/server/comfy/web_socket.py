@@ -259,13 +259,13 @@ class Sockets:
                         _remember(self._told, number, None)
                         await self._end(run)
                     else:
-                        self._tell(run, event)
+                        await self._tell(run, event)
         except ApiError as error:  # too many clients watch
             log.warning("job %s is not told to its client: %s", job.uuid, error)
         finally:
             del self._runs[number]
 
-    def _tell(self, run: _Run, event: WatchEvent) -> None:
+    async def _tell(self, run: _Run, event: WatchEvent) -> None:
         """Tell one event of a job's run, or of its life."""
         id, node = run.job.uuid, node_of(run.job, str(event.data.get("node", "")))
         match event.kind:
@@ -291,7 +291,7 @@ class Sockets:
                 self._progress(run, node, "finished", most, most)
                 run.states.pop(node, None)
             case Kind.PREVIEW:
-                self._preview(run, node, event.data)
+                await self._preview(run, node, event.data)
 
     def _start(self, run: _Run) -> None:
         """Tell that a job runs, once."""
@@ -317,12 +317,12 @@ class Sockets:
         }  # fmt: skip
         self._send(run, "progress_state", {"prompt_id": id, "nodes": run.states})
 
-    def _preview(self, run: _Run, node: str, data: dict[str, Any]) -> None:
+    async def _preview(self, run: _Run, node: str, data: dict[str, Any]) -> None:
         """Show a preview, to a client that has said that it understands it: others take it for a result."""
         socket = self._of.get(run.client)
         if socket is None or socket.busy or not self._sees_previews(run):
             return
-        content, type = enlarged(base64.b64decode(data["data"]), PREVIEW_SIDE), str(data["type"])
+        content, type = await asyncio.to_thread(_large_preview, data["data"]), str(data["type"])
         if socket.previews:
             about = {
                 "node_id": node, "prompt_id": run.job.uuid, "display_node_id": node, "parent_node_id": None,
@@ -370,6 +370,11 @@ def _remember(known: OrderedDict[int, T], job: int, what: T) -> None:
     known[job] = what
     while len(known) > REMEMBERED:
         known.popitem(last=False)
+
+
+def _large_preview(data: str) -> bytes:
+    """A preview as a picture that can be seen, from its base64 text."""
+    return enlarged(base64.b64decode(data), PREVIEW_SIDE)
 
 
 def features(api: JobApi) -> dict[str, Any]:

@@ -82,8 +82,8 @@ export class WorkflowPage {
       for (const field of this.fields) if (!field.untouched) inputs[field.name] = field.get();
       const made = await ask("POST", `/v1/workflows/${encodeURIComponent(this.name)}/jobs`, { inputs });
       this.watch(made);
-      const { top, bottom } = $("result").getBoundingClientRect();
-      if (top > innerHeight - 120 || bottom < 120) $("result").scrollIntoView({ block: "start" });
+      const { top } = $("result").getBoundingClientRect();
+      if (top < 0 || top > innerHeight - 120) $("result").scrollIntoView({ block: "start" });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       this.place(error.problem);

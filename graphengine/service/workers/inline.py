@@ -40,7 +40,10 @@ class InlineRunner(ThreadRunner):
     def free(self) -> None:
         """Drop the models that no call needs now."""
         for device in sorted(self._used):
-            free_memory(device)
+            try:
+                free_memory(device)
+            except Exception as error:  # of a pack
+                log.warning("memory of %s could not be freed: %s: %s", device, type(error).__name__, text_of(error))
 
     def of(self, job: JobPolicy) -> Runner:
         """The runner for a job's run."""

@@ -180,7 +180,7 @@ class WorkerState:
 
     def note_end(self) -> None:
         """Note that it has ended: all that was known of its process is forgotten."""
-        self.held, self.free, self.state = frozenset(), None, "dead"
+        self.held, self.free, self.memory, self.state = frozenset(), None, None, "dead"
         self.environment, self.environment_digest, self.environment_error = None, None, ""
         self.environment_due, self.environment_asked = 0.0, False
         self.blocked_since, self.stopped_since, self.unresponsive = 0.0, 0.0, False

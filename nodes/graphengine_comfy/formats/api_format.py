@@ -168,7 +168,8 @@ class _Conversion:
             elif is_output(definition):
                 output = next(iter(definition.outputs.items()), None)
                 if output is not None and output[1] is not type(None):
-                    for name in names(self.marks[id], "outputs") or [own]:
+                    free = [name for name in names(self.marks[id], "outputs") if name not in found]  # a copy has none
+                    for name in free or [own]:
                         found[name] = f"{own}.{output[0]}" if output[0] else own
         return found, shown
 

@@ -8,7 +8,6 @@ notes stand under `ui.editor` of the document; nodes without a place there are l
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -405,5 +404,4 @@ WIDTH = 270
 
 
 def _text(value: Any) -> str:
-    assert not (isinstance(value, float) and not math.isfinite(value))
     return json.dumps(value, ensure_ascii=False)

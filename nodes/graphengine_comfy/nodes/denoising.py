@@ -25,6 +25,7 @@ from graphengine_nodes.values.types import Conditioning, Model, Turn
 from graphengine import Context
 from graphengine_comfy.nodes.control_requests import controls_of, drawing_nothing, most_likely, with_coder
 from graphengine_comfy.nodes.further_inputs import GUIDED, answer_for, guided, scaling
+from graphengine_comfy.nodes.latents import pixels_a_side
 from graphengine_comfy.nodes.resizing import repeated, resized, two_by_two
 from graphengine_comfy.nodes.t2i_adapters import adapted
 from graphengine_comfy.sampling.model_sampling import (
@@ -313,7 +314,7 @@ def _of_model(samples: torch.Tensor, model: Model) -> torch.Tensor:
                 f"latents of {samples.shape[1]} channels do not fit {model.source}, whose latents have {channels}: "
                 "encode with its own VAE"
             )
-        sides = [side * 8 // _factor(model) for side in samples.shape[-2:]]  # theirs are 8 pixels
+        sides = [side * pixels_a_side(samples) // _factor(model) for side in samples.shape[-2:]]
         samples = samples.new_zeros(samples.shape[0], channels, *sides)
     record = getattr(family(model.family), "record", None)
     if record is not None and record.latents.frames and samples.ndim == 4:

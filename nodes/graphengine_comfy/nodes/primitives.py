@@ -8,6 +8,7 @@ import string as letters
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from graphengine import Lazy, Multiline, Range, node
+from graphengine_comfy.file_names import saved_name
 from graphengine_comfy.nodes.math_expressions import calculated
 
 T = TypeVar("T")
@@ -82,7 +83,12 @@ def StringReplace(
 
 @node(version=1)
 def SaveText(*, text: Annotated[str, Multiline()] = "", filename_prefix: str = "ComfyUI", format: str = "txt") -> str:
-    """Give a text as an output of the workflow."""
+    """Give a text as an output of the workflow.
+
+    Raises:
+        ValueError: The prefix leads out of the folder of the outputs.
+    """
+    saved_name(filename_prefix, text)
     return text
 
 

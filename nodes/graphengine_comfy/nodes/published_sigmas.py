@@ -7,18 +7,17 @@ from typing import Any
 
 from graphengine_nodes.families.qwen_image import SCHEDULER
 
+from graphengine_comfy.nodes.latents import pixels_a_side
 from graphengine_comfy.sampling.sigmas import MOST_STEPS
 from graphengine_comfy.values import LATENT
 
-CHANNELS, SIDE = 64, 16
-"""The channels of its latents, and the pixels a side of one."""
+SIDE = 16
+"""The pixels a side of one of its latents."""
 
 
 def tokens(latent: LATENT) -> int:
-    """How many latents a picture has; empty ones of other models stand for their size, at 8 pixels a side."""
-    height, width = (int(side) for side in latent.samples.shape[-2:])
-    if latent.samples.shape[1] != CHANNELS:
-        height, width = height * 8 // SIDE, width * 8 // SIDE
+    """How many latents a picture has; empty ones of other models stand for their size."""
+    height, width = (int(side) * pixels_a_side(latent.samples) // SIDE for side in latent.samples.shape[-2:])
     return height * width
 
 

@@ -129,7 +129,8 @@ def adapted(
     if model.denoiser.model.family != "stable_diffusion":
         raise ValueError(f"T2I-Adapters of Stable Diffusion 1 are followed here; {model.source} is another model")
     height, width = (int(side) * 8 for side in begun.shape[-2:])
-    features = [_features(one, width, height, device) for one in common]
+    # Several pictures are repeated over the latents first: calls hold these twice, for both prompts.
+    features = [[repeated(one, len(begun)) for one in _features(each, width, height, device)] for each in common]
     acts = [[_acts(one, levels, sigma) for one in common] for sigma in calls]
     done = 0
 

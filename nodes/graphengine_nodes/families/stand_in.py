@@ -71,5 +71,8 @@ def _told(made: Any) -> _Told:
 
 @functools.cache
 def _class_over(cls: type) -> type:
-    """The stand-ins' class over a module's class, by whose name and module pipelines know it."""
+    """The stand-ins' class over a module's class, by whose name and module pipelines know it; that class itself where
+    the module is a stand-in already."""
+    if issubclass(cls, _StandIn):
+        return cls
     return type(cls.__name__, (_StandIn, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})

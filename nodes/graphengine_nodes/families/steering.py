@@ -137,7 +137,9 @@ def _told(kwargs: Mapping[str, Any], prompts: Mapping[str, Any], guided: bool) -
         positive: torch.Tensor = prompts[name]
         return torch.cat([prompts[f"negative_{name}"], positive]) if guided else positive
 
-    found = {**kwargs, "encoder_hidden_states": rows("prompt_embeds")}
+    # Lists are copied: UNets empty that of an adapter's pictures.
+    found = {name: [*value] if isinstance(value, list) else value for name, value in kwargs.items()}
+    found["encoder_hidden_states"] = rows("prompt_embeds")
     if "pooled_prompt_embeds" in prompts:
         found["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": rows("pooled_prompt_embeds")}
     return found

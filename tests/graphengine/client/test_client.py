@@ -157,6 +157,7 @@ def test_what_no_server_would_take_is_an_error_of_the_engine(server: Server) -> 
             "nan is no number": lambda: client.submit("paces", {"steps": 1, "seconds": float("nan")}),
             "no node nosuch": lambda: client.submit("greet", {"text": "x"}, want="nosuch"),
             "a key has": lambda: client.submit("greet", {"text": "x"}, key="two\nlines"),
+            "a key has 1 to 255": lambda: client.submit("greet", {"text": "x"}, key=""),
             "no path": lambda: client.file("http://elsewhere/file"),
         }
         for why, call in ask.items():

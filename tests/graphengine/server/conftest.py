@@ -203,6 +203,9 @@ class Server:
     def run(self, workflow: str, inputs: Mapping[str, Any], **headers: str) -> dict[str, Any]:
         """Run a workflow by its name, to its end."""
         answer = self.ask("POST", f"/v1/workflows/{workflow}/jobs", {"inputs": inputs}, Prefer="wait=60", **headers)
+        if answer.status == 202:  # it took longer than a server waits
+            list(self.events(answer.data["id"], **headers))
+            answer = self.ask("GET", answer.data["urls"]["self"], **headers)
         assert answer.status == 200, answer.body
         found: dict[str, Any] = answer.data
         return found

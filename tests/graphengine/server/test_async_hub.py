@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,25 @@ def many(queue: Queue, count: int) -> None:
     with queue.write() as base:
         for number in range(count):
             queue.tell(base, 1, JobEventKind.PREFERRED, priority=number)
+
+
+def test_clients_elsewhere_are_given_no_commands_for_this_machine(service: Service) -> None:
+    async def watch() -> dict[str, Any]:
+        hub = AsyncHub(service)
+        hub.start()
+        events = hub.watch(service.queue.get(1))
+        assert (await anext(events)).kind == "queued"
+        with service.queue.write() as base:
+            service.queue.tell(base, 1, JobEventKind.RUNNING, attempt=1)
+        assert (await anext(events)).kind == "running"
+        facts = {"error": "job 1 has given no sign on w1; `graphengine queue cancel 1` ends it", "worker": "w1"}
+        await asyncio.to_thread(service.tell, JobEvent(1, JobEventKind.SILENT, facts=facts))
+        silent = await anext(events)
+        hub.close()
+        assert silent.kind == "silent"
+        return silent.data
+
+    assert asyncio.run(watch()).keys() == {"time"}
 
 
 def test_who_reads_slowly_is_told_all(service: Service) -> None:

@@ -158,11 +158,14 @@ def test_a_user_has_so_many_sockets_and_no_more(tokens: tuple[Server, dict[str, 
     server, token = tokens
 
     async def open_all(path: str) -> None:
-        """With a client that answers pings: the server lets go of one that does not."""
+        """With a client that reads, which answers pings: the server lets go of one that does not."""
         url = f"{server.url}{path}"
         headers = {name: {"Authorization": f"Bearer {token[name]}"} for name in ("ann", "ben")}
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            opened = [await session.ws_connect(url, headers=headers["ann"]) for _ in range(MOST_SOCKETS)]
+            opened, readers = list[aiohttp.ClientWebSocketResponse](), list[asyncio.Future[None]]()
+            for _ in range(MOST_SOCKETS):
+                opened.append(await session.ws_connect(url, headers=headers["ann"]))
+                readers.append(asyncio.ensure_future(read(opened[-1])))
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await session.ws_connect(url, headers=headers["ann"])
             assert refused.value.status == 429
@@ -170,6 +173,11 @@ def test_a_user_has_so_many_sockets_and_no_more(tokens: tuple[Server, dict[str, 
             assert int(refused.value.headers["retry-after"]) > 0
             opened.append(await session.ws_connect(url, headers=headers["ben"]))
             await asyncio.gather(*(socket.close() for socket in opened))
+            await asyncio.gather(*readers)
+
+    async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for _ in socket:
+            pass
 
     for path in ("/v1/events", "/ws"):
         asyncio.run(open_all(path))

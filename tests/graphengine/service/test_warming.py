@@ -118,7 +118,7 @@ def test_a_model_that_ends_its_worker_is_not_loaded_again(warmed: Any) -> None:
     until(lambda: service.warming.lacks() == "w0: it does not hold deadly Emma: it was ended by SIGKILL")
     assert (service.read("Ulysses").loads, service.runner.status()[0].deaths) == (0, 1)
     lost = "worker w0 was lost while it loaded deadly Emma, which it is not to load again: it was ended by SIGKILL"
-    assert service.warnings == [lost]
+    until(lambda: service.warnings == [lost])
 
 
 def test_models_of_a_worker_that_computes_already_come_after_its_call(warmed: Any) -> None:

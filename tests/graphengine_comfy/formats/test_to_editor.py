@@ -162,6 +162,19 @@ def test_changes_are_in_the_document() -> None:
     assert from_editor(again, classes())["ui"] == back["ui"]
 
 
+def test_a_copied_output_node_is_an_output_of_its_own() -> None:
+    workflow = to_editor(to_document(loads(ALL, "all.yaml"), pin=True), classes())
+    shown = next(node for node in workflow["nodes"] if node["type"] == "PreviewImage")
+    copy = json.loads(json.dumps(shown)) | {"id": 90}
+    copy["inputs"][0]["link"] = 99
+    (origin,) = [link for link in workflow["links"] if link[3] == shown["id"]]
+    workflow["nodes"].append(copy)
+    workflow["links"].append([99, *origin[1:3], 90, 0, "IMAGE"])
+    outputs = from_editor(workflow, classes())["outputs"]
+    assert outputs["first"] == outputs["again"] == "shown"
+    assert outputs["shown_2"] == "shown_2"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -172,6 +172,13 @@ def test_flux_begins_at_a_picture(models: Path) -> None:
     assert begun.shape == steps.samples.shape
 
 
+def test_empty_latents_of_another_family_are_of_the_same_size(models: Path) -> None:
+    model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="flux")
+    prompt = comfy.CLIPTextEncode(text="a house", clip=clip)
+    own, other = comfy.EmptySD3LatentImage(width=64, height=96), comfy.EmptyFlux2LatentImage(width=64, height=96)
+    assert torch.equal(sampled(model, prompt, other).samples, sampled(model, prompt, own).samples)
+
+
 def test_noise_between_the_steps_is_drawn_in_the_shape_of_latents(models: Path) -> None:
     model, clip, _ = comfy.CheckpointLoaderSimple(ckpt_name="flux")
     prompt = comfy.CLIPTextEncode(text="a house", clip=clip)

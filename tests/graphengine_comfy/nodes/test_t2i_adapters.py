@@ -33,22 +33,28 @@ def parts(models: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return comfy.CheckpointLoaderSimple(ckpt_name="levels")
 
 
-def control_picture() -> Image:
-    return Image(torch.rand(1, 64, 96, 3, generator=torch.Generator().manual_seed(7)))
+def control_picture(count: int = 1) -> Image:
+    return Image(torch.rand(count, 64, 96, 3, generator=torch.Generator().manual_seed(7)))
 
 
-def sampled(parts: Any, name: str, strength: float = 1.0, cfg: float = 2.0, **options: Any) -> torch.Tensor:
+def sampled(
+    parts: Any, name: str, strength: float = 1.0, cfg: float = 2.0, pictures: int = 1, latents: int = 1,
+    joined: bool = False, **options: Any,
+) -> torch.Tensor:  # fmt: skip
     sides: Any = [comfy.CLIPTextEncode(text=text, clip=parts.CLIP) for text in ("a house", "the sea")]
     net = comfy.ControlNetLoader(control_net_name=name)
+    if joined:
+        sides[0] = comfy.ConditioningCombine(conditioning_1=sides[0], conditioning_2=sides[0])
     if options.pop("simple", False):
         sides[0] = comfy.ControlNetApply(
             conditioning=sides[0], control_net=net, image=control_picture(), strength=strength
         )
     else:
         sides = comfy.ControlNetApplyAdvanced(
-            positive=sides[0], negative=sides[1], control_net=net, image=control_picture(), strength=strength, **options
-        )
-    empty = comfy.EmptyLatentImage(width=96, height=64)
+            positive=sides[0], negative=sides[1], control_net=net, image=control_picture(pictures), strength=strength,
+            **options,
+        )  # fmt: skip
+    empty = comfy.EmptyLatentImage(width=96, height=64, batch_size=latents)
     return comfy.KSampler(
         model=parts.MODEL, seed=3, steps=3, cfg=cfg, positive=sides[0], negative=sides[1], latent_image=empty
     ).samples
@@ -90,6 +96,18 @@ def test_an_adapter_acts_in_its_part_of_sampling(parts: Any) -> None:
     last = sampled(parts, "full.safetensors", start_percent=0.3)
     for one, other in ((first, always), (first, never), (last, always), (last, never), (first, last)):
         assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("pictures", "latents"), [(2, 1), (3, 2)])
+def test_pictures_beyond_the_latents_steer_nothing(pictures: int, latents: int, parts: Any) -> None:
+    wanted = sampled(parts, "full.safetensors", pictures=latents, latents=latents)
+    more = sampled(parts, "full.safetensors", pictures=pictures, latents=latents)
+    assert (more - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_an_adapter_steers_each_of_joined_prompts(parts: Any) -> None:
+    alone, joined = sampled(parts, "full.safetensors"), sampled(parts, "full.safetensors", joined=True)
+    assert (joined - alone).abs().max() < 1e-4 * alone.abs().max()
 
 
 def test_another_shape_is_refused(models: Path, parts: Any, tiny: Any) -> None:
