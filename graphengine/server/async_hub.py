@@ -1,4 +1,4 @@
-"""The service's hub of events on an event loop, for clients over the network: they see no workers and no places."""
+"""The event hub for clients over the network, on an event loop: names of workers and paths of files are removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub of events: one reader of the queue's log and of running jobs for all who watch, over whichever front."""
+"""The event hub: reads the queue's log and the steps of running jobs once, for all clients here and over HTTP."""
 
 from __future__ import annotations
 

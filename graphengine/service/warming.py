@@ -81,7 +81,7 @@ class Warming:
         if self._unknown:
             return "; ".join(self._unknown.values())
         if not self._asked:
-            return "models are looked for"
+            return "the models of --warm are being looked up"
         return "; ".join(f"{worker}: {why}" for worker, why in self._backend.not_loaded().items())
 
     def _work(self) -> None:

@@ -1,6 +1,7 @@
 """ComfyUI's own HTTP API, for its clients and its frontend: prompts, queue, history, files, node definitions.
 
 Every route is there with and without `/api` before it. Errors are JSON in ComfyUI's form, whatever was asked for.
+The module is long because each route of the queue has a handler here, and all share how errors of prompts are told.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ the same documents again.
 
 A value that no widget of its node can hold becomes a node of its own, without a name. Where the nodes lie, groups and
 notes stand under `ui.editor` of the document; nodes without a place there are laid out by their links.
+
+The module is long because a workflow's inputs, nodes, values and outputs are added to one graph, with its numbers.
 """
 
 from __future__ import annotations

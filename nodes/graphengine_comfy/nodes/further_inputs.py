@@ -2,6 +2,7 @@
 
 diffusers' pipelines of text to image know nothing of them: a stand-in of the denoiser adds them to each of its calls.
 Some pipelines guide by another formula than ComfyUI: there the stand-in asks for the negative prompt too, and guides.
+The module is long because each family takes such pictures in a way of its own.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_a_workflow_whose_model_an_input_must_give_or_that_has_none_is_an_error(
 def test_an_unknown_model_is_told_and_never_warm() -> None:
     told: list[str] = []
     warming = Warming(InlineRunner(), ["tniy"], shipped_workflow, (), told.append, told.append)
-    assert warming.lacks() == "models are looked for"
+    assert warming.lacks() == "the models of --warm are being looked up"
     warming.start()
     until(lambda: told)
     assert told == [warming.lacks()]
